@@ -1,0 +1,31 @@
+# Each target sets up .venv by itself. TORCH: the version to install first; the rest is held to it.
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PYTHON ?= python3
+TORCH  ?= 2.13.0
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test check bench docs gpu clean
+
+demo: $(STAMP)            ## the main job on real data, under 3 minutes; prints where the report is
+	$(VENV)/bin/fractionate demo
+
+test: $(STAMP)            ## all tests
+	$(PY) -m pytest -q -n 2 --dist worksteal tests
+
+check: $(STAMP)           ## lint, types, tests
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	$(MAKE) test
+
+bench: $(STAMP)           ## every benchmark, side by side with its peers
+	for script in bench/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+$(STAMP): pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check "torch==$(TORCH)"
+	echo "torch==$$($(PY) -c 'import torch; print(torch.__version__.split("+")[0])')" > $(VENV)/constraints.txt
+	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs

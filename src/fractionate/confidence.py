@@ -1,0 +1,171 @@
+"""Confidence rules: how much probability the target gives to the label.
+
+A rule is a frozen dataclass called with a signal; it returns [batch] in [0, 1] and states its `level`, what it is a function
+of: nothing (universe), the class (domain), the example (instance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fractionate.errors import ConfigError
+from fractionate.registry import Registry
+from fractionate.teacher import SignalStats, TeacherSignal, compute_dtype
+
+Level = Literal["universe", "domain", "instance"]
+
+
+@runtime_checkable
+class ConfidenceRule(Protocol):
+    """Called with a signal, gives the label's probability for each example; `level` says what it depends on."""
+
+    level: ClassVar[Level]
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]: ...
+
+
+confidences: Registry[ConfidenceRule] = Registry("confidence rule", "fractionate.confidences")
+
+
+def _constant(signal: TeacherSignal, value: float | Tensor) -> Float[Tensor, "batch"]:
+    dtype = compute_dtype(signal.logits.dtype)
+    return torch.as_tensor(value, dtype=dtype, device=signal.logits.device).expand(len(signal))
+
+
+@confidences.register("certain")
+@dataclass(frozen=True)
+class Certain:
+    """All mass on the label: 1, the hard label."""
+
+    level: ClassVar[Level] = "universe"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return _constant(signal, 1.0)
+
+
+@confidences.register("smoothed")
+@dataclass(frozen=True)
+class Smoothed:
+    """Label smoothing of a fixed strength: 1 - epsilon + epsilon / classes (the convention of torch's cross_entropy)."""
+
+    epsilon: float = 0.1
+    level: ClassVar[Level] = "universe"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ConfigError("epsilon cannot be used", expected="a number in [0, 1]", got=repr(self.epsilon))
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return _constant(signal, 1 - self.epsilon + self.epsilon / signal.classes)
+
+
+@confidences.register("mean")
+@dataclass(frozen=True)
+class Mean:
+    """The teacher's mean confidence over the data: label smoothing of matched strength (universe level)."""
+
+    level: ClassVar[Level] = "universe"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return _constant(signal, signal.stats.mean_confidence)
+
+
+@confidences.register("class-mean")
+@dataclass(frozen=True)
+class ClassMean:
+    """The teacher's mean confidence over the label's class: m_c[c]."""
+
+    level: ClassVar[Level] = "domain"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        means = signal.stats.class_mean_of(signal.labels)
+        return means.gather(1, signal.labels[:, None]).squeeze(1)
+
+
+@confidences.register("relation")
+@dataclass(frozen=True)
+class Relation:
+    """The label's own share of the class relation (`relation_distribution`), as in kd-sim of Tang et al. 2002.03532."""
+
+    power: float = 0.5
+    sharpness: float = 0.3
+    level: ClassVar[Level] = "domain"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        rows = relation_distribution(signal, self.power, self.sharpness)
+        return rows.gather(1, signal.labels[:, None]).squeeze(1)
+
+
+@confidences.register("instance")
+@dataclass(frozen=True)
+class Instance:
+    """The teacher's confidence in this example's label: p[y]; rescales the example's gradient (Tang et al. 2002.03532)."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return signal.confidence
+
+
+@confidences.register("shuffled")
+@dataclass(frozen=True)
+class Shuffled:
+    """Placebo: the same confidences, dealt to other examples at random. What helps here is not about the example."""
+
+    seed: int = 0
+    level: ClassVar[Level] = "universe"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        stats = signal.stats
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(stats.labels), generator=generator).to(stats.labels.device)
+        return stats.confidence[order[_rows(signal)]]
+
+
+@confidences.register("shuffled-within-class")
+@dataclass(frozen=True)
+class ShuffledWithinClass:
+    """Placebo: the same confidences, dealt at random among the examples of one class. Keeps every class's mean."""
+
+    seed: int = 0
+    level: ClassVar[Level] = "domain"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return signal.stats.confidence[shuffle_within_class(signal.stats, self.seed)[_rows(signal)]]
+
+
+def _rows(signal: TeacherSignal) -> Int[Tensor, "batch"]:
+    assert signal.rows is not None
+    return signal.rows
+
+
+def shuffle_within_class(stats: SignalStats, seed: int) -> Int[Tensor, "examples"]:
+    """For each example of the data another example of its class, each used once, drawn from a seed."""
+    labels = stats.labels.cpu()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    donors = order[torch.argsort(labels[order], stable=True)]  # grouped by class, random within
+    places = torch.argsort(labels, stable=True)
+    partner = torch.empty_like(places)
+    partner[places] = donors
+    return partner.to(stats.labels.device)
+
+
+def relation_distribution(signal: TeacherSignal, power: float, sharpness: float) -> Float[Tensor, "batch classes"]:
+    """What the label's class says of all classes, one row an example; two estimators of the same thing.
+
+    With `class_relation` C given (cosines of the teacher's logit-layer rows): softmax(max(C[y], 0)^power / sharpness), our
+    reconstruction of kd-sim (negative cosines count as unrelated; not tempered again by the signal's temperature). Without
+    it: the class mean of the teacher's predictions m_y, which needs no weights and works for black-box teachers.
+    """
+    if signal.class_relation is None:
+        return signal.stats.class_mean_of(signal.labels)
+    if not (power > 0 and sharpness > 0):
+        raise ConfigError("power and sharpness must be above 0", got=f"power={power}, sharpness={sharpness}")
+    relation = signal.class_relation.to(compute_dtype(signal.logits.dtype))
+    return torch.softmax(relation.clamp_min(0) ** power / sharpness, dim=-1)[signal.labels]

@@ -1,0 +1,65 @@
+"""Errors a person can act on: what went wrong, what was expected, what came, what to do.
+
+Exit codes of the command line: 0 fine, 1 a bug of ours, 2 usage or configuration, 3 damaged data or cache,
+4 teacher, student and data do not match, 5 numbers that are not finite, 6 disk, memory or permissions,
+130 and 143 stopped by a signal (run the same command again to go on).
+"""
+
+from __future__ import annotations
+
+
+class FractionateError(Exception):
+    """The root of every error raised on purpose: `what`, and where known `expected`, `got` and `fix`."""
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, expected: str | None = None, got: str | None = None, fix: str | None = None
+    ) -> None:
+        self.what, self.expected, self.got, self.fix = what, expected, got, fix
+        lines = [what]
+        lines += [f"  expected: {expected}"] if expected else []
+        lines += [f"  got:      {got}"] if got else []
+        lines += [f"  fix:      {fix}"] if fix else []
+        super().__init__("\n".join(lines))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigError(FractionateError, ValueError):
+    """A setting, name or command that cannot be meant (exit code 2)."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """A name that no registry knows; the message suggests the nearest one (exit code 2)."""
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """An optional library is needed; the message names the extra to install (exit code 2)."""
+
+
+class DamagedError(FractionateError, ValueError):
+    """A file does not hold what was once written to it (exit code 3)."""
+
+    exit_code = 3
+
+
+class MismatchError(FractionateError, ValueError):
+    """Teacher, student and data do not belong together (exit code 4)."""
+
+    exit_code = 4
+
+
+class NumericsError(FractionateError, ArithmeticError):
+    """Numbers that are not finite where they must be (exit code 5)."""
+
+    exit_code = 5
+
+
+class ResourceError(FractionateError, OSError):
+    """Disk, memory or permissions do not allow it (exit code 6)."""
+
+    exit_code = 6

@@ -1,0 +1,393 @@
+"""What the verbs hand over: frozen records, JSON both ways, units in the field names. No torch here."""
+
+from __future__ import annotations
+
+import html as html_text
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
+Severity = Literal["error", "warning", "info", "ok", "skipped"]
+Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
+Matrix = tuple[tuple[float, ...], ...]
+
+LEVEL_NAMES: tuple[Level, ...] = (
+    "universe",
+    "domain.confidence",
+    "domain.shape",
+    "instance.confidence",
+    "instance.shape",
+)
+
+
+_ADAPTERS: dict[type, Any] = {}
+
+
+def _adapter(record: type) -> Any:
+    if record in _ADAPTERS:
+        return _ADAPTERS[record]
+    from pydantic import ConfigDict, TypeAdapter  # lazy: a quarter of the command line's start-up
+
+    record.__pydantic_config__ = ConfigDict(ser_json_inf_nan="strings", extra="forbid")  # type: ignore[attr-defined]
+    _ADAPTERS[record] = TypeAdapter(record)
+    return _ADAPTERS[record]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The one base class: a frozen record that goes to JSON and back and shows itself in terminals and notebooks."""
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The record as JSON text; NaN and infinities as strings."""
+        text: bytes = _adapter(type(self)).dump_json(self, indent=indent)
+        return text.decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The record that `to_json` wrote. Raises `ConfigError` naming every field that does not fit."""
+        from pydantic import ValidationError
+
+        from fractionate.errors import ConfigError
+
+        try:
+            record: Self = _adapter(cls).validate_json(text)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"this is not the JSON of a {cls.__name__}", got=faults) from None
+        return record
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema that `to_json` keeps to."""
+        schema: dict[str, Any] = _adapter(cls).json_schema()
+        return schema
+
+    def save(self, path: Path | str) -> Path:
+        """Write the JSON to a file and give its path."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a record from a JSON file."""
+        return cls.from_json(Path(path).read_bytes())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html_text.escape(str(self))}</pre>"
+
+
+def bar(share: float, width: int = 30) -> str:
+    """A bar of text for a share in [0, 1]."""
+    return "█" * round(max(0.0, min(1.0, share)) * width)
+
+
+@dataclass(frozen=True)
+class Interval(Record):
+    """A confidence interval."""
+
+    low: float
+    high: float
+    coverage: float = 0.95
+
+    def __str__(self) -> str:
+        return f"[{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True)
+class Spectrum(Record):
+    """What the teacher knows beyond a uniform guess at a temperature, in nats an example, level by level."""
+
+    temperature: float
+    examples: int
+    classes: int
+    universe_nats: float
+    domain_confidence_nats: float
+    domain_shape_nats: float
+    instance_confidence_nats: float
+    instance_shape_nats: float
+
+    @property
+    def total_nats(self) -> float:
+        """log K minus the teacher's mean entropy: the sum of the five terms."""
+        return sum(self.nats.values())
+
+    @property
+    def nats(self) -> dict[Level, float]:
+        """The five terms by the name of their level."""
+        return {
+            "universe": self.universe_nats,
+            "domain.confidence": self.domain_confidence_nats,
+            "domain.shape": self.domain_shape_nats,
+            "instance.confidence": self.instance_confidence_nats,
+            "instance.shape": self.instance_shape_nats,
+        }
+
+    def __str__(self) -> str:
+        total = self.total_nats
+        data = f"{self.examples:,} examples, {self.classes:,} classes"
+        head = f"{total:.3f} nats an example at temperature {self.temperature:g} ({data})"
+        rows = [
+            f"  {name:<20} {value:8.4f}  {value / total if total else 0:4.0%}  {bar(value / total if total else 0)}"
+            for name, value in self.nats.items()
+        ]
+        return "\n".join([head, *rows])
+
+
+@dataclass(frozen=True)
+class Evidence(Record):
+    """One measured number behind a finding."""
+
+    name: str
+    value: float
+    unit: str
+    interval: Interval | None = None
+    threshold: float | None = None
+
+    def __str__(self) -> str:
+        interval = f" {self.interval}" if self.interval else ""
+        threshold = f" (threshold {self.threshold:.3g})" if self.threshold is not None else ""
+        return f"{self.name} {self.value:.3g} {self.unit}{interval}{threshold}".strip()
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """A judgement on a teacher, its evidence, its cause and its fix.
+
+    `score` runs from 0 (bad) to 1 (good). `command` is a command line, `patch` settings of a run file; either may be empty.
+    """
+
+    name: str
+    severity: Severity
+    score: float
+    summary: str
+    cause: str
+    fix: str
+    evidence: tuple[Evidence, ...] = ()
+    command: str = ""
+    patch: dict[str, str | float | int | bool] = field(default_factory=dict)
+    anchor: str = ""
+    examples: tuple[str, ...] = ()  # ids of the examples it is about, worst first
+
+    def __str__(self) -> str:
+        lines = [f"{self.severity.upper():<8} {self.name}: {self.summary}"]
+        lines += [f"         {item}" for item in self.evidence]
+        lines += [f"         fix: {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Recipe(Record):
+    """The settings to distil with, and why. `distil = False` advises to train without the teacher."""
+
+    distil: bool
+    cell: str
+    temperature: float
+    teacher_weight: float
+    divergence: str
+    scale_by_temperature_squared: bool
+    reason: str
+    stored_entries: int | None = None  # how many of the teacher's classes are worth caching; None: all
+
+    @property
+    def patch(self) -> dict[str, str | float | bool]:
+        """The recipe as settings of a run file."""
+        return {
+            "objective.cell": self.cell,
+            "objective.temperature": self.temperature,
+            "objective.teacher_weight": self.teacher_weight,
+            "objective.divergence": self.divergence,
+            "objective.scale_by_temperature_squared": self.scale_by_temperature_squared,
+        }
+
+    def __str__(self) -> str:
+        if not self.distil:
+            return f"do not distil: {self.reason}"
+        squared = "with" if self.scale_by_temperature_squared else "without"
+        return (
+            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}, "
+            f"{self.divergence} {squared} T²: {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
+class Histogram(Record):
+    """Counts between edges (one edge more than counts), with mean and standard deviation of the values."""
+
+    name: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Diagnosis(Record):
+    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training."""
+
+    name: str
+    spectrum: Spectrum
+    findings: tuple[Finding, ...]
+    recipe: Recipe
+    spectrum_over_temperature: tuple[Spectrum, ...] = ()
+    class_names: tuple[str, ...] = ()
+    class_relation: Matrix = ()  # off-label class means of the teacher at the recipe's temperature
+    confidence: Histogram | None = None
+    rescaling: Histogram | None = None
+    teacher: Scores | None = None
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The errors and warnings, worst first."""
+        found = [f for f in self.findings if f.severity in ("error", "warning")]
+        return tuple(sorted(found, key=lambda f: (f.severity != "error", f.score)))
+
+    def __str__(self) -> str:
+        shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
+        return f"{self.name}: {self.spectrum}\n\n{shown}\n\nrecipe: {self.recipe}"
+
+
+@dataclass(frozen=True)
+class Scores(Record):
+    """How good predictions are: accuracy in 0..1, NLL in nats, ECE in 0..1, agreement with the teacher in 0..1."""
+
+    examples: int
+    accuracy: float
+    nll_nats: float
+    ece: float
+    agreement: float | None = None
+
+    def __str__(self) -> str:
+        agreement = "" if self.agreement is None else f", agreement {self.agreement:.1%}"
+        return f"accuracy {self.accuracy:.2%}, NLL {self.nll_nats:.3f} nats, ECE {self.ece:.3f}{agreement}"
+
+
+@dataclass(frozen=True)
+class Contract(Record):
+    """What exactly an objective computes: printed before a run, stored in its record."""
+
+    formula: str
+    cell: str
+    confidence: str
+    shape: str
+    level: str
+    temperature: float
+    teacher_weight: float
+    divergence: str
+    scale_by_temperature_squared: bool
+    reduction: str = "none: one number an example; the engine takes the weighted mean over valid examples"
+
+    def __str__(self) -> str:
+        squared = "times T²" if self.scale_by_temperature_squared else "not scaled by T²"
+        return "\n".join(
+            [
+                f"loss = {self.formula}",
+                f"  target      {self.cell}: confidence {self.confidence}, shape {self.shape} ({self.level} level)",
+                f"  temperature {self.temperature:g} for teacher and student, soft term {squared}",
+                f"  weights     label {1 - self.teacher_weight:g}, teacher {self.teacher_weight:g}",
+                f"  divergence  {self.divergence}",
+                f"  reduction   {self.reduction}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Point(Record):
+    """One measurement along a training."""
+
+    step: int
+    loss: float
+    validation: Scores | None = None
+    rescaling_mean: float | None = None
+    rescaling_deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Run(Record):
+    """One training: what was asked, what came out, what it cost."""
+
+    arm: str
+    seed: int
+    status: Literal["completed", "diverged", "stopped"]
+    contract: Contract | None  # None: trained on the labels alone
+    steps: int
+    wall_seconds: float
+    parameters: int
+    validation: Scores | None = None
+    test: Scores | None = None
+    history: tuple[Point, ...] = ()
+    student_relation: Matrix = ()
+    student_spectrum: Spectrum | None = None
+    rescaling: Histogram | None = None
+    settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __str__(self) -> str:
+        scores = self.test or self.validation
+        return f"{self.arm} seed {self.seed}: {self.status} after {self.steps} steps in {self.wall_seconds:.1f} s" + (
+            f", {scores}" if scores else ""
+        )
+
+
+@dataclass(frozen=True)
+class Effect(Record):
+    """A paired difference of two arms over seeds: `arm` minus `against`, in the metric's unit."""
+
+    arm: str
+    against: str
+    metric: str
+    gain: float
+    interval: Interval
+    p_value: float
+    p_holm: float
+    seeds: int
+    verdict: Verdict
+    placebo: bool = False
+    seeds_to_settle: int | None = None  # how many seeds in all would settle a "cannot tell"
+
+    def __str__(self) -> str:
+        return f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Share(Record):
+    """One level's part of the total gain, in the metric's unit; the parts of one method add up to the whole."""
+
+    level: Level
+    method: Literal["ladder", "Shapley"]
+    gain: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Study(Record):
+    """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels."""
+
+    name: str
+    metric: str
+    baseline: str
+    margin: float
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    effects: tuple[Effect, ...]
+    shares: tuple[Share, ...] = ()
+    notes: tuple[str, ...] = ()
+    data: dict[str, str | int | float] = field(default_factory=dict)
+    settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {len(self.arms)} arms × {len(self.seeds)} seeds, {self.metric} against {self.baseline}"
+        rows = [
+            f"  {('~ ' if e.placebo else '') + e.arm:<30} {e.gain:+8.3f} "
+            f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}"
+            for e in self.effects
+        ]
+        return "\n".join([head, *rows])
+
+
+RECORDS: tuple[type[Record], ...] = (
+    Interval, Spectrum, Evidence, Finding, Recipe, Histogram, Diagnosis, Scores, Contract, Point, Run, Effect, Share, Study,
+)  # fmt: skip

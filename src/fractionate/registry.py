@@ -1,0 +1,107 @@
+"""Name to part: refuses duplicates, suggests near names, reads arguments, loads plug-ins from entry points.
+
+A name may carry arguments: `ls(0.1)`, `kd-topk(5)`, `relation(power=0.5, sharpness=0.3)`. They are literals only; nothing is
+ever executed from a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from fractionate.errors import ConfigError, UnknownNameError
+
+Part = TypeVar("Part")
+Factory = TypeVar("Factory", bound=Callable[..., object])
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that was most likely meant, or None."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
+    """Split `name(1, key=2)` into its name, arguments and keywords; arguments are Python literals."""
+    name, opening, rest = text.strip().partition("(")
+    if not opening:
+        return name, [], {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError(text)
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"cannot read {text!r}",
+            expected="name or name(1, key=2) with plain numbers",
+            fix="write for example ls(0.1)",
+        ) from error
+    return name.strip(), arguments, keywords
+
+
+class Registry(Generic[Part]):
+    """Named factories of one kind of part. `registry["name(arguments)"]` builds the part.
+
+    Raises `UnknownNameError` for a name nobody registered (suggesting the nearest) and `ConfigError` for a name that
+    is registered twice or for arguments the part does not take.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._factories: dict[str, Callable[..., Part]] = {}
+        self._plugins_loaded = False
+
+    def register(self, name: str) -> Callable[[Factory], Factory]:
+        """A decorator: register a class or function under a name."""
+
+        def add(factory: Factory) -> Factory:
+            if name in self._factories:
+                raise ConfigError(f"{self.kind} {name!r} is registered already", fix="choose another name")
+            self._factories[name] = factory  # type: ignore[assignment]
+            return factory
+
+        return add
+
+    def _load_plugins(self) -> None:
+        if not self._plugins_loaded:
+            self._plugins_loaded = True
+            for point in entry_points(group=self.group):
+                point.load()
+
+    def factory(self, name: str) -> Callable[..., Part]:
+        """The class or function registered under a bare name."""
+        if name not in self._factories:
+            self._load_plugins()
+        if name not in self._factories:
+            near = nearest(name, list(self._factories))
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}",
+                expected=f"one of {', '.join(self._factories)}",
+                fix=f"did you mean {near!r}?" if near else None,
+            )
+        return self._factories[name]
+
+    def __getitem__(self, text: str) -> Part:
+        name, arguments, keywords = parse_call(text)
+        try:
+            return self.factory(name)(*arguments, **keywords)
+        except TypeError as error:
+            raise ConfigError(f"{self.kind} {text!r} does not take these arguments: {error}") from error
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and parse_call(text)[0] in self._factories
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factories)
+
+    def __len__(self) -> int:
+        return len(self._factories)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} registry: {', '.join(self._factories)}>"
