@@ -292,6 +292,26 @@ class Contract(Record):
 
 
 @dataclass(frozen=True)
+class Training(Record):
+    """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`."""
+
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum 0.9, Nesterov
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = 0.0
+
+    def steps_for(self, examples: int) -> int:
+        """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 30) * -(-examples // self.batch_size)))
+
+
+@dataclass(frozen=True)
 class Point(Record):
     """One measurement along a training."""
 
@@ -389,5 +409,5 @@ class Study(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    Interval, Spectrum, Evidence, Finding, Recipe, Histogram, Diagnosis, Scores, Contract, Point, Run, Effect, Share, Study,
+    Interval, Spectrum, Evidence, Finding, Recipe, Histogram, Diagnosis, Scores, Contract, Training, Point, Run, Effect, Share, Study,
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Parts beyond plain classification; each adds terms and rules, none adds a training loop."""

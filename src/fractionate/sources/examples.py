@@ -1,0 +1,123 @@
+"""Labelled examples held in memory: inputs, labels, names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from fractionate.errors import ConfigError, MismatchError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Examples:
+    """Inputs [examples, ...] with labels [examples], and the names to show them by.
+
+    Raises `MismatchError` for no examples, for lengths that differ and for labels that are not whole numbers from 0.
+    """
+
+    inputs: Shaped[Tensor, "examples *features"]
+    labels: Int[Tensor, "examples"]
+    class_names: tuple[str, ...] = ()
+    name: str = "data"
+    ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.labels) == 0 or len(self.inputs) != len(self.labels):
+            raise MismatchError(
+                f"{self.name}: inputs and labels do not fit",
+                expected="as many inputs as labels, at least one",
+                got=f"{len(self.inputs)} inputs, {len(self.labels)} labels",
+            )
+        if self.labels.ndim != 1 or self.labels.is_floating_point() or int(self.labels.min()) < 0:
+            raise MismatchError(
+                f"{self.name}: labels are not class numbers",
+                expected="whole numbers from 0, one an example",
+                got=f"{self.labels.dtype} {list(self.labels.shape)}, least {self.labels.min().item()}",
+            )
+        object.__setattr__(self, "labels", self.labels.long())
+        names = self.class_names or tuple(str(c) for c in range(int(self.labels.max()) + 1))
+        if int(self.labels.max()) >= len(names):
+            raise MismatchError(
+                f"{self.name}: a label has no class name",
+                expected=f"labels in 0..{len(names) - 1}",
+                got=str(int(self.labels.max())),
+            )
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "ids", self.ids or tuple(str(i) for i in range(len(self.labels))))
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def take(self, index: Int[Tensor, "some"]) -> Examples:
+        """Some of the examples."""
+        ids = tuple(self.ids[i] for i in index.tolist())
+        return replace(self, inputs=self.inputs[index], labels=self.labels[index], ids=ids)
+
+    def split(self, *sizes: int, seed: int = 0) -> tuple[Examples, ...]:
+        """Disjoint random parts of the given sizes, each with the classes in the same proportion."""
+        if sum(sizes) > len(self):
+            raise ConfigError(
+                "the parts are larger than the data", expected=f"at most {len(self)}", got=str(sum(sizes))
+            )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator)
+        # spread every class evenly over the order, so that any stretch of it is stratified
+        labels = self.labels[order]
+        within = torch.zeros(len(self), dtype=torch.float64)
+        for label in labels.unique():
+            places = (labels == label).nonzero().flatten()
+            offset = torch.rand(1, generator=generator, dtype=torch.float64)
+            within[places] = (torch.arange(len(places), dtype=torch.float64) + offset) / len(places)
+        order = order[torch.argsort(within, stable=True)]
+        # a systematic sample along the order gives each part its share of every class
+        parts, start = [], 0
+        for size in sizes:
+            rest = len(order) - start
+            chosen = (
+                torch.linspace(0, rest - 1, size, dtype=torch.float64).round().long() + start if size else order[:0]
+            )
+            mask = torch.zeros(len(order), dtype=torch.bool)
+            mask[chosen] = True
+            parts.append(order[mask])
+            remaining = order[start:][~mask[start:]]
+            order = torch.cat([order[:start], order[mask], remaining])
+            start += size
+        return tuple(self.take(part) for part in parts)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Examples({self.name}: {len(self):,} × {list(self.inputs.shape[1:])}, {self.classes} classes)"
+
+
+def as_examples(data: Any, name: str = "data") -> Examples:
+    """Examples as they are, from a pair of tensors, or from a dataset or loader that fits in memory.
+
+    Raises `MismatchError` where items are not (input, label).
+    """
+    if isinstance(data, Examples):
+        return data
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
+        return Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name)
+    loader = isinstance(data, torch.utils.data.DataLoader)
+    inputs: list[Tensor] = []
+    labels: list[Tensor] = []
+    for item in data if loader else (data[i] for i in range(len(data))):
+        if not (isinstance(item, (tuple, list)) and len(item) >= 2):
+            raise MismatchError(f"{name}: items are not (input, label)", got=type(item).__name__)
+        inputs.append(torch.as_tensor(item[0]))
+        labels.append(torch.as_tensor(item[1]))
+    if not inputs:
+        raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
+    return Examples(
+        torch.cat(inputs) if loader else torch.stack(inputs),
+        torch.cat(labels) if loader else torch.stack(labels),
+        name=name,
+    )
