@@ -408,6 +408,4 @@ class Study(Record):
         return "\n".join([head, *rows])
 
 
-RECORDS: tuple[type[Record], ...] = (
-    Interval, Spectrum, Evidence, Finding, Recipe, Histogram, Diagnosis, Scores, Contract, Training, Point, Run, Effect, Share, Study,
-)  # fmt: skip
+RECORDS: tuple[type[Record], ...] = tuple(Record.__subclasses__())

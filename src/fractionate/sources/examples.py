@@ -70,7 +70,7 @@ class Examples:
         # spread every class evenly over the order, so that any stretch of it is stratified
         labels = self.labels[order]
         within = torch.zeros(len(self), dtype=torch.float64)
-        for label in labels.unique():
+        for label in range(self.classes):
             places = (labels == label).nonzero().flatten()
             offset = torch.rand(1, generator=generator, dtype=torch.float64)
             within[places] = (torch.arange(len(places), dtype=torch.float64) + offset) / len(places)
