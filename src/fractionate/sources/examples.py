@@ -75,20 +75,11 @@ class Examples:
             offset = torch.rand(1, generator=generator, dtype=torch.float64)
             within[places] = (torch.arange(len(places), dtype=torch.float64) + offset) / len(places)
         order = order[torch.argsort(within, stable=True)]
-        # a systematic sample along the order gives each part its share of every class
         parts, start = [], 0
         for size in sizes:
-            rest = len(order) - start
-            chosen = (
-                torch.linspace(0, rest - 1, size, dtype=torch.float64).round().long() + start if size else order[:0]
-            )
-            mask = torch.zeros(len(order), dtype=torch.bool)
-            mask[chosen] = True
-            parts.append(order[mask])
-            remaining = order[start:][~mask[start:]]
-            order = torch.cat([order[:start], order[mask], remaining])
+            parts.append(self.take(order[start : start + size]))
             start += size
-        return tuple(self.take(part) for part in parts)
+        return tuple(parts)
 
     def __len__(self) -> int:
         return len(self.labels)
