@@ -1,0 +1,137 @@
+"""Files that are either wholly there or not there at all, whatever moment the power goes.
+
+One order for everything this package writes and later trusts: temporary file in the same directory → fsync → rename →
+fsync of the directory. A kill before the rename leaves a temporary file that nobody reads; a kill after it leaves the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fractionate.errors import ResourceError
+
+TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
+
+
+def write_file(path: Path | str, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
+    """Write a file atomically and durably, replacing an older one of that name; gives its path.
+
+    `content` is the bytes, or a function that writes them to the open file. Raises `ResourceError` where the disk is full,
+    read-only or refuses; the older file is then still there, whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with _disk_errors(path, len(content) if isinstance(content, (bytes, memoryview)) else None):
+        try:
+            with temporary.open("xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    return path
+
+
+def write_directory(path: Path | str, write: Callable[[Path], object]) -> Path:
+    """Make a directory atomically and durably: `write` fills a temporary one, which is then renamed; gives the path.
+
+    Raises `ResourceError` where the directory is there already or the disk refuses; nothing is then left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with _disk_errors(path, None):
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for place, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    sync_file(Path(place) / name)
+                sync_directory(Path(place))
+            temporary.rename(path)
+            sync_directory(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return path
+
+
+def make_directory(path: Path | str) -> Path:
+    """A directory that is there and can be written to. Raises `ResourceError` where it cannot."""
+    path = Path(path)
+    with _disk_errors(path, None):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+    return path
+
+
+def sweep(directory: Path | str) -> int:
+    """Remove what killed writers left half-written in a directory; gives how many. Only call where no writer is alive."""
+    swept = 0
+    for left in Path(directory).glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            swept += 1
+    return swept
+
+
+def sync_file(path: Path | str) -> None:
+    """Wait until a file's bytes are on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_directory(path: Path | str) -> None:
+    """Wait until a directory's entries (names, renames) are on the disk."""
+    _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+
+def _sync(path: Path | str, flags: int) -> None:
+    number = os.open(path, flags)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def refused(path: Path | str, error: OSError, needed: int | None = None) -> ResourceError:
+    """The typed error for an operating system that refuses: names the path, the bytes needed and the bytes free."""
+    place = Path(path)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = None
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(place).free
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ResourceError(
+        f"cannot write {path}: {error.strerror or error}",
+        expected=f"{needed:,} bytes free" if full and needed is not None else None,
+        got=f"{free:,} bytes free" if full and free is not None else None,
+        fix="make room on this disk, then run the same command again" if full else "choose a folder you may write to",
+    )
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path, needed: int | None) -> Iterator[None]:
+    try:
+        yield
+    except ResourceError:
+        raise
+    except OSError as error:
+        raise refused(path, error, needed) from error

@@ -1,0 +1,120 @@
+"""Atomic, durable files: order of system calls, kills, full disks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fractionate.durable import TEMPORARY, make_directory, sweep, write_directory, write_file
+from fractionate.errors import ResourceError
+
+SOURCE = Path(__file__).parents[1] / "src" / "fractionate" / "durable.py"
+# durable.py without the package: no torch import, so that a trace of every system call stays short
+LOAD = f"""
+import sys, types, importlib.util
+sys.path.insert(0, {str(SOURCE.parents[1])!r})
+package = types.ModuleType("fractionate"); package.__path__ = [{str(SOURCE.parent)!r}]
+sys.modules["fractionate"] = package
+from fractionate.durable import write_file, write_directory
+"""
+strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+def names_in(place):
+    return [path.name for path in place.iterdir()]
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = write_file(tmp_path / "a", b"old")
+    assert write_file(path, lambda file: file.write(b"new")).read_bytes() == b"new"
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = write_file(tmp_path / "a", b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        write_file(path, fail)
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    def fill(place):
+        (place / "deep").mkdir()
+        (place / "deep" / "x").write_bytes(b"1")
+
+    assert (write_directory(tmp_path / "d", fill) / "deep" / "x").read_bytes() == b"1"
+    with pytest.raises(ResourceError):  # already there, not empty
+        write_directory(tmp_path / "d", fill)
+    with pytest.raises(ZeroDivisionError):
+        write_directory(tmp_path / "e", lambda place: 1 / 0)
+    assert names_in(tmp_path) == ["d"]
+
+
+def test_the_place_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResourceError, match="file"):
+        make_directory(tmp_path / "file" / "below")
+    with pytest.raises(ResourceError, match="cannot write"):
+        write_file(tmp_path / "missing" / "a", b"1")
+
+
+def test_sweep_removes_only_what_is_half_written(tmp_path):
+    (tmp_path / f"{TEMPORARY}1").write_bytes(b"half")
+    (tmp_path / f"{TEMPORARY}2").mkdir()
+    (tmp_path / "kept").write_bytes(b"1")
+    assert sweep(tmp_path) == 2
+    assert names_in(tmp_path) == ["kept"]
+
+
+@strace
+def test_the_order_of_system_calls_is_durable(tmp_path):
+    log = tmp_path / "log"
+    calls = "trace=openat,write,fsync,rename,renameat,renameat2"
+    script = LOAD + f"write_file({str(tmp_path / 'a')!r}, b'payload')"
+    subprocess.run(["strace", "-f", "-o", str(log), "-e", calls, "-y", sys.executable, "-c", script], check=True)
+    ours = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines() if str(tmp_path) in line]
+    names = [line.split("(")[0] for line in ours if not line.startswith("openat")]
+    assert names == ["write", "fsync", "rename", "fsync"]
+    assert TEMPORARY in ours[[line.startswith("fsync") for line in ours].index(True)]  # the file, then its directory
+    assert f"<{tmp_path}>" in ours[-1]
+
+
+@strace
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_kill_at_any_system_call_leaves_the_old_file_or_the_new(tmp_path, call):
+    script = LOAD + f"write_file({str(tmp_path / 'a')!r}, b'new')"
+    inject = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}"]
+    for when in (1, 2):
+        write_file(tmp_path / "a", b"old")
+        option = f"inject={call}:signal=SIGKILL:when={when}"
+        done = subprocess.run([*inject, "-e", option, sys.executable, "-c", script], check=False)
+        assert when == 2 or done.returncode in (-9, 137)
+        assert (tmp_path / "a").read_bytes() in (b"old", b"new")
+        sweep(tmp_path)
+        assert names_in(tmp_path) == ["a"]
+
+
+@strace
+def test_a_full_disk_is_a_typed_error_and_the_old_file_stays(tmp_path):
+    write_file(tmp_path / "a", b"old")
+    script = LOAD + f"write_file({str(tmp_path / 'a')!r}, b'payload')"
+    option = "inject=fsync:error=ENOSPC"
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", option, sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "ResourceError" in done.stderr and "7 bytes free" in done.stderr and str(tmp_path / "a") in done.stderr
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names_in(tmp_path) == ["a"]
