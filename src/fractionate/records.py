@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html as html_text
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
+
+from fractionate.record import Record
 
 Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
 Severity = Literal["error", "warning", "info", "ok", "skipped"]
@@ -19,62 +19,6 @@ LEVEL_NAMES: tuple[Level, ...] = (
     "instance.confidence",
     "instance.shape",
 )
-
-
-_ADAPTERS: dict[type, Any] = {}
-
-
-def _adapter(record: type) -> Any:
-    if record in _ADAPTERS:
-        return _ADAPTERS[record]
-    from pydantic import ConfigDict, TypeAdapter  # lazy: a quarter of the command line's start-up
-
-    record.__pydantic_config__ = ConfigDict(ser_json_inf_nan="strings", extra="forbid")  # type: ignore[attr-defined]
-    _ADAPTERS[record] = TypeAdapter(record)
-    return _ADAPTERS[record]
-
-
-@dataclass(frozen=True)
-class Record:
-    """The one base class: a frozen record that goes to JSON and back and shows itself in terminals and notebooks."""
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """The record as JSON text; NaN and infinities as strings."""
-        text: bytes = _adapter(type(self)).dump_json(self, indent=indent)
-        return text.decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The record that `to_json` wrote. Raises `ConfigError` naming every field that does not fit."""
-        from pydantic import ValidationError
-
-        from fractionate.errors import ConfigError
-
-        try:
-            record: Self = _adapter(cls).validate_json(text)
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"this is not the JSON of a {cls.__name__}", got=faults) from None
-        return record
-
-    @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema that `to_json` keeps to."""
-        schema: dict[str, Any] = _adapter(cls).json_schema()
-        return schema
-
-    def save(self, path: Path | str) -> Path:
-        """Write the JSON to a file and give its path."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read a record from a JSON file."""
-        return cls.from_json(Path(path).read_bytes())
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html_text.escape(str(self))}</pre>"
 
 
 def bar(share: float, width: int = 30) -> str:
