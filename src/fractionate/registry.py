@@ -18,9 +18,9 @@ Part = TypeVar("Part")
 Factory = TypeVar("Factory", bound=Callable[..., object])
 
 
-def nearest(name: str, known: list[str]) -> str | None:
+def nearest(name: str, known: list[str], least_likeness: float = 0.5) -> str | None:
     """The known name that was most likely meant, or None."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=least_likeness)
     return found[0] if found else None
 
 

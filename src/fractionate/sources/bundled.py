@@ -1,0 +1,69 @@
+"""Data sets by name: what a person can use without downloading anything, and their parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.registry import Registry
+from fractionate.sources.examples import Examples
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Disjoint parts of a data set, by what they are for.
+
+    `transfer` is what the student learns from and the teacher is asked about, `validation` chooses settings, `test` is read
+    once, and `teaching` is what a bundled teacher is trained on (None where the teacher comes trained).
+    """
+
+    transfer: Examples
+    validation: Examples
+    test: Examples
+    teaching: Examples | None = None
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{f.name} {len(p):,}" for f in fields(self) if (p := getattr(self, f.name)) is not None)
+        return f"Parts({self.transfer.name}: {parts})"
+
+
+def split_parts(
+    data: Examples,
+    *,
+    transfer: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> Parts:
+    """Split a data set into parts, each with the classes in proportion; sizes left out take a fifth each.
+
+    What is left over teaches a bundled teacher. Raises `ConfigError` where the parts are larger than the data.
+    """
+    fifth = len(data) // 5
+    sizes = [fifth if size is None else size for size in (transfer, validation, test)]
+    if min(sizes) < 1 or sum(sizes) > len(data):
+        raise ConfigError(
+            f"{data.name} cannot be split like this",
+            expected=f"parts of at least 1, {len(data)} examples in all",
+            got=f"transfer {sizes[0]}, validation {sizes[1]}, test {sizes[2]}",
+        )
+    rest = len(data) - sum(sizes)
+    made = data.split(*sizes, *([rest] if rest else []), seed=seed)
+    return Parts(made[0], made[1], made[2], made[3] if rest else None)
+
+
+data_sets: Registry[Examples] = Registry("data set", "fractionate.data_sets")
+
+
+@data_sets.register("digits")
+def digits() -> Examples:
+    """1,797 handwritten digits of 8 × 8 pixels in 10 classes, bundled with scikit-learn (UCI, Alpaydin and Kaynak 1998)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError("the digits come with scikit-learn", fix='pip install "fractionate[demo]"') from error
+    loaded = load_digits()
+    pixels = torch.as_tensor(loaded.images, dtype=torch.float32)[:, None] / 16
+    return Examples(pixels, torch.as_tensor(loaded.target), tuple(str(n) for n in loaded.target_names), "digits")
