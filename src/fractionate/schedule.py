@@ -1,0 +1,40 @@
+"""What `Training` means: the optimiser and the learning rate at a step, the same for one student and for a fleet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fractionate.records import Training
+
+
+def learning_rate(training: Training, step: int, steps: int) -> float:
+    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, or half a cosine down towards 0.
+
+    With u = round(warmup_share · steps): (step + 1) / u of the full rate during warm-up; after it, for the cosine,
+    ½ (1 + cos(π (step - u) / (steps - u))).
+    """
+    warmup = round(training.warmup_share * steps)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def make_optimizer(parameters: Iterable[Tensor], training: Training) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9 and Nesterov, with the training's weight decay; both work element by element."""
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=training.learning_rate, momentum=0.9, nesterov=True, weight_decay=training.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
