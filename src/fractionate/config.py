@@ -132,8 +132,9 @@ def load_run(
 ) -> RunFile:
     """Read and validate a run file, apply `key.sub=value` overrides; no file gives the defaults.
 
-    `lookups` resolve the names of parts by key (`study.cells`, …) and raise `ConfigError` for names nobody knows. Code named in the file (`package.module:function`) is refused unless its module is in `trust` or the same name is given as
-    an override: what you type may run, what a file says may not.
+    `lookups` resolve names by key (`study.cells`, …) and raise `ConfigError` for those nobody knows. Code named in the file
+    (`package.module:function`) is refused unless its module is in `trust` or the same name is given as an override: what you
+    type may run, what a file says may not.
 
     Raises `ConfigError` with every error found, each as file:line:column, what is wrong, and the nearest known key.
     """
@@ -213,12 +214,17 @@ def known_keys(place: Place = ()) -> list[str]:
     """The keys a section of the run file may have."""
     section: Any = RunFile
     for step in place:
-        annotation = section.model_fields[str(step)].annotation if str(step) in section.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        section = _section(section, str(step))
         if section is None:
             return []
     return list(section.model_fields)
+
+
+def _section(section: Any, key: str) -> Any:
+    """The section behind a key, or None."""
+    annotation = section.model_fields[key].annotation if key in section.model_fields else None
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
 def all_keys(place: Place = ()) -> list[str]:
@@ -294,13 +300,17 @@ def _parse_text(text: str, source: str) -> tuple[Any, dict[Place, tuple[int, int
 
 
 def _plain(node: Any, place: Place, lines: dict[Place, tuple[int, int]]) -> Any:
-    if isinstance(node, dict):
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(node, CommentedMap):
         for key in node:
-            lines[(*place, str(key))] = tuple(n + 1 for n in node.lc.key(key))
+            line, column = node.lc.key(key)
+            lines[(*place, str(key))] = (line + 1, column + 1)
         return {str(key): _plain(value, (*place, str(key)), lines) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, CommentedSeq):
         for i in range(len(node)):
-            lines[(*place, i)] = tuple(n + 1 for n in node.lc.item(i))
+            line, column = node.lc.item(i)
+            lines[(*place, i)] = (line + 1, column + 1)
         return [_plain(value, (*place, i), lines) for i, value in enumerate(node)]
     if isinstance(node, bool) or node is None:
         return node
@@ -316,3 +326,25 @@ def dump_run(run: RunFile) -> str:
     yaml.default_flow_style = None
     yaml.dump(run.model_dump(mode="json", exclude_none=True), out)
     return out.getvalue()
+
+
+def explain(key: str | None = None) -> str:
+    """What a setting means and its default, or all settings of the run file."""
+    keys = all_keys()
+    if key is not None and key not in keys:
+        below = [k for k in keys if k.startswith(f"{key}.")]
+        if not below:
+            near = nearest(key, keys)
+            raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")
+        keys = below
+    else:
+        keys = [key] if key else keys
+    lines = []
+    for name in keys:
+        *heads, last = name.split(".")
+        section: type[BaseModel] = RunFile
+        for head in heads:
+            section = _section(section, head)
+        field = section.model_fields[last]
+        lines.append(f"{name:<42} default {field.get_default()!r:<14} {field.description or section.__doc__}")
+    return "\n".join(lines)
