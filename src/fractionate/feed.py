@@ -1,0 +1,241 @@
+"""Where the engine's batches come from: examples in memory, map-style datasets, loaders.
+
+The order is a function of (seed, epoch) alone and what an example looks like in an epoch (augmentation) a function of
+(seed, epoch, example): so a run can go on at any step, with any number of workers and processes, and all arms of a seed
+see the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from fractionate.checkpoint import content_hash
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.sources.examples import Examples
+
+Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data) of each batch to come
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs as the model takes them, their labels, and their places in the data."""
+
+    inputs: Any
+    labels: Int[Tensor, "batch *tokens"]
+    index: Int[Tensor, "batch"]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        if device.type == "cpu":
+            return self
+        return Batch(moved(self.inputs, device), self.labels.to(device, non_blocking=True), self.index)
+
+
+class Feed(Protocol):
+    """Data the engine can draw batches from."""
+
+    @property
+    def name(self) -> str:
+        """The data's name."""
+        ...
+
+    @property
+    def labels(self) -> Int[Tensor, "examples"] | None:
+        """All labels, where known without reading the data."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What tells this data from other data."""
+        ...
+
+
+def moved(inputs: Any, device: torch.device) -> Any:
+    """Tensors, and tensors within mappings, tuples and lists, on a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    if isinstance(inputs, Mapping):
+        return {name: moved(part, device) for name, part in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(moved(part, device) for part in inputs)
+    return inputs
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryFeed:
+    """Examples in memory: a batch is one indexing."""
+
+    examples: Examples
+
+    @property
+    def name(self) -> str:
+        """The data's name."""
+        return self.examples.name
+
+    @property
+    def labels(self) -> Int[Tensor, "examples"]:
+        """All labels."""
+        return self.examples.labels
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        inputs, labels = self.examples.inputs, self.examples.labels
+        for _, index in plan:
+            yield Batch(inputs[index], labels[index], index)
+
+    def fingerprint(self) -> str:
+        """A hash of every input and label."""
+        return content_hash(self.examples.inputs, self.examples.labels)
+
+
+class Seeded(Dataset[Any]):
+    """A dataset whose randomness is a function of (seed, epoch, example), whoever reads it and when."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Any]:
+        epoch, place = key
+        drawn = xxhash.xxh64_intdigest(f"{self.seed}:{epoch}:{place}".encode())
+        torch.default_generator.manual_seed(drawn & 0x7FFF_FFFF_FFFF_FFFF)
+        random.seed(drawn)
+        np.random.seed(drawn & 0xFFFF_FFFF)
+        return place, self.dataset[place]
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetFeed:
+    """A map-style dataset of (input, label) pairs, or of mappings with the label under `label` or `labels`."""
+
+    dataset: Any
+    name: str = "data"
+    collate: Callable[[list[Any]], Any] = default_collate
+    workers: int = 0
+    labels: Int[Tensor, "examples"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        keys = ([(epoch, place) for place in index.tolist()] for epoch, index in plan)
+        loader = DataLoader(
+            Seeded(self.dataset, seed),
+            batch_sampler=_Keys(keys),
+            collate_fn=_Collate(self.collate),
+            num_workers=self.workers,
+        )
+        for index, item in loader:
+            inputs, labels = split_item(item, self.name)
+            yield Batch(inputs, labels, index)
+
+    def fingerprint(self) -> str:
+        """The number of examples and a hash of up to 64 of them, evenly spaced, without augmentation draws."""
+        digest = xxhash.xxh3_128(str(len(self)).encode())
+        chosen = torch.linspace(0, len(self) - 1, min(64, len(self))).long().tolist()
+        seeded = Seeded(self.dataset, 0)
+        for place in dict.fromkeys(chosen):
+            for leaf in _leaves(seeded[0, place][1]):
+                dense = isinstance(leaf, (Tensor, np.ndarray))
+                digest.update((content_hash(torch.as_tensor(leaf)) if dense else repr(leaf)).encode())
+        return digest.hexdigest()
+
+
+class _Keys:
+    """The batch sampler that torch's loader asks for; read once."""
+
+    def __init__(self, keys: Iterable[list[tuple[int, int]]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.keys)
+
+
+class _Collate:
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
+        return torch.tensor([place for place, _ in items]), self.collate([item for _, item in items])
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    if isinstance(item, Mapping):
+        for name in item:
+            yield name
+            yield from _leaves(item[name])
+    elif isinstance(item, (tuple, list)):
+        for part in item:
+            yield from _leaves(part)
+    else:
+        yield item
+
+
+def split_item(item: Any, name: str = "data") -> tuple[Any, Tensor]:
+    """A collated batch as (inputs, labels). Raises `MismatchError` for anything but a pair or a mapping with labels."""
+    if isinstance(item, Mapping):
+        key = next((key for key in ("labels", "label") if key in item), None)
+        if key is not None:
+            return {k: v for k, v in item.items() if k != key}, torch.as_tensor(item[key])
+    elif isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], torch.as_tensor(item[1])
+    got = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
+    size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+    raise MismatchError(
+        f"{name}: items are not (input, label)",
+        expected="pairs, or mappings with the label under 'labels' or 'label'",
+        got=f"{got}{size}",
+        fix="wrap the dataset, or give a DataLoader whose collate_fn returns such a pair",
+    )
+
+
+def as_feed(data: Any, name: str = "data") -> Feed:
+    """A feed of examples, of a pair of tensors, of a map-style dataset or of a loader over one.
+
+    A loader lends its dataset, its collate function and its workers; order and batch size are the training's. Raises
+    `MismatchError` where there is no data and `ConfigError` for iterable datasets, which have no places to go back to.
+    """
+    if isinstance(data, (MemoryFeed, DatasetFeed)):
+        return data
+    if isinstance(data, Examples):
+        return MemoryFeed(data)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
+        return MemoryFeed(Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name))
+    collate: Callable[[list[Any]], Any] = default_collate
+    workers = 0
+    if isinstance(data, DataLoader):
+        collate, workers, data = data.collate_fn or default_collate, data.num_workers, data.dataset
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise ConfigError(
+            f"{name}: this data cannot be read by place",
+            expected="examples, a pair of tensors, or a map-style dataset with len() and [i]",
+            got=type(data).__name__,
+            fix="wrap it in a map-style dataset, or read it into memory once: distil needs to find each example again",
+        )
+    if len(data) == 0:
+        raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
+    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2 and collate is default_collate:
+        return MemoryFeed(Examples(*data.tensors, name=name))
+    targets = getattr(data, "targets", None)  # torchvision's name for all labels
+    known = torch.as_tensor(targets) if isinstance(targets, (list, Tensor, np.ndarray)) else None
+    if known is not None and (known.ndim != 1 or known.is_floating_point() or len(known) != len(data)):
+        known = None
+    return DatasetFeed(data, name=name, collate=collate, workers=workers, labels=known)
