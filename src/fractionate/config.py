@@ -46,10 +46,10 @@ class TeacherSection(Section):
         "teaching", description="the part a teacher trained here learns from"
     )
     steps: int = Field(300, ge=1, description="optimiser steps of a teacher trained here")
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW learning rate of a teacher trained here")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of a teacher trained here")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="smooths the labels a teacher trained here sees")
+    seed: int = Field(0, ge=0, description="seed of a teacher trained here")
 
 
 class StudentSection(Section):
@@ -61,24 +61,24 @@ class StudentSection(Section):
 class ObjectiveSection(Section):
     """The loss contract; leave the whole section out to take the recipe that diagnose recommends."""
 
-    cell: str = "kd"
-    temperature: float = Field(4.0, gt=0)
-    teacher_weight: float = Field(0.9, ge=0, le=1)
-    divergence: str = "cross-entropy"
-    scale_by_temperature_squared: bool = True
+    cell: str = Field("kd", description="the target: a cell by name, or 'confidence * shape'")
+    temperature: float = Field(4.0, gt=0, description="tempers teacher and student alike")
+    teacher_weight: float = Field(0.9, ge=0, le=1, description="weight of the teacher term; the label has the rest")
+    divergence: str = Field("cross-entropy", description="how far the student is from the target")
+    scale_by_temperature_squared: bool = Field(True, description="multiply the teacher term by temperature squared")
 
 
 class TrainingSection(Section):
     """How long and how fast students are trained: steps, or epochs."""
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-3, gt=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: float = Field(0.0, ge=0, le=1)
+    steps: int | None = Field(None, ge=1, description="optimiser steps")
+    epochs: float | None = Field(None, gt=0, description="passes over the transfer data, in place of steps")
+    batch_size: int = Field(32, ge=1, description="examples a step")
+    learning_rate: float = Field(5e-3, gt=0, description="the largest learning rate of the schedule")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: Nesterov momentum 0.9")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="how the learning rate falls")
+    warmup_share: float = Field(0.0, ge=0, le=1, description="share of the steps in which the learning rate rises")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSection:
@@ -87,16 +87,19 @@ class TrainingSection(Section):
         return self
 
 
+LADDER = (
+    "hard", "ls", "class-mean", "kd-pt", "kd-sim", "kd-pt+sim", "kd-topk", "kd", "kd-pt-shuffled", "class-mean-permuted",
+)  # fmt: skip
+
+
 class StudySection(Section):
     """The study that dissect runs: every cell at every temperature and weight, over seeds."""
 
-    cells: tuple[str, ...] = (
-        "hard", "ls", "class-mean", "kd-pt", "kd-sim", "kd-pt+sim", "kd-topk", "kd", "kd-pt-shuffled", "class-mean-permuted",
-    )  # fmt: skip
-    temperatures: tuple[float, ...] = (1.0,)
-    teacher_weights: tuple[float, ...] = (0.9,)
-    seeds: int = Field(5, ge=2)
-    metric: Literal["accuracy", "nll", "ece", "agreement"] = "accuracy"
+    cells: tuple[str, ...] = Field(LADDER, description="the arms; hard is the student without a teacher")
+    temperatures: tuple[float, ...] = Field((1.0,), description="every cell is tried at each")
+    teacher_weights: tuple[float, ...] = Field((0.9,), description="every cell is tried at each")
+    seeds: int = Field(5, ge=2, description="students an arm; the same seeds for every arm")
+    metric: Literal["accuracy", "nll", "ece", "agreement"] = Field("accuracy", description="what a gain is counted in")
     margin: float = Field(0.5, gt=0, description="differences smaller than this count as equal, in the metric's unit")
 
     @field_validator("cells", mode="before")
@@ -108,9 +111,9 @@ class StudySection(Section):
 class RunFile(Section):
     """A whole run: teacher, student and data, what to measure, where to write."""
 
-    name: str = Field("run", min_length=1, max_length=80)
+    name: str = Field("run", min_length=1, max_length=80, description="what the report calls this run")
     out: str = Field("runs/run", description="the folder everything is written to")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the student that is distilled for real")
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
@@ -346,5 +349,5 @@ def explain(key: str | None = None) -> str:
         for head in heads:
             section = _section(section, head)
         field = section.model_fields[last]
-        lines.append(f"{name:<42} default {field.get_default()!r:<14} {field.description or section.__doc__}")
+        lines.append(f"{name:<42} default {field.get_default()!r:<14} {field.description}")
     return "\n".join(lines)

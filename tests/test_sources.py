@@ -1,0 +1,142 @@
+"""Bundled data, models and names: real files, clear refusals."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, UnknownNameError
+from fractionate.sources.bundled import data_sets, split_parts
+from fractionate.sources.examples import Examples
+from fractionate.sources.models import logit_layer, models
+from fractionate.sources.names import find_model, find_parts
+from fractionate.sources.packages import package_file
+from fractionate.sources.weights import load_weights
+
+
+def test_digits_are_the_real_digits():
+    digits = data_sets["digits"]
+    assert (len(digits), digits.classes, list(digits.inputs.shape[1:])) == (1797, 10, [1, 8, 8])
+    assert float(digits.inputs.min()) == 0
+    assert float(digits.inputs.max()) == 1
+
+
+def test_parts_are_disjoint_and_stratified():
+    digits = data_sets["digits"]
+    parts = split_parts(digits, transfer=100, validation=300, test=600, seed=1)
+    ids = [set(p.ids) for p in (parts.transfer, parts.validation, parts.test, parts.teaching)]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == 1797
+    assert int((parts.transfer.labels.bincount(minlength=10) - 10).abs().max()) <= 1
+    again = split_parts(digits, transfer=100, validation=300, test=600, seed=1)
+    assert again.transfer.ids == parts.transfer.ids
+
+
+def test_parts_larger_than_the_data_are_refused():
+    with pytest.raises(ConfigError, match="1797 examples in all"):
+        split_parts(data_sets["digits"], transfer=1000, validation=1000, test=1)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp(8)", "mlp(8, 4, dropout=0.5)", "cnn(4)", "cnn(4, 8)"])
+def test_every_model_gives_one_logit_a_class(name):
+    model = models[name]((1, 8, 8), 7)
+    assert model(torch.randn(3, 1, 8, 8)).shape == (3, 7)
+    weight = logit_layer(model)
+    assert weight is not None
+    assert weight.shape[0] == 7
+
+
+def test_a_cnn_refuses_a_table():
+    with pytest.raises(MismatchError, match=r"\[channels, height, width\]"):
+        models["cnn(4)"]((30,), 2)
+
+
+def test_own_functions_by_name(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_test.py").write_text(
+        "import torch\n"
+        "def build(shape, classes):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(classes))\n"
+        "def fixed():\n    return torch.nn.Linear(4, 3)\n"
+        "def data():\n    return torch.randn(50, 4), torch.arange(50) % 3\n"
+        "def wrong():\n    return 7\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert find_model("mine_of_test:build")((1, 2, 2), 5)(torch.randn(2, 1, 2, 2)).shape == (2, 5)
+    assert find_model("mine_of_test:fixed")((4,), 3)(torch.randn(2, 4)).shape == (2, 3)
+    parts = find_parts("mine_of_test:data", transfer=10, validation=10, test=10, seed=0)
+    assert (len(parts.transfer), len(parts.teaching or ())) == (10, 20)
+    with pytest.raises(ConfigError, match="did you mean mine_of_test:build"):
+        find_model("mine_of_test:biuld")
+    with pytest.raises(ConfigError, match=r"torch.nn.Module"):
+        find_model("mine_of_test:wrong")((1,), 2)
+    with pytest.raises(ConfigError, match="no module 'nowhere'"):
+        find_model("nowhere:build")
+    sys.modules.pop("mine_of_test", None)
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        data_sets["digit"]
+    with pytest.raises(UnknownNameError, match="did you mean 'mlp'"):
+        models["mpl(3)"]
+
+
+def test_weights_round_trip_and_refusals(tmp_path):
+    from safetensors.torch import save_file
+
+    model = models["mlp(4)"]((3,), 2)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        other = load_weights(models["mlp(4)"]((3,), 2), tmp_path / name)
+        for a, b in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(MismatchError, match=r"1.weight is \[4, 3\], the model's \[5, 3\]"):
+        load_weights(models["mlp(5)"]((3,), 2), tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="no weights file"):
+        load_weights(model, tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:60])
+    with pytest.raises(DamagedError, match="cannot be read as weights"):
+        load_weights(model, tmp_path / "cut.safetensors")
+
+
+class _Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_weights_file_that_runs_code_is_refused(tmp_path):
+    torch.save({"weight": _Trap(str(tmp_path / "ran"))}, tmp_path / "trap.pt")
+    with pytest.raises(DamagedError, match="tensors only"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "trap.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_package_files_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRACTIONATE_DATA", str(tmp_path))
+    (tmp_path / "some-package").mkdir()
+    (tmp_path / "some-package" / "data.txt").write_text("hello\n")
+    good = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+    assert package_file("some-package", "data.txt", good).read_text() == "hello\n"
+    with pytest.raises(DamagedError, match="not the file it should be"):
+        package_file("some-package", "data.txt", "0" * 64)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ResourceError, match="apt-get install some-package"):
+        package_file("some-package", "other.txt", good)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "at least one"),
+        (torch.randn(3, 2), torch.zeros(2, dtype=torch.long), "3 inputs, 2 labels"),
+        (torch.randn(3, 2), torch.zeros(3), "whole numbers"),
+        (torch.randn(3, 2), torch.tensor([-1, 0, 1]), "whole numbers"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(inputs, labels, message):
+    with pytest.raises(MismatchError, match=message):
+        Examples(inputs, labels)
