@@ -16,6 +16,7 @@ from torch import Tensor
 from fractionate import confidence as confidence_rules
 from fractionate import shape as shape_rules
 from fractionate.confidence import ConfidenceRule, Level, confidences
+from fractionate.errors import ConfigError
 from fractionate.registry import Registry
 from fractionate.shape import ShapeRule, shapes
 from fractionate.teacher import TeacherSignal
@@ -40,6 +41,13 @@ class Cell:
             object.__setattr__(self, "confidence", confidences[self.confidence])
         if isinstance(self.shape, str):
             object.__setattr__(self, "shape", shapes[self.shape])
+        for kind, rule, protocol in (("confidence", self.confidence, ConfidenceRule), ("shape", self.shape, ShapeRule)):
+            if isinstance(rule, type) or not isinstance(rule, protocol):
+                raise ConfigError(
+                    f"this is not a {kind} rule",
+                    expected=f"a name ({', '.join(confidences if kind == 'confidence' else shapes)}) or a rule with a level",
+                    got=repr(rule),
+                )
         object.__setattr__(self, "name", self.name or written)
 
     def target(self, signal: TeacherSignal, temperature: float = 1.0) -> Float[Tensor, "batch classes"]:
@@ -176,5 +184,11 @@ def as_cell(cell: Cell | str) -> Cell:
     """A cell as it is, by its name in `CELLS`, or by its rules: `as_cell("class-mean * instance")`."""
     if isinstance(cell, Cell):
         return cell
+    if not isinstance(cell, str):
+        raise ConfigError(
+            "this is not a cell",
+            expected="a Cell, its name ('kd'), or two rules ('class-mean * instance')",
+            got=repr(cell),
+        )
     confidence, star, shape = cell.partition("*")
     return Cell(confidence.strip(), shape.strip()) if star else CELLS[cell]

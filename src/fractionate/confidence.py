@@ -7,6 +7,7 @@ of: nothing (universe), the class (domain), the example (instance).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -57,7 +58,7 @@ class Smoothed:
     level: ClassVar[Level] = "universe"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
+        if not (isinstance(self.epsilon, Real) and 0 <= self.epsilon <= 1):
             raise ConfigError("epsilon cannot be used", expected="a number in [0, 1]", got=repr(self.epsilon))
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
@@ -96,6 +97,9 @@ class Relation:
     sharpness: float = 0.3
     level: ClassVar[Level] = "domain"
 
+    def __post_init__(self) -> None:
+        check_relation(self.power, self.sharpness)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
         rows = relation_distribution(signal, self.power, self.sharpness)
         return rows.gather(1, signal.labels[:, None]).squeeze(1)
@@ -120,11 +124,11 @@ class Shuffled:
     seed: int = 0
     level: ClassVar[Level] = "universe"
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
-        stats = signal.stats
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(stats.labels), generator=generator).to(stats.labels.device)
-        return stats.confidence[order[_rows(signal)]]
+        return signal.stats.confidence[shuffle(signal.stats, self.seed)[_rows(signal)]]
 
 
 @confidences.register("shuffled-within-class")
@@ -135,6 +139,9 @@ class ShuffledWithinClass:
     seed: int = 0
     level: ClassVar[Level] = "domain"
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
         return signal.stats.confidence[shuffle_within_class(signal.stats, self.seed)[_rows(signal)]]
 
@@ -144,16 +151,42 @@ def _rows(signal: TeacherSignal) -> Int[Tensor, "batch"]:
     return signal.rows
 
 
+def check_seed(seed: int) -> None:
+    """Raises `ConfigError` unless a seed is a whole number that a generator takes."""
+    if not (isinstance(seed, Integral) and 0 <= seed < 1 << 63):
+        raise ConfigError("the seed cannot be used", expected="a whole number from 0", got=repr(seed))
+
+
+def check_relation(power: float, sharpness: float) -> None:
+    """Raises `ConfigError` unless the two settings of `relation_distribution` are finite and above 0."""
+    if not all(isinstance(value, Real) and 0 < value < float("inf") for value in (power, sharpness)):
+        raise ConfigError(
+            "the class relation cannot be used",
+            expected="power and sharpness above 0, for example 0.5 and 0.3",
+            got=f"power={power!r}, sharpness={sharpness!r}",
+        )
+
+
+def shuffle(stats: SignalStats, seed: int) -> Int[Tensor, "examples"]:
+    """For each example of the data another one, each used once, drawn from a seed."""
+    if ("all", seed) not in stats.shuffles:
+        generator = torch.Generator().manual_seed(seed)
+        stats.shuffles["all", seed] = torch.randperm(len(stats.labels), generator=generator).to(stats.labels.device)
+    return stats.shuffles["all", seed]
+
+
 def shuffle_within_class(stats: SignalStats, seed: int) -> Int[Tensor, "examples"]:
     """For each example of the data another example of its class, each used once, drawn from a seed."""
-    labels = stats.labels.cpu()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    donors = order[torch.argsort(labels[order], stable=True)]  # grouped by class, random within
-    places = torch.argsort(labels, stable=True)
-    partner = torch.empty_like(places)
-    partner[places] = donors
-    return partner.to(stats.labels.device)
+    if ("class", seed) not in stats.shuffles:
+        labels = stats.labels.cpu()
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(labels), generator=generator)
+        donors = order[torch.argsort(labels[order], stable=True)]  # grouped by class, random within
+        places = torch.argsort(labels, stable=True)
+        partner = torch.empty_like(places)
+        partner[places] = donors
+        stats.shuffles["class", seed] = partner.to(stats.labels.device)
+    return stats.shuffles["class", seed]
 
 
 def relation_distribution(signal: TeacherSignal, power: float, sharpness: float) -> Float[Tensor, "batch classes"]:
@@ -165,7 +198,9 @@ def relation_distribution(signal: TeacherSignal, power: float, sharpness: float)
     """
     if signal.class_relation is None:
         return signal.stats.class_mean_of(signal.labels)
-    if not (power > 0 and sharpness > 0):
-        raise ConfigError("power and sharpness must be above 0", got=f"power={power}, sharpness={sharpness}")
-    relation = signal.class_relation.to(compute_dtype(signal.logits.dtype))
-    return torch.softmax(relation.clamp_min(0) ** power / sharpness, dim=-1)[signal.labels]
+    few = len(signal) < signal.classes  # work on the rows of the examples or of the classes, whichever are fewer
+    relation = signal.class_relation[signal.labels] if few else signal.class_relation
+    # float64 and the largest entry taken off before the division: finite for any sharpness
+    related = (relation.double().clamp_min(0) ** power).clamp_max(1e300)
+    rows = torch.softmax((related - related.amax(dim=1, keepdim=True)) / sharpness, dim=-1)
+    return (rows if few else rows[signal.labels]).to(compute_dtype(signal.logits.dtype))

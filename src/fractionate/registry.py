@@ -26,16 +26,20 @@ def nearest(name: str, known: list[str], least_likeness: float = 0.5) -> str | N
 
 def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
     """Split `name(1, key=2)` into its name, arguments and keywords; arguments are Python literals."""
+    if not isinstance(text, str):
+        raise ConfigError("this is not a name", expected="text, for example 'kd' or 'ls(0.1)'", got=repr(text))
     name, opening, rest = text.strip().partition("(")
     if not opening:
         return name, [], {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError(text)
+        if any(keyword.arg is None for keyword in call.keywords):
             raise ValueError(text)
         arguments = [ast.literal_eval(argument) for argument in call.args]
         keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(
             f"cannot read {text!r}",
             expected="name or name(1, key=2) with plain numbers",
@@ -95,12 +99,15 @@ class Registry(Generic[Part]):
             raise ConfigError(f"{self.kind} {text!r} does not take these arguments: {error}") from error
 
     def __contains__(self, text: object) -> bool:
-        return isinstance(text, str) and parse_call(text)[0] in self._factories
+        self._load_plugins()
+        return isinstance(text, str) and text.partition("(")[0].strip() in self._factories
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._factories)
+        self._load_plugins()
+        return iter(tuple(self._factories))
 
     def __len__(self) -> int:
+        self._load_plugins()
         return len(self._factories)
 
     def __repr__(self) -> str:

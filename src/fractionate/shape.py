@@ -8,13 +8,14 @@ classes the teacher masks with -inf, and states its `level`. A shape is built wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.confidence import Level, relation_distribution, shuffle_within_class
+from fractionate.confidence import Level, check_relation, check_seed, relation_distribution, shuffle_within_class
 from fractionate.errors import ConfigError
 from fractionate.registry import Registry
 from fractionate.teacher import TeacherSignal, compute_dtype
@@ -74,6 +75,9 @@ class Relation:
     sharpness: float = 0.3
     level: ClassVar[Level] = "domain"
 
+    def __post_init__(self) -> None:
+        check_relation(self.power, self.sharpness)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
         return spread(signal, relation_distribution(signal, self.power, self.sharpness))
 
@@ -90,10 +94,14 @@ class Permuted:
     seed: int = 0
     level: ClassVar[Level] = "domain"
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        rule = shapes[self.of]
+        if rule.level == "instance" or hasattr(rule, "seed"):
+            raise ConfigError("only class-level shapes can be permuted", expected="class-mean or relation", got=self.of)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
         rule = shapes[self.of]
-        if rule.level == "instance":
-            raise ConfigError("only class-level shapes can be permuted", expected="class-mean or relation", got=self.of)
         order = torch.randperm(signal.classes, generator=torch.Generator().manual_seed(self.seed))
         renamed = torch.empty_like(order)
         renamed[order] = order.roll(1)  # one cycle through all classes: no class keeps its name
@@ -115,7 +123,8 @@ class Instance:
     level: ClassVar[Level] = "instance"
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
-        return torch.softmax(signal.tempered_logits.masked_fill(~signal.others, -torch.inf), dim=-1).nan_to_num(0.0)
+        # NaN where the teacher masks every other class: spread then makes the row flat
+        return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~signal.others, -torch.inf), dim=-1))
 
 
 @shapes.register("topk")
@@ -130,7 +139,7 @@ class TopK:
     level: ClassVar[Level] = "instance"
 
     def __post_init__(self) -> None:
-        if self.k is not None and not (isinstance(self.k, int) and self.k >= 1):
+        if self.k is not None and not (isinstance(self.k, Integral) and self.k is not True and self.k >= 1):
             raise ConfigError("k cannot be used", expected="a whole number of at least 1", got=repr(self.k))
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
@@ -151,8 +160,14 @@ class ShuffledWithinClass:
     seed: int = 0
     level: ClassVar[Level] = "domain"
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
         assert signal.population is not None and signal.rows is not None
         partner = shuffle_within_class(signal.stats, self.seed)[signal.rows]
-        donor = signal.population.logits[partner].to(compute_dtype(signal.logits.dtype)) / signal.temperature
+        whole = signal.population.logits
+        donor = (
+            whole[partner.to(whole.device)].to(signal.logits.device, compute_dtype(whole.dtype)) / signal.temperature
+        )
         return spread(signal, torch.softmax(donor.scatter(1, signal.labels[:, None], -torch.inf), dim=-1))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +27,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_temperature(temperature: float) -> float:
     """A temperature as float. Raises `ConfigError` unless it is finite and above 0."""
-    if not (isinstance(temperature, (int, float)) and 0 < temperature < float("inf")):
+    if not (isinstance(temperature, Real) and 0 < temperature < float("inf")):
         raise ConfigError(
             "the temperature cannot be used", expected="a number above 0, often 1 to 8", got=repr(temperature)
         )
@@ -47,6 +49,15 @@ class SignalStats:
     class_share: Float[Tensor, "present"]
     class_mean: Float[Tensor, "present classes"]
     mean_confidence: Float[Tensor, ""]
+    shuffles: dict[tuple[str, int], Tensor] = field(
+        default_factory=dict, repr=False
+    )  # the orders drawn so far, by seed
+
+    def to(self, device: torch.device) -> SignalStats:
+        """The same statistics on a device."""
+        names = ("labels", "confidence", "present", "class_share", "class_mean", "mean_confidence")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, shuffles={}, **moved)
 
     @cached_property
     def row_of_class(self) -> Int[Tensor, "classes"]:
@@ -75,13 +86,17 @@ class Population:
     def __init__(self, logits: Float[Tensor, "examples classes"], labels: Int[Tensor, "examples"]) -> None:
         self.logits = logits
         self.labels = labels
-        self._stats: dict[float, SignalStats] = {}
+        self._stats: dict[tuple[float, torch.device], SignalStats] = {}
 
-    def stats(self, temperature: float) -> SignalStats:
-        """The statistics at a temperature (cached)."""
-        if temperature not in self._stats:
-            self._stats[temperature] = self._measure(temperature)
-        return self._stats[temperature]
+    def stats(self, temperature: float, device: torch.device | None = None) -> SignalStats:
+        """The statistics at a temperature, on a device (cached)."""
+        home = self.logits.device
+        device = home if device is None else device
+        if (temperature, home) not in self._stats:
+            self._stats[temperature, home] = self._measure(temperature)
+        if (temperature, device) not in self._stats:
+            self._stats[temperature, device] = self._stats[temperature, home].to(device)
+        return self._stats[temperature, device]
 
     def _measure(self, temperature: float) -> SignalStats:
         examples, classes = self.logits.shape
@@ -147,11 +162,18 @@ class TeacherSignal:
         return replace(self, logits=self.logits[index], labels=self.labels[index], rows=self.rows[index])
 
     def to(self, device: torch.device | str) -> TeacherSignal:
-        """A copy on a device, a population of its own."""
+        """The same examples on a device; statistics stay those of the whole signal."""
         if torch.device(device) == self.logits.device:
             return self
+        assert self.rows is not None
         relation = None if self.class_relation is None else self.class_relation.to(device)
-        return TeacherSignal(self.logits.to(device), self.labels.to(device), relation, temperature=self.temperature)
+        return replace(
+            self,
+            logits=self.logits.to(device),
+            labels=self.labels.to(device),
+            class_relation=relation,
+            rows=self.rows.to(device),
+        )
 
     @property
     def classes(self) -> int:
@@ -162,7 +184,7 @@ class TeacherSignal:
     def stats(self) -> SignalStats:
         """Statistics of the whole signal at this temperature."""
         assert self.population is not None
-        return self.population.stats(self.temperature)
+        return self.population.stats(self.temperature, self.logits.device)
 
     @property
     def tempered_logits(self) -> Float[Tensor, "batch classes"]:
@@ -207,6 +229,12 @@ def relation_from_rows(weight: Float[Tensor, "classes features"]) -> Float[Tenso
 
 
 def _check(logits: Tensor, labels: Tensor, relation: Tensor | None) -> None:
+    for name, value in {"logits": logits, "labels": labels, "class_relation": relation}.items():
+        if not isinstance(value, Tensor) and not (name == "class_relation" and value is None):
+            raise MismatchError(
+                f"{name} are not a tensor", expected="a torch.Tensor", got=type(value).__name__,
+                fix=f"pass torch.as_tensor({name})",
+            )  # fmt: skip
     if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
         raise MismatchError(
             "these are not teacher logits",
