@@ -38,10 +38,10 @@ def spread(signal: TeacherSignal, mass: Float[Tensor, "batch classes"]) -> Float
     others = signal.others
     kept = torch.where(others, mass, 0.0)
     total = kept.sum(dim=1, keepdim=True)
-    flat = others / others.sum(dim=1, keepdim=True)
+    flat = others.to(kept.dtype) / others.sum(dim=1, keepdim=True)
     # the smallest normal number: below it a quotient loses its digits, and a row that underflowed has no shape to keep
     tiny = torch.finfo(kept.dtype).tiny
-    return torch.where(total > tiny, kept / total.clamp_min(tiny), flat.to(kept.dtype))
+    return torch.where(total > tiny, kept / total.clamp_min(tiny), flat)
 
 
 @shapes.register("uniform")

@@ -54,7 +54,7 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
         sums.index_add_(0, row[part], p)
         rest_sums.index_add_(0, row[part], rest)
 
-    share = counts / examples
+    share = counts.double() / examples
     means = sums / counts[:, None]
     own = means.gather(1, present[:, None]).squeeze(1)
     own_rest = rest_sums / counts

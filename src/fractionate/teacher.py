@@ -115,7 +115,7 @@ class Population:
             labels=self.labels,
             confidence=confidence.to(dtype),
             present=present,
-            class_share=(counts / examples).to(dtype),
+            class_share=(counts.double() / examples).to(dtype),
             class_mean=sums.div_(counts[:, None]).to(dtype),
             mean_confidence=confidence.mean().to(dtype),
         )
