@@ -7,13 +7,14 @@ import sys
 import pytest
 import torch
 
+from fractionate.checkpoint import load_weights
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, UnknownNameError
 from fractionate.sources.bundled import data_sets, split_parts
 from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.packages import package_file
-from fractionate.sources.weights import load_weights
+from fractionate.sources.weights import read_weights
 
 
 def test_digits_are_the_real_digits():
@@ -88,16 +89,17 @@ def test_weights_round_trip_and_refusals(tmp_path):
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     torch.save(model.state_dict(), tmp_path / "w.pt")
     for name in ("w.safetensors", "w.pt"):
-        other = load_weights(models["mlp(4)"]((3,), 2), tmp_path / name)
+        other = models["mlp(4)"]((3,), 2)
+        load_weights(other, read_weights(tmp_path / name), name)
         for a, b in zip(model.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b)
-    with pytest.raises(MismatchError, match=r"1.weight is \[4, 3\], the model's \[5, 3\]"):
-        load_weights(models["mlp(5)"]((3,), 2), tmp_path / "w.safetensors")
+    with pytest.raises(MismatchError, match=r"1.weight: \[4, 3\] for \[5, 3\]"):
+        load_weights(models["mlp(5)"]((3,), 2), read_weights(tmp_path / "w.safetensors"), "w")
     with pytest.raises(ConfigError, match="no weights file"):
-        load_weights(model, tmp_path / "none.safetensors")
+        read_weights(tmp_path / "none.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:60])
     with pytest.raises(DamagedError, match="cannot be read as weights"):
-        load_weights(model, tmp_path / "cut.safetensors")
+        read_weights(tmp_path / "cut.safetensors")
 
 
 class _Trap:
@@ -111,7 +113,7 @@ class _Trap:
 def test_a_weights_file_that_runs_code_is_refused(tmp_path):
     torch.save({"weight": _Trap(str(tmp_path / "ran"))}, tmp_path / "trap.pt")
     with pytest.raises(DamagedError, match="tensors only"):
-        load_weights(torch.nn.Linear(1, 1), tmp_path / "trap.pt")
+        read_weights(tmp_path / "trap.pt")
     assert not (tmp_path / "ran").exists()
 
 

@@ -1,13 +1,13 @@
-"""Weights from a file into a model: safetensors first, tensors-only `.pt` second, anything that could run code refused."""
+"""Weights from a file: safetensors first, tensors-only `.pt` second, anything that could run code refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fractionate.errors import ConfigError, DamagedError, MismatchError
+from fractionate.errors import ConfigError, DamagedError
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -34,24 +34,3 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     if not (isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())):
         raise DamagedError(f"{path} is not a state dict", expected="a dict of tensors", got=type(loaded).__name__)
     return loaded
-
-
-def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
-    """The model with the weights of a file. Raises `MismatchError` naming the tensors that do not fit."""
-    weights = read_weights(path)
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{k} is {list(weights[k].shape)}, the model's {list(own[k].shape)}"
-        for k in own.keys() & weights.keys()
-        if own[k].shape != weights[k].shape
-    ]
-    if missing or extra or shapes:
-        told = [f"missing {', '.join(missing[:5])}"] * bool(missing) + [f"extra {', '.join(extra[:5])}"] * bool(extra)
-        raise MismatchError(
-            f"the weights of {path} do not fit the model",
-            got="; ".join(told + shapes[:5]),
-            fix="name the model these weights were saved from",
-        )
-    model.load_state_dict(weights)
-    return model
