@@ -20,30 +20,56 @@ from fractionate.errors import ResourceError
 TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
 
 
-def write_file(path: Path | str, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
+def write_file(
+    path: Path | str, content: bytes | memoryview | Callable[[BinaryIO], object], *, needed: int | None = None
+) -> Path:
     """Write a file atomically and durably, replacing an older one of that name; gives its path.
 
-    `content` is the bytes, or a function that writes them to the open file. Raises `ResourceError` where the disk is full,
+    `content` is the bytes, or a function that writes them to the open file (`needed` says how many, for the message where
+    the disk is full). Raises `ResourceError` where the disk is full,
     read-only or refuses; the older file is then still there, whole.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-    with _disk_errors(path, len(content) if isinstance(content, (bytes, memoryview)) else None):
-        try:
-            with temporary.open("xb") as file:
-                if callable(content):
-                    content(file)
-                else:
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with (
+        _disk_errors(path, needed if callable(content) else len(content)),
+        _temporary_beside(path, content) as temporary,
+    ):
+        temporary.replace(path)
+        sync_directory(path.parent)
     return path
+
+
+def publish(path: Path | str, content: bytes) -> bool:
+    """Write a file atomically and durably unless one of that name is there; True where this call wrote it.
+
+    Of several processes that publish at once exactly one wins. Raises `ResourceError` as `write_file` does.
+    """
+    path = Path(path)
+    with _disk_errors(path, len(content)), _temporary_beside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        temporary.unlink()
+        sync_directory(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Iterator[Path]:
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:  # after the rename there is nothing left to remove
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_directory(path: Path | str, write: Callable[[Path], object]) -> Path:

@@ -1,0 +1,154 @@
+"""Whose words a store holds: fingerprints of everything that decides a row. Any difference refuses, naming the field."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.errors import MismatchError
+
+CODE = "collect/1"  # raised when the same call would give other rows
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that decides what a row says."""
+
+    data: str = ""  # sha256 over the examples' fingerprints in order; empty for data that was streamed
+    ids: str = "place"  # where sample ids come from: place, data, content
+    teacher: str = ""  # weights and buffers
+    teacher_config: str = ""  # class, modules and their settings
+    outputs: str = "logits"
+    precision: str = "float32"  # what the teacher computed in
+    tokenizer: str = ""
+    template: str = ""
+    tokens: str = ""
+    transform: str = ""
+    view_seed: int = 0
+    form: str = "dense"
+    k: int = 0
+    dtype: str = "float32"
+    temperatures: tuple[float, ...] = (1.0,)
+    code: str = CODE
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """The names of the fields in which a stored identity differs from this one."""
+        mine = asdict(self) | {"temperatures": list(self.temperatures)}
+        theirs = dict(other) | {"temperatures": list(other.get("temperatures", ()))}
+        names = [f.name for f in fields(self)] + [name for name in theirs if name not in mine]
+        return [name for name in names if mine.get(name) != theirs.get(name)]
+
+    def require(self, other: Mapping[str, Any], place: object) -> None:
+        """Raise `MismatchError` naming every field that differs."""
+        wrong = self.differences(other)
+        if wrong:
+            mine = asdict(self)
+            raise MismatchError(
+                f"the store {place} belongs to something else: {', '.join(wrong)} differ"
+                + ("" if len(wrong) > 1 else "s"),
+                expected="; ".join(f"{name} = {other.get(name)!r}" for name in wrong),
+                got="; ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
+                fix="give another out=, or run with what the store was collected with",
+            )
+
+
+def teacher_weights(teacher: object, named: str = "") -> str:
+    """sha256 over a teacher's weights and buffers by name; for a file, of the file; else of the name or the code given."""
+    if named:
+        return f"named:{named}"
+    modules = [teacher] if isinstance(teacher, nn.Module) else list(_enclosed_modules(teacher))
+    if modules:
+        state = sha256()
+        for module in modules:
+            for name, value in sorted(module.state_dict().items()):
+                state.update(name.encode())
+                _hash_value(state, value)
+        return state.hexdigest()
+    if isinstance(teacher, (str, Path)) or hasattr(teacher, "file"):
+        with Path(getattr(teacher, "file", teacher)).open("rb") as file:  # type: ignore[arg-type]
+            import hashlib
+
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return callable_fingerprint(teacher)
+
+
+def _enclosed_modules(function: Any) -> list[nn.Module]:
+    """The modules that a function, method or partial computes with."""
+    owner = getattr(function, "__self__", None)
+    parts: list[Any] = [owner, *getattr(function, "args", ()), getattr(function, "func", None)]
+    parts += _closed_over(function)
+    code = getattr(function, "__code__", None)
+    scope = getattr(function, "__globals__", {})
+    parts += [scope[name] for name in (code.co_names if code else ()) if name in scope]
+    parts += list(vars(function).values()) if hasattr(function, "__dict__") else []
+    parts += list(vars(owner).values()) if owner is not None and hasattr(owner, "__dict__") else []
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def _closed_over(function: Any) -> list[Any]:
+    found = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+            found.append(cell.cell_contents)
+    return found
+
+
+def _hash_value(state: Any, value: object) -> None:
+    if isinstance(value, Tensor):
+        part = value.detach().cpu().contiguous()
+        state.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        state.update(part.reshape(-1).view(torch.uint8).numpy().data)
+    else:
+        state.update(repr(value).encode())
+
+
+def teacher_config(teacher: object) -> str:
+    """sha256 over a teacher's class, its modules and settings, and the configuration it carries."""
+    text = plain_repr(teacher)
+    config: Any = getattr(teacher, "config", None)
+    if hasattr(config, "to_dict"):
+        text += repr(sorted((str(key), str(value)) for key, value in config.to_dict().items()))
+    return sha256(text.encode()).hexdigest()
+
+
+def plain_repr(value: object) -> str:
+    """repr without addresses, which change from run to run."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    name = getattr(value, "__qualname__", "")
+    return f"{kind} {name} {re.sub(r' at 0x[0-9a-f]+', '', repr(value)) if not name else ''}"
+
+
+def callable_fingerprint(function: Callable[..., Any] | Any) -> str:
+    """sha256 over a callable: its name, code, constants, defaults and what it closes over; empty for None."""
+    if function is None:
+        return ""
+    state = sha256(plain_repr(function).encode())
+    target = getattr(function, "__func__", function)
+    _hash_code(state, getattr(target, "__code__", None) or getattr(type(target).__call__, "__code__", None))
+    for value in getattr(target, "__defaults__", None) or ():
+        state.update(plain_repr(value).encode())
+    for inside in _closed_over(target):
+        state.update((callable_fingerprint(inside) if callable(inside) else plain_repr(inside)).encode())
+    return state.hexdigest()
+
+
+def _hash_code(state: Any, code: CodeType | None) -> None:
+    if code is None:
+        return
+    state.update(code.co_code)
+    state.update(repr(code.co_names).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _hash_code(state, constant)
+        else:
+            plain = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+            state.update(repr(plain).encode())

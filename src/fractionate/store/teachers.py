@@ -1,0 +1,165 @@
+"""One way to ask any teacher: a module, a Hugging Face model, an ONNX file, a function that returns logits or probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
+from fractionate.teacher import relation_from_rows
+
+Outputs = Literal["logits", "probabilities"]
+Precision = Literal["float32", "bfloat16", "float16"]
+RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
+
+
+class OnnxTeacher:
+    """A teacher in an ONNX file, run by onnxruntime on the CPU; its inputs by name or in order, its first output."""
+
+    def __init__(self, file: Path | str) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("ONNX teachers need onnxruntime", fix="pip install 'fractionate[onnx]'") from error
+        self.file = Path(file)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own for each way a file can be wrong
+            raise ConfigError(f"cannot read {self.file} as ONNX", got=str(error).splitlines()[0]) from error
+
+    def __call__(self, inputs: Any) -> Tensor:
+        names = [wanted.name for wanted in self.session.get_inputs()]
+        if isinstance(inputs, Mapping):
+            given = {name: torch.as_tensor(inputs[name]).cpu().numpy() for name in names if name in inputs}
+        else:
+            given = {names[0]: inputs.detach().cpu().numpy()}
+        return torch.as_tensor(self.session.run(None, given)[0])
+
+    def __repr__(self) -> str:
+        return f"OnnxTeacher({self.file.name})"
+
+
+class Asker:
+    """Asks a teacher batch by batch and gives logits [batch, classes] (or [batch, tokens, classes]) in float32 or float64."""
+
+    def __init__(
+        self, teacher: Any, *, device: str = "cpu", outputs: Outputs = "logits", precision: Precision = "float32"
+    ) -> None:
+        if isinstance(teacher, (str, Path)):
+            teacher = OnnxTeacher(teacher)
+        if not callable(teacher):
+            raise ConfigError(
+                "this is not a teacher",
+                expected="a torch module, a function of a batch, or the path of an ONNX file",
+                got=type(teacher).__name__,
+            )
+        if outputs not in ("logits", "probabilities") or precision not in ("float32", "bfloat16", "float16"):
+            raise ConfigError("outputs or precision is not known", got=f"{outputs!r}, {precision!r}")
+        self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
+
+    def __call__(self, inputs: Any) -> Float[Tensor, "batch *tokens classes"]:
+        inputs = to_device(inputs, self.device)
+        half = contextlib.nullcontext() if self.precision == "float32" else torch.autocast(
+            self.device.type, dtype=getattr(torch, self.precision)
+        )  # fmt: skip
+        with torch.inference_mode(), half:
+            named = isinstance(inputs, Mapping) and isinstance(self.teacher, nn.Module)
+            raw = self.teacher(**inputs) if named else self.teacher(inputs)
+        values = logits_of(raw)
+        values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
+        return values if self.outputs == "logits" else log_of_probabilities(values)
+
+
+def logits_of(raw: Any) -> Tensor:
+    """The logits in what a teacher returned: a tensor, an array, `.logits`, `["logits"]`, or the first of a tuple."""
+    found = raw
+    if isinstance(found, Mapping) and not isinstance(found, Tensor):
+        found = found.get("logits", next(iter(found.values()), None))
+    elif hasattr(found, "logits"):
+        found = found.logits
+    elif isinstance(found, (tuple, list)) and found and not isinstance(found[0], (int, float, list)):
+        found = found[0]
+    try:
+        values = torch.as_tensor(found).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MismatchError(
+            "the teacher does not return logits",
+            expected="a tensor [batch, classes], or an output with .logits",
+            got=type(raw).__name__,
+        ) from error
+    if values.is_sparse:
+        values = values.to_dense()
+    if not values.is_floating_point() or values.ndim not in (2, 3) or values.shape[-1] < 2:
+        raise MismatchError(
+            "the teacher does not return logits",
+            expected="floating point [batch, classes] (or [batch, tokens, classes]) with at least 2 classes",
+            got=f"{values.dtype} {list(values.shape)}",
+        )
+    return values
+
+
+def log_of_probabilities(values: Tensor) -> Tensor:
+    """Logits that give the probabilities back: their logarithm (−inf for 0)."""
+    total = values.sum(dim=-1)
+    wrong = ~((values >= 0).all(dim=-1) & ((total - 1).abs() < 1e-2))
+    if bool(wrong.any()):
+        row = values.reshape(-1, values.shape[-1])[int(wrong.flatten().nonzero()[0])]
+        raise NumericsError(
+            "the teacher's outputs are not probabilities",
+            expected="numbers from 0 that sum to 1",
+            got=f"least {row.min().item():g}, sum {row.sum().item():g}",
+            fix='if these are logits, leave outputs="logits"',
+        )
+    return values.log()
+
+
+def to_device(inputs: Any, device: torch.device) -> Any:
+    """A batch on a device: tensors, and tensors in mappings or tuples."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {name: to_device(value, device) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(to_device(value, device) for value in inputs)
+    return inputs
+
+
+@contextlib.contextmanager
+def inert(teacher: Any, device: str) -> Iterator[None]:
+    """The teacher in evaluation mode on a device, put back afterwards: mode, module by module, and device."""
+    if not isinstance(teacher, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in teacher.modules()}
+    parameter = next(iter(teacher.parameters()), None)
+    home = None if parameter is None else parameter.device
+    try:
+        teacher.eval()
+        if home is not None and home != torch.device(device):
+            teacher.to(device)
+        yield
+    finally:
+        if home is not None and home != torch.device(device):
+            teacher.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:
+    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none."""
+    if not isinstance(teacher, nn.Module) or classes > RELATION_CLASSES:
+        return None
+    head: Callable[[], Any] | None = getattr(teacher, "get_output_embeddings", None)
+    layers = [head() if head is not None else None, *reversed(list(teacher.modules()))]
+    for layer in layers:
+        if isinstance(layer, nn.Linear) and layer.out_features == classes:
+            return relation_from_rows(layer.weight.float().cpu())
+    return None
