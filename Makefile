@@ -20,6 +20,14 @@ check: $(STAMP)           ## lint, types, tests
 bench: $(STAMP)           ## every benchmark, side by side with its peers
 	for script in bench/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
+docs: $(STAMP)            ## the documentation as a site
+	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
+	$(VENV)/bin/sphinx-build -q -W -n -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+gpu: $(STAMP)             ## the engine on one GPU: samples/s, memory, bf16, compile
+	$(PY) bench/gpu.py
+
 $(STAMP): pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check "torch==$(TORCH)"

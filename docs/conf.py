@@ -1,0 +1,17 @@
+"""The documentation as a site: Sphinx and MyST over the Markdown pages of this folder."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+
+project = "Fractionate"
+author = "The Fractionate authors"
+release = version = version_of("fractionate")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "Fractionate"
+autodoc_typehints = "description"
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects are not linked
