@@ -1,0 +1,177 @@
+"""What is wrong with this teacher for this student, and which recipe to use: from one pass, before any training.
+
+Probes measure, judges decide, a finding names cause, evidence and fix; the recipe follows from spectrum and findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.diagnosis import alignment_probes, data_probes, student_probes, teacher_probes
+from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
+from fractionate.diagnosis.recipe import recommend
+from fractionate.diagnosis.student_probes import first_gradients, student_outputs
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.objective import Objective, rescaling
+from fractionate.records import Diagnosis, Histogram, Matrix, Recipe
+from fractionate.sources.examples import Examples, as_examples
+from fractionate.spectrum import spectrum
+from fractionate.teacher import TeacherSignal
+
+__all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "probes"]
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
+
+
+def diagnose(
+    signal: TeacherSignal | Any,
+    student: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    name: str = "teacher",
+    class_names: Sequence[str] = (),
+    data: Any = None,
+    held_out: TeacherSignal | Any = None,
+    second_view: TeacherSignal | Any = None,
+    second_pass: TeacherSignal | Any = None,
+    objective: Objective | None = None,
+    expected_accuracy: float | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    only: Sequence[str] = (),
+) -> Diagnosis:
+    """Spectrum, findings and recipe of a teacher's signal (or store), without training anything.
+
+    Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
+    module or a function that makes one) with `data`, the inputs in the order of the signal; `held_out`, the teacher's signal on
+    data it was not trained on; `second_view`, on another view of the same examples; `second_pass`, on the very same inputs;
+    `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the probes to run, with arguments where
+    wanted (`"label-noise(rate=0.1)"`).
+
+    Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
+    """
+    signal = _as_signal(signal)
+    examples = None if data is None else as_examples(data)
+    _check(signal, examples, _as_signal(second_view), _as_signal(second_pass))
+    names = tuple(class_names) or (examples.class_names if examples is not None else ())
+    module = student if isinstance(student, nn.Module) or student is None else student()
+    student_logits = student_outputs(module, examples) if module is not None and examples is not None else None
+    fits = student_logits is not None and student_logits.shape == signal.logits.shape
+    gradients = None
+    if objective is not None and fits and module is not None and examples is not None:
+        gradients = first_gradients(module, examples, signal, objective)
+    case = Case(
+        signal=signal,
+        ids=examples.ids if examples is not None else (),
+        class_names=names,
+        objective=objective,
+        data=examples,
+        held_out=_as_signal(held_out),
+        second_view=_as_signal(second_view),
+        second_pass=_as_signal(second_pass),
+        expected_accuracy=expected_accuracy,
+        student=module is not None,
+        student_logits=student_logits,
+        gradients=gradients,
+    )
+    findings = tuple(examine(case, probe) for probe in (only or tuple(probes)))
+    recipe = recommend(case, findings)
+    planned = objective or objective_of(recipe)
+    at_one = case.spectrum
+    return Diagnosis(
+        name=name,
+        spectrum=at_one,
+        findings=findings,
+        recipe=recipe,
+        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum(signal, t) for t in temperatures),
+        class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
+        class_relation=class_relation(signal, recipe.temperature),
+        confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
+        rescaling=_rescaling(case, planned, student_logits if fits else None),
+        teacher=case.reading.scores,
+    )
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """The objective that a recipe describes."""
+    return Objective(
+        cell=recipe.cell,
+        temperature=recipe.temperature,
+        teacher_weight=recipe.teacher_weight,
+        scale_by_temperature_squared=recipe.scale_by_temperature_squared,
+        divergence=recipe.divergence,
+    )
+
+
+def class_relation(signal: TeacherSignal, temperature: float) -> Matrix:
+    """Off-label class means, one row a class: where the mass beside the label lies. Rows sum to 1; absent classes are 0.
+
+    Empty for more than 200 classes.
+    """
+    if signal.classes > MOST_CLASSES_SHOWN:
+        return ()
+    stats = signal.at(temperature).stats
+    matrix = torch.zeros(signal.classes, signal.classes, dtype=torch.float64)
+    means = stats.class_mean.double().cpu().scatter(1, stats.present.cpu()[:, None], 0.0)
+    matrix[stats.present.cpu()] = means / means.sum(1, keepdim=True).clamp_min(1e-300)
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def histogram(name: str, values: Tensor, low: float, high: float, bins: int = 40) -> Histogram:
+    """Counts of values in equal bins; values outside go to the outermost bins."""
+    values = values.double().cpu()
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    places = ((values - low) / (high - low) * bins).long().clamp(0, bins - 1)
+    counts = torch.bincount(places, minlength=bins)
+    return Histogram(name, tuple(edges.tolist()), tuple(counts.tolist()), float(values.mean()),
+                     float(values.std(correction=0)))  # fmt: skip
+
+
+def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) -> Histogram:
+    if student_logits is None:
+        share = case.reading.counts.double().clamp_min(0.5) / len(case.reading)
+        logits = share.log().to(case.signal.logits.device).expand(len(case.signal), -1)
+        against = "a student that knows the class shares"
+    else:
+        logits, against = student_logits.to(case.signal.logits.device), "the student as it is"
+    values = rescaling(logits, case.signal, objective)
+    low, high = (float(values.quantile(q)) for q in (0.005, 0.995)) if len(values) < 1 << 24 else (0.0, 2.0)
+    pad = max(0.05 * (high - low), 1e-3)
+    return histogram(f"rescaling against {against}", values, low - pad, high + pad)
+
+
+def _as_signal(given: Any) -> TeacherSignal | Any:
+    if given is None or isinstance(given, TeacherSignal):
+        return given
+    if isinstance(given, (str, Path)):
+        from fractionate.store import Store
+
+        return Store.open(given).signal()
+    if hasattr(given, "signal"):
+        return given.signal()
+    raise ConfigError(
+        "this is neither a teacher signal nor a store",
+        expected="TeacherSignal, Store or a path",
+        got=type(given).__name__,
+    )
+
+
+def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal | None) -> None:
+    if data is not None and len(data) != len(signal):
+        raise MismatchError(
+            "the data and the signal have different numbers of examples", expected=f"{len(signal)}", got=f"{len(data)}",
+            fix="pass the very data that the signal was collected on, in the same order",
+        )  # fmt: skip
+    for other in others:
+        if other is not None and other.logits.shape != signal.logits.shape:
+            raise MismatchError(
+                "two signals of the same examples differ in shape",
+                expected=str(list(signal.logits.shape)), got=str(list(other.logits.shape)),
+            )  # fmt: skip
+
+
+assert alignment_probes and data_probes and student_probes and teacher_probes  # imported for their registrations

@@ -1,0 +1,178 @@
+"""What a probe may read, what it returns, and the registry of probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fractionate.diagnosis.reading import Reading, read
+from fractionate.objective import Objective
+from fractionate.records import Evidence, Finding, Severity, Spectrum
+from fractionate.registry import Registry
+from fractionate.sources.examples import Examples
+from fractionate.spectrum import spectrum
+from fractionate.teacher import TeacherSignal
+
+Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
+
+NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
+    "student": "the student (student=model) and its inputs (data=examples)",
+    "data": "the inputs of the transfer set (data=examples)",
+    "held_out": "the teacher's signal on data it was not trained on (held_out=signal)",
+    "second_view": "the teacher's signal on another view of the same examples (second_view=signal)",
+    "second_pass": "a second pass of the teacher over the very same inputs (second_pass=signal)",
+    "objective": "the objective you plan to train with (objective=Objective(...))",
+    "expected_accuracy": "the accuracy the teacher should have (expected_accuracy=0.93) or held_out=signal",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Everything a probe may read: the signal and whatever else the user gave. Never a teacher model.
+
+    `gradients` are the label's and the teacher's gradient in the student's parameters at step 0 (two vectors), measured by
+    `diagnose` before the probes run.
+    """
+
+    signal: TeacherSignal
+    ids: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    objective: Objective | None = None
+    data: Examples | None = None
+    held_out: TeacherSignal | None = None
+    second_view: TeacherSignal | None = None
+    second_pass: TeacherSignal | None = None
+    expected_accuracy: float | None = None
+    student: bool = False
+    student_logits: Float[Tensor, "examples student_classes"] | None = None
+    gradients: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def reading(self) -> Reading:
+        """One pass over the signal."""
+        return read(self.signal)
+
+    @cached_property
+    def held_out_reading(self) -> Reading | None:
+        """One pass over the held-out signal."""
+        return None if self.held_out is None else read(self.held_out)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The spectrum at temperature 1."""
+        return spectrum(self.signal)
+
+    def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
+        """Which of the needs were not given."""
+        return tuple(need for need in needs if getattr(self, need) in (None, False))
+
+    def name_of(self, label: int) -> str:
+        """The name of a class."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
+
+    def id_of(self, example: int) -> str:
+        """The id of an example; its row number where there are no ids."""
+        return self.ids[example] if self.ids else str(example)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe measured: named numbers with units and intervals, and the examples that stand out, worst first.
+
+    `facts` are further numbers the judge reads; `about` are words for the summary (names of classes, say). `enough = False`
+    says that the data cannot answer; the judge then says so.
+    """
+
+    evidence: tuple[Evidence, ...]
+    examples: tuple[str, ...] = ()
+    about: str = ""
+    enough: bool = True
+
+    def __getitem__(self, name: str) -> float:
+        return next(item.value for item in self.evidence if item.name == name)
+
+    def low(self, name: str) -> float:
+        """The lower end of a number's interval; the number itself where it has none."""
+        found = next(item for item in self.evidence if item.name == name)
+        return found.value if found.interval is None else found.interval.low
+
+    def high(self, name: str) -> float:
+        """The upper end of a number's interval; the number itself where it has none."""
+        found = next(item for item in self.evidence if item.name == name)
+        return found.value if found.interval is None else found.interval.high
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge decided on a measurement. `score` runs from 0 (bad) to 1 (good)."""
+
+    severity: Severity
+    score: float
+    summary: str
+    cause: str = ""
+    fix: str = ""
+    command: str = ""
+    patch: tuple[tuple[str, str | float | int | bool], ...] = ()
+
+
+class Probe(Protocol):
+    """Called with a case, measures; `judge` turns the measurement into a judgement. Thresholds are its fields.
+
+    `needs` names the inputs without which it cannot run; it is then reported as skipped.
+    """
+
+    needs: ClassVar[tuple[Need, ...]]
+
+    def __call__(self, case: Case) -> Measurement: ...
+
+    def judge(self, measured: Measurement) -> Judgement: ...
+
+
+probes: Registry[Probe] = Registry("probe", "fractionate.probes")
+
+
+def fine(summary: str, score: float = 1.0) -> Judgement:
+    """Nothing wrong."""
+    return Judgement("ok", clip(score), summary)
+
+
+def clip(score: float) -> float:
+    """A score in [0, 1]; NaN is 0."""
+    return 0.0 if math.isnan(score) else max(0.0, min(1.0, score))
+
+
+def examine(case: Case, name: str) -> Finding:
+    """Run one probe, by its name in the registry, and word what its judge decided."""
+    probe = probes[name]
+    bare = name.partition("(")[0]
+    anchor = f"findings.html#{bare}"
+    missing = case.missing(probe.needs)
+    if missing:
+        needs = " and ".join(NEEDS[need] for need in missing)
+        return Finding(bare, "skipped", 1.0, f"not examined, needs {needs}", "", "", anchor=anchor)
+    with torch.no_grad():
+        measured = probe(case)
+    verdict = probe.judge(measured)
+    return Finding(
+        name=bare,
+        severity=verdict.severity,
+        score=clip(verdict.score),
+        summary=verdict.summary,
+        cause=verdict.cause,
+        fix=verdict.fix,
+        evidence=measured.evidence,
+        command=verdict.command,
+        patch=dict(verdict.patch),
+        anchor=anchor,
+        examples=measured.examples[:100] if verdict.severity in ("error", "warning", "info") else (),
+    )
+
+
+Measure = Callable[[Case], Measurement]

@@ -1,0 +1,280 @@
+"""Probes of the transfer set as the teacher sees it: labels, classes, numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.reading import Reading
+from fractionate.records import Evidence
+
+
+@probes.register("label-noise")
+@dataclass(frozen=True)
+class LabelNoise:
+    """Which labels does the teacher confidently contradict?
+
+    An example counts when the teacher's answer is not the label and it gives the answer at least the confidence it has, on
+    average, in examples so labelled, as in confident learning (Northcutt et al., arXiv 1911.00068). A teacher has errors of its
+    own: what it contradicts on held-out data is subtracted where that is given, else what its own doubt announces (the mean of
+    1 - top probability). Warning above `rate` = 3 % with the interval clear of it, error above `many` = 15 %.
+    """
+
+    rate: float = 0.03
+    many: float = 0.15
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        against = self._against(case.reading)
+        n, count = len(against), int(against.sum())
+        if case.held_out_reading is not None:
+            expected = float(self._against(case.held_out_reading).double().mean())
+        else:
+            expected = float((1 - case.reading.top).mean())
+        order = torch.argsort(torch.where(against, case.reading.top, -1.0), descending=True)[: min(count, 100)]
+        pairs = [
+            f"{case.id_of(i)}: {case.name_of(int(case.reading.labels[i]))} → {case.name_of(int(case.reading.predicted[i]))}"
+            for i in order[:3].tolist()
+        ]
+        return Measurement(
+            (
+                Evidence("labels confidently contradicted", count / n, "share", share_interval(count, n), self.rate),
+                Evidence("of these expected from the teacher's own errors", expected, "share"),
+                Evidence("accuracy", case.reading.accuracy, "share"),
+                Evidence("chance", case.reading.chance, "share"),
+            ),
+            examples=tuple(case.id_of(i) for i in order.tolist()),
+            about="; ".join(pairs),
+        )
+
+    @staticmethod
+    def _against(reading: Reading) -> Bool[Tensor, "examples"]:
+        total = torch.zeros(reading.classes, dtype=torch.float64).index_add_(0, reading.labels, reading.confidence)
+        own = total / reading.counts.clamp_min(1)
+        return ~reading.correct & (reading.top >= own[reading.predicted]) & (reading.counts[reading.predicted] > 0)
+
+    def judge(self, measured: Measurement) -> Judgement:
+        expected = measured["of these expected from the teacher's own errors"]
+        excess = measured["labels confidently contradicted"] - expected
+        low = measured.low("labels confidently contradicted") - expected
+        if low <= self.rate:
+            return fine(f"the teacher confidently contradicts {max(0.0, excess):.1%} of the labels beyond its own errors",
+                        1 - 5 * max(0.0, excess))  # fmt: skip
+        useless = measured["accuracy"] <= 2 * measured["chance"]
+        text = f"{excess:.1%} of the labels look wrong beyond the teacher's own errors, first {measured.about}"
+        return Judgement(
+            "error" if low > self.many and not useless else "warning",
+            1 - 2 * excess,
+            text,
+            "Labels are noisy, or the teacher is (it cannot tell which; look at the listed examples).",
+            "Correct or drop the listed examples; until then give the teacher more weight than the labels.",
+            patch=(("objective.teacher_weight", 1.0),),
+        )
+
+
+@probes.register("class-balance")
+@dataclass(frozen=True)
+class ClassBalance:
+    """Are classes absent, rare, or differently frequent for the teacher?
+
+    Measured: classes without examples, the largest class over the smallest present, and prior shift: the total variation
+    between the teacher's mean prediction and the labels' shares. Warning for absent classes, for an imbalance above `imbalance`
+    = 20 and for a shift above `shift` = 0.1; class-level statistics and gains are then about the frequent classes.
+    """
+
+    imbalance: float = 20.0
+    shift: float = 0.1
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.reading
+        n = len(reading)
+        present = reading.counts[reading.counts > 0]
+        absent = (reading.counts == 0).nonzero().flatten()
+        share = reading.counts.double() / n
+        shift = float((reading.prior - share).abs().sum() / 2)
+        return Measurement(
+            (
+                Evidence("classes without examples", float(len(absent)), "classes", None, 0.0),
+                Evidence("classes", float(case.signal.classes), "classes"),
+                Evidence(
+                    "largest class / smallest", float(present.max() / present.min()), "ratio", None, self.imbalance
+                ),
+                Evidence("prior shift", shift, "total variation", None, self.shift),
+                Evidence("accuracy", reading.accuracy, "share"),
+            ),
+            about=", ".join(case.name_of(c) for c in absent[:8].tolist()) + (" …" if len(absent) > 8 else ""),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        absent, ratio = int(measured["classes without examples"]), measured["largest class / smallest"]
+        shift = measured["prior shift"]
+        if absent:
+            return Judgement(
+                "warning", 1 - absent / measured["classes"],
+                f"{absent} of {int(measured['classes'])} classes have no examples: {measured.about}",
+                "The transfer set covers only some of the teacher's classes; the rest is learned through the teacher alone.",
+                "Add examples of these classes, or cut them from both models if they will never come up.",
+            )  # fmt: skip
+        if ratio > self.imbalance:
+            return Judgement(
+                "warning", self.imbalance / ratio, f"the largest class has {ratio:.0f} times the examples of the smallest",
+                "The classes are imbalanced: the mean over the data is a mean over the frequent classes.",
+                "Sample or weigh classes evenly, and look at the accuracy of each class.",
+            )  # fmt: skip
+        if shift > self.shift:
+            return Judgement(
+                "warning", 1 - shift, f"the teacher expects other class frequencies than the labels' (shift {shift:.0%})",
+                "The teacher was trained on classes in other proportions, or it sees other inputs than it was trained on.",
+                "Correct the prior: add log(share in this data / share in the teacher's) to its logits.",
+            )  # fmt: skip
+        return fine("classes are present and balanced as the teacher expects", 1 - shift)
+
+
+@probes.register("duplicate-classes")
+@dataclass(frozen=True)
+class DuplicateClasses:
+    """Are there pairs of classes that the teacher cannot tell apart?
+
+    Two classes are near duplicates where the teacher answers each with the other nearly as often as with itself: of the answers
+    within the pair, at least `swapped` = 40 % are swapped in both directions (a coin gives 50 %), the interval reaching 50 %.
+    """
+
+    swapped: float = 0.4
+    least_examples: int = 10
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading, classes = case.reading, case.signal.classes
+        key, times = torch.unique(reading.labels * classes + reading.predicted, return_counts=True)
+        seen = {divmod(int(k), classes): int(t) for k, t in zip(key, times, strict=True)}
+        worst, pairs = 0.0, []
+        for (a, b), swapped in seen.items():
+            if a >= b or (b, a) not in seen:
+                continue
+            ways = []
+            for own, cross in ((seen.get((a, a), 0), swapped), (seen.get((b, b), 0), seen[(b, a)])):
+                trials = own + cross
+                found = cross / trials if trials >= self.least_examples else 0.0
+                ways.append(found if share_interval(cross, trials).high >= 0.5 else 0.0)
+            worst = max(worst, min(ways))
+            if min(ways) >= self.swapped:
+                pairs.append(f"{case.name_of(a)} and {case.name_of(b)}")
+        return Measurement(
+            (
+                Evidence("swapped answers of the closest pair", worst, "share", None, self.swapped),
+                Evidence("pairs", float(len(pairs)), "pairs"),
+            ),
+            about=", ".join(pairs[:8]) + (" …" if len(pairs) > 8 else ""),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        pairs = int(measured["pairs"])
+        if not pairs:
+            return fine("every two classes are told apart", 1 - measured["swapped answers of the closest pair"])
+        return Judgement(
+            "warning", 0.4, f"the teacher cannot tell apart {measured.about}",
+            "These classes are near duplicates, or the teacher never learned the difference.",
+            "Merge the classes, or find out by which feature they differ and whether the teacher sees it.",
+        )  # fmt: skip
+
+
+@probes.register("too-few-examples")
+@dataclass(frozen=True)
+class TooFewExamples:
+    """Are there enough examples for class-level statistics to mean something?
+
+    Class means of n examples hold noise worth about (K - 1) / 2n nats at most a class; measured as the median number of examples a
+    class present. Warning below `each` = 5 (no class mean to speak of), or below `all` = 50 examples.
+    """
+
+    each: float = 5.0
+    all: float = 50.0
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        present = case.reading.counts[case.reading.counts > 0].double()
+        return Measurement(
+            (
+                Evidence("examples", float(len(case.reading)), "examples", None, self.all),
+                Evidence("median examples a class", float(present.median()), "examples", None, self.each),
+                Evidence("classes present", float(len(present)), "classes"),
+            )
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        examples, each = measured["examples"], measured["median examples a class"]
+        if measured["classes present"] < 2:
+            return Judgement(
+                "error", 0.0, "all examples have one class: there is nothing to tell apart",
+                "The labels are constant.", "Check the label column; a transfer set needs at least two classes.",
+            )  # fmt: skip
+        if examples >= self.all and each >= self.each:
+            return fine(f"{each:.0f} examples a class", 1 - self.each / each / 2)
+        return Judgement(
+            "warning", min(examples / self.all, each / self.each, 1.0) / 2,
+            f"too few examples to tell: {examples:.0f} in all, {each:g} a class",
+            "Class means and intervals of so few examples are mostly noise.",
+            "Collect more examples (unlabelled ones will do for the teacher), or use cells without class means: kd, kd-pt.",
+        )  # fmt: skip
+
+
+@probes.register("unusable-numbers")
+@dataclass(frozen=True)
+class UnusableNumbers:
+    """Are these logits at all: masked labels, probabilities in place of logits, constant answers?
+
+    Error where the label itself is masked (-inf: the loss cannot teach it), where all rows are numbers in 0..1 that sum to 1
+    (softmax would be taken twice), or where all rows are the same. Masked classes beside the label are information only.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.reading
+        n = len(reading)
+        hidden = reading.label_masked
+        sums = (reading.row_sum - 1).abs() < 1e-2
+        positive = reading.least >= 0
+        probable = float((sums & positive).double().mean()) if int(reading.masked.sum()) == 0 else 0.0
+        # half precision rounds sums; rows that are flat by themselves (1/K each) count as probabilities too
+        return Measurement(
+            (
+                Evidence("rows whose label is masked", float(hidden.double().mean()), "share"),
+                Evidence("masked entries", float(reading.masked.sum()) / (n * case.signal.classes), "share"),
+                Evidence("rows that are probabilities", probable, "share"),
+                Evidence("largest deviation of a class's logit", float(reading.column_spread.max()), "logits"),
+            ),
+            examples=tuple(case.id_of(i) for i in hidden.nonzero().flatten()[:100].tolist()),
+            enough=n >= 2,
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        if measured["rows that are probabilities"] > 0.99:
+            return Judgement(
+                "error", 0.0, "these are probabilities, not logits: softmax would be taken twice",
+                "The teacher's outputs were stored after softmax.",
+                "Pass logits, or the logarithm of the probabilities.",
+                command="fractionate diagnose FILE --outputs probabilities",
+            )  # fmt: skip
+        if measured["rows whose label is masked"] > 0:
+            return Judgement(
+                "error", 1 - measured["rows whose label is masked"],
+                f"the teacher masks the label with -inf in {measured['rows whose label is masked']:.1%} of the rows",
+                "The mask belongs to other labels, or the label map is off.",
+                "Leave these examples out, or unmask the label.",
+            )  # fmt: skip
+        if measured.enough and measured["largest deviation of a class's logit"] == 0:
+            return Judgement(
+                "error", 0.0, "the teacher says the same of every example",
+                "It does not see its inputs (constant inputs, dead units), or the signal is a constant.",
+                "Look at the inputs and at one forward pass.",
+            )  # fmt: skip
+        masked = measured["masked entries"]
+        return fine(f"numbers are usable ({masked:.1%} masked)" if masked else "numbers are usable")

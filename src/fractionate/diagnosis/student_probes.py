@@ -1,0 +1,212 @@
+"""Probes of the student against the teacher, before any step: sizes, scales, directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.errors import MismatchError
+from fractionate.objective import Objective
+from fractionate.records import Evidence
+from fractionate.sources.examples import Examples
+from fractionate.teacher import TeacherSignal
+
+
+@probes.register("vocabulary-mismatch")
+@dataclass(frozen=True)
+class VocabularyMismatch:
+    """Do teacher, student and names speak of the same classes? Are some of the teacher's padding?
+
+    Error where the student's outputs are not as many as the teacher's. A column is padding where its logit never moves
+    (deviation 0) although others do, and no label uses it: warning, as its
+    probability is no judgement.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading, classes = case.reading, case.signal.classes
+        named = len(case.class_names) or classes
+        still = (reading.column_spread == 0) & (reading.counts == 0) & (reading.predicted_counts == 0)
+        padding = int(still.sum()) if float(reading.column_spread.max()) > 0 else 0
+        outputs = classes if case.student_logits is None else case.student_logits.shape[1]
+        return Measurement(
+            (
+                Evidence("the teacher's classes", float(classes), "classes"),
+                Evidence("the student's classes", float(outputs), "classes"),
+                Evidence("class names", float(named), "names"),
+                Evidence("columns that never move", float(padding), "classes"),
+                Evidence("mass on these columns", float(reading.prior[still].sum()) if padding else 0.0, "probability"),
+            )
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        teacher, student = int(measured["the teacher's classes"]), int(measured["the student's classes"])
+        cause = "The vocabularies differ: another tokenizer or label map, or a padded output layer."
+        if student != teacher:
+            return Judgement(
+                "error", 0.0, f"the student has {student:,} outputs, the teacher {teacher:,} classes", cause,
+                "Give the student the teacher's classes, or cut both to the classes they share before collecting.",
+            )  # fmt: skip
+        padding, named = int(measured["columns that never move"]), int(measured["class names"])
+        if padding:
+            return Judgement(
+                "warning", 0.5,
+                f"{padding:,} of the teacher's {teacher:,} columns never move and no label uses them: padding",
+                cause, "Set these columns to -inf on both sides, or cut them.",
+            )  # fmt: skip
+        if named != teacher:
+            return Judgement(
+                "warning", 0.5, f"{named:,} class names for {teacher:,} classes", cause,
+                "Name every class the teacher has, in its order.",
+            )  # fmt: skip
+        return fine(f"all speak of the same {teacher:,} classes")
+
+
+@probes.register("loss-scale")
+@dataclass(frozen=True)
+class LossScale:
+    """Do the label's and the teacher's parts of the planned loss pull the student about as hard, and the same way?
+
+    At the student's initial weights: ratio of the gradients' norms (teacher's part over label's, with their weights and T²) and
+    their cosine. Warning outside `smallest` = 1/30 to `largest` = 30 (one part is then an afterthought), or with a
+    cosine below `opposed` = -0.1 (they pull apart). An objective with one part has no ratio.
+    """
+
+    smallest: float = 1 / 30
+    largest: float = 30.0
+    opposed: float = -0.1
+    needs: ClassVar[tuple[Need, ...]] = ("student", "data", "objective")
+
+    def __call__(self, case: Case) -> Measurement:
+        if case.gradients is None:  # other classes than the teacher: another finding
+            return Measurement((), enough=False)
+        hard, soft = case.gradients
+        norms = float(hard.norm()), float(soft.norm())
+        both = min(norms) > 0
+        return Measurement(
+            (
+                Evidence("gradient of the teacher's part / of the label's", norms[1] / norms[0] if norms[0] else math.inf,
+                         "ratio"),
+                Evidence("cosine of the two gradients", float(hard @ soft) / (norms[0] * norms[1]) if both else 1.0, "cosine"),
+                Evidence("gradient of the label's part", norms[0], "norm"),
+                Evidence("gradient of the teacher's part", norms[1], "norm"),
+            ),
+            enough=both,
+        )  # fmt: skip
+
+    def judge(self, measured: Measurement) -> Judgement:
+        if not measured.enough:
+            return fine("not measured: the planned objective has one part only, or the student has other classes")
+        ratio = measured["gradient of the teacher's part / of the label's"]
+        cosine = measured["cosine of the two gradients"]
+        if not self.smallest <= ratio <= self.largest:
+            small, other = ("teacher's", "label's") if ratio < 1 else ("label's", "teacher's")
+            return Judgement(
+                "warning", min(ratio, 1 / ratio) * 15,
+                f"loss scales are out of balance: the {small} part pulls {max(ratio, 1 / ratio):.0f} times less than the {other}",
+                "The weight, the temperature and the factor T² together make one part vanish.",
+                "Change the teacher weight, or turn the T² factor on.",
+                patch=(("objective.scale_by_temperature_squared", True),),
+            )  # fmt: skip
+        if cosine < self.opposed:
+            return Judgement(
+                "warning", 0.5 + cosine / 2, f"label and teacher pull the student apart (cosine {cosine:.2f})",
+                "The teacher contradicts the labels: noisy labels, permuted classes, a misaligned cache.",
+                "See the other findings; with sound labels lower the teacher weight.",
+            )  # fmt: skip
+        return fine(f"the teacher's part pulls {ratio:.2g} times as hard as the label's (cosine {cosine:.2f})")
+
+
+@probes.register("initial-loss")
+@dataclass(frozen=True)
+class InitialLoss:
+    """Is the student's first loss sane? An untrained student should know as much as a uniform guess.
+
+    Measured: its mean cross-entropy over log K. Warning above `worse` = 2: it starts with confident mistakes (inputs on a
+    wrong scale, a head trained for other classes), and distillation first has to undo them.
+    """
+
+    worse: float = 2.0
+    needs: ClassVar[tuple[Need, ...]] = ("student", "data")
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.student_logits is not None
+        fits = case.student_logits.shape == case.signal.logits.shape
+        if not fits:
+            return Measurement((), enough=False)
+        labels = case.signal.labels.to(case.student_logits.device)
+        loss = float(nn.functional.cross_entropy(case.student_logits.float(), labels))
+        flat = math.log(case.signal.classes)
+        return Measurement((Evidence("first loss / log K", loss / flat, "ratio", None, self.worse),
+                            Evidence("first loss", loss, "nats")))  # fmt: skip
+
+    def judge(self, measured: Measurement) -> Judgement:
+        if not measured.enough:
+            return fine("not measured: the student has other classes (see vocabulary-mismatch)")
+        ratio = measured["first loss / log K"]
+        if ratio <= self.worse:
+            return fine(f"the student starts at {measured['first loss']:.2f} nats, {ratio:.2f} times a uniform guess")
+        bad = math.isnan(ratio) or math.isinf(ratio)
+        return Judgement(
+            "error" if bad else "warning", 1 / ratio if not bad else 0.0,
+            f"the student's first loss is {measured['first loss']:.3g} nats, {ratio:.1f} times that of a uniform guess",
+            "Its inputs are on a wrong scale, or its head was trained for other classes.",
+            "Normalise the inputs, or start the head afresh.",
+        )  # fmt: skip
+
+
+def student_outputs(student: nn.Module, data: Examples, batch_size: int = 256) -> Tensor:
+    """The student's logits on the data as it is, in evaluation mode; it is left as it was found."""
+    training = {module: module.training for module in student.modules()}
+    student.eval()
+    device = next(iter(student.parameters()), torch.zeros(())).device
+    try:
+        with torch.no_grad():
+            parts = [student(batch.to(device)) for batch in torch.split(data.inputs, batch_size)]
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if not isinstance(parts[0], Tensor) or parts[0].ndim != 2:
+        raise MismatchError(
+            "the student does not give logits", expected="a tensor [batch, classes]", got=type(parts[0]).__name__,
+            fix="wrap it so that forward returns the logits",
+        )  # fmt: skip
+    return torch.cat([part.detach().cpu() for part in parts])
+
+
+def first_gradients(
+    student: nn.Module, data: Examples, signal: TeacherSignal, objective: Objective, examples: int = 256
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the label's part and of the teacher's part of the loss in the student's parameters, each a vector.
+
+    On the first `examples` of a fixed random order, in evaluation mode; the student's own gradients are not touched.
+    """
+    order = torch.randperm(len(signal), generator=torch.Generator().manual_seed(0))[:examples]
+    training = {module: module.training for module in student.modules()}
+    student.eval()
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    device = parameters[0].device
+    try:
+        with torch.enable_grad():
+            logits = student(data.inputs[order].to(device)).float()
+            batch = signal.take(order.to(signal.logits.device))
+            batch = batch if batch.logits.device == device else batch.to(device)
+            loss = objective(logits, batch).mean()
+            label = (1 - objective.teacher_weight) * nn.functional.cross_entropy(logits, batch.labels)
+            grads = [
+                torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True) for part in (label, loss)
+            ]
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    hard, both = (
+        torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(part, parameters, strict=True)])
+        for part in grads
+    )
+    return hard.double().cpu(), (both - hard).double().cpu()

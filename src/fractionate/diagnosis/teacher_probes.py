@@ -1,0 +1,316 @@
+"""Probes of the teacher's knowledge: is it good enough, unsure enough, and does it still relate classes?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.diagnosis.interval import mean_interval, paired_interval, share_interval
+from fractionate.diagnosis.linear_probe import linear_probe
+from fractionate.records import Evidence, Interval, Severity
+
+
+@probes.register("weak-teacher")
+@dataclass(frozen=True)
+class WeakTeacher:
+    """Is the teacher better than always naming the commonest class, than a linear classifier, than the student as it is?
+
+    Measured on held-out data where given, else on the transfer set (which flatters a teacher trained on it).
+    Error: not better than the majority class, or behind a rival by at least `margin` with the interval clear of 0 (a student
+    copies the teacher's mistakes). Warning: behind a rival by less. `margin` is one point: less is within what seeds do.
+    """
+
+    margin: float = 0.01
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.held_out_reading or case.reading
+        hits, n = int(reading.correct.sum()), len(reading)
+        majority = float(reading.counts.max()) / n
+        evidence = [
+            Evidence("accuracy", hits / n, "share", share_interval(hits, n), majority),
+            Evidence("majority class", majority, "share"),
+        ]
+        own = case.reading.correct.double()
+        if case.data is not None:
+            found = linear_probe(case.data.inputs, case.signal.labels, case.signal.classes)
+            if found is not None:
+                by_line, judged = found
+                gap = paired_interval(own[judged], by_line.double())
+                middle = float((own[judged] - by_line.double()).mean())
+                evidence.append(Evidence("ahead of a linear classifier", middle, "share", gap, 0.0))
+        if case.student_logits is not None and case.student_logits.shape == case.signal.logits.shape:
+            right = (case.student_logits.argmax(1).cpu() == case.reading.labels).double()
+            gap = paired_interval(own, right)
+            evidence.append(Evidence("ahead of the student as it is", float((own - right).mean()), "share", gap, 0.0))
+        return Measurement(tuple(evidence))
+
+    def judge(self, measured: Measurement) -> Judgement:
+        accuracy, majority = measured["accuracy"], measured["majority class"]
+        cause = "The student copies the teacher's mistakes along with its knowledge."
+        fix = "Train or choose a better teacher, or train the student on the labels alone."
+        rivals = [item for item in measured.evidence if item.name.startswith("ahead of")]
+        behind = [r for r in rivals if r.interval is not None and r.interval.high < 0]
+        score = min([accuracy, *(0.5 + 5 * r.value for r in rivals)])
+        if measured.high("accuracy") <= majority or (behind and min(r.value for r in behind) <= -self.margin):
+            worst = behind[0].name.removeprefix("ahead of ") if behind else "the majority class"
+            text = f"the teacher ({accuracy:.1%} right) is not as good as {worst}"
+            return Judgement("error", min(score, 0.2), text, cause, fix, patch=(("objective.teacher_weight", 0.0),))
+        if behind or measured.low("accuracy") <= majority:
+            worst = behind[0].name.removeprefix("ahead of ") if behind else "the majority class"
+            text = f"the teacher ({accuracy:.1%} right) is not clearly better than {worst}"
+            return Judgement("warning", min(score, 0.5), text, cause, fix)
+        return fine(f"the teacher is right on {accuracy:.1%} of the examples", score)
+
+
+@probes.register("over-confident-teacher")
+@dataclass(frozen=True)
+class OverConfidentTeacher:
+    """Does the teacher's doubt differ from example to example enough to rescale gradients?
+
+    At temperature 1 the rescaling factor is 1 - w (1 - p[y]) / (1 - q[y]): where 1 - p[y] is 0 everywhere, distillation is
+    plain cross-entropy. Measured on the transfer set, where the student meets the teacher. Warning below `deviation` of
+    p[y] = 0.01 (the factor moves by about one percent), error below `gone` = 0.002 (nothing is left beside the label).
+    """
+
+    deviation: float = 0.01
+    gone: float = 0.002
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        rest = case.reading.rest
+        n = len(rest)
+        deviation = float(rest.std(correction=0))
+        # the deviation's own error, from the fourth moment
+        error = float(((rest - rest.mean()) ** 2).std(correction=0)) / (2 * max(deviation, 1e-300) * n**0.5)
+        around = Interval(max(0.0, deviation - 1.96 * error), deviation + 1.96 * error)
+        return Measurement(
+            (
+                Evidence("deviation of confidence", deviation, "probability", around, self.deviation),
+                Evidence("mean doubt 1 - p[y]", float(rest.mean()), "probability", mean_interval(rest)),
+                Evidence("accuracy on the transfer set", case.reading.accuracy, "share"),
+            )
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        deviation, doubt = measured["deviation of confidence"], measured["mean doubt 1 - p[y]"]
+        score = deviation / (4 * self.deviation)
+        if deviation >= self.deviation:
+            return fine(
+                f"the teacher's confidence differs between examples (deviation {deviation:.3f})", 0.5 + score / 2
+            )
+        memorised = measured["accuracy on the transfer set"] > 0.995
+        cause = (
+            "It is right on all of the transfer set and certain everywhere: most likely it was trained on these very examples."
+            if memorised
+            else "It was trained until almost all of its probability sat on one class."
+        )
+        fix = (
+            "Distil on examples the teacher was not trained on, or take an earlier or regularised checkpoint; at temperature 1 "
+            "this teacher says what the label says."
+        )
+        text = f"hardly any rescaling signal: the teacher doubts {doubt:.2%} on average, deviation {deviation:.2g}"
+        severity: Severity = "error" if deviation < self.gone else "warning"
+        return Judgement(severity, min(score, 0.5), text, cause, fix, patch=(("objective.temperature", 4.0),))
+
+
+@probes.register("memorising-teacher")
+@dataclass(frozen=True)
+class MemorisingTeacher:
+    """Is the transfer set inside the teacher's training set? From the gap to held-out data.
+
+    Warning where the mean log-loss on held-out data is above that on the transfer set by `nats` = 0.05 and by `ratio` = 3
+    times, the interval clear of both: the student would see a teacher that it will not meet on new data.
+    """
+
+    nats: float = 0.05
+    ratio: float = 3.0
+    needs: ClassVar[tuple[Need, ...]] = ("held_out",)
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.held_out_reading is not None
+        here = -case.reading.confidence.clamp_min(5e-324).log()
+        there = -case.held_out_reading.confidence.clamp_min(5e-324).log()
+        near, far = mean_interval(here), mean_interval(there)
+        gap = float(there.mean() - here.mean())
+        half = ((far.high - far.low) ** 2 + (near.high - near.low) ** 2) ** 0.5 / 2
+        drop = case.reading.accuracy - case.held_out_reading.accuracy
+        return Measurement(
+            (
+                Evidence("log-loss gap to held-out data", gap, "nats", Interval(gap - half, gap + half), self.nats),
+                Evidence("log-loss on the transfer set", float(here.mean()), "nats", near),
+                Evidence("log-loss on held-out data", float(there.mean()), "nats", far),
+                Evidence("accuracy gap", drop, "share"),
+            )
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        gap, here = measured["log-loss gap to held-out data"], measured["log-loss on the transfer set"]
+        there = measured["log-loss on held-out data"]
+        if measured.low("log-loss gap to held-out data") <= self.nats or there < self.ratio * here:
+            return fine(f"held-out log-loss {there:.3f} nats against {here:.3f} on the transfer set", 1 - gap)
+        return Judgement(
+            "warning",
+            here / there,
+            f"the teacher knows the transfer set by heart: log-loss {here:.3g} nats there, {there:.3g} on held-out data",
+            "The transfer set lies inside the teacher's training set.",
+            "Distil on examples the teacher was not trained on (unlabelled ones will do), or collect the signal under "
+            "augmentation; the confidences here are not those of new data.",
+        )
+
+
+@probes.register("smoothed-teacher")
+@dataclass(frozen=True)
+class SmoothedTeacher:
+    """Has label smoothing erased the class relations?
+
+    A smoothed teacher pulls all wrong classes to one logit: the off-label shape is flat (`evenness` near 1) and the others'
+    spread is small against the label's lead, at every temperature. Warning when the median evenness is above 0.85 and the
+    median of spread / lead below 0.2; both, because an untrained teacher is even too but leads by nothing.
+    """
+
+    evenness: float = 0.85
+    spread: float = 0.2
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.reading
+        seen = reading.correct & ~reading.evenness.isnan()
+        enough = case.signal.classes >= 3 and int(seen.sum()) >= 10
+        if not enough:
+            return Measurement((), enough=False)
+        evenness = reading.evenness[seen]
+        ratio = (reading.spread / reading.lead.clamp_min(1e-12))[seen]
+        return Measurement(
+            (
+                Evidence("evenness of the wrong classes", float(evenness.median()), "of a flat shape",
+                         median_interval(evenness), self.evenness),
+                Evidence("spread of the wrong classes / lead of the label", float(ratio.median()), "ratio",
+                         median_interval(ratio), self.spread),
+            )
+        )  # fmt: skip
+
+    def judge(self, measured: Measurement) -> Judgement:
+        if not measured.enough:
+            return fine("not applicable: two classes have no relations, or too few examples are right")
+        evenness = measured["evenness of the wrong classes"]
+        ratio = measured["spread of the wrong classes / lead of the label"]
+        if evenness < self.evenness or ratio > self.spread:
+            return fine(f"the wrong classes differ (evenness {evenness:.2f})", 1 - max(0.0, evenness - 0.5))
+        return Judgement(
+            "warning",
+            min(0.5, (1 - evenness) / (1 - self.evenness) / 2),
+            f"class relations are erased: the wrong classes share the rest almost evenly ({evenness:.2f} of a flat shape)",
+            "The teacher was trained with label smoothing, mixup or a similar regulariser.",
+            "Do not expect gains from class-level shapes (kd-sim, class-mean) and keep the temperature at 1, where the "
+            "teacher is soft enough; its doubt in each example still helps. For class relations retrain without smoothing.",
+            patch=(("objective.temperature", 1.0),),
+        )
+
+
+def median_interval(values: torch.Tensor) -> Interval:
+    """Interval of a median from order statistics (binomial)."""
+    ordered = values.sort().values
+    n = len(ordered)
+    half = 0.98 * n**0.5
+    return Interval(float(ordered[max(0, int(n / 2 - half))]), float(ordered[min(n - 1, int(n / 2 + half))]))
+
+
+@probes.register("temperature")
+@dataclass(frozen=True)
+class Temperature:
+    """Does the planned temperature suit this signal?
+
+    Too low: the mean mass beside the label is below `doubt` = 0.2 %, a target that is the label. Too high: the teacher's mean
+    confidence is below `dissolved` = 2 times chance, so that the target is nearly flat and the T² factor multiplies noise.
+    Judged at the planned objective; the range that suits is measured in any case.
+    """
+
+    doubt: float = 0.002
+    dissolved: float = 2.0
+    needs: ClassVar[tuple[Need, ...]] = ("objective",)
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.objective is not None
+        planned = case.objective.temperature
+        stats = case.signal.stats if planned == 1 else case.signal.at(planned).stats
+        soft = stats.confidence
+        return Measurement(
+            (
+                Evidence("mean confidence at the planned temperature", float(soft.mean()), "probability", mean_interval(soft)),
+                Evidence("planned temperature", planned, ""),
+                Evidence("chance", 1 / case.signal.classes, "probability"),
+            ),
+            enough=case.objective.teacher_weight > 0,
+        )  # fmt: skip
+
+    def judge(self, measured: Measurement) -> Judgement:
+        mean, planned = measured["mean confidence at the planned temperature"], measured["planned temperature"]
+        if not measured.enough:
+            return fine("the planned objective does not read the teacher")
+        if 1 - mean < self.doubt:
+            return Judgement(
+                "warning", 0.3, f"temperature {planned:g} is too low: the target is the label ({1 - mean:.2%} beside it)",
+                "The teacher is far more certain than the temperature spreads.",
+                "Raise the temperature until one or more percent lie beside the label.",
+                patch=(("objective.temperature", min(8.0, 2 * planned)),),
+            )  # fmt: skip
+        limit = self.dissolved * measured["chance"]
+        if mean < limit < 1:
+            return Judgement(
+                "warning", 0.3, f"temperature {planned:g} is too high: mean confidence {mean:.1%}, chance is {limit / 2:.1%}",
+                "The teacher is softer than usual (label smoothing, or logits on a small scale), so the target is nearly flat.",
+                "Lower the temperature.",
+                patch=(("objective.temperature", max(1.0, planned / 2)),),
+            )  # fmt: skip
+        return fine(f"at temperature {planned:g} the mean confidence is {mean:.1%}")
+
+
+@probes.register("instance-noise")
+@dataclass(frozen=True)
+class InstanceNoise:
+    """Is what the teacher says about single examples reproducible in another view of them?
+
+    From two views (augmentation, dropout, two checkpoints): reproducible = E (1 - p[y]) Σ shape_a log(shape_b / class shape),
+    symmetric, over the instance shape information of the views. Warning when the interval's upper end is below `share` = 0.5:
+    less than half of it would be there again.
+    """
+
+    share: float = 0.5
+    needs: ClassVar[tuple[Need, ...]] = ("second_view",)
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.second_view is not None
+        from fractionate.spectrum.views import reproducible
+
+        part = reproducible(case.signal, case.second_view)
+        whole = part.instance_shape_nats
+        enough = case.signal.classes >= 3 and whole > 1e-4
+        share = part.reproducible_nats / whole if whole > 0 else 0.0
+        around = Interval(part.interval.low / whole, part.interval.high / whole) if whole > 0 else None
+        return Measurement(
+            (
+                Evidence("reproducible share of the instance shape", share, "share", around, self.share),
+                Evidence("instance shape", whole, "nats"),
+                Evidence("reproducible", part.reproducible_nats, "nats", part.interval),
+            ),
+            enough=enough,
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        share = measured["reproducible share of the instance shape"]
+        if not measured.enough:
+            return fine("there is next to no instance shape to reproduce")
+        if measured.high("reproducible share of the instance shape") >= self.share:
+            return fine(f"{share:.0%} of the instance shape is there again in the second view", share)
+        return Judgement(
+            "warning",
+            max(0.0, share),
+            f"instance shape is mostly noise: {max(0.0, share):.0%} of its {measured['instance shape']:.3g} nats come again",
+            "The teacher's opinion about the wrong classes changes from view to view.",
+            "Average several views or checkpoints of the teacher, or use class-level shapes (kd-pt+sim, class-mean).",
+            patch=(("objective.cell", "kd-pt+sim"),),
+        )
