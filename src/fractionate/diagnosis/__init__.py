@@ -6,6 +6,7 @@ Probes measure, judges decide, a finding names cause, evidence and fix; the reci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,7 @@ def _as_signal(given: Any) -> TeacherSignal | Any:
     if given is None or isinstance(given, TeacherSignal):
         return given
     if isinstance(given, (str, Path)):
-        from fractionate.store import Store
-
-        return Store.open(given).signal()
+        return import_module("fractionate.store").Store.open(given).signal()
     if hasattr(given, "signal"):
         return given.signal()
     raise ConfigError(

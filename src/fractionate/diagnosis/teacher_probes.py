@@ -122,12 +122,13 @@ class OverConfidentTeacher:
 class MemorisingTeacher:
     """Is the transfer set inside the teacher's training set? From the gap to held-out data.
 
-    Warning where the mean log-loss on held-out data is above that on the transfer set by `nats` = 0.05 and by `ratio` = 3
-    times, the interval clear of both: the student would see a teacher that it will not meet on new data.
+    Warning where the mean log-loss on held-out data is above that on the transfer set by `nats` = 0.05 (interval clear) and
+    at least `ratio` = 10 times it: the student would see a teacher that nobody meets on new data. A ratio of 3, common where the
+    transfer set is the training set, is information.
     """
 
     nats: float = 0.05
-    ratio: float = 3.0
+    ratio: float = 10.0
     needs: ClassVar[tuple[Need, ...]] = ("held_out",)
 
     def __call__(self, case: Case) -> Measurement:
@@ -150,10 +151,10 @@ class MemorisingTeacher:
     def judge(self, measured: Measurement) -> Judgement:
         gap, here = measured["log-loss gap to held-out data"], measured["log-loss on the transfer set"]
         there = measured["log-loss on held-out data"]
-        if measured.low("log-loss gap to held-out data") <= self.nats or there < self.ratio * here:
+        if measured.low("log-loss gap to held-out data") <= self.nats or there < 3 * here:
             return fine(f"held-out log-loss {there:.3f} nats against {here:.3f} on the transfer set", 1 - gap)
         return Judgement(
-            "warning",
+            "warning" if there >= self.ratio * here else "info",
             here / there,
             f"the teacher knows the transfer set by heart: log-loss {here:.3g} nats there, {there:.3g} on held-out data",
             "The transfer set lies inside the teacher's training set.",
