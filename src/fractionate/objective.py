@@ -3,59 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fractionate import (  # noqa: F401  # each registers its family
+    divergences_correlation,
+    divergences_likelihood,
+    divergences_logit,
+    divergences_mixture,
+    divergences_split,
+    divergences_transform,
+)
 from fractionate.cells import Cell, as_cell
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.divergences import (
+    Divergence,
+    Target,
+    couples_batch,
+    divergences,
+    own_temperature,
+    reason_against,
+    written,
+)
+from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
+from fractionate.errors import ConfigError, MismatchError, NumericsError
+from fractionate.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.records import Contract
-from fractionate.registry import Registry
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
-
-
-class Divergence(Protocol):
-    """How far the student is from the target: tempered student logits and target in, one number an example out."""
-
-    formula: str
-
-    def __call__(
-        self, tempered_logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
-    ) -> Float[Tensor, "batch"]: ...
-
-
-divergences: Registry[Divergence] = Registry("divergence", "fractionate.divergences")
-
-
-@divergences.register("cross-entropy")
-@dataclass(frozen=True)
-class CrossEntropy:
-    """H(target, q) = -Σ target log q. The soft term of Tang et al. (2002.03532); its least value is the target's entropy."""
-
-    formula: str = "H(target, q)"
-
-    def __call__(
-        self, tempered_logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
-    ) -> Float[Tensor, "batch"]:
-        log_q = functional.log_softmax(tempered_logits, dim=-1)
-        # a class that the target rules out costs nothing, also where the student masks it: 0 · -inf is 0 here
-        return -torch.where(target > 0, target * log_q, 0.0).sum(dim=-1)
-
-
-@divergences.register("forward-kl")
-@dataclass(frozen=True)
-class ForwardKL:
-    """KL(target ‖ q) = Σ target log(target / q): cross-entropy less the target's entropy, 0 where they agree."""
-
-    formula: str = "KL(target ‖ q)"
-
-    def __call__(
-        self, tempered_logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
-    ) -> Float[Tensor, "batch"]:
-        return CrossEntropy()(tempered_logits, target) + torch.xlogy(target, target).sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -63,11 +39,17 @@ class Objective:
     """(1 - w) · CE(label, student) + w · T² · D(target_T, softmax(student / T)), one number an example.
 
     `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
-    and `scale_by_temperature_squared = False` leaves the factor T² out. Call it with student logits [batch, classes] and a
-    `TeacherSignal` of the same examples; gradient reaches the student only.
+    and `scale_by_temperature_squared = False` leaves the factor T² out. Divergences whose formula holds its own use of the
+    temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of the same
+    examples; gradient reaches the student only.
 
-    Raises `ConfigError` for settings out of range, `UnknownNameError` for unknown names and `MismatchError` for shapes that
-    differ. Following Tang et al. (arXiv 2002.03532) and Hinton et al. (arXiv 1503.02531).
+    The loss and its gradient are computed together, in chunks of rows, in float32 (float64 for float64 students). Inside torch.func
+    transforms and torch.compile the plain form is traced instead.
+
+    Raises `ConfigError` for settings out of range, `UnknownNameError` for unknown names, `MismatchError` for shapes or devices
+    that differ and for a divergence that cannot meet the cell, and `NumericsError` where a loss is not finite (on a GPU that
+    check is left to the caller, who reads the loss anyway). Following Tang et al. (arXiv 2002.03532) and Hinton et al.
+    (arXiv 1503.02531).
     """
 
     cell: Cell | str = "kd"
@@ -85,43 +67,124 @@ class Objective:
             raise ConfigError(
                 "the teacher weight cannot be used", expected="a number in [0, 1]", got=repr(self.teacher_weight)
             )
+        assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
+        reason = reason_against(self.divergence, self.cell) if self.teacher_weight > 0 else ""
+        if reason:
+            raise MismatchError(
+                f"divergence {written(self.divergence)} cannot meet cell {self.cell}",
+                got=reason,
+                fix="cross-entropy, forward-kl and jsd meet every cell",
+            )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the soft term carries the factor T²: asked for, and not part of the divergence's own formula."""
+        assert not isinstance(self.divergence, str)
+        return self.scale_by_temperature_squared and not own_temperature(self.divergence)
 
     @property
     def soft_scale(self) -> float:
         """The factor of the soft term: w · T², or w."""
-        return self.teacher_weight * (self.temperature**2 if self.scale_by_temperature_squared else 1.0)
+        return self.teacher_weight * (self.temperature**2 if self.scaled else 1.0)
+
+    def target(self, signal: TeacherSignal, dtype: torch.dtype = torch.float32) -> Target:
+        """The cell's target for a signal, as the divergence reads it."""
+        assert isinstance(self.cell, Cell)
+        return Target(self.cell, signal.at(self.temperature), dtype)
 
     def __call__(self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal) -> Float[Tensor, "batch"]:
-        if student_logits.shape != signal.logits.shape:
-            raise MismatchError(
-                "student and teacher speak of different classes or examples",
-                expected=f"student logits {list(signal.logits.shape)}, as the teacher's",
-                got=f"{list(student_logits.shape)}",
-                fix="give the student the teacher's classes, or map the teacher's classes onto the student's",
+        _check(student_logits, signal)
+        assert not isinstance(self.divergence, str)
+        if transforms_active():
+            return self.plain(student_logits, signal)
+        if len(signal) == 0:
+            return student_logits.sum(dim=-1)  # no losses, and still a gradient path
+        loss: Tensor
+        if torch.is_grad_enabled() and student_logits.requires_grad and not couples_batch(self.divergence):
+            loss = OnePass.apply(  # type: ignore[no-untyped-call]
+                student_logits, self._rows(signal), lambda logits: self.plain(logits, signal)
             )
-        if student_logits.device != signal.logits.device:
-            raise MismatchError(
-                "student and teacher signal live on different devices",
-                got=f"{student_logits.device} and {signal.logits.device}",
-                fix="signal.to(student_logits.device)",
-            )
-        assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
+        else:
+            loss = self.plain(student_logits, signal)
+        if not loss.is_cuda and not bool(torch.isfinite(loss).all()):
+            raise self._not_finite(loss, student_logits, signal)
+        return loss
+
+    def plain(self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        """The same numbers by plain differentiable operators on the whole batch: what transforms trace and tests compare with."""
+        assert not isinstance(self.divergence, str)
         logits = student_logits.to(compute_dtype(student_logits.dtype))
         loss = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
         if self.teacher_weight < 1:
             hard = functional.cross_entropy(logits, signal.labels, reduction="none")
             loss = loss + (1 - self.teacher_weight) * hard
         if self.teacher_weight > 0:
-            target = self.cell.target(signal, self.temperature).to(logits.dtype)
-            loss = loss + self.soft_scale * self.divergence(logits / self.temperature, target)
+            loss = loss + self.soft_scale * self.divergence(logits, self.target(signal, logits.dtype))
         return loss
+
+    def loss_and_gradient(
+        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
+        """The losses and d(sum of losses)/d(student logits) without autograd: for fused steps and for many students at once."""
+        _check(student_logits, signal)
+        assert not isinstance(self.divergence, str)
+        batch, classes = student_logits.shape
+        parts = [slice(0, batch)] if couples_batch(self.divergence) else chunks(batch, classes)
+        return loss_and_gradient(student_logits, self._rows(signal), parts)
+
+    def _rows(self, signal: TeacherSignal) -> Rows:
+        tempered = signal.at(self.temperature)
+        batch = len(signal)
+
+        def rows(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+            some = tempered if part.stop - part.start == batch else tempered.take(part)  # type: ignore[arg-type]
+            gradient = loss = None
+            if self.teacher_weight > 0:
+                assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
+                loss, gradient = with_gradient(self.divergence, logits, Target(self.cell, some, logits.dtype))
+                loss, gradient = loss.mul(self.soft_scale), gradient.mul_(self.soft_scale)
+            if self.teacher_weight < 1:
+                log_q = torch.log_softmax(logits, dim=-1)
+                labels = some.labels[:, None]
+                hard = -log_q.gather(1, labels).squeeze(1)
+                slope = log_q.exp_().scatter_add_(1, labels, torch.full_like(labels, -1, dtype=log_q.dtype))
+                if loss is None or gradient is None:
+                    return hard * (1 - self.teacher_weight), slope.mul_(1 - self.teacher_weight)
+                return loss.add_(hard, alpha=1 - self.teacher_weight), gradient.add_(
+                    slope, alpha=1 - self.teacher_weight
+                )
+            assert loss is not None and gradient is not None
+            return loss, gradient
+
+        return rows
+
+    def _not_finite(self, loss: Tensor, student_logits: Tensor, signal: TeacherSignal) -> NumericsError:
+        row = int((~torch.isfinite(loss)).nonzero()[0])
+        logits = student_logits[row].detach()
+        if bool(torch.isnan(logits).any() | torch.isposinf(logits).any() | torch.isneginf(logits).all()):
+            why, fix = "the student's logits are not usable", "lower the learning rate, or look at this input"
+        elif bool(torch.isneginf(logits).any()):
+            why = "the student masks a class to which the label or the target gives mass: the loss is infinite"
+            fix = "mask the same classes on both sides, or take jsd, skew-forward or total-variation"
+        elif bool(torch.isneginf(signal.logits[row]).any()):
+            why = "the teacher masks a class to which the student gives mass: the divergence is infinite"
+            fix = "mask the same classes on both sides, or take cross-entropy, jsd or skew-reverse"
+        else:
+            why, fix = "logits or temperature are out of range", "a temperature nearer 1, or smaller logits"
+        return NumericsError(
+            f"{int((~torch.isfinite(loss)).sum())} of {len(loss)} losses are not finite (first: row {row} of the batch)",
+            got=f"{float(loss[row].detach())}: {why}",
+            fix=fix,
+        )
 
     def describe(self) -> Contract:
         """What is computed, as a record."""
         assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
-        squared = f" · {self.temperature:g}²" if self.scale_by_temperature_squared else ""
+        squared = f" · {self.temperature:g}²" if self.scaled else ""
         q = "softmax(student)" if self.temperature == 1 else f"softmax(student / {self.temperature:g})"
-        soft = f"{self.teacher_weight:g}{squared} · {self.divergence.formula}, q = {q}"
+        formula = self.divergence.formula
+        where = f", q = {q}" if " q" in formula or "(q" in formula else ""
+        soft = f"{self.teacher_weight:g}{squared} · {formula}{where}"
         hard = f"{1 - self.teacher_weight:g} · H(label, softmax(student))"
         parts = [hard] * (self.teacher_weight < 1) + [soft] * (self.teacher_weight > 0)
         return Contract(
@@ -132,10 +195,8 @@ class Objective:
             level=self.cell.level,
             temperature=self.temperature,
             teacher_weight=self.teacher_weight,
-            divergence=next(
-                (n for n in divergences if divergences.factory(n) is type(self.divergence)), repr(self.divergence)
-            ),
-            scale_by_temperature_squared=self.scale_by_temperature_squared,
+            divergence=written(self.divergence),
+            scale_by_temperature_squared=self.scaled,
         )
 
     def contract(self) -> str:
@@ -145,24 +206,48 @@ class Objective:
         return text
 
 
+def _check(student_logits: Tensor, signal: TeacherSignal) -> None:
+    if student_logits.shape != signal.logits.shape:
+        raise MismatchError(
+            "student and teacher speak of different classes or examples",
+            expected=f"student logits {list(signal.logits.shape)}, as the teacher's",
+            got=f"{list(student_logits.shape)}",
+            fix="give the student the teacher's classes, or map the teacher's classes onto the student's",
+        )
+    if student_logits.device != signal.logits.device:
+        raise MismatchError(
+            "student and teacher signal live on different devices",
+            got=f"{student_logits.device} and {signal.logits.device}",
+            fix="signal.to(student_logits.device)",
+        )
+    if not student_logits.is_floating_point():
+        raise MismatchError("these are not student logits", expected="floating point", got=str(student_logits.dtype))
+
+
 def rescaling(
     student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, objective: Objective
 ) -> Float[Tensor, "batch"]:
-    """How an objective rescales each example's cross-entropy gradient, on the label and on the sum of the others alike.
+    """How an objective rescales each example's cross-entropy gradient on the label, in float64.
 
+    With the cross-entropy and forward-KL divergences this is, on the label and on the sum of the others alike,
     rescaling = (1 - w) + s (target[y] - q_T[y]) / (1 - q[y]), s = w·T with the T² factor, w/T without; at T = 1 it is
-    1 - w (1 - target[y]) / (1 - q[y]). Not class by class. In float64, as 1 - q[y] gets very small; it stays finite.
-    Source: Tang et al. (arXiv 2002.03532), exact before the expectation; holds for the cross-entropy and forward-KL divergences.
+    1 - w (1 - target[y]) / (1 - q[y]). Not class by class. As 1 - q[y] gets very small it stays finite. For other divergences it is
+    the same ratio, d objective / d z[y] over d cross-entropy / d z[y] = q[y] - 1, from their gradient.
+    Source: Tang et al. (arXiv 2002.03532), exact before the expectation.
     """
-    assert isinstance(objective.cell, Cell)
+    assert isinstance(objective.cell, Cell) and not isinstance(objective.divergence, str)
     with torch.no_grad():
         labels = signal.labels[:, None]
         logits = student_logits.detach().double()
-        label_mass = objective.cell.target(signal, objective.temperature).double().gather(1, labels).squeeze(1)
-        tempered = torch.softmax(logits / objective.temperature, dim=-1)
-        rest_tempered = tempered.scatter(1, labels, 0.0).sum(dim=1)  # 1 - q_T[y] without cancellation
-        rest = torch.softmax(logits, dim=-1).scatter(1, labels, 0.0).sum(dim=1)
-        strength = objective.soft_scale / objective.temperature
-        ratio = (rest_tempered - (1 - label_mass)) / rest.clamp_min(1e-300)
+        rest = torch.softmax(logits, dim=-1).scatter(1, labels, 0.0).sum(dim=1).clamp_min(1e-300)  # 1 - q[y]
+        if isinstance(objective.divergence, (CrossEntropy, ForwardKL)):
+            label_mass = objective.cell.target(signal, objective.temperature).double().gather(1, labels).squeeze(1)
+            tempered = torch.softmax(logits / objective.temperature, dim=-1)
+            rest_tempered = tempered.scatter(1, labels, 0.0).sum(dim=1)  # 1 - q_T[y] without cancellation
+            strength = objective.soft_scale / objective.temperature
+            ratio = (1 - objective.teacher_weight) + strength * (rest_tempered - (1 - label_mass)) / rest
+        else:
+            _, gradient = objective.loss_and_gradient(logits, signal)
+            ratio = -gradient.gather(1, labels).squeeze(1) / rest
         limit = torch.finfo(torch.float64).max
-        return ((1 - objective.teacher_weight) + strength * ratio).clamp(-limit, limit)
+        return ratio.clamp(-limit, limit)

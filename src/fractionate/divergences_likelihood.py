@@ -1,0 +1,136 @@
+"""Cross-entropy and the two KL divergences, and total variation: comparisons class by class with the target alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fractionate.cells import Cell
+from fractionate.divergences import Target, divergences, needs_mass_everywhere, product, tempered
+
+Loss = Float[Tensor, "batch"]
+Logits = Float[Tensor, "batch classes"]
+
+
+def softmax_rows(centred: Logits) -> tuple[Logits, Float[Tensor, "batch 1"]]:
+    """softmax and log Σ exp of rows whose largest entry is 0, with one exponential an element."""
+    q = torch.softmax(centred, dim=-1)
+    return q, -q.amax(dim=-1, keepdim=True).log()
+
+
+def centred_rows(logits: Logits, temperature: float) -> Logits:
+    """`tempered` without autograd and with one temporary."""
+    lowest = torch.finfo(logits.dtype).min
+    centred = logits - logits.amax(dim=-1, keepdim=True)
+    if temperature >= 1:
+        return centred.div_(temperature) if temperature > 1 else centred
+    masked = centred == -torch.inf
+    return centred.div_(temperature).clamp_min_(lowest).masked_fill_(masked, -torch.inf)
+
+
+@divergences.register("cross-entropy")
+@dataclass(frozen=True)
+class CrossEntropy:
+    """H(target, q) = -Σ target log q: the soft term of Tang et al. (arXiv 2002.03532). Its least value is the target's entropy.
+
+    A class without target mass costs nothing, also where the student masks it: 0 · -inf is 0 here.
+    """
+
+    formula: ClassVar[str] = "H(target, q)"
+
+    def __call__(self, student_logits: Logits, target: Target) -> Loss:
+        log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
+        return -product(target.probabilities, log_q).sum(dim=-1)
+
+    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+        """d/dz = (q - target) / T."""
+        centred = centred_rows(student_logits, target.temperature)
+        q, log_sum = softmax_rows(centred)
+        loss = log_sum.squeeze(1) - centred.mul_(target.probabilities).nansum(dim=-1)  # 0 · -inf is left out
+        return loss, q.sub_(target.probabilities).div_(target.temperature)
+
+
+@divergences.register("forward-kl")
+@dataclass(frozen=True)
+class ForwardKL:
+    """KL(target ‖ q) = Σ target log(target / q): cross-entropy less the target's entropy, 0 where they agree.
+
+    Source: Hinton et al. (arXiv 1503.02531), in the form of most libraries.
+    """
+
+    formula: ClassVar[str] = "KL(target ‖ q)"
+
+    def __call__(self, student_logits: Logits, target: Target) -> Loss:
+        log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
+        # the difference of logarithms first: at equality every term is 0, not a sum that cancels
+        return product(target.probabilities, target.log_probabilities - log_q).sum(dim=-1)
+
+    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+        """d/dz = (q - target) / T."""
+        centred = centred_rows(student_logits, target.temperature)
+        q, log_sum = softmax_rows(centred)
+        if target.is_whole_teacher:
+            teacher = centred_rows(target.logits, target.temperature)
+            p, teacher_log_sum = softmax_rows(teacher)
+            # Σ p ((b - log Σ e^b) - (a - log Σ e^a)) with the sums of p taken as 1
+            loss = teacher.sub_(centred).mul_(p).nansum(dim=-1) + (log_sum - teacher_log_sum).squeeze(1)
+        else:
+            p = target.probabilities
+            cross = log_sum.squeeze(1) - centred.mul_(p).nansum(dim=-1)
+            loss = cross + torch.xlogy(p, p).sum(dim=-1)
+        return loss, q.sub_(p).div_(target.temperature)
+
+
+@divergences.register("reverse-kl")
+@dataclass(frozen=True)
+class ReverseKL:
+    """KL(q ‖ target) = Σ q log(q / target): seeks modes where the forward KL covers them; infinite where the target has no mass.
+
+    Source: MiniLLM (arXiv 2306.08543), here at the level of one prediction, by exact gradient.
+    """
+
+    formula: ClassVar[str] = "KL(q ‖ target)"
+
+    def refuses(self, cell: Cell) -> str:
+        return needs_mass_everywhere(cell)
+
+    def __call__(self, student_logits: Logits, target: Target) -> Loss:
+        log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
+        return product(log_q.exp(), log_q - target.log_probabilities).sum(dim=-1)
+
+    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+        """d/dz = q (log(q / target) - KL) / T."""
+        centred = centred_rows(student_logits, target.temperature)
+        q, log_sum = softmax_rows(centred)
+        ratio = centred.sub_(log_sum).sub_(target.log_probabilities)
+        ratio.masked_fill_(q == 0, 0.0)  # both sides without the class: 0 · (-inf + inf)
+        loss = (q * ratio).sum(dim=-1)
+        return loss, ratio.sub_(loss[:, None]).mul_(q).div_(target.temperature)
+
+
+@divergences.register("total-variation")
+@dataclass(frozen=True)
+class TotalVariation:
+    """½ Σ |target - q|, between 0 and 1; its gradient has bounded size and takes the value 0 at ties.
+
+    Source: the sequence-level objective of Wen et al. (arXiv 2307.15190), here for one prediction.
+    """
+
+    formula: ClassVar[str] = "½ Σ |target - q|"
+
+    def __call__(self, student_logits: Logits, target: Target) -> Loss:
+        q = torch.softmax(tempered(student_logits, target.temperature), dim=-1)
+        return 0.5 * (target.probabilities - q).abs().sum(dim=-1)
+
+    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+        """d/dz = ½ q (s - Σ q s) / T with s = sign(q - target)."""
+        q, _ = softmax_rows(centred_rows(student_logits, target.temperature))
+        difference = q - target.probabilities
+        loss = 0.5 * difference.abs().sum(dim=-1)
+        sign = difference.sign_()
+        mean = (q * sign).sum(dim=-1, keepdim=True)
+        return loss, sign.sub_(mean).mul_(q).mul_(0.5 / target.temperature)
