@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from fractionate import bundle
+from fractionate.divergences import Target
 from fractionate.errors import MismatchError
 from fractionate.fleet import Course, Entrant, make_student, model_logits, plan_fleet, train_fleet
 from fractionate.objective import Objective
@@ -174,30 +177,35 @@ def test_what_cannot_be_stacked_is_trained_alone(factory: Callable[[], nn.Module
         plan_fleet(factory, entrants(), course, "stacked")
 
 
-def test_other_divergences_go_by_autograd(course: Course) -> None:
-    class Squared:
-        formula = "squared"
-
-        def __call__(self, tempered_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            return (tempered_logits.softmax(-1) - target).square().sum(-1)
-
-    entrant = Entrant("squared", 0, Objective("kd", 2.0, 0.7, divergence=Squared()))
-    both = [Entrant("hard", 0, None), entrant]
-    found = list(train_fleet(mlp, both, course, way="stacked"))[1]
+@pytest.mark.parametrize("stored", [bundle.STORED_BYTES, 0])
+@pytest.mark.parametrize("divergence", ["jsd", "dkd", "reverse-kl", "dist"])
+def test_other_divergences_and_targets_too_large_to_keep(
+    course: Course, divergence: str, stored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "STORED_BYTES", stored)
+    entrant = Entrant(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
+    both = [Entrant("hard", 0, None), entrant, Entrant("kd", 0, Objective("kd", 2.0, 0.7))]
     inputs = course.transfer[0].inputs
-    expected = alone(mlp, entrant, course)
-    torch.testing.assert_close(model_logits(found.model, inputs), model_logits(expected, inputs), atol=1e-5, rtol=1e-5)
+    for found in train_fleet(mlp, both, course, way="stacked"):
+        expected = model_logits(alone(mlp, found.entrant, course), inputs)
+        torch.testing.assert_close(model_logits(found.model, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Exploding:
+    """A divergence that is never finite."""
+
+    formula: str = "nothing"
+
+    def __call__(self, student_logits: torch.Tensor, target: Target) -> torch.Tensor:
+        return student_logits.sum(-1) * float("nan")
+
+    def gradient(self, student_logits: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(student_logits, target), torch.full_like(student_logits, float("nan"))
 
 
 def test_a_diverging_student_leaves_the_others_alone() -> None:
     course = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
-
-    class Exploding:
-        formula = "nothing"
-
-        def __call__(self, tempered_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            return tempered_logits.sum(-1) * float("nan")
-
     bad = Entrant("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
     for way in ("stacked", "one by one"):
         found = list(train_fleet(mlp, [bad, *entrants((0,))], course, way=way))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.divergences import Target
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Study, Training
 from fractionate.sources.examples import Examples
@@ -131,13 +133,20 @@ def test_temperatures_and_weights_are_factors() -> None:
     assert contract is not None and (contract.temperature, contract.teacher_weight) == (4, 0.5)
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A divergence whose gradient is never finite."""
+
+    formula: str = "broken"
+
+    def __call__(self, student_logits: torch.Tensor, target: Target) -> torch.Tensor:
+        return student_logits.sum(-1) * float("nan")
+
+    def gradient(self, student_logits: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(student_logits, target), torch.full_like(student_logits, float("nan"))
+
+
 def test_a_diverging_arm_is_reported_and_the_study_goes_on(tmp_path: Path) -> None:
-    class Broken:
-        formula = "broken"
-
-        def __call__(self, tempered_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            return (tempered_logits - target).sum(-1) * float("inf")
-
     found = study(tmp_path, cells=("kd",), divergence=Broken(), seeds=2)
     assert {(r.arm, r.status) for r in found.runs} == {("hard", "completed"), ("kd", "diverged")}
     assert any("diverged" in note for note in found.notes) and any("cannot be judged" in note for note in found.notes)

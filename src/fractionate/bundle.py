@@ -1,8 +1,8 @@
 """The losses of many students at once, as gradients of their logits.
 
 With the cross-entropy or forward KL divergence the gradient of an objective is a difference of distributions,
-(1 - w)(q - label) + s (q_T - target), s = w·T with the T² factor and w/T without; targets are made once and only looked up. Any
-other objective takes the way of autograd.
+(1 - w)(q - label) + s (q_T - target), s = w·T with the T² factor and w/T without; targets are made once and only looked up. Other
+divergences, and targets too large to keep, are asked student by student.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fractionate.cells import Cell
-from fractionate.objective import CrossEntropy, ForwardKL, Objective
+from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
+from fractionate.objective import Objective
 from fractionate.teacher import TeacherSignal
 
 STORED_BYTES = 1 << 30  # more targets than this are not kept but made batch by batch
@@ -46,8 +47,8 @@ class Bundle:
         students, examples = self.labels.shape
         analytic = [o is None or isinstance(o.divergence, (CrossEntropy, ForwardKL)) for o in self.objectives]
         fits = students * examples * classes * dtype.itemsize <= STORED_BYTES
-        self.by_autograd = [i for i, known in enumerate(analytic) if not (known and fits)]
-        self.tempered = [i for i, o in enumerate(self.objectives) if i not in self.by_autograd and _tempered(o)]
+        self.apart = [i for i, known in enumerate(analytic) if not (known and fits)]
+        self.tempered = [i for i, o in enumerate(self.objectives) if i not in self.apart and _tempered(o)]
         self.offset = (torch.arange(students, device=self.device) * examples)[:, None]
         self._plain = torch.zeros(0)
         if fits:
@@ -63,7 +64,7 @@ class Bundle:
         temperature = torch.ones(len(self.tempered), dtype=self.dtype, device=self.device)
         for i, objective in enumerate(self.objectives):
             signal = self.signals[i]
-            if objective is None or i in self.by_autograd:
+            if objective is None or i in self.apart:
                 continue
             assert isinstance(objective.cell, Cell) and signal is not None
             target = objective.cell.target(signal, objective.temperature).to(self.dtype)
@@ -104,10 +105,14 @@ class Bundle:
             gradient = gradient.div_(batch).to(logits.dtype)
         else:
             gradient = torch.zeros_like(logits)
-        for i in self.by_autograd:
-            own = logits[i].requires_grad_()
-            with torch.enable_grad():
-                (gradient[i],) = torch.autograd.grad(self._loss_of(i, own, index[i]).mean(), own)
+        for i in self.apart:
+            objective, signal = self.objectives[i], self.signals[i]
+            if objective is None or signal is None:
+                labels = self.labels[i][index[i]]
+                own = torch.softmax(logits[i], dim=-1) - functional.one_hot(labels, self.classes)
+            else:
+                _, own = objective.loss_and_gradient(logits[i], signal.take(index[i]))
+            gradient[i] = own / batch
         return gradient
 
     def loss(
@@ -124,7 +129,7 @@ class Bundle:
         if objective is None:
             return functional.cross_entropy(logits, self.labels[student][index], reduction="none")
         assert signal is not None
-        return objective(logits, signal.take(index))
+        return objective.plain(logits, signal.take(index))
 
 
 def _tempered(objective: Objective | None) -> bool:

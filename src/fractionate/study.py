@@ -17,7 +17,8 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.fleet import Course, Entrant, StudentFactory, Way, make_student, model_logits, train_fleet
 from fractionate.keeping import Folder, Progress, fingerprint
 from fractionate.measured import make_run
-from fractionate.objective import Divergence, Objective
+from fractionate.divergences import Divergence
+from fractionate.objective import Objective
 from fractionate.records import Run, Study, Training
 from fractionate.shapley import shares
 from fractionate.sources.examples import Examples, as_examples

@@ -6,7 +6,7 @@ from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
 from fractionate.page.marks import canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, key, mark, metric_words, row, with_unit
 from fractionate.page.text import decimals, number, short
-from fractionate.records import LEVEL_NAMES, Effect, Share, Study
+from fractionate.records import Effect, Share, Study
 
 VERDICT_SIGNS = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
 
@@ -92,7 +92,7 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
     methods = [m for m in known if any(s.method == m[0] for s in shares)]
     drawn = [key(*(m[1:] for m in methods))]
     height = ROW + 10
-    for level in LEVEL_NAMES:
+    for level in LEVEL_WORDS:
         marks, values = [], []
         for k, (method, class_, sign, words) in enumerate(methods):
             for s in shares:

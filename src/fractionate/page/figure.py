@@ -10,21 +10,25 @@ from statistics import fmean, stdev
 from markupsafe import Markup
 
 from fractionate.page.text import csv_text, number
-from fractionate.records import Histogram, Interval, Level
+from fractionate.records import Histogram, Interval, ShareLevel
 
-LEVEL_WORDS: dict[Level, str] = {
+LEVEL_WORDS: dict[ShareLevel, str] = {
     "universe": "softening every target alike",
     "domain.confidence": "how sure it is of each class",
     "domain.shape": "which classes resemble each other",
     "instance.confidence": "how sure it is of each example",
     "instance.shape": "what else it sees in each example",
+    "domain": "what it says of each class",
+    "instance": "what it says of each example",
 }
-LEVEL_CLASSES: dict[Level, str] = {
+LEVEL_CLASSES: dict[ShareLevel, str] = {
     "universe": "lv-u",
     "domain.confidence": "lv-dc",
     "domain.shape": "lv-ds",
     "instance.confidence": "lv-ic",
     "instance.shape": "lv-is",
+    "domain": "lv-ds",
+    "instance": "lv-is",
 }
 TABLE_ROWS = 120  # a longer table is cut on the page and whole in the download
 
