@@ -98,12 +98,16 @@ def load_checkpoint(folder: Path | str, step: int) -> Checkpoint:
     return Checkpoint(step, from_bytes(content, manifest["aliases"]), manifest["facts"])
 
 
-def latest_checkpoint(folder: Path | str) -> tuple[Checkpoint | None, tuple[DamagedError, ...]]:
-    """The newest checkpoint that is sound, and what was found damaged on the way to it. Sweeps what killed writers left."""
+def latest_checkpoint(folder: Path | str, *, clean: bool = True) -> tuple[Checkpoint | None, tuple[DamagedError, ...]]:
+    """The newest checkpoint that is sound, and what was found damaged on the way to it.
+
+    `clean` also removes what killed writers left: only the one process that writes may ask for it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         return None, ()
-    sweep(folder)
+    if clean:
+        sweep(folder)
     damage: list[DamagedError] = []
     for step in reversed(steps_in(folder)):
         try:

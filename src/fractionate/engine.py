@@ -1,63 +1,55 @@
 """distill(): the one training loop. A run without a teacher is the same loop on the labels alone.
 
 The order of the data is a function of (seed, epoch) and the draws within the model of (seed, step), so a run that is killed and
-started again goes on bit for bit. Losses come one an example; only here are they reduced: the weighted mean over all valid
-examples (or tokens) of a step, however the step is cut into pieces.
+started again goes on bit for bit, on one process or several. Losses come one an example; only here are they reduced: the
+weighted mean over all valid examples (or tokens) of a step, however the step is cut into pieces and processes.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 import xxhash
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fractionate.checkpoint import (
-    Checkpoint,
-    content_hash,
-    from_bytes,
-    latest_checkpoint,
-    load_weights,
-    optimizer_tensors,
-    random_state,
-    restore_optimizer,
-    restore_random_state,
-    save_checkpoint,
-    to_bytes,
-)
-from fractionate.council import as_signal, check_labels
-from fractionate.durable import make_directory, write_file
-from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.evaluation import device_of, evaluate
-from fractionate.feed import Batch, Feed, as_feed
+from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.council import Teacher, as_signal, as_teacher
+from fractionate.errors import ConfigError, DamagedError, StoppedError
+from fractionate.evaluation import evaluate
+from fractionate.feed import Feed, as_feed
+from fractionate.folder import Folder
+from fractionate.interrupt import Notice, stop_notice
 from fractionate.objective import Objective
-from fractionate.order import batches, step_seed
-from fractionate.outputs import Head, call, logits_of, rows
-from fractionate.records import Point, Run, Scores, Training
+from fractionate.order import batches
+from fractionate.outputs import Head, device_of
+from fractionate.progress import Progress, Show
+from fractionate.records import Run, Scores, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
+from fractionate.standing import Parts, Standing, asked_for, history, versions
+from fractionate.step import Stepper, Taken, Term, seed_step
 from fractionate.teacher import TeacherSignal
-from fractionate.tracking import Ledger
+from fractionate.tracking import Ledger, Tracker
+from fractionate.world import Parallel, World, join
 
-DEFAULT = Training()
-STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
+PLAIN = Training()
+HeldOut = tuple[Feed, TeacherSignal | None] | None
 
 
 def distill(
     student: nn.Module,
     data: Any,
-    signal: TeacherSignal | Any | None = None,
+    signal: TeacherSignal | nn.Module | Any | None = None,
     *,
     objective: Objective | None = None,
-    training: Training = DEFAULT,
+    training: Training = PLAIN,
     validation: Any | None = None,
     test: Any | None = None,
     validation_signal: TeacherSignal | Any | None = None,
@@ -65,301 +57,334 @@ def distill(
     seed: int = 0,
     arm: str = "",
     out: Path | str | None = None,
+    weights: Float[Tensor, "examples"] | None = None,
+    terms: Sequence[Term] = (),
     head: Head = None,
+    teacher_head: Head = None,
     predicts_next: bool = False,
     save_every_steps: int | None = None,
     save_every_seconds: float = 60.0,
     log_every: int | None = None,
+    trackers: Sequence[Tracker] = (),
+    show: Show = "auto",
+    parallel: Parallel = "copies",
+    compile_mode: str | None = None,
 ) -> tuple[nn.Module, Run]:
-    """Train a student on labels and, where given, on a teacher's signal; in place, returned with the record of the run.
+    """Train a student on labels and, where given, on a teacher; in place, returned with the record of the run.
 
-    `data` is `Examples`, a pair of tensors, a map-style dataset or a loader over one; `signal` a `TeacherSignal` in the
-    order of the data, a store, or None for the labels alone. `objective` says what is learned from the teacher.
-    With `out`, checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors` are kept there and the same call goes on
-    where a killed one stopped; a finished one is read back.
+    - `data`: `Examples`, a pair of tensors, a map-style dataset or a loader over one. `weights` counts examples for more or less.
+    - `signal`: a `TeacherSignal` in the order of the data, a store, a model (asked in evaluation mode and without a graph; its
+      weights are hashed before and after), or None for the labels alone. Several teachers: `council.mix`.
+    - `objective`: what is learned from the teacher; `terms` are added to it.
+    - `out`: a folder for checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors`. The same call goes on where a
+      killed one stopped, bit for bit; a finished run is read back. SIGTERM and Ctrl-C save before they stop.
+    - `head`, `teacher_head`: where the logits are in what a model gives; `predicts_next` for causal language models.
+    - `parallel`: under torchrun or `accelerate launch`, whether processes hold copies (DDP) or shards (FSDP2) of the student.
+    - `compile_mode`: run the student through `torch.compile` in this mode.
+
+    Loss of a step = Σ weight · loss / Σ weight over its valid examples or tokens.
 
     Raises `MismatchError` where student, teacher and data do not belong together, `ConfigError` for settings that cannot be
-    meant and `NumericsError`, naming examples and before the weights are touched, for a loss or gradient that is not finite.
+    meant, `NumericsError`, naming examples and before the weights are touched, for a loss or gradient that is not finite, and
+    `StoppedError` after a signal.
     """
     feed = as_feed(data)
-    teacher = as_signal(signal, feed)
-    if objective is not None and teacher is None:
-        raise ConfigError("an objective needs a teacher's signal", fix="pass signal=, or leave the objective out")
-    if teacher is not None and objective is None:
+    if objective is not None and signal is None:
+        raise ConfigError("an objective needs a teacher", fix="pass signal=, or leave the objective out")
+    if signal is not None and objective is None:
         objective = Objective()
-    session = _Session(
-        student,
-        feed,
-        None if teacher is None else teacher.to(device_of(student)),
-        objective,
-        training,
-        seed=seed,
-        arm=arm or ("hard" if objective is None else objective.describe().cell),
-        steps=training.steps_for(len(feed)),
-        head=head,
-        predicts_next=predicts_next,
-        out=None if out is None else Path(out),
-        save_every_steps=save_every_steps,
-        save_every_seconds=save_every_seconds,
-        log_every=log_every,
-        validation=_held_out(validation, validation_signal, "validation data"),
-        test=_held_out(test, test_signal, "test data"),
+    teacher = as_teacher(
+        signal, feed, objective, device=device_of(student), head=teacher_head, predicts_next=predicts_next
     )
-    return session.run()
+    with ExitStack() as stack:
+        session = _Session(
+            student=student,
+            feed=feed,
+            teacher=teacher,
+            objective=objective,
+            training=training,
+            seed=seed,
+            arm=arm or ("hard" if objective is None else objective.describe().cell),
+            steps=training.steps_for(len(feed)),
+            weights=None if weights is None else weights.to(device_of(student)),
+            terms=tuple(terms),
+            head=head,
+            predicts_next=predicts_next,
+            folder=None if out is None else Folder(Path(out)),
+            save_every_steps=save_every_steps,
+            save_every_seconds=save_every_seconds,
+            log_every=log_every or max(1, training.steps_for(len(feed)) // 100),
+            validation=_held_out(validation, validation_signal, "validation data"),
+            test=_held_out(test, test_signal, "test data"),
+            trackers=tuple(trackers),
+            show=show,
+            compile_mode=compile_mode,
+            notice=stack.enter_context(stop_notice(active=out is not None)),
+            world=stack.enter_context(join(parallel)),
+        )
+        return session.run()
 
 
-def _held_out(data: Any, signal: Any, name: str) -> tuple[Feed, TeacherSignal | None] | None:
+def _held_out(data: Any, signal: Any, name: str) -> HeldOut:
     if data is None:
         return None
     feed = as_feed(data, name)
     return feed, as_signal(signal, feed)
 
 
-def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Let everything the model draws in a step follow from (seed, step)."""
-    # the generators themselves: torch.manual_seed also queues a call for every accelerator there might be
-    torch.default_generator.manual_seed(step_seed(seed, step))
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(step_seed(seed, step))
+def _running_average(student: nn.Module, decay: float) -> nn.Module:
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=update)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class _Step:
+    """What one process has to do in a step: its pieces of the batch; a piece without examples is `None`."""
+
+    epoch: int
+    index: Int[Tensor, "batch"]
+    pieces: tuple[Int[Tensor, "piece"] | None, ...]
+
+
+@dataclass(kw_only=True, eq=False)
 class _Session:
     """One call of `distill`: what was asked, and where it stands."""
 
     student: nn.Module
     feed: Feed
-    teacher: TeacherSignal | None
+    teacher: Teacher | None
     objective: Objective | None
     training: Training
     seed: int
     arm: str
     steps: int
+    weights: Float[Tensor, "examples"] | None
+    terms: tuple[Term, ...]
     head: Head
     predicts_next: bool
-    out: Path | None
+    folder: Folder | None
     save_every_steps: int | None
     save_every_seconds: float
-    log_every: int | None
-    validation: tuple[Feed, TeacherSignal | None] | None
-    test: tuple[Feed, TeacherSignal | None] | None
+    log_every: int
+    validation: HeldOut
+    test: HeldOut
+    trackers: tuple[Tracker, ...]
+    show: Show
+    compile_mode: str | None
+    notice: Notice
+    world: World
 
-    step: int = 0
-    loss_sum: float = 0.0  # since the last row of the ledger
-    loss_steps: int = 0
-    seen: int = 0  # examples, over all epochs
-    order: str = ""  # a rolling hash of the examples seen, in their order
-    seconds: float = 0.0  # of earlier processes
-    ledger: Ledger = field(init=False)
-    optimizer: torch.optim.Optimizer = field(init=False)
+    standing: Standing = field(default_factory=Standing)
+    started: float = field(default_factory=time.monotonic)
 
     def run(self) -> tuple[nn.Module, Run]:
-        """Resume or start, train to the end, measure, write down."""
-        asked = self.asked()
-        if self.out is not None:
-            finished = self._finished(asked)
+        """Check, resume or start, train to the end, measure, write down."""
+        kept = self.folder is not None
+        self.asked = asked_for(
+            self.student,
+            self.training,
+            data=self.feed.fingerprint() if kept else None,
+            teacher=self.teacher.fingerprint() if kept and self.teacher is not None else None,
+            objective=repr(self.objective),
+            seed=self.seed,
+            steps=self.steps,
+            arm=self.arm,
+            examples=len(self.feed),
+            predicts_next=self.predicts_next,
+        )
+        if self.folder is not None:
+            finished = self.folder.finished(self.asked, self.student)
             if finished is not None:
                 return self.student, finished
         before = random_state()
-        started = time.monotonic()
-        self.optimizer = make_optimizer([p for p in self.student.parameters() if p.requires_grad], self.training)
-        self.log_every = self.log_every or max(1, self.steps // 100)
+        self.device = device_of(self.student)
+        called = self.world.wrap(self.student)
+        trained = [p for p in self.student.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError(
+                "the student has nothing to train", expected="parameters that require gradients", got="none"
+            )
+        self.parts = Parts(self.student, make_optimizer(trained, self.training))
+        if self.training.average_decay is not None:
+            self.parts.average = _running_average(self.student, self.training.average_decay)
+        if self.training.precision == "float16":
+            self.parts.scaler = torch.amp.GradScaler(self.device.type)
+        if self.compile_mode is not None:
+            called = cast(nn.Module, torch.compile(called, mode=self.compile_mode))
+        self.stepper = Stepper(
+            called=called,
+            parts=self.parts,
+            teacher=self.teacher,
+            objective=self.objective,
+            terms=self.terms,
+            training=self.training,
+            weights=self.weights,
+            head=self.head,
+            predicts_next=self.predicts_next,
+            device=self.device,
+            world=self.world,
+        )
         try:
-            self._resume(asked)
-            self._train(asked, started)
-            run = self._record(asked, self.seconds + time.monotonic() - started)
-            if self.out is not None:
-                content, aliases = to_bytes(self.student.state_dict())
-                write_file(self.out / STUDENT, content)
-                run = replace(run, settings=run.settings | {f"alias {name}": of for name, of in aliases.items()})
-                run.save(self.out / RUN)  # last: its presence says that the run is finished
+            self._open()
+            self._train()
+            run = self._record()
+            if self.folder is not None and self.world.rank == 0:
+                run = self.folder.finish(run, self.student)
+            self.world.wait()
+            self.ledger.finish(run)
         finally:
             restore_random_state(before)
             if hasattr(self, "ledger"):
                 self.ledger.close()
+                self.progress.close()
         return self.student, run
 
-    def asked(self) -> dict[str, str | float | int | bool | None]:
-        """What was asked for, by name: two calls that agree in it are the same run."""
-        settings: dict[str, str | float | int | bool | None] = {
-            f"training.{name}": value for name, value in asdict(self.training).items()
-        }
-        settings |= {"steps": self.steps, "seed": self.seed, "arm": self.arm, "examples": len(self.feed)}
-        settings["predicts_next"] = self.predicts_next
-        if self.out is not None:
-            shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in self.student.state_dict().items()]
-            settings["student"] = xxhash.xxh3_128_hexdigest("\n".join(shapes).encode())
-            settings["data"] = self.feed.fingerprint()
-            settings["objective"] = repr(self.objective)
-            settings["signal"] = (
-                None if self.teacher is None else content_hash(self.teacher.logits, self.teacher.labels)
-            )
-        return settings
-
-    def _finished(self, asked: dict[str, Any]) -> Run | None:
-        """The run that is there already, its student loaded. Raises `MismatchError` where it is another run."""
-        assert self.out is not None
-        make_directory(self.out)
-        if not (self.out / RUN).exists():
-            return None
-        run = Run.load(self.out / RUN)
-        self._same(asked, run.settings)
-        aliases = {
-            name.removeprefix("alias "): str(of) for name, of in run.settings.items() if name.startswith("alias ")
-        }
-        load_weights(self.student, from_bytes((self.out / STUDENT).read_bytes(), aliases), str(self.out / STUDENT))
-        return run
-
-    def _same(self, asked: dict[str, Any], found: dict[str, Any]) -> None:
-        differing = [name for name in asked if found.get(name) != asked[name]]
-        if differing:
-            name = differing[0]
-            raise MismatchError(
-                f"{self.out} holds another run: {', '.join(differing)} differ",
-                expected=f"{name} = {asked[name]}",
-                got=f"{name} = {found.get(name)}",
-                fix="choose another output folder, or ask for the same run again to go on with it",
-            )
-
-    def _resume(self, asked: dict[str, Any]) -> None:
-        if self.out is None:
-            self.ledger = Ledger(None)
-            return
-        found, damaged = latest_checkpoint(self.out / CHECKPOINTS)
-        if found is None:
-            self.ledger = Ledger(self.out / METRICS)
-            return
-        facts = found.facts
-        self._same(asked, facts["asked"])
-        load_weights(self.student, found.part("student"), str(self.out / CHECKPOINTS))
-        restore_optimizer(self.optimizer, found.part("optimizer"))
-        restore_random_state(found.part("random"))
-        self.step, self.seen, self.order = found.step, facts["seen"], facts["order"]
-        self.loss_sum, self.loss_steps, self.seconds = facts["loss_sum"], facts["loss_steps"], facts["seconds"]
-        self.ledger = Ledger(self.out / METRICS, keep_bytes=facts["metrics_bytes"])
+    def _open(self) -> None:
+        """Find the newest sound checkpoint and go on from it, or start."""
+        path: Path | None = None
+        damaged: tuple[DamagedError, ...] = ()
+        found = None
+        if self.folder is not None:
+            found, damaged = latest_checkpoint(self.folder.checkpoints, clean=self.world.rank == 0)
+            path = self.folder.metrics if self.world.rank == 0 else None
+        if found is not None and self.folder is not None:
+            self.folder.check(self.asked, found.facts["asked"])
+            self.standing = self.parts.restore(found, self.world)
+        self.ledger = Ledger(path, keep_bytes=self.standing.metrics_bytes, trackers=self.trackers)
+        self.ledger.start(self.arm, self.asked)
+        show = self.show if self.world.rank == 0 else "nothing"
+        self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.standing.step)
+        if self.objective is not None:
+            self.progress.say(str(self.objective.describe()))
         for error in damaged:
-            self.ledger.note(f"{error.what}; went on from step {found.step}")
+            self.progress.say(f"{error.what}: going on from step {self.standing.step}")
+        self.world.wait()
 
-    def _save(self, asked: dict[str, Any], started: float) -> None:
-        assert self.out is not None
-        tensors = {f"student/{name}": tensor for name, tensor in self.student.state_dict().items()}
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
-        tensors |= {f"random/{name}": tensor for name, tensor in random_state().items()}
-        facts = {
-            "asked": asked,
-            "seen": self.seen,
-            "order": self.order,
-            "loss_sum": self.loss_sum,
-            "loss_steps": self.loss_steps,
-            "seconds": self.seconds + time.monotonic() - started,
-            "metrics_bytes": self.ledger.sync(),
-        }
-        save_checkpoint(self.out / CHECKPOINTS, Checkpoint(self.step, tensors, facts))
+    def _train(self) -> None:
+        self.student.train()
+        look = self.training.evaluate_every
+        if look is None and (self.training.patience is not None or self.training.keep == "best"):
+            look = -(-len(self.feed) // self.training.batch_size)
+        saved = time.monotonic()
+        # two walks over one plan: what to fetch ahead, and what to do with it
+        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in self._plan() for p in step.pieces)
+        fetched = self.feed.batches(wanted, self.seed)
+        for step in self._plan():
+            if self.standing.ended:
+                break
+            pieces = [(next(fetched).to(self.device), piece is not None) for piece in step.pieces]
+            seed_step(self.seed, self.standing.step, self.device, self.world.rank)
+            rate = learning_rate(self.training, self.standing.step, self.steps)
+            set_learning_rate(self.parts.optimizer, rate)
+            overdue = time.monotonic() - saved >= self.save_every_seconds and self.folder is not None
+            number = self.standing.step + 1
+            row_due = number % self.log_every == 0 or number == self.steps
+            asked = (float(self.notice.number), float(overdue))
+            taken = self.stepper.take(pieces, step=self.standing.step, describe=row_due, also=asked)
+            stop, due = (bool(count) for count in taken.also)
+            self._note(step, taken, rate, row_due=row_due)
+            if self.validation is not None and look and (number % look == 0 or number == self.steps):
+                self._look()
+            if self.save_every_steps and self.standing.step % self.save_every_steps == 0:
+                due = True
+            if self.folder is not None and (due or stop) and self.standing.step < self.steps:
+                self._save()
+                saved = time.monotonic()
+            if stop:
+                raise StoppedError(
+                    f"stopped by a signal after step {self.standing.step} of {self.steps}",
+                    number=self.notice.number or 15,
+                    fix="run the same command again to go on",
+                )
 
-    def _plan(self) -> Iterator[tuple[int, Int[Tensor, "batch"]]]:
-        """Epoch and places of the batches from the present step on, to the last."""
+    def _plan(self) -> Iterator[_Step]:
+        """What this process has to do, from the present step to the last."""
         examples, size = len(self.feed), self.training.batch_size
         epoch_steps = -(-examples // size)
-        for epoch in range(self.step // epoch_steps, -(-self.steps // epoch_steps)):
-            for place, index in enumerate(batches(examples, size, self.seed, epoch), epoch * epoch_steps):
-                if self.step <= place < self.steps:
-                    yield epoch, index
+        first = self.standing.step
+        for epoch in range(first // epoch_steps, -(-self.steps // epoch_steps)):
+            for number, index in enumerate(batches(examples, size, self.seed, epoch), epoch * epoch_steps):
+                if first <= number < self.steps:
+                    # every process gets as many pieces, as each may have to wait for the others in each
+                    most = -(-len(index) // self.world.size)
+                    count = -(-most // (self.training.micro_batch_size or most))
+                    mine = index[self.world.rank :: self.world.size]
+                    cut = mine.tensor_split(count) if count > 1 else (mine,)
+                    yield _Step(epoch, index, tuple(piece if len(piece) else None for piece in cut))
 
-    def _train(self, asked: dict[str, Any], started: float) -> None:
-        self.student.train()
-        device = device_of(self.student)
-        saved = time.monotonic()
-        for batch in self.feed.batches(self._plan(), self.seed):
-            seed_step(self.seed, self.step, device)
-            rate = learning_rate(self.training, self.step, self.steps)
-            set_learning_rate(self.optimizer, rate)
-            self._optimize(batch.to(device))
-            self._note(batch, rate)
-            if self.out is not None and self.step < self.steps:
-                due = self.save_every_steps is not None and self.step % self.save_every_steps == 0
-                if due or time.monotonic() - saved >= self.save_every_seconds:
-                    self._save(asked, started)
-                    saved = time.monotonic()
+    def _note(self, step: _Step, taken: Taken, rate: float, *, row_due: bool) -> None:
+        """Count the step, and write a row where one is due."""
+        now = self.standing
+        now.step += 1
+        now.loss_steps += 1
+        now.loss_sum += taken.loss
+        now.seen += len(step.index)
+        now.order = xxhash.xxh3_64_hexdigest(now.order.encode() + step.index.numpy().tobytes())
+        loss = None
+        if row_due:
+            loss = now.loss_sum / now.loss_steps
+            row = {"step": now.step, "loss": loss, "learning_rate": rate, "examples": now.seen, "order": now.order}
+            if taken.rescaled is not None:
+                row |= {"rescaling_mean": taken.rescaled[0], "rescaling_deviation": taken.rescaled[1]}
+            self.ledger.write(row)
+            now.loss_sum, now.loss_steps = 0.0, 0
+        self.progress.step(now.step, loss)
 
-    def _optimize(self, batch: Batch) -> None:
-        logits, labels, place = rows(
-            logits_of(call(self.student, batch.inputs), self.head), batch.labels, predicts_next=self.predicts_next
-        )
-        losses = self._losses(batch, logits, labels, place)
-        loss = losses.sum() / max(1, len(losses))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.student.parameters() if p.grad is not None], foreach=True
-        )
-        value = float(loss.detach())
-        if not (np.isfinite(value) and np.isfinite(float(norm))):
-            raise self._not_finite(batch, losses.detach(), place, float(norm))
-        self.optimizer.step()
-        self.loss_sum += value
+    def _look(self) -> None:
+        """Measure on the validation data; keep the best weights; end where patience has run out."""
+        now, scores = self.standing, self._measure(self.validation)
+        assert scores is not None
+        self.ledger.write({"step": now.step, "validation": asdict(scores)})
+        now.looks_without_better += 1
+        if now.better(scores):
+            now.best, now.best_step, now.looks_without_better = asdict(scores), now.step, 0
+            if self.training.keep == "best":
+                state = self.world.whole(self._measured().state_dict())
+                self.parts.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+        if self.training.patience is not None and now.looks_without_better >= self.training.patience:
+            now.ended = True
 
-    def _losses(
-        self, batch: Batch, logits: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"], place: Tensor | None
-    ) -> Float[Tensor, "rows"]:
-        if self.teacher is None:
-            return functional.cross_entropy(logits.float(), labels, reduction="none")
-        assert self.objective is not None
-        taught = self.teacher.take(batch.index if place is None else batch.index[place.cpu()])
-        check_labels(taught.labels, labels, batch.index)
-        return self.objective(logits, taught)
+    def _measured(self) -> nn.Module:
+        """The module whose weights become the student."""
+        average = self.parts.average
+        return self.student if average is None else average.module  # type: ignore[return-value]
 
-    def _not_finite(self, batch: Batch, losses: Tensor, place: Tensor | None, norm: float) -> NumericsError:
-        bad = (~torch.isfinite(losses)).nonzero().flatten().cpu()
-        examples = batch.index[bad if place is None else place.cpu()[bad]]
-        if not len(examples):
-            what = f"the gradient is not finite at step {self.step} (norm {norm}) though the loss is"
-            examples = batch.index
-        else:
-            what = f"the loss is not finite at step {self.step} for {len(examples)} of {len(losses)} examples"
-        named = ", ".join(map(str, examples[:8].tolist())) + (" …" if len(examples) > 8 else "")
-        return NumericsError(
-            what,
-            expected="finite numbers; the weights have not been touched",
-            got=f"examples {named}",
-            fix="look at these inputs; lower the learning rate, clip the gradient, or train in float32",
-        )
+    def _measure(self, held_out: HeldOut) -> Scores | None:
+        if held_out is None:
+            return None
+        feed, signal = held_out
+        return evaluate(self._measured(), feed, signal=signal, head=self.head, predicts_next=self.predicts_next)
 
-    def _note(self, batch: Batch, rate: float) -> None:
-        assert self.log_every is not None
-        self.step += 1
-        self.loss_steps += 1
-        self.seen += len(batch.index)
-        self.order = xxhash.xxh3_64_hexdigest(self.order.encode() + batch.index.numpy().tobytes())
-        if self.step % self.log_every == 0 or self.step == self.steps:
-            self.ledger.write(
-                {
-                    "step": self.step,
-                    "loss": self.loss_sum / self.loss_steps,
-                    "learning_rate": rate,
-                    "examples": self.seen,
-                    "order": self.order,
-                }
-            )
-            self.loss_sum, self.loss_steps = 0.0, 0
+    def _save(self) -> None:
+        assert self.folder is not None
+        now = replace(self.standing, metrics_bytes=self.ledger.sync())
+        now.seconds += time.monotonic() - self.started
+        checkpoint = self.parts.snapshot(now, self.asked, self.world)
+        if self.world.rank == 0:
+            save_checkpoint(self.folder.checkpoints, checkpoint)
+        self.world.wait()
 
-    def _record(self, asked: dict[str, Any], seconds: float) -> Run:
-        def measured(held_out: tuple[Feed, TeacherSignal | None] | None) -> Scores | None:
-            if held_out is None:
-                return None
-            feed, signal = held_out
-            return evaluate(self.student, feed, signal=signal, head=self.head, predicts_next=self.predicts_next)
-
+    def _record(self) -> Run:
+        """Choose the weights, measure them, and say what was done."""
+        now = self.standing
+        if self.parts.best:
+            self.student.load_state_dict(self.world.like(self.parts.best, self.student.state_dict()))
+        elif self.parts.average is not None:
+            self.student.load_state_dict(self._measured().state_dict())
+        self.parts.average = None
+        if self.teacher is not None:
+            self.teacher.check_inert()
         return Run(
             arm=self.arm,
             seed=self.seed,
             status="completed",
             contract=None if self.objective is None else self.objective.describe(),
-            steps=self.step,
-            wall_seconds=seconds,
+            steps=now.step,
+            wall_seconds=now.seconds + time.monotonic() - self.started,
             parameters=sum(p.numel() for p in self.student.parameters()),
-            validation=measured(self.validation),
-            test=measured(self.test),
-            history=tuple(Point(step=row["step"], loss=row["loss"]) for row in self.ledger.rows if "loss" in row),
-            settings=asked,
-            versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            validation=self._measure(self.validation),
+            test=self._measure(self.test),
+            history=history(self.ledger.rows),
+            settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
+            versions=versions(),
         )

@@ -63,3 +63,11 @@ class ResourceError(FractionateError, OSError):
     """Disk, memory or permissions do not allow it (exit code 6)."""
 
     exit_code = 6
+
+
+class StoppedError(FractionateError):
+    """A signal asked the run to stop; it has saved and goes on when run again (exit code 128 + the signal's number)."""
+
+    def __init__(self, what: str, *, number: int, fix: str | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.exit_code = 128 + number

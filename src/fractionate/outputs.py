@@ -88,3 +88,10 @@ def rows(
         place = kept.nonzero().flatten() if place is None else place[kept]
         logits, labels = logits[kept], labels[kept]
     return logits, labels, place
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter or buffer lives."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

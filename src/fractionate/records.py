@@ -8,7 +8,6 @@ from typing import Literal
 from fractionate.record import Record
 
 Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
-ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
 Severity = Literal["error", "warning", "info", "ok", "skipped"]
 Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
 Matrix = tuple[tuple[float, ...], ...]
@@ -248,6 +247,13 @@ class Training(Record):
     weight_decay: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_share: float = 0.0
+    micro_batch_size: int | None = None  # at most so many examples at once on a device; the step stays batch_size
+    clip_norm: float | None = None  # the gradient's norm is cut to this
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the student's forward and backward pass
+    average_decay: float | None = None  # the student is the running average of the weights, with this decay a step
+    evaluate_every: int | None = None  # steps between looks at the validation data; None: an epoch where one is needed
+    patience: int | None = None  # stop after so many looks without a better one
+    keep: Literal["last", "best"] = "last"  # which weights become the student; best by validation accuracy, then NLL
 
     def steps_for(self, examples: int) -> int:
         """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""
@@ -265,7 +271,6 @@ class Point(Record):
     validation: Scores | None = None
     rescaling_mean: float | None = None
     rescaling_deviation: float | None = None
-    rescaling_correlation: float | None = None  # with the teacher's confidence, over examples
 
 
 @dataclass(frozen=True)
@@ -320,7 +325,7 @@ class Effect(Record):
 class Share(Record):
     """One level's part of the total gain, in the metric's unit; the parts of one method add up to the whole."""
 
-    level: ShareLevel
+    level: Level
     method: Literal["ladder", "Shapley"]
     gain: float
     interval: Interval
@@ -350,7 +355,6 @@ class Study(Record):
             f"  {('~ ' if e.placebo else '') + e.arm:<30} {e.gain:+8.3f} "
             f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}"
             for e in self.effects
-            if e.metric == self.metric
         ]
         return "\n".join([head, *rows])
 

@@ -1,24 +1,41 @@
-"""metrics.jsonl, the truth about a run: one JSON object a line, cut back to the checkpoint when a run goes on."""
+"""metrics.jsonl, the truth about a run: one JSON object a line, cut back to the checkpoint when a run goes on.
+
+Trackers (TensorBoard, W&B, trackio, MLflow) are told the same rows; one that fails is left out and never stops a training.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fractionate.durable import refused
 from fractionate.errors import DamagedError
+from fractionate.records import Run
 
 Row = dict[str, Any]
+
+
+class Tracker(Protocol):
+    """Who is told of a run: its name and settings, then rows, then the record."""
+
+    def start(self, name: str, settings: dict[str, Any]) -> None: ...
+
+    def row(self, row: Row) -> None: ...
+
+    def finish(self, run: Run) -> None: ...
 
 
 class Ledger:
     """The rows of a run, in memory and, with a path, in a file that is appended to."""
 
-    def __init__(self, path: Path | None, *, keep_bytes: int = 0) -> None:
+    def __init__(self, path: Path | None, *, keep_bytes: int = 0, trackers: Sequence[Tracker] = ()) -> None:
         """Open at `keep_bytes`: what was written after it is cut off. Raises `DamagedError` where less is there."""
         self.rows: list[Row] = []
+        self.trackers = list(trackers)
         self._path = path
         self._file = None
         if path is None:
@@ -33,20 +50,40 @@ class Ledger:
             self.rows = [json.loads(line) for line in kept.splitlines()]
         except OSError as error:
             raise refused(path, error) from error
+        except DamagedError:
+            raise
         except ValueError as error:
             raise DamagedError(
                 f"{path} holds a line that is not JSON", fix="remove the folder and start again"
             ) from error
 
+    def start(self, name: str, settings: dict[str, Any]) -> None:
+        """Tell the trackers that a run starts or goes on."""
+        self._tell("start", name, settings)
+
     def write(self, row: Row) -> None:
-        """Append a row."""
+        """Append a row. Raises `ResourceError` where the disk refuses."""
         self.rows.append(row)
         if self._file is not None:
-            self._file.write(json.dumps(row).encode() + b"\n")
+            assert self._path is not None
+            try:
+                self._file.write(json.dumps(row).encode() + b"\n")
+            except OSError as error:
+                raise refused(self._path, error) from error
+        self._tell("row", row)
 
-    def note(self, text: str) -> None:
-        """Append a remark for people."""
-        self.write({"note": text})
+    def finish(self, run: Run) -> None:
+        """Tell the trackers that the run is finished."""
+        self.sync()
+        self._tell("finish", run)
+
+    def _tell(self, what: str, *about: Any) -> None:
+        for tracker in list(self.trackers):
+            try:
+                getattr(tracker, what)(*about)
+            except Exception as error:  # whatever it is, a training of days must not end for it
+                self.trackers.remove(tracker)
+                warnings.warn(f"the tracker {type(tracker).__name__} failed and is left out: {error!r}", stacklevel=2)
 
     def sync(self) -> int:
         """Wait until all rows are on the disk; gives their length in bytes. Raises `ResourceError` where it refuses."""

@@ -1,0 +1,92 @@
+"""The folder of a run: what is kept in it, whose run it is, and how it is read back.
+
+`metrics.jsonl` grows, `checkpoints/` holds the newest two while the run lasts, `student.safetensors` and then `run.json` are
+written at the end: a folder with `run.json` is a finished run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from torch import nn
+
+from fractionate.checkpoint import from_bytes, load_weights, to_bytes
+from fractionate.durable import make_directory, write_file
+from fractionate.errors import DamagedError, MismatchError
+from fractionate.records import Run
+
+STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
+Asked = dict[str, str | float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run's folder. Raises `ResourceError` where it cannot be written to."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        make_directory(self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def metrics(self) -> Path:
+        """The file of measurements."""
+        return self.path / METRICS
+
+    def finished(self, asked: Asked, student: nn.Module) -> Run | None:
+        """The run that was finished here, its weights put into the student, or None.
+
+        Raises `MismatchError` where it is not the run that is asked for and `DamagedError` where the weights are gone.
+        """
+        if not (self.path / RUN).exists():
+            return None
+        run = Run.load(self.path / RUN)
+        self.check(asked, run.settings)
+        aliases = {
+            name.removeprefix("alias "): str(of) for name, of in run.settings.items() if name.startswith("alias ")
+        }
+        weights = self.path / STUDENT
+        again = f"remove {self.path / RUN} and run the same command again"
+        try:
+            content = weights.read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{weights} cannot be read: {error.strerror}", fix=again) from error
+        digest = xxhash.xxh3_128_hexdigest(content)
+        if digest != run.settings.get("student_xxh3_128"):
+            raise DamagedError(
+                f"{weights} is damaged", expected=str(run.settings.get("student_xxh3_128")), got=digest, fix=again
+            )
+        load_weights(student, from_bytes(content, aliases), str(weights))
+        return run
+
+    def finish(self, run: Run, student: nn.Module) -> Run:
+        """Write the student, then the record; drop the checkpoints. Gives the record as it was written."""
+        content, aliases = to_bytes(student.state_dict())
+        write_file(self.path / STUDENT, content)
+        written: Asked = {"student_xxh3_128": xxhash.xxh3_128_hexdigest(content)}
+        written |= {f"alias {name}": of for name, of in aliases.items()}
+        run = replace(run, settings=run.settings | written)
+        run.save(self.path / RUN)  # last: its presence says that the run is finished
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return run
+
+    def check(self, asked: Asked, found: dict[str, Any]) -> None:
+        """Raise `MismatchError` naming every setting in which the run in this folder differs from the one asked for."""
+        differing = [name for name in asked if found.get(name) != asked[name]]
+        if differing:
+            name = differing[0]
+            raise MismatchError(
+                f"{self.path} holds another run: {', '.join(differing)} differ",
+                expected=f"{name} = {asked[name]}",
+                got=f"{name} = {found.get(name)}",
+                fix="choose another output folder, or ask for the same run again to go on with it",
+            )

@@ -1,0 +1,42 @@
+"""SIGTERM and SIGINT during a training: the first asks it to save and stop, the second stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Notice:
+    """The signal that asked to stop, 0 while none has."""
+
+    number: int = 0
+
+
+@contextmanager
+def stop_notice(*, active: bool) -> Iterator[Notice]:
+    """Turn the first SIGTERM or SIGINT into a notice; the second ends the process with 128 + its number.
+
+    Only where `active` and in the main thread, as Python allows no other; handlers are put back afterwards.
+    """
+    notice = Notice()
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield notice
+        return
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if notice.number:
+            os._exit(128 + number)
+        notice.number = number
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield notice
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,168 @@
+"""One optimiser step: forward, one loss a row, the exact weighted mean over pieces and processes, check, update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fractionate.council import Teacher
+from fractionate.errors import NumericsError
+from fractionate.feed import Batch
+from fractionate.objective import Objective, rescaling
+from fractionate.order import draw_seed, step_seed
+from fractionate.outputs import IGNORED, Head, call, logits_of, rows
+from fractionate.records import Training
+from fractionate.standing import Parts
+from fractionate.teacher import TeacherSignal
+from fractionate.world import World
+
+
+class Term(Protocol):
+    """A further loss: called with the student's output, the batch and the teacher's signal of its rows; one number a row."""
+
+    def __call__(self, output: Any, batch: Batch, signal: TeacherSignal | None) -> Float[Tensor, "rows"]: ...
+
+
+def seed_step(seed: int, step: int, device: torch.device, rank: int = 0) -> None:
+    """Let everything the model draws in a step follow from (seed, step), and in further processes from the rank."""
+    drawn = step_seed(seed, step) if rank == 0 else draw_seed("step", seed, step, rank)
+    # the generators themselves: torch.manual_seed also queues a call for every accelerator there might be
+    torch.default_generator.manual_seed(drawn)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(drawn)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of a step: its loss over all processes, mean and deviation of the rescaling, further numbers summed."""
+
+    loss: float
+    rescaled: tuple[float, float] | None
+    also: tuple[float, ...]
+
+
+@dataclass(kw_only=True, eq=False)
+class Stepper:
+    """All that a step reads: the called student, who teaches it what, and how the gradient is used."""
+
+    called: nn.Module
+    parts: Parts
+    teacher: Teacher | None
+    objective: Objective | None
+    terms: tuple[Term, ...]
+    training: Training
+    weights: Float[Tensor, "examples"] | None
+    head: Head
+    predicts_next: bool
+    device: torch.device
+    world: World
+
+    def take(
+        self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
+    ) -> Taken:
+        """Step the optimiser on some pieces of a batch (False: a piece that only keeps other processes company).
+
+        `describe` asks how the objective rescales the gradient; `also` are numbers to sum over all processes on the way.
+        Raises `NumericsError`, on every process and before the optimiser steps, for a loss or gradient that is not finite.
+        """
+        total, *summed_also = self.world.total(sum(self._count(batch) for batch, real in pieces if real), *also)
+        summed = torch.zeros((), device=self.device)
+        seen: list[tuple[Batch, Tensor, Tensor | None]] = []
+        rescaled = None
+        for number, (batch, real) in enumerate(pieces, 1):
+            with self.world.piece(self.called, last=number == len(pieces)):
+                losses, place, logits, signal = self._losses(batch)
+                weighted = losses
+                if self.weights is not None:
+                    at = batch.index if place is None else batch.index[place.cpu()]
+                    weighted = losses * self.weights[at.to(self.weights.device)]
+                # a process's gradient is averaged over all processes: their number undoes that
+                share = self.world.size / total if total and real else 0.0
+                loss = weighted.sum() * share
+                scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)
+                scaled.backward()  # type: ignore[no-untyped-call]
+            summed += loss.detach()
+            if real:
+                seen.append((batch, losses.detach(), place))
+        if describe and self.objective is not None and signal is not None and len(logits):
+            deviation, mean = torch.std_mean(rescaling(logits.detach(), signal, self.objective), correction=0)
+            rescaled = (float(mean), float(deviation))
+        return Taken(self._update(summed, seen, step), rescaled, tuple(summed_also))
+
+    def _count(self, batch: Batch) -> float:
+        labels = batch.labels[:, 1:] if self.predicts_next else batch.labels
+        valid = labels != IGNORED
+        if self.weights is None:
+            return float(valid.sum())
+        return float(
+            (valid.to(self.weights.dtype) * self.weights[batch.index].reshape(-1, *[1] * (valid.ndim - 1))).sum()
+        )
+
+    def _losses(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"] | None, Float[Tensor, "rows classes"], TeacherSignal | None]:
+        """The loss of each row, the rows' places in the batch, the student's logits and the teacher's signal."""
+        precision = self.training.precision
+        half = torch.bfloat16 if precision == "bfloat16" else torch.float16
+        with torch.autocast(self.device.type, dtype=half, enabled=precision != "float32"):
+            output = call(self.called, batch.inputs)
+        logits, labels, place = rows(logits_of(output, self.head), batch.labels, predicts_next=self.predicts_next)
+        signal = None
+        if self.teacher is None:
+            losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+        else:
+            assert self.objective is not None
+            signal = self.teacher.about(batch, labels, place)
+            losses = self.objective(logits, signal)
+        for term in self.terms:
+            losses = losses + term(output, batch, signal)
+        return losses, place, logits, signal
+
+    def _update(self, loss: Tensor, seen: list[tuple[Batch, Tensor, Tensor | None]], step: int) -> float:
+        """Step the optimiser; the loss over all processes."""
+        optimizer, scaler = self.parts.optimizer, self.parts.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = self.world.whole({"norm": norm})["norm"]
+        value = self.world.total(float(loss) / self.world.size)[0]
+        # in float16 an infinite gradient is no fault: the scale was too large, the step is left out and the scale halved
+        finite = math.isfinite(value) and (scaler is not None or math.isfinite(float(norm)))
+        if not finite:
+            optimizer.zero_grad(set_to_none=True)
+            raise _not_finite(seen, float(norm), step)
+        if self.training.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip_norm, norm)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.parts.average is not None:
+            self.parts.average.update_parameters(self.parts.student)  # type: ignore[operator]
+        return value
+
+
+def _not_finite(seen: list[tuple[Batch, Tensor, Tensor | None]], norm: float, step: int) -> NumericsError:
+    found: list[int] = []
+    for batch, losses, place in seen:
+        bad = (~torch.isfinite(losses)).nonzero().flatten().cpu()
+        found += batch.index[bad if place is None else place.cpu()[bad]].tolist()
+    what = f"the loss is not finite at step {step}, from {len(found)} of its rows"
+    if not found:
+        what = f"the gradient is not finite at step {step} (norm {norm}), though the loss is"
+        found = [place for batch, _, _ in seen for place in batch.index.tolist()]
+    return NumericsError(
+        what,
+        expected="finite numbers; the weights have not been touched",
+        got=f"examples {', '.join(map(str, found[:8]))}{' …' if len(found) > 8 else ''}",
+        fix="look at these inputs; lower the learning rate, set clip_norm, or train in float32",
+    )
