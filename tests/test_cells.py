@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import oracles
-from conftest import DTYPES, Draw, draws
+from drawn import DTYPES, Draw, draws
 from fractionate import CELLS, Cell, Objective, TeacherSignal
 from fractionate.cells import LEVELS, PLACEBOS, as_cell
 from fractionate.confidence import Level, confidences, shuffle_within_class

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import oracles
-from conftest import Draw, double_draws, draws
+from drawn import Draw, double_draws, draws
 from fractionate import CELLS, Cell, Objective, TeacherSignal
 from fractionate.records import Contract
 from test_cells import NAMES, lists

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch.nn import functional
 
 import oracles
-from conftest import Draw, double_draws, draws
+from drawn import Draw, double_draws, draws
 from fractionate import CELLS, Objective, TeacherSignal, rescaling
 from test_cells import NAMES, lists
 from test_objective_kernel import SETTINGS, gradient

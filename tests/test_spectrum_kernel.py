@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 
 import oracles
-from conftest import DTYPES, Draw, draws
+from drawn import DTYPES, Draw, draws
 from fractionate import CELLS, TeacherSignal, spectrum
 from fractionate.records import LEVEL_NAMES, Spectrum
 from test_cells import lists

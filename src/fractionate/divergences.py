@@ -116,7 +116,7 @@ class Target:
 
     def rows(self, part: slice) -> Target:
         """The target of some of the examples; statistics stay those of all the data."""
-        return Target(self.cell, self.signal.take(part), self.dtype)  # type: ignore[arg-type]  # slices index as tensors do
+        return Target(self.cell, self.signal.take(part), self.dtype)  # slices index as tensors do
 
 
 @runtime_checkable

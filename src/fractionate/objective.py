@@ -137,7 +137,7 @@ class Objective:
         batch = len(signal)
 
         def rows(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-            some = tempered if part.stop - part.start == batch else tempered.take(part)  # type: ignore[arg-type]
+            some = tempered if part.stop - part.start == batch else tempered.take(part)
             gradient = loss = None
             if self.teacher_weight > 0:
                 assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
@@ -233,8 +233,9 @@ def rescaling(
     rescaling = (1 - w) + s (target[y] - q_T[y]) / (1 - q[y]), s = w·T with the T² factor, w/T without; at T = 1 it is
     1 - w (1 - target[y]) / (1 - q[y]). Not class by class. As 1 - q[y] gets very small it stays finite. For other divergences it is
     the same ratio, d objective / d z[y] over d cross-entropy / d z[y] = q[y] - 1, from their gradient.
-    Source: Tang et al. (arXiv 2002.03532), exact before the expectation.
+    Raises `MismatchError` for shapes that differ. Source: Tang et al. (arXiv 2002.03532), exact before the expectation.
     """
+    _check(student_logits, signal)
     assert isinstance(objective.cell, Cell) and not isinstance(objective.divergence, str)
     with torch.no_grad():
         labels = signal.labels[:, None]

@@ -8,6 +8,7 @@ from typing import Literal
 from fractionate.record import Record
 
 Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
+ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
 Severity = Literal["error", "warning", "info", "ok", "skipped"]
 Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
 Matrix = tuple[tuple[float, ...], ...]
@@ -271,6 +272,7 @@ class Point(Record):
     validation: Scores | None = None
     rescaling_mean: float | None = None
     rescaling_deviation: float | None = None
+    rescaling_correlation: float | None = None  # with the teacher's confidence, over examples
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,7 @@ class Effect(Record):
 class Share(Record):
     """One level's part of the total gain, in the metric's unit; the parts of one method add up to the whole."""
 
-    level: Level
+    level: ShareLevel
     method: Literal["ladder", "Shapley"]
     gain: float
     interval: Interval
@@ -355,6 +357,7 @@ class Study(Record):
             f"  {('~ ' if e.placebo else '') + e.arm:<30} {e.gain:+8.3f} "
             f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}"
             for e in self.effects
+            if e.metric == self.metric
         ]
         return "\n".join([head, *rows])
 

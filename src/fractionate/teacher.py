@@ -156,8 +156,8 @@ class TeacherSignal:
         """The same signal read at another temperature."""
         return replace(self, temperature=check_temperature(temperature))
 
-    def take(self, index: Int[Tensor, "some"]) -> TeacherSignal:
-        """Some of the examples; statistics stay those of the whole signal."""
+    def take(self, index: Int[Tensor, "some"] | Bool[Tensor, "batch"] | slice) -> TeacherSignal:
+        """Some of the examples, by places, by a mask or by a slice; statistics stay those of the whole signal."""
         assert self.rows is not None
         return replace(self, logits=self.logits[index], labels=self.labels[index], rows=self.rows[index])
 

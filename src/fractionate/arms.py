@@ -1,0 +1,155 @@
+"""The arms of a study and what is compared: cells × temperatures × teacher weights × shares of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fractionate.attribution import Contrast
+from fractionate.cells import PLACEBOS, Cell, as_cell
+from fractionate.errors import ConfigError
+from fractionate.shapley import Place
+from fractionate.sources.examples import Examples
+from fractionate.teacher import TeacherSignal
+
+BASELINE = "hard"
+LADDER: tuple[str, ...] = ("hard", "ls", "class-mean * uniform", "class-mean", "instance * class-mean", "kd")
+FACTORIAL: tuple[str, ...] = (
+    *("hard", "ls", "mean * class-mean", "mean * instance"),
+    *("class-mean * uniform", "class-mean", "class-mean * instance"),
+    *("kd-pt", "instance * class-mean", "kd"),
+)
+_CONFIDENCES, _SHAPES = ("mean", "class-mean", "instance"), ("uniform", "class-mean", "instance")
+PLACES: dict[Place | None, Cell] = {None: as_cell("hard")} | {
+    (c, s): Cell(confidence, shape) for c, confidence in enumerate(_CONFIDENCES) for s, shape in enumerate(_SHAPES)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One arm: a name, a cell and its factors. The hard arm has no objective: cross-entropy on the labels."""
+
+    name: str
+    cell: Cell
+    temperature: float
+    teacher_weight: float
+    share: float
+
+    @property
+    def hard(self) -> bool:
+        """True for the labels alone."""
+        return self.cell == PLACES[None]
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """What arms must have in common to be compared cell by cell; the hard arm fits any temperature and weight."""
+        return (self.temperature, self.teacher_weight, self.share)
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _part(value: float) -> bool:
+    return 0 < value <= 1
+
+
+def make_arms(
+    cells: Sequence[Cell | str],
+    temperatures: Sequence[float],
+    teacher_weights: Sequence[float],
+    shares: Sequence[float],
+) -> tuple[Arm, ...]:
+    """The arms of a study: hard labels first, then each cell at each temperature and weight, for each share of the data.
+
+    Raises `ConfigError` for factors out of range and for two cells of one name.
+    """
+    wrong = [
+        f"{what}: {list(values)}"
+        for what, values, fits in (
+            ("temperatures must be above 0", temperatures, _positive),
+            ("teacher_weights must be in (0, 1]", teacher_weights, _part),
+            ("shares must be in (0, 1]", shares, _part),
+        )
+        if not values or not all(map(fits, values)) or len(set(values)) != len(values)
+    ]
+    built = [as_cell(cell) for cell in cells]
+    built = [PLACES[None], *(cell for cell in built if cell != PLACES[None])]
+    names = [cell.name for cell in built]
+    wrong += [f"the cell {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    if len(built) < 2:
+        wrong.append("no cell beside the hard labels is given")
+    if wrong:
+        raise ConfigError("the arms of the study cannot be meant", got="; ".join(wrong))
+    arms = []
+    for share in shares:
+        for cell in built:
+            hard = cell == PLACES[None]
+            for temperature in temperatures[:1] if hard else temperatures:
+                for weight in teacher_weights[:1] if hard else teacher_weights:
+                    marks = [f"T={temperature:g}"] * (len(temperatures) > 1 and not hard)
+                    marks += [f"w={weight:g}"] * (len(teacher_weights) > 1 and not hard)
+                    marks += [f"share={share:g}"] * (len(shares) > 1)
+                    name = " ".join([BASELINE if hard else cell.name, *marks])
+                    arms.append(Arm(name, cell, float(temperature), float(weight), float(share)))
+    return tuple(arms)
+
+
+def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contrast, ...]:
+    """Every arm against the baseline of its share, and every cell against its placebos at the same factors."""
+    found: list[Contrast] = []
+    for arm in arms:
+        against = [a for a in arms if a.share == arm.share and _is_named(a, baseline)]
+        # at one baseline cell with several temperatures, like is compared with like
+        alike = [a for a in against if a.hard or a.factors == arm.factors] or against
+        if not alike:
+            raise ConfigError(
+                f"the baseline {baseline!r} is no arm of the study",
+                expected=f"one of {', '.join(a.name for a in arms)}",
+            )
+        if arm not in against:
+            found.append(Contrast(arm.name, alike[0].name, placebo=_base_name(arm.cell) in PLACEBOS))
+    for arm in arms:
+        real = PLACEBOS.get(_base_name(arm.cell))
+        for other in arms:
+            if real is not None and _base_name(other.cell) == real and other.factors == arm.factors:
+                found.append(Contrast(other.name, arm.name))
+    return tuple(found)
+
+
+def _base_name(cell: Cell) -> str:
+    return cell.name.partition("(")[0]
+
+
+def _is_named(arm: Arm, name: str) -> bool:
+    return name in (arm.name, arm.cell.name) or (arm.hard and name == BASELINE)
+
+
+def redrawn(cell: Cell, seed: int) -> Cell:
+    """The cell with its random parts (placebos) drawn for a seed of the study, so that no one draw decides a contrast."""
+
+    def redraw(rule: Any) -> Any:
+        if is_dataclass(rule) and any(f.name == "seed" for f in fields(rule)):
+            return replace(rule, seed=getattr(rule, "seed") * 1_000_003 + seed)  # type: ignore[type-var] # noqa: B009
+        return rule
+
+    return Cell(redraw(cell.confidence), redraw(cell.shape), cell.name)
+
+
+def transfer_set(data: Examples, share: float, seed: int) -> tuple[Examples, Tensor]:
+    """A stratified share of the data drawn for a seed, and the places it was taken from; the data itself for share 1."""
+    places = torch.arange(len(data))
+    if share == 1.0:
+        return data, places
+    numbered = Examples(places, data.labels, class_names=data.class_names)
+    (part,) = numbered.split(max(1, round(share * len(data))), seed=seed)
+    return data.take(part.inputs), part.inputs
+
+
+def part_of(signal: TeacherSignal, places: Tensor) -> TeacherSignal:
+    """What the teacher said about a transfer set, as a signal of its own: its statistics are those of the transfer set."""
+    return TeacherSignal(signal.logits[places], signal.labels[places], signal.class_relation)

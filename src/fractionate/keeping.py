@@ -1,0 +1,106 @@
+"""The runs of a study on disk, so that a killed study goes on where it was, and its progress on the screen."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fractionate.errors import DamagedError, FractionateError, MismatchError
+from fractionate.records import Run
+
+
+def fingerprint(*parts: Tensor | str) -> str:
+    """A short digest of tensors and texts."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{part.dtype}{list(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", text).strip("_") + "-" + hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+class Folder:
+    """The runs of a study on disk, one JSON a run, written whole or not at all."""
+
+    def __init__(self, out: Path | str | None, settings: Mapping[str, object]) -> None:
+        self.path = None if out is None else Path(out)
+        self.settings = settings
+        if self.path is not None:
+            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+
+    def _file(self, arm: str, seed: int) -> Path:
+        assert self.path is not None
+        return self.path / "runs" / f"{_slug(arm)}--seed-{seed}.json"
+
+    def load(self, arm: str, seed: int) -> Run | None:
+        if self.path is None or not self._file(arm, seed).exists():
+            return None
+        file = self._file(arm, seed)
+        try:
+            run = Run.load(file)
+        except FractionateError as error:
+            raise DamagedError(
+                f"{file} is not a run", got=str(error), fix="delete this file; its run is redone"
+            ) from error
+        differing = [
+            f"{name} {run.settings.get(name)!r}, now {value!r}"
+            for name, value in self.settings.items()
+            if run.settings.get(name) != value
+        ]
+        if differing:
+            raise MismatchError(
+                f"{self.path} holds runs of another study",
+                expected="the same data, teacher, student, training and factors",
+                got="; ".join(differing),
+                fix="choose another folder, or delete this one",
+            )
+        return run
+
+    def save(self, run: Run) -> None:
+        if self.path is not None:
+            run.save(self._file(run.arm, run.seed))
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere, both on standard error."""
+
+    def __init__(self, name: str, total: int, *, show: Literal["auto", "off"]) -> None:
+        self.name, self.total, self.done, self.shown = name, max(1, total), 0, 0
+        self.begin = time.perf_counter()
+        self.lines = show == "auto" and not sys.stderr.isatty()
+        self._bar: Any = None
+        if show == "auto" and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(name, total=self.total)
+            self._bar.start()
+
+    def advance(self, steps: int) -> None:
+        """Some more students' steps are done."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif self.lines and time.perf_counter() - self.begin > 10 * (self.shown + 1):
+            self.shown = int((time.perf_counter() - self.begin) / 10)
+            print(f"{self.name}: {self.done / self.total:.0%}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,87 @@
+"""From a trained student to the record of its run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fractionate.arms import Arm
+from fractionate.fleet import Course, Outcome, model_logits
+from fractionate.mechanism import absorbed, histogram, off_label_relation
+from fractionate.objective import rescaling
+from fractionate.records import Run, Scores
+from fractionate.scores import scores
+from fractionate.sources.examples import Examples
+from fractionate.teacher import TeacherSignal
+
+
+def _score(model: torch.nn.Module, examples: Examples | None, signal: TeacherSignal | None, device: str) -> Any:
+    """Logits and scores on some examples; (None, None) without examples."""
+    if examples is None:
+        return None, None
+    logits = model_logits(model, examples.inputs.to(device)).cpu()
+    return logits, scores(logits, examples.labels, None if signal is None else signal.logits.float())
+
+
+def make_run(
+    outcome: Outcome,
+    arm: Arm,
+    course: Course,
+    *,
+    test: Examples | None,
+    test_signal: TeacherSignal | None,
+    settings: Mapping[str, str | float | int | bool | None],
+) -> Run:
+    """The record of a trained student: scores on validation and test data, what it absorbed, how it was rescaled."""
+    entrant, model = outcome.entrant, outcome.model
+    parameters = sum(p.numel() for p in model.parameters())
+    contract = None if entrant.objective is None else entrant.objective.describe()
+    base = Run(
+        arm=arm.name,
+        seed=entrant.seed,
+        status="completed",
+        contract=contract,
+        steps=outcome.steps,
+        wall_seconds=outcome.wall_seconds,
+        parameters=parameters,
+        history=outcome.points,
+        settings={
+            **settings,
+            "cell": arm.cell.name,
+            "temperature": arm.temperature,
+            "teacher_weight": 0.0 if arm.hard else arm.teacher_weight,
+            "share": arm.share,
+            "way": outcome.way,
+        },
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+    )
+    if outcome.diverged_at is not None:
+        return replace(
+            base,
+            status="diverged",
+            note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
+        )
+    transfer, signal = course.transfer[entrant.seed], course.signals[entrant.seed]
+    seen = (course.validation, test, transfer)
+    logits, validated = _score(model, course.validation, course.validation_signal, course.device)
+    test_logits, tested = _score(model, test, test_signal, course.device)
+    found: list[Scores] = [s for s in (validated, tested) if s is not None]
+    transfer_logits = model_logits(model, transfer.inputs.to(course.device)).cpu()
+    place = 0 if logits is not None else 1 if test_logits is not None else 2
+    measured, examples = (logits, test_logits, transfer_logits)[place], seen[place]
+    assert examples is not None and found
+    shown = None
+    if entrant.objective is not None and signal is not None:
+        shown = histogram(rescaling(transfer_logits, signal, entrant.objective), name="rescaling")
+    return replace(
+        base,
+        validation=validated,
+        test=tested,
+        student_relation=off_label_relation(TeacherSignal(measured, examples.labels)),
+        student_spectrum=absorbed(measured, examples.labels),
+        rescaling=shown,
+    )

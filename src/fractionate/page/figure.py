@@ -1,0 +1,112 @@
+"""A figure: a drawing, what it says, and its numbers as a table and as a file to download."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from markupsafe import Markup
+
+from fractionate.page.text import csv_text, number
+from fractionate.records import Histogram, Interval, ShareLevel
+
+LEVEL_WORDS: dict[ShareLevel, str] = {
+    "universe": "softening every target alike",
+    "domain.confidence": "how sure it is of each class",
+    "domain.shape": "which classes resemble each other",
+    "instance.confidence": "how sure it is of each example",
+    "instance.shape": "what else it sees in each example",
+    "domain": "what it says of each class",
+    "instance": "what it says of each example",
+}
+LEVEL_CLASSES: dict[ShareLevel, str] = {
+    "universe": "lv-u",
+    "domain.confidence": "lv-dc",
+    "domain.shape": "lv-ds",
+    "instance.confidence": "lv-ic",
+    "instance.shape": "lv-is",
+    "domain": "lv-ds",
+    "instance": "lv-is",
+}
+TABLE_ROWS = 120  # a longer table is cut on the page and whole in the download
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the template draws: title (says what is seen), drawing, caption (how to read it), numbers."""
+
+    name: str  # of the file to download, and the anchor
+    title: str
+    drawing: Markup
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    table_rows: tuple[tuple[object, ...], ...] | None = None  # where the page shows others than the file
+    table_note: str = ""
+    narrow: bool = False
+
+    @property
+    def shown(self) -> tuple[tuple[str, ...], ...]:
+        """The rows on the page: numbers made readable."""
+        rows = self.rows if self.table_rows is None else self.table_rows
+        return tuple(tuple(_shown(cell) for cell in row) for row in rows[:TABLE_ROWS])
+
+    @property
+    def cut(self) -> int:
+        """How many rows stand in the file only."""
+        return max(0, len(self.rows if self.table_rows is None else self.table_rows) - TABLE_ROWS)
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold numbers."""
+        rows = self.rows if self.table_rows is None else self.table_rows
+        return tuple(
+            all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(self.head))
+        )
+
+    @property
+    def download(self) -> str:
+        """The CSV as a data address: works offline and without script."""
+        text = csv_text(self.head, self.rows)
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode("utf-8", "replace")).decode()
+
+
+def _shown(cell: object) -> str:
+    if isinstance(cell, bool) or not isinstance(cell, (int, float)):
+        return "–" if cell is None else str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else number(cell, 4)
+
+
+# t quantiles at 97.5 % by degrees of freedom: so that a mean over seeds needs no scipy to get its interval
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def t_quantile(freedom: int) -> float:
+    """Student's t at 97.5 %; beyond 15 degrees by the expansion of Fisher and Cornish, right to three decimals."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
+    """The mean over seeds and its 95 % interval by Student's t; no interval from fewer than two."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return mean, None
+    half = t_quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return mean, Interval(mean - half, mean + half)
+
+
+def pooled(histograms: Iterable[Histogram]) -> Histogram | None:
+    """Histograms of the same edges as one; None where there are none or the edges differ."""
+    parts = [h for h in histograms if sum(h.counts)]
+    if not parts or any(h.edges != parts[0].edges for h in parts):
+        return None
+    total = sum(sum(h.counts) for h in parts)
+    mean = sum(h.mean * sum(h.counts) for h in parts) / total
+    square = sum((h.deviation**2 + h.mean**2) * sum(h.counts) for h in parts) / total
+    counts = tuple(map(sum, zip(*(h.counts for h in parts), strict=True)))
+    return Histogram(parts[0].name, parts[0].edges, counts, mean, max(0.0, square - mean**2) ** 0.5)

@@ -1,0 +1,83 @@
+"""Records as given: objects, JSON texts, or files of them. The kind of a JSON is told by the fields it must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fractionate.errors import ConfigError, DamagedError
+from fractionate.record import Record
+from fractionate.records import Diagnosis, Run, Study
+
+Source = Record | str | Path
+_KINDS: tuple[tuple[frozenset[str], type[Record]], ...] = (
+    (frozenset({"spectrum", "findings", "recipe"}), Diagnosis),
+    (frozenset({"arms", "seeds", "runs", "effects"}), Study),
+    (frozenset({"arm", "seed", "status", "steps"}), Run),
+)
+
+
+def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
+    """Every record that was given, in order; a folder gives its JSON files by name.
+
+    Raises `ConfigError` for nothing at all, a missing file or another kind of record, `DamagedError` for broken JSON.
+    """
+    single = isinstance(records, (Record, str, Path)) or not hasattr(records, "__iter__")
+    given: list[Source] = [records] if single else list(records)  # type: ignore[list-item, arg-type]
+    found: list[Record] = []
+    for item in given:
+        if isinstance(item, (str, Path)) and not _is_json(item) and Path(item).is_dir():
+            found += [read_record(path) for path in sorted(Path(item).glob("*.json"))]
+        else:
+            found.append(read_record(item))
+    if not found:
+        raise ConfigError(
+            "there is nothing to report", expected="at least one diagnosis, study or run", got="an empty list"
+        )
+    return tuple(found)
+
+
+def read_record(source: Source) -> Record:
+    """One diagnosis, study or run from an object, a JSON text or the path of a JSON file."""
+    if isinstance(source, Record):
+        if not isinstance(source, (Diagnosis, Study, Run)):
+            raise ConfigError(
+                "a report cannot be made of this record", expected="Diagnosis, Study or Run", got=type(source).__name__
+            )
+        return source
+    if not isinstance(source, (str, Path)):
+        raise ConfigError(
+            "this is not a record",
+            expected="Diagnosis, Study, Run or a path of their JSON",
+            got=f"{type(source).__name__}",
+        )
+    if _is_json(source):
+        text, place = str(source), "the JSON text"
+    else:
+        place = str(source)
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise DamagedError(f"{place} is not a text file", expected="the JSON of a record") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot read {place}", got=str(error), fix="give the path that `--json` or `save` wrote"
+            ) from None
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{place} is not JSON", got=str(error), fix="make the record again") from None
+    names = set(fields) if isinstance(fields, dict) else set()
+    for needed, kind in _KINDS:
+        if needed <= names:
+            return kind.from_json(text)
+    raise ConfigError(
+        f"{place} is not a record that a report can be made of",
+        expected="the JSON of a diagnosis, a study or a run",
+        got=f"the fields {', '.join(sorted(names)[:8])}" if names else "no fields",
+    )
+
+
+def _is_json(source: str | Path) -> bool:
+    return isinstance(source, str) and source.lstrip().startswith("{")

@@ -1,0 +1,38 @@
+"""The template, filled: every text is cleaned and escaped, the one script is allowed by its hash, nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fractionate.page.chapters import content, patch_text
+from fractionate.page.text import clean, number, percent, short
+from fractionate.record import Record
+
+
+def _finalize(value: Any) -> Any:
+    """Clean what the template writes; `Markup` has been cleaned when it was made."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
+
+
+def fill(records: Sequence[Record], *, title: str = "", command: str = "") -> str:
+    """The page about these records as text."""
+    folder = files("fractionate.page")
+    script = folder.joinpath("script.js").read_text(encoding="utf-8")
+    style = folder.joinpath("style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "percent": percent, "short": short, "patch": patch_text}
+    template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
+    # our own two files are the only text that is not escaped
+    own = {"script": Markup(script), "style": Markup(style)}  # noqa: S704
+    page = template.render(page=content(records, title, command), script_hash=digest, **own)
+    return page + "\n"

@@ -1,0 +1,97 @@
+"""The verdict in one plain sentence: which part pays, which recipe to use, what is sick. Nothing that the records do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fractionate.page.effect_plots import main_effects
+from fractionate.page.figure import LEVEL_WORDS
+from fractionate.page.rows import metric_words
+from fractionate.page.student_plots import of_test
+from fractionate.page.text import decimals, listing, number, percent, short
+from fractionate.records import Diagnosis, Run, Share, Study
+
+
+def verdict(diagnoses: Sequence[Diagnosis], studies: Sequence[Study], runs: Sequence[Run]) -> str:
+    """One sentence of up to three clauses."""
+    clauses = [_what_pays(study, len(studies) > 1) for study in studies[:3]]
+    if diagnoses:
+        clauses.append(_recipe(diagnoses[0]))
+        clauses.append(_sick(diagnoses))
+    if not studies and not diagnoses:
+        clauses.append(_student(runs))
+    sentence = "; ".join(clauses)
+    return sentence[:1].upper() + sentence[1:] + "."
+
+
+def certain_shares(study: Study) -> list[Share]:
+    """The levels whose part of the gain is above zero for certain, largest first; Shapley values where there are any."""
+    for method in ("Shapley", "ladder"):
+        found = [s for s in study.shares if s.method == method]
+        if found:
+            return sorted((s for s in found if s.interval.low > 0), key=lambda s: -s.gain)
+    return []
+
+
+def _what_pays(study: Study, named: bool) -> str:
+    where = f"on {short(study.name, 60)} " if named else ""
+    effects, _, placebos = main_effects(study)
+    helping = sorted((e for e in effects if e.verdict == "helps"), key=lambda e: -abs(e.gain))
+    hurting = [e for e in effects if e.verdict == "hurts"]
+    (name, unit, places), baseline = metric_words(study.metric), short(study.baseline, 40)
+    seeds = f"{len(study.seeds)} {'seed' if len(study.seeds) == 1 else 'seeds'}"
+    if not helping:
+        if effects and all(e.verdict == "equivalent" for e in effects):
+            return f"{where}no part of the teacher pays: every arm equals {baseline} within ±{number(study.margin)} {unit}".strip()
+        if hurting:
+            worst = max(hurting, key=lambda e: abs(e.gain))
+            cost = f"{short(worst.arm, 40)} costs {decimals(abs(worst.gain), places)} {unit} of {name}"
+            return f"{where}no part of the teacher is shown to pay, and {cost}"
+        return f"{where}{seeds} cannot tell whether any part of the teacher pays"
+    best = helping[0]
+    gain = f"{short(best.arm, 40)} gains {decimals(abs(best.gain), places)} {unit} of {name} over {baseline}"
+    paying = certain_shares(study)
+    doubt = [p for p in placebos if p.verdict == "helps" and p.against == study.baseline]
+    but = f", though the placebo {short(doubt[0].arm, 40)} helps too" if doubt else ""
+    if paying:
+        part = paying[0]
+        return f"{where}the part of the teacher that pays most is {LEVEL_WORDS[part.level]} ({part.level}), and {gain}{but}"
+    return f"{where}the teacher pays, as {gain}{but}, but {seeds} cannot tell which part of it does"
+
+
+def _recipe(diagnosis: Diagnosis) -> str:
+    recipe = diagnosis.recipe
+    if not recipe.distil:
+        return f"the advice is not to distil from {short(diagnosis.name, 60)}"
+    settings = f"temperature {recipe.temperature:g} with teacher weight {recipe.teacher_weight:g}"
+    return f"the recipe to use is {short(recipe.cell, 40)} at {settings}"
+
+
+def _sick(diagnoses: Sequence[Diagnosis]) -> str:
+    sick = [(d, d.problems) for d in diagnoses if d.problems]
+    if not sick:
+        return (
+            "no probe found anything wrong" if len(diagnoses) == 1 else "no probe found anything wrong with any teacher"
+        )
+    said = [
+        f"the {_teacher(d.name)} is sick ({listing([short(f.name, 40) for f in problems[:2]])}"
+        f"{f' and {len(problems) - 2} more' if len(problems) > 2 else ''})"
+        for d, problems in sick[:2]
+    ]
+    more = f" and {len(sick) - 2} more" if len(sick) > 2 else ""
+    return listing(said) + more
+
+
+def _teacher(name: str) -> str:
+    shown = short(name, 60)
+    return shown if "teacher" in shown.lower() else f"teacher {shown}"
+
+
+def _student(runs: Sequence[Run]) -> str:
+    best = max(runs, key=lambda r: s.accuracy if (s := of_test(r)) else -1.0)
+    scores = of_test(best)
+    if scores is None:
+        return f"{short(best.arm or 'the student', 40)} {best.status} after {best.steps:,} steps, without scores"
+    reached = f"the student {short(best.arm, 40)} reaches {percent(scores.accuracy, 1)} accuracy on the "
+    reached += f"{'test' if best.test else 'validation'} data with {best.parameters:,} parameters"
+    return f"{reached}; one training cannot tell which part of the teacher pays" if best.contract else reached

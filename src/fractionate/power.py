@@ -1,0 +1,61 @@
+"""How many seeds would settle a question that a study could not. Records and numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+MOST_SEEDS = 1000
+
+
+def power_of_difference(gain: float, deviation: float, seeds: int, *, significance: float = 0.05) -> float:
+    """The chance that a two-sided paired t test over this many seeds finds a true mean difference of `gain`."""
+    from scipy.stats import nct, t
+
+    critical = t.ppf(1 - significance / 2, seeds - 1)
+    shift = abs(gain) / deviation * seeds**0.5
+    return float(nct.sf(critical, seeds - 1, shift) + nct.cdf(-critical, seeds - 1, shift))
+
+
+def power_of_equivalence(
+    gain: float, deviation: float, seeds: int, *, margin: float, significance: float = 0.05
+) -> float:
+    """The chance that two one-sided t tests find a true difference of `gain` to lie within ± margin (a lower bound)."""
+    from scipy.stats import nct, t
+
+    critical = t.ppf(1 - significance, seeds - 1)
+    root = seeds**0.5 / deviation
+    above = nct.sf(critical, seeds - 1, (gain + margin) * root)
+    below = nct.cdf(-critical, seeds - 1, (gain - margin) * root)
+    return max(0.0, float(above + below - 1))
+
+
+def seeds_to_settle(
+    gain: float, deviation: float, *, margin: float, seeds: int, significance: float = 0.05, power: float = 0.8
+) -> int | None:
+    """How many seeds in all would tell with this chance, if gain and deviation are what they seem; None above 1,000.
+
+    The smaller of two numbers: to find the difference, or to find it within the margin. An estimate from few seeds is itself
+    unsure; read it as an order of magnitude.
+    """
+    if deviation == 0.0:
+        return seeds + 1
+    tries: list[Callable[[int], float]] = []
+    if gain != 0.0:
+        tries.append(lambda n: power_of_difference(gain, deviation, n, significance=significance))
+    if abs(gain) < margin:
+        tries.append(lambda n: power_of_equivalence(gain, deviation, n, margin=margin, significance=significance))
+    found = [n for n in (_first(chance, seeds + 1, power) for chance in tries) if n is not None]
+    return min(found, default=None)
+
+
+def _first(chance: Callable[[int], float], low: int, power: float) -> int | None:
+    high = max(low, MOST_SEEDS)
+    if not chance(high) >= power:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if chance(middle) >= power:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,234 @@
+"""A student in a fleet is the student trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fractionate import bundle
+from fractionate.divergences import Target
+from fractionate.errors import MismatchError
+from fractionate.fleet import Course, Entrant, make_student, model_logits, plan_fleet, train_fleet
+from fractionate.objective import Objective
+from fractionate.order import batches, step_seed
+from fractionate.records import Training
+from fractionate.sources.examples import Examples
+from fractionate.teacher import TeacherSignal
+
+CLASSES, FEATURES, EXAMPLES = 5, 7, 43
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def mlp_with_everything() -> nn.Module:
+    return nn.Sequential(
+        nn.Dropout(0.1),
+        nn.Linear(FEATURES, 16, bias=False),  # as in Convolutional
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(16, 16),
+        nn.LayerNorm(16),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        nn.Linear(16, CLASSES),
+    )
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(
+            1, 4, 3, bias=False
+        )  # a bias before a norm has no gradient but rounding, which Adam blows up
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(functional.relu(self.norm(self.conv(x[:, None]))).mean(dim=2))
+
+
+class FunctionalDropout(nn.Module):
+    """Cannot be stacked: its noise is drawn inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(functional.dropout(x, 0.2, self.training))
+
+
+class Branching(nn.Module):
+    """Cannot be stacked: its way depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x) if x.sum() > 0 else self.head(-x)
+
+
+OBJECTIVES = {
+    "hard": None,
+    "kd": Objective("kd", 1.0, 0.9),
+    "kd T=4": Objective("kd", 4.0, 0.9),
+    "kd T=2 unscaled": Objective("class-mean", 2.0, 0.5, scale_by_temperature_squared=False),
+    "kl": Objective("kd-pt", 3.0, 1.0, divergence="forward-kl"),
+}
+
+
+@pytest.fixture(scope="module")
+def course() -> Course:
+    return make_course(Training(epochs=4, batch_size=8, learning_rate=0.01, weight_decay=0.01, warmup_share=0.1))
+
+
+def make_course(training: Training, seeds: tuple[int, ...] = (0, 1)) -> Course:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(EXAMPLES, FEATURES, generator=generator)
+    labels = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
+    data = Examples(inputs, labels, class_names=tuple("abcde"))
+    signal = TeacherSignal(2 * torch.randn(EXAMPLES, CLASSES, generator=generator), labels)
+    return Course(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, data, signal, points=3)
+
+
+def entrants(seeds: tuple[int, ...] = (0, 1)) -> list[Entrant]:
+    return [Entrant(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
+
+
+def alone(factory: Callable[[], nn.Module], entrant: Entrant, course: Course) -> nn.Module:
+    """The training written out once more, plainly: what every way must equal."""
+    torch.manual_seed(entrant.seed)
+    model = factory()
+    t = course.training
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW(model.parameters(), t.learning_rate, weight_decay=t.weight_decay)
+        if t.optimizer == "adamw"
+        else torch.optim.SGD(model.parameters(), t.learning_rate, 0.9, nesterov=True, weight_decay=t.weight_decay)
+    )
+    data, signal = course.transfer[entrant.seed], course.signals[entrant.seed]
+    warmup = round(t.warmup_share * course.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda s: (
+            (s + 1) / warmup
+            if s < warmup
+            else 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (s - warmup) / (course.steps - warmup))).item())
+        ),
+    )
+    step = 0
+    for epoch in range(int(t.epochs or 0)):
+        for index in batches(len(data), t.batch_size, entrant.seed, epoch):
+            torch.manual_seed(step_seed(entrant.seed, step))
+            logits = model(data.inputs[index])
+            if entrant.objective is None:
+                loss = functional.cross_entropy(logits, data.labels[index])
+            else:
+                assert signal is not None
+                loss = entrant.objective(logits, signal.take(index)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+    return model.eval()
+
+
+@pytest.mark.parametrize("factory", [mlp, mlp_with_everything, Convolutional])
+@pytest.mark.parametrize("way", ["stacked", "one by one"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_fleet_equals_training_alone(factory: Callable[[], nn.Module], way: str, optimizer: str) -> None:
+    training = Training(
+        epochs=4,
+        batch_size=8,
+        learning_rate=0.01,
+        weight_decay=0.01,
+        warmup_share=0.1,
+        optimizer=optimizer,  # type: ignore[arg-type]
+    )
+    course = make_course(training)
+    found = list(train_fleet(factory, entrants(), course, way=way))  # type: ignore[arg-type]
+    assert [o.entrant for o in found] == entrants()
+    for outcome in found:
+        expected = alone(factory, outcome.entrant, course)
+        inputs = course.transfer[0].inputs
+        torch.testing.assert_close(
+            model_logits(outcome.model, inputs), model_logits(expected, inputs), atol=1e-5, rtol=1e-5
+        )
+        for (name, value), (_, other) in zip(
+            outcome.model.state_dict().items(), expected.state_dict().items(), strict=True
+        ):
+            torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
+        assert outcome.way == way and outcome.diverged_at is None and outcome.steps == course.steps
+
+
+@pytest.mark.parametrize("factory", [FunctionalDropout, Branching])
+def test_what_cannot_be_stacked_is_trained_alone(factory: Callable[[], nn.Module], course: Course) -> None:
+    assert plan_fleet(factory, entrants(), course).way == "one by one"
+    with pytest.raises(MismatchError, match="cannot be stacked"):
+        plan_fleet(factory, entrants(), course, "stacked")
+
+
+@pytest.mark.parametrize("stored", [bundle.STORED_BYTES, 0])
+@pytest.mark.parametrize("divergence", ["jsd", "dkd", "reverse-kl", "dist"])
+def test_other_divergences_and_targets_too_large_to_keep(
+    course: Course, divergence: str, stored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "STORED_BYTES", stored)
+    entrant = Entrant(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
+    both = [Entrant("hard", 0, None), entrant, Entrant("kd", 0, Objective("kd", 2.0, 0.7))]
+    inputs = course.transfer[0].inputs
+    for found in train_fleet(mlp, both, course, way="stacked"):
+        expected = model_logits(alone(mlp, found.entrant, course), inputs)
+        torch.testing.assert_close(model_logits(found.model, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Exploding:
+    """A divergence that is never finite."""
+
+    formula: str = "nothing"
+
+    def __call__(self, student_logits: torch.Tensor, target: Target) -> torch.Tensor:
+        return student_logits.sum(-1) * float("nan")
+
+    def gradient(self, student_logits: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(student_logits, target), torch.full_like(student_logits, float("nan"))
+
+
+def test_a_diverging_student_leaves_the_others_alone() -> None:
+    course = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
+    bad = Entrant("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
+    for way in ("stacked", "one by one"):
+        found = list(train_fleet(mlp, [bad, *entrants((0,))], course, way=way))  # type: ignore[arg-type]
+        assert found[0].diverged_at is not None
+        for outcome in found[1:]:
+            assert outcome.diverged_at is None
+            inputs = course.transfer[0].inputs
+            expected = model_logits(alone(mlp, outcome.entrant, course), inputs)
+            torch.testing.assert_close(model_logits(outcome.model, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_students_of_one_seed_start_equal_and_another_draw_does_not() -> None:
+    before = torch.random.get_rng_state()
+    first, again = make_student(mlp, 3), make_student(mlp, 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert Entrant("a", 3, None, draw=1).own_seed not in (3, Entrant("a", 3, None, draw=2).own_seed)
+
+
+def test_measurements_along_training(course: Course) -> None:
+    found = {o.entrant.arm: o for o in train_fleet(mlp, entrants((0,)), course, way="stacked")}
+    points = found["kd T=4"].points
+    assert points[-1].step == course.steps and 3 <= len(points) <= 4
+    assert all(p.validation is not None and p.rescaling_mean is not None for p in points)
+    assert found["hard"].points[-1].rescaling_mean is None
+    assert points[-1].loss < points[0].loss + 1
