@@ -16,6 +16,7 @@ torch.set_num_threads(1)
 # examples are drawn from a fixed seed, so that a red build is red again; HYPOTHESIS_PROFILE=search looks further
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile("search", deadline=None, max_examples=600, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=5, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
@@ -27,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """`--shapes`: jaxtyping's import hook puts a checker around every annotated function and record of the package."""
     config.addinivalue_line("markers", "wrong_types: hands over what annotations forbid; skipped under --shapes")
     if config.getoption("--shapes"):
+        settings.load_profile("few")  # a shape is wrong at once or not at all, and each check costs as much as the call
         from jaxtyping import install_import_hook
 
         install_import_hook("fractionate", "shapes_checked.checked")

@@ -32,6 +32,7 @@ def with_value(value: float, *, row: int = 2) -> Tensor:
     return logits
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
@@ -55,6 +56,7 @@ def test_labels_that_do_not_fit(labels: Tensor, words: tuple[str, ...]) -> None:
     assert error.value.exit_code == 4
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
@@ -89,6 +91,7 @@ def test_numbers_that_are_not_finite(logits: Tensor, words: tuple[str, ...]) -> 
     assert error.value.exit_code == 5
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("relation", [torch.eye(4), torch.eye(3)[:2], torch.full((3, 3), math.nan), torch.ones(3)])
 def test_a_relation_that_does_not_fit(relation: Tensor) -> None:
     with pytest.raises(MismatchError) as error:
@@ -129,7 +132,6 @@ def test_a_student_of_other_classes_or_examples(student: Tensor, weight: float) 
         says(error.value, "[4, 3]", str(list(student.shape)))
 
 
-@pytest.mark.wrong_types
 @pytest.mark.parametrize("temperature", [0, -1, 0.0, math.nan, math.inf, -math.inf, "4", None, 1j, [1.0]])
 def test_a_temperature_that_cannot_be_used(temperature: object) -> None:
     signal = TeacherSignal(LOGITS, LABELS)
@@ -146,7 +148,6 @@ def test_a_temperature_that_cannot_be_used(temperature: object) -> None:
         says(error.value, "temperature", "above 0", repr(temperature))
 
 
-@pytest.mark.wrong_types
 @pytest.mark.parametrize("weight", [-0.1, 1.1, 90, math.nan, math.inf, "0.9", None])
 def test_a_teacher_weight_that_cannot_be_used(weight: object) -> None:
     with pytest.raises(ConfigError) as error:
@@ -154,7 +155,6 @@ def test_a_teacher_weight_that_cannot_be_used(weight: object) -> None:
     says(error.value, "teacher weight", "[0, 1]", repr(weight))
 
 
-@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     "make",
     [

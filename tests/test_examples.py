@@ -121,6 +121,7 @@ def test_two_pairs_are_two_examples() -> None:
     assert len(found) == 2
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -147,6 +148,7 @@ def test_what_is_not_data_is_said(data: Any, words: str) -> None:
     assert "mine" in str(error.value)
 
 
+@pytest.mark.wrong_types
 def test_bad_examples_and_splits_are_said() -> None:
     for make in (
         lambda: Examples([1, 2], [0, 1]),  # type: ignore[arg-type]

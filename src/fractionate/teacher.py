@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError, NumericsError
@@ -134,7 +134,7 @@ class TeacherSignal:
     """
 
     logits: Float[Tensor, "batch classes"]
-    labels: Int[Tensor, "batch"]
+    labels: Integer[Tensor, "batch"]
     class_relation: Float[Tensor, "classes classes"] | None = None
     _: KW_ONLY
     temperature: float = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Integer, Shaped
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
@@ -21,7 +21,7 @@ class Examples:
     """
 
     inputs: Shaped[Tensor, "examples *features"]
-    labels: Int[Tensor, "examples"]
+    labels: Integer[Tensor, "examples"]
     class_names: tuple[str, ...] = ()
     name: str = "data"
     ids: tuple[str, ...] = ()
