@@ -353,12 +353,14 @@ class Study(Record):
 
     def __str__(self) -> str:
         head = f"{self.name}: {len(self.arms)} arms × {len(self.seeds)} seeds, {self.metric} against {self.baseline}"
-        rows = [
-            f"  {('~ ' if e.placebo else '') + e.arm:<30} {e.gain:+8.3f} "
-            f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}"
-            for e in self.effects
-            if e.metric == self.metric
-        ]
+        rows = []
+        for e in self.effects:
+            if e.metric == self.metric:
+                arm = ("~ " if e.placebo else "") + e.arm + ("" if e.against == self.baseline else f" − {e.against}")
+                rows.append(f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}")
+        rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
+            e.placebo for e in self.effects
+        )
         return "\n".join([head, *rows])
 
 

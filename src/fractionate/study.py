@@ -13,11 +13,11 @@ import torch
 from fractionate.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, part_of, redrawn, transfer_set
 from fractionate.attribution import METRICS, Contrast, effects, metric_named, unpaired
 from fractionate.cells import Cell
+from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.fleet import Course, Entrant, StudentFactory, Way, make_student, model_logits, train_fleet
 from fractionate.keeping import Folder, Progress, fingerprint
 from fractionate.measured import make_run
-from fractionate.divergences import Divergence
 from fractionate.objective import Objective
 from fractionate.records import Run, Study, Training
 from fractionate.shapley import shares

@@ -1,0 +1,251 @@
+"""The five verbs over a run file: each step makes what it needs first, keeps it in the run's folder, and reuses it next time.
+
+out/run.yaml  teacher.safetensors  store/  diagnosis.json  study/  study.json  student/  report.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fractionate.cells import as_cell
+from fractionate.checkpoint import load_weights
+from fractionate.config import RunFile, dump_run, load_run
+from fractionate.diagnosis import diagnose
+from fractionate.divergences import divergences
+from fractionate.durable import make_directory, write_file
+from fractionate.engine import distill
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.evaluation import evaluate
+from fractionate.objective import Objective
+from fractionate.page import report
+from fractionate.records import Diagnosis, Run, Study, Training
+from fractionate.sources.bundled import Parts, data_sets
+from fractionate.sources.models import logit_layer, models
+from fractionate.sources.names import find_model, find_parts
+from fractionate.sources.weights import read_weights
+from fractionate.store import Store, collect
+from fractionate.study import dissect
+from fractionate.teacher import TeacherSignal, relation_from_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust: tuple[str, ...] = ()) -> RunFile:
+    """A run file with every name looked up in its registry; all errors at once (`config.load_run`)."""
+
+    def bundled(lookup: Callable[[str], object]) -> Callable[[str], object]:
+        return lambda name: None if ":" in name else lookup(name)
+
+    lookups = {
+        "data.source": bundled(data_sets.factory),
+        "teacher.model": bundled(lambda name: models[name]),
+        "student.model": bundled(lambda name: models[name]),
+        "objective.cell": as_cell,
+        "objective.divergence": lambda name: divergences[name],
+        "study.cells": as_cell,
+    }
+    return load_run(path, overrides, trust=trust, lookups=lookups)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run file and the folder it writes to. Every property is made on first use, or read from the folder.
+
+    Raises `MismatchError` where the folder holds another run.
+    """
+
+    run: RunFile
+    command: str = ""
+
+    @cached_property
+    def out(self) -> Path:
+        """The folder; it belongs to one run file."""
+        out = Path(self.run.out)
+        written = out / "run.yaml"
+        text = dump_run(self.run)
+        if written.exists() and written.read_text(encoding="utf-8") != text:
+            old, new = written.read_text(encoding="utf-8").splitlines(), text.splitlines()
+            changed = [f"{a.strip()} → {b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
+            raise MismatchError(
+                f"{out} holds another run",
+                got="; ".join(changed[:3]) or "more settings",
+                fix="write elsewhere with out=FOLDER, or remove that folder",
+            )
+        make_directory(out)
+        if not written.exists():
+            write_file(written, text.encode())
+        return out
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The data, in its parts."""
+        data = self.run.data
+        return find_parts(
+            data.source, transfer=data.transfer, validation=data.validation, test=data.test, seed=data.seed
+        )
+
+    @property
+    def training(self) -> Training:
+        """How students are trained."""
+        return Training(**self.run.training.model_dump())
+
+    def new_student(self) -> nn.Module:
+        """A fresh student."""
+        transfer = self.parts.transfer
+        return find_model(self.run.student.model)(transfer.inputs.shape[1:], transfer.classes)
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The teacher: weights from a file, or trained here once on the labels."""
+        asked, parts = self.run.teacher, self.parts
+        torch.manual_seed(asked.seed)
+        model = find_model(asked.model)(parts.transfer.inputs.shape[1:], parts.transfer.classes)
+        kept = self.out / "teacher.safetensors"
+        if asked.weights or kept.exists():
+            source = Path(asked.weights) if asked.weights else kept
+            load_weights(model, read_weights(source), str(source))
+            return model.eval()
+        taught = parts.teaching if asked.train_on == "teaching" else parts.transfer
+        if taught is None:
+            raise ConfigError(
+                "there is nothing left to train a teacher on",
+                fix="give teacher.weights, make the parts of data smaller, or set teacher.train_on=transfer",
+            )
+        # label smoothing is distillation from a teacher that says nothing: uniform logits
+        silent = TeacherSignal(torch.zeros(len(taught), parts.transfer.classes), taught.labels)
+        smoothing = Objective(f"ls({asked.label_smoothing})", temperature=1.0, teacher_weight=1.0)
+        model, _ = distill(
+            model,
+            taught,
+            silent if asked.label_smoothing else None,
+            objective=smoothing if asked.label_smoothing else None,
+            training=Training(
+                steps=asked.steps,
+                batch_size=64,
+                learning_rate=asked.learning_rate,
+                weight_decay=asked.weight_decay,
+            ),
+            seed=asked.seed,
+            arm="teacher",
+        )
+        from safetensors.torch import save
+
+        write_file(kept, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        return model.eval()
+
+    @cached_property
+    def store(self) -> Store:
+        """The teacher's signal on the transfer part, collected once."""
+        return collect(self.teacher, self.parts.transfer, self.out / "store")
+
+    def signal_on(self, part: str) -> TeacherSignal:
+        """What the teacher says about a part it is not distilled on."""
+        examples = getattr(self.parts, part)
+        with torch.no_grad():
+            logits = self.teacher(examples.inputs)
+        weight = logit_layer(self.teacher)
+        return TeacherSignal(logits, examples.labels, None if weight is None else relation_from_rows(weight))
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the teacher knows, what will go wrong, which recipe to use."""
+        kept = self.out / "diagnosis.json"
+        if kept.exists():
+            return Diagnosis.load(kept)
+        torch.manual_seed(self.run.seed)
+        found = diagnose(
+            self.store,
+            self.new_student(),
+            name=self.run.name,
+            class_names=self.parts.transfer.class_names,
+            data=self.parts.transfer,
+            held_out=self.signal_on("validation"),
+            objective=self.objective_asked,
+        )
+        found.save(kept)
+        return found
+
+    @cached_property
+    def study(self) -> Study:
+        """Which part of the teacher pays."""
+        kept = self.out / "study.json"
+        if kept.exists():
+            return Study.load(kept)
+        asked = self.run.study
+        made = dissect(
+            self.new_student,
+            self.parts.transfer,
+            self.store.signal(),
+            cells=asked.cells,
+            temperatures=asked.temperatures,
+            teacher_weights=asked.teacher_weights,
+            seeds=asked.seeds,
+            training=self.training,
+            validation=self.parts.validation,
+            test=self.parts.test,
+            metric=asked.metric,
+            margin=asked.margin,
+            out=self.out / "study",
+            name=self.run.name,
+        )
+        made.save(kept)
+        return made
+
+    @property
+    def objective_asked(self) -> Objective | None:
+        """The objective of the run file; None where it leaves the choice to the recipe."""
+        return None if self.run.objective is None else Objective(**self.run.objective.model_dump())
+
+    @property
+    def objective(self) -> Objective | None:
+        """The objective of the run file, or of the recommended recipe; None where the advice is not to distil."""
+        if self.objective_asked is not None:
+            return self.objective_asked
+        recipe = self.diagnosis.recipe
+        if not recipe.distil:
+            return None
+        return Objective(
+            recipe.cell,
+            recipe.temperature,
+            recipe.teacher_weight,
+            recipe.scale_by_temperature_squared,
+            recipe.divergence,
+        )
+
+    @cached_property
+    def student(self) -> Run:
+        """The student, distilled for real; its weights lie in the run's folder."""
+        kept = self.out / "student" / "run.json"
+        if kept.exists():
+            return Run.load(kept)
+        objective = self.objective
+        torch.manual_seed(self.run.seed)
+        _, made = distill(
+            self.new_student(),
+            self.parts.transfer,
+            self.store.signal() if objective else None,
+            objective=objective,
+            training=self.training,
+            validation=self.parts.validation,
+            test=self.parts.test,
+            seed=self.run.seed,
+            arm=objective.describe().cell if objective else "hard",
+            out=self.out / "student",
+        )
+        return made
+
+    @cached_property
+    def teacher_scores(self) -> str:
+        """How good the teacher itself is on the test part, in words."""
+        return str(evaluate(self.teacher, self.parts.test))
+
+    def report(self) -> Path:
+        """Everything on one page; makes what is missing first."""
+        return report([self.diagnosis, self.study, self.student], self.out / "report.html")

@@ -1,0 +1,227 @@
+"""The command line: thin calls of the five verbs. Data goes to stdout, talk to stderr; torch loads only when a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fractionate.errors import ConfigError, FractionateError
+
+if TYPE_CHECKING:
+    from fractionate.chain import Chain
+    from fractionate.record import Record
+
+EPILOG = "Exit codes: 0 fine, 1 our bug, 2 usage, 3 damaged data, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (run again)."
+
+app = typer.Typer(
+    name="fractionate",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Knowledge distillation that says why: what the teacher knows, which part of it pays, and a student trained with it.",
+    epilog=EPILOG,
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN.yaml] [key=value]...", help="a run file, and settings that override it", show_default=False
+    ),
+]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+
+
+def tell(text: str) -> None:
+    """Talk to the person: stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_chain(arguments: list[str] | None, trust: list[str] | None) -> Chain:
+    """The chain of a run file given on the command line."""
+    from fractionate.chain import Chain, read_run
+
+    given = arguments or []
+    files = [a for a in given if "=" not in a]
+    if len(files) > 1:
+        raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
+    overrides = tuple(a for a in given if "=" in a)
+    chain = Chain(read_run(files[0] if files else None, overrides, trust=tuple(trust or ())))
+    tell(f"{chain.run.name}: writing to {chain.out}")
+    return chain
+
+
+def give(record: Record, as_json: bool) -> None:
+    """Print a record: for people, or as JSON."""
+    print(record.to_json() if as_json else record)
+
+
+@app.command()
+def collect(arguments: Arguments = None, trust: Trust = None) -> None:
+    """Ask the teacher once and store what it says.
+
+    Example: fractionate collect run.yaml out=runs/first
+    """
+    chain = open_chain(arguments, trust)
+    tell(f"data: {chain.parts}")
+    store = chain.store
+    tell(f"{store}\nnext: fractionate diagnose {' '.join(arguments or [])}".rstrip())
+
+
+@app.command()
+def diagnose(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+    """Say what the teacher knows and which recipe to use.
+
+    Names what will go wrong, with evidence and fix. One pass over the stored signal, no training.
+
+    Example: fractionate diagnose run.yaml
+    """
+    chain = open_chain(arguments, trust)
+    give(chain.diagnosis, as_json)
+
+
+@app.command()
+def dissect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+    """Say which part of the teacher pays.
+
+    Trains controlled students over seeds and compares them pair by pair.
+
+    Example: fractionate dissect run.yaml study.seeds=8 "study.cells=[hard, ls, kd-pt, kd]"
+    """
+    chain = open_chain(arguments, trust)
+    give(chain.study, as_json)
+
+
+@app.command()
+def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+    """Train the student for real.
+
+    Takes the recipe of diagnose, or the objective of the run file.
+
+    Example: fractionate distill run.yaml objective.cell=kd objective.temperature=2
+    """
+    chain = open_chain(arguments, trust)
+    objective = chain.objective
+    tell(str(objective.describe()) if objective else "training without the teacher, as diagnose advises")
+    give(chain.student, as_json)
+    tell(f"student: {chain.out / 'student'}")
+
+
+@app.command()
+def report(arguments: Arguments = None, trust: Trust = None) -> None:
+    """Do the whole job and put it on one HTML page.
+
+    Makes whatever is missing first: signal, diagnosis, study, student.
+
+    Example: fractionate report run.yaml
+    """
+    chain = open_chain(arguments, trust)
+    tell(f"data: {chain.parts}")
+    tell(f"teacher on test data: {chain.teacher_scores}")
+    tell(f"{chain.diagnosis}\n\n{chain.study}\n\nstudent: {chain.student}\n")
+    print(chain.report())
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="the folder to write to")] = Path("runs/demo")) -> None:
+    """The whole job on real handwritten digits.
+
+    A healthy teacher beside a sick one, under three minutes on two cores.
+
+    Example: fractionate demo --out runs/demo
+    """
+    from fractionate.demo import demo as run_demo
+
+    page = run_demo(out, say=tell)
+    tell("the report:")
+    print(page.resolve())
+
+
+config_app = typer.Typer(help="Write, check and explain run files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+
+@config_app.command("example")
+def config_example() -> None:
+    """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
+    from fractionate.config import RunFile, dump_run
+
+    print(dump_run(RunFile()), end="")
+
+
+@config_app.command("print")
+def config_print(arguments: Arguments = None, trust: Trust = None) -> None:
+    """Print the run file as it is understood. Example: fractionate config print run.yaml study.seeds=8"""
+    from fractionate.config import dump_run, load_run
+
+    given = arguments or []
+    path = next((a for a in given if "=" not in a), None)
+    run = load_run(path, tuple(a for a in given if "=" in a), trust=tuple(trust or ()))
+    print(dump_run(run), end="")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of run files, for editors."""
+    import json
+
+    from fractionate.config import RunFile
+
+    print(json.dumps(RunFile.model_json_schema(), indent=2))
+
+
+@config_app.command("explain")
+def config_explain(
+    key: Annotated[str | None, typer.Argument(help="a key such as data.transfer; none: all")] = None,
+) -> None:
+    """Say what a setting means and what its default is. Example: fractionate config explain study.margin"""
+    from fractionate.config import explain
+
+    print(explain(key))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        import fractionate
+
+        print(f"fractionate {fractionate.__version__}, torch {version('torch')}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print versions")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["FRACTIONATE_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and leave with the exit code of what happened."""
+    try:
+        return app(arguments, standalone_mode=True)
+    except FractionateError as error:
+        if os.environ.get("FRACTIONATE_DEBUG"):
+            raise
+        tell(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        tell("stopped; run the same command again to go on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The command line: manners, exit codes, and the whole chain on real digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fractionate.cli import main
+from fractionate.records import Diagnosis, Run, Study
+
+SMALL = (
+    "data: {transfer: 60, validation: 60, test: 120}\n"
+    "teacher: {model: 'mlp(64)', steps: 60}\n"
+    "student: {model: 'mlp(8)'}\n"
+    "training: {steps: 20}\n"
+    "study: {cells: [hard, kd-pt, kd], seeds: 2}\n"
+)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return left.value.code or 0
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.yaml"
+    path.write_text(f"out: {tmp_path / 'out'}\n{SMALL}")
+    return path
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; from fractionate.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+    for verb in ("collect", "diagnose", "dissect", "distill", "report", "demo"):
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["collect", "diagnose", "dissect", "distill", "report", "demo"])
+def test_every_verb_teaches_by_example(verb, capsys):
+    assert run(verb, "--help") == 0
+    assert f"Example: fractionate {verb}" in capsys.readouterr().out
+
+
+def test_usage_errors_leave_with_two(capsys, run_file):
+    assert run("disect") == 2
+    assert "dissect" in capsys.readouterr().err
+    assert run("diagnose", "nowhere.yaml") == 2
+    assert "there is no run file" in capsys.readouterr().err
+    assert run("dissect", str(run_file), "study.cells=[kd-tpok]") == 2
+    told = capsys.readouterr()
+    assert "did you mean 'kd-topk'?" in told.err
+    assert told.out == ""
+    assert not Path("out").exists()
+
+
+def test_a_folder_belongs_to_one_run(capsys, run_file):
+    assert run("collect", str(run_file)) == 0
+    assert run("collect", str(run_file), "training.steps=21") == 4
+    assert "steps: 20" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
+    Path("file").write_text("")
+    assert run("collect", str(run_file), "out=file/below") == 6
+    assert "file" in capsys.readouterr().err
+
+
+def test_the_whole_chain(capsys, run_file):
+    out = run_file.parent / "out"
+    assert run("report", str(run_file)) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == out / "report.html"
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    written = page.stat().st_mtime_ns
+    assert run("diagnose", str(run_file), "--json") == 0
+    diagnosis = Diagnosis.from_json(capsys.readouterr().out)
+    assert diagnosis == Diagnosis.load(out / "diagnosis.json")
+    assert run("dissect", str(run_file), "--json") == 0
+    study = Study.from_json(capsys.readouterr().out)
+    assert {r.arm for r in study.runs} >= {"hard", "kd"}
+    assert run("distill", str(run_file), "--json") == 0
+    student = Run.from_json(capsys.readouterr().out)
+    assert student == Run.load(out / "student" / "run.json")
+    assert student.test is not None
+    assert page.stat().st_mtime_ns == written
+
+
+def test_config_commands(capsys, run_file):
+    assert run("config", "print", str(run_file), "study.seeds=7") == 0
+    assert "seeds: 7" in capsys.readouterr().out
+    assert run("config", "schema") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "RunFile"
+    assert run("config", "explain", "study.margin") == 0
+    assert "count as equal" in capsys.readouterr().out
+    assert run("config", "explain", "study.margim") == 2
+    assert "study.margin" in capsys.readouterr().err
+    assert run("config", "example") == 0
+    assert "teacher:" in capsys.readouterr().out
+    assert run("--version") == 0
+    assert "torch" in capsys.readouterr().out
+
+
+def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
+    done = subprocess.run(
+        [sys.executable, "-m", "fractionate.cli", "collect", str(run_file), "teacher.weights=missing.safetensors"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
