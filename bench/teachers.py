@@ -1,0 +1,208 @@
+"""Real data sets and real teachers, healthy and ill, for the benches of diagnose. Cached as arrays; made afresh when absent."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fractionate.sources.examples import Examples
+from fractionate.teacher import TeacherSignal
+
+CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / "fractionate-bench"))
+DATA_SETS = ("digits", "fashion", "glosses", "hierarchy", "cancer")
+
+
+def dataset(name: str) -> Examples:
+    """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer."""
+    path = CACHE / f"{name}.npz"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        inputs, labels, names = globals()[f"_{name}"]()
+        part = path.with_suffix(".part.npz")
+        np.savez(part, inputs=inputs.astype(np.float32), labels=labels.astype(np.int64), names=np.array(names))
+        part.rename(path)
+    arrays = np.load(path)
+    return Examples(
+        torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["labels"]), tuple(arrays["names"].tolist()), name
+    )
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.data / 16 - 0.5, bunch.target, [str(i) for i in range(10)]
+
+
+def _cancer():
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    return (bunch.data - bunch.data.mean(0)) / bunch.data.std(0), bunch.target, list(bunch.target_names)
+
+
+def _fashion(root: str = "/usr/share/datasets/fashion-mnist"):
+    names = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+    with (
+        gzip.open(f"{root}/train-images-idx3-ubyte.gz") as pictures,
+        gzip.open(f"{root}/train-labels-idx1-ubyte.gz") as truth,
+    ):
+        images = np.frombuffer(pictures.read(), np.uint8, offset=16)
+        labels = np.frombuffer(truth.read(), np.uint8, offset=8)
+    images = images.reshape(-1, 14, 2, 14, 2)[:20000].mean((2, 4)).reshape(20000, 196)
+    return images / 255 - 0.3, labels[:20000], names
+
+
+def _glosses(root: str = "/usr/share/wordnet"):
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts, topics = [], []
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in Path(f"{root}/data.{part}").read_text(encoding="utf8").splitlines():
+            if not line.startswith("  "):
+                head, _, gloss = line.partition(" | ")
+                texts.append(gloss.strip().split('; "')[0])
+                topics.append(int(head.split()[1]))
+    order = np.random.default_rng(0).permutation(len(texts))[:20000]
+    topics = np.array(topics)[order]
+    kept = [t for t in np.unique(topics) if (topics == t).sum() >= 100]  # a class needs examples in every split
+    keep = np.isin(topics, kept)
+    words = TfidfVectorizer(max_features=6000, sublinear_tf=True).fit_transform([texts[i] for i in order[keep]])
+    vectors = TruncatedSVD(100, random_state=0).fit_transform(words)
+    return vectors / vectors.std(), np.searchsorted(kept, topics[keep]), [f"lexicographer file {t}" for t in kept]
+
+
+def _hierarchy(examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5):
+    """The synthetic set of the P1 checks: classes around super-classes, passed through a sum of sines (our reconstruction)."""
+    draw = np.random.default_rng(0)
+
+    def unit(n: int) -> np.ndarray:
+        vectors = draw.standard_normal((n, features))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    bases = np.repeat(unit(groups), each, axis=0) + 0.5 * unit(groups * each)
+    labels = draw.integers(0, groups * each, examples)
+    x = (bases[labels] + 0.8 * unit(examples)) * features**0.5
+    inputs = sum(np.sin(a * x + b) for a, b in ((1, 0), (2, 1), (3, 4)))
+    return inputs, labels, [f"group {i // each} class {i % each}" for i in range(groups * each)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set cut up: `train` made the teacher, `outside` no one has seen, `held` is for held-out signals, `test` for scores."""
+
+    train: Examples
+    outside: Examples
+    held: Examples
+    test: Examples
+
+
+SIZES = {  # train, outside, held, test
+    "digits": (900, 300, 197, 400), "fashion": (8000, 3000, 2000, 7000), "glosses": (8000, 3000, 2000, 6000),
+    "hierarchy": (4000, 3000, 1000, 4000), "cancer": (250, 100, 69, 150),
+}  # fmt: skip
+
+
+def parts(name: str, seed: int = 0) -> Parts:
+    """The four parts of a data set."""
+    return Parts(*dataset(name).split(*SIZES[name], seed=seed))
+
+
+class MLP(nn.Sequential):
+    def __init__(self, features: int, classes: int, hidden: tuple[int, ...], dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]
+            features = width
+        super().__init__(*layers, nn.Linear(features, classes))
+
+
+@dataclass(frozen=True)
+class Upbringing:
+    """How a teacher was trained. `best` keeps the epoch of the lowest validation log-loss, as a careful person does."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    epochs: int = 40
+    smoothing: float = 0.0
+    dropout: float = 0.2
+    decay: float = 0.01
+    share: float = 1.0
+    wrong_labels: float = 0.0
+    best: bool = True
+
+
+HEALTHY = Upbringing()
+TEACHERS = {
+    "healthy": HEALTHY,
+    "over-trained": Upbringing(hidden=(512, 512), epochs=200, dropout=0.0, decay=0.0, best=False),
+    "smoothed": Upbringing(smoothing=0.2, best=False),
+    "weak": Upbringing(hidden=(16,), epochs=8, share=0.05, dropout=0.0, best=False),
+}
+
+
+def train(upbringing: Upbringing, data: Examples, held: Examples, seed: int = 0) -> nn.Module:
+    """A teacher, trained."""
+    torch.manual_seed(seed)
+    count = max(20, round(upbringing.share * len(data)))
+    data = data.take(torch.arange(count))
+    labels = data.labels.clone()
+    wrong = torch.rand(len(labels)) < upbringing.wrong_labels
+    labels[wrong] = torch.randint(0, data.classes, (int(wrong.sum()),))
+    model = MLP(data.inputs.shape[1], data.classes, upbringing.hidden, upbringing.dropout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=upbringing.decay)
+    lowest, kept = float("inf"), None
+    for _ in range(upbringing.epochs):
+        model.train()
+        for batch in torch.split(torch.randperm(count), 64):
+            logits = model(data.inputs[batch])
+            loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=upbringing.smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if upbringing.best:
+            model.eval()
+            with torch.no_grad():
+                score = float(nn.functional.cross_entropy(model(held.inputs), held.labels))
+            if score < lowest:
+                lowest, kept = score, {k: v.clone() for k, v in model.state_dict().items()}
+    if kept is not None:
+        model.load_state_dict(kept)
+    return model.eval()
+
+
+def teacher(name: str, kind: str | Upbringing, seed: int = 0) -> nn.Module:
+    """A teacher for a data set, from the cache or trained now."""
+    upbringing = TEACHERS[kind] if isinstance(kind, str) else kind
+    data = parts(name, seed)
+    label = f"{upbringing}".replace(" ", "").replace("Upbringing", "")
+    path = CACHE / f"teacher-{name}-{seed}-{label}.pt"
+    model = MLP(data.train.inputs.shape[1], data.train.classes, upbringing.hidden, upbringing.dropout).eval()
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model
+    model = train(upbringing, data.train, data.held, seed)
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def signal_of(model: nn.Module, data: Examples, noise: float = 0.0) -> TeacherSignal:
+    """What the model says about the data."""
+    with torch.no_grad():
+        return TeacherSignal(model(data.inputs), data.labels)
+
+
+def accuracy(model: nn.Module, data: Examples) -> float:
+    with torch.no_grad():
+        return float((model(data.inputs).argmax(1) == data.labels).double().mean())
+
+
+def with_labels(data: Examples, labels: Tensor) -> Examples:
+    """The same inputs under other labels."""
+    return replace(data, labels=labels)
