@@ -6,7 +6,6 @@ Probes measure, judges decide, a finding names cause, evidence and fix; the reci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.diagnosis import alignment_probes, data_probes, student_probes, teacher_probes
+from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
 from fractionate.diagnosis.recipe import recommend
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
@@ -22,6 +22,7 @@ from fractionate.objective import Objective, rescaling
 from fractionate.records import Diagnosis, Histogram, Matrix, Recipe
 from fractionate.sources.examples import Examples, as_examples
 from fractionate.spectrum import spectrum
+from fractionate.store import Store
 from fractionate.teacher import TeacherSignal
 
 __all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "probes"]
@@ -44,8 +45,12 @@ def diagnose(
     expected_accuracy: float | None = None,
     temperatures: Sequence[float] = TEMPERATURES,
     only: Sequence[str] = (),
+    labels: Path | str | None = None,
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything.
+
+    `signal` is a `TeacherSignal`, a store, its path, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names
+    the file of labels where they lie apart).
 
     Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
     module or a function that makes one) with `data`, the inputs in the order of the signal; `held_out`, the teacher's signal on
@@ -55,7 +60,7 @@ def diagnose(
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
-    signal = _as_signal(signal)
+    signal = _as_signal(signal, labels)
     examples = None if data is None else as_examples(data)
     _check(signal, examples, _as_signal(second_view), _as_signal(second_pass))
     names = tuple(class_names) or (examples.class_names if examples is not None else ())
@@ -145,11 +150,11 @@ def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) 
     return histogram(f"rescaling against {against}", values, low - pad, high + pad)
 
 
-def _as_signal(given: Any) -> TeacherSignal | Any:
+def _as_signal(given: Any, labels: Path | str | None = None) -> TeacherSignal | Any:
     if given is None or isinstance(given, TeacherSignal):
         return given
     if isinstance(given, (str, Path)):
-        return import_module("fractionate.store").Store.open(given).signal()
+        return read_signal(given, labels) if Path(given).suffix in SUFFIXES else Store.open(given).signal()
     if hasattr(given, "signal"):
         return given.signal()
     raise ConfigError(
