@@ -6,6 +6,8 @@ declared on the class:
 
 - `own_temperature = True`: the formula holds all its use of the temperature, so the objective adds no factor T².
 - `couples_batch = True`: an example's number depends on the other examples of its batch (it cannot be cut into micro-batches).
+- `least_at_equality = False`: the least value lies elsewhere than where student and target agree.
+- `falls_as_squared = False`: at high temperatures its gradient does not fall as 1 / T², so the factor T² does not keep its size.
 - `refuses(cell) -> str`: why it cannot meet a cell, or an empty text.
 - `gradient(student_logits, target) -> (loss, gradient)`: the analytic gradient for some rows, without autograd. `__call__`, the
   plain differentiable form, stays the oracle.
@@ -173,6 +175,16 @@ def own_temperature(divergence: Divergence) -> bool:
 def couples_batch(divergence: Divergence) -> bool:
     """Whether an example's number depends on the other examples of its batch."""
     return bool(getattr(divergence, "couples_batch", False))
+
+
+def least_at_equality(divergence: Divergence) -> bool:
+    """Whether the least value is where student and target agree."""
+    return bool(getattr(divergence, "least_at_equality", True))
+
+
+def falls_as_squared(divergence: Divergence) -> bool:
+    """Whether its gradient falls as 1 / T² at high temperatures, which the factor T² makes up for."""
+    return bool(getattr(divergence, "falls_as_squared", True))
 
 
 def reason_against(divergence: Divergence, cell: Cell) -> str:

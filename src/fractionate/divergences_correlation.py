@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fractionate.divergences import Target, divergences, tempered
@@ -18,15 +19,15 @@ Logits = Float[Tensor, "batch classes"]
 SMALLEST = 1e-18  # below it a probability's square has no digits left in float32
 
 
-def unit(values: Logits, dim: int) -> tuple[Logits, Logits]:
+def unit(values: Logits, dim: int, keep: Bool[Tensor, "batch classes"]) -> tuple[Logits, Tensor]:
     """Values less their mean along an axis, at length 1, and whether they vary: what does not gives 0, without a gradient."""
     largest = values.detach().abs().amax(dim=dim, keepdim=True)
+    count = keep.sum(dim=dim, keepdim=True).clamp_min(1).to(values.dtype)
     scaled = values / largest.clamp_min(SMALLEST)
-    centred = scaled - scaled.mean(dim=dim, keepdim=True)
+    centred = torch.where(keep, scaled - scaled.sum(dim=dim, keepdim=True) / count, 0.0)
     squares = centred.square().sum(dim=dim, keepdim=True)
     # what varies by no more than rounding has no direction
-    rounding = values.shape[dim] * (8 * torch.finfo(values.dtype).eps) ** 2
-    varies = (squares.detach() > rounding) & (largest > SMALLEST)
+    varies = (squares.detach() > count * (8 * torch.finfo(values.dtype).eps) ** 2) & (largest > SMALLEST)
     return torch.where(varies, centred / torch.where(varies, squares, 1.0).sqrt(), 0.0), varies
 
 
@@ -44,6 +45,7 @@ class Correlation:
 
     row_weight: float = 1.0
     column_weight: float = 1.0
+    falls_as_squared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight("row_weight", self.row_weight)
@@ -60,10 +62,13 @@ class Correlation:
     def __call__(self, student_logits: Logits, target: Target) -> Loss:
         q = torch.softmax(tempered(student_logits, target.temperature), dim=-1)
         p = target.probabilities
-        p_rows, has_shape = unit(p, 1)
-        loss = self.row_weight * torch.where(has_shape, 1 - (unit(q, 1)[0] * p_rows).sum(dim=1, keepdim=True), 0.0)
+        keep = ~(torch.isneginf(student_logits) & (p == 0))  # classes that both sides mask are not compared
+        p_rows, has_shape = unit(p, 1, keep)
+        loss = self.row_weight * torch.where(
+            has_shape, 1 - (unit(q, 1, keep)[0] * p_rows).sum(dim=1, keepdim=True), 0.0
+        )
         if self.column_weight > 0:
-            (p_columns, has_column), (q_columns, moves) = unit(p, 0), unit(q, 0)
+            (p_columns, has_column), (q_columns, moves) = unit(p, 0, keep), unit(q, 0, keep)
             # for unit columns 1 - Σ_b s t = ½ Σ_b (s - t)²; a student's column that does not vary is 0, and 1 - 0 = Σ_b t²
             shares = torch.where(has_column, (q_columns - p_columns).square() / (1.0 + moves), 0.0)
             scale = self.column_weight * len(q) / has_column.sum().clamp_min(1).to(q.dtype)

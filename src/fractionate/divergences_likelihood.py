@@ -121,6 +121,7 @@ class TotalVariation:
     """
 
     formula: ClassVar[str] = "½ Σ |target - q|"
+    falls_as_squared: ClassVar[bool] = False
 
     def __call__(self, student_logits: Logits, target: Target) -> Loss:
         q = torch.softmax(tempered(student_logits, target.temperature), dim=-1)

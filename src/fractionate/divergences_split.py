@@ -6,6 +6,7 @@ KL(target ‖ q) = KL of the two-way split + (1 - confidence) · KL of the shape
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -105,7 +106,8 @@ class Normalised:
     """
 
     shape_weight: float = 1.5
-    own_temperature = True
+    own_temperature: ClassVar[bool] = True
+    least_at_equality: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight("shape_weight", self.shape_weight)
