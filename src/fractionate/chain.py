@@ -204,20 +204,9 @@ class Chain:
         return None if self.run.objective is None else Objective(**self.run.objective.model_dump())
 
     @property
-    def objective(self) -> Objective | None:
-        """The objective of the run file, or of the recommended recipe; None where the advice is not to distil."""
-        if self.objective_asked is not None:
-            return self.objective_asked
-        recipe = self.diagnosis.recipe
-        if not recipe.distil:
-            return None
-        return Objective(
-            recipe.cell,
-            recipe.temperature,
-            recipe.teacher_weight,
-            recipe.scale_by_temperature_squared,
-            recipe.divergence,
-        )
+    def objective(self) -> Objective:
+        """The objective of the run file, or of the recommended recipe."""
+        return self.objective_asked or Objective.from_recipe(self.diagnosis.recipe)
 
     @cached_property
     def student(self) -> Run:
@@ -230,13 +219,13 @@ class Chain:
         _, made = distill(
             self.new_student(),
             self.parts.transfer,
-            self.store.signal() if objective else None,
+            self.store.signal(),
             objective=objective,
             training=self.training,
             validation=self.parts.validation,
             test=self.parts.test,
             seed=self.run.seed,
-            arm=objective.describe().cell if objective else "hard",
+            arm=str(objective.cell),
             out=self.out / "student",
         )
         return made

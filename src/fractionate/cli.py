@@ -108,8 +108,7 @@ def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     Example: fractionate distill run.yaml objective.cell=kd objective.temperature=2
     """
     chain = open_chain(arguments, trust)
-    objective = chain.objective
-    tell(str(objective.describe()) if objective else "training without the teacher, as diagnose advises")
+    tell(str(chain.objective.describe()))
     give(chain.student, as_json)
     tell(f"student: {chain.out / 'student'}")
 

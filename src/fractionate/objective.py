@@ -30,7 +30,7 @@ from fractionate.divergences import (
 from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
-from fractionate.records import Contract
+from fractionate.records import Contract, Recipe
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
 
 
@@ -75,6 +75,19 @@ class Objective:
                 got=reason,
                 fix="cross-entropy, forward-kl and jsd meet every cell",
             )
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Objective:
+        """The objective that a diagnosis recommends; plain cross-entropy on the labels where it advises not to distil."""
+        if not recipe.distil:
+            return cls("hard", temperature=1.0, teacher_weight=0.0)
+        return cls(
+            recipe.cell,
+            recipe.temperature,
+            recipe.teacher_weight,
+            recipe.scale_by_temperature_squared,
+            recipe.divergence,
+        )
 
     @property
     def scaled(self) -> bool:
