@@ -1,5 +1,6 @@
 """Your own model on your own data: what the teacher knows, which part pays, and a student trained with the recipe."""
 
+import torch
 from torch import nn
 
 from fractionate import Objective, collect, diagnose, dissect, distill, report
@@ -12,6 +13,7 @@ def network(width: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
 
+torch.manual_seed(0)
 data = data_sets["digits"]  # your data: Examples(inputs, labels)
 transfer, test, taught = data.split(100, 600, 1097)
 training = Training(steps=400, batch_size=32, learning_rate=5e-3)

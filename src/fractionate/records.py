@@ -352,12 +352,13 @@ class Study(Record):
     wall_seconds: float = 0.0
 
     def __str__(self) -> str:
-        head = f"{self.name}: {len(self.arms)} arms × {len(self.seeds)} seeds, {self.metric} against {self.baseline}"
+        head = f"{self.name}: {len(self.arms)} arms × {len(self.seeds)} seeds, {self.metric} against {self.baseline} (95 %, p after Holm)"
         rows = []
         for e in self.effects:
             if e.metric == self.metric:
                 arm = ("~ " if e.placebo else "") + e.arm + ("" if e.against == self.baseline else f" − {e.against}")
-                rows.append(f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict}")
+                rows.append(f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict:<11}")
+                rows[-1] += f"  p {e.p_holm:.2g}"
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects
         )
