@@ -237,6 +237,39 @@ class Contract(Record):
 
 
 @dataclass(frozen=True)
+class Preflight(Record):
+    """What a few steps with the student at hand tell about the long run: losses, gradients, forecast of time and memory.
+
+    `gradient_ratio` is the teacher's part over the label's at step 0; None where the objective has one part only.
+    """
+
+    first_loss_nats: float
+    first_loss_of_uniform: float  # over log K: 1 is a uniform guess
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+    losses: tuple[float, ...]
+    parameters: int
+    step_seconds: float
+    steps: int
+    wall_seconds: float
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        ratio = (
+            ""
+            if self.gradient_ratio is None
+            else (
+                f"gradients: teacher's part {self.gradient_ratio:.2g} × the label's, cosine {self.gradient_cosine:.2f}\n"
+            )
+        )
+        return (
+            f"first loss {self.first_loss_nats:.3f} nats ({self.first_loss_of_uniform:.2f} × a uniform guess)\n{ratio}"
+            f"forecast: {self.steps:,} steps of {1e3 * self.step_seconds:.3g} ms, {self.wall_seconds:,.1f} s in all, "
+            f"{self.memory_bytes / 2**20:,.1f} MiB"
+        )
+
+
+@dataclass(frozen=True)
 class Training(Record):
     """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`."""
 

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from fractionate.diagnosis import alignment_probes, data_probes, student_probes, teacher_probes
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
+from fractionate.diagnosis.preflight import preflight
 from fractionate.diagnosis.recipe import recommend
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective, rescaling
-from fractionate.records import Diagnosis, Histogram, Matrix, Recipe
+from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.sources.examples import Examples, as_examples
 from fractionate.spectrum import spectrum
 from fractionate.store import Store
 from fractionate.teacher import TeacherSignal
 
-__all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "probes"]
+__all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "preflight", "probes"]
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
@@ -86,7 +87,7 @@ def diagnose(
     )
     findings = tuple(examine(case, probe) for probe in (only or tuple(probes)))
     recipe = recommend(case, findings)
-    planned = objective or objective_of(recipe)
+    planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
     return Diagnosis(
         name=name,
@@ -99,17 +100,6 @@ def diagnose(
         confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
         rescaling=_rescaling(case, planned, student_logits if fits else None),
         teacher=case.reading.scores,
-    )
-
-
-def objective_of(recipe: Recipe) -> Objective:
-    """The objective that a recipe describes."""
-    return Objective(
-        cell=recipe.cell,
-        temperature=recipe.temperature,
-        teacher_weight=recipe.teacher_weight,
-        scale_by_temperature_squared=recipe.scale_by_temperature_squared,
-        divergence=recipe.divergence,
     )
 
 
@@ -170,6 +160,13 @@ def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal 
             "the data and the signal have different numbers of examples", expected=f"{len(signal)}", got=f"{len(data)}",
             fix="pass the very data that the signal was collected on, in the same order",
         )  # fmt: skip
+    if data is not None and not torch.equal(data.labels.cpu(), signal.labels.cpu()):
+        other_labels = int((data.labels.cpu() != signal.labels.cpu()).sum())
+        raise MismatchError(
+            f"{other_labels} of {len(signal)} labels differ between the data and the signal",
+            expected="the labels that the signal was collected with",
+            fix="the data are in another order, or their labels were changed: collect again",
+        )
     for other in others:
         if other is not None and other.logits.shape != signal.logits.shape:
             raise MismatchError(
