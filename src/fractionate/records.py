@@ -390,7 +390,9 @@ class Study(Record):
         for e in self.effects:
             if e.metric == self.metric:
                 arm = ("~ " if e.placebo else "") + e.arm + ("" if e.against == self.baseline else f" − {e.against}")
-                rows.append(f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict:<11}")
+                rows.append(
+                    f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict:<11}"
+                )
                 rows[-1] += f"  p {e.p_holm:.2g}"
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects
