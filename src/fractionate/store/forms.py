@@ -17,25 +17,26 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fractionate.compact import CompactSignal
 from fractionate.errors import ConfigError, NumericsError
+from fractionate.teacher import TeacherSignal, check_temperature
 
 Array = NDArray[Any]
 FormKind = Literal["dense", "top-k", "sampled"]
 StoredDtype = Literal["float64", "float32", "float16", "bfloat16"]
 TORCH = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HASH, PLACE, KEY, VIEW = 8, 8, 16, 2  # bytes beside the numbers
 
 
-def smallest_unsigned(classes: int) -> np.dtype[Any]:
-    """The narrowest unsigned integer that numbers the classes."""
-    return np.dtype(next(code for code in ("u1", "<u2", "<u4", "<i8") if classes - 1 <= np.iinfo(code).max))
+def smallest_unsigned(largest: int) -> np.dtype[Any]:
+    """The narrowest unsigned integer type that holds a number."""
+    return np.dtype(next(code for code in ("u1", "<u2", "<u4", "<i8") if largest <= np.iinfo(code).max))
 
 
 def to_numpy(values: Tensor, dtype: str) -> Array:
     """A tensor in its stored type; bfloat16 as its bits."""
     stored = values.detach().to("cpu", TORCH[dtype]).contiguous()
-    if dtype == "bfloat16":
-        return stored.view(torch.int16).numpy().view("<u2")
-    return stored.numpy()
+    return stored.view(torch.int16).numpy().view("<u2") if dtype == "bfloat16" else stored.numpy()
 
 
 def to_torch(values: Array, dtype: str) -> Tensor:
@@ -48,7 +49,7 @@ def to_torch(values: Array, dtype: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """How rows of logits are kept."""
+    """How rows of logits are kept. Raises `ConfigError` for what cannot be meant."""
 
     kind: FormKind
     classes: int
@@ -61,27 +62,109 @@ class Form:
             raise ConfigError(f"unknown form {self.kind!r}", expected="dense, top-k or sampled")
         if self.dtype not in TORCH:
             raise ConfigError(f"unknown dtype {self.dtype!r}", expected=", ".join(TORCH))
-        if self.kind == "top-k" and not 1 <= self.k <= self.classes - 1:
+        for temperature in self.temperatures:
+            check_temperature(temperature)
+        limit = {"dense": 0, "top-k": self.classes - 2, "sampled": 65_535}[self.kind]
+        if not (0 if self.kind == "dense" else 1) <= self.k <= limit:
             raise ConfigError(
-                "k cannot be used",
-                expected=f"1 to {self.classes - 1} for {self.classes} classes (the label is kept beside them)",
-                got=str(self.k),
+                f"k = {self.k} cannot be used for a signal that is kept {self.kind}",
+                expected="no k" if not limit else f"1 to {limit:,} (the label is kept beside them)",
+                fix='for dense rows leave k out; for k entries say form="top-k" or form="sampled"',
             )
-        if self.kind == "sampled" and not 1 <= self.k <= 65_535:
-            raise ConfigError("k cannot be used", expected="1 to 65,535 draws", got=str(self.k))
+        if not self.temperatures or (self.kind == "sampled" and len(self.temperatures) > 1):
+            raise ConfigError(
+                "temperatures cannot be used", expected="at least one; exactly one where classes are sampled by it"
+            )
 
     def encode(
-        self, logits: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"], seeds: Array | None = None
+        self, logits: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"], seeds: NDArray[np.uint64]
     ) -> dict[str, Array]:
-        """The columns of some rows. Raises `NumericsError` where the stored type cannot hold a logit."""
-        columns = {"labels": labels.cpu().numpy().astype(smallest_unsigned(self.classes))}
+        """The columns of some rows; `seeds` decide what is drawn. Raises `NumericsError` where the type cannot hold a logit."""
+        columns = {"labels": labels.cpu().numpy().astype(smallest_unsigned(self.classes - 1))}
         if self.kind == "dense":
             return columns | {"values": self._narrow(logits)}
-        raise NotImplementedError
+        own = logits.gather(1, labels[:, None])
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        columns["label_values"] = self._narrow(own.squeeze(1))
+        if self.kind == "sampled":
+            return columns | self._sample(others, seeds)
+        best = torch.topk(others, self.k, dim=1)
+        values = self._narrow(best.values)
+        others = others.scatter(1, best.indices, -torch.inf)
+        return columns | {
+            "values": values,
+            "indices": best.indices.numpy().astype(smallest_unsigned(self.classes - 1)),
+            "rest": self._masses(others),
+        }
 
-    def decode(self, columns: Mapping[str, Array]) -> Float[Tensor, "rows classes"]:
-        """The logits of some rows."""
-        return to_torch(columns["values"], self.dtype)
+    def _masses(self, logits: Tensor) -> Array:
+        masses = [torch.logsumexp(logits.double() / t, dim=1) for t in self.temperatures]
+        return torch.stack(masses, dim=1).float().numpy()
+
+    def _sample(self, others: Tensor, seeds: NDArray[np.uint64]) -> dict[str, Array]:
+        """Systematic draws: k evenly spaced points, moved together by one random number a row, on the cumulative probabilities
+        of the classes beside the label. E[count / k] is the probability exactly."""
+        p = torch.softmax(others.double() / self.temperatures[0], dim=1)
+        p = torch.where(torch.isneginf(others).all(dim=1, keepdim=True), 0.0, p)  # all masked: nothing to draw
+        total = p.cumsum(dim=1)
+        shift = torch.from_numpy((seeds >> np.uint64(11)).astype(np.float64) / 2.0**53)
+        points = (torch.arange(self.k, dtype=torch.float64) + shift[:, None]) / self.k * total[:, -1:]
+        drawn = torch.searchsorted(total, points, right=True).clamp_max(self.classes - 1)
+        # equal draws lie side by side: each run becomes one entry with its count
+        alive = (total[:, -1] > 0).numpy()
+        first = np.ones(drawn.shape, bool)
+        first[:, 1:] = (drawn[:, 1:] != drawn[:, :-1]).numpy()
+        first &= alive[:, None]
+        row, at = np.nonzero(first)
+        ends = np.append(at[1:], self.k)
+        ends[np.append(row[1:] != row[:-1], True)] = self.k
+        offsets = np.concatenate([[0], np.cumsum(first.sum(axis=1))]).astype("<u8")
+        return {
+            "counts": (ends - at).astype(smallest_unsigned(self.k)),
+            "indices": drawn.numpy()[first].astype(smallest_unsigned(self.classes - 1)),
+            "item_offsets": offsets,
+            "rest": self._masses(others),
+        }
+
+    def compact(self, columns: Mapping[str, Array], relation: Tensor | None = None) -> CompactSignal:
+        """The compact signal of some rows. Raises `ConfigError` for dense rows."""
+        if self.kind == "dense":
+            raise ConfigError("this signal is kept dense", fix="read signal()")
+        labels = torch.from_numpy(columns["labels"].astype(np.int64))
+        own = to_torch(columns["label_values"], self.dtype)
+        rest = torch.from_numpy(np.ascontiguousarray(columns["rest"]))
+        if self.kind == "top-k":
+            indices = torch.from_numpy(columns["indices"].astype(np.int64))
+            values = to_torch(columns["values"], self.dtype)
+        else:
+            sizes = np.diff(columns["item_offsets"].astype(np.int64))
+            width = max(1, int(sizes.max(initial=1)))
+            place = np.arange(width) < sizes[:, None]
+            counts, wide = np.zeros(place.shape), np.zeros(place.shape, np.int64)
+            counts[place], wide[place] = columns["counts"], columns["indices"]
+            indices = torch.from_numpy(wide)
+            # the drawn classes share all the mass beside the label by their counts; nothing is left over
+            values = (torch.from_numpy(counts / self.k).log() + rest.double()) * self.temperatures[0]
+            values, rest = values.float(), torch.full_like(rest, -torch.inf)
+        return CompactSignal(
+            labels, own, values, indices, rest, self.classes, relation,
+            temperatures=self.temperatures, temperature=self.temperatures[0],
+        )  # fmt: skip
+
+    def decode(self, columns: Mapping[str, Array], temperature: float | None = None) -> Float[Tensor, "rows classes"]:
+        """The logits of some rows; of compact ones with the remainder spread evenly at a temperature."""
+        if self.kind == "dense":
+            return to_torch(columns["values"], self.dtype)
+        return self.compact(columns).at(self.temperatures[0] if temperature is None else temperature).dense().logits
+
+    def round_trip(self, signal: TeacherSignal, seed: int = 0) -> TeacherSignal:
+        """What a signal would be after being kept in this form, at this form's first temperature."""
+        state = np.random.default_rng(seed).integers(0, 2**64, len(signal), np.uint64)
+        columns = self.encode(signal.logits, signal.labels, state)
+        return TeacherSignal(
+            self.decode(columns), signal.labels, signal.class_relation,
+            temperature=1.0 if self.kind == "dense" else self.temperatures[0],
+        )  # fmt: skip
 
     def _narrow(self, values: Tensor) -> Array:
         stored = values.to(TORCH[self.dtype])
@@ -100,19 +183,42 @@ class Form:
         return ("values", "label_values") if self.dtype == "bfloat16" else ()
 
     @property
-    def row_bytes(self) -> float:
-        """Bytes a row, with hash, place and key."""
-        width = TORCH[self.dtype].itemsize
-        return 8 + 8 + 16 + smallest_unsigned(self.classes).itemsize + self.classes * width
+    def number_bytes(self) -> float:
+        """Bytes a row of what the teacher said (sampled: at most, where every draw is another class)."""
+        width, label = TORCH[self.dtype].itemsize, smallest_unsigned(self.classes - 1).itemsize
+        if self.kind == "dense":
+            return label + self.classes * width
+        entry = width if self.kind == "top-k" else smallest_unsigned(self.k).itemsize
+        return label + width + 4 * len(self.temperatures) + self.k * (entry + label) + 8 * (self.kind == "sampled")
+
+    def row_bytes(self, views: int = 1) -> float:
+        """Bytes a row on the disk, with its hash, place and fingerprint."""
+        return self.number_bytes + HASH + PLACE + KEY + VIEW * (views > 1)
 
 
 def row_hashes(columns: Mapping[str, Array]) -> NDArray[np.uint64]:
-    """xxh3-64 of each row: its place, view and key, and all that is stored of it."""
-    names = sorted(name for name in columns if name not in ("hashes", "row_offsets", "item_offsets"))
+    """xxh3-64 of each row: its place, view and fingerprint, and all that is stored of it."""
+    ragged = ("counts", "indices") if "item_offsets" in columns else ()
+    skipped = ("hashes", "item_offsets", "row_offsets", *ragged)
     rows = len(columns["labels"])
-    matrix = np.concatenate(
-        [np.ascontiguousarray(columns[name]).reshape(rows, -1).view(np.uint8).reshape(rows, -1) for name in names],
-        axis=1,
-    )
+    parts = [columns[name] for name in sorted(columns) if name not in skipped]
+    matrix = np.concatenate([_row_bytes(part, rows) for part in parts], axis=1)
     width, raw, digest = matrix.shape[1], matrix.reshape(-1).data, xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(raw[at : at + width]) for at in range(0, rows * width, width)), np.uint64, rows)
+    found = np.fromiter((digest(raw[at : at + width]) for at in range(0, rows * width, width)), np.uint64, rows)
+    if not ragged:
+        return found
+    offsets = columns["item_offsets"].astype(np.int64)
+    items = [(_row_bytes(columns[name], int(offsets[-1])).reshape(-1).data, columns[name].itemsize) for name in ragged]
+    for row, seed in enumerate(found.tolist()):
+        for content, size in items:
+            seed = digest(content[offsets[row] * size : offsets[row + 1] * size], seed)
+        found[row] = seed
+    return found
+
+
+def _row_bytes(part: Array, rows: int) -> Array:
+    return (
+        np.ascontiguousarray(part).reshape(rows, -1).view(np.uint8).reshape(rows, -1)
+        if rows
+        else np.empty((0, 0), "u1")
+    )

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.errors import MismatchError
+from fractionate.store.forms import FormKind, StoredDtype
 
+PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
 CODE = "collect/1"  # raised when the same call would give other rows
 
 
@@ -34,9 +36,10 @@ class Identity:
     tokens: str = ""
     transform: str = ""
     view_seed: int = 0
-    form: str = "dense"
+    views: int = 1
+    form: FormKind = "dense"
     k: int = 0
-    dtype: str = "float32"
+    dtype: StoredDtype = "float32"
     temperatures: tuple[float, ...] = (1.0,)
     code: str = CODE
 
@@ -116,7 +119,8 @@ def teacher_config(teacher: object) -> str:
     text = plain_repr(teacher)
     config: Any = getattr(teacher, "config", None)
     if hasattr(config, "to_dict"):
-        text += repr(sorted((str(key), str(value)) for key, value in config.to_dict().items()))
+        told = {str(key): str(value) for key, value in config.to_dict().items()}
+        text += repr(sorted((key, value) for key, value in told.items() if key not in PASSING))
     return sha256(text.encode()).hexdigest()
 
 
@@ -128,16 +132,51 @@ def plain_repr(value: object) -> str:
 
 
 def callable_fingerprint(function: Callable[..., Any] | Any) -> str:
-    """sha256 over a callable: its name, code, constants, defaults and what it closes over; empty for None."""
+    """sha256 over a callable: its name, code, constants, defaults, settings and what it closes over; empty for None."""
     if function is None:
         return ""
-    state = sha256(plain_repr(function).encode())
-    target = getattr(function, "__func__", function)
-    _hash_code(state, getattr(target, "__code__", None) or getattr(type(target).__call__, "__code__", None))
-    for value in getattr(target, "__defaults__", None) or ():
-        state.update(plain_repr(value).encode())
-    for inside in _closed_over(target):
-        state.update((callable_fingerprint(inside) if callable(inside) else plain_repr(inside)).encode())
+    state = sha256()
+    _hash_callable(state, function, set())
+    return state.hexdigest()
+
+
+def _hash_callable(state: Any, value: Any, seen: set[int]) -> None:
+    if id(value) in seen:  # a function that closes over itself
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        state.update(teacher_weights(value).encode())
+    state.update(plain_repr(value).encode())
+    if isinstance(value, Tensor):
+        _hash_value(state, value)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _hash_callable(state, part, seen)
+    elif isinstance(value, dict):
+        for name in value:
+            _hash_callable(state, name, seen)
+            _hash_callable(state, value[name], seen)
+    elif callable(value):
+        target = getattr(value, "__func__", value)
+        _hash_code(state, getattr(target, "__code__", None) or getattr(type(target).__call__, "__code__", None))
+        inside = [getattr(target, "__defaults__", None), getattr(target, "__self__", None), *_closed_over(target)]
+        inside += [getattr(target, name, None) for name in ("func", "args", "keywords")]  # functools.partial
+        inside += list(vars(target).values()) if hasattr(target, "__dict__") and not isinstance(target, type) else []
+        for part in inside:
+            if part is not None:
+                _hash_callable(state, part, seen)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """sha256 over a tokenizer's strings and their numbers, its special tokens and chat template; text as it is; empty for None."""
+    if tokenizer is None or isinstance(tokenizer, str):
+        return tokenizer or ""
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else dict(tokenizer)
+    state = sha256()
+    for text, number in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
+        state.update(f"{number}:{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
+    for name in ("special_tokens_map", "chat_template", "padding_side", "truncation_side"):
+        state.update(f"{name}={getattr(tokenizer, name, None)}".encode())
     return state.hexdigest()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fractionate.compact import CompactSignal
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
 from fractionate.store.forms import Form, row_hashes
 from fractionate.store.layout import (
@@ -32,9 +34,11 @@ from fractionate.store.layout import (
     read_header,
 )
 from fractionate.store.layout import INDEX_COLUMNS as INDEX
+from fractionate.store.ranges import joined, rows_of, spans, stored_of
 from fractionate.teacher import TeacherSignal
 
 Array = NDArray[Any]
+Slots = Sequence[int] | NDArray[np.int64] | Tensor
 
 
 class Shard:
@@ -72,24 +76,38 @@ class Shard:
         at: Column = self.columns[name]
         return self.bytes[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape)
 
-    def rows(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        """Some rows, proved by their hashes. Raises `DamagedError` naming file, place and bytes."""
-        try:
-            found = {name: np.ascontiguousarray(self.column(name)[rows]) for name in self.columns}
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        wrong = np.flatnonzero(row_hashes(found) != found["hashes"])
+    def sizes(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many rows each of some entries has."""
+        if "row_offsets" not in self.index:
+            return np.ones(len(entries), np.int64)
+        offsets: NDArray[np.int64] = self.index["row_offsets"].astype(np.int64)
+        return offsets[entries + 1] - offsets[entries]
+
+    def rows(self, entries: NDArray[np.int64]) -> dict[str, Array]:
+        """The rows of some entries, proved by their hashes. Raises `DamagedError` naming file, place and bytes."""
+        found, wrong = self.proved(entries)
         if len(wrong):
-            row = int(rows[wrong[0]])
-            at = self.columns["values"]
-            width = (at.stop - at.start) // max(1, at.shape[0])
+            at = self.columns["values" if "values" in self.columns else "indices"]
             raise damaged(
-                f"{len(wrong)} of {len(rows)} rows are not what was written (first: example at place "
+                f"{len(wrong)} of {len(found['labels'])} rows are not what was written (first: example at place "
                 f"{int(found['places'][wrong[0]])})",
                 self.path,
-                where=f"bytes {at.start + row * width}-{at.start + (row + 1) * width} and the row's other columns",
+                where=f"bytes {at.start}-{at.stop} (entry {int(entries[0])} and on)",
             )
         return found
+
+    def proved(self, entries: NDArray[np.int64]) -> tuple[dict[str, Array], NDArray[np.int64]]:
+        """The rows of some entries and which of them are not what was written."""
+        try:
+            found = rows_of({name: self.column(name) for name in self.columns}, entries)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        return found, np.flatnonzero(row_hashes(found) != found["hashes"])
+
+    def stored(self, entries: NDArray[np.int64]) -> dict[str, Array]:
+        """Some entries as the shard keeps them, proved."""
+        self.rows(entries)
+        return stored_of({name: self.column(name) for name in self.columns}, entries)
 
 
 def unreadable(path: Path, error: OSError) -> ResourceError:
@@ -171,11 +189,9 @@ class Store:
         for number, part in sorted(enumerate(self.shards), key=lambda item: item[1].segment.shard):
             places = part.index["places"].astype(np.int64)
             views = part.index.get("views", np.zeros(len(places), np.int64)).astype(np.int64)
-            if len(places) and (
-                places.min() < 0 or places.max() >= self.head.examples or views.max(initial=0) >= self.head.views
-            ):
+            if len(places) and (places.min() < 0 or places.max() >= self.examples or views.max() >= self.head.views):
                 raise damaged("a row belongs to no example of the data", part.path)
-            slots.append(views * self.head.examples + places)
+            slots.append(views * self.examples + places)
             shard.append(np.full(len(places), number, np.int32))
             row.append(np.arange(len(places), dtype=np.int64))
         all_slots, first = np.unique(
@@ -183,73 +199,133 @@ class Store:
         )  # racing writers: the first shard by name
         return all_slots, np.concatenate(shard)[first], np.concatenate(row)[first]
 
-    def __len__(self) -> int:
-        """The number of examples of the data, present or not yet."""
+    @property
+    def examples(self) -> int:
+        """The number of examples of the data."""
         return self.head.examples
+
+    def __len__(self) -> int:
+        """The number of rows asked for: examples × views (× tokens: one entry each), present or not yet."""
+        return self.head.examples * self.head.views
 
     def __repr__(self) -> str:
         h = self.head
         return (
-            f"Store({self.path}: {h.name}, {len(self._slots):,} of {h.examples * h.views:,} rows, {h.classes} classes, "
+            f"Store({self.path}: {h.name}, {len(self._slots):,} of {len(self):,} rows, {h.classes} classes, "
             f"{h.form}{f' {h.k}' if h.k else ''} {h.dtype})"
         )
 
     @property
     def complete(self) -> bool:
         """True where every example is there in every view."""
-        return len(self._slots) == self.head.examples * self.head.views
+        return len(self._slots) == len(self)
 
-    def present(self, view: int = 0) -> NDArray[np.bool_]:
-        """Which examples are there."""
-        found = np.zeros(self.head.examples, bool)
-        low, high = np.searchsorted(self._slots, [view * self.head.examples, (view + 1) * self.head.examples])
-        found[self._slots[low:high] - view * self.head.examples] = True
+    def present(self) -> NDArray[np.bool_]:
+        """Which (view, example) are there, view after view."""
+        found = np.zeros(len(self), bool)
+        found[self._slots] = True
         return found
 
-    def read(self, places: Sequence[int] | NDArray[np.int64] | Tensor, view: int = 0) -> dict[str, Array]:
-        """The stored columns of some examples, in the order asked for. Raises `MismatchError` for rows not there."""
-        wanted = np.asarray(places, np.int64)
-        slots = view * self.head.examples + wanted
+    def _located(self, slots: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Shard, NDArray[np.int64]]]:
+        """For each shard: which of the slots it has, and where. Raises `MismatchError` for slots that are not there."""
         at = np.searchsorted(self._slots, slots).clip(max=max(0, len(self._slots) - 1))
         missing = self._slots[at] != slots if len(self._slots) else np.ones(len(slots), bool)
-        if not 0 <= view < self.head.views or bool(missing.any()):
+        if bool(missing.any()):
             raise MismatchError(
-                f"{int(missing.sum()):,} of {len(wanted):,} examples are not in the store {self.path}",
-                expected=f"{self.head.examples:,} examples in {self.head.views} view(s)",
-                got=f"{len(self._slots):,} rows, view {view} asked for",
+                f"{int(missing.sum()):,} of {len(slots):,} rows are not in the store {self.path}",
+                expected=f"{self.examples:,} examples in {self.head.views} view(s)",
+                got=f"{len(self._slots):,} of {len(self):,} rows",
                 fix="run collect again: it goes on where it stopped",
             )
         shard, row = self._shard[at], self._row[at]
-        numbers = np.unique(shard)
-        if len(numbers) == 1:
-            return self.shards[int(numbers[0])].rows(row)
-        parts = [(np.flatnonzero(shard == number), self.shards[number]) for number in numbers]
-        found = [(where, part.rows(row[where])) for where, part in parts]
-        back = np.argsort(np.concatenate([where for where, _ in found]), kind="stable")
-        merged: dict[str, Array] = {
-            name: np.concatenate([columns[name] for _, columns in found])[back] for name in found[0][1]
-        }
-        return merged
+        for number in np.unique(shard).tolist():
+            where = np.flatnonzero(shard == number)
+            yield where, self.shards[number], row[where]
 
-    def keys(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The fingerprints of the examples some rows belong to."""
-        return self.read(places)["keys"] if len(places) else np.empty((0, 16), np.uint8)
+    def read(self, slots: Slots) -> dict[str, Array]:
+        """The proved columns of some rows, in the order asked for; `slot = view * examples + place`.
 
-    def logits(
-        self, places: Sequence[int] | NDArray[np.int64] | Tensor, view: int = 0
-    ) -> Float[Tensor, "some classes"]:
-        """The logits of some examples."""
-        return self.form.decode(self.read(places, view))
+        Raises `MismatchError` for rows that are not there, `DamagedError` for rows that are not what was written.
+        """
+        wanted = np.asarray(slots, np.int64)
+        parts = [(where, part.rows(rows), part.sizes(rows)) for where, part, rows in self._located(wanted)]
+        if len(parts) == 1:
+            return parts[0][1]
+        back = np.argsort(np.concatenate([where for where, _, _ in parts]), kind="stable")
+        sizes = np.concatenate([size for _, _, size in parts])
+        order = spans((np.cumsum(sizes) - sizes)[back], sizes[back])
+        return rows_of(joined([columns for _, columns, _ in parts]), order)
 
-    def labels(self, view: int = 0) -> Int[Tensor, "examples"]:
-        """The labels of all examples."""
-        return torch.from_numpy(self.read(np.arange(len(self)), view)["labels"].astype(np.int64))
+    def read_stored(self, slots: Slots) -> dict[str, Array]:
+        """The proved columns of some rows as shards keep them: to be written again."""
+        wanted = np.asarray(slots, np.int64)
+        parts = [(where, part.stored(rows)) for where, part, rows in self._located(wanted)]
+        back = np.argsort(np.concatenate([where for where, _ in parts]), kind="stable")
+        return stored_of(joined([columns for _, columns in parts]), back)
 
-    def signal(self, view: int = 0) -> TeacherSignal:
-        """All rows of a view, dense, in the order of the data, with the class relation where the store has one."""
-        columns = self.read(np.arange(len(self)), view)
-        labels = torch.from_numpy(columns["labels"].astype(np.int64))
-        return TeacherSignal(self.form.decode(columns), labels, self.class_relation)
+    def keys(self, slots: Slots) -> NDArray[np.uint8]:
+        """The fingerprints of the examples some rows belong to, in any view that is there."""
+        wanted = np.asarray(slots, np.int64)
+        for view in range(1, self.head.views):
+            gone = ~self.present()[wanted]
+            wanted = np.where(gone, wanted % self.examples + view * self.examples, wanted)
+        found = np.empty((len(wanted), 16), np.uint8)
+        for where, part, rows in self._located(wanted) if len(wanted) else ():
+            found[where] = part.index["keys"][rows]
+        return found
+
+    def logits(self, slots: Slots) -> Float[Tensor, "some classes"]:
+        """The logits of some rows."""
+        return self.form.decode(self.read(slots))
+
+    def labels(self) -> Int[Tensor, "rows"]:
+        """The labels of all rows."""
+        return _labels(self.read(np.arange(len(self))))
+
+    def slots(self, view: int | None = None) -> NDArray[np.int64]:
+        """All slots, or those of a view."""
+        if view is None:
+            return np.arange(len(self))
+        if not 0 <= view < self.head.views:
+            raise ConfigError(f"there is no view {view}", expected=f"0 to {self.head.views - 1}")
+        return np.arange(view * self.examples, (view + 1) * self.examples)
+
+    def signal(self, view: int | None = None, *, temperature: float | None = None) -> TeacherSignal:
+        """All rows in the order of the data, view after view (or one view), with the class relation where there is one.
+
+        Compact rows become dense, the mass left out spread evenly as it is at `temperature`. Raises `ResourceError` where that is
+        more than the memory holds; `compact_signal` and `batches` stay small.
+        """
+        if self.form.kind != "dense":
+            rows = sum(part.segment.rows for part in self.shards)
+            needed, free = rows * self.head.classes * 4, available_memory()
+            if needed > free:
+                raise ResourceError(
+                    "all classes of all rows do not fit into memory",
+                    expected=f"{needed:,} bytes",
+                    got=f"{free:,} bytes free",
+                    fix="read compact_signal(), or batches()",
+                )
+        columns = self.read(self.slots(view))
+        found = TeacherSignal(self.form.decode(columns, temperature), _labels(columns), self.class_relation)
+        return found if temperature is None else found.at(temperature)
+
+    def compact_signal(self, view: int | None = None) -> CompactSignal:
+        """All rows in the order of the data as label, entries and remainder. Raises `ConfigError` for dense stores."""
+        return self.form.compact(self.read(self.slots(view)), self.class_relation)
+
+    def batches(self, size: int) -> Iterator[TeacherSignal]:
+        """The signal in pieces, in the order of the data, for signals larger than the memory. Statistics are a piece's own."""
+        for start in range(0, len(self), size):
+            columns = self.read(np.arange(start, min(start + size, len(self))))
+            yield TeacherSignal(self.form.decode(columns), _labels(columns), self.class_relation)
+
+    def content(self) -> str:
+        """A hash of all that is said, in order: equal for stores that say the same, however they were written."""
+        state = xxhash.xxh3_128()
+        hashes = self.read(np.arange(len(self)))["hashes"]
+        state.update(np.ascontiguousarray(hashes).view(np.uint8).data)
+        return str(state.hexdigest())
 
     @cached_property
     def class_relation(self) -> Float[Tensor, "classes classes"] | None:
@@ -266,10 +342,14 @@ class Store:
 
         return load(raw)["class_relation"]
 
-    def batches(self, size: int, view: int = 0) -> Iterable[TeacherSignal]:
-        """The signal in pieces, in the order of the data, for signals larger than the memory. Statistics are a piece's own."""
-        for start in range(0, len(self), size):
-            places = np.arange(start, min(start + size, len(self)))
-            columns = self.read(places, view)
-            labels = torch.from_numpy(columns["labels"].astype(np.int64))
-            yield TeacherSignal(self.form.decode(columns), labels, self.class_relation)
+
+def _labels(columns: dict[str, Array]) -> Int[Tensor, "rows"]:
+    return torch.from_numpy(columns["labels"].astype(np.int64))
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, where the system says so."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 1 << 62

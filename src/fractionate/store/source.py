@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -13,6 +13,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from fractionate.errors import MismatchError
 from fractionate.sources.examples import Examples, as_examples
@@ -31,21 +32,27 @@ class Batch:
 
 
 class Source:
-    """One way to read all data: examples in memory, pairs of tensors, or a dataset of (input, label) or of mappings."""
+    """One way to read all data: examples in memory, pairs of tensors, or a dataset of (input, label) or of mappings.
+
+    A loader lends its dataset and its collate function. Raises `MismatchError` for no data and for data without a length.
+    """
 
     def __init__(self, data: Any, name: str = "data") -> None:
-        pair = isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data)
-        if pair or isinstance(data, torch.utils.data.DataLoader):
+        self._collate: Callable[[list[Any]], Any] = default_collate
+        if isinstance(data, DataLoader):
+            self._collate, data = data.collate_fn or default_collate, data.dataset
+        if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
             data = as_examples(data, name)
         self.examples = data if isinstance(data, Examples) else None
         self.dataset = data
-        self.name = data.name if isinstance(data, Examples) else name
+        self.name: str = getattr(data, "name", name) if isinstance(getattr(data, "name", name), str) else name
         try:
             count = len(data)
-        except TypeError as error:
+            assert self.examples is not None or hasattr(data, "__getitem__")
+        except (TypeError, AssertionError) as error:
             raise MismatchError(
                 f"{name}: the number of examples is not known",
-                expected="data with a length, read by number",
+                expected="data with a length, read by place",
                 got=type(data).__name__,
                 fix="read the stream into Examples first",
             ) from error
@@ -56,6 +63,21 @@ class Source:
         self.ids: Sequence[str] | None = None if ids is None else tuple(str(i) for i in ids)
         if self.ids is not None and len(self.ids) != count:
             raise MismatchError(f"{self.name}: {len(self.ids)} ids for {count} examples")
+        if self.ids is not None and len(set(self.ids)) != count:
+            self._refuse_duplicates()
+
+    def _refuse_duplicates(self) -> None:
+        assert self.ids is not None
+        seen: dict[str, int] = {}
+        for place, name in enumerate(self.ids):
+            first = seen.setdefault(name, place)
+            if first != place and key(name, *self.item(first)) != key(name, *self.item(place)):
+                raise MismatchError(
+                    f"{self.name}: two examples of different content have the same id {name!r}",
+                    expected="an id of its own for each example",
+                    got=f"places {first} and {place}",
+                    fix="leave the ids out (the place is the id then), or use fractionate.store.content_ids(data)",
+                )
 
     def __len__(self) -> int:
         return self.count
@@ -63,7 +85,7 @@ class Source:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, where the data has them."""
-        return tuple(self.dataset.class_names) if hasattr(self.dataset, "class_names") else ()
+        return tuple(map(str, self.dataset.class_names)) if hasattr(self.dataset, "class_names") else ()
 
     @property
     def names_given(self) -> bool:
@@ -74,8 +96,7 @@ class Source:
     def _keys(self) -> NDArray[np.uint8]:
         assert self.examples is not None
         inputs, labels = self.examples.inputs.cpu(), self.examples.labels.cpu()
-        found = [key(self.id(place), inputs[place], labels[place]) for place in range(self.count)]
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+        return _keys(key(self.id(place), inputs[place], labels[place]) for place in range(self.count))
 
     @property
     def fingerprint(self) -> str:
@@ -90,43 +111,50 @@ class Source:
         """Input and label of one example."""
         if self.examples is not None:
             return self.examples.inputs[place], self.examples.labels[place]
-        item = self.dataset[place]
-        if isinstance(item, Mapping):
-            label = next((item[name] for name in LABELS if name in item), None)
-            if label is not None:
-                return {name: value for name, value in item.items() if name not in LABELS}, label
-        elif isinstance(item, (tuple, list)) and len(item) >= 2:
-            return item[0], item[1]
-        raise MismatchError(
-            f"{self.name}: example {self.id(place)} is not (input, label)",
-            expected="a pair, or a mapping with 'labels'",
-            got=type(item).__name__,
-        )
+        return split(self.dataset[place], f"{self.name}: example {self.id(place)}")
+
+    def collate(self, items: list[tuple[Any, Any]]) -> tuple[Any, Tensor]:
+        """Inputs and labels of one batch."""
+        if self._collate is default_collate:
+            return default_collate([x for x, _ in items]), torch.stack([torch.as_tensor(y) for _, y in items])
+        whole = [{**x, "labels": y} if isinstance(x, Mapping) else (x, y) for x, y in items]
+        inputs, labels = split(self._collate(whole), f"{self.name}: a collated batch")
+        return inputs, torch.as_tensor(labels)
 
     def batch(self, places: NDArray[np.int64]) -> Batch:
         """Inputs, labels and fingerprints of some examples, as they are (no view)."""
         if self.examples is not None:
             index = torch.from_numpy(np.ascontiguousarray(places))
-            inputs, labels = self.examples.inputs[index], self.examples.labels[index]
-            return Batch(inputs, labels, places, self._keys[places])
+            return Batch(self.examples.inputs[index], self.examples.labels[index], places, self._keys[places])
         items = [self.item(int(place)) for place in places]
-        keys = [key(self.id(int(place)), *item) for place, item in zip(places, items, strict=True)]
-        labels = torch.stack([torch.as_tensor(label) for _, label in items])
-        return Batch(
-            collate([x for x, _ in items]), labels, places, np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-        )
+        inputs, labels = self.collate(items)
+        return Batch(inputs, labels, places, self.keys(places, items))
 
-    def keys(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The fingerprints of some examples."""
+    def keys(self, places: NDArray[np.int64], items: Sequence[tuple[Any, Any]] | None = None) -> NDArray[np.uint8]:
+        """The fingerprints of some examples; `items` where they have been read already."""
         if self.examples is not None:
             return self._keys[places]
-        found = [key(self.id(int(place)), *self.item(int(place))) for place in places]
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+        found = items if items is not None else (self.item(int(place)) for place in places)
+        return _keys(key(self.id(int(place)), *item) for place, item in zip(places, found, strict=True))
 
 
-def collate(inputs: list[Any]) -> Any:
-    """One batch of inputs: tensors stacked, mappings name by name."""
-    return torch.utils.data.default_collate(inputs)
+def split(item: Any, what: str) -> tuple[Any, Any]:
+    """(input, label) of a pair, or of a mapping with a label in it."""
+    if isinstance(item, Mapping):
+        name = next((name for name in LABELS if name in item), None)
+        if name is not None:
+            return {other: value for other, value in item.items() if other != name}, item[name]
+    elif isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1]
+    raise MismatchError(
+        f"{what} is not (input, label)", expected="a pair, or a mapping with 'labels'", got=type(item).__name__
+    )
+
+
+def content_ids(data: Any) -> tuple[str, ...]:
+    """An id for each example from its content alone, for data that have none and may be reordered."""
+    source = Source(data)
+    return tuple(key("", *source.item(place)).hex() for place in range(len(source)))
 
 
 def key(identifier: str, inputs: Any, label: Any) -> bytes:
@@ -135,6 +163,10 @@ def key(identifier: str, inputs: Any, label: Any) -> bytes:
     _feed(state, inputs)
     _feed(state, label)
     return state.digest()
+
+
+def _keys(found: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
 
 
 def _feed(state: Any, value: Any) -> None:
@@ -156,7 +188,7 @@ def _feed(state: Any, value: Any) -> None:
         array = np.ascontiguousarray(np.asarray(value))
         if array.dtype == object:
             raise MismatchError(
-                "an example cannot be fingerprinted", expected="tensors, arrays, numbers, text", got=str(type(value))
+                "an example cannot be fingerprinted", expected="tensors, arrays, numbers or text", got=str(type(value))
             )
         state.update(f"{array.dtype}{array.shape}".encode())
         state.update(array.reshape(-1).view(np.uint8).data)

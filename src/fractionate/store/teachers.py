@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
+from fractionate.store.source import Source
 from fractionate.teacher import relation_from_rows
 
 Outputs = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Tokens = Literal["", "aligned", "next"]
+IGNORED = -100  # the label of tokens that are not foretold
 RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
 
 
@@ -119,6 +124,45 @@ def log_of_probabilities(values: Tensor) -> Tensor:
             fix='if these are logits, leave outputs="logits"',
         )
     return values.log()
+
+
+def token_rows(
+    logits: Float[Tensor, "batch *tokens classes"],
+    labels: Tensor,
+    tokens: str,
+    source: Source,
+    places: NDArray[np.int64],
+) -> tuple[Float[Tensor, "rows classes"], Tensor, NDArray[np.int64] | None]:
+    """Rows of logits with their labels, and how many rows each example has (None: one each).
+
+    Raises `MismatchError` where the logits have tokens and it was not said how labels belong to them, or the reverse.
+    """
+    if tokens == "":
+        if logits.ndim == 3:
+            raise MismatchError(
+                "this teacher answers token by token",
+                expected="logits [batch, classes]",
+                got=str(list(logits.shape)),
+                fix='say how labels belong to tokens: tokens="next" for a causal language model, else tokens="aligned"',
+            )
+        return logits, labels, None
+    if logits.ndim != 3 or labels.shape != logits.shape[:2] or labels.is_floating_point():
+        raise MismatchError(
+            "logits and labels do not fit token by token",
+            expected="logits [batch, tokens, classes], whole-number labels [batch, tokens]",
+            got=f"{list(logits.shape)}, {labels.dtype} {list(labels.shape)}",
+        )
+    labels = labels.cpu()
+    if tokens == "next":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    valid = labels != IGNORED
+    if not bool(valid.any()):
+        raise MismatchError(
+            f"{source.name}: no token of a batch has a label (first example {source.id(int(places[0]))})",
+            expected=f"labels other than {IGNORED}",
+            got=f"{IGNORED} everywhere",
+        )
+    return logits[valid], labels[valid], valid.sum(dim=1).numpy().astype(np.int64)
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

@@ -1,0 +1,67 @@
+"""Rows of columns of unequal length: examples of several rows (tokens), rows of several entries (sampled classes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ENTRY = ("places", "views", "keys")  # one value an (example, view)
+ITEM = ("counts", "indices")  # one value a drawn class, where item_offsets are kept
+
+
+def spans(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, … of each span, one after the other."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - sizes), sizes) + np.arange(total)
+
+
+def rows_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[str, Array]:
+    """The columns of some entries, one row each or one a token; entry columns are repeated for each row (`tokens` counts them)."""
+    rows, found = entries, {}
+    if "row_offsets" in columns:
+        offsets = np.asarray(columns["row_offsets"]).astype(np.int64)
+        sizes = offsets[entries + 1] - offsets[entries]
+        rows = spans(offsets[entries], sizes)
+        found["tokens"] = spans(np.zeros_like(sizes), sizes)
+        entries = np.repeat(entries, sizes)
+    ragged: Sequence[str] = ITEM if "item_offsets" in columns else ()
+    for name, column in columns.items():
+        if name not in ("row_offsets", "item_offsets", *ragged):
+            found[name] = np.ascontiguousarray(column[entries if name in ENTRY else rows])
+    if ragged:
+        offsets = np.asarray(columns["item_offsets"]).astype(np.int64)
+        sizes = offsets[rows + 1] - offsets[rows]
+        items = spans(offsets[rows], sizes)
+        found |= {name: np.ascontiguousarray(columns[name][items]) for name in ragged}
+        found["item_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
+    return found
+
+
+def stored_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[str, Array]:
+    """The columns of some entries as a shard keeps them: entry columns once, offsets counted anew."""
+    found = rows_of(columns, entries)
+    found.pop("tokens", None)
+    for name in ENTRY:
+        if name in columns:
+            found[name] = np.ascontiguousarray(columns[name][entries])
+    if "row_offsets" in columns:
+        sizes = np.diff(np.asarray(columns["row_offsets"]).astype(np.int64))[entries]
+        found["row_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
+    return found
+
+
+def joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Columns of several pieces, one after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0] if not name.endswith("_offsets")}
+    for name in parts[0]:
+        if name.endswith("_offsets"):
+            sizes = np.concatenate([np.diff(p[name].astype(np.int64)) for p in parts])
+            whole[name] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
+    return whole
