@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import draws
+from tests.drawn import draws
 from torch import nn
 
 from fractionate import CELLS, TeacherSignal, spectrum
