@@ -34,7 +34,7 @@ from fractionate.progress import Progress, Show
 from fractionate.records import Run, Scores, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
 from fractionate.standing import Parts, Standing, asked_for, history, versions
-from fractionate.step import Stepper, Taken, Term, seed_step
+from fractionate.step import Stepper, Taken, Term, seed_run, seed_step
 from fractionate.teacher import TeacherSignal
 from fractionate.tracking import Ledger, Tracker
 from fractionate.world import Parallel, World, join
@@ -197,6 +197,7 @@ class _Session:
             if finished is not None:
                 return self.student, finished
         before = random_state()
+        seed_run(self.seed)
         self.device = device_of(self.student)
         called = self.world.wrap(self.student)
         trained = [p for p in self.student.parameters() if p.requires_grad]
@@ -228,6 +229,7 @@ class _Session:
             self._open()
             self._train()
             run = self._record()
+            self.ledger.sync()  # before run.json, which says that all is there
             if self.folder is not None and self.world.rank == 0:
                 run = self.folder.finish(run, self.student)
             self.world.wait()

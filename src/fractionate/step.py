@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -27,6 +29,13 @@ class Term(Protocol):
     """A further loss: called with the student's output, the batch and the teacher's signal of its rows; one number a row."""
 
     def __call__(self, output: Any, batch: Batch, signal: TeacherSignal | None) -> Float[Tensor, "rows"]: ...
+
+
+def seed_run(seed: int) -> None:
+    """Start the generators of Python and numpy, which user code may draw from, from the seed."""
+    drawn = draw_seed("run", seed)
+    random.seed(drawn)
+    np.random.seed(drawn)
 
 
 def seed_step(seed: int, step: int, device: torch.device, rank: int = 0) -> None:

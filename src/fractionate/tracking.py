@@ -74,7 +74,6 @@ class Ledger:
 
     def finish(self, run: Run) -> None:
         """Tell the trackers that the run is finished."""
-        self.sync()
         self._tell("finish", run)
 
     def _tell(self, what: str, *about: Any) -> None:
