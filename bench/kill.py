@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -65,12 +66,16 @@ def train_in(out: Path, data: tuple[Examples, Examples, TeacherSignal], *, every
     """The training that is killed. Its last checkpoint is left in place, to be compared too."""
     import fractionate.folder
 
-    fractionate.folder.shutil.rmtree = lambda *_, **__: None  # type: ignore[assignment]
     train, validation, said = data
-    distill(
-        student(), train, said, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
-        out=out, save_every_steps=every, log_every=1, show="nothing",
-    )  # fmt: skip
+    real = fractionate.folder.shutil
+    fractionate.folder.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)  # type: ignore[assignment]
+    try:
+        distill(
+            student(), train, said, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
+            out=out, save_every_steps=every, log_every=1, show="nothing",
+        )  # fmt: skip
+    finally:
+        fractionate.folder.shutil = real
 
 
 def forked(work: Callable[[], None]) -> int:

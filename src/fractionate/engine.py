@@ -283,7 +283,8 @@ class _Session:
             row_due = number % self.log_every == 0 or number == self.steps
             asked = (float(self.notice.number), float(overdue))
             taken = self.stepper.take(pieces, step=self.standing.step, describe=row_due, also=asked)
-            stop, due = (bool(count) for count in taken.also)
+            # a signal that came within this step can wait for the next where processes have to agree on it
+            stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
             if self.validation is not None and look and (number % look == 0 or number == self.steps):
                 self._look()
