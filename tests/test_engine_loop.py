@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_engine import FAST, digits, mlp, same, teacher_signal
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -21,6 +20,7 @@ from fractionate.order import batches, step_seed
 from fractionate.records import Training
 from fractionate.schedule import learning_rate, make_optimizer
 from fractionate.sources.examples import Examples
+from test_engine import FAST, digits, mlp, same, teacher_signal
 
 
 def close(a: nn.Module, b: nn.Module, tolerance: float = 1e-6) -> bool:

@@ -79,7 +79,8 @@ def distill(
     - `out`: a folder for checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors`. The same call goes on where a
       killed one stopped, bit for bit; a finished run is read back. SIGTERM and Ctrl-C save before they stop.
     - `head`, `teacher_head`: where the logits are in what a model gives; `predicts_next` for causal language models.
-    - `parallel`: under torchrun or `accelerate launch`, whether processes hold copies (DDP) or shards (FSDP2) of the student.
+    - `parallel`: under torchrun or `accelerate launch`, whether processes hold copies (DDP) or shards (FSDP2) of the student;
+      a sharded one stays so, its whole weights are in `out`.
     - `compile_mode`: run the student through `torch.compile` in this mode.
 
     Loss of a step = Σ weight · loss / Σ weight over its valid examples or tokens.
@@ -230,8 +231,9 @@ class _Session:
             self._train()
             run = self._record()
             self.ledger.sync()  # before run.json, which says that all is there
-            if self.folder is not None and self.world.rank == 0:
-                run = self.folder.finish(run, self.student)
+            if self.folder is not None:
+                weights = self.world.whole(self.student.state_dict())
+                run = self.folder.finish(run, weights) if self.world.rank == 0 else run
             self.world.wait()
             self.ledger.finish(run)
         finally:

@@ -7,12 +7,13 @@ written at the end: a folder with `run.json` is a finished run.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
-from torch import nn
+from torch import Tensor, nn
 
 from fractionate.checkpoint import from_bytes, load_weights, to_bytes
 from fractionate.durable import make_directory, write_file
@@ -68,9 +69,9 @@ class Folder:
         load_weights(student, from_bytes(content, aliases), str(weights))
         return run
 
-    def finish(self, run: Run, student: nn.Module) -> Run:
+    def finish(self, run: Run, weights: Mapping[str, Tensor]) -> Run:
         """Write the student, then the record; drop the checkpoints. Gives the record as it was written."""
-        content, aliases = to_bytes(student.state_dict())
+        content, aliases = to_bytes(weights)
         write_file(self.path / STUDENT, content)
         written: Asked = {"student_xxh3_128": xxhash.xxh3_128_hexdigest(content)}
         written |= {f"alias {name}": of for name, of in aliases.items()}
