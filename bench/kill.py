@@ -97,13 +97,14 @@ def forked(work: Callable[[], None]) -> int:
 
 def compare(reference: Path, other: Path) -> list[str]:
     """What differs between two finished runs, by name; empty where all is bitwise equal."""
-    differing = [
-        name for name in (STUDENT, METRICS) if (reference / name).read_bytes() != (other / name).read_bytes()
-    ]
+    differing = [name for name in (STUDENT, METRICS) if (reference / name).read_bytes() != (other / name).read_bytes()]
     runs = [dataclasses.replace(Run.load(folder / RUN), wall_seconds=0.0) for folder in (reference, other)]
     differing += ["run.json"] if runs[0] != runs[1] else []
     last = [steps_in(folder / CHECKPOINTS)[-1] for folder in (reference, other)]
-    names = [folder / CHECKPOINTS / f"step-{step:08d}.safetensors" for folder, step in zip((reference, other), last)]
+    names = [
+        folder / CHECKPOINTS / f"step-{step:08d}.safetensors"
+        for folder, step in zip((reference, other), last, strict=False)
+    ]
     differing += ["checkpoint"] if names[0].read_bytes() != names[1].read_bytes() else []
     return differing
 

@@ -189,7 +189,7 @@ def test_living_teachers_are_asked_inertly():
     teacher = mlp(5, dropout=0.5)
     teacher.train()
     before = copy.deepcopy(teacher.state_dict())
-    student, run = distill(mlp(), Pictures(train), teacher, objective=Objective(temperature=2.0), training=FAST)
+    student, _run = distill(mlp(), Pictures(train), teacher, objective=Objective(temperature=2.0), training=FAST)
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert teacher.training and all(p.grad is None for p in teacher.parameters())
     again, _ = distill(mlp(), Pictures(train), teacher, objective=Objective(temperature=2.0), training=FAST)
@@ -226,7 +226,7 @@ def test_terms_add_to_the_loss():
     def smaller_logits(output, batch, signal):
         return 0.1 * output.square().sum(dim=1)
 
-    with_term, run = distill(mlp(), train, terms=[smaller_logits], training=FAST)
+    with_term, _run = distill(mlp(), train, terms=[smaller_logits], training=FAST)
     without, _ = distill(mlp(), train, training=FAST)
     assert with_term(train.inputs).square().mean() < 0.7 * without(train.inputs).square().mean()
 

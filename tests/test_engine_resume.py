@@ -35,7 +35,7 @@ def test_kill_nine_at_a_random_moment(undisturbed, tmp_path, number):
 
 
 def test_a_damaged_checkpoint_costs_one_interval_and_nothing_else(undisturbed, tmp_path):
-    reference, data, seconds = undisturbed
+    reference, data, _seconds = undisturbed
     folder = tmp_path
     for place in reference.rglob("*"):  # the undisturbed run as it was before its end
         target = folder / place.relative_to(reference)
@@ -147,11 +147,11 @@ def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
     with pytest.raises(NumericsError, match="step 4"):
         distill(student(16), train, said, training=short, terms=[failing], out=tmp_path, save_every_steps=2)
     for other, name in [
-        (dict(seed=1), "seed"),
-        (dict(training=Training(steps=8, batch_size=16)), "training.batch_size"),
+        ({"seed": 1}, "seed"),
+        ({"training": Training(steps=8, batch_size=16)}, "training.batch_size"),
     ]:
         with pytest.raises(MismatchError, match=f"another run: .*{name}"):
-            distill(student(16), train, said, **(dict(training=short, out=tmp_path) | other))
+            distill(student(16), train, said, **({"training": short, "out": tmp_path} | other))
     with pytest.raises(MismatchError, match="student"):
         distill(student(17), train, said, training=short, out=tmp_path)
     with pytest.raises(MismatchError, match="teacher"):

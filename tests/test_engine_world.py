@@ -69,7 +69,7 @@ def train(data, out: Path, *, stop_at: int | None = None, training: Training = T
     calls: list[int] = []
     distill(
         student(), examples, said, objective=Objective(temperature=2.0), training=training, validation=validation,
-        **(dict(out=out, log_every=1, terms=[stop], show="nothing") | more),
+        **({"out": out, "log_every": 1, "terms": [stop], "show": "nothing"} | more),
     )  # fmt: skip
 
 
