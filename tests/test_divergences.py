@@ -65,6 +65,11 @@ def without(row, place):
     return [x / sum(rest) for x in rest]
 
 
+def bucketed(p, q, k):
+    kept = sorted(range(len(p)), key=lambda i: -p[i])[: min(k, len(p) - 1)]
+    return [[row[i] for i in kept] + [sum(row) - sum(row[i] for i in kept)] for row in (p, q)]
+
+
 def pearson(a, b):
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     top = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
@@ -90,6 +95,7 @@ def oracle(name, student, teacher, label, temperature):
         "cross-entropy": lambda: -sum(a * math.log(b) for a, b in zip(p, q, strict=True)),
         "forward-kl": lambda: kl(p, q),
         "reverse-kl": lambda: kl(q, p),
+        "bucketed-kl": lambda: kl(*bucketed(p, q, 32)),
         "total-variation": lambda: 0.5 * sum(abs(a - b) for a, b in zip(p, q, strict=True)),
         "jsd": lambda: 0.5 * kl(p, mix(p, q, 0.5)) + 0.5 * kl(q, mix(p, q, 0.5)),
         "skew-forward": lambda: kl(p, mix(p, q, 0.1)),
@@ -166,6 +172,22 @@ def test_dkd_with_the_right_weights_is_the_kl():
         ),
         Objective("kd", 1.0, 1.0, divergence="forward-kl")(student, signal),
     )
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 9])
+def test_bucketed_kl_lies_between_zero_and_the_full_kl(k):
+    signal = signal_of(batch=40)
+    student = student_of(signal)
+    full = soft_only("forward-kl")(student, signal)
+    short = soft_only(f"bucketed-kl({k})")(student, signal)
+    assert bool((short >= -1e-12).all()) and bool((short <= full + 1e-12).all())
+    assert k < 4 or torch.allclose(short, full, atol=1e-12)  # all classes but one: nothing is lost
+    plain = Objective("kd", 2.5, 1.0, divergence=f"bucketed-kl({k})").plain(student, signal)
+    torch.testing.assert_close(short, plain)
+    leaf = student.clone().requires_grad_()
+    (fast,) = torch.autograd.grad(soft_only(f"bucketed-kl({k})")(leaf, signal).sum(), leaf)
+    (slow,) = torch.autograd.grad(soft_only(f"bucketed-kl({k})").plain(leaf, signal).sum(), leaf)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
 
 
 def test_hard_and_smoothed_labels_are_torch_cross_entropy():

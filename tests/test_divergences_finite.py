@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import draws
+from tests.drawn import draws
 
 from fractionate import Objective
 from fractionate.divergences import divergences

@@ -112,9 +112,16 @@ def registered(name: str) -> Subject:
 
         return in_chunks
 
+    def bucketed(
+        student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float, k: int
+    ) -> torch.Tensor:
+        objective = Objective("kd", temperature, 1.0, divergence=f"bucketed-kl({k})")
+        return objective(student, TeacherSignal(teacher, labels)).mean()
+
     return Subject(
         name,
         loss,
+        topk=bucketed if name in ("forward-kl", "bucketed-kl") else None,
         version=_version(),
         chunked=chunked,
         equality=least_at_equality(divergence),
@@ -124,9 +131,9 @@ def registered(name: str) -> Subject:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    import fractionate
 
-    return version("fractionate")
+    return fractionate.__version__
 
 
 def table(records: Sequence[Conformance]) -> str:

@@ -39,10 +39,11 @@ class Subject:
     """A loss under test and what it says of itself.
 
     `loss(student_logits, teacher_logits, labels, temperature)` gives a scalar or one number an example. `chunked(rows)` gives the
-    same loss with another chunk size, `topk(student, teacher, labels, temperature, k)` its truncated form. `padding` says that rows
-    labelled -100 are meant to be left out. The other fields declare what a method does not claim: `equality` (it has its minimum
-    where student and teacher agree), `splits` (an example's loss does not depend on its batch) and `scaled` (the
-    temperature is a setting that carries T²).
+    same loss with another chunk size, `topk(student, teacher, labels, temperature, k)` its truncated form. `padding` says that
+    rows labelled -100 are meant to be left out. The other fields declare what a method does not claim: `equality` (its minimum is
+    where student and teacher agree), `splits` (an example's loss does not depend on its batch), `scaled` (the temperature is a
+    setting that carries T²), `masks` (single classes may be -inf; a loss over hidden states and a head has no way to say so) and
+    `exact` (float64 inputs are computed in float64, not in float32: sets how close is close enough).
     """
 
     name: str
@@ -54,7 +55,14 @@ class Subject:
     equality: bool = True
     splits: bool = True
     scaled: bool = True
+    masks: bool = True
+    exact: bool = True
     note: str = ""
+
+    @property
+    def rounding(self) -> float:
+        """What counts as equal."""
+        return 1e-9 if self.exact else 2e-5
 
 
 def _answer(name: str, question: str, worst: float, limit: float, note: str = "") -> Check:
@@ -69,7 +77,7 @@ def finite_difference(subject: Subject) -> Check:
         batch = Batch.draw(4, 7, seed=11)
         _, gradient = batch.measure(subject.loss, temperature)
         way = gradient / gradient.norm().clamp_min(1e-300)
-        step = 1e-5
+        step = 1e-5 if subject.exact else 1e-2
         ahead, behind = (Batch(batch.student + sign * step * way, batch.teacher, batch.labels) for sign in (1.0, -1.0))
         slope = (ahead.measure(subject.loss, temperature)[0] - behind.measure(subject.loss, temperature)[0]) / (
             2 * step
@@ -77,7 +85,8 @@ def finite_difference(subject: Subject) -> Check:
         ratio = slope / float((gradient * way).sum())
         if abs(ratio - 1) > worst:
             worst, note = abs(ratio - 1), f"finite difference / autograd = {ratio:.4g} at T = {temperature:g}"
-    return _answer("finite difference", question, worst, 1e-5, note if worst > 1e-5 else "")
+    limit = 1e-5 if subject.exact else 1e-2
+    return _answer("finite difference", question, worst, limit, note if worst > limit else "")
 
 
 def temperature_invariance(subject: Subject) -> Check:
@@ -95,28 +104,23 @@ def temperature_invariance(subject: Subject) -> Check:
     )
 
 
-def _at_equality(subject: Subject, classes: int, padded: int) -> tuple[float, float]:
-    batch = Batch.draw(5, classes, seed=7)
-    hole = torch.full((5, padded), -torch.inf, dtype=torch.float64)
-    both = torch.cat([batch.teacher, hole], dim=1)
-    value, gradient = Batch(both, both, batch.labels).measure(subject.loss, 1.0)
-    return value, float(gradient.norm())
-
-
 def equality(subject: Subject) -> Check:
     """Is the loss 0, or least, where student and teacher are the same?"""
     question = "0, or least, where student and teacher agree"
     if not subject.equality:
         return Check("equality", question, "not applicable", note="the method has its minimum elsewhere")
-    value, gradient = _at_equality(subject, 9, 0)
-    scale = max(1e-30, float(Batch.draw(5, 9, seed=7).measure(subject.loss, 1.0)[1].norm()))
-    note = "zero" if abs(value) < 1e-9 else f"least, not zero: {value:.3g}"
-    return _answer("equality", question, gradient / scale, 1e-9, note)
+    batch = Batch.draw(5, 9, seed=7)
+    value, slope = Batch(batch.teacher, batch.teacher, batch.labels).measure(subject.loss, 1.0)
+    gradient, scale = float(slope.norm()), max(1e-30, float(batch.measure(subject.loss, 1.0)[1].norm()))
+    note = "zero" if abs(value) < subject.rounding else f"least, not zero: {value:.3g}"
+    return _answer("equality", question, gradient / scale, subject.rounding, note)
 
 
 def padded_vocabulary(subject: Subject) -> Check:
     """Do classes that both sides mask with -inf change nothing?"""
     question = "classes masked on both sides (-inf) change nothing"
+    if not subject.masks:
+        return Check("padded vocabulary", question, "not applicable", note="hidden states and a head: nothing is -inf")
     bare, padded = Batch.draw(5, 9, seed=7), 3
     hole = torch.full((5, padded), -torch.inf, dtype=torch.float64)
     wide = Batch(torch.cat([bare.student, hole], 1), torch.cat([bare.teacher, hole], 1), bare.labels)
@@ -125,17 +129,21 @@ def padded_vocabulary(subject: Subject) -> Check:
     difference = float((wide_gradient[:, :9] - gradient).norm() / gradient.norm())
     if not math.isfinite(worst) or not math.isfinite(difference):
         return Check("padded vocabulary", question, "differs", None, f"loss {wide_value}, gradient {difference}")
-    return _answer("padded vocabulary", question, max(worst, difference), 1e-9)
+    return _answer("padded vocabulary", question, max(worst, difference), subject.rounding)
 
 
 def vocabulary_sizes(subject: Subject) -> Check:
     """A student with fewer classes than its teacher: refused, or 0 for identical predictions?"""
     question = "fewer student classes: refused, or 0 at identical predictions"
     batch = Batch.draw(5, 9, seed=7)
-    wide = torch.cat([batch.teacher, torch.full((5, 3), -torch.inf, dtype=torch.float64)], dim=1)
+    wide = torch.cat([batch.teacher, torch.full((5, 3), -1e4, dtype=torch.float64)], dim=1)
     leaf = batch.teacher.clone().requires_grad_()
-    value = float(subject.loss(leaf, wide, batch.labels, 1.0).sum().detach())
-    return _answer("vocabulary sizes", question, abs(value), 1e-9)
+    try:
+        value = float(subject.loss(leaf, wide, batch.labels, 1.0).sum().detach())
+    except Exception as error:  # whatever it raises, it does not go on with the wrong numbers
+        line = str(error).strip().splitlines()[0][:100] if str(error).strip() else ""
+        return Check("vocabulary sizes", question, "refused", None, f"{type(error).__name__}: {line}")
+    return _answer("vocabulary sizes", question, abs(value), subject.rounding)
 
 
 def padding(subject: Subject) -> Check:
@@ -152,7 +160,7 @@ def padding(subject: Subject) -> Check:
         padded.measure(subject.loss, 1.0),
     )
     worst = max(abs(padded_value / value - 1), float((padded_gradient[:6] - gradient).norm() / gradient.norm()))
-    return _answer("padding", question, worst, 1e-9)
+    return _answer("padding", question, worst, subject.rounding)
 
 
 def micro_batches(subject: Subject) -> Check:
@@ -170,7 +178,7 @@ def micro_batches(subject: Subject) -> Check:
         gradients = torch.cat([w * g for w, (_, g) in zip(weights, measured, strict=True)])
         return max(abs(total / value - 1), float((gradients - gradient).norm() / gradient.norm()))
 
-    return _answer("micro-batches", question, min(off((1.0, 1.0)), off((3 / 8, 5 / 8))), 1e-9)
+    return _answer("micro-batches", question, min(off((1.0, 1.0)), off((3 / 8, 5 / 8))), subject.rounding)
 
 
 def chunks(subject: Subject) -> Check:
@@ -184,7 +192,7 @@ def chunks(subject: Subject) -> Check:
     for rows in (1, 3):
         other, other_gradient = batch.measure(subject.chunked(rows), 2.0)
         worst = max(worst, abs(other / value - 1), float((other_gradient - gradient).norm() / gradient.norm()))
-    return _answer("chunks", question, worst, 1e-9)
+    return _answer("chunks", question, worst, subject.rounding)
 
 
 def top_k(subject: Subject) -> Check:
@@ -200,17 +208,20 @@ def top_k(subject: Subject) -> Check:
         full = float(textbook("forward-kl")(student, teacher, labels, 1.0))
         short = float(subject.topk(student.clone().requires_grad_(), teacher, labels, 1.0, 10).sum().detach())
         worst = max(worst, -short, short - full)
-    return _answer("top-k", question, worst, 1e-9, f"out by {worst:.3g} nats" if worst > 1e-9 else "")
+    return _answer(
+        "top-k", question, worst, subject.rounding, f"out by {worst:.3g} nats" if worst > subject.rounding else ""
+    )
 
 
 def finiteness(subject: Subject) -> Check:
     """Loss and gradient finite, or a typed error, for extreme logits and temperatures and for -inf on both sides?"""
     question = "finite loss and gradient, or a typed error, at the extremes"
     bad: list[str] = []
-    typed = 0
+    typed = tried = 0
     for dtype, scale in ((torch.float32, 2e4), (torch.float16, 1e4), (torch.float32, 1e-6)):
         for temperature in (0.05, 1.0, 20.0):
-            for masked in (False, True):
+            for masked in (False, True)[: 1 + subject.masks]:
+                tried += 1
                 batch = Batch.draw(4, 8, seed=19, scale=scale)
                 student, teacher = batch.student.to(dtype), batch.teacher.to(dtype)
                 if masked:
@@ -226,7 +237,11 @@ def finiteness(subject: Subject) -> Check:
                     continue
                 if not (bool(torch.isfinite(loss).all()) and bool(torch.isfinite(gradient).all())):
                     bad.append(f"{str(dtype)[6:]} ±{scale:g} T = {temperature:g}{' masked' if masked else ''}")
-    note = f"not finite in {len(bad)} of 18: {bad[0]}" if bad else (f"{typed} of 18 a typed error" if typed else "")
+    note = (
+        f"not finite in {len(bad)} of {tried}: {bad[0]}"
+        if bad
+        else (f"{typed} of {tried} a typed error" if typed else "")
+    )
     return _answer("finiteness", question, float(len(bad)), 0.0, note)
 
 
@@ -263,7 +278,7 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
 
 
 def run_check(check: Callable[[Subject], Check], subject: Subject) -> Check:
-    """A check's answer; an error is an answer too: `refused` where the loss says no on purpose, else `differs`."""
+    """A check's answer; an error is an answer too: `refused` where it is one of ours, raised on purpose, else `differs`."""
     name = check.__name__.replace("_", " ")
     question = (check.__doc__ or "").strip()
     try:
@@ -271,6 +286,5 @@ def run_check(check: Callable[[Subject], Check], subject: Subject) -> Check:
     except FractionateError as error:
         return Check(name, question, "refused", None, error.what)
     except Exception as error:  # a peer's loss may fail in any way: that is what is asked
-        says_no = isinstance(error, (ValueError, NotImplementedError, AssertionError)) or "must match" in str(error)
-        line = str(error).strip().splitlines()[0][:120] if str(error).strip() else ""
-        return Check(name, question, "refused" if says_no else "differs", None, f"{type(error).__name__}: {line}")
+        line = str(error).strip().splitlines()[0][:100] if str(error).strip() else ""
+        return Check(name, question, "differs", None, f"{type(error).__name__}: {line}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fractionate.cells import Cell
 from fractionate.divergences import Target, divergences, needs_mass_everywhere, product, tempered
+from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
@@ -83,6 +84,60 @@ class ForwardKL:
             cross = log_sum.squeeze(1) - centred.mul_(p).nansum(dim=-1)
             loss = cross + torch.xlogy(p, p).sum(dim=-1)
         return loss, q.sub_(p).div_(target.temperature)
+
+
+@divergences.register("bucketed-kl")
+@dataclass(frozen=True)
+class BucketedKL:
+    """KL over the target's k largest classes and all others taken together as one class: between 0 and the full KL.
+
+    What a truncated teacher can teach without a guess about the rest. Dropping the rest instead is no divergence: it goes below 0.
+    k counts at most all classes but one; ties at the edge go by class number. Data-processing inequality.
+    """
+
+    k: int = 32
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.k, int) and self.k >= 1):
+            raise ConfigError("k cannot be used", expected="a whole number of at least 1", got=repr(self.k))
+
+    @property
+    def formula(self) -> str:
+        return f"KL(target ‖ q) of {self.k} classes and the rest as one"
+
+    def split(self, target: Target) -> tuple[Logits, Tensor]:
+        """Masses of the k largest classes, and which these are."""
+        masses, places = target.probabilities.topk(min(self.k, target.probabilities.shape[1] - 1), dim=-1)
+        return masses, places
+
+    def __call__(self, student_logits: Logits, target: Target) -> Loss:
+        log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
+        masses, places = self.split(target)
+        rest = target.probabilities.scatter(1, places, 0.0).sum(dim=-1)
+        log_rest = torch.logsumexp(log_q.scatter(1, places, -torch.inf), dim=-1)
+        known = product(masses, target.log_probabilities.gather(1, places) - log_q.gather(1, places)).sum(dim=-1)
+        return known + product(rest, rest.log() - log_rest)
+
+    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+        """d/dz = (q - target) / T at the k classes, (q - target's rest · share of q in the rest) / T at the others."""
+        centred = centred_rows(student_logits, target.temperature)
+        q, log_sum = softmax_rows(centred)
+        masses, places = self.split(target)
+        log_known = centred.gather(1, places).sub_(log_sum)
+        others = q.scatter(1, places, 0.0)
+        rest_q = others.sum(dim=-1)
+        rest = target.probabilities.scatter(1, places, 0.0).sum(dim=-1)
+        known = product(masses, target.log_probabilities.gather(1, places) - log_known).sum(dim=-1)
+        # the student's rest may underflow where its logarithm does not
+        log_rest = torch.where(
+            rest_q > 1e-30,
+            rest_q.log(),
+            torch.logsumexp(centred.scatter(1, places, -torch.inf), -1) - log_sum.squeeze(1),
+        )
+        loss = known + product(rest, rest.log() - log_rest)
+        share = torch.softmax(centred.scatter_(1, places, -torch.inf), dim=-1).nan_to_num_(0.0).mul_(rest[:, None])
+        share.scatter_(1, places, masses)
+        return loss, q.sub_(share).div_(target.temperature)
 
 
 @divergences.register("reverse-kl")
