@@ -77,7 +77,8 @@ def make_arms(
         )
         if not values or not all(map(fits, values)) or len(set(values)) != len(values)
     ]
-    built = [as_cell(cell) for cell in cells]
+    # a name as it was written tells apart what a cell's own name may not, such as two draws of a placebo
+    built = [replace(as_cell(cell), name=cell.strip()) if isinstance(cell, str) else cell for cell in cells]
     built = [PLACES[None], *(cell for cell in built if cell != PLACES[None])]
     names = [cell.name for cell in built]
     wrong += [f"the cell {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]

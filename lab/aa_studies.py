@@ -1,0 +1,244 @@
+"""Are the verdicts of a study calibrated, and do its intervals cover? Simulated studies, and thousands of small real ones.
+
+    python lab/aa_studies.py train --minutes 7     # trains students until the time is up; say it again to go on
+    python lab/aa_studies.py table                 # reads what is there, writes lab/results/aa_studies.md
+
+Real: students 16-16-12 on 150 examples of `sources.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each
+seed is one replicate; consecutive seeds make studies. The truth of an effect for a study is its mean over all seeds of the *other* studies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fractionate.arms import PLACES, make_arms, redrawn
+from fractionate.attribution import METRICS, Contrast, effects, judge, paired
+from fractionate.fleet import Course, Entrant, train_fleet
+from fractionate.objective import Objective
+from fractionate.records import Run, Training
+from fractionate.scores import scores
+from fractionate.shapley import shares
+from fractionate.sources.hierarchy import Hierarchy
+from fractionate.study import FACTORIAL
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / "runs" / "aa_studies"
+TABLE = HERE / "results" / "aa_studies.md"
+BLOCK, SEEDS, TRANSFER, TEST = 50, 3000, 150, 2000
+CELLS = (*FACTORIAL, "kd-pt-shuffled(1)", "kd-pt-shuffled(2)")
+AGAIN = "hard again"
+MARGIN = 0.5
+FIELDS = ("accuracy", "nll_nats", "ece", "agreement")
+
+
+def student() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 12))
+
+
+def train(minutes: float) -> None:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    world = Hierarchy()
+    data, signal = world.draw(TRANSFER, seed=1), world.oracle(TRANSFER, seed=1)
+    test, said = world.draw(TEST, seed=2), world.oracle(TEST, seed=2)
+    training = Training(epochs=20, batch_size=30, learning_rate=1e-2)
+    arms = make_arms(CELLS, (1.0,), (0.9,), (1.0,))
+    begin = time.perf_counter()
+    for start in range(0, SEEDS, BLOCK):
+        file = CACHE / f"{start}.json"
+        if file.exists():
+            continue
+        if time.perf_counter() - begin > 60 * minutes:
+            break
+        seeds = range(start, start + BLOCK)
+        entrants = [
+            Entrant(a.name, s, None if a.hard else Objective(redrawn(a.cell, s), 1.0, 0.9)) for s in seeds for a in arms
+        ] + [Entrant(AGAIN, s, None, draw=1) for s in seeds]
+        course = Course(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, points=1)
+        rows = []
+        for outcome in train_fleet(student, entrants, course, way="stacked"):
+            with torch.no_grad():
+                found = scores(outcome.model(test.inputs), test.labels, said.logits)
+            rows.append([outcome.entrant.arm, outcome.entrant.seed, *(getattr(found, f) for f in FIELDS)])
+        file.write_text(json.dumps(rows))
+        print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def load() -> dict[int, list[Run]]:
+    from fractionate.records import Scores
+
+    found: dict[int, list[Run]] = {}
+    for file in sorted(CACHE.glob("*.json"), key=lambda f: int(f.stem)):
+        for arm, seed, *values in json.loads(file.read_text()):
+            test = Scores(TEST, **dict(zip(FIELDS, values, strict=True)))
+            found.setdefault(seed, []).append(Run(arm, seed, "completed", None, 0, 0.0, 0, test=test))
+    return found
+
+
+def simulated(studies: int = 4000) -> list[str]:
+    """Two arms that are the same but for noise: false verdicts, and cover of a planted effect, by shape of the noise."""
+    rng = np.random.default_rng(0)
+    noises = {
+        "normal": lambda size: rng.normal(0, 0.5, size),
+        "rounded to 1 of 1,000 examples": lambda size: rng.normal(0, 0.2, size).round(1),
+        "difference of skewed (log-normal)": lambda size: (
+            np.exp(rng.normal(0, 0.6, size)) - np.exp(rng.normal(0, 0.6, size))
+        ),
+        "heavy tails (t with 3)": lambda size: 0.3 * rng.standard_t(3, size),
+        "skewed itself (exponential)": lambda size: rng.exponential(0.5, size) - 0.5,
+    }
+    lines = [
+        "| noise of the differences | seeds | false helps or hurts | planted +1 point covered |",
+        "|---|---|---|---|",
+    ]
+    for name, noise in noises.items():
+        for seeds in (3, 5, 10):
+            null, planted = noise((studies, seeds)), 1.0 + noise((studies, seeds))
+            grain = 0.1 if "rounded" in name else 0.0
+            false = covered = 0
+            for row, other in zip(null, planted, strict=True):
+                pair = paired(row, margin=MARGIN, grain=grain)
+                false += judge(pair.gain, pair.p_value, 1.0) != "cannot tell"
+                inside = paired(other, margin=MARGIN, grain=grain).interval
+                covered += inside.low <= 1.0 <= inside.high
+            lines.append(f"| {name} | {seeds} | {false / studies:.1%} | {covered / studies:.1%} |")
+    return lines
+
+
+def real(runs: dict[int, list[Run]]) -> list[str]:
+    every = sorted(runs)
+    arms = [run.arm for run in runs[every[0]] if run.arm != AGAIN]
+    lines = [
+        f"{len(every):,} seeds × {len(arms) + 1} arms = {len(every) * (len(arms) + 1):,} students.",
+        "",
+        "**A/A**: the same arm drawn twice (one contrast; margin 0.5 points).",
+        "",
+        "| arms | seeds a study | studies | helps | hurts | helps or hurts | equivalent | cannot tell |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    pairs = [(AGAIN, "hard"), ("kd-pt-shuffled(2)", "kd-pt-shuffled(1)")]
+    for arm, against in pairs:
+        for size in (3, 5, 10):
+            verdicts = []
+            for group in groups(every, size):
+                some = [r for s in group for r in runs[s] if r.arm in (arm, against)]
+                (effect,) = effects(some, [Contrast(arm, against)], metric="accuracy", margin=MARGIN)
+                verdicts.append(effect.verdict)
+            n = len(verdicts)
+            share = {v: verdicts.count(v) / n for v in ("helps", "hurts", "equivalent", "cannot tell")}
+            lines.append(
+                f"| {named(arm)} − {named(against)} | {size} | {n} | {share['helps']:.1%} | {share['hurts']:.1%} | "
+                f"**{share['helps'] + share['hurts']:.1%}** | {share['equivalent']:.1%} | {share['cannot tell']:.1%} |"
+            )
+    lines += ["", "**Cover** of the true effect by the 95 % intervals, studies of 5 seeds.", ""]
+    lines += ["| effect | metric | truth | studies | covered | sure of the wrong sign |", "|---|---|---|---|---|---|"]
+    contrasts = [Contrast(a, "hard") for a in arms if a != "hard"] + [Contrast("kd-pt", "kd-pt-shuffled(1)")]
+    rates: dict[str, list[float]] = {}
+    for metric in METRICS:
+        table = {arm: np.array([value(runs[s], arm, metric) for s in every]) for arm in arms}
+        for contrast in contrasts:
+            gains = table[contrast.arm] - table[contrast.against]
+            inside, wrong, n = cover(gains, 5, METRICS[metric].margin)
+            rates.setdefault(metric, []).append(inside)
+            if metric == "accuracy":
+                lines.append(
+                    f"| {named(contrast.arm)} − {named(contrast.against)} | {metric} | {gains.mean():+.3f} | {n} | "
+                    f"{inside:.1%} | {wrong:.2%} |"
+                )
+    for metric, found in rates.items():
+        lines.append(
+            f"| all {len(found)} effects | {metric} | | {n} | **{np.mean(found):.1%}** ({min(found):.1%} to {max(found):.1%}) | |"
+        )
+    lines += [
+        "",
+        "**Shares** of the levels, studies of 5 seeds: cover of the true share; the parts add up in every study.",
+        "",
+    ]
+    lines += ["| method | level | truth, points | covered |", "|---|---|---|---|"]
+    places = {p: a.name for p, c in PLACES.items() for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,)) if a.cell == c}
+    studies = list(groups(every, 5))
+    found_shares = [
+        {
+            (s.method, s.level): s
+            for s in shares([r for x in g for r in runs[x]], places, metric="accuracy", margin=MARGIN)
+        }
+        for g in studies
+    ]
+    for key in found_shares[0]:
+        gains = np.array([f[key].gain for f in found_shares])
+        truth = (gains.sum() - gains) / (len(gains) - 1)
+        inside = np.mean(
+            [f[key].interval.low <= t <= f[key].interval.high for f, t in zip(found_shares, truth, strict=True)]
+        )
+        lines.append(f"| {key[0]} | {key[1]} | {gains.mean():+.3f} | {inside:.1%} |")
+    whole = [100 * (value(runs[s], "kd", "accuracy") - value(runs[s], "hard", "accuracy")) / 100 for s in every]
+    for method in ("ladder", "Shapley"):
+        parts = sum(float(np.mean([f[k].gain for f in found_shares])) for k in found_shares[0] if k[0] == method)
+        lines.append(f"| {method} | sum (kd − hard: {np.mean(whole[: 5 * len(studies)]):+.3f}) | {parts:+.3f} | |")
+    return lines
+
+
+def named(arm: str) -> str:
+    return arm.replace("*", "×")
+
+
+def value(runs: list[Run], arm: str, metric: str) -> float:
+    test = next(r.test for r in runs if r.arm == arm)
+    assert test is not None
+    found = METRICS[metric].read(test)
+    assert found is not None
+    return found
+
+
+def groups(seeds: list[int], size: int) -> list[list[int]]:
+    return [seeds[i : i + size] for i in range(0, len(seeds) - size + 1, size)]
+
+
+def cover(gains: np.ndarray, size: int, margin: float) -> tuple[float, float, int]:
+    studies = gains[: len(gains) // size * size].reshape(-1, size)
+    inside = wrong = 0
+    for row in studies:
+        truth = (gains.sum() - row.sum()) / (len(gains) - size)
+        interval = paired(row, margin=margin).interval
+        inside += interval.low <= truth <= interval.high
+        wrong += (interval.low > 0 > truth) or (interval.high < 0 < truth)
+    return inside / len(studies), wrong / len(studies), len(studies)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("train", "table"))
+    parser.add_argument("--minutes", type=float, default=7.0)
+    arguments = parser.parse_args()
+    if arguments.what == "train":
+        train(arguments.minutes)
+        return
+    text = "\n".join(
+        [
+            "# A/A studies and cover of intervals",
+            "",
+            "Made by `python lab/aa_studies.py train` (until it has nothing to do) and `python lab/aa_studies.py table`.",
+            "Targets: false *helps* or *hurts* 5 % ± 2 %, intervals cover 95 % ± 2 %.",
+            "",
+            "## Small real studies",
+            "",
+            *real(load()),
+            "",
+            "## Simulated differences (4,000 studies a row)",
+            "",
+            *simulated(),
+            "",
+        ]
+    )
+    TABLE.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

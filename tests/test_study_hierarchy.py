@@ -1,0 +1,82 @@
+"""The synthetic hierarchy, and attribution against what is known about it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate.errors import ConfigError
+from fractionate.records import Training
+from fractionate.sources.hierarchy import Hierarchy
+from fractionate.spectrum import spectrum
+from fractionate.study import FACTORIAL, dissect
+
+
+def test_draws_are_a_function_of_the_seed() -> None:
+    world = Hierarchy()
+    one, again, other = world.draw(50, seed=1), world.draw(50, seed=1), world.draw(50, seed=2)
+    assert torch.equal(one.inputs, again.inputs) and torch.equal(one.labels, again.labels)
+    assert not torch.equal(one.inputs, other.inputs)
+    assert one.class_names[0] == "0.0" and one.class_names[-1] == "3.2" and one.classes == 12
+    assert torch.equal(world.oracle(50, seed=1).labels, one.labels)
+
+
+def test_the_oracle_is_the_bayes_posterior() -> None:
+    """Calibrated: where it says p, it is right with p; no classifier has a better likelihood on average."""
+    signal = Hierarchy().oracle(20_000, seed=3)
+    top, predicted = signal.probabilities.max(dim=1)
+    right = (predicted == signal.labels).float()
+    for low in (0.3, 0.5, 0.7, 0.9):
+        some = (top > low) & (top <= low + 0.1)
+        assert float(right[some].mean()) == pytest.approx(float(top[some].mean()), abs=2 / int(some.sum()) ** 0.5)
+
+
+def test_superclasses_confuse_within() -> None:
+    world = Hierarchy()
+    signal = world.oracle(5000, seed=4)
+    group = torch.tensor(world.superclass)
+    p = signal.probabilities.scatter(1, signal.labels[:, None], 0.0)
+    same = (p * (group[None] == group[signal.labels][:, None])).sum(1) / p.sum(1)
+    assert float(same.mean()) > 0.6  # 2 of 11 others, 0.18 by chance
+
+
+@pytest.mark.parametrize(
+    ("knows", "silent"),
+    [
+        ("ls", ("domain.confidence", "domain.shape", "instance.confidence", "instance.shape")),
+        ("class-mean", ("instance.confidence", "instance.shape")),
+        ("kd-pt", ("domain.shape", "instance.shape")),
+    ],
+)
+def test_knowledge_that_is_cut_has_no_bits_and_no_share_of_the_gain(knows: str, silent: tuple[str, ...]) -> None:
+    world = Hierarchy()
+    signal = world.oracle(150, seed=1, knows=knows)
+    found = spectrum(signal)
+    for level, nats in found.nats.items():
+        assert (nats < 1e-5) == (level in silent), (level, nats)
+    study = dissect(
+        lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 12)),
+        world.draw(150, seed=1),
+        signal,
+        cells=FACTORIAL,
+        seeds=3,
+        training=Training(epochs=5, batch_size=30, learning_rate=1e-2),
+        test=world.draw(1000, seed=2),
+        metric="nll",
+        progress="off",
+        points=1,
+    )
+    shares = [s for s in study.shares if s.level in silent]
+    assert len(shares) == 2 * len(silent)
+    for share in shares:
+        assert abs(share.gain) < 1e-4, share
+    universe = next(s for s in study.shares if s.level == "universe")
+    assert abs(universe.gain) > 1e-3
+
+
+def test_no_hierarchy_without_classes() -> None:
+    with pytest.raises(ConfigError, match="no such hierarchy"):
+        Hierarchy(superclasses=1, classes_each=1)
+    with pytest.raises(ConfigError, match="no such hierarchy"):
+        Hierarchy(example_radius=0.0)
