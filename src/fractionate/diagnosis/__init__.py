@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fractionate.diagnosis import alignment_probes, data_probes, student_probes, teacher_probes
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
+from fractionate.diagnosis.causes import trace_back
 from fractionate.diagnosis.preflight import preflight
 from fractionate.diagnosis.recipe import recommend
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
@@ -85,7 +86,7 @@ def diagnose(
         student_logits=student_logits,
         gradients=gradients,
     )
-    findings = tuple(examine(case, probe) for probe in (only or tuple(probes)))
+    findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))
     recipe = recommend(case, findings)
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum

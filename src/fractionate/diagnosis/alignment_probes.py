@@ -91,14 +91,15 @@ class PermutedClasses:
 class MisalignedCache:
     """Do the rows of the signal belong to the rows of the labels?
 
-    Three views: accuracy near chance although the teacher is sure of itself (`excess` of certainty over accuracy, as for
-    shuffled rows); a shift of rows that makes accuracy higher by a margin clear of chance; a stretch of at least `stretch` rows
+    Three views. Accuracy near chance although the teacher is sure of itself (`certainty`) and its answers are as frequent as the
+    labels, as for shuffled rows. A shift of rows that makes accuracy higher, clear of chance. A stretch of at least `stretch` rows
     whose accuracy falls to chance while the rest is fine. Error in each case.
     """
 
     shifts: int = 8
     stretch: int = 30
     certainty: float = 0.4
+    moved: float = 0.2
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
@@ -109,11 +110,13 @@ class MisalignedCache:
         start, stop = worst_stretch(reading.correct, chance, max(self.stretch, n // 50))
         inside = reading.correct[start:stop]
         outside = torch.cat([reading.correct[:start], reading.correct[stop:]])
+        moved = float((reading.counts - reading.predicted_counts).abs().sum()) / (2 * n)
         local = self._chance(reading.labels[start:stop], reading.predicted[start:stop], case.signal.classes)
         return Measurement(
             (
                 Evidence("accuracy", hits / n, "share", share_interval(hits, n)),
                 Evidence("accuracy on shuffled labels", chance, "share"),
+                Evidence("answers moved to other classes", moved, "share"),
                 Evidence("mean top probability", float(reading.top.mean()), "probability"),
                 Evidence("best shift of rows", float(best), "rows"),
                 Evidence("accuracy at the best shift", best_hits / n, "share", share_interval(best_hits, n)),
@@ -159,8 +162,12 @@ class MisalignedCache:
             back = measured["accuracy at the best shift"]
             text = f"the rows are shifted by {shift}: accuracy {accuracy:.1%}, {back:.1%} shifted back"
             return Judgement("error", 0.0, text, cause, fix, command)
-        if measured.low("accuracy") <= chance + 0.02 and measured["mean top probability"] > max(
-            self.certainty, 2 * chance
+        # a teacher that sees wrong inputs is at chance too, but its answers crowd in a few classes; shuffled rows keep them
+        kept = measured["answers moved to other classes"] < self.moved
+        if (
+            kept
+            and measured.low("accuracy") <= chance + 0.02
+            and measured["mean top probability"] > max(self.certainty, 2 * chance)
         ):
             text = f"labels and signal are unrelated: accuracy {accuracy:.1%}, chance {chance:.1%}, yet the teacher is sure"
             return Judgement("error", 0.0, text, cause, fix, command)
@@ -176,13 +183,14 @@ class MisalignedCache:
 def worst_stretch(correct: Tensor, chance: float, least: int) -> tuple[int, int]:
     """The stretch of rows that most looks like chance and least like the rest: (start, stop), empty where none stands out.
 
-    The largest sum of log-likelihood ratios of "right by chance" against "right as overall" (Kadane's scan); it has to pass
-    log(rows²) + 10, the price of choosing the best of all stretches, and to be at least `least` rows long.
+    The largest sum of log-likelihood ratios of "right by chance" against "right as in the better blocks" (Kadane's scan); it has
+    to pass log(rows²) + 10, the price of choosing the best of all stretches, and to leave at least a sixth of the rows outside.
     """
     n = len(correct)
-    rate = (float(correct.double().mean()) + 1.0) / 2  # what the aligned rest may reach
+    blocks = torch.stack([block.double().mean() for block in torch.chunk(correct, 20)])
+    rate = float(blocks.quantile(0.75))  # of aligned rows, also where half of them are not
     low = min(max(chance, 1e-3), 0.95)
-    if rate <= low + 0.05:
+    if n < 2 * least or rate <= low + 0.15:
         return 0, 0
     rate = min(rate, 1 - 1e-3)
     ratio = torch.where(correct, torch.log(torch.tensor(low / rate)), torch.log(torch.tensor((1 - low) / (1 - rate))))
@@ -192,7 +200,7 @@ def worst_stretch(correct: Tensor, chance: float, least: int) -> tuple[int, int]
     stop = int(gain.argmax())
     start = int(place[stop])
     enough = float(gain[stop]) > 2 * float(torch.log(torch.tensor(float(n)))) + 10
-    return (start, stop) if enough and stop - start >= least else (0, 0)
+    return (start, stop) if enough and least <= stop - start <= n * 5 // 6 else (0, 0)
 
 
 @probes.register("input-mismatch")
@@ -203,7 +211,7 @@ class InputMismatch:
     Wrongly prepared inputs make a teacher answer with a few classes. Measured: the total variation between the classes it
     answers with and the labels', beside its accuracy; with `expected_accuracy` or a held-out signal also the drop from there.
     Error when a fifth of the answers (`moved`) have gone to other classes than the labels' and accuracy is below `accuracy` =
-    0.7 of the expectation; the drop alone, clear of `drop` = 5 points, is a warning.
+    0.7 of the expectation. The drop alone, clear of `drop` = 5 points, is a warning.
     """
 
     moved: float = 0.2
@@ -243,6 +251,39 @@ class InputMismatch:
             return Judgement("warning", accuracy.value / expected / 2, text, cause, fix)
         return fine(
             f"the teacher answers with the classes that the labels have ({max(0.0, moved):.0%} moved)", 1 - moved
+        )
+
+
+@probes.register("logit-scale")
+@dataclass(frozen=True)
+class LogitScale:
+    """Are the teacher's logits as large here as on held-out data?
+
+    Measured: the median extent (largest logit above the mean) over that of the held-out signal. Warning where one is more than
+    `scale` = 1.5 times the other: inputs in 0..255 for a teacher of 0..1, a missing normalisation, a stored temperature. Between a
+    teacher's training examples and new ones healthy teachers differed by less than 1.3.
+    """
+
+    scale: float = 1.5
+    needs: ClassVar[tuple[Need, ...]] = ("held_out",)
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.held_out_reading is not None
+        here, there = case.reading.extent.median(), case.held_out_reading.extent.median()
+        ratio = float(here / there.clamp_min(1e-12))
+        return Measurement((Evidence("logits against held-out ones", ratio, "ratio", None, self.scale),))
+
+    def judge(self, measured: Measurement) -> Judgement:
+        ratio = measured["logits against held-out ones"]
+        away = max(ratio, 1 / max(ratio, 1e-12))
+        if away < self.scale:
+            return fine(f"logits are {ratio:.2f} times as large as on held-out data", 1 / away)
+        return Judgement(
+            "warning",
+            1 / away,
+            f"the teacher's logits are {ratio:.2g} times as large as on held-out data",
+            "Inputs are on another scale here than there, or one of the two signals was divided by a temperature.",
+            "Prepare both inputs as in the teacher's training, and store raw logits.",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.diagnosis.reading import Reading
-from fractionate.records import Evidence
+from fractionate.records import Evidence, Interval
 
 
 @probes.register("label-noise")
@@ -22,21 +24,30 @@ class LabelNoise:
 
     An example counts when the teacher's answer is not the label and it gives the answer at least the confidence it has, on
     average, in examples so labelled, as in confident learning (Northcutt et al., arXiv 1911.00068). A teacher has errors of its
-    own: what it contradicts on held-out data is subtracted where that is given, else what its own doubt announces (the mean of
-    1 - top probability). Warning above `rate` = 3 % with the interval clear of it, error above `many` = 15 %.
+    own: what it contradicts on held-out data is subtracted where that is given, else what its own doubt announces (the sum of
+    1 - top probability over equally confident examples). Warning where the excess is clear of `rate` = 1 %, error where it is clear
+    of `many` = 15 %.
     """
 
-    rate: float = 0.03
+    rate: float = 0.01
     many: float = 0.15
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
-        against = self._against(case.reading)
+        confident, against = self._against(case.reading)
         n, count = len(against), int(against.sum())
+        around = share_interval(count, n)
         if case.held_out_reading is not None:
-            expected = float(self._against(case.held_out_reading).double().mean())
+            other = self._against(case.held_out_reading)[1]
+            theirs = share_interval(int(other.sum()), len(other))
+            expected = float(other.double().mean())
         else:
-            expected = float((1 - case.reading.top).mean())
+            expected = float(torch.where(confident, 1 - case.reading.top, 0.0).mean())
+            theirs = Interval(expected, expected)
+        excess = count / n - expected
+        # Newcombe's interval of a difference, from the two Wilson intervals
+        low = excess - math.hypot(count / n - around.low, theirs.high - expected)
+        high = excess + math.hypot(around.high - count / n, expected - theirs.low)
         order = torch.argsort(torch.where(against, case.reading.top, -1.0), descending=True)[: min(count, 100)]
         pairs = [
             f"{case.id_of(i)}: {case.name_of(int(case.reading.labels[i]))} → {case.name_of(int(case.reading.predicted[i]))}"
@@ -44,8 +55,15 @@ class LabelNoise:
         ]
         return Measurement(
             (
-                Evidence("labels confidently contradicted", count / n, "share", share_interval(count, n), self.rate),
-                Evidence("of these expected from the teacher's own errors", expected, "share"),
+                Evidence(
+                    "labels contradicted beyond the teacher's own errors",
+                    excess,
+                    "share",
+                    Interval(low, high),
+                    self.rate,
+                ),
+                Evidence("labels confidently contradicted", count / n, "share", around),
+                Evidence("of these expected from the teacher's own errors", expected, "share", theirs),
                 Evidence("accuracy", case.reading.accuracy, "share"),
                 Evidence("chance", case.reading.chance, "share"),
             ),
@@ -54,25 +72,25 @@ class LabelNoise:
         )
 
     @staticmethod
-    def _against(reading: Reading) -> Bool[Tensor, "examples"]:
+    def _against(reading: Reading) -> tuple[Bool[Tensor, "examples"], Bool[Tensor, "examples"]]:
         total = torch.zeros(reading.classes, dtype=torch.float64).index_add_(0, reading.labels, reading.confidence)
         own = total / reading.counts.clamp_min(1)
-        return ~reading.correct & (reading.top >= own[reading.predicted]) & (reading.counts[reading.predicted] > 0)
+        confident = (reading.top >= own[reading.predicted]) & (reading.counts[reading.predicted] > 0)
+        return confident, confident & ~reading.correct
 
     def judge(self, measured: Measurement) -> Judgement:
-        expected = measured["of these expected from the teacher's own errors"]
-        excess = measured["labels confidently contradicted"] - expected
-        low = measured.low("labels confidently contradicted") - expected
+        excess = measured["labels contradicted beyond the teacher's own errors"]
+        low = measured.low("labels contradicted beyond the teacher's own errors")
         if low <= self.rate:
-            return fine(f"the teacher confidently contradicts {max(0.0, excess):.1%} of the labels beyond its own errors",
-                        1 - 5 * max(0.0, excess))  # fmt: skip
+            text = f"the teacher confidently contradicts {max(0.0, excess):.1%} of the labels beyond its own errors"
+            return fine(text, 1 - 5 * max(0.0, excess))
         useless = measured["accuracy"] <= 2 * measured["chance"]
-        text = f"{excess:.1%} of the labels look wrong beyond the teacher's own errors, first {measured.about}"
         return Judgement(
             "error" if low > self.many and not useless else "warning",
             1 - 2 * excess,
-            text,
-            "Labels are noisy, or the teacher is (it cannot tell which; look at the listed examples).",
+            f"{excess:.1%} of the labels look wrong beyond the teacher's own errors, first {measured.about}",
+            "Labels are noisy, or rows of a cached signal belong to other examples (the teacher cannot tell which; look at those "
+            "listed).",
             "Correct or drop the listed examples; until then give the teacher more weight than the labels.",
             patch=(("objective.teacher_weight", 1.0),),
         )
@@ -278,3 +296,51 @@ class UnusableNumbers:
             )  # fmt: skip
         masked = measured["masked entries"]
         return fine(f"numbers are usable ({masked:.1%} masked)" if masked else "numbers are usable")
+
+
+@probes.register("duplicate-examples")
+@dataclass(frozen=True)
+class DuplicateExamples:
+    """Do ids or inputs come more than once, perhaps under different labels?
+
+    Warning where an id repeats, where inputs repeat under different labels, or where more than `share` = 5 % of the inputs are
+    copies: repeated rows count several times in every statistic, and leak from the transfer set into test data.
+    """
+
+    share: float = 0.05
+    needs: ClassVar[tuple[Need, ...]] = ("data",)
+
+    def __call__(self, case: Case) -> Measurement:
+        assert case.data is not None
+        n = len(case.data)
+        repeated_ids = n - len(set(case.data.ids))
+        rows = case.data.inputs.reshape(n, -1).cpu().contiguous()
+        seen: dict[bytes, int] = {}
+        copies, torn = 0, []
+        for i in range(n):
+            key = hashlib.blake2b(rows[i].numpy().tobytes(), digest_size=16).digest()
+            first = seen.setdefault(key, i)
+            if first != i:
+                copies += 1
+                if int(case.reading.labels[i]) != int(case.reading.labels[first]):
+                    torn.append(i)
+        return Measurement(
+            (
+                Evidence("repeated ids", float(repeated_ids), "ids", None, 0.0),
+                Evidence("inputs that are copies", copies / n, "share", None, self.share),
+                Evidence("copies under another label", float(len(torn)), "examples", None, 0.0),
+            ),
+            examples=tuple(case.id_of(i) for i in torn[:100]),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        ids, copies = int(measured["repeated ids"]), measured["inputs that are copies"]
+        torn = int(measured["copies under another label"])
+        if not ids and not torn and copies <= self.share:
+            return fine("ids and inputs are distinct", 1 - copies)
+        faults = [f"{ids} ids repeat"] * bool(ids) + [f"{torn} copies carry another label"] * bool(torn)
+        return Judgement(
+            "warning", 0.5, ", ".join(faults) or f"{copies:.1%} of the inputs are copies of others",
+            "Files were joined twice, or examples were oversampled before the signal was collected.",
+            "Drop the copies; where they are wanted, weigh examples in place of repeating them.",
+        )  # fmt: skip

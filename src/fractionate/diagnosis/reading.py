@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.records import Scores
+from fractionate.scores import expected_calibration_error
 from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
 
 
@@ -19,6 +20,7 @@ class Reading:
 
     - `confidence` p[y] and `rest` 1 - p[y] (summed, so that it does not cancel), `predicted` the largest class, `top` its share
     - `evenness`: entropy of the off-label shape over that of a flat one, 1 = no relations; NaN where nothing is beside the label
+    - `extent`: how far the largest logit lies above the mean of all
     - `lead`: how far the label's logit lies above the mean of the others; `spread`: standard deviation of the others
     - `masked`: how many classes are -inf; `label_masked`: whether the label is
     - `prior`: the mean prediction over the data; `column_spread`: standard deviation of each class's logit over the data
@@ -31,6 +33,7 @@ class Reading:
     confidence: Float[Tensor, "examples"]
     rest: Float[Tensor, "examples"]
     evenness: Float[Tensor, "examples"]
+    extent: Float[Tensor, "examples"]
     lead: Float[Tensor, "examples"]
     spread: Float[Tensor, "examples"]
     masked: Int[Tensor, "examples"]
@@ -68,12 +71,10 @@ class Reading:
 
     @property
     def scores(self) -> Scores:
-        """Accuracy, NLL in nats, ECE in 15 equal bins of the top probability (Guo et al., arXiv 1706.04599)."""
+        """Accuracy, NLL in nats, ECE."""
         # p[y] may underflow to 0 for a certain and wrong teacher: the smallest double keeps the NLL finite
         nll = -self.confidence.clamp_min(5e-324).log().mean()
-        bins = (self.top * 15).long().clamp(0, 14)
-        gap = torch.zeros(15, dtype=torch.float64).index_add_(0, bins, self.correct.double() - self.top)
-        return Scores(len(self.labels), self.accuracy, float(nll), float(gap.abs().sum() / len(self.labels)))
+        return Scores(len(self.labels), self.accuracy, float(nll), expected_calibration_error(self.top, self.correct))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,7 +89,7 @@ def read(signal: TeacherSignal) -> Reading:
         for start in range(0, examples, step)
     ]
     columns: dict[str, Tensor] = {}
-    for name in ("predicted", "top", "confidence", "rest", "evenness", "lead", "spread", "masked", "label_masked",
+    for name in ("predicted", "top", "confidence", "rest", "evenness", "extent", "lead", "spread", "masked", "label_masked",
                  "row_sum", "least"):  # fmt: skip
         columns[name] = torch.cat([r[name] for r in rows]).cpu()
     prior = torch.stack([r["prior"] for r in rows]).sum(0) / examples
@@ -124,10 +125,11 @@ def _rows(logits: Float[Tensor, "chunk classes"], labels: Int[Tensor, "chunk"]) 
     label_logit = logits.gather(1, own).squeeze(1)
     raw = torch.where(finite, logits, 0.0)
     shift = raw[0]
+    extent = logits.max(dim=1).values - raw.sum(dim=1) / finite.sum(dim=1)
     moved = torch.where(finite, logits - shift, 0.0)
     return {
         "predicted": predicted, "top": top, "confidence": p.gather(1, own).squeeze(1), "rest": rest, "evenness": evenness,
-        "lead": label_logit - mean, "spread": spread, "masked": (~finite).sum(dim=1),
+        "extent": extent, "lead": label_logit - mean, "spread": spread, "masked": (~finite).sum(dim=1),
         "label_masked": torch.isneginf(label_logit), "prior": p.sum(dim=0), "row_sum": raw.sum(dim=1),
         "least": raw.min(dim=1).values, "seen": finite.sum(dim=0), "shift": shift, "first": moved.sum(dim=0),
         "second": moved.square().sum(dim=0),

@@ -72,17 +72,23 @@ class OverConfidentTeacher:
     """Does the teacher's doubt differ from example to example enough to rescale gradients?
 
     At temperature 1 the rescaling factor is 1 - w (1 - p[y]) / (1 - q[y]): where 1 - p[y] is 0 everywhere, distillation is
-    plain cross-entropy. Measured on the transfer set, where the student meets the teacher. Warning below `deviation` of
-    p[y] = 0.01 (the factor moves by about one percent), error below `gone` = 0.002 (nothing is left beside the label).
+    plain cross-entropy. Measured on the transfer set, where the student meets the teacher, on the examples whose label it agrees
+    with (wrong labels and its own mistakes are other findings). Warning below a `deviation` of p[y] of 0.01 (the factor moves by
+    about one percent), error below `gone` = 0.002 (nothing is left beside the label); in both cases only with a mean doubt below
+    `doubt` = 0.05, since a teacher that doubts everything alike is not over-confident.
     """
 
     deviation: float = 0.01
     gone: float = 0.002
+    doubt: float = 0.05
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
-        rest = case.reading.rest
+        agreed = case.reading.correct
+        rest = case.reading.rest[agreed]
         n = len(rest)
+        if n < 10:
+            return Measurement((), enough=False)
         deviation = float(rest.std(correction=0))
         # the deviation's own error, from the fourth moment
         error = float(((rest - rest.mean()) ** 2).std(correction=0)) / (2 * max(deviation, 1e-300) * n**0.5)
@@ -96,12 +102,12 @@ class OverConfidentTeacher:
         )
 
     def judge(self, measured: Measurement) -> Judgement:
+        if not measured.enough:
+            return fine("not applicable: the teacher agrees with too few labels")
         deviation, doubt = measured["deviation of confidence"], measured["mean doubt 1 - p[y]"]
         score = deviation / (4 * self.deviation)
-        if deviation >= self.deviation:
-            return fine(
-                f"the teacher's confidence differs between examples (deviation {deviation:.3f})", 0.5 + score / 2
-            )
+        if deviation >= self.deviation or doubt >= self.doubt:
+            return fine(f"the teacher doubts {doubt:.1%} on average, deviation {deviation:.3f}", 0.5 + score / 2)
         memorised = measured["accuracy on the transfer set"] > 0.995
         cause = (
             "It is right on all of the transfer set and certain everywhere: most likely it was trained on these very examples."

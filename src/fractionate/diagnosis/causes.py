@@ -1,0 +1,44 @@
+"""Root causes: one fault shows in many numbers; what follows from a found cause is told as such, not as a fault of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fractionate.records import Finding
+
+# cause → what it brings about. A cause takes effect where it is an error (its own numbers are clear), in this order.
+BRINGS_ABOUT: dict[str, tuple[str, ...]] = {
+    "unusable-numbers": (
+        "permuted-classes", "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes",
+        "class-balance", "smoothed-teacher", "over-confident-teacher", "memorising-teacher", "temperature", "loss-scale",
+    ),
+    "permuted-classes": (
+        "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance",
+        "memorising-teacher", "temperature", "loss-scale", "over-confident-teacher",
+    ),
+    "misaligned-cache": (
+        "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "memorising-teacher",
+        "temperature", "loss-scale", "over-confident-teacher",
+    ),
+    "input-mismatch": ("label-noise", "weak-teacher", "duplicate-classes", "class-balance", "temperature", "loss-scale"),
+    "vocabulary-mismatch": ("class-balance",),
+    "weak-teacher": ("input-mismatch", "duplicate-classes", "temperature", "smoothed-teacher"),
+    "label-noise": ("input-mismatch", "loss-scale"),
+}  # fmt: skip
+ALSO_AS_WARNING = ("label-noise", "vocabulary-mismatch")
+
+
+def trace_back(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The same findings, those that follow from a found cause turned into information that says so."""
+    found = {f.name: f for f in findings}
+    for cause, effects in BRINGS_ABOUT.items():
+        if cause not in found:
+            continue
+        severity = found[cause].severity
+        if severity != "error" and not (severity == "warning" and cause in ALSO_AS_WARNING):
+            continue
+        for effect in effects:
+            symptom = found.get(effect)
+            if symptom is not None and symptom.severity in ("error", "warning"):
+                found[effect] = replace(symptom, severity="info", summary=f"{symptom.summary} (follows from {cause})")
+    return tuple(found.values())
