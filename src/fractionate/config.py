@@ -16,6 +16,7 @@ from fractionate.errors import ConfigError
 from fractionate.registry import nearest
 
 MOST_NODES = 10_000  # a run file is a page; more is an accident or an attack (alias bombs)
+MOST_DEEP = 20
 MOST_BYTES = 1 << 20
 
 
@@ -275,11 +276,13 @@ def _parse_text(text: str, source: str) -> tuple[Any, dict[Place, tuple[int, int
     """YAML 1.2 to plain values and the place of every key; tags, aliases and duplicate keys are refused."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.events import AliasEvent, NodeEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
     yaml = YAML(typ="rt", pure=True)
+    depth = 0
     try:
         for count, event in enumerate(yaml.parse(io.StringIO(text))):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             mark = getattr(event, "start_mark", None)
             where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
             if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and getattr(event, "anchor", None)):
@@ -287,8 +290,11 @@ def _parse_text(text: str, source: str) -> tuple[Any, dict[Place, tuple[int, int
             tag = getattr(event, "tag", None)
             if (tag and not str(tag).startswith("tag:yaml.org,2002:")) or "python" in str(tag):
                 raise ConfigError(f"{where} tags such as {tag} are not used in run files", fix="write the plain value")
-            if count > MOST_NODES:
-                raise ConfigError(f"{source} is too long for a run file", expected=f"at most {MOST_NODES} values")
+            if count > MOST_NODES or depth > MOST_DEEP:
+                raise ConfigError(
+                    f"{source} is too long or too deep for a run file",
+                    expected=f"at most {MOST_NODES} values, {MOST_DEEP} deep",
+                )
         loaded = yaml.load(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark
