@@ -48,7 +48,7 @@ def test_help_loads_no_torch():
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["collect", "diagnose", "dissect", "distill", "report", "demo"])
+@pytest.mark.parametrize("verb", ["collect", "diagnose", "dissect", "distill", "report", "demo", "conformance"])
 def test_every_verb_teaches_by_example(verb, capsys):
     assert run(verb, "--help") == 0
     assert f"Example: fractionate {verb}" in capsys.readouterr().out
@@ -124,3 +124,24 @@ def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_diagnose_reads_files_of_other_frameworks(capsys, tmp_path):
+    import numpy as np
+
+    rows = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    labels = rows.argmax(1)
+    np.save(tmp_path / "logits.npy", 4 * rows)
+    np.save(tmp_path / "labels.npy", labels)
+    assert run("diagnose", str(tmp_path / "logits.npy"), "--labels", str(tmp_path / "labels.npy"), "--json") == 0
+    assert Diagnosis.from_json(capsys.readouterr().out).spectrum.examples == 400
+    assert run("diagnose", str(tmp_path / "logits.npy")) != 0
+    assert "labels" in capsys.readouterr().err
+    assert run("diagnose", str(tmp_path / "nowhere.npy")) == 2
+
+
+def test_conformance_of_a_divergence(capsys):
+    assert run("conformance", "forward-kl") == 0
+    assert "forward-kl" in capsys.readouterr().out
+    assert run("conformance", "forwrad-kl") == 2
+    assert "did you mean 'forward-kl'" in capsys.readouterr().err

@@ -76,15 +76,35 @@ def collect(arguments: Arguments = None, trust: Trust = None) -> None:
 
 
 @app.command()
-def diagnose(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+def diagnose(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN.yaml | OUTPUTS] [key=value]...",
+            help="a run file with settings, a signal store, or a .npy, .npz, .safetensors or .parquet file of teacher outputs",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="the labels of a file of outputs, where they lie apart", show_default=False)
+    ] = None,
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what the teacher knows and which recipe to use.
 
     Names what will go wrong, with evidence and fix. One pass over the stored signal, no training.
 
     Example: fractionate diagnose run.yaml
+    Example: fractionate diagnose logits.npy --labels labels.npy
     """
-    chain = open_chain(arguments, trust)
-    give(chain.diagnosis, as_json)
+    first = Path(arguments[0]) if arguments else Path()
+    if arguments and "=" not in arguments[0] and first.suffix not in (".yaml", ".yml"):
+        from fractionate.diagnosis import diagnose as diagnose_signal
+
+        give(diagnose_signal(first, name=first.name, labels=labels), as_json)
+    else:
+        give(open_chain(arguments, trust).diagnosis, as_json)
 
 
 @app.command()
@@ -141,6 +161,23 @@ def demo(out: Annotated[Path, typer.Option(help="the folder to write to")] = Pat
     page = run_demo(out, say=tell)
     tell("the report:")
     print(page.resolve())
+
+
+@app.command()
+def conformance(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIVERGENCE]...", help="which; none: all", show_default=False)
+    ] = None,
+) -> None:
+    """Check what a loss computes and what it promises.
+
+    Finite differences, factor T², zero at equality, padding, splitting, precision. For your own loss: fractionate.conformance.
+
+    Example: fractionate conformance forward-kl "jsd(0.5)"
+    """
+    from fractionate.conformance import main as check
+
+    raise typer.Exit(check(names or ()))
 
 
 config_app = typer.Typer(help="Write, check and explain run files.", no_args_is_help=True, rich_markup_mode=None)

@@ -385,7 +385,8 @@ class Study(Record):
     wall_seconds: float = 0.0
 
     def __str__(self) -> str:
-        head = f"{self.name}: {len(self.arms)} arms × {len(self.seeds)} seeds, {self.metric} against {self.baseline} (95 %, p after Holm)"
+        size = f"{len(self.arms)} arms × {len(self.seeds)} seeds"
+        head = f"{self.name}: {size}, {self.metric} against {self.baseline} (95 % intervals, p after Holm)"
         rows = []
         for e in self.effects:
             if e.metric == self.metric:
