@@ -61,10 +61,11 @@ class Hierarchy:
     def bases(self) -> Float[Tensor, "classes features"]:
         """The class bases."""
         generator = torch.Generator().manual_seed(draw_seed("hierarchy", self.seed))
-        above = torch.randn(self.superclasses, self.features, generator=generator)
+        above: Tensor = torch.randn(self.superclasses, self.features, generator=generator)
         above = torch.nn.functional.normalize(above, dim=1).repeat_interleave(self.classes_each, dim=0)
         noise = torch.randn(self.classes, self.features, generator=generator) / self.features**0.5
-        return above + self.class_radius * noise
+        bases: Tensor = above + self.class_radius * noise
+        return bases
 
     def _latent(self, examples: int, seed: int) -> tuple[Float[Tensor, "examples features"], Int[Tensor, "examples"]]:
         generator = torch.Generator().manual_seed(draw_seed("examples", self.seed, seed))
