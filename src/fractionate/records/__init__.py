@@ -1,0 +1,39 @@
+"""What the verbs hand over: frozen records, JSON both ways, units in the field names. No torch here."""
+
+from __future__ import annotations
+
+from fractionate.record import Record
+from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Recipe, Severity, Spectrum
+from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
+from fractionate.records.studies import Effect, Share, ShareLevel, Study, Verdict
+from fractionate.records.training import Contract, Point, Preflight, Run, Training
+
+__all__ = [
+    "LEVEL_NAMES",
+    "RECORDS",
+    "Contract",
+    "Diagnosis",
+    "Effect",
+    "Evidence",
+    "Finding",
+    "Histogram",
+    "Interval",
+    "Level",
+    "Matrix",
+    "Point",
+    "Preflight",
+    "Recipe",
+    "Record",
+    "Run",
+    "Scores",
+    "Severity",
+    "Share",
+    "ShareLevel",
+    "Spectrum",
+    "Study",
+    "Training",
+    "Verdict",
+    "bar",
+]
+
+RECORDS: tuple[type[Record], ...] = tuple(Record.__subclasses__())

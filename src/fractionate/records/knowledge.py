@@ -1,0 +1,153 @@
+"""What a teacher knows, what is wrong with it and which recipe to use: the records of a diagnosis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fractionate.record import Record
+from fractionate.records.measures import Histogram, Interval, Level, Matrix, Scores, bar
+
+Severity = Literal["error", "warning", "info", "ok", "skipped"]
+
+
+@dataclass(frozen=True)
+class Spectrum(Record):
+    """What the teacher knows beyond a uniform guess at a temperature, in nats an example, level by level."""
+
+    temperature: float
+    examples: int
+    classes: int
+    universe_nats: float
+    domain_confidence_nats: float
+    domain_shape_nats: float
+    instance_confidence_nats: float
+    instance_shape_nats: float
+
+    @property
+    def total_nats(self) -> float:
+        """log K minus the teacher's mean entropy: the sum of the five terms."""
+        return sum(self.nats.values())
+
+    @property
+    def nats(self) -> dict[Level, float]:
+        """The five terms by the name of their level."""
+        return {
+            "universe": self.universe_nats,
+            "domain.confidence": self.domain_confidence_nats,
+            "domain.shape": self.domain_shape_nats,
+            "instance.confidence": self.instance_confidence_nats,
+            "instance.shape": self.instance_shape_nats,
+        }
+
+    def __str__(self) -> str:
+        total = self.total_nats
+        data = f"{self.examples:,} examples, {self.classes:,} classes"
+        head = f"{total:.3f} nats an example at temperature {self.temperature:g} ({data})"
+        rows = [
+            f"  {name:<20} {value:8.4f}  {value / total if total else 0:4.0%}  {bar(value / total if total else 0)}"
+            for name, value in self.nats.items()
+        ]
+        return "\n".join([head, *rows])
+
+
+@dataclass(frozen=True)
+class Evidence(Record):
+    """One measured number behind a finding."""
+
+    name: str
+    value: float
+    unit: str
+    interval: Interval | None = None
+    threshold: float | None = None
+
+    def __str__(self) -> str:
+        interval = f" {self.interval}" if self.interval else ""
+        threshold = f" (threshold {self.threshold:.3g})" if self.threshold is not None else ""
+        return f"{self.name} {self.value:.3g} {self.unit}{interval}{threshold}".strip()
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """A judgement on a teacher, its evidence, its cause and its fix.
+
+    `score` runs from 0 (bad) to 1 (good). `command` is a command line, `patch` settings of a run file; either may be empty.
+    """
+
+    name: str
+    severity: Severity
+    score: float
+    summary: str
+    cause: str
+    fix: str
+    evidence: tuple[Evidence, ...] = ()
+    command: str = ""
+    patch: dict[str, str | float | int | bool] = field(default_factory=dict)
+    anchor: str = ""
+    examples: tuple[str, ...] = ()  # ids of the examples it is about, worst first
+
+    def __str__(self) -> str:
+        lines = [f"{self.severity.upper():<8} {self.name}: {self.summary}"]
+        lines += [f"         {item}" for item in self.evidence]
+        lines += [f"         fix: {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Recipe(Record):
+    """The settings to distil with, and why. `distil = False` advises to train without the teacher."""
+
+    distil: bool
+    cell: str
+    temperature: float
+    teacher_weight: float
+    divergence: str
+    scale_by_temperature_squared: bool
+    reason: str
+    stored_entries: int | None = None  # how many of the teacher's classes are worth caching; None: all
+
+    @property
+    def patch(self) -> dict[str, str | float | bool]:
+        """The recipe as settings of a run file."""
+        return {
+            "objective.cell": self.cell,
+            "objective.temperature": self.temperature,
+            "objective.teacher_weight": self.teacher_weight,
+            "objective.divergence": self.divergence,
+            "objective.scale_by_temperature_squared": self.scale_by_temperature_squared,
+        }
+
+    def __str__(self) -> str:
+        if not self.distil:
+            return f"do not distil: {self.reason}"
+        squared = "with" if self.scale_by_temperature_squared else "without"
+        return (
+            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}, "
+            f"{self.divergence} {squared} T²: {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
+class Diagnosis(Record):
+    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training."""
+
+    name: str
+    spectrum: Spectrum
+    findings: tuple[Finding, ...]
+    recipe: Recipe
+    spectrum_over_temperature: tuple[Spectrum, ...] = ()
+    class_names: tuple[str, ...] = ()
+    class_relation: Matrix = ()  # off-label class means of the teacher at the recipe's temperature
+    confidence: Histogram | None = None
+    rescaling: Histogram | None = None
+    teacher: Scores | None = None
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The errors and warnings, worst first."""
+        found = [f for f in self.findings if f.severity in ("error", "warning")]
+        return tuple(sorted(found, key=lambda f: (f.severity != "error", f.score)))
+
+    def __str__(self) -> str:
+        shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
+        return f"{self.name}: {self.spectrum}\n\n{shown}\n\nrecipe: {self.recipe}"

@@ -1,0 +1,78 @@
+"""Which part of a teacher pays: effects over seeds and the shares of the levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fractionate.record import Record
+from fractionate.records.measures import Interval, Level
+from fractionate.records.training import Run
+
+ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
+Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Effect(Record):
+    """A paired difference of two arms over seeds: `arm` minus `against`, in the metric's unit."""
+
+    arm: str
+    against: str
+    metric: str
+    gain: float
+    interval: Interval
+    p_value: float
+    p_holm: float
+    seeds: int
+    verdict: Verdict
+    placebo: bool = False
+    seeds_to_settle: int | None = None  # how many seeds in all would settle a "cannot tell"
+
+    def __str__(self) -> str:
+        return f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Share(Record):
+    """One level's part of the total gain, in the metric's unit; the parts of one method add up to the whole."""
+
+    level: ShareLevel
+    method: Literal["ladder", "Shapley"]
+    gain: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Study(Record):
+    """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels."""
+
+    name: str
+    metric: str
+    baseline: str
+    margin: float
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    effects: tuple[Effect, ...]
+    shares: tuple[Share, ...] = ()
+    notes: tuple[str, ...] = ()
+    data: dict[str, str | int | float] = field(default_factory=dict)
+    settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        size = f"{len(self.arms)} arms × {len(self.seeds)} seeds"
+        head = f"{self.name}: {size}, {self.metric} against {self.baseline} (95 % intervals, p after Holm)"
+        rows = []
+        for e in self.effects:
+            if e.metric == self.metric:
+                arm = ("~ " if e.placebo else "") + e.arm + ("" if e.against == self.baseline else f" − {e.against}")
+                rows.append(
+                    f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict:<11}"
+                )
+                rows[-1] += f"  p {e.p_holm:.2g}"
+        rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
+            e.placebo for e in self.effects
+        )
+        return "\n".join([head, *rows])

@@ -1,0 +1,139 @@
+"""What a training computes, how it is set, what a few steps foretell and what came out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fractionate.record import Record
+from fractionate.records.knowledge import Spectrum
+from fractionate.records.measures import Histogram, Matrix, Scores
+
+
+@dataclass(frozen=True)
+class Contract(Record):
+    """What exactly an objective computes: printed before a run, stored in its record."""
+
+    formula: str
+    cell: str
+    confidence: str
+    shape: str
+    level: str
+    temperature: float
+    teacher_weight: float
+    divergence: str
+    scale_by_temperature_squared: bool
+    reduction: str = "none: one number an example; the engine takes the weighted mean over valid examples"
+
+    def __str__(self) -> str:
+        squared = "times T²" if self.scale_by_temperature_squared else "not scaled by T²"
+        return "\n".join(
+            [
+                f"loss = {self.formula}",
+                f"  target      {self.cell}: confidence {self.confidence}, shape {self.shape} ({self.level} level)",
+                f"  temperature {self.temperature:g} for teacher and student, soft term {squared}",
+                f"  weights     label {1 - self.teacher_weight:g}, teacher {self.teacher_weight:g}",
+                f"  divergence  {self.divergence}",
+                f"  reduction   {self.reduction}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Preflight(Record):
+    """What a few steps with the student at hand tell about the long run: losses, gradients, forecast of time and memory.
+
+    `gradient_ratio` is the teacher's part over the label's at step 0; None where the objective has one part only.
+    """
+
+    first_loss_nats: float
+    first_loss_of_uniform: float  # over log K: 1 is a uniform guess
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+    losses: tuple[float, ...]
+    parameters: int
+    step_seconds: float
+    steps: int
+    wall_seconds: float
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        ratio = (
+            ""
+            if self.gradient_ratio is None
+            else (
+                f"gradients: teacher's part {self.gradient_ratio:.2g} × the label's, cosine {self.gradient_cosine:.2f}\n"
+            )
+        )
+        return (
+            f"first loss {self.first_loss_nats:.3f} nats ({self.first_loss_of_uniform:.2f} × a uniform guess)\n{ratio}"
+            f"forecast: {self.steps:,} steps of {1e3 * self.step_seconds:.3g} ms, {self.wall_seconds:,.1f} s in all, "
+            f"{self.memory_bytes / 2**20:,.1f} MiB"
+        )
+
+
+@dataclass(frozen=True)
+class Training(Record):
+    """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`."""
+
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum 0.9, Nesterov
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = 0.0
+    micro_batch_size: int | None = None  # at most so many examples at once on a device; the step stays batch_size
+    clip_norm: float | None = None  # the gradient's norm is cut to this
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the student's forward and backward pass
+    average_decay: float | None = None  # the student is the running average of the weights, with this decay a step
+    evaluate_every: int | None = None  # steps between looks at the validation data; None: an epoch where one is needed
+    patience: int | None = None  # stop after so many looks without a better one
+    keep: Literal["last", "best"] = "last"  # which weights become the student; best by validation accuracy, then NLL
+
+    def steps_for(self, examples: int) -> int:
+        """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 30) * -(-examples // self.batch_size)))
+
+
+@dataclass(frozen=True)
+class Point(Record):
+    """One measurement along a training."""
+
+    step: int
+    loss: float
+    validation: Scores | None = None
+    rescaling_mean: float | None = None
+    rescaling_deviation: float | None = None
+    rescaling_correlation: float | None = None  # with the teacher's confidence, over examples
+
+
+@dataclass(frozen=True)
+class Run(Record):
+    """One training: what was asked, what came out, what it cost."""
+
+    arm: str
+    seed: int
+    status: Literal["completed", "diverged", "stopped"]
+    contract: Contract | None  # None: trained on the labels alone
+    steps: int
+    wall_seconds: float
+    parameters: int
+    validation: Scores | None = None
+    test: Scores | None = None
+    history: tuple[Point, ...] = ()
+    student_relation: Matrix = ()
+    student_spectrum: Spectrum | None = None
+    rescaling: Histogram | None = None
+    settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __str__(self) -> str:
+        scores = self.test or self.validation
+        return f"{self.arm} seed {self.seed}: {self.status} after {self.steps} steps in {self.wall_seconds:.1f} s" + (
+            f", {scores}" if scores else ""
+        )
