@@ -221,7 +221,7 @@ def decisions() -> list[tuple[str, str]]:
 
 def decision_rows() -> str:
     """The table of docs/decisions/README.md."""
-    return "".join(f"| [{name[:4]}]({name}) | {title[:1].upper()}{title[1:]} |\n" for name, title in decisions())
+    return "".join(f"| [{name[:4]}]({name}) | {title} |\n" for name, title in decisions())
 
 
 def write_decisions() -> None:

@@ -335,6 +335,13 @@ def test_cells_are_asked_for_by_name_by_rules_or_as_they_are(spelled: str, same:
     assert as_cell(as_cell(spelled)) is not None
 
 
+@pytest.mark.parametrize(
+    "name", ["ls(0.123456789123)", "kd-sim(0.1234567, 1e-05)", "kd-pt+sim(2, 0.30000001)", "kd-topk(123)"]
+)
+def test_a_name_keeps_every_digit_of_its_arguments(name: str) -> None:
+    assert as_cell(as_cell(name).name) == as_cell(name)
+
+
 def test_a_rule_may_be_an_object_of_ones_own(signal: TeacherSignal) -> None:
     class Half:
         level: Level = "universe"

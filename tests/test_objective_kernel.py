@@ -202,6 +202,21 @@ def test_layouts_do_not_matter() -> None:
     torch.testing.assert_close(Objective()(expanded.T.contiguous().T, turned), Objective()(student, signal))
 
 
+@pytest.mark.parametrize("teacher", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("student", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_student_and_teacher_may_differ_in_precision(teacher: torch.dtype, student: torch.dtype) -> None:
+    drawn = Draw(3, 6, 5, torch.float64, 2.0, 1.0, one_class=False, masked=False, related=True)
+    signal, logits = drawn.signal(), drawn.student().to(student).requires_grad_()
+    low = TeacherSignal(signal.logits.to(teacher), signal.labels, signal.class_relation)
+    same = TeacherSignal(low.logits.double(), low.labels, low.class_relation)
+    for name in ("hard", "ls", "kd-sim", "kd-pt", "kd", "kd-shuffled"):
+        loss = Objective(name, 2.0, 0.5)(logits, low)
+        assert loss.dtype == (torch.float64 if student == torch.float64 else torch.float32)
+        expected = Objective(name, 2.0, 0.5)(logits.detach().double(), same)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+        assert gradient(loss, logits).dtype == student
+
+
 def test_the_interface_as_written() -> None:
     """Outside checks rely on these names, their order and their defaults."""
     parameters = inspect.signature(Objective).parameters

@@ -40,6 +40,17 @@ def test_a_name_builds_its_part() -> None:
     assert "red, green" in repr(registry)
 
 
+def test_a_registry_is_a_mapping() -> None:
+    registry = colours()
+    assert list(registry.keys()) == ["red", "green"]
+    assert list(registry.values()) == ["red 1", "green"]
+    assert dict(registry.items()) == {"red": "red 1", "green": "green"}
+    assert registry.get("green") == "green"
+    assert registry.get("blue") is None
+    assert registry != colours()
+    assert registry in {registry}
+
+
 def test_a_name_is_taken_once() -> None:
     registry = colours()
     with pytest.raises(ConfigError, match="registered already") as error:

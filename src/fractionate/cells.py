@@ -80,6 +80,11 @@ def _written(rule: object) -> str:
     return rule if isinstance(rule, str) else repr(rule)
 
 
+def _named(name: str, power: float, sharpness: float) -> str:
+    """A name that builds the cell again, to the last digit."""
+    return name if (power, sharpness) == (0.5, 0.3) else f"{name}({float(power)!r}, {float(sharpness)!r})"
+
+
 CELLS: Registry[Cell] = Registry("cell", "fractionate.cells")
 
 
@@ -94,7 +99,7 @@ def ls(epsilon: float | None = None) -> Cell:
     """Label smoothing: as strong as the teacher is unsure on average, or of a fixed epsilon."""
     if epsilon is None:
         return Cell("mean", "uniform", "ls")
-    return Cell(confidence_rules.Smoothed(epsilon), "uniform", f"ls({epsilon:g})")
+    return Cell(confidence_rules.Smoothed(epsilon), "uniform", f"ls({float(epsilon)!r})")
 
 
 @CELLS.register("class-mean")
@@ -109,7 +114,7 @@ def kd_sim(power: float = 0.5, sharpness: float = 0.3) -> Cell:
     return Cell(
         confidence_rules.Relation(power, sharpness),
         shape_rules.Relation(power, sharpness),
-        "kd-sim" if (power, sharpness) == (0.5, 0.3) else f"kd-sim({power:g}, {sharpness:g})",
+        _named("kd-sim", power, sharpness),
     )
 
 
@@ -125,7 +130,7 @@ def kd_pt_sim(power: float = 0.5, sharpness: float = 0.3) -> Cell:
     return Cell(
         "instance",
         shape_rules.Relation(power, sharpness),
-        "kd-pt+sim" if (power, sharpness) == (0.5, 0.3) else f"kd-pt+sim({power:g}, {sharpness:g})",
+        _named("kd-pt+sim", power, sharpness),
     )
 
 

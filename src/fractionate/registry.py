@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from fractionate.errors import ConfigError, UnknownNameError
 
@@ -48,8 +48,8 @@ def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
     return name.strip(), arguments, keywords
 
 
-class Registry(Generic[Part]):
-    """Named factories of one kind of part. `registry["name(arguments)"]` builds the part.
+class Registry(Mapping[str, Part]):
+    """Named factories of one kind of part, a mapping: `registry["name(arguments)"]` builds the part.
 
     Raises `UnknownNameError` for a name nobody registered (suggesting the nearest) and `ConfigError` for a name that
     is registered twice or for arguments the part does not take.
@@ -109,6 +109,9 @@ class Registry(Generic[Part]):
     def __len__(self) -> int:
         self._load_plugins()
         return len(self._factories)
+
+    __eq__ = object.__eq__  # a registry is itself, whatever it holds
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<{self.kind} registry: {', '.join(self._factories)}>"

@@ -1,0 +1,156 @@
+"""Seeds bugs one after another into a copy of the package and runs the kernel's tests on each. Fails if one survives.
+
+    python bench/seeded_bugs.py            # about two minutes; writes bench/results/seeded_bugs.md
+    python bench/seeded_bugs.py --only T²  # the bugs whose name holds this text; writes nothing
+
+Run it monthly, and after changes to the kernel: a seed whose place in the source is gone is reported as stale, which is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "seeded_bugs.md"
+TESTS = (
+    "test_cells", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel", "test_signal", "test_bad_input_kernel",
+    "test_registry", "test_records", "test_examples",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A change of some text in one file under src/fractionate, each text there exactly once."""
+
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+
+
+BUGS = (
+    Bug("softmax over the examples", "teacher.py", (
+        ("return torch.softmax(self.tempered_logits, dim=-1)", "return torch.softmax(self.tempered_logits, dim=0)"),)),
+    Bug("T in place of T²", "objective.py", (("self.temperature**2 if self.scaled", "self.temperature if self.scaled"),)),
+    Bug("hard term tempered too", "objective.py", (
+        ("log_q = torch.log_softmax(logits, dim=-1)", "log_q = torch.log_softmax(logits / self.temperature, dim=-1)"),)),
+    Bug("student not tempered in the cross-entropy", "divergences_likelihood.py", (
+        ('"""d/dz = (q - target) / T."""\n        centred = centred_rows(student_logits, target.temperature)\n'
+         "        q, log_sum = softmax_rows(centred)\n        loss = log_sum.squeeze(1)",
+         '"""d/dz = (q - target) / T."""\n        centred = centred_rows(student_logits, 1.0)\n'
+         "        q, log_sum = softmax_rows(centred)\n        loss = log_sum.squeeze(1)"),)),
+    Bug("direction of KL swapped", "divergences_likelihood.py", (
+        ('@divergences.register("forward-kl")', '@divergences.register("a-kl")'),
+        ('@divergences.register("reverse-kl")', '@divergences.register("forward-kl")'),
+        ('@divergences.register("a-kl")', '@divergences.register("reverse-kl")'),)),
+    Bug("weights of label and teacher exchanged", "objective.py", (
+        ("return self.teacher_weight * (self.temp", "return (1 - self.teacher_weight) * (self.temp"),)),
+    Bug("statistics of the batch, not of the data", "teacher.py", (
+        ("return self.population.stats(self.temperature, self.logits.device)",
+         "return Population(self.logits, self.labels).stats(self.temperature)"),)),
+    Bug("a batch forgets its places in the data", "teacher.py", (
+        ("labels=self.labels[index], rows=self.rows[index])", "labels=self.labels[index], rows=self.rows[: len(index)])"),)),
+    Bug("class means divided by all examples", "teacher.py", (("sums.div_(counts[:, None])", "sums.div_(examples)"),)),
+    Bug("teacher's gradient not cut", "teacher.py", (("self.logits.detach())", "self.logits)"),)),
+    Bug("half precision computed in half precision", "teacher.py", (
+        ("return torch.float64 if dtype == torch.float64 else torch.float32", "return dtype"),)),
+    Bug("a label of K accepted among K classes", "teacher.py", (("(labels >= classes)", "(labels > classes)"),)),
+    Bug("label not excluded from the shape", "shape.py", (
+        ("kept = torch.where(others, mass, 0.0)", "kept = torch.where(~torch.isneginf(signal.logits), mass, 0.0)"),)),
+    Bug("shape by division by 1 - confidence", "shape.py", (
+        ("return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~signal.others, -torch.inf), dim=-1))",
+         "return signal.probabilities.scatter(1, signal.labels[:, None], 0.0) / (1 - signal.confidence[:, None])"),)),
+    Bug("masked classes get mass", "teacher.py", (
+        ("allowed = ~torch.isneginf(self.logits)", "allowed = torch.ones_like(self.logits, dtype=torch.bool)"),)),
+    Bug("top k counted without the label", "shape.py", (
+        ("top = signal.tempered_logits.topk(k, dim=1).indices", "top = shape.topk(k, dim=1).indices"),)),
+    Bug("permutation that renames nothing", "shape.py", (("renamed[order] = order.roll(1)", "renamed[order] = order"),)),
+    Bug("confidences not shuffled", "confidence.py", (
+        ("signal.stats.confidence[shuffle(signal.stats, self.seed)[_rows(signal)]]", "signal.confidence"),)),
+    Bug("shuffled over all classes, not within", "confidence.py", (
+        ("donors = order[torch.argsort(labels[order], stable=True)]", "donors = order"),)),
+    Bug("label smoothing of another convention", "confidence.py", (
+        ("1 - self.epsilon + self.epsilon / signal.classes", "1 - self.epsilon"),)),
+    Bug("negative cosines count as related", "confidence.py", (("relation.double().clamp_min(0)", "relation.double().abs()"),)),
+    Bug("class shares dropped from the spectrum", "spectrum/__init__.py", (
+        ("share = counts.double() / examples", "share = torch.ones_like(counts).double() / len(counts)"),)),
+    Bug("class shares in float32", "spectrum/__init__.py", (("counts.double() / examples", "counts / examples"),)),
+    Bug("flat shape over all classes in the spectrum", "spectrum/__init__.py", (
+        ("flat_information = -mean_rest * math.log(classes - 1)", "flat_information = -mean_rest * math.log(classes)"),)),
+    Bug("rescaling multiplied by T where it is divided", "objective.py", (
+        ("strength = objective.soft_scale / objective.temperature", "strength = objective.soft_scale * objective.temperature"),)),
+    Bug("rescaling with the untempered student", "objective.py", (
+        ("tempered = torch.softmax(logits / objective.temperature, dim=-1)", "tempered = torch.softmax(logits, dim=-1)"),)),
+    Bug("arguments in names evaluated", "registry.py", (
+        ("arguments = [ast.literal_eval(argument) for", "arguments = [eval(ast.unparse(argument)) for"),)),
+    Bug("records ignore unknown fields", "record.py", (('extra="forbid"', 'extra="ignore"'),)),
+    Bug("text in notebooks not escaped", "record.py", (("html_text.escape(str(self))", "str(self)"),)),
+    Bug("parts of data overlap", "sources/examples.py", (("start += size", "start += size // 2"),)),
+)  # fmt: skip
+
+
+def survives(copy: Path) -> tuple[str, str]:
+    """Run the kernel's tests on a copy: ("", "") where all pass, else the first that fails, and what it said."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "--no-header", "--tb=line"]
+    tests = [f"tests/{name}.py" for name in TESTS]
+    done = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True)
+    if done.returncode == 0:
+        return "", ""
+    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    return (found[1] if found else "import of the package"), done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def seed(bug: Bug, copy: Path) -> bool:
+    """Put the bug into the copy; False where its place is gone."""
+    path = copy / "src" / "fractionate" / bug.file
+    text = path.read_text(encoding="utf-8")
+    for old, new in bug.edits:
+        if text.count(old) != 1:
+            return False
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="the bugs whose name holds this text")
+    only = parser.parse_args().only
+    bugs = [bug for bug in BUGS if only in bug.name]
+    rows, failures = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        healthy = Path(folder) / "healthy"
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, healthy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", healthy)
+        failed, said = survives(healthy)
+        if failed:
+            print(f"the tests fail without any bug: {failed}\n{said}")
+            return 1
+        for bug in bugs:
+            sick = Path(folder) / "sick"
+            shutil.copytree(healthy, sick, ignore=shutil.ignore_patterns("__pycache__"))
+            started = time.perf_counter()
+            verdict = survives(sick)[0] or "**survives**" if seed(bug, sick) else "**stale: its place is gone**"
+            failures += verdict.startswith("**")
+            rows.append(f"| {bug.name} | `{bug.file}` | {verdict if verdict.startswith('**') else f'`{verdict}`'} |")
+            print(f"{time.perf_counter() - started:5.1f} s  {rows[-1]}", flush=True)
+            shutil.rmtree(sick)
+    summary = f"{len(bugs) - failures} of {len(bugs)} seeded bugs are found by the kernel's tests."
+    print(summary)
+    if not only:
+        table = "\n".join(["| bug | file | first test that fails |", "| --- | --- | --- |", *rows])
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(f"# Seeded bugs\n\n`python bench/seeded_bugs.py`\n\n{summary}\n\n{table}\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
