@@ -123,6 +123,12 @@ def test_verbs_stay_functions_whatever_is_imported_first() -> None:
         _ = fractionate.nothing_of_the_kind
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = (layout.ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
+    for page in sorted((layout.ROOT / "docs").glob("*.md")):
+        assert page.stem == "index" or page.stem in index, f"docs/index.md leaves out {page.name}"
+
+
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.name)
 def test_python_in_the_documents_is_python(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
