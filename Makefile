@@ -11,7 +11,7 @@ demo: $(STAMP)            ## the main job on real data, under 3 minutes; prints 
 	$(VENV)/bin/fractionate demo
 
 test: $(STAMP)            ## all tests
-	$(PY) -m pytest -q -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal tests
 
 check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

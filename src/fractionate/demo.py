@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from fractionate.chain import Chain
 from fractionate.config import DataSection, RunFile, StudySection, TeacherSection, TrainingSection
 from fractionate.page import report
@@ -37,6 +39,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
 
 def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -> Path:
     """Run the whole chain on both teachers and give the path of the page. Running it again goes on where it was."""
+    torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
     records = []
     students = []
     for run in demo_runs(out):
