@@ -40,6 +40,9 @@ from fractionate.tracking import Ledger, Tracker
 from fractionate.world import Parallel, World, join
 
 PLAIN = Training()
+DESCRIBED_ROWS = (
+    5  # how the objective rescales the gradient is measured in one row of so many: it costs about half a step
+)
 HeldOut = tuple[Feed, TeacherSignal | None] | None
 
 
@@ -225,6 +228,7 @@ class _Session:
             predicts_next=self.predicts_next,
             device=self.device,
             world=self.world,
+            trained=list(trained),
         )
         try:
             self._open()
@@ -284,7 +288,8 @@ class _Session:
             number = self.standing.step + 1
             row_due = number % self.log_every == 0 or number == self.steps
             asked = (float(self.notice.number), float(overdue))
-            taken = self.stepper.take(pieces, step=self.standing.step, describe=row_due, also=asked)
+            describe = row_due and (number // self.log_every % DESCRIBED_ROWS == 0 or number == self.steps)
+            taken = self.stepper.take(pieces, step=self.standing.step, describe=describe, also=asked)
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
@@ -313,7 +318,7 @@ class _Session:
                     # every process gets as many pieces, as each may have to wait for the others in each
                     most = -(-len(index) // self.world.size)
                     count = -(-most // (self.training.micro_batch_size or most))
-                    mine = index[self.world.rank :: self.world.size]
+                    mine = index if self.world.size == 1 else index[self.world.rank :: self.world.size]
                     cut = mine.tensor_split(count) if count > 1 else (mine,)
                     yield _Step(epoch, index, tuple(piece if len(piece) else None for piece in cut))
 

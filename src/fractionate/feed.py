@@ -33,12 +33,13 @@ class Batch:
     inputs: Any
     labels: Int[Tensor, "batch *tokens"]
     index: Int[Tensor, "batch"]
+    complete: bool = False  # no label is the ignored one
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         if device.type == "cpu":
             return self
-        return Batch(moved(self.inputs, device), self.labels.to(device, non_blocking=True), self.index)
+        return Batch(moved(self.inputs, device), self.labels.to(device, non_blocking=True), self.index, self.complete)
 
 
 class Feed(Protocol):
@@ -99,7 +100,7 @@ class MemoryFeed:
         """The planned batches, in their order."""
         inputs, labels = self.examples.inputs, self.examples.labels
         for _, index in plan:
-            yield Batch(inputs[index], labels[index], index)
+            yield Batch(inputs[index], labels[index], index, complete=True)
 
     def fingerprint(self) -> str:
         """A hash of every input and label."""

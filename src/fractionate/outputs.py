@@ -60,12 +60,12 @@ def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
 
 
 def rows(
-    logits: Float[Tensor, "..."], labels: Int[Tensor, "..."], *, predicts_next: bool = False
+    logits: Float[Tensor, "..."], labels: Int[Tensor, "..."], *, predicts_next: bool = False, complete: bool = False
 ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, "rows"], Int[Tensor, "rows"] | None]:
     """Logits and labels as rows, one a thing to predict: examples, or the tokens whose label is not `IGNORED`.
 
     Logits [batch, classes] with labels [batch], or [batch, tokens, classes] with [batch, tokens]. `predicts_next` lets token t
-    predict label t + 1, as causal language models do. The third is the batch place of each row, None where it is 0..batch-1.
+    predict label t + 1, as causal language models do; `complete` promises that no label is `IGNORED`. The third is the batch place of each row, None where it is 0..batch-1.
     Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
     """
     if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape or logits.ndim not in (2, 3):
@@ -82,6 +82,8 @@ def rows(
         batch, tokens = labels.shape
         place = torch.arange(batch, device=labels.device)[:, None].expand(batch, tokens).reshape(-1)
         logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    if complete:
+        return logits, labels, place
     ignored = labels == IGNORED
     if bool(ignored.any()):
         kept = ~ignored

@@ -71,6 +71,7 @@ class Stepper:
     predicts_next: bool
     device: torch.device
     world: World
+    trained: list[Tensor]
 
     def take(
         self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
@@ -81,30 +82,37 @@ class Stepper:
         Raises `NumericsError`, on every process and before the optimiser steps, for a loss or gradient that is not finite.
         """
         total, *summed_also = self.world.total(sum(self._count(batch) for batch, real in pieces if real), *also)
-        summed = torch.zeros((), device=self.device)
+        losses: list[Tensor] = []
         seen: list[tuple[Batch, Tensor, Tensor | None]] = []
         rescaled = None
         for number, (batch, real) in enumerate(pieces, 1):
             with self.world.piece(self.called, last=number == len(pieces)):
-                losses, place, logits, signal = self._losses(batch)
-                weighted = losses
-                if self.weights is not None:
-                    at = batch.index if place is None else batch.index[place.cpu()]
-                    weighted = losses * self.weights[at.to(self.weights.device)]
-                # a process's gradient is averaged over all processes: their number undoes that
-                share = self.world.size / total if total and real else 0.0
-                loss = weighted.sum() * share
+                row_losses, place, logits, signal = self._losses(batch)
+                loss = self._reduced(row_losses, batch, place, total if real else 0.0)
                 scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)
                 scaled.backward()  # type: ignore[no-untyped-call]
-            summed += loss.detach()
+            losses.append(loss.detach())
             if real:
-                seen.append((batch, losses.detach(), place))
+                seen.append((batch, row_losses, place))
         if describe and self.objective is not None and signal is not None and len(logits):
             deviation, mean = torch.std_mean(rescaling(logits.detach(), signal, self.objective), correction=0)
             rescaled = (float(mean), float(deviation))
-        return Taken(self._update(summed, seen, step), rescaled, tuple(summed_also))
+        value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return Taken(self._update(value, seen, step), rescaled, tuple(summed_also))
+
+    def _reduced(self, losses: Tensor, batch: Batch, place: Tensor | None, total: float) -> Tensor:
+        """These rows' part of the step's loss, Σ weight · loss / total; 0 with a gradient path where nothing counts."""
+        if self.weights is not None:
+            at = batch.index if place is None else batch.index[place.cpu()]
+            losses = losses * self.weights[at.to(self.weights.device)]
+        elif len(losses) == total and self.world.size == 1:
+            return losses.mean()
+        # a process's gradient is averaged over all processes: their number undoes that
+        return losses.sum() * (self.world.size / total if total else 0.0)
 
     def _count(self, batch: Batch) -> float:
+        if batch.complete and self.weights is None:
+            return float(len(batch.labels))
         labels = batch.labels[:, 1:] if self.predicts_next else batch.labels
         valid = labels != IGNORED
         if self.weights is None:
@@ -117,11 +125,15 @@ class Stepper:
         self, batch: Batch
     ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"] | None, Float[Tensor, "rows classes"], TeacherSignal | None]:
         """The loss of each row, the rows' places in the batch, the student's logits and the teacher's signal."""
-        precision = self.training.precision
-        half = torch.bfloat16 if precision == "bfloat16" else torch.float16
-        with torch.autocast(self.device.type, dtype=half, enabled=precision != "float32"):
+        if self.training.precision == "float32":
             output = call(self.called, batch.inputs)
-        logits, labels, place = rows(logits_of(output, self.head), batch.labels, predicts_next=self.predicts_next)
+        else:
+            half = torch.bfloat16 if self.training.precision == "bfloat16" else torch.float16
+            with torch.autocast(self.device.type, dtype=half):
+                output = call(self.called, batch.inputs)
+        logits, labels, place = rows(
+            logits_of(output, self.head), batch.labels, predicts_next=self.predicts_next, complete=batch.complete
+        )
         signal = None
         if self.teacher is None:
             losses = functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -138,32 +150,41 @@ class Stepper:
         optimizer, scaler = self.parts.optimizer, self.parts.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        norm = self.world.whole({"norm": norm})["norm"]
+        trained = self.trained
+        gradients = [p.grad for p in trained if p.grad is not None]
+        # torch's get_total_norm in fewer calls: this one is made in every step
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.world.parallel == "shards":
+            norm = self.world.whole({"norm": norm})["norm"]
         value = self.world.total(float(loss) / self.world.size)[0]
         # in float16 an infinite gradient is no fault: the scale was too large, the step is left out and the scale halved
         finite = math.isfinite(value) and (scaler is not None or math.isfinite(float(norm)))
         if not finite:
-            optimizer.zero_grad(set_to_none=True)
+            forget(trained)
             raise _not_finite(seen, float(norm), step)
         if self.training.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(trained, self.training.clip_norm, norm)
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()
         else:
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        forget(trained)
         if self.parts.average is not None:
             self.parts.average.update_parameters(self.parts.student)  # type: ignore[operator]
         return value
 
 
+def forget(trained: list[Tensor]) -> None:
+    """Drop all gradients."""
+    for parameter in trained:
+        parameter.grad = None
+
+
 def _not_finite(seen: list[tuple[Batch, Tensor, Tensor | None]], norm: float, step: int) -> NumericsError:
     found: list[int] = []
     for batch, losses, place in seen:
-        bad = (~torch.isfinite(losses)).nonzero().flatten().cpu()
+        bad = (~torch.isfinite(losses.detach())).nonzero().flatten().cpu()
         found += batch.index[bad if place is None else place.cpu()[bad]].tolist()
     what = f"the loss is not finite at step {step}, from {len(found)} of its rows"
     if not found:
