@@ -180,7 +180,7 @@ def main() -> None:
             "",
             f"`python bench/kill.py --kills {arguments.kills}`, torch {torch.__version__}, one thread.",
             "",
-            "| | kills of a run | inside a save | before the first checkpoint | failed or not bitwise equal | (kills after its end, not counted) |",
+            "| | kills | in a save | before the first checkpoint | failed or not equal | (after the end: not counted) |",
             "|---|---|---|---|---|---|",
             f"| Fractionate | {len(done)} | {sum(e['in_save'] for e in done)} | {sum(e['at_step'] == 0 for e in done)} "
             f"| **{len(failed)}** | {late} |",

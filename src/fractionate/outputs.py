@@ -65,7 +65,8 @@ def rows(
     """Logits and labels as rows, one a thing to predict: examples, or the tokens whose label is not `IGNORED`.
 
     Logits [batch, classes] with labels [batch], or [batch, tokens, classes] with [batch, tokens]. `predicts_next` lets token t
-    predict label t + 1, as causal language models do; `complete` promises that no label is `IGNORED`. The third is the batch place of each row, None where it is 0..batch-1.
+    predict label t + 1, as causal language models do; `complete` promises that no label is `IGNORED`.
+    The third is the batch place of each row, None where it is 0..batch-1.
     Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
     """
     if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape or logits.ndim not in (2, 3):
