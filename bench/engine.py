@@ -164,7 +164,8 @@ def main() -> None:
         )
     lines += [
         "",
-        "Processor time of the one thread, as the machine is shared. Kept: with a folder. Ours includes what the bare loop leaves out: a finite check of loss and gradient before every step, seeds of the",
+        "Processor time of the one thread, as the machine is shared. Kept: with a folder.",
+        "Ours includes what the bare loop leaves out: a finite check of loss and gradient before every step, seeds of the",
         "model's draws, the order's hash, a hundred rows of metrics with the gradient rescaling. torchdistill was not run:",
         "it imports torchvision, which does not load beside this CPU build of torch.",
         "",
