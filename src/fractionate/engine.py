@@ -288,7 +288,8 @@ class _Session:
             number = self.standing.step + 1
             row_due = number % self.log_every == 0 or number == self.steps
             asked = (float(self.notice.number), float(overdue))
-            describe = row_due and (number // self.log_every % DESCRIBED_ROWS == 0 or number == self.steps)
+            described = max(1, self.steps // self.log_every // DESCRIBED_ROWS)
+            describe = row_due and (number // self.log_every % described == 0 or number == self.steps)
             taken = self.stepper.take(pieces, step=self.standing.step, describe=describe, also=asked)
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
