@@ -9,6 +9,7 @@ Run it monthly, and after changes to the kernel: a seed whose place in the sourc
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -100,7 +101,8 @@ def survives(copy: Path) -> tuple[str, str]:
     """Run the kernel's tests on a copy: ("", "") where all pass, else the first that fails, and what it said."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "--no-header", "--tb=line"]
     tests = [f"tests/{name}.py" for name in TESTS]
-    done = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True)
+    environment = {**os.environ, "HYPOTHESIS_PROFILE": "verdict", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return "", ""
     found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)

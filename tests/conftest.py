@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from fractionate import TeacherSignal
@@ -16,6 +16,7 @@ torch.set_num_threads(1)
 # examples are drawn from a fixed seed, so that a red build is red again; HYPOTHESIS_PROFILE=search looks further
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile("search", deadline=None, max_examples=600, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("verdict", settings.get_profile("steady"), phases=[Phase.generate])  # fail, without shrinking
 settings.register_profile("few", derandomize=True, deadline=None, max_examples=5, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
