@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 import xxhash
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,8 +28,8 @@ from fractionate.feed import Feed, as_feed
 from fractionate.folder import Folder
 from fractionate.interrupt import Notice, stop_notice
 from fractionate.objective import Objective
-from fractionate.order import batches
 from fractionate.outputs import Head, device_of
+from fractionate.plan import Portion, portions
 from fractionate.progress import Progress, Show
 from fractionate.records import Run, Scores, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -139,15 +139,6 @@ def _held_out(data: Any, signal: Any, name: str) -> HeldOut:
 def _running_average(student: nn.Module, decay: float) -> nn.Module:
     update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(student, multi_avg_fn=update)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What one process has to do in a step: its pieces of the batch; a piece without examples is `None`."""
-
-    epoch: int
-    index: Int[Tensor, "batch"]
-    pieces: tuple[Int[Tensor, "piece"] | None, ...]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -308,22 +299,12 @@ class _Session:
                     fix="run the same command again to go on",
                 )
 
-    def _plan(self) -> Iterator[_Step]:
-        """What this process has to do, from the present step to the last."""
-        examples, size = len(self.feed), self.training.batch_size
-        epoch_steps = -(-examples // size)
-        first = self.standing.step
-        for epoch in range(first // epoch_steps, -(-self.steps // epoch_steps)):
-            for number, index in enumerate(batches(examples, size, self.seed, epoch), epoch * epoch_steps):
-                if first <= number < self.steps:
-                    # every process gets as many pieces, as each may have to wait for the others in each
-                    most = -(-len(index) // self.world.size)
-                    count = -(-most // (self.training.micro_batch_size or most))
-                    mine = index if self.world.size == 1 else index[self.world.rank :: self.world.size]
-                    cut = mine.tensor_split(count) if count > 1 else (mine,)
-                    yield _Step(epoch, index, tuple(piece if len(piece) else None for piece in cut))
+    def _plan(self) -> Iterator[Portion]:
+        return portions(
+            len(self.feed), self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
+        )
 
-    def _note(self, step: _Step, taken: Taken, rate: float, *, row_due: bool) -> None:
+    def _note(self, step: Portion, taken: Taken, rate: float, *, row_due: bool) -> None:
         """Count the step, and write a row where one is due."""
         now = self.standing
         now.step += 1

@@ -105,7 +105,7 @@ class Stepper:
         if self.weights is not None:
             at = batch.index if place is None else batch.index[place.cpu()]
             losses = losses * self.weights[at.to(self.weights.device)]
-        elif len(losses) == total and self.world.size == 1:
+        elif 0 < len(losses) == total and self.world.size == 1:
             return losses.mean()
         # a process's gradient is averaged over all processes: their number undoes that
         return losses.sum() * (self.world.size / total if total else 0.0)

@@ -1,0 +1,206 @@
+"""Our objectives in other people's loops: a plain function, a mixin for Hugging Face `Trainer`, a Lightning callback.
+
+Each takes at most five changed lines. None of them is a second loop: order, steps and checkpoints stay the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fractionate.council import asking
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.feed import split_item
+from fractionate.objective import Objective
+from fractionate.outputs import Head, call, logits_of, rows
+from fractionate.teacher import TeacherSignal
+
+PLACE = "place"  # the name under which an example's place in the data travels with it
+
+
+def distillation_loss(
+    student_output: Any,
+    teacher: Any,
+    labels: Tensor,
+    objective: Objective | None = None,
+    *,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+) -> Float[Tensor, ""]:
+    """The objective's mean over valid examples or tokens, for one's own loop: outputs of any kind, labels as the data have them.
+
+    `teacher` is the teacher's output on the same batch, or a `TeacherSignal` of its rows. Gradient reaches the student only.
+    Rules that need statistics of all the data (`class-mean`, `ls`, `kd-sim`) need a signal: `signal.take(places)`.
+    """
+    losses = row_losses(
+        student_output, teacher, labels, objective, head=head, teacher_head=teacher_head, predicts_next=predicts_next
+    )
+    return losses.sum() / max(1, len(losses))
+
+
+def row_losses(
+    student_output: Any,
+    teacher: Any,
+    labels: Tensor,
+    objective: Objective | None = None,
+    *,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+) -> Float[Tensor, "rows"]:
+    """As `distillation_loss`, one number for each valid example or token."""
+    objective = objective or Objective()
+    logits, _kept, _ = rows(logits_of(student_output, head), labels, predicts_next=predicts_next)
+    if isinstance(teacher, TeacherSignal):
+        signal = teacher
+    else:
+        _refuse_whole(objective)
+        said, theirs, _ = rows(logits_of(teacher, teacher_head), labels, predicts_next=predicts_next)
+        if not len(theirs):  # nothing counts in this batch: 0, with a path for the gradient
+            return logits.sum(dim=-1)
+        signal = TeacherSignal(said.detach(), theirs)
+    return objective(logits, signal)
+
+
+def _refuse_whole(objective: Objective) -> None:
+    from fractionate.council import needs_whole
+
+    if needs_whole(objective):
+        raise ConfigError(
+            f"the cell {objective.cell} needs statistics of all the data, a batch does not have them",
+            expected="a TeacherSignal of all the data, or an instance-level cell such as kd",
+            fix="collect the teacher's signal first and pass signal=",
+        )
+
+
+class Placed(Dataset[dict[str, Any]]):
+    """A dataset of mappings that says of each example where it is: `place` beside the other columns."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        item = self.dataset[place]
+        if not isinstance(item, Mapping):
+            raise MismatchError("Trainer's data are mappings", got=type(item).__name__)
+        return {**item, PLACE: place}
+
+
+class Distilling:
+    """A mixin for `transformers.Trainer` and what is built on it: `class KDTrainer(Distilling, Trainer): ...`.
+
+    Further arguments: `teacher`, a model asked on every batch in evaluation mode and without a graph, or `signal`, a
+    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next` for causal language models.
+    Losses are normalised by the number of valid items of the whole optimiser step, as Trainer does itself.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        teacher: nn.Module | None = None,
+        signal: Any = None,
+        objective: Objective | None = None,
+        predicts_next: bool = False,
+        **settings: Any,
+    ) -> None:
+        if (teacher is None) == (signal is None):
+            raise ConfigError("give a teacher or its signal", expected="one of teacher= and signal=")
+        self.objective = objective or Objective()
+        self.signal = signal.signal() if callable(getattr(signal, "signal", None)) else signal
+        self.predicts_next = predicts_next
+        if self.signal is None:
+            _refuse_whole(self.objective)
+        else:
+            data = settings["train_dataset"]
+            if len(data) != len(self.signal):
+                raise MismatchError(
+                    "teacher signal and training data differ in length",
+                    expected=f"{len(data)} rows",
+                    got=f"{len(self.signal)}",
+                )
+            settings["train_dataset"] = Placed(data)
+            settings["args"].remove_unused_columns = False
+        super().__init__(*arguments, **settings)
+        self.teacher = None if teacher is None else teacher.to(self.args.device)  # type: ignore[attr-defined]
+        self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective in place of the model's own loss; the model's own where it is only evaluated."""
+        place = inputs.pop(PLACE, None)
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
+        given, labels = split_item(inputs, "Trainer's batch")
+        outputs = model(**given)
+        if self.signal is not None:
+            teacher = self.signal.take(place.to(self.signal.labels.device)).to(labels.device)
+            if not torch.equal(teacher.labels, labels):
+                raise MismatchError("teacher signal and data have different labels", fix="collect the signal again")
+        else:
+            assert self.teacher is not None
+            with asking(self.teacher):
+                teacher = call(self.teacher, given)
+        losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
+        items = max(1, len(losses)) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / items
+        return (loss, outputs) if return_outputs else loss
+
+
+def lightning_distillation(
+    teacher: nn.Module, objective: Objective | None = None, *, student: str = "", head: Head = None, **more: Any
+) -> Any:
+    """A Lightning callback: the objective takes the place of what `training_step` returns; everything else is the module's own.
+
+    `student` names the submodule whose output are the logits ("" for the module itself: its `forward`). Batches are (inputs,
+    labels) or mappings with labels. `more` goes to `distillation_loss`. Raises `MissingExtraError` without Lightning.
+    """
+    try:
+        import lightning.pytorch as lightning
+    except ImportError as error:
+        raise MissingExtraError("Lightning is not installed", fix='pip install "fractionate[lightning]"') from error
+    objective = objective or Objective()
+    _refuse_whole(objective)
+
+    class Distillation(lightning.Callback):  # type: ignore[misc, name-defined]
+        """Watches the student's output in each training step and returns the objective's loss for it."""
+
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage != "fit":
+                return
+            self.heard: list[Any] = []
+            watched = pl_module.get_submodule(student)
+            self.hook = watched.register_forward_hook(lambda _module, _inputs, output: self.heard.append(output))
+            own_step = pl_module.training_step
+
+            def training_step(batch: Any, *places: Any) -> Any:
+                self.heard.clear()
+                own = own_step(batch, *places)
+                if not self.heard:
+                    raise MismatchError(
+                        "the student was not called in training_step", fix="pass student=, the name of the submodule"
+                    )
+                given, labels = split_item(batch, "Lightning's batch")
+                with asking(teacher.to(pl_module.device)):
+                    said = call(teacher, given)
+                loss = distillation_loss(self.heard[-1], said, labels, objective, head=head, **more)
+                return {**own, "loss": loss} if isinstance(own, Mapping) else loss
+
+            pl_module.training_step = training_step
+            self.own_step = own_step
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage == "fit":
+                self.hook.remove()
+                del pl_module.training_step
+
+    return Distillation()
