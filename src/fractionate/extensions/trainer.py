@@ -139,7 +139,7 @@ class Distilling:
         """The objective in place of the model's own loss; the model's own where it is only evaluated."""
         place = inputs.pop(PLACE, None)
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs)  # type: ignore[misc]
+            return super().compute_loss(model, inputs, return_outputs)
         given, labels = split_item(inputs, "Trainer's batch")
         outputs = model(**given)
         if self.signal is not None:
@@ -171,7 +171,7 @@ def lightning_distillation(
     objective = objective or Objective()
     _refuse_whole(objective)
 
-    class Distillation(lightning.Callback):  # type: ignore[misc, name-defined]
+    class Distillation(lightning.Callback):
         """Watches the student's output in each training step and returns the objective's loss for it."""
 
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
