@@ -246,6 +246,7 @@ def test_the_contract_says_what_is_computed(name: str, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == text + "\n"
     for word in ("0.75 · H(label", "0.25", "student / 3", "not scaled by T²", str(objective.cell)):
         assert word in text
+    assert "0.75 · H(label" in objective._repr_html_()
     record = objective.describe()
     assert isinstance(record, Contract)
     assert Contract.from_json(record.to_json()) == record

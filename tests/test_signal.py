@@ -42,6 +42,9 @@ def test_the_interface_as_written() -> None:
 def test_a_signal_shows_itself(signal: TeacherSignal) -> None:
     assert repr(signal) == "TeacherSignal(8 examples × 4 classes, torch.float64, temperature 1, class relation none)"
     assert "given" in repr(TeacherSignal(signal.logits, signal.labels, torch.eye(4).double()))
+    for words in ("<table>", "62.5%", f"{float(signal.at(4.0).stats.mean_confidence):.3f}"):
+        assert words in signal.at(4.0)._repr_html_()
+    assert signal.take(torch.tensor([], dtype=torch.long))._repr_html_()
 
 
 def test_gradient_stops_at_the_signal() -> None:

@@ -212,6 +212,9 @@ class Objective:
             scale_by_temperature_squared=self.scaled,
         )
 
+    def _repr_html_(self) -> str:
+        return self.describe()._repr_html_()
+
     def contract(self) -> str:
         """Print what is computed, and give the text."""
         text = str(self.describe())

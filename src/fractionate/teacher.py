@@ -221,6 +221,21 @@ class TeacherSignal:
             f"temperature {self.temperature:g}, class relation {relation})"
         )
 
+    def _repr_html_(self) -> str:
+        right = float((self.logits.argmax(dim=1) == self.labels).double().mean()) if len(self) else float("nan")
+        rows = {
+            "examples": f"{len(self):,}",
+            "classes": f"{self.classes:,}",
+            "temperature": f"{self.temperature:g}",
+            "label on top": f"{right:.1%}",
+            "mean confidence in the label": f"{float(self.stats.mean_confidence):.3f} (all the data)",
+            "class relation": "none" if self.class_relation is None else "given",
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in rows.items()
+        )
+        return f"<table><caption>TeacherSignal</caption>{cells}</table>"
+
 
 def relation_from_rows(weight: Float[Tensor, "classes features"]) -> Float[Tensor, "classes classes"]:
     """Cosine similarity of the rows of a logit layer: C[i, j] = w_i · w_j / (|w_i| |w_j|) (Tang et al., 2002.03532)."""
