@@ -98,7 +98,7 @@ def forked(work: Callable[[], None]) -> int:
 def compare(reference: Path, other: Path) -> list[str]:
     """What differs between two finished runs, by name; empty where all is bitwise equal."""
     differing = [name for name in (STUDENT, METRICS) if (reference / name).read_bytes() != (other / name).read_bytes()]
-    runs = [dataclasses.replace(Run.load(folder / RUN), wall_seconds=0.0) for folder in (reference, other)]
+    runs = [dataclasses.replace(Run.load(folder / RUN), wall_seconds=0.0, cost={}) for folder in (reference, other)]
     differing += ["run.json"] if runs[0] != runs[1] else []
     last = [steps_in(folder / CHECKPOINTS)[-1] for folder in (reference, other)]
     names = [

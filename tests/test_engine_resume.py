@@ -51,6 +51,11 @@ def test_a_damaged_checkpoint_costs_one_interval_and_nothing_else(undisturbed, t
     assert compare(reference, folder) == []
 
 
+def undated(run: Run) -> Run:
+    """A record less what the clock said."""
+    return dataclasses.replace(run, wall_seconds=0.0, cost={})
+
+
 def train_again(folder: Path, data) -> None:
     from bench.kill import train_in
 
@@ -129,7 +134,7 @@ def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_p
     for name in (STUDENT, METRICS):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
     first, second = (Run.load(tmp_path / name / RUN) for name in ("whole", "cut"))
-    assert dataclasses.replace(first, wall_seconds=0) == dataclasses.replace(second, wall_seconds=0)
+    assert undated(first) == undated(second)
     assert not (tmp_path / "cut" / CHECKPOINTS).exists()
     rows = [json.loads(line) for line in (tmp_path / "cut" / METRICS).read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 31))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.cost import measure_cost
 from fractionate.council import Teacher, as_signal, as_teacher
 from fractionate.errors import ConfigError, DamagedError, StoppedError
 from fractionate.evaluation import evaluate
@@ -105,6 +106,7 @@ def distill(
             student=student,
             feed=feed,
             teacher=teacher,
+            teacher_model=signal if isinstance(signal, nn.Module) else None,
             objective=objective,
             training=training,
             seed=seed,
@@ -148,6 +150,7 @@ class _Session:
     student: nn.Module
     feed: Feed
     teacher: Teacher | None
+    teacher_model: nn.Module | None
     objective: Objective | None
     training: Training
     seed: int
@@ -379,4 +382,13 @@ class _Session:
             history=history(self.ledger.rows),
             settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
             versions=versions(),
+            cost=self._cost() if self.folder is not None else {},
         )
+
+    def _cost(self) -> dict[str, float]:
+        """What student and living teacher need for one example."""
+        one = next(self.feed.batches([(0, torch.tensor([0]))], self.seed)).inputs
+        found = measure_cost(self.student, one, name="student")
+        if self.teacher_model is not None:
+            found |= measure_cost(self.teacher_model, one, name="teacher")
+        return found

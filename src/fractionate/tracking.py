@@ -42,6 +42,47 @@ class Ledger:
             return
         try:
             self._file = path.open("r+b" if path.exists() else "w+b")
+            try:
+                self.rows = self._cut(path, keep_bytes)
+            except BaseException:
+                self._file.close()
+                raise
+        except OSError as error:
+            raise refused(path, error) from error
+
+    def _cut(self, path: Path, keep_bytes: int) -> list[Row]:
+        assert self._file is not None
+        kept = self._file.read(keep_bytes)
+        again = f"remove {path.parent} and start again"
+        if len(kept) < keep_bytes:
+            raise DamagedError(f"{path} is shorter than its checkpoint says", expected=f"{keep_bytes} bytes", fix=again)
+        self._file.truncate(keep_bytes)
+        self._file.seek(keep_bytes)
+        try:
+            return [json.loads(line) for line in kept.splitlines()]
+        except ValueError as error:
+            raise DamagedError(f"{path} holds a line that is not JSON", fix=again) from error
+
+    def start(self, name: str, settings: dict[str, Any]) -> None: ...
+
+    def row(self, row: Row) -> None: ...
+
+    def finish(self, run: Run) -> None: ...
+
+
+class Ledger:
+    """The rows of a run, in memory and, with a path, in a file that is appended to."""
+
+    def __init__(self, path: Path | None, *, keep_bytes: int = 0, trackers: Sequence[Tracker] = ()) -> None:
+        """Open at `keep_bytes`: what was written after it is cut off. Raises `DamagedError` where less is there."""
+        self.rows: list[Row] = []
+        self.trackers = list(trackers)
+        self._path = path
+        self._file = None
+        if path is None:
+            return
+        try:
+            self._file = path.open("r+b" if path.exists() else "w+b")
             kept = self._file.read(keep_bytes)
             if len(kept) < keep_bytes:
                 raise DamagedError(f"{path} is shorter than its checkpoint says", expected=f"{keep_bytes} bytes")

@@ -131,6 +131,9 @@ class Run(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    cost: dict[str, float] = field(
+        default_factory=dict
+    )  # what student and teacher need: `student_megabytes`, `teacher_latency_ms`
 
     def __str__(self) -> str:
         scores = self.test or self.validation

@@ -1,0 +1,211 @@
+"""The student as the ecosystem takes it: a folder with safetensors, config and model card; torch.export and ONNX, checked.
+
+Nothing in the folder needs this package to be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.checkpoint import to_bytes
+from fractionate.council import asking
+from fractionate.durable import make_directory, write_file
+from fractionate.errors import MissingExtraError, NumericsError
+from fractionate.outputs import Head, call, device_of, logits_of
+from fractionate.records import Interval, Run, Scores
+
+PARITY = 1e-4  # the largest difference of logits that an exported program may show
+
+
+def accuracy_interval(scores: Scores, coverage: float = 0.95) -> Interval:
+    """Wilson's interval for an accuracy (Wilson 1927): right also near 0 and 1 and for few examples."""
+    z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}[coverage]
+    n, p = scores.examples, scores.accuracy
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(max(0.0, middle - half), min(1.0, middle + half), coverage)
+
+
+def export_student(
+    student: nn.Module,
+    out: Path | str,
+    *,
+    run: Run | None = None,
+    example: Any = None,
+    name: str = "student",
+    data: str = "",
+    class_names: tuple[str, ...] = (),
+    licence: str = "",
+    head: Head = None,
+    onnx: bool = False,
+) -> Path:
+    """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
+
+    A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as the model takes it
+    (its first axis is left free): the program of `torch.export` is written and loaded again, and its logits compared; `onnx`
+    does the same with ONNX Runtime. Raises `NumericsError` where they differ by more than 1e-4 and `MissingExtraError`
+    without the libraries.
+    """
+    out = make_directory(out)
+    if callable(getattr(student, "save_pretrained", None)):
+        student.save_pretrained(out)
+    else:
+        content, aliases = to_bytes(student.state_dict(), {"format": "pt"})
+        write_file(out / "model.safetensors", content)
+        config = {
+            "architectures": [type(student).__name__],
+            "num_labels": len(class_names) or None,
+            "id2label": {str(i): name for i, name in enumerate(class_names)},
+            "shared_tensors": aliases,
+            "torch_version": torch.__version__,
+        }
+        write_file(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
+    parity: dict[str, float] = {}
+    if example is not None:
+        parity["torch.export"] = _export_program(student, example, out / "model.pt2", head)
+        if onnx:
+            parity["ONNX Runtime"] = _export_onnx(student, example, out / "model.onnx", head)
+    write_file(out / "README.md", model_card(student, run, name, data, class_names, licence, parity).encode())
+    return out
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, dict):
+        return (), example
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def _free_batch(example: Any) -> tuple[Any, ...] | dict[str, Any]:
+    free = {0: torch.export.Dim.DYNAMIC}
+    positional, named = _arguments(example)
+    return dict.fromkeys(named, free) if named else tuple(free for _ in positional)
+
+
+class _Logits(nn.Module):
+    """A student that gives its logits alone: what a program for deployment should answer."""
+
+    def __init__(self, student: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.student, self.head = student, head
+
+    def forward(self, *positional: Any, **named: Any) -> Tensor:
+        return logits_of(self.student(*positional, **named), self.head)
+
+
+def _check(kind: str, said: Tensor, expected: Tensor) -> float:
+    difference = float((said - expected).abs().max())
+    if not difference <= PARITY:
+        raise NumericsError(
+            f"the program of {kind} does not say what the student says",
+            expected=f"logits that differ by at most {PARITY:g}",
+            got=f"{difference:.3g}",
+            fix="do not deploy it; see whether the student draws at random or depends on the batch in evaluation mode",
+        )
+    return difference
+
+
+def _expected(student: nn.Module, example: Any, head: Head) -> Tensor:
+    with asking(student):
+        return logits_of(call(student, example), head).float().cpu()
+
+
+def _export_program(student: nn.Module, example: Any, path: Path, head: Head) -> float:
+    positional, named = _arguments(example)
+    plain = isinstance(example, Tensor) and head is None
+    with asking(student):
+        asked = student if plain else _Logits(student, head)
+        program = torch.export.export(
+            asked.eval(), positional, named, dynamic_shapes=None if len(positional) != 1 else (_free_batch(example),)[0]
+        )
+        torch.export.save(program, path)
+        back = torch.export.load(path).module()
+        said = logits_of(back(*positional, **named), None)
+    return _check("torch.export", said.float().cpu(), _expected(student, example, head))
+
+
+def _export_onnx(student: nn.Module, example: Any, path: Path, head: Head) -> float:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
+    positional, named = _arguments(example)
+    with asking(student):
+        torch.onnx.export(
+            _Logits(student, head).eval(),
+            positional,
+            str(path),
+            kwargs=named,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    given = [*positional, *named.values()]
+    feeds = {entry.name: value.cpu().numpy() for entry, value in zip(session.get_inputs(), given, strict=True)}
+    said = torch.from_numpy(session.run(None, feeds)[0])
+    return _check("ONNX Runtime", said.float(), _expected(student, example, head))
+
+
+def _one_line(text: str) -> str:
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+def model_card(
+    student: nn.Module,
+    run: Run | None,
+    name: str,
+    data: str,
+    class_names: tuple[str, ...],
+    licence: str,
+    parity: dict[str, float],
+) -> str:
+    """The card as Markdown with the hub's front matter: data, teacher's hash, scores with intervals, the loss contract."""
+    parameters = sum(p.numel() for p in student.parameters())
+    front = {"library_name": "pytorch", "tags": ["knowledge-distillation"], "license": licence or "unknown"}
+    lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
+    lines += [
+        f"# {_one_line(name)}",
+        "",
+        f"A {type(student).__name__} with {parameters:,} parameters, on {device_of(student)}.",
+    ]
+    lines += ["", "## Data", "", _one_line(data) or "not stated", ""]
+    if class_names:
+        lines += [f"{len(class_names)} classes: {_one_line(', '.join(class_names[:50]))}", ""]
+    if run is not None:
+        lines += [
+            "## Training",
+            "",
+            f"Arm `{_one_line(run.arm)}`, seed {run.seed}, {run.steps:,} steps, {run.wall_seconds:.0f} s.",
+        ]
+        teacher = run.settings.get("teacher")
+        lines += ["", f"Teacher: {f'xxh3-128 `{teacher}`' if teacher else 'none recorded'}."]
+        if run.settings.get("data"):
+            lines += [f"Data: xxh3-128 `{run.settings['data']}`."]
+        contract = (
+            str(run.contract) if run.contract is not None else "loss = H(label, softmax(student)): the labels alone"
+        )
+        lines += ["", "```", contract, "```", ""]
+        for part, scores in (("validation", run.validation), ("test", run.test)):
+            if scores is not None:
+                between = accuracy_interval(scores)
+                lines += [
+                    f"- {part}: {scores}; accuracy 95 % interval {between.low:.2%} to {between.high:.2%} ({scores.examples:,})"
+                ]
+        if run.cost:
+            lines += ["", "## Cost", ""] + [
+                f"- {key.replace('_', ' ')}: {value:,.3g}" for key, value in run.cost.items()
+            ]
+        lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in run.versions.items()) + "."]
+    if parity:
+        lines += ["", "## Exported programs", ""]
+        lines += [
+            f"- {kind}: logits differ from the student's by at most {value:.2g}" for kind, value in parity.items()
+        ]
+    return "\n".join(lines) + "\n"

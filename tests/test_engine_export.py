@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate.cost import measure_cost
+from fractionate.engine import distill
+from fractionate.errors import NumericsError
+from fractionate.export import accuracy_interval, export_student
+from fractionate.records import Scores
+from test_engine import FAST, digits, mlp, teacher_signal
+
+
+@pytest.fixture(scope="module")
+def trained():
+    train, _, test = digits()
+    return distill(mlp(dropout=0.2), train, teacher_signal(), training=FAST, test=test)
+
+
+def test_the_folder_reloads_without_this_package(trained, tmp_path):
+    student, run = trained
+    _, _, test = digits()
+    out = export_student(
+        student, tmp_path, run=run, example=test.inputs[:3], name="tiny\x1b[2J", data="scikit-learn's digits",
+        class_names=tuple("0123456789"), licence="apache-2.0",
+    )  # fmt: skip
+    torch.save(test.inputs, tmp_path / "inputs.pt")
+    program = """
+import sys, json, torch
+from safetensors.torch import load_file
+folder = sys.argv[1]
+inputs = torch.load(folder + "/inputs.pt", weights_only=True)
+student = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)).eval()
+student.load_state_dict(load_file(folder + "/model.safetensors"))
+whole = torch.export.load(folder + "/model.pt2").module()
+assert not [name for name in sys.modules if name.startswith("fractionate")]
+print(json.dumps([student(inputs).argmax(1).tolist(), whole(inputs).argmax(1).tolist()]))
+"""
+    found = subprocess.run([sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=True)
+    plain, exported = json.loads(found.stdout)
+    expected = student.eval()(test.inputs).argmax(1).tolist()
+    assert plain == exported == expected
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name") and "\x1b" not in card
+    for part in ("scikit-learn's digits", "95 % interval", str(run.contract), "torch.export", "apache-2.0"):
+        assert part in card, part
+    assert json.loads((out / "config.json").read_text())["id2label"]["3"] == "3"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_says_the_same(trained, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    pytest.importorskip("onnxscript", reason="needs the extra export")
+    student, run = trained
+    _, _, test = digits()
+    out = export_student(student, tmp_path, run=run, example=test.inputs[:3], onnx=True)
+    assert (out / "model.onnx").stat().st_size > 9000 and "ONNX Runtime" in (out / "README.md").read_text()
+
+
+def test_a_program_that_says_something_else_is_refused(tmp_path):
+    class Restless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.layer(inputs) + torch.rand(3)
+
+    with pytest.raises(NumericsError, match="does not say what the student says"):
+        export_student(Restless(), tmp_path, example=torch.zeros(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hugging_face_students_go_out_their_own_way(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1,
+        max_position_embeddings=16, num_labels=3,
+    )  # fmt: skip
+    student = transformers.BertForSequenceClassification(config).eval()
+    example = {"input_ids": torch.arange(8).view(1, 8), "attention_mask": torch.ones(1, 8).long()}
+    out = export_student(student, tmp_path, example=example)
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(out)
+    torch.testing.assert_close(back.eval()(**example).logits, student(**example).logits)
+    assert (out / "README.md").exists() and (out / "model.pt2").exists()
+
+
+def test_wilson_s_interval():
+    from scipy.stats import binomtest
+
+    for right, examples in ((45, 50), (0, 10), (10, 10), (1, 2000)):
+        found = accuracy_interval(Scores(examples=examples, accuracy=right / examples, nll_nats=0.0, ece=0.0))
+        expected = binomtest(right, examples).proportion_ci(method="wilson")
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_what_a_model_needs():
+    found = measure_cost(mlp(), torch.zeros(1, 64), name="student")
+    assert found["student_parameters"] == 64 * 32 + 32 + 32 * 10 + 10
+    assert found["student_megabytes"] == pytest.approx(found["student_parameters"] * 4e-6)
+    assert found["student_latency_ms"] > 0
