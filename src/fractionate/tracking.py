@@ -63,41 +63,6 @@ class Ledger:
         except ValueError as error:
             raise DamagedError(f"{path} holds a line that is not JSON", fix=again) from error
 
-    def start(self, name: str, settings: dict[str, Any]) -> None: ...
-
-    def row(self, row: Row) -> None: ...
-
-    def finish(self, run: Run) -> None: ...
-
-
-class Ledger:
-    """The rows of a run, in memory and, with a path, in a file that is appended to."""
-
-    def __init__(self, path: Path | None, *, keep_bytes: int = 0, trackers: Sequence[Tracker] = ()) -> None:
-        """Open at `keep_bytes`: what was written after it is cut off. Raises `DamagedError` where less is there."""
-        self.rows: list[Row] = []
-        self.trackers = list(trackers)
-        self._path = path
-        self._file = None
-        if path is None:
-            return
-        try:
-            self._file = path.open("r+b" if path.exists() else "w+b")
-            kept = self._file.read(keep_bytes)
-            if len(kept) < keep_bytes:
-                raise DamagedError(f"{path} is shorter than its checkpoint says", expected=f"{keep_bytes} bytes")
-            self._file.truncate(keep_bytes)
-            self._file.seek(keep_bytes)
-            self.rows = [json.loads(line) for line in kept.splitlines()]
-        except OSError as error:
-            raise refused(path, error) from error
-        except DamagedError:
-            raise
-        except ValueError as error:
-            raise DamagedError(
-                f"{path} holds a line that is not JSON", fix="remove the folder and start again"
-            ) from error
-
     def start(self, name: str, settings: dict[str, Any]) -> None:
         """Tell the trackers that a run starts or goes on."""
         self._tell("start", name, settings)
