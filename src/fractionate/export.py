@@ -53,8 +53,9 @@ def export_student(
     without the libraries.
     """
     out = make_directory(out)
-    if callable(getattr(student, "save_pretrained", None)):
-        student.save_pretrained(out)
+    save_pretrained: Any = getattr(student, "save_pretrained", None)
+    if callable(save_pretrained):
+        save_pretrained(out)
     else:
         content, aliases = to_bytes(student.state_dict(), {"format": "pt"})
         write_file(out / "model.safetensors", content)
