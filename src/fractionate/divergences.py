@@ -72,7 +72,8 @@ class Target:
         """The target distribution: rows sum to 1."""
         with torch.no_grad():
             if self.is_whole_teacher:
-                return torch.softmax(self.tempered_logits, dim=-1)
+                centred = centred_rows(self.logits, self.temperature)
+                return torch.softmax(centred, dim=-1, out=centred)
             return self.cell.target(self.signal, self.temperature).to(self.dtype)
 
     @cached_property
@@ -80,8 +81,16 @@ class Target:
         """log of the target; -inf where it has no mass. From the logits where possible, so that small masses keep digits."""
         with torch.no_grad():
             if self.is_whole_teacher:
-                return torch.log_softmax(self.tempered_logits, dim=-1)
+                return torch.log_softmax(centred_rows(self.logits, self.temperature), dim=-1)
             return self.probabilities.log()
+
+    def rows_and_logs(self) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        """The target and its logarithm together, for one exponential an element; not kept."""
+        if self.is_whole_teacher:
+            centred = centred_rows(self.logits, self.temperature)
+            p, log_sum = softmax_rows(centred)
+            return p, centred.sub_(log_sum)
+        return self.probabilities, self.log_probabilities
 
     @cached_property
     def label_mass(self) -> Float[Tensor, "batch"]:
@@ -106,11 +115,6 @@ class Target:
         if not self.is_whole_teacher:
             raise MismatchError(f"the target of cell {self.cell} has no logits of its own", expected="cell kd")
         return self.signal.logits.to(self.dtype)
-
-    @property
-    def tempered_logits(self) -> Float[Tensor, "batch classes"]:
-        """The teacher's logits / temperature, less their largest, so that no temperature overflows them."""
-        return tempered(self.logits, self.temperature)
 
     def at(self, temperature: float) -> Target:
         """The target of the same cell and examples at another temperature."""
@@ -149,6 +153,8 @@ class Choosy(Protocol):
     def refuses(self, cell: Cell) -> str: ...
 
 
+BLOCK_CLASSES = 1 << 15  # classes multiplied at once
+
 divergences: Registry[Divergence] = Registry("divergence", "fractionate.divergences")
 
 
@@ -160,6 +166,35 @@ def tempered(logits: Float[Tensor, "*batch classes"], temperature: float) -> Flo
         .clamp_min(torch.finfo(logits.dtype).min)
         .where(logits > -torch.inf, -torch.inf)
     )
+
+
+def centred_rows(logits: Float[Tensor, "*batch classes"], temperature: float) -> Float[Tensor, "*batch classes"]:
+    """`tempered` without autograd, in one array that is the caller's own."""
+    centred = logits - logits.amax(dim=-1, keepdim=True)
+    if temperature == 1:
+        return centred
+    if temperature > 1:
+        return centred.mul_(1 / temperature)
+    masked = centred == -torch.inf
+    return centred.mul_(1 / temperature).clamp_min_(torch.finfo(logits.dtype).min).masked_fill_(masked, -torch.inf)
+
+
+def softmax_rows(
+    centred: Float[Tensor, "*batch classes"],
+) -> tuple[Float[Tensor, "*batch classes"], Float[Tensor, "*batch 1"]]:
+    """softmax and log Σ exp of rows whose largest entry is 0, with one exponential an element."""
+    q = torch.softmax(centred, dim=-1)
+    return q, -q.amax(dim=-1, keepdim=True).log()
+
+
+def inner(mass: Float[Tensor, "batch classes"], value: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch"]:
+    """Σ mass · value of each row with 0 · ±inf = 0 (other NaN show in the caller's softmax), without an array of that size."""
+    classes = mass.shape[-1]
+    if classes <= BLOCK_CLASSES:
+        return (mass * value).nansum(dim=-1)
+    blocks = range(0, classes, BLOCK_CLASSES)
+    parts = [(mass[:, b : b + BLOCK_CLASSES] * value[:, b : b + BLOCK_CLASSES]).nansum(dim=-1) for b in blocks]
+    return torch.stack(parts).sum(dim=0)
 
 
 def product(mass: Float[Tensor, "..."], value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -10,27 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.cells import Cell
-from fractionate.divergences import Target, divergences, needs_mass_everywhere, product, tempered
+from fractionate.divergences import (
+    Target,
+    centred_rows,
+    divergences,
+    inner,
+    needs_mass_everywhere,
+    product,
+    softmax_rows,
+    tempered,
+)
 from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
-
-
-def softmax_rows(centred: Logits) -> tuple[Logits, Float[Tensor, "batch 1"]]:
-    """softmax and log Σ exp of rows whose largest entry is 0, with one exponential an element."""
-    q = torch.softmax(centred, dim=-1)
-    return q, -q.amax(dim=-1, keepdim=True).log()
-
-
-def centred_rows(logits: Logits, temperature: float) -> Logits:
-    """`tempered` without autograd and with one temporary."""
-    lowest = torch.finfo(logits.dtype).min
-    centred = logits - logits.amax(dim=-1, keepdim=True)
-    if temperature >= 1:
-        return centred.div_(temperature) if temperature > 1 else centred
-    masked = centred == -torch.inf
-    return centred.div_(temperature).clamp_min_(lowest).masked_fill_(masked, -torch.inf)
 
 
 @divergences.register("cross-entropy")
@@ -50,9 +43,10 @@ class CrossEntropy:
     def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
         centred = centred_rows(student_logits, target.temperature)
-        q, log_sum = softmax_rows(centred)
-        loss = log_sum.squeeze(1) - centred.mul_(target.probabilities).nansum(dim=-1)  # 0 · -inf is left out
-        return loss, q.sub_(target.probabilities).div_(target.temperature)
+        cross = inner(target.probabilities, centred)
+        q = torch.softmax(centred, dim=-1, out=centred)
+        loss = -q.amax(dim=-1).log_() - cross  # the largest logit is 0: log Σ exp = -log(largest q)
+        return loss, q.sub_(target.probabilities).mul_(1 / target.temperature)
 
 
 @divergences.register("forward-kl")
@@ -73,17 +67,17 @@ class ForwardKL:
     def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
         centred = centred_rows(student_logits, target.temperature)
-        q, log_sum = softmax_rows(centred)
         if target.is_whole_teacher:
             teacher = centred_rows(target.logits, target.temperature)
             p, teacher_log_sum = softmax_rows(teacher)
             # Σ p ((b - log Σ e^b) - (a - log Σ e^a)) with the sums of p taken as 1
-            loss = teacher.sub_(centred).mul_(p).nansum(dim=-1) + (log_sum - teacher_log_sum).squeeze(1)
+            loss = inner(p, teacher.sub_(centred)) - teacher_log_sum.squeeze(1)
+            del teacher
         else:
             p = target.probabilities
-            cross = log_sum.squeeze(1) - centred.mul_(p).nansum(dim=-1)
-            loss = cross + torch.xlogy(p, p).sum(dim=-1)
-        return loss, q.sub_(p).div_(target.temperature)
+            loss = torch.xlogy(p, p).sum(dim=-1) - inner(p, centred)
+        q = torch.softmax(centred, dim=-1, out=centred)
+        return loss.sub_(q.amax(dim=-1).log_()), q.sub_(p).mul_(1 / target.temperature)
 
 
 @divergences.register("bucketed-kl")
@@ -137,7 +131,7 @@ class BucketedKL:
         loss = known + product(rest, rest.log() - log_rest)
         share = torch.softmax(centred.scatter_(1, places, -torch.inf), dim=-1).nan_to_num_(0.0).mul_(rest[:, None])
         share.scatter_(1, places, masses)
-        return loss, q.sub_(share).div_(target.temperature)
+        return loss, q.sub_(share).mul_(1 / target.temperature)
 
 
 @divergences.register("reverse-kl")
@@ -164,7 +158,7 @@ class ReverseKL:
         ratio = centred.sub_(log_sum).sub_(target.log_probabilities)
         ratio.masked_fill_(q == 0, 0.0)  # both sides without the class: 0 · (-inf + inf)
         loss = (q * ratio).sum(dim=-1)
-        return loss, ratio.sub_(loss[:, None]).mul_(q).div_(target.temperature)
+        return loss, ratio.sub_(loss[:, None]).mul_(q).mul_(1 / target.temperature)
 
 
 @divergences.register("total-variation")

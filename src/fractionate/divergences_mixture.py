@@ -8,8 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences import Target, check_share, divergences, product, tempered
-from fractionate.divergences_likelihood import centred_rows, softmax_rows
+from fractionate.divergences import (
+    Target,
+    centred_rows,
+    check_share,
+    divergences,
+    inner,
+    product,
+    softmax_rows,
+    tempered,
+)
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
@@ -38,7 +46,7 @@ def student_rows(student_logits: Logits, target: Target) -> tuple[Logits, Logits
 def back_through_softmax(slope: Logits, q: Logits, temperature: float) -> Logits:
     """From d/dq to d/dz: q (slope - Σ q slope) / T; overwrites the slope."""
     mean = (q * slope).sum(dim=-1, keepdim=True)
-    return slope.sub_(mean).mul_(q).div_(temperature)
+    return slope.sub_(mean).mul_(q).mul_(1 / temperature)
 
 
 @divergences.register("jsd")
@@ -69,9 +77,9 @@ class JensenShannon:
     def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
         """d/dq = (1 - beta) log(q / m)."""
         q, log_q = student_rows(student_logits, target)
-        p, log_p = target.probabilities, target.log_probabilities
-        log_m = (self.beta * p).add_(q, alpha=1 - self.beta).log_()
-        from_target = (log_p - log_m).mul_(p).nansum(dim=-1)
+        p, log_p = target.rows_and_logs()
+        log_m = torch.lerp(q, p, self.beta).log_()
+        from_target = inner(p, log_p - log_m)
         ratio = log_q.sub_(log_m).masked_fill_(q == 0, 0.0)
         loss = self.beta * from_target + (1 - self.beta) * (q * ratio).sum(dim=-1)
         return loss, back_through_softmax(ratio, q, target.temperature).mul_(1 - self.beta)
@@ -101,9 +109,9 @@ class SkewForward:
     def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
         """d/dq = -(1 - skew) target / m."""
         q, _ = student_rows(student_logits, target)
-        p = target.probabilities
+        p, log_p = target.rows_and_logs()
         mixture = (self.skew * p).add_(q, alpha=1 - self.skew)
-        loss = (target.log_probabilities - mixture.log()).mul_(p).nansum(dim=-1)
+        loss = inner(p, log_p - mixture.log())
         slope = (p / mixture).nan_to_num_(0.0).mul_(self.skew - 1)
         return loss, back_through_softmax(slope, q, target.temperature)
 

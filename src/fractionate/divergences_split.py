@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences import Target, divergences, product, tempered
-from fractionate.divergences_likelihood import centred_rows, softmax_rows
+from fractionate.divergences import Target, centred_rows, divergences, inner, product, softmax_rows, tempered
 from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
@@ -87,7 +86,7 @@ class Decoupled:
             - product(rest, log_rest - log_all)
         )
         shape = target.shape
-        shapes = torch.xlogy(shape, shape).sum(dim=-1) - centred.mul_(shape).nansum(dim=-1) + log_sum.squeeze(1)
+        shapes = torch.xlogy(shape, shape).sum(dim=-1) - inner(shape, centred) + log_sum.squeeze(1)
         # q[y] - c, from whichever of label and rest is the smaller, so that a sure student keeps its digits
         pull = rest - torch.exp(log_rest - log_all)
         loss = self.confidence_weight * split.squeeze(1) + self.shape_weight * shapes

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences import Target, divergences, product, tempered
-from fractionate.divergences_likelihood import centred_rows, softmax_rows
+from fractionate.divergences import Target, centred_rows, divergences, inner, product, softmax_rows, tempered
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
@@ -35,8 +34,8 @@ class TransformedTeacher:
         """d/dz = softmax(z) - target."""
         centred = centred_rows(student_logits, 1.0)
         q, log_sum = softmax_rows(centred)
-        p = target.probabilities
-        loss = product(p, target.log_probabilities).sum(dim=-1) - centred.mul_(p).nansum(dim=-1) + log_sum.squeeze(1)
+        p, log_p = target.rows_and_logs()
+        loss = inner(p, log_p - centred) + log_sum.squeeze(1)
         return loss, q.sub_(p)
 
 

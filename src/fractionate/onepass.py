@@ -12,7 +12,7 @@ from torch import Tensor
 from fractionate.divergences import Analytic, Divergence, Target
 from fractionate.teacher import compute_dtype
 
-CHUNK_ELEMENTS = 1 << 17  # logits touched at once: a few such arrays fit in a core's second-level cache
+CHUNK_ELEMENTS = 1 << 16  # logits touched at once: a few such arrays fit in a core's second-level cache
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
