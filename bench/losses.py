@@ -9,6 +9,7 @@ gradient included, in logits tensors. Medians of interleaved repeats; writes ben
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 import warnings
@@ -35,6 +36,7 @@ SECONDS_A_CASE = 0.35
 
 def peak_tensors(step, logits: torch.Tensor) -> float:
     """Peak of the bytes allocated during a step beyond what was there, in logits tensors."""
+    logits.grad = None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     now = peak = 0
@@ -83,7 +85,7 @@ def measure(batch: int, classes: int, dtype: torch.dtype):
     started, repeats = time.perf_counter(), 0
     while repeats < 5 or (repeats < 200 and time.perf_counter() - started < SECONDS_A_CASE * len(steps)):
         repeats += 1
-        for name, step in steps.items():
+        for name, step in random.sample(list(steps.items()), len(steps)):  # no case always runs after the same other
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)
@@ -99,9 +101,10 @@ def main() -> None:
     lines = [
         "# Loss and gradient: time and memory",
         "",
-        f"`PYTHONPATH=src OMP_NUM_THREADS={threads} python bench/losses.py`, torch {torch.__version__}, {threads} thread(s), T = 4,",
-        "soft term only. × limit: multiples of reading two logits tensors and writing one. × plain: speed against mdistiller's plain",
-        "form. Memory: peak beyond the two inputs, gradient included, in logits tensors. Median (best) of interleaved repeats.",
+        f"`PYTHONPATH=src OMP_NUM_THREADS={threads} python bench/losses.py`, torch {torch.__version__}, {threads} thread(s),",
+        "T = 4, soft term only. × limit: multiples of reading two logits tensors and writing one. × plain: speed against",
+        "mdistiller's plain form. Memory: peak beyond the two inputs, gradient included, in logits tensors. Median (best) of",
+        "interleaved repeats.",
     ]
     for batch, classes in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):

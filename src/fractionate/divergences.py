@@ -9,8 +9,8 @@ declared on the class:
 - `least_at_equality = False`: the least value lies elsewhere than where student and target agree.
 - `falls_as_squared = False`: at high temperatures its gradient does not fall as 1 / T², so the factor T² does not keep its size.
 - `refuses(cell) -> str`: why it cannot meet a cell, or an empty text.
-- `gradient(student_logits, target) -> (loss, gradient)`: the analytic gradient for some rows, without autograd. `__call__`, the
-  plain differentiable form, stays the oracle.
+- `gradient(student_logits, target, scale) -> (loss, gradient)`: the loss and scale times its analytic gradient for some rows,
+  without autograd. `__call__`, the plain differentiable form, stays the oracle.
 
 Each family is one file: divergences_likelihood, _mixture, _split, _logit, _transform, _correlation.
 """
@@ -85,12 +85,12 @@ class Target:
             return self.probabilities.log()
 
     def rows_and_logs(self) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """The target and its logarithm together, for one exponential an element; not kept."""
+        """The target and its logarithm together, for one exponential an element; not kept, the caller's own."""
         if self.is_whole_teacher:
             centred = centred_rows(self.logits, self.temperature)
             p, log_sum = softmax_rows(centred)
             return p, centred.sub_(log_sum)
-        return self.probabilities, self.log_probabilities
+        return self.probabilities.clone(), self.log_probabilities.clone()
 
     @cached_property
     def label_mass(self) -> Float[Tensor, "batch"]:
@@ -142,7 +142,7 @@ class Analytic(Protocol):
     """A divergence that knows its gradient."""
 
     def gradient(
-        self, student_logits: Float[Tensor, "batch classes"], target: Target
+        self, student_logits: Float[Tensor, "batch classes"], target: Target, scale: float = 1.0
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]: ...
 
 
@@ -154,6 +154,7 @@ class Choosy(Protocol):
 
 
 BLOCK_CLASSES = 1 << 15  # classes multiplied at once
+LONG_ROW = 1 << 12  # rows that are worth a call each
 
 divergences: Registry[Divergence] = Registry("divergence", "fractionate.divergences")
 
@@ -189,12 +190,13 @@ def softmax_rows(
 
 def inner(mass: Float[Tensor, "batch classes"], value: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch"]:
     """Σ mass · value of each row with 0 · ±inf = 0 (other NaN show in the caller's softmax), without an array of that size."""
-    classes = mass.shape[-1]
-    if classes <= BLOCK_CLASSES:
-        return (mass * value).nansum(dim=-1)
-    blocks = range(0, classes, BLOCK_CLASSES)
+    if mass.shape[-1] >= LONG_ROW and not mass.is_cuda:
+        found = torch.stack([torch.dot(*row) for row in zip(mass, value, strict=True)])
+        if not bool(found.isnan().any()):  # nothing is masked
+            return found
+    blocks = range(0, mass.shape[-1], BLOCK_CLASSES)
     parts = [(mass[:, b : b + BLOCK_CLASSES] * value[:, b : b + BLOCK_CLASSES]).nansum(dim=-1) for b in blocks]
-    return torch.stack(parts).sum(dim=0)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
 def product(mass: Float[Tensor, "..."], value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

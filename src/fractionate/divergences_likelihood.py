@@ -40,13 +40,13 @@ class CrossEntropy:
         log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
         return -product(target.probabilities, log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
         centred = centred_rows(student_logits, target.temperature)
         cross = inner(target.probabilities, centred)
         q = torch.softmax(centred, dim=-1, out=centred)
         loss = -q.amax(dim=-1).log_() - cross  # the largest logit is 0: log Σ exp = -log(largest q)
-        return loss, q.sub_(target.probabilities).mul_(1 / target.temperature)
+        return loss, q.sub_(target.probabilities).mul_(scale / target.temperature)
 
 
 @divergences.register("forward-kl")
@@ -64,7 +64,7 @@ class ForwardKL:
         # the difference of logarithms first: at equality every term is 0, not a sum that cancels
         return product(target.probabilities, target.log_probabilities - log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
         centred = centred_rows(student_logits, target.temperature)
         if target.is_whole_teacher:
@@ -77,7 +77,7 @@ class ForwardKL:
             p = target.probabilities
             loss = torch.xlogy(p, p).sum(dim=-1) - inner(p, centred)
         q = torch.softmax(centred, dim=-1, out=centred)
-        return loss.sub_(q.amax(dim=-1).log_()), q.sub_(p).mul_(1 / target.temperature)
+        return loss.sub_(q.amax(dim=-1).log_()), q.sub_(p).mul_(scale / target.temperature)
 
 
 @divergences.register("bucketed-kl")
@@ -99,39 +99,38 @@ class BucketedKL:
     def formula(self) -> str:
         return f"KL(target ‖ q) of {self.k} classes and the rest as one"
 
-    def split(self, target: Target) -> tuple[Logits, Tensor]:
+    def largest(self, p: Logits) -> tuple[Logits, Tensor]:
         """Masses of the k largest classes, and which these are."""
-        masses, places = target.probabilities.topk(min(self.k, target.probabilities.shape[1] - 1), dim=-1)
+        masses, places = p.topk(min(self.k, p.shape[1] - 1), dim=-1)
         return masses, places
 
     def __call__(self, student_logits: Logits, target: Target) -> Loss:
         log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
-        masses, places = self.split(target)
+        masses, places = self.largest(target.probabilities)
         rest = target.probabilities.scatter(1, places, 0.0).sum(dim=-1)
         log_rest = torch.logsumexp(log_q.scatter(1, places, -torch.inf), dim=-1)
         known = product(masses, target.log_probabilities.gather(1, places) - log_q.gather(1, places)).sum(dim=-1)
         return known + product(rest, rest.log() - log_rest)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T at the k classes, (q - target's rest · share of q in the rest) / T at the others."""
         centred = centred_rows(student_logits, target.temperature)
         q, log_sum = softmax_rows(centred)
-        masses, places = self.split(target)
-        log_known = centred.gather(1, places).sub_(log_sum)
-        others = q.scatter(1, places, 0.0)
-        rest_q = others.sum(dim=-1)
-        rest = target.probabilities.scatter(1, places, 0.0).sum(dim=-1)
-        known = product(masses, target.log_probabilities.gather(1, places) - log_known).sum(dim=-1)
-        # the student's rest may underflow where its logarithm does not
-        log_rest = torch.where(
-            rest_q > 1e-30,
-            rest_q.log(),
-            torch.logsumexp(centred.scatter(1, places, -torch.inf), -1) - log_sum.squeeze(1),
-        )
+        p, log_p = target.rows_and_logs()
+        masses, places = self.largest(p)
+        known = product(masses, log_p.gather(1, places) - centred.gather(1, places).sub_(log_sum)).sum(dim=-1)
+        rest = p.scatter_(1, places, 0.0).sum(dim=-1)
+        share = q.scatter(1, places, 0.0)
+        rest_q = share.sum(dim=-1)
+        if bool((rest_q > 1e-30).all()):
+            log_rest = rest_q.log()
+            share.mul_((rest / rest_q)[:, None])
+        else:  # the student's rest underflows where its logarithm and its shape do not
+            others = centred.scatter_(1, places, -torch.inf)
+            log_rest = torch.logsumexp(others, dim=-1) - log_sum.squeeze(1)
+            share = torch.softmax(others, dim=-1).nan_to_num_(0.0).mul_(rest[:, None])
         loss = known + product(rest, rest.log() - log_rest)
-        share = torch.softmax(centred.scatter_(1, places, -torch.inf), dim=-1).nan_to_num_(0.0).mul_(rest[:, None])
-        share.scatter_(1, places, masses)
-        return loss, q.sub_(share).mul_(1 / target.temperature)
+        return loss, q.sub_(share.scatter_(1, places, masses)).mul_(scale / target.temperature)
 
 
 @divergences.register("reverse-kl")
@@ -151,14 +150,14 @@ class ReverseKL:
         log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
         return product(log_q.exp(), log_q - target.log_probabilities).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz = q (log(q / target) - KL) / T."""
         centred = centred_rows(student_logits, target.temperature)
         q, log_sum = softmax_rows(centred)
         ratio = centred.sub_(log_sum).sub_(target.log_probabilities)
         ratio.masked_fill_(q == 0, 0.0)  # both sides without the class: 0 · (-inf + inf)
         loss = (q * ratio).sum(dim=-1)
-        return loss, ratio.sub_(loss[:, None]).mul_(q).mul_(1 / target.temperature)
+        return loss, ratio.sub_(loss[:, None]).mul_(q).mul_(scale / target.temperature)
 
 
 @divergences.register("total-variation")
@@ -176,11 +175,11 @@ class TotalVariation:
         q = torch.softmax(tempered(student_logits, target.temperature), dim=-1)
         return 0.5 * (target.probabilities - q).abs().sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz = ½ q (s - Σ q s) / T with s = sign(q - target)."""
         q, _ = softmax_rows(centred_rows(student_logits, target.temperature))
         difference = q - target.probabilities
         loss = 0.5 * difference.abs().sum(dim=-1)
         sign = difference.sign_()
         mean = (q * sign).sum(dim=-1, keepdim=True)
-        return loss, sign.sub_(mean).mul_(q).mul_(0.5 / target.temperature)
+        return loss, sign.sub_(mean).mul_(q).mul_(0.5 * scale / target.temperature)

@@ -43,10 +43,10 @@ def student_rows(student_logits: Logits, target: Target) -> tuple[Logits, Logits
     return q, centred.sub_(log_sum)
 
 
-def back_through_softmax(slope: Logits, q: Logits, temperature: float) -> Logits:
-    """From d/dq to d/dz: q (slope - Σ q slope) / T; overwrites the slope."""
+def back_through_softmax(slope: Logits, q: Logits, factor: float) -> Logits:
+    """From d/dq to d/dz, times a factor: q (slope - Σ q slope); overwrites the slope."""
     mean = (q * slope).sum(dim=-1, keepdim=True)
-    return slope.sub_(mean).mul_(q).mul_(1 / temperature)
+    return slope.sub_(mean).mul_(q).mul_(factor)
 
 
 @divergences.register("jsd")
@@ -74,7 +74,7 @@ class JensenShannon:
         from_student = product(log_q.exp(), log_q - log_m)
         return self.beta * from_target.sum(dim=-1) + (1 - self.beta) * from_student.sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dq = (1 - beta) log(q / m)."""
         q, log_q = student_rows(student_logits, target)
         p, log_p = target.rows_and_logs()
@@ -82,7 +82,7 @@ class JensenShannon:
         from_target = inner(p, log_p - log_m)
         ratio = log_q.sub_(log_m).masked_fill_(q == 0, 0.0)
         loss = self.beta * from_target + (1 - self.beta) * (q * ratio).sum(dim=-1)
-        return loss, back_through_softmax(ratio, q, target.temperature).mul_(1 - self.beta)
+        return loss, back_through_softmax(ratio, q, (1 - self.beta) * scale / target.temperature)
 
 
 @divergences.register("skew-forward")
@@ -106,14 +106,14 @@ class SkewForward:
         log_m = log_mixture(target.log_probabilities, student_log(student_logits, target), self.skew)
         return product(target.probabilities, target.log_probabilities - log_m).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dq = -(1 - skew) target / m."""
         q, _ = student_rows(student_logits, target)
         p, log_p = target.rows_and_logs()
         mixture = (self.skew * p).add_(q, alpha=1 - self.skew)
         loss = inner(p, log_p - mixture.log())
         slope = (p / mixture).nan_to_num_(0.0).mul_(self.skew - 1)
-        return loss, back_through_softmax(slope, q, target.temperature)
+        return loss, back_through_softmax(slope, q, scale / target.temperature)
 
 
 @divergences.register("skew-reverse")
@@ -138,11 +138,11 @@ class SkewReverse:
         log_m = log_mixture(log_q, target.log_probabilities, self.skew)
         return product(log_q.exp(), log_q - log_m).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dq = log(q / m) + 1 - skew q / m."""
         q, log_q = student_rows(student_logits, target)
         mixture = ((1 - self.skew) * target.probabilities).add_(q, alpha=self.skew)
         ratio = log_q.sub_(mixture.log()).masked_fill_(q == 0, 0.0)
         loss = (q * ratio).sum(dim=-1)
         slope = ratio.sub_((q / mixture).nan_to_num_(0.0).mul_(self.skew))
-        return loss, back_through_softmax(slope, q, target.temperature)
+        return loss, back_through_softmax(slope, q, scale / target.temperature)

@@ -68,7 +68,7 @@ class Decoupled:
             student_logits, target, target.temperature
         )
 
-    def gradient(self, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
+    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
         """d/dz[y] = w (q[y] - c) / T; beside it (-w (q[y] - c) shape_q + v (shape_q - shape)) / T."""
         labels = target.labels[:, None]
         centred = centred_rows(student_logits, target.temperature)
@@ -92,7 +92,7 @@ class Decoupled:
         loss = self.confidence_weight * split.squeeze(1) + self.shape_weight * shapes
         gradient = shape_q.mul(self.shape_weight - self.confidence_weight * pull).sub_(shape, alpha=self.shape_weight)
         gradient.scatter_(1, labels, self.confidence_weight * pull)
-        return loss, gradient.div_(target.temperature)
+        return loss, gradient.mul_(scale / target.temperature)
 
 
 @divergences.register("nkd")

@@ -154,9 +154,9 @@ class Objective:
             gradient = loss = None
             if self.teacher_weight > 0:
                 assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
-                loss, gradient = with_gradient(self.divergence, logits, Target(self.cell, some, logits.dtype))
-                if self.soft_scale != 1:
-                    loss, gradient = loss.mul(self.soft_scale), gradient.mul_(self.soft_scale)
+                target = Target(self.cell, some, logits.dtype)
+                loss, gradient = with_gradient(self.divergence, logits, target, self.soft_scale)
+                loss = loss.mul(self.soft_scale)
             if self.teacher_weight < 1:
                 log_q = torch.log_softmax(logits, dim=-1)
                 labels = some.labels[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,22 +12,22 @@ from torch import Tensor
 from fractionate.divergences import Analytic, Divergence, Target
 from fractionate.teacher import compute_dtype
 
-CHUNK_ELEMENTS = 1 << 16  # logits touched at once: a few such arrays fit in a core's second-level cache
+CHUNK_ELEMENTS = 1 << 17  # logits touched at once: a few such arrays fit in a core's second-level cache
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
 Rows = Callable[[Logits, slice], tuple[Loss, Logits]]
 
 
-def with_gradient(divergence: Divergence, student_logits: Logits, target: Target) -> tuple[Loss, Logits]:
-    """The divergence of some rows and its gradient: analytic where the divergence knows it, else by autograd of these rows."""
-    if isinstance(divergence, Analytic):
-        return divergence.gradient(student_logits, target)
+def with_gradient(divergence: Divergence, student_logits: Logits, target: Target, scale: float) -> tuple[Loss, Logits]:
+    """The divergence of some rows and scale times its gradient: analytic where the divergence knows it, else by autograd of these rows."""
+    if hasattr(divergence, "gradient"):  # isinstance of a protocol costs more than a small loss
+        return cast(Analytic, divergence).gradient(student_logits, target, scale)
     with torch.enable_grad():
         leaf = student_logits.detach().requires_grad_()
         loss = divergence(leaf, target)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    return loss.detach(), gradient
+    return loss.detach(), gradient.mul_(scale)
 
 
 def transforms_active() -> bool:
@@ -86,4 +86,13 @@ class OnePass(torch.autograd.Function):
         if kept is None:
             (student_logits,) = ctx.saved_tensors
             _, kept = loss_and_gradient(student_logits, ctx.rows, chunks(*student_logits.shape))
-        return kept.mul_(gradient_of_loss[:, None]), None, None
+        return scale_rows(kept, gradient_of_loss), None, None
+
+
+def scale_rows(gradient: Logits, factor: Loss) -> Logits:
+    """gradient · factor in place; half precision in chunks, as an operator of mixed dtypes would copy the whole to float32."""
+    if gradient.dtype == factor.dtype:
+        return gradient.mul_(factor[:, None])
+    for part in chunks(*gradient.shape):
+        gradient[part] = gradient[part].to(factor.dtype).mul_(factor[part, None])
+    return gradient
