@@ -20,7 +20,7 @@ Rows = Callable[[Logits, slice], tuple[Loss, Logits]]
 
 
 def with_gradient(divergence: Divergence, student_logits: Logits, target: Target, scale: float) -> tuple[Loss, Logits]:
-    """The divergence of some rows and scale times its gradient: analytic where the divergence knows it, else by autograd of these rows."""
+    """The divergence of some rows and scale times its gradient: analytic where known, else by autograd of these rows."""
     if hasattr(divergence, "gradient"):  # isinstance of a protocol costs more than a small loss
         return cast(Analytic, divergence).gradient(student_logits, target, scale)
     with torch.enable_grad():
