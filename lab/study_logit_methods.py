@@ -2,10 +2,11 @@
 
     PYTHONPATH=src OMP_NUM_THREADS=1 python lab/study_logit_methods.py [folder]
 
-A teacher MLP (256, 256) trained on 797 digits; a student MLP (24) on a transfer set of 100, the demo's pair. Every method gets the same
-budget: 3 temperatures x 2 teacher weights x 3 learning rates, the best by validation accuracy (then NLL) over 3 tuning seeds; hard
-labels are tuned over the learning rates. Then 10 fresh seeds, and the test data is read once, for these. Effects are paired over seeds, 95 % intervals, corrected by Holm over the methods.
-What a student absorbed is its own spectrum, level by level, less that of the student taught by labels alone. Resumable.
+A teacher MLP (256, 256) trained on 797 digits; a student MLP (24) on a transfer set of 100, the demo's pair. Every method gets
+the same budget: 3 temperatures x 2 teacher weights x 3 learning rates, the best by validation accuracy (then NLL) over 3 tuning
+seeds; hard labels are tuned over the learning rates. Then 10 fresh seeds, and the test data is read once, for these. Effects are
+paired over seeds, 95 % intervals, corrected by Holm over the methods. What a student absorbed is its own spectrum, level by
+level, less that of the student taught by labels alone. Resumable.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def summary(study: Study, chosen: dict[str, tuple[float, float, float]]) -> str:
         "",
         f"Margin of equivalence: {study.margin:g} points of accuracy. Plain KD is the row `cross-entropy`.",
         "",
-        "| method | T, w, rate chosen | accuracy against hard labels (points) | accuracy against plain KD | NLL against plain KD (nats) |",
+        "| method | T, w, rate | accuracy against hard labels (points) | against plain KD | NLL against plain KD (nats) |",
         "| --- | --- | --- | --- | --- |",
     ]
     for method, (temperature, weight, rate) in chosen.items():

@@ -181,6 +181,9 @@ def write() -> None:
 def registries() -> dict[str, Any]:
     """Every registry of the package by the kind of part it holds, as the source declares them."""
     found = {}
+    for name in paths():
+        if name.startswith("extensions."):  # they register their parts when they are imported
+            importlib.import_module(f"fractionate.{name}")
     for name, path in paths().items():
         for match in re.finditer(r"^(\w+): Registry\[", path.read_text(encoding="utf-8"), re.MULTILINE):
             registry = getattr(importlib.import_module(f"fractionate.{name}"), match[1])
