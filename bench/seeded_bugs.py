@@ -1,6 +1,6 @@
 """Seeds bugs one after another into a copy of the package and runs the kernel's tests on each. Fails if one survives.
 
-    python bench/seeded_bugs.py            # about five minutes; writes bench/results/seeded_bugs.md
+    python bench/seeded_bugs.py            # five to seven minutes; writes bench/results/seeded_bugs.md
     python bench/seeded_bugs.py --only T²  # the bugs whose name holds this text; writes nothing
 
 Run it monthly, and after changes to the kernel: a seed whose place in the source is gone is reported as stale, which is a failure.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fractionate.cells import Cell
@@ -27,7 +27,7 @@ Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
 
 
-def kept(student_logits: Logits, target_logits: Logits) -> tuple[Logits, Float[Tensor, "batch 1"]]:
+def kept(student_logits: Logits, target_logits: Logits) -> tuple[Bool[Tensor, "batch classes"], Float[Tensor, "batch 1"]]:
     """Which classes are compared (those that both sides do not mask), and how many a row has."""
     keep = ~(torch.isneginf(student_logits) & torch.isneginf(target_logits))
     return keep, keep.sum(dim=-1, keepdim=True).clamp_min(1).to(student_logits.dtype)

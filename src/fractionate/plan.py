@@ -20,7 +20,7 @@ class Portion:
 
     epoch: int
     index: Int[Tensor, "batch"]
-    pieces: tuple[Int[Tensor, "piece"] | None, ...]
+    pieces: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
 
 
 def portions(
