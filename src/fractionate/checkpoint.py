@@ -79,7 +79,7 @@ def load_checkpoint(folder: Path | str, step: int) -> Checkpoint:
         manifest = json.loads(path.read_bytes())
         seal = manifest.pop("self_xxh3_128")
         sound = seal == _seal(manifest) and manifest["step"] == step
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise DamagedError(f"{path} is damaged", fix="the checkpoint before it is used where there is one")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fractionate.errors import ConfigError, DamagedError
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch stores what it saves as it is; a compressed member can unfold to a thousand times the file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(member.file_size for member in archive.infolist())
+            if unfolded > path.stat().st_size or any(m.compress_type for m in archive.infolist()):
+                raise ValueError(f"compressed members, {unfolded:,} bytes in a file of {path.stat().st_size:,}")
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -23,6 +33,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_bomb(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers' own errors differ by format; none may pass as a crash of ours
         raise DamagedError(
