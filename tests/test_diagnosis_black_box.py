@@ -36,6 +36,7 @@ def test_one_hot_labels_and_columns_of_labels_are_understood():
         assert signal_from_arrays(LOGITS, labels).labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("outputs", "labels", "match"),
     [

@@ -379,12 +379,14 @@ def test_refusals_name_the_reason():
     Objective("hard", teacher_weight=0.0, divergence="reverse-kl")  # unused: nothing to refuse
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("shape", [(6, 1), (1, 5), (5, 6), (6, 5, 1)])
 def test_shapes_that_would_broadcast_are_refused(shape):
     with pytest.raises(MismatchError):
         Objective()(torch.zeros(shape), signal_of())
 
 
+@pytest.mark.wrong_types
 def test_integers_are_no_logits():
     with pytest.raises(MismatchError, match="floating point"):
         Objective()(torch.zeros(6, 5, dtype=torch.long), signal_of())

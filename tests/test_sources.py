@@ -130,6 +130,7 @@ def test_package_files_are_checked(tmp_path, monkeypatch):
         package_file("some-package", "other.txt", good)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [

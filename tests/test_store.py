@@ -149,6 +149,7 @@ def test_logits_that_are_not_finite_name_their_examples(digits, tmp_path):
     assert "img-7" in refuses(NumericsError, "not finite", teacher, data, tmp_path / "s", named="t")
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [

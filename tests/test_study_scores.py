@@ -31,6 +31,7 @@ def test_scores_agree_with_torchmetrics(examples: int, classes: int, scale: floa
     assert found.examples == examples
 
 
+@pytest.mark.wrong_types
 def test_scores_refuse_what_cannot_be_scored() -> None:
     labels = torch.tensor([0, 1])
     with pytest.raises(NumericsError, match="1 of 2"):

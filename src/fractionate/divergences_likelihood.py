@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.cells import Cell
@@ -99,7 +99,7 @@ class BucketedKL:
     def formula(self) -> str:
         return f"KL(target ‖ q) of {self.k} classes and the rest as one"
 
-    def largest(self, p: Logits) -> tuple[Logits, Tensor]:
+    def largest(self, p: Logits) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
         """Masses of the k largest classes, and which these are."""
         masses, places = p.topk(min(self.k, p.shape[1] - 1), dim=-1)
         return masses, places
