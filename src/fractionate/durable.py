@@ -118,6 +118,17 @@ def sweep(directory: Path | str) -> int:
     return swept
 
 
+@contextlib.contextmanager
+def removing(path: Path | str) -> Iterator[None]:
+    """Around the removal of a file: one that is gone already is fine, one that cannot go is a `ResourceError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise refused(path, error) from error
+
+
 def sync_file(path: Path | str) -> None:
     """Wait until a file's bytes are on the disk."""
     _sync(path, os.O_RDONLY)

@@ -30,7 +30,7 @@ from fractionate.store.identity import (
     teacher_weights,
     tokenizer_fingerprint,
 )
-from fractionate.store.layout import HEAD, RELATION, SEGMENTS, SHARDS, Head, write_shard
+from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
 from fractionate.store.ranges import joined, rows_of, stored_of
 from fractionate.store.reading import Store
 from fractionate.store.source import Source
@@ -38,7 +38,7 @@ from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_r
 from fractionate.store.views import Replay
 
 Array = NDArray[Any]
-OURS = (HEAD, SHARDS, SEGMENTS, RELATION)
+OURS = (HEAD, HEAD_COPY, SHARDS, SEGMENTS, RELATION)
 
 
 def collect(
@@ -84,7 +84,7 @@ def collect(
     """
     asker = Asker(teacher, device=device, outputs=outputs, precision=precision)
     view = data if isinstance(data, Replay) else None
-    source = view.source if view else Source(data)
+    source = view.source if view else data if isinstance(data, Source) else Source(data)
     if batch_size < 1 or not 0 <= part[0] < part[1]:
         raise ConfigError("batch_size or part cannot be used", got=f"batch_size={batch_size}, part={part}")
     identity = Identity(

@@ -183,13 +183,19 @@ class Form:
         return ("values", "label_values") if self.dtype == "bfloat16" else ()
 
     @property
+    def entry_bytes(self) -> int:
+        """Bytes of one stored class."""
+        index = 0 if self.kind == "dense" else smallest_unsigned(self.classes - 1).itemsize
+        return index + (smallest_unsigned(self.k).itemsize if self.kind == "sampled" else TORCH[self.dtype].itemsize)
+
+    @property
     def number_bytes(self) -> float:
         """Bytes a row of what the teacher said (sampled: at most, where every draw is another class)."""
-        width, label = TORCH[self.dtype].itemsize, smallest_unsigned(self.classes - 1).itemsize
+        label = smallest_unsigned(self.classes - 1).itemsize
         if self.kind == "dense":
-            return label + self.classes * width
-        entry = width if self.kind == "top-k" else smallest_unsigned(self.k).itemsize
-        return label + width + 4 * len(self.temperatures) + self.k * (entry + label) + 8 * (self.kind == "sampled")
+            return label + self.classes * self.entry_bytes
+        beside = label + TORCH[self.dtype].itemsize + 4 * len(self.temperatures)  # the label, its logit, the rest
+        return beside + self.k * self.entry_bytes + 8 * (self.kind == "sampled")
 
     def row_bytes(self, views: int = 1) -> float:
         """Bytes a row on the disk, with its hash, place and fingerprint."""

@@ -1,6 +1,6 @@
 """The store on disk: immutable safetensors shards, one small manifest segment a shard, one head.
 
-    PATH/head.json                     what the store holds and whose: written once
+    PATH/head.json                     what the store holds and whose: written once, with a copy beside it
     PATH/shards/NAME.safetensors       columns of rows; any safetensors reader opens it
     PATH/segments/NAME.json            one a shard: its size and hashes; a shard without a segment does not count
 
@@ -28,7 +28,8 @@ from fractionate.durable import publish, write_file
 from fractionate.errors import DamagedError
 
 FORMAT = "fractionate-store/1"
-HEAD, SHARDS, SEGMENTS, RELATION = "head.json", "shards", "segments", "relation.safetensors"
+HEAD, HEAD_COPY = "head.json", "head-copy.json"
+SHARDS, SEGMENTS, RELATION = "shards", "segments", "relation.safetensors"
 JSON_LIMIT = 64 << 20  # bytes: a head or segment larger than this was not written by us
 HEADER_LIMIT = 1 << 20
 INDEX_COLUMNS = ("hashes", "places", "keys", "views", "row_offsets", "item_offsets")
@@ -180,7 +181,7 @@ class Head:
             fits = (
                 all(type(n) is int and 1 <= n < limit for n, limit in counts)
                 and type(head.k) is int
-                and 0 <= head.k <= head.classes
+                and 0 <= head.k < 1 << 31
                 and head.form in ("dense", "top-k", "sampled")
                 and head.dtype in ("float64", "float32", "float16", "bfloat16")
                 and head.temperatures
@@ -196,7 +197,10 @@ class Head:
 
     def write(self, root: Path) -> bool:
         """Write the head unless there is one already; True where this call wrote it."""
-        return publish(root / HEAD, sealed(self.body()))
+        won = publish(root / HEAD, sealed(self.body()))
+        if won:
+            publish(root / HEAD_COPY, sealed(self.body()))
+        return won
 
 
 @dataclass(frozen=True)
@@ -235,13 +239,13 @@ def read_header(raw: bytes, size: int, path: Path | str) -> dict[str, Column]:
     return columns
 
 
-def pack(columns: Mapping[str, Array], bfloat16: Sequence[str] = ()) -> tuple[bytes, list[Array]]:
+def pack(columns: Mapping[str, Array], head: str, bfloat16: Sequence[str] = ()) -> tuple[bytes, list[Array]]:
     """A safetensors header and the arrays in the order in which they follow it: the index first, then wide before narrow."""
     order = sorted(columns, key=lambda name: (name not in ("hashes", "places", "keys"), -columns[name].itemsize, name))
     if "keys" in order:  # 16 bytes wide, so it keeps the alignment of what follows
         order.insert(min(2, len(order) - 1), order.pop(order.index("keys")))
     arrays = [np.ascontiguousarray(columns[name]) for name in order]
-    table: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
+    table: dict[str, Any] = {"__metadata__": {"format": FORMAT, "head": head}}
     position = 0
     for name, array in zip(order, arrays, strict=True):
         dtype = "BF16" if name in bfloat16 else NAMES[array.dtype]
@@ -256,7 +260,7 @@ def write_shard(
     root: Path, columns: Mapping[str, Array], *, head: str, bfloat16: Sequence[str] = (), replaces: Sequence[str] = ()
 ) -> Segment:
     """Write a shard, then commit its segment; both are on the disk when this returns."""
-    header, arrays = pack(columns, bfloat16)
+    header, arrays = pack(columns, head, bfloat16)
     whole = xxhash.xxh3_128(header)
     for array in arrays:
         whole.update(_bytes(array))

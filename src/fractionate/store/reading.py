@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,15 +66,17 @@ class Shard:
             self.bytes: Array = np.memmap(self.path, np.uint8, "r")
         except OSError as error:
             raise unreadable(self.path, error) from error
-        self.index = {name: np.asarray(self.column(name)) for name in INDEX if name in self.columns}
+        self.index = self._read_index([name for name in INDEX if name in self.columns])
         if index_hash(self.index) != segment.index_xxh3:
             stop = max(self.columns[name].stop for name in self.index)
             raise damaged("the index of this shard was changed", self.path, where=f"bytes {8 + length}-{stop}")
 
+    def _read_index(self, names: list[str]) -> dict[str, Array]:
+        return {name: np.asarray(self.column(name)) for name in names}
+
     def column(self, name: str) -> Array:
         """A column, not copied."""
-        at: Column = self.columns[name]
-        return self.bytes[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape)
+        return columns_in(self.bytes, {name: self.columns[name]})[name]
 
     def sizes(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many rows each of some entries has."""
@@ -108,6 +110,11 @@ class Shard:
         """Some entries as the shard keeps them, proved."""
         self.rows(entries)
         return stored_of({name: self.column(name) for name in self.columns}, entries)
+
+
+def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array]:
+    """Columns of a shard's bytes, not copied."""
+    return {name: content[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape) for name, at in columns.items()}
 
 
 def unreadable(path: Path, error: OSError) -> ResourceError:
@@ -177,8 +184,15 @@ class Store:
         self._slots, self._shard, self._row = self._build_index()
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """Open a store. Raises `ConfigError` where there is none and `DamagedError` for the first damage found."""
+    def open(cls, path: Path | str, *, cache: Path | str | None = None) -> Store:
+        """Open a store: a folder, or any fsspec address (`s3://…`, `https://…`), read by ranges into a verified local `cache`.
+
+        Raises `ConfigError` where there is none and `DamagedError` for the first damage found.
+        """
+        if "://" in str(path):
+            from fractionate.store.remote import open_remote
+
+            return open_remote(str(path), cache)
         scanned = scan(Path(path))
         if scanned.damages:
             raise scanned.damages[0]

@@ -1,0 +1,253 @@
+"""Out of the store and into it: Parquet, `datasets`, NumPy, safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fractionate.durable import make_directory, write_directory, write_file
+from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError
+from fractionate.sources.examples import Examples
+from fractionate.store.collect import collect
+from fractionate.store.forms import FormKind, StoredDtype, to_torch
+from fractionate.store.reading import Store, available_memory
+from fractionate.store.source import Batch, Source
+
+Array = NDArray[Any]
+Target = Literal["parquet", "datasets", "npy", "safetensors"]
+ROWS = 8192  # rows that are read and written together
+
+
+def export(path: Path | str, to: Target, out: Path | str) -> Path:
+    """Write all rows, in the order of the data, to a file or folder others read; gives its path.
+
+    `parquet`: one file with page checksums, the store's head in its metadata. `datasets`: a folder for
+    `datasets.load_from_disk`. `npy` (dense only): a folder with logits.npy and labels.npy. `safetensors`: one file of plain
+    columns. Raises `ConfigError` where `out` is there already, `MissingExtraError` without the library, `MismatchError` for a
+    store that is not complete.
+    """
+    store, out = Store.open(path), Path(out)
+    writers = {"parquet": _parquet, "datasets": _datasets, "npy": _npy, "safetensors": _safetensors}
+    if to not in writers:
+        raise ConfigError(f"cannot export to {to!r}", expected=", ".join(writers))
+    if out.exists():
+        raise ConfigError(f"{out} is there already", fix="give another out")
+    if not store.complete:
+        store.read(np.arange(len(store)))  # raises, saying how many are missing
+    make_directory(out.parent)
+    return writers[to](store, out)
+
+
+def _pieces(store: Store) -> Iterator[dict[str, Array]]:
+    for start in range(0, len(store), ROWS):
+        columns = store.read(np.arange(start, min(start + ROWS, len(store))))
+        yield {name: column for name, column in columns.items() if name not in ("hashes", "keys")}
+
+
+def _tables(store: Store) -> Iterator[Any]:
+    pyarrow = _pyarrow()
+    facts = {"fractionate": json.dumps(store.head.body())}
+    for columns in _pieces(store):
+        table: dict[str, Any] = {}
+        offsets = columns.pop("item_offsets", None)
+        for name, column in columns.items():
+            if offsets is not None and name in ("counts", "indices"):
+                table[name] = pyarrow.ListArray.from_arrays(
+                    pyarrow.array(offsets.astype(np.int32)), pyarrow.array(column)
+                )
+            elif column.ndim == 2:
+                wide = _plain(store, name, column)
+                table[name] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(wide.reshape(-1)), wide.shape[1])
+            else:
+                table[name] = pyarrow.array(_plain(store, name, column))
+        yield pyarrow.table(table).replace_schema_metadata(facts)
+
+
+def _plain(store: Store, name: str, column: Array) -> Array:
+    """bfloat16 as float32, which other formats know."""
+    if name in store.form.bfloat16:
+        return to_torch(column, "bfloat16").float().numpy()
+    return column
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError("Parquet needs pyarrow", fix="pip install 'fractionate[parquet]'") from error
+    return pyarrow
+
+
+def _parquet(store: Store, out: Path) -> Path:
+    _pyarrow()
+    from pyarrow import parquet
+
+    def fill(file: BinaryIO) -> None:
+        writer = None
+        for table in _tables(store):
+            if writer is None:
+                writer = parquet.ParquetWriter(file, table.schema, write_page_checksum=True, compression="zstd")
+            writer.write_table(table)
+        assert writer is not None
+        writer.close()
+
+    return write_file(out, fill)
+
+
+def _datasets(store: Store, out: Path) -> Path:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("this needs the library datasets", fix="pip install 'fractionate[hf]'") from error
+    pyarrow = _pyarrow()
+    table = pyarrow.concat_tables([table.replace_schema_metadata(None) for table in _tables(store)])
+
+    def fill(folder: Path) -> None:
+        told = datasets.DatasetInfo(description=json.dumps(store.head.body()))
+        datasets.Dataset(datasets.table.InMemoryTable(table), info=told).save_to_disk(folder)
+
+    return write_directory(out, fill)
+
+
+def _npy(store: Store, out: Path) -> Path:
+    if store.form.kind != "dense" or store.head.tokens:
+        raise ConfigError("only dense signals of one row an example go to npy", fix="export to parquet or safetensors")
+
+    def fill(folder: Path) -> None:
+        logits = None
+        for columns in _pieces(store):
+            values = _plain(store, "values", columns["values"])
+            if logits is None:
+                shape = (len(store), values.shape[1])
+                logits = np.lib.format.open_memmap(folder / "logits.npy", "w+", values.dtype, shape)
+                labels = np.empty(len(store), columns["labels"].dtype)
+                done = 0
+            logits[done : done + len(values)] = values
+            labels[done : done + len(values)] = columns["labels"]
+            done += len(values)
+        assert logits is not None
+        logits.flush()
+        np.save(folder / "labels.npy", labels)
+
+    return write_directory(out, fill)
+
+
+def _safetensors(store: Store, out: Path) -> Path:
+    from safetensors.torch import save
+
+    columns = store.read(np.arange(len(store)))
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items() if name not in store.form.bfloat16}
+    tensors |= {name: to_torch(columns[name], "bfloat16") for name in store.form.bfloat16 if name in columns}
+    return write_file(out, save(tensors, metadata={"fractionate": json.dumps(asdict(store.head))}))
+
+
+def import_arrays(
+    logits: Any,
+    data: Any,
+    out: Path | str,
+    *,
+    named: str,
+    outputs: Literal["logits", "probabilities"] = "logits",
+    form: FormKind = "dense",
+    k: int = 0,
+    dtype: StoredDtype = "float32",
+    temperatures: tuple[float, ...] = (1.0,),
+) -> Store:
+    """Make a store out of logits that were computed elsewhere; `named` says by whom, since it cannot be seen.
+
+    `logits` is an array [examples, classes], or the path of a .npy, .safetensors (tensor `logits`) or .parquet file (column
+    `logits`); `data` are the examples they belong to, in the same order, or their labels alone. Raises `DamagedError` for
+    files that claim more than they hold or more than the memory does, `ConfigError` for other files (pickles above all),
+    `MismatchError` where rows, labels and classes do not fit.
+    """
+    rows = read_array(Path(logits)) if isinstance(logits, (str, Path)) else torch.as_tensor(logits)
+    if isinstance(data, (Tensor, np.ndarray, list)):
+        labels = torch.as_tensor(np.asarray(data))
+        data = Examples(torch.arange(len(labels)), labels)
+    source = _Places(data)
+    if rows.ndim != 2 or len(rows) != len(source):
+        raise MismatchError(
+            "these logits do not belong to these data", expected=f"[{len(source)}, classes]", got=str(list(rows.shape))
+        )
+    if not named:
+        raise ConfigError("a teacher nobody saw needs a name", fix='named="resnet50 of 3 May"')
+
+    def say(places: Tensor) -> Tensor:
+        return rows[places]
+
+    return collect(
+        say, source, out, named=named, outputs=outputs, form=form, k=k, dtype=dtype, temperatures=temperatures,
+        class_relation=None,
+    )  # fmt: skip
+
+
+class _Places(Source):
+    """Data whose inputs, for the one who is asked, are their places."""
+
+    def batch(self, places: NDArray[np.int64]) -> Batch:
+        batch = super().batch(places)
+        return Batch(torch.from_numpy(np.ascontiguousarray(places)), batch.labels, places, batch.keys)
+
+
+def read_array(path: Path) -> Tensor:
+    """Logits out of a .npy, .safetensors or .parquet file. Nothing is unpickled; sizes are checked before memory is taken."""
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    kind = path.suffix
+    try:
+        if kind == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps: a claim beyond the file's end is refused
+            return torch.from_numpy(np.array(array))
+        if kind == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+            if "logits" not in tensors and len(tensors) != 1:
+                raise ConfigError(f"{path} has no tensor 'logits'", got=", ".join(sorted(tensors)))
+            return tensors.get("logits", next(iter(tensors.values())))
+        if kind == ".parquet":
+            return _read_parquet(path)
+    except (ConfigError, DamagedError, MissingExtraError):
+        raise
+    except Exception as error:  # each library has errors of its own for a file that is not what its name says
+        raise DamagedError(f"{path} cannot be read as {kind[1:]}", got=str(error).splitlines()[0][:200]) from error
+    raise ConfigError(
+        f"cannot import {path.name}",
+        expected=".npy, .safetensors or .parquet",
+        fix="pickles (.pt, .pkl) can run code when they are read: convert them where that does no harm",
+    )
+
+
+def _read_parquet(path: Path) -> Tensor:
+    _pyarrow()
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path, page_checksum_verification=True)
+    budget = available_memory() // 2
+    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+    # repeated values are stored once, so the bytes in the file say little: count the values
+    values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))
+    claimed = max(values * 4, sum(group.total_byte_size for group in groups))
+    if claimed > budget:
+        raise DamagedError(
+            f"{path} claims more than memory has", expected=f"at most {budget:,} bytes", got=f"{claimed:,}"
+        )
+    if "logits" not in file.schema_arrow.names:
+        raise ConfigError(f"{path} has no column 'logits'", got=", ".join(file.schema_arrow.names))
+    parts, taken = [], 0
+    for batch in file.iter_batches(batch_size=ROWS, columns=["logits"]):
+        taken += batch.nbytes
+        if taken > budget:
+            raise ResourceError(f"{path} does not fit into memory", expected=f"at most {budget:,} bytes")
+        column = batch.column(0)
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        parts.append(flat.reshape(len(column), -1))
+    return torch.from_numpy(np.concatenate(parts))

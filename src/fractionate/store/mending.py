@@ -1,0 +1,194 @@
+"""Mending a store: every row that still proves itself is kept, only what is lost is asked for again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fractionate.durable import TEMPORARY, removing, sweep, write_file
+from fractionate.errors import DamagedError, MismatchError
+from fractionate.record import Record
+from fractionate.store.collect import collect
+from fractionate.store.forms import row_hashes
+from fractionate.store.layout import (
+    HEAD,
+    HEAD_COPY,
+    HEADER_LIMIT,
+    RELATION,
+    SEGMENTS,
+    SHARDS,
+    Head,
+    read_header,
+    write_shard,
+)
+from fractionate.store.ranges import rows_of, stored_of
+from fractionate.store.reading import Scan, Store, columns_in, scan
+from fractionate.store.teachers import find_relation
+from fractionate.store.upkeep import file_hash
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Repaired(Record):
+    """What a repair did."""
+
+    path: str
+    damages: tuple[str, ...]
+    kept: int  # entries saved out of damaged shards
+    lost: int  # entries that had to go
+    missing: int  # entries still to be asked for
+    removed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rest = f"; {self.missing:,} rows are missing: run collect again" if self.missing else ""
+        return f"{self.path}: {len(self.damages)} damages, {self.kept:,} rows of damaged shards kept, {self.lost:,} lost{rest}"
+
+
+def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options: Any) -> Repaired:
+    """Take out what is damaged, keep every row that still proves itself; ask the teacher for the rest where it is given.
+
+    Of a damaged shard the rows whose own hash holds are written anew; files of killed writers are removed, so no other
+    process may be writing. With `teacher` and `data` (and the `options` the store was collected with: batch_size, device,
+    named, tokenizer) the missing rows are collected again. Raises `DamagedError` where head and copy are both damaged.
+    """
+    root = Path(path)
+    head = _head(root)
+    scanned = scan(root)
+    damages = [str(error) for error in scanned.damages]
+    whole = []
+    for shard in scanned.shards:
+        if file_hash(shard.path)[0] == shard.segment.xxh3:
+            whole.append(shard)
+        else:
+            damages.append(f"a shard was changed: {shard.path}")
+    good = {shard.segment.shard for shard in whole} | {shard.segment.name for shard in whole}
+    there = Store(root, Scan(head, tuple(whole), (), scanned.segments)).present()
+    kept = lost = 0
+    removed = []
+    for bad in sorted((root / SHARDS).glob("*")) if (root / SHARDS).is_dir() else []:
+        if bad.name in good or bad.name.startswith(TEMPORARY):
+            continue
+        told = next((segment.entries for segment in scanned.segments if segment.shard == bad.name), 0)
+        columns = salvage(bad, head, there)
+        saved = 0 if columns is None else len(columns["places"])
+        if columns is not None and saved:
+            write_shard(root, columns, head=head.sha256, bfloat16=Store(root, scanned).form.bfloat16)
+        kept, lost = kept + saved, lost + max(0, told - saved)
+        removed.append(bad)
+    # the rows that could be saved are on the disk now: what is damaged may go
+    for segment in sorted((root / SEGMENTS).glob("*")) if (root / SEGMENTS).is_dir() else []:
+        fresh = segment.name in {s.name for s in scan(root).segments}
+        stale = segment.name in {s.name for s in scanned.segments} and segment.name not in good
+        if stale or not fresh:
+            removed.append(segment)
+    relation = root / RELATION
+    if head.relation_xxh3 and (not relation.is_file() or file_hash(relation)[0] != head.relation_xxh3):
+        damages.append(f"the class relation was changed: {relation}")
+        if teacher is not None:
+            _mend_relation(root, head, teacher)
+    for gone in removed:
+        with removing(gone):
+            gone.unlink()
+    for folder in (root, root / SHARDS, root / SEGMENTS):
+        sweep(folder)
+    if teacher is not None and data is not None:
+        _collect_again(root, head, teacher, data, options)
+    store = Store.open(root)
+    return Repaired(
+        path=str(path),
+        damages=tuple(damages),
+        kept=kept,
+        lost=lost,
+        missing=len(store) - int(store.present().sum()),
+        removed=tuple(str(gone.relative_to(root)) for gone in removed),
+    )
+
+
+def _collect_again(root: Path, head: Head, teacher: Any, data: Any, options: dict[str, Any]) -> None:
+    identity = head.identity
+    settings = {name: identity[name] for name in ("outputs", "precision", "tokens", "template", "form", "k", "dtype")}
+    settings |= {"temperatures": tuple(identity["temperatures"]), "batch_size": head.batch_size}
+    collect(teacher, data, root, **(settings | options))
+
+
+def _head(root: Path) -> Head:
+    """The head; out of its copy where it is damaged."""
+    try:
+        return Head.read(root / HEAD)
+    except DamagedError:
+        copy = Head.read(root / HEAD_COPY)
+        write_file(root / HEAD, (root / HEAD_COPY).read_bytes())
+        return copy
+
+
+def _mend_relation(root: Path, head: Head, teacher: Any) -> None:
+    from safetensors.torch import save
+
+    relation = find_relation(teacher, head.classes)
+    raw = b"" if relation is None else save({"class_relation": relation.contiguous()})
+    if xxhash.xxh3_128_hexdigest(raw) != head.relation_xxh3:
+        raise MismatchError(
+            "this teacher does not have the class relation that was stored", fix="give the teacher it came from"
+        )
+    write_file(root / RELATION, raw)
+
+
+def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array] | None:
+    """The entries of a damaged or forgotten shard that are not `there` already and whose rows all prove themselves; None where
+    nothing can be believed."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    if length > min(HEADER_LIMIT, len(content)):
+        return None
+    try:
+        table = json.loads(content[8 : 8 + length])
+        if table["__metadata__"]["head"] != head.sha256:
+            return None  # a shard of another store
+        size = (
+            8 + length + max(int(entry["data_offsets"][1]) for name, entry in table.items() if name != "__metadata__")
+        )
+        if size > 2 * len(content) + (1 << 20):  # a cut shard is padded below; not without limit
+            size = len(content)
+        content = content[:size].ljust(size, b"\0")
+        places = read_header(content[: 8 + length], size, path)
+        columns = columns_in(np.frombuffer(content, np.uint8), places)
+        entries, rows = len(columns["places"]), len(columns["hashes"])
+        shapes = [len(columns[name]) == (entries if name in ("places", "views", "keys") else rows)
+                  for name in columns if name not in ("row_offsets", "item_offsets", "counts", "indices")]  # fmt: skip
+        if not all(shapes) or not _offsets_fit(columns, entries, rows):
+            return None
+    except (DamagedError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    found = rows_of(columns, np.arange(entries))
+    wrong = row_hashes(found) != found["hashes"]
+    owner = np.arange(entries)
+    if "row_offsets" in columns:
+        offsets: NDArray[np.int64] = columns["row_offsets"].astype(np.int64)
+        owner = np.repeat(owner, offsets[1:] - offsets[:-1])
+    good = np.ones(entries, bool)
+    good[owner[wrong]] = False
+    place, view = columns["places"].astype(np.int64), columns.get("views", np.zeros(entries)).astype(np.int64)
+    good &= (place >= 0) & (place < head.examples) & (view < head.views)
+    good[good] = ~there[(view * head.examples + place)[good]]
+    return stored_of(columns, np.flatnonzero(good))
+
+
+def _offsets_fit(columns: dict[str, Array], entries: int, rows: int) -> bool:
+    for name, count, total in (("row_offsets", entries, rows), ("item_offsets", rows, len(columns.get("counts", ())))):
+        if name not in columns:
+            continue
+        offsets = columns[name].astype(np.int64)
+        if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
+            return False
+    if "item_offsets" not in columns:
+        return "indices" not in columns or len(columns["indices"]) == rows
+    return len(columns["indices"]) == len(columns["counts"])

@@ -1,0 +1,207 @@
+"""Looking after a store: what is in it, whether it is whole, merging its shards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from fractionate.durable import removing
+from fractionate.errors import DamagedError, FractionateError
+from fractionate.record import Record
+from fractionate.store.layout import (
+    HEAD,
+    HEAD_COPY,
+    RELATION,
+    SEGMENTS,
+    SHARDS,
+    write_shard,
+)
+from fractionate.store.reading import Scan, Store, scan
+
+PIECE = 8 << 20  # bytes read at once
+
+
+@dataclass(frozen=True)
+class StoreInfo(Record):
+    """What a store holds."""
+
+    path: str
+    name: str
+    examples: int
+    views: int
+    entries_present: int  # (example, view) pairs
+    rows: int  # rows of logits: one an entry, or one a token
+    classes: int
+    form: str
+    k: int
+    dtype: str
+    temperatures: tuple[float, ...]
+    shards: int
+    bytes: int
+    class_relation: bool
+    identity: dict[str, str | int | float | tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def bytes_a_row(self) -> float:
+        """Bytes on the disk for each row."""
+        return self.bytes / max(1, self.rows)
+
+    def __str__(self) -> str:
+        kept = {
+            "dense": "all classes",
+            "top-k": f"label, {self.k} largest and the rest",
+            "sampled": f"label, {self.k} draws",
+        }
+        lines = [
+            f"{self.path}: {self.name}",
+            f"  {self.entries_present:,} of {self.examples * self.views:,} there"
+            + (f" ({self.examples:,} examples × {self.views} views)" if self.views > 1 else "")
+            + (f", {self.rows:,} rows by token" if self.rows != self.entries_present else ""),
+            f"  {self.classes:,} classes, {kept[self.form]}, {self.dtype}"
+            + (
+                f", rest at temperatures {', '.join(f'{t:g}' for t in self.temperatures)}"
+                if self.form == "top-k"
+                else ""
+            ),
+            f"  {self.bytes:,} bytes in {self.shards} shard(s), {self.bytes_a_row:.1f} a row",
+            f"  class relation {'stored' if self.class_relation else 'not stored'}",
+        ]
+        lines += [f"  {name:<15} {value}" for name, value in self.identity.items() if value not in ("", (), [])]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Verification(Record):
+    """Whether every byte is what was written."""
+
+    path: str
+    files: int
+    bytes: int
+    seconds: float
+    complete: bool  # every example is there in every view
+    damages: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()  # files that do not count: of killed writers, or foreign
+
+    @property
+    def whole(self) -> bool:
+        """True where nothing is damaged."""
+        return not self.damages
+
+    def __str__(self) -> str:
+        speed = self.bytes / max(self.seconds, 1e-9) / 1e9
+        head = f"{self.path}: {self.files} files, {self.bytes:,} bytes in {self.seconds:.2f} s ({speed:.1f} GB/s): "
+        head += "whole" if self.whole else f"{len(self.damages)} damaged"
+        head += "" if self.complete else ", not complete (run collect again)"
+        return "\n".join([head, *self.damages, *(f"left over: {name}" for name in self.leftovers)])
+
+
+def info(path: Path | str) -> StoreInfo:
+    """What a store holds. Raises `ConfigError` where there is none, `DamagedError` for a damaged one."""
+    store = Store.open(path)
+    head = store.head
+    return StoreInfo(
+        path=str(path),
+        name=head.name,
+        examples=head.examples,
+        views=head.views,
+        entries_present=int(store.present().sum()),
+        rows=sum(shard.segment.rows for shard in store.shards),
+        classes=head.classes,
+        form=head.form,
+        k=head.k,
+        dtype=head.dtype,
+        temperatures=head.temperatures,
+        shards=len(store.shards),
+        bytes=sum(shard.segment.bytes for shard in store.shards),
+        class_relation=bool(head.relation_xxh3),
+        identity={key: tuple(value) if isinstance(value, list) else value for key, value in head.identity.items()},
+    )
+
+
+def verify(path: Path | str) -> Verification:
+    """Read every byte of a store and compare it with what was written; says what is damaged, raises nothing for it.
+
+    Raises `ConfigError` where there is no store and `DamagedError` where its head cannot be read.
+    """
+    root, started = Path(path), time.monotonic()
+    scanned = scan(root)
+    damages = [str(error) for error in scanned.damages]
+    seen = 0
+    for shard in scanned.shards:
+        digest, size = file_hash(shard.path)
+        seen += size
+        if digest != shard.segment.xxh3:
+            try:
+                shard.rows(np.arange(shard.segment.entries))
+                damages.append(f"a shard was changed: {shard.path}")
+            except FractionateError as error:
+                damages.append(str(error))
+    store = Store(root, scanned)
+    try:
+        _ = store.class_relation
+    except DamagedError as error:
+        damages.append(str(error))
+    return Verification(
+        path=str(path),
+        files=len(scanned.shards) + len(scanned.segments) + 1 + bool(scanned.head.relation_xxh3),
+        bytes=seen,
+        seconds=time.monotonic() - started,
+        complete=store.complete,
+        damages=tuple(damages),
+        leftovers=tuple(str(left.relative_to(root)) for left in leftovers(root, scanned)),
+    )
+
+
+def file_hash(path: Path) -> tuple[str, int]:
+    """xxh3-128 of a file, and its size."""
+    state, size = xxhash.xxh3_128(), 0
+    piece = bytearray(PIECE)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            state.update(memoryview(piece)[:count])
+            size += count
+    return state.hexdigest(), size
+
+
+def leftovers(root: Path, scanned: Scan) -> list[Path]:
+    """Files that do not count: of killed writers, of shards that were merged, or foreign."""
+    live = {segment.name for segment in scanned.segments} | {segment.shard for segment in scanned.segments}
+    live |= {HEAD, HEAD_COPY, RELATION, SHARDS, SEGMENTS}
+    found = [path for folder in (root, root / SHARDS, root / SEGMENTS) for path in sorted(folder.glob("*"))]
+    return [path for path in found if path.name not in live]
+
+
+def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int]:
+    """Merge many shards into few, rows in the order of the data; gives the number of shards before and after.
+
+    Safe to be killed at any moment: the old shards stop counting only when all new ones are there. Raises `DamagedError`.
+    """
+    root = Path(path)
+    store = Store.open(root)
+    before = len(store.shards)
+    total = sum(shard.segment.bytes for shard in store.shards)
+    if before <= max(1, -(-total // shard_bytes)):
+        return before, before
+    old = [shard.segment for shard in store.shards]
+    slots = np.flatnonzero(store.present())
+    pieces = np.array_split(slots, max(1, -(-total // shard_bytes)))
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        write_shard(
+            root,
+            store.read_stored(piece),
+            head=store.head.sha256,
+            bfloat16=store.form.bfloat16,
+            replaces=[segment.name for segment in old] if last else [],
+        )
+    for segment in old:
+        with removing(root):
+            (root / SEGMENTS / segment.name).unlink()
+    for segment in old:
+        with removing(root):
+            (root / SHARDS / segment.shard).unlink()
+    return before, len(pieces)
