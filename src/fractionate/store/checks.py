@@ -44,7 +44,7 @@ def check_data(store: Store, source: Source, sample: int | None = None) -> None:
         first = int(places[wrong[0]])
         raise MismatchError(
             f"the store {store.path} belongs to other data: {len(wrong):,} of {len(places):,} examples looked at differ "
-            f"(field data, first: id {source.id(first)})",
+            f"(field data, first: id {source.shown(first)})",
             expected="the same ids, inputs and labels, in the same order",
             got="the same examples in another order" if same else f"other content at place {first}",
             fix="restore the data; or collect(..., reuse=this store) into a new folder: unchanged examples are taken over",
@@ -85,7 +85,7 @@ def check_teacher(
     bad = ((gap > TOLERANCE[store.form.dtype]) | ~same_mask.all(dim=1)).nonzero().flatten().tolist()
     if bad:
         places = batch.places if sizes is None else np.repeat(batch.places, sizes)
-        ids = list(dict.fromkeys(source.id(int(places[row])) for row in bad))
+        ids = list(dict.fromkeys(source.shown(int(places[row])) for row in bad))
         raise MismatchError(
             f"the teacher says something else than the store {store.path} for {len(ids)} of {len(slots)} examples asked "
             f"again: {', '.join(ids[:8])}",
@@ -117,7 +117,7 @@ def check_logits(
             )
     bad = (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
     if bool(bad.any()):
-        ids = list(dict.fromkeys(source.id(int(places[row])) for row in bad.nonzero().flatten().tolist()))
+        ids = list(dict.fromkeys(source.shown(int(places[row])) for row in bad.nonzero().flatten().tolist()))
         raise NumericsError(
             f"the teacher's logits are not finite for {len(ids)} example(s) of a batch: {', '.join(ids[:8])}",
             expected="finite numbers, -inf only to mask some of the classes",
@@ -138,7 +138,7 @@ def check_labels(labels: Tensor, places: NDArray[np.int64], source: Source, clas
     labels = labels.long().cpu()
     wrong = (labels < 0) | (labels >= classes)
     if bool(wrong.any()):
-        ids = list(dict.fromkeys(source.id(int(places[row])) for row in wrong.nonzero().flatten().tolist()))
+        ids = list(dict.fromkeys(source.shown(int(places[row])) for row in wrong.nonzero().flatten().tolist()))
         raise MismatchError(
             f"labels do not fit the teacher's classes (examples {', '.join(ids[:8])})",
             expected=f"labels in 0..{classes - 1}",

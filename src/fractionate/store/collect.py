@@ -274,7 +274,7 @@ class _Pass:
             dtype=form.dtype,
             temperatures=form.temperatures,
             batch_size=self.batch_size,
-            name=self.source.name,
+            name=self.source.title,
             class_names=self.source.class_names if len(self.source.class_names) == form.classes else (),
             relation_xxh3=digest,
             tokens=self.identity.tokens,

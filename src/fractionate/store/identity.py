@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType
@@ -41,7 +41,7 @@ class Identity:
     k: int = 0
     dtype: StoredDtype = "float32"
     temperatures: tuple[float, ...] = (1.0,)
-    code: str = CODE
+    code: str = field(default_factory=lambda: CODE)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """The names of the fields in which a stored identity differs from this one."""

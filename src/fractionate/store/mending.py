@@ -121,11 +121,12 @@ def _collect_again(root: Path, head: Head, teacher: Any, data: Any, options: dic
 def _head(root: Path) -> Head:
     """The head; out of its copy where it is damaged."""
     try:
-        return Head.read(root / HEAD)
+        head = Head.read(root / HEAD)
+        write_file(root / HEAD_COPY, (root / HEAD).read_bytes())
     except DamagedError:
-        copy = Head.read(root / HEAD_COPY)
+        head = Head.read(root / HEAD_COPY)
         write_file(root / HEAD, (root / HEAD_COPY).read_bytes())
-        return copy
+    return head
 
 
 def _mend_relation(root: Path, head: Head, teacher: Any) -> None:

@@ -45,7 +45,9 @@ class Source:
             data = as_examples(data, name)
         self.examples = data if isinstance(data, Examples) else None
         self.dataset = data
-        self.name: str = getattr(data, "name", name) if isinstance(getattr(data, "name", name), str) else name
+        named = getattr(data, "name", name)
+        self.title: str = named if isinstance(named, str) else name
+        self.name = printable(self.title)  # in messages
         try:
             count = len(data)
             assert self.examples is not None or hasattr(data, "__getitem__")
@@ -73,7 +75,7 @@ class Source:
             first = seen.setdefault(name, place)
             if first != place and key(name, *self.item(first)) != key(name, *self.item(place)):
                 raise MismatchError(
-                    f"{self.name}: two examples of different content have the same id {name!r}",
+                    f"{self.name}: two examples of different content have the same id {printable(name)!r}",
                     expected="an id of its own for each example",
                     got=f"places {first} and {place}",
                     fix="leave the ids out (the place is the id then), or use fractionate.store.content_ids(data)",
@@ -107,11 +109,15 @@ class Source:
         """How people know an example; its place where the data has no ids."""
         return str(place) if self.ids is None else self.ids[place]
 
+    def shown(self, place: int) -> str:
+        """An id for a message: safe to print, not long."""
+        return printable(self.id(place))
+
     def item(self, place: int) -> tuple[Any, Any]:
         """Input and label of one example."""
         if self.examples is not None:
             return self.examples.inputs[place], self.examples.labels[place]
-        return split(self.dataset[place], f"{self.name}: example {self.id(place)}")
+        return split(self.dataset[place], f"{self.name}: example {self.shown(place)}")
 
     def collate(self, items: list[tuple[Any, Any]]) -> tuple[Any, Tensor]:
         """Inputs and labels of one batch."""
@@ -136,6 +142,12 @@ class Source:
             return self._keys[places]
         found = items if items is not None else (self.item(int(place)) for place in places)
         return _keys(key(self.id(int(place)), *item) for place, item in zip(places, found, strict=True))
+
+
+def printable(text: str, length: int = 80) -> str:
+    """Foreign text for a message: no control characters, no change of direction, cut to a length."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
+    return clean if len(clean) <= length else clean[: length - 1] + "…"
 
 
 def split(item: Any, what: str) -> tuple[Any, Any]:

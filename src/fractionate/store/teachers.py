@@ -158,7 +158,7 @@ def token_rows(
     valid = labels != IGNORED
     if not bool(valid.any()):
         raise MismatchError(
-            f"{source.name}: no token of a batch has a label (first example {source.id(int(places[0]))})",
+            f"{source.name}: no token of a batch has a label (first example {source.shown(int(places[0]))})",
             expected=f"labels other than {IGNORED}",
             got=f"{IGNORED} everywhere",
         )

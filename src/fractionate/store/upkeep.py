@@ -140,6 +140,9 @@ def verify(path: Path | str) -> Verification:
                 damages.append(f"a shard was changed: {shard.path}")
             except FractionateError as error:
                 damages.append(str(error))
+    copy = root / HEAD_COPY
+    if not copy.is_file() or copy.is_symlink() or copy.read_bytes() != (root / HEAD).read_bytes():
+        damages.append(f"the copy of the head is missing or was changed: {copy}")
     store = Store(root, scanned)
     try:
         _ = store.class_relation
