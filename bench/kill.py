@@ -178,7 +178,7 @@ def main() -> None:
         [
             "# kill -9 at a random moment, the same command again",
             "",
-            f"`python bench/kill.py --kills {arguments.kills}`, torch {torch.__version__}, one thread.",
+            f"`python bench/kill.py --kills {len(done)}`, torch {torch.__version__}, one thread.",
             "",
             "| | kills | in a save | before the first checkpoint | failed or not equal | (after the end: not counted) |",
             "|---|---|---|---|---|---|",

@@ -255,3 +255,13 @@ def test_the_student_s_loss_is_the_label_s_without_a_teacher():
     _, run = distill(mlp(), train, training=Training(steps=1, batch_size=800), log_every=1)
     expected = functional.cross_entropy(mlp()(train.inputs), train.labels).item()
     assert run.history[0].loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_study_refuses_settings_that_only_the_loop_knows():
+    from fractionate import dissect
+
+    train, _, _ = digits()
+    clipped = Training(steps=5, clip_norm=1.0, precision="bfloat16")
+    assert clipped.loop_settings == ("clip_norm", "precision")
+    with pytest.raises(ConfigError, match="clip_norm, precision"):
+        dissect(mlp, train, teacher_signal(), cells=["kd"], seeds=2, training=clipped, test=train)

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.cost import measure_cost
-from fractionate.council import Teacher, as_signal, as_teacher
+from fractionate.council import Recorded, Teacher, as_signal, as_teacher, no_better_than_chance
 from fractionate.errors import ConfigError, DamagedError, StoppedError
 from fractionate.evaluation import evaluate
 from fractionate.feed import Feed, as_feed
@@ -223,6 +223,7 @@ class _Session:
             device=self.device,
             world=self.world,
             trained=list(trained),
+            labels_checked=isinstance(self.teacher, Recorded) and self.teacher.checked,
         )
         try:
             self._open()
@@ -258,6 +259,9 @@ class _Session:
         self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.standing.step)
         if self.objective is not None:
             self.progress.say(str(self.objective.describe()))
+        self.remark = no_better_than_chance(self.teacher.signal) if isinstance(self.teacher, Recorded) else ""
+        if self.remark:
+            self.progress.say(f"warning: {self.remark}")
         for error in damaged:
             self.progress.say(f"{error.what}: going on from step {self.standing.step}")
         self.world.wait()
@@ -382,6 +386,7 @@ class _Session:
             history=history(self.ledger.rows),
             settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
             versions=versions(),
+            note=self.remark,
             cost=self._cost() if self.folder is not None else {},
         )
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.bundle import Bundle
-from fractionate.errors import MismatchError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.mechanism import measure_rescaling
 from fractionate.objective import Objective
 from fractionate.order import batches, draw_seed, step_seed
@@ -379,6 +379,9 @@ def train_fleet(
     """
     if not entrants:
         return
+    if course.training.loop_settings:
+        unknown = ", ".join(course.training.loop_settings)
+        raise ConfigError(f"a study's training does not know {unknown}", fix="leave it out, or use distill")
     plan = plan_fleet(factory, entrants, course, way)
     if plan.way == "one by one":
         for entrant in entrants:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.council import Teacher
-from fractionate.errors import NumericsError
+from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.feed import Batch
 from fractionate.objective import Objective, rescaling
 from fractionate.order import draw_seed, step_seed
@@ -72,6 +74,7 @@ class Stepper:
     device: torch.device
     world: World
     trained: list[Tensor]
+    labels_checked: bool = False  # all of them are known to be classes of the student
 
     def take(
         self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
@@ -86,7 +89,7 @@ class Stepper:
         seen: list[tuple[Batch, Tensor, Tensor | None]] = []
         rescaled = None
         for number, (batch, real) in enumerate(pieces, 1):
-            with self.world.piece(self.called, last=number == len(pieces)):
+            with self.world.piece(self.called, last=number == len(pieces)), typed_errors():
                 row_losses, place, logits, signal = self._losses(batch)
                 loss = self._reduced(row_losses, batch, place, total if real else 0.0)
                 scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)
@@ -135,6 +138,8 @@ class Stepper:
             logits_of(output, self.head), batch.labels, predicts_next=self.predicts_next, complete=batch.complete
         )
         signal = None
+        if not self.labels_checked:
+            check_classes(batch, labels, place, logits.shape[-1])
         if self.teacher is None:
             losses = functional.cross_entropy(logits.float(), labels, reduction="none")
         else:
@@ -173,6 +178,43 @@ class Stepper:
         if self.parts.average is not None:
             self.parts.average.update_parameters(self.parts.student)  # type: ignore[operator]
         return value
+
+
+def check_classes(batch: Batch, labels: Int[Tensor, "rows"], place: Tensor | None, classes: int) -> None:
+    """Raise `MismatchError` naming the examples whose label is no class of the student."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise MismatchError("labels are not class numbers", expected="whole numbers", got=str(labels.dtype))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten().cpu()
+        found = batch.index[wrong if place is None else place.cpu()[wrong]].tolist()
+        raise MismatchError(
+            f"{len(wrong)} of {len(labels)} labels are no class of the student",
+            expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
+            got=f"{int(labels[wrong[0]])} at example {found[0]}; examples {', '.join(map(str, found[:8]))}",
+            fix="check the label map and the student's number of outputs",
+        )
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """What torch says about too little memory and too small batches, said so that it can be acted on."""
+    try:
+        yield
+    except (RuntimeError, ValueError, MemoryError) as error:
+        text = str(error)
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+        if short:
+            raise ResourceError(
+                f"out of memory: {text.splitlines()[0][:200] if text else 'the machine has no more'}",
+                fix="set micro_batch_size: the step stays the same, in smaller pieces",
+            ) from error
+        if "Expected more than 1 value per channel" in text:
+            raise ConfigError(
+                "batch normalisation met a batch of one example",
+                expected="at least two examples in every batch and piece",
+                fix="choose a batch_size (or micro_batch_size) that leaves no remainder of one",
+            ) from error
+        raise
 
 
 def forget(trained: list[Tensor]) -> None:

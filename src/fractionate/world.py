@@ -25,8 +25,10 @@ class World:
     def wrap(self, student: nn.Module) -> nn.Module:
         """The module to call in training: the student itself when alone, else one whose gradients are averaged over ranks."""
         if self.parallel == "shards":
-            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.fsdp import FSDPModule, fully_shard
 
+            if isinstance(student, FSDPModule):
+                return student
             for child in student.children():
                 if sum(p.numel() for p in child.parameters()):
                     fully_shard(child)

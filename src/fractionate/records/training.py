@@ -92,6 +92,13 @@ class Training(Record):
     patience: int | None = None  # stop after so many looks without a better one
     keep: Literal["last", "best"] = "last"  # which weights become the student; best by validation accuracy, then NLL
 
+    @property
+    def loop_settings(self) -> tuple[str, ...]:
+        """The settings in use that only `distill` knows; a fleet of students has no place for them."""
+        plain = Training()
+        names = ("micro_batch_size", "clip_norm", "precision", "average_decay", "evaluate_every", "patience", "keep")
+        return tuple(name for name in names if getattr(self, name) != getattr(plain, name))
+
     def steps_for(self, examples: int) -> int:
         """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""
         if self.steps is not None:
