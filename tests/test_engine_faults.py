@@ -173,7 +173,7 @@ def test_20_leaks_nothing(tmp_path):
     train, _, _ = digits()
 
     def held() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
     distill(mlp(), train, teacher_signal(), training=FAST, out=tmp_path / "warm")
     before = held()
