@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,3 +123,11 @@ def test_what_does_not_belong_together_is_refused():
         distill(mlp(), train, objective=Objective(), training=FAST)
     with pytest.raises(MismatchError, match="different classes"):
         distill(nn.Linear(64, 12), train, signal, training=FAST)
+
+
+def test_the_first_example_of_the_documents_runs():
+    page = (Path(__file__).parents[1] / "docs" / "own-model.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["run"].status == "completed"
