@@ -43,10 +43,8 @@ BUGS = (
     Bug("hard term tempered too", "objective.py", (
         ("log_q = torch.log_softmax(logits, dim=-1)", "log_q = torch.log_softmax(logits / self.temperature, dim=-1)"),)),
     Bug("student not tempered in the cross-entropy", "divergences_likelihood.py", (
-        ('"""d/dz = (q - target) / T."""\n        centred = centred_rows(student_logits, target.temperature)\n'
-         "        q, log_sum = softmax_rows(centred)\n        loss = log_sum.squeeze(1)",
-         '"""d/dz = (q - target) / T."""\n        centred = centred_rows(student_logits, 1.0)\n'
-         "        q, log_sum = softmax_rows(centred)\n        loss = log_sum.squeeze(1)"),)),
+        ("centred = centred_rows(student_logits, target.temperature)\n        cross = inner",
+         "centred = centred_rows(student_logits, 1.0)\n        cross = inner"),)),
     Bug("direction of KL swapped", "divergences_likelihood.py", (
         ('@divergences.register("forward-kl")', '@divergences.register("a-kl")'),
         ('@divergences.register("reverse-kl")', '@divergences.register("forward-kl")'),

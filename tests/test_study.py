@@ -142,7 +142,9 @@ class Broken:
     def __call__(self, student_logits: torch.Tensor, target: Target) -> torch.Tensor:
         return student_logits.sum(-1) * float("nan")
 
-    def gradient(self, student_logits: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(
+        self, student_logits: torch.Tensor, target: Target, scale: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self(student_logits, target), torch.full_like(student_logits, float("nan"))
 
 

@@ -28,7 +28,8 @@ from fractionate.store.layout import (
     write_shard,
 )
 from fractionate.store.ranges import rows_of, stored_of
-from fractionate.store.reading import Scan, Store, columns_in, scan
+from fractionate.store.reading import Store
+from fractionate.store.shards import Scan, columns_in, scan
 from fractionate.store.teachers import find_relation
 from fractionate.store.upkeep import file_hash
 

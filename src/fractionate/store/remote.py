@@ -19,7 +19,7 @@ from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
 from fractionate.store.ranges import spans, stored_of
-from fractionate.store.reading import Scan, Shard, Store, columns_in
+from fractionate.store.shards import Scan, Shard, columns_in, scan
 
 BLOCK = 256 << 10  # bytes fetched at least
 TRIES = 3
@@ -172,8 +172,11 @@ class RemoteShard(Shard):
         return stored_of(columns_in(self.bytes, self.columns), entries)
 
 
-def open_remote(url: str, cache: Path | str | None = None) -> Store:
-    """Open a store at an fsspec address. Raises `ConfigError` where there is none, `ResourceError` where the network refuses."""
+def scan_remote(url: str, cache: Path | str | None = None) -> tuple[Path, Scan]:
+    """The local cache of a store at an fsspec address, and what the store holds.
+
+    Raises `ConfigError` where there is none, `ResourceError` where the network refuses.
+    """
     system, base = file_system(url)
     root = cache_folder(url, cache)
     for folder in (root, root / SHARDS, root / SEGMENTS):
@@ -205,7 +208,7 @@ def open_remote(url: str, cache: Path | str | None = None) -> Store:
         place = f"{SHARDS}/{segment.shard}"
         size = insist(f"{shown}/{place}", lambda p=place: int(system.info(f"{base}/{p}")["size"]))
         shards.append(RemoteShard(root, segment, lambda a, b, p=place: get(p, a, b), size))
-    return Store(root, Scan(head, tuple(shards), (), tuple(live)))
+    return root, Scan(head, tuple(shards), (), tuple(live))
 
 
 def upload(path: Path | str, url: str) -> str:
@@ -214,7 +217,9 @@ def upload(path: Path | str, url: str) -> str:
     What is there already under the same name is left (names follow from content). Raises `DamagedError` for a damaged store and
     `ConfigError` where another store lies at the address.
     """
-    store = Store.open(path)
+    store = scan(Path(path))
+    if store.damages:
+        raise store.damages[0]
     system, base = file_system(url)
     root = Path(path)
     names = [f"{SHARDS}/{shard.segment.shard}" for shard in store.shards]

@@ -20,7 +20,8 @@ from fractionate.store.layout import (
     SHARDS,
     write_shard,
 )
-from fractionate.store.reading import Scan, Store, scan
+from fractionate.store.reading import Store
+from fractionate.store.shards import Scan, scan
 
 PIECE = 8 << 20  # bytes read at once
 

@@ -1,0 +1,157 @@
+"""The shards of a store as they lie on disk: what is there, what is damaged, and columns by memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fractionate.errors import ConfigError, DamagedError, ResourceError
+from fractionate.store.forms import row_hashes
+from fractionate.store.layout import (
+    DTYPES,
+    HEAD,
+    HEADER_LIMIT,
+    SEGMENTS,
+    SHARDS,
+    Column,
+    Head,
+    Segment,
+    damaged,
+    index_hash,
+    read_header,
+)
+from fractionate.store.layout import INDEX_COLUMNS as INDEX
+from fractionate.store.ranges import rows_of, stored_of
+
+Array = NDArray[Any]
+
+
+class Shard:
+    """One shard by memory map. Opening it proves its size, header and index columns against its segment."""
+
+    def __init__(self, root: Path, segment: Segment) -> None:
+        self.path, self.segment = root / SHARDS / segment.shard, segment
+        if self.path.is_symlink() or not self.path.is_file():
+            raise damaged("a shard is missing", self.path)
+        size = self.path.stat().st_size
+        if size != segment.bytes:
+            raise damaged(
+                "a shard has another size than was written", self.path, got=f"{size:,} of {segment.bytes:,} bytes"
+            )
+        try:
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if length > HEADER_LIMIT:
+                    raise damaged("the header of this shard does not fit the file", self.path, where="bytes 0-8")
+                file.seek(0)
+                raw = file.read(8 + length)
+            if xxhash.xxh3_128_hexdigest(raw) != segment.header_xxh3:
+                raise damaged("the header of this shard was changed", self.path, where=f"bytes 0-{8 + length}")
+            self.columns = read_header(raw, size, self.path)
+            self.bytes: Array = np.memmap(self.path, np.uint8, "r")
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        self.index = self._read_index([name for name in INDEX if name in self.columns])
+        if index_hash(self.index) != segment.index_xxh3:
+            stop = max(self.columns[name].stop for name in self.index)
+            raise damaged("the index of this shard was changed", self.path, where=f"bytes {8 + length}-{stop}")
+
+    def _read_index(self, names: list[str]) -> dict[str, Array]:
+        return {name: np.asarray(self.column(name)) for name in names}
+
+    def column(self, name: str) -> Array:
+        """A column, not copied."""
+        return columns_in(self.bytes, {name: self.columns[name]})[name]
+
+    def sizes(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many rows each of some entries has."""
+        if "row_offsets" not in self.index:
+            return np.ones(len(entries), np.int64)
+        offsets: NDArray[np.int64] = self.index["row_offsets"].astype(np.int64)
+        return offsets[entries + 1] - offsets[entries]
+
+    def rows(self, entries: NDArray[np.int64]) -> dict[str, Array]:
+        """The rows of some entries, proved by their hashes. Raises `DamagedError` naming file, place and bytes."""
+        found, wrong = self.proved(entries)
+        if len(wrong):
+            at = self.columns["values" if "values" in self.columns else "indices"]
+            raise damaged(
+                f"{len(wrong)} of {len(found['labels'])} rows are not what was written (first: example at place "
+                f"{int(found['places'][wrong[0]])})",
+                self.path,
+                where=f"bytes {at.start}-{at.stop} (entry {int(entries[0])} and on)",
+            )
+        return found
+
+    def proved(self, entries: NDArray[np.int64]) -> tuple[dict[str, Array], NDArray[np.int64]]:
+        """The rows of some entries and which of them are not what was written."""
+        try:
+            found = rows_of({name: self.column(name) for name in self.columns}, entries)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        return found, np.flatnonzero(row_hashes(found) != found["hashes"])
+
+    def stored(self, entries: NDArray[np.int64]) -> dict[str, Array]:
+        """Some entries as the shard keeps them, proved."""
+        self.rows(entries)
+        return stored_of({name: self.column(name) for name in self.columns}, entries)
+
+
+def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array]:
+    """Columns of a shard's bytes, not copied."""
+    return {name: content[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape) for name, at in columns.items()}
+
+
+def unreadable(path: Path, error: OSError) -> ResourceError:
+    """The error for a disk or a file system that does not give the bytes."""
+    return ResourceError(
+        f"cannot read {path}: {error.strerror or error}", fix="check the disk and its rights, then try again"
+    )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that a store's folder holds: what can be used and what cannot."""
+
+    head: Head
+    shards: tuple[Shard, ...]
+    damages: tuple[DamagedError, ...]
+    segments: tuple[Segment, ...]
+
+
+def scan(root: Path) -> Scan:
+    """Read head, segments and shard indexes; damage is collected, so that a repair can go on. The head must be whole."""
+    if not (root / HEAD).exists():
+        raise ConfigError(
+            f"there is no signal store at {root}", expected=f"a folder with {HEAD}", fix="run collect first"
+        )
+    try:
+        head = Head.read(root / HEAD)
+        names = sorted(p.name for p in (root / SEGMENTS).glob("*.json")) if (root / SEGMENTS).is_dir() else []
+    except OSError as error:
+        raise unreadable(root, error) from error
+    segments: list[Segment] = []
+    shards: list[Shard] = []
+    damages: list[DamagedError] = []
+    for name in names:
+        try:
+            segment = Segment.read(root / SEGMENTS / name)
+            if segment.head != head.sha256:
+                raise damaged("this segment belongs to another store", root / SEGMENTS / name)
+            segments.append(segment)
+        except DamagedError as error:
+            damages.append(error)
+    merged = {name for segment in segments for name in segment.replaces}
+    live = [segment for segment in segments if segment.name not in merged]
+    for segment in live:
+        try:
+            shards.append(Shard(root, segment))
+        except DamagedError as error:
+            damages.append(error)
+    return Scan(head, tuple(shards), tuple(damages), tuple(live))
