@@ -207,6 +207,8 @@ def row_hashes(columns: Mapping[str, Array]) -> NDArray[np.uint64]:
     ragged = ("counts", "indices") if "item_offsets" in columns else ()
     skipped = ("hashes", "item_offsets", "row_offsets", *ragged)
     rows = len(columns["labels"])
+    if not rows:
+        return np.empty(0, np.uint64)
     parts = [columns[name] for name in sorted(columns) if name not in skipped]
     matrix = np.concatenate([_row_bytes(part, rows) for part in parts], axis=1)
     width, raw, digest = matrix.shape[1], matrix.reshape(-1).data, xxhash.xxh3_64_intdigest

@@ -15,7 +15,7 @@ from fractionate.spectrum import spectrum
 from fractionate.store.forms import HASH, KEY, PLACE, Form, StoredDtype
 from fractionate.teacher import TeacherSignal
 
-ROWS = 4096  # rows looked at together
+ELEMENTS = 1 << 24  # logits looked at together
 OVERHEAD = HASH + PLACE + KEY
 
 
@@ -78,7 +78,7 @@ def _compare(
 ) -> FormLoss:
     nats = cosine = captured = batch_cosine = stored = 0.0
     batches = 0
-    step = max(batch, ROWS // batch * batch)
+    step = max(batch, ELEMENTS // full.classes // batch * batch)
     for start in range(0, len(full), step):
         index = torch.arange(start, min(start + step, len(full)), device=full.labels.device)
         p, r = (torch.softmax(s.take(index).logits.double() / full.temperature, dim=1) for s in (full, kept))

@@ -123,6 +123,8 @@ class Store:
         Raises `MismatchError` for rows that are not there, `DamagedError` for rows that are not what was written.
         """
         wanted = np.asarray(slots, np.int64)
+        if not len(wanted):
+            raise ConfigError("no rows were asked for", fix="ask for at least one")
         parts = [(where, part.rows(rows), part.sizes(rows)) for where, part, rows in self._located(wanted)]
         if len(parts) == 1:
             return parts[0][1]
