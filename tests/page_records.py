@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -23,23 +22,23 @@ from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal, rescaling, spectrum
 from fractionate.cells import PLACEBOS
+from fractionate.diagnosis import diagnose
 from fractionate.records import (
     LEVEL_NAMES,
     Diagnosis,
     Effect,
-    Evidence,
-    Finding,
     Histogram,
     Interval,
     Matrix,
     Point,
-    Recipe,
     Run,
     Scores,
     Share,
     Study,
     Verdict,
 )
+from fractionate.sources.examples import Examples
+from fractionate.teacher import relation_from_rows
 
 ARMS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(3)", "kd", "kd-pt-shuffled", "kd-shuffled")
 LADDER = ("hard", "ls", "class-mean", "kd")
@@ -96,56 +95,6 @@ def relation(signal: TeacherSignal, temperature: float) -> Matrix:
     return tuple(map(tuple, (means / means.sum(1, keepdim=True)).tolist()))
 
 
-def findings(signal: TeacherSignal, accuracy: float) -> tuple[Finding, ...]:
-    confidence = signal.confidence.double()
-    half = 1.96 * float(confidence.std()) / math.sqrt(len(confidence))
-    mean = float(confidence.mean())
-    sure = Evidence(
-        "mean confidence in the label", mean, "probability", Interval(mean - half, min(1.0, mean + half)), 0.9
-    )
-    wrong = Evidence("share of examples it gets wrong", 1 - accuracy, "", threshold=0.1)
-    right = Finding("weak-teacher", "ok", accuracy, "The teacher is right nearly always.", "", "", (wrong,))
-    views = Finding("reproducible", "skipped", 1.0, "needs a second view of the examples", "", "")
-    if mean > 0.9:
-        return (
-            Finding("label-smoothed", "ok", 0.95, "Its class relations are not flattened.", "", "", (sure,)),
-            right,
-            views,
-        )
-    smoothed = Finding(
-        "label-smoothed",
-        "warning",
-        0.3,
-        "The teacher was trained with smoothed labels, which flattens its class relations.",
-        "Label smoothing pushes all wrong classes to the same mass (Müller et al., 2019).",
-        "Train the teacher without label smoothing, or use nothing but its confidence.",
-        (sure, Evidence("domain.shape", spectrum(signal).domain_shape_nats, "nats", threshold=0.1)),
-        "fractionate diagnose teacher.yaml teacher.label_smoothing=0",
-        {"objective.cell": "kd-pt", "teacher.label_smoothing": 0.0},
-        "label-smoothed",
-        ("digits-0007", "digits-0131", "digits-0044"),
-    )
-    return smoothed, right, views
-
-
-def diagnosis(name: str, signal: TeacherSignal, student: Tensor) -> Diagnosis:
-    objective = Objective("kd", 2.0, 0.9)
-    right = float((signal.logits.argmax(1) == signal.labels).double().mean())
-    reason = "its view of each example is mostly signal, and its classes relate"
-    return Diagnosis(
-        name=name,
-        spectrum=spectrum(signal, 1.0),
-        findings=findings(signal, right),
-        recipe=Recipe(True, "kd", 2.0, 0.9, "cross-entropy", True, reason),
-        spectrum_over_temperature=tuple(spectrum(signal, t) for t in (0.5, 1.0, 2.0, 4.0, 8.0)),
-        class_names=tuple(map(str, range(10))),
-        class_relation=relation(signal, 2.0),
-        confidence=histogram("confidence", signal.confidence, 0, 1),
-        rescaling=histogram("rescaling", rescaling(student, signal, objective), -1, 3),
-        teacher=scores(signal.logits, signal.labels),
-    )
-
-
 def effect(runs: dict[tuple[str, int], Run], arm: str, against: str, metric: str, seeds: int) -> Effect:
     def value(which: str, seed: int) -> float:
         found = runs[which, seed].test
@@ -179,7 +128,7 @@ def shares(runs: dict[tuple[str, int], Run], seeds: int) -> tuple[Share, ...]:
     return tuple(found)
 
 
-def one_run(arm: str, seed: int, steps: int, signal: TeacherSignal, teacher_test: Tensor) -> tuple[Run, Tensor]:
+def one_run(arm: str, seed: int, steps: int, signal: TeacherSignal, teacher_test: Tensor) -> Run:
     x_all, y_all, x, y, x_test, y_test = digits()
     torch.manual_seed(seed)
     student = network(64, 16, 10)
@@ -199,7 +148,7 @@ def one_run(arm: str, seed: int, steps: int, signal: TeacherSignal, teacher_test
         logits = student(x)
         test = scores(student(x_test), y_test, teacher_test)
     own = TeacherSignal(logits, y)
-    run = Run(
+    return Run(
         arm=arm,
         seed=seed,
         status="completed",
@@ -216,7 +165,6 @@ def one_run(arm: str, seed: int, steps: int, signal: TeacherSignal, teacher_test
         settings={"steps": steps, "batch_size": 64, "learning_rate": 3e-3, "optimizer": "adamw"},
         versions={"torch": torch.__version__.split("+")[0], "fractionate": "0.1.0"},
     )
-    return run, logits
 
 
 def digits_records(steps: int = 60, seeds: int = 2, teacher_steps: int = 400) -> tuple[Diagnosis, Diagnosis, Study]:
@@ -234,12 +182,12 @@ def digits_records(steps: int = 60, seeds: int = 2, teacher_steps: int = 400) ->
         for _ in train(teacher, x_all, loss_of, teacher_steps, 7, 1e-3):
             pass
         with torch.no_grad():
-            signals.append(TeacherSignal(teacher(x), y))
+            signals.append(TeacherSignal(teacher(x), y, relation_from_rows(teacher[-1].weight)))
             test_logits.append(teacher(x_test))
     runs: dict[tuple[str, int], Run] = {}
     for arm in ARMS:
         for seed in range(seeds):
-            runs[arm, seed], logits = one_run(arm, seed, steps, signals[0], test_logits[0])
+            runs[arm, seed] = one_run(arm, seed, steps, signals[0], test_logits[0])
     study = Study(
         name="digits, 200 examples",
         metric="accuracy",
@@ -258,8 +206,14 @@ def digits_records(steps: int = 60, seeds: int = 2, teacher_steps: int = 400) ->
         settings={"temperature": 1.0, "teacher_weight": 0.9, "steps": steps, "command": COMMAND},
         wall_seconds=sum(run.wall_seconds for run in runs.values()),
     )
-    healthy = diagnosis("healthy teacher", signals[0], logits)
-    return healthy, replace(diagnosis("smoothed teacher", signals[1], logits), rescaling=None), study
+    torch.manual_seed(0)
+    names = tuple(map(str, range(10)))
+    data = Examples(x, y, class_names=names, name="scikit-learn digits")
+    healthy, smoothed = (
+        diagnose(signal, network(64, 16, 10), name=f"{name} teacher", data=data)
+        for name, signal in zip(("healthy", "smoothed"), signals, strict=True)
+    )
+    return healthy, smoothed, study
 
 
 if __name__ == "__main__":

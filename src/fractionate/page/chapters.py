@@ -10,13 +10,10 @@ from typing import Any
 
 from fractionate.page.effect_plots import ladder_figure, shares_figure
 from fractionate.page.figure import Figure, mean_interval, pooled
+from fractionate.page.histogram_plots import histogram_figure
+from fractionate.page.relation_plots import relation_figure
+from fractionate.page.spectrum_plots import spectrum_figure, temperature_figure
 from fractionate.page.student_plots import SCORES, arms_of, curves_figure, score_values, students_figure
-from fractionate.page.teacher_plots import (
-    histogram_figure,
-    relation_figure,
-    spectrum_figure,
-    temperature_figure,
-)
 from fractionate.page.text import number, percent, seconds, short
 from fractionate.page.verdict import verdict
 from fractionate.record import Record
@@ -150,10 +147,10 @@ def _knowledge(diagnoses: Sequence[Diagnosis], studies: Sequence[Study], runs: S
         shown: list[tuple[str, Matrix]] = [(d.name, d.class_relation)]
         if best and i == 0:
             shown.append((f"student {best.arm}, seed {best.seed}", best.student_relation))
-        figures.append(relation_figure(short(d.name, 60), shown, d.class_names, f"class-relation-{i + 1}"))
+        figures.append(relation_figure(shown, d.class_names, f"class-relation-{i + 1}"))
     if best and not any(d.class_relation for d in diagnoses):
         who = f"student {best.arm}, seed {best.seed}"
-        figures.append(relation_figure("the student", [(who, best.student_relation)], (), "class-relation"))
+        figures.append(relation_figure([(who, best.student_relation)]))
     return tuple(f for f in figures if f)
 
 
@@ -176,7 +173,7 @@ def _distributions(diagnoses: Sequence[Diagnosis], groups: Sequence[Any]) -> tup
         "and by arm (at the end of training, all seeds). "
         "At 1, the dashed line, an example counts as without a teacher; below 0 it is pushed away.",
         factors[:16],
-        at_one="1",
+        landmark=1.0,
     )
     return tuple(f for f in (confidence, rescaling) if f)
 

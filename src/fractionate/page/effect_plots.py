@@ -35,10 +35,16 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
     left, right = scale(-study.margin), scale(study.margin)
     band = rect(left, -REACH, right - left, ROW + 2 * REACH, "margin")
     baseline = short(study.baseline, 40)
+    sham = {e.arm for e in placebos}
     groups = (
         (f"against {baseline}", arms, ""),
-        ("step by step", steps, "steps"),
-        ("placebos: as soft as the real ones, but about the wrong examples or classes", placebos, "placebo"),
+        ("against its own placebo", [e for e in steps if e.against in sham], ""),
+        ("step by step", [e for e in steps if e.against not in sham], ""),
+        (
+            f"placebos against {baseline}: as soft as the real ones, about the wrong examples or classes",
+            placebos,
+            "placebo",
+        ),
     )
     drawn = []
     for words, members, class_ in groups:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
 from markupsafe import Markup
 
 from fractionate.page.text import csv_text, number
 from fractionate.records import Histogram, Interval, ShareLevel
 
 LEVEL_WORDS: dict[ShareLevel, str] = {
-    "universe": "softening every target alike",
+    "universe": "how sure it is on average",
     "domain.confidence": "how sure it is of each class",
     "domain.shape": "which classes resemble each other",
     "instance.confidence": "how sure it is of each example",
@@ -100,13 +101,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     return mean, Interval(mean - half, mean + half)
 
 
-def pooled(histograms: Iterable[Histogram]) -> Histogram | None:
-    """Histograms of the same edges as one; None where there are none or the edges differ."""
-    parts = [h for h in histograms if sum(h.counts)]
-    if not parts or any(h.edges != parts[0].edges for h in parts):
+def pooled(histograms: Iterable[Histogram], bins: int = 32) -> Histogram | None:
+    """Histograms as one, over all their edges, each bin spread evenly over its width; None where there is nothing."""
+    parts = [h for h in histograms if sum(h.counts) and len(h.edges) == len(h.counts) + 1]
+    parts = [h for h in parts if np.isfinite([*h.edges, h.mean, h.deviation]).all() and h.edges[-1] > h.edges[0]]
+    if not parts:
         return None
-    total = sum(sum(h.counts) for h in parts)
-    mean = sum(h.mean * sum(h.counts) for h in parts) / total
-    square = sum((h.deviation**2 + h.mean**2) * sum(h.counts) for h in parts) / total
-    counts = tuple(map(sum, zip(*(h.counts for h in parts), strict=True)))
-    return Histogram(parts[0].name, parts[0].edges, counts, mean, max(0.0, square - mean**2) ** 0.5)
+    sizes = np.array([sum(h.counts) for h in parts], dtype=np.float64)
+    mean = float(np.average([h.mean for h in parts], weights=sizes))
+    square = float(np.average([h.deviation**2 + h.mean**2 for h in parts], weights=sizes))
+    edges = np.array(parts[0].edges)
+    if any(h.edges != parts[0].edges for h in parts):
+        edges = np.linspace(min(h.edges[0] for h in parts), max(h.edges[-1] for h in parts), bins + 1)
+    below = sum(np.interp(edges, h.edges, np.cumsum([0, *h.counts])) for h in parts)
+    counts = np.diff(np.rint(below)).astype(int)
+    deviation = max(0.0, square - mean**2) ** 0.5
+    return Histogram(parts[0].name, tuple(edges.tolist()), tuple(counts.tolist()), mean, deviation)

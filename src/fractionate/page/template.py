@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fractionate.page.chapters import content, patch_text
-from fractionate.page.text import clean, number, percent, short
+from fractionate.page.text import clean, number, percent, sentence, short
 from fractionate.record import Record
 
 
@@ -30,7 +30,13 @@ def fill(records: Sequence[Record], *, title: str = "", command: str = "") -> st
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "percent": percent, "short": short, "patch": patch_text}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "short": short,
+        "patch": patch_text,
+        "sentence": sentence,
+    }
     template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
     # our own two files are the only text that is not escaped
     own = {"script": Markup(script), "style": Markup(style)}  # noqa: S704

@@ -66,6 +66,12 @@ def listing(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
+def sentence(words: object) -> str:
+    """The words with a capital and a full stop, as a sentence stands."""
+    plain = clean(words).strip()
+    return plain[:1].upper() + plain[1:] + ("" if plain.endswith((".", "!", "?", "…")) or not plain else ".")
+
+
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A CSV that no spreadsheet runs: text that starts like a formula is quoted by an apostrophe. Numbers stay exact."""
     out = io.StringIO()

@@ -35,7 +35,7 @@ def certain_shares(study: Study) -> list[Share]:
 
 def _what_pays(study: Study, named: bool) -> str:
     where = f"on {short(study.name, 60)} " if named else ""
-    effects, _, placebos = main_effects(study)
+    effects, _, _ = main_effects(study)
     helping = sorted((e for e in effects if e.verdict == "helps"), key=lambda e: -abs(e.gain))
     hurting = [e for e in effects if e.verdict == "hurts"]
     (name, unit, places), baseline = metric_words(study.metric), short(study.baseline, 40)
@@ -51,12 +51,23 @@ def _what_pays(study: Study, named: bool) -> str:
     best = helping[0]
     gain = f"{short(best.arm, 40)} gains {decimals(abs(best.gain), places)} {unit} of {name} over {baseline}"
     paying = certain_shares(study)
-    doubt = [p for p in placebos if p.verdict == "helps" and p.against == study.baseline]
-    but = f", though the placebo {short(doubt[0].arm, 40)} helps too" if doubt else ""
+    but = _doubt(best.arm, study)
     if paying:
         part = paying[0]
         return f"{where}the part of the teacher that pays most is {LEVEL_WORDS[part.level]} ({part.level}), and {gain}{but}"
     return f"{where}the teacher pays, as {gain}{but}, but {seeds} cannot tell which part of it does"
+
+
+def _doubt(arm: str, study: Study) -> str:
+    """What a placebo has to say against an arm that helps."""
+    _, steps, placebos = main_effects(study)
+    sham = {e.arm for e in placebos}
+    beside = [e for e in steps if e.arm == arm and e.against in sham]
+    if beside:
+        unsure = [e for e in beside if e.verdict != "helps"]
+        return f", though it is not shown to beat its placebo {short(unsure[0].against, 40)}" if unsure else ""
+    helping = [e for e in placebos if e.verdict == "helps"]
+    return f", though the placebo {short(helping[0].arm, 40)} helps too" if helping else ""
 
 
 def _recipe(diagnosis: Diagnosis) -> str:

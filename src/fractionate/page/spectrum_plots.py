@@ -1,0 +1,138 @@
+"""Figures of the spectrum: what a teacher knows in nats, part by part, and at other temperatures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
+from fractionate.page.marks import Scale, axis, canvas, finite, line, rect, tag, text, tick_words
+from fractionate.page.text import decimals, number, percent, short
+from fractionate.records import LEVEL_NAMES, Diagnosis, Level, Spectrum
+
+BAR = 38.0
+
+
+def _known(found: Spectrum) -> dict[Level, float]:
+    """The five terms, nothing where a number is not finite."""
+    return {level: nats if finite(nats) and nats > 0 else 0.0 for level, nats in found.nats.items()}
+
+
+def spectrum_figure(bars: Sequence[tuple[str, Spectrum]]) -> Figure:
+    """One stacked bar a teacher (or student) in nats, and the parts beyond the universe once more, enlarged."""
+    parts = {name: _known(found) for name, found in bars}
+    ceiling = {name: math.log(max(2, found.classes)) for name, found in bars}
+    whole = Scale(0.0, max([*ceiling.values(), *(sum(p.values()) for p in parts.values())]))
+    drawn: list[Markup] = []
+    for name, found in bars:
+        total = f"{number(found.total_nats)} of {number(ceiling[name])} nats, temperature {found.temperature:g}"
+        outline = rect(0, 0, whole(ceiling[name]), BAR, "all-there-is")
+        drawn += [_head(name, total), canvas(BAR, outline, *_stack(parts[name], LEVEL_NAMES, whole))]
+    drawn.append(canvas(24, axis(whole, 15)))
+    beyond = {name: sum(p.values()) - p["universe"] for name, p in parts.items()}
+    if any(0 < b < 0.5 * whole.high for b in beyond.values()):
+        fine = Scale(0.0, max(beyond.values()))
+        drawn.append(tag("p", "Beyond the universe, enlarged", class_="subhead"))
+        for name, _ in bars:
+            share = percent(beyond[name] / sum(parts[name].values())) if sum(parts[name].values()) else "–"
+            head = _head(name, f"{number(beyond[name])} nats, {share} of what it knows")
+            drawn += [head, canvas(BAR, *_stack(parts[name], LEVEL_NAMES[1:], fine))]
+        drawn.append(canvas(24, axis(fine, 15)))
+    drawn.append(_legend(bars))
+    first = parts[bars[0][0]]
+    largest = max(LEVEL_NAMES[1:], key=lambda level: first[level])
+    title = (
+        f"Beyond the universe it knows most about {largest}: {LEVEL_WORDS[largest]}"
+        if first[largest] > 0
+        else "It knows nothing beyond the universe"
+    )
+    return Figure(
+        "spectrum",
+        title,
+        Markup("").join(drawn),
+        "What is known beyond a uniform guess, in nats an example, split exactly into five parts. The dashed outline ends at "
+        "log K, where every example is certain. Colour is the level; plain is confidence, striped is shape.",
+        ("level", *(f"{short(name)} (nats)" for name, _ in bars)),
+        (
+            *((level, *(found.nats[level] for _, found in bars)) for level in LEVEL_NAMES),
+            ("total", *(found.total_nats for _, found in bars)),
+        ),
+    )
+
+
+def _head(name: str, note: str) -> Markup:
+    words = [tag("span", short(name, 48), class_="bar-name"), tag("span", note, class_="bar-note")]
+    return tag("div", *words, class_="bar-head")
+
+
+def _stack(parts: dict[Level, float], levels: Sequence[Level], scale: Scale) -> list[Markup]:
+    marks, at = [], 0.0
+    total = sum(parts.values())
+    for level in levels:
+        nats = parts[level]
+        if nats:
+            said = f"{level}: {number(nats)} nats, {percent(nats / total, 1)}"
+            marks.append(rect(scale(at), 0, scale(nats), BAR, f"seg {LEVEL_CLASSES[level]}", said))
+            if scale(nats) > 9:
+                middle = scale(at + nats / 2)
+                marks.append(text(middle, BAR / 2 + 4, percent(nats / total), "on-segment", "middle"))
+            at += nats
+    return marks
+
+
+def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
+    shown = bars[:4]
+    heads = [tag("th", short(name, 32), scope="col", class_="num") for name, _ in shown]
+    rows = [tag("tr", tag("th", "nats an example", scope="col", colspan=2), *heads)]
+    for level in LEVEL_NAMES:
+        swatch = canvas(12, rect(0, 0, 100, 12, f"seg {LEVEL_CLASSES[level]}"), class_="swatch")
+        words = tag("th", tag("b", level), tag("span", LEVEL_WORDS[level]), scope="row")
+        cells = [tag("td", decimals(found.nats[level], 3), class_="num") for _, found in shown]
+        rows.append(tag("tr", tag("td", swatch), words, *cells))
+    return tag(
+        "div", tag("table", *rows, class_="legend"), class_="scroll", tabindex=0, role="region", aria_label="Legend"
+    )
+
+
+def temperature_figure(diagnoses: Sequence[Diagnosis]) -> Figure | None:
+    """Stacked columns of the five parts, one a temperature, one panel a teacher."""
+    shown = [d for d in diagnoses if len(d.spectrum_over_temperature) > 1]
+    if not shown:
+        return None
+    totals = [sum(_known(s).values()) for d in shown for s in d.spectrum_over_temperature]
+    height = 150.0
+    down = Scale(0.0, max([*totals, 1e-9]) * 1.02, height, 8.0)
+    ticks = down.ticks(4)
+    panels = []
+    for d in shown:
+        spectra = sorted(d.spectrum_over_temperature, key=lambda s: s.temperature)
+        step = 100 / len(spectra)
+        marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
+        marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
+        for i, found in enumerate(spectra):
+            at = 0.0
+            for level, nats in _known(found).items():
+                if nats:
+                    y, said = down(at + nats), f"temperature {found.temperature:g}, {level}: {number(nats)} nats"
+                    box = rect((i + 0.14) * step, y, 0.72 * step, down(at) - y, f"seg {LEVEL_CLASSES[level]}", said)
+                    marks.append(box)
+                    at += nats
+            chosen = d.recipe.distil and found.temperature == d.recipe.temperature
+            style = "tick strong" if chosen else "tick"
+            marks.append(text((i + 0.5) * step, height + 17, f"{found.temperature:g}", style, "middle"))
+        marks.append(text(0, height + 17, "T", "tick", "end", -6))
+        plot = tag("div", canvas(height + 24, *marks), class_="indent")
+        panels.append(tag("div", tag("div", short(d.name, 48), class_="panel-name"), plot, class_="panel"))
+    return Figure(
+        "spectrum-over-temperature",
+        "Over temperature",
+        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}"),
+        "The same five parts, in nats, read at other temperatures T: heat takes certainty away, and the shapes show for longer."
+        + (" The temperature of the recipe is set in bold." if any(d.recipe.distil for d in shown) else ""),
+        ("teacher", "temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
+        tuple(
+            (d.name, s.temperature, *s.nats.values(), s.total_nats) for d in shown for s in d.spectrum_over_temperature
+        ),
+    )
