@@ -14,6 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -380,22 +381,26 @@ def healthy(half: str, data: list[str]) -> dict[str, Any]:
     return {"controls": count, "errors": errors, "warnings": {k: len(v) for k, v in warnings.items()}}
 
 
+def plant_in(label: str, name: str, seed: int, strength: Any) -> Planted:
+    return PLANTS[label][0](sound(name, seed, BROUGHT_UP["regularised"]), strength)
+
+
 def prepare(most: int) -> None:
+    """Train teachers that are not in the cache, at most so many."""
     made = 0
     for half in SEEDS:
         for name in DATA:
             for seed in SEEDS[half]:
-                before = len(list(CACHE.glob("teacher-*")))
-                for kind in BROUGHT_UP.values():
-                    teacher(name, kind, seed)
-                case = sound(name, seed, BROUGHT_UP["regularised"])
+                wanted = [partial(teacher, name, kind, seed) for kind in BROUGHT_UP.values()]
                 for label in ("weak teacher", "over trained teacher", "smoothed teacher"):
-                    for strength in PLANTS[label][1]:
-                        PLANTS[label][0](case, strength)
-                made += len(list(CACHE.glob("teacher-*"))) - before
-                print(name, seed, made, flush=True)
-                if made >= most:
-                    return
+                    wanted += [partial(plant_in, label, name, seed, strength) for strength in PLANTS[label][1]]
+                for make in wanted:
+                    before = len(list(CACHE.glob("teacher-*")))
+                    make()
+                    made += len(list(CACHE.glob("teacher-*"))) - before
+                    if made >= most:
+                        print(name, seed, flush=True)
+                        return
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from bench.fleet_of_mlps import Schedule, train
-from bench.teachers import CACHE, parts, signal_of, teacher
+from bench.teachers import CACHE, TEACHERS, parts, signal_of, teacher
 
 from fractionate.objective import Objective
 
@@ -28,7 +28,18 @@ GRID = (
     + [("kd-pt+sim", 1.0, 0.9), ("kd-pt+sim", 4.0, 0.9)]
     + [("ls", 1.0, 0.5), ("ls", 1.0, 1.0)]
 )
-STUDENTS = {"digits": 12, "fashion": 24, "glosses": 24, "hierarchy": 24}
+STUDENTS = {  # hidden units
+    "digits": 12, "fashion": 24, "glosses": 24, "hierarchy": 24,
+    "mnist1d": 32, "verbs": 16, "families": 12, "apparel": 20, "cancer": 6,
+}  # fmt: skip
+SET = ("digits", "fashion", "glosses", "hierarchy")  # the rule was set on these
+JUDGED = (
+    "mnist1d",
+    "verbs",
+    "families",
+    "apparel",
+    "cancer",
+)  # and judged on these, chosen before a student was trained on them
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,17 @@ class Setting:
         return f"{self.data}, {self.teacher} teacher, {self.examples} examples {place}"
 
 
+SIZES = {
+    "digits": ((200, "train"), (800, "train"), (300, "outside")),
+    "cancer": ((60, "train"), (100, "outside")),
+    "": ((300, "train"), (2000, "train"), (1000, "outside")),
+    "judged": ((400, "train"), (1500, "outside")),
+}
 SETTINGS = [
     Setting(data, kind, examples, where)
-    for kind in ("healthy", "over-trained", "smoothed", "weak")
+    for kind in TEACHERS
     for data in STUDENTS
-    for examples, where in (
-        ((200, "train"), (800, "train"), (300, "outside"))
-        if data == "digits"
-        else ((300, "train"), (2000, "train"), (1000, "outside"))
-    )
+    for examples, where in SIZES.get(data, SIZES["" if data in SET else "judged"])
 ]
 
 
@@ -91,10 +104,11 @@ def inputs_of(setting: Setting):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, default=10**9)
+    parser.add_argument("--data", nargs="*", default=[*SET, *JUDGED])
     options = parser.parse_args()
     torch.set_num_threads(1)
     fresh = 0
-    for setting in SETTINGS:
+    for setting in (s for s in SETTINGS if s.data in options.data):
         start = time.perf_counter()
         found = run(setting, GRID)
         took = time.perf_counter() - start

@@ -15,11 +15,12 @@ from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / "fractionate-bench"))
-DATA_SETS = ("digits", "fashion", "glosses", "hierarchy", "cancer")
 
 
 def dataset(name: str) -> Examples:
-    """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer."""
+    """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer; and
+    mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7).
+    """
     path = CACHE / f"{name}.npz"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def _cancer():
     return (bunch.data - bunch.data.mean(0)) / bunch.data.std(0), bunch.target, list(bunch.target_names)
 
 
-def _fashion(root: str = "/usr/share/datasets/fashion-mnist"):
+def _fashion(root: str = "/usr/share/datasets/fashion-mnist", first: int = 0, side: int = 14):
     names = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
     with (
         gzip.open(f"{root}/train-images-idx3-ubyte.gz") as pictures,
@@ -55,16 +56,17 @@ def _fashion(root: str = "/usr/share/datasets/fashion-mnist"):
     ):
         images = np.frombuffer(pictures.read(), np.uint8, offset=16)
         labels = np.frombuffer(truth.read(), np.uint8, offset=8)
-    images = images.reshape(-1, 14, 2, 14, 2)[:20000].mean((2, 4)).reshape(20000, 196)
-    return images / 255 - 0.3, labels[:20000], names
+    chosen = slice(first, first + 20000)
+    images = images.reshape(-1, side, 28 // side, side, 28 // side)[chosen].mean((2, 4)).reshape(20000, side * side)
+    return images / 255 - 0.3, labels[chosen], names
 
 
-def _glosses(root: str = "/usr/share/wordnet"):
+def _glosses(root: str = "/usr/share/wordnet", parts=("noun", "verb", "adj", "adv"), components: int = 100):
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts, topics = [], []
-    for part in ("noun", "verb", "adj", "adv"):
+    for part in parts:
         for line in Path(f"{root}/data.{part}").read_text(encoding="utf8").splitlines():
             if not line.startswith("  "):
                 head, _, gloss = line.partition(" | ")
@@ -75,21 +77,44 @@ def _glosses(root: str = "/usr/share/wordnet"):
     kept = [t for t in np.unique(topics) if (topics == t).sum() >= 100]  # a class needs examples in every split
     keep = np.isin(topics, kept)
     words = TfidfVectorizer(max_features=6000, sublinear_tf=True).fit_transform([texts[i] for i in order[keep]])
-    vectors = TruncatedSVD(100, random_state=0).fit_transform(words)
+    vectors = TruncatedSVD(components, random_state=0).fit_transform(words)
     return vectors / vectors.std(), np.searchsorted(kept, topics[keep]), [f"lexicographer file {t}" for t in kept]
 
 
-def _hierarchy(examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5):
+def _mnist1d():
+    from mnist1d.data import get_dataset_args, make_dataset  # pip install mnist1d
+
+    settings = get_dataset_args()
+    settings.num_samples = 12500  # a fifth of them are its test part
+    made = make_dataset(settings)
+    return np.concatenate([made["x"], made["x_test"]]), np.concatenate([made["y"], made["y_test"]]), list("0123456789")
+
+
+def _verbs():
+    return _glosses(parts=("verb",), components=60)
+
+
+def _families():
+    return _hierarchy(10000, 60, 8, 3, seed=7, within=0.3, noise=1.0)
+
+
+def _apparel():
+    return _fashion(first=20000, side=7)
+
+
+def _hierarchy(
+    examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5, seed=0, within=0.5, noise=0.8
+):
     """The synthetic set of the P1 checks: classes around super-classes, passed through a sum of sines (our reconstruction)."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
 
     def unit(n: int) -> np.ndarray:
         vectors = draw.standard_normal((n, features))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    bases = np.repeat(unit(groups), each, axis=0) + 0.5 * unit(groups * each)
+    bases = np.repeat(unit(groups), each, axis=0) + within * unit(groups * each)
     labels = draw.integers(0, groups * each, examples)
-    x = (bases[labels] + 0.8 * unit(examples)) * features**0.5
+    x = (bases[labels] + noise * unit(examples)) * features**0.5
     inputs = sum(np.sin(a * x + b) for a, b in ((1, 0), (2, 1), (3, 4)))
     return inputs, labels, [f"group {i // each} class {i % each}" for i in range(groups * each)]
 
@@ -106,7 +131,8 @@ class Parts:
 
 SIZES = {  # train, outside, held, test
     "digits": (900, 300, 197, 400), "fashion": (8000, 3000, 2000, 7000), "glosses": (8000, 3000, 2000, 6000),
-    "hierarchy": (4000, 3000, 1000, 4000), "cancer": (250, 100, 69, 150),
+    "hierarchy": (4000, 3000, 1000, 4000), "cancer": (250, 100, 69, 150), "mnist1d": (4500, 2000, 1500, 4500),
+    "verbs": (5000, 2000, 1500, 4500), "families": (3000, 2000, 1000, 4000), "apparel": (8000, 3000, 2000, 7000),
 }  # fmt: skip
 
 

@@ -1,34 +1,80 @@
-"""The recipe: cell, temperature, teacher weight, divergence and what to cache, from the spectrum and the findings."""
+"""The recipe: cell, temperature, teacher weight, divergence and what to cache, from the signal and the findings.
+
+The rule, its reasons and how well it does are written down in docs/recipe.md; its constants were set on half of the settings of
+bench/regret.py.
+"""
 
 from __future__ import annotations
 
+import torch
+
 from fractionate.diagnosis.case import Case
 from fractionate.records import Finding, Recipe
+from fractionate.teacher import TeacherSignal
 
-STOPPERS = ("weak-teacher", "permuted-classes", "misaligned-cache", "input-mismatch", "unusable-numbers",
-            "vocabulary-mismatch", "training-mode")  # fmt: skip
+# faults after which the teacher's word is worth nothing, or is about something else
+STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-mismatch", "vocabulary-mismatch",
+            "training-mode", "weak-teacher")  # fmt: skip
+SCARCE, PLENTY = 40.0, 80.0  # examples a class: below, the teacher's whole opinion pays; above, its doubt alone
+SOFTNESS = 3.0  # the tempered extent of the logits (largest above the mean) that a scarce transfer set wants
+HIGHEST_TEMPERATURE = 16.0
+TRUSTED, DOUBTED, LIGHT = 0.9, 0.6, 0.3  # teacher weights
+OVER_CONFIDENT = 0.05  # mean top probability above accuracy on examples that are new to the teacher
+CAPTURED = 0.98  # share of the mass at the recipe's temperature that a cache has to keep
 
 
 def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
-    """The settings to distil with, and why. The rule is written down in docs/recipe.md."""
-    errors = [f for f in findings if f.severity == "error" and f.name in STOPPERS]
-    if errors:
+    """The settings to distil with, and why; `distil=False` where a fault has to be repaired first or the teacher is no help."""
+    found = {f.name: f.severity for f in findings}
+    stopper = next((f for name in STOPPERS for f in findings if f.name == name and f.severity == "error"), None)
+    if stopper is not None:
+        advice = "a better teacher may help" if stopper.name == "weak-teacher" else "repair this first"
         return Recipe(
             distil=False, cell="hard", temperature=1.0, teacher_weight=0.0, divergence="cross-entropy",
-            scale_by_temperature_squared=True,
-            reason=f"{errors[0].summary}. Repair this first; until then train on the labels alone.",
+            scale_by_temperature_squared=True, reason=f"{stopper.summary}. Train on the labels alone; {advice}.",
         )  # fmt: skip
-    doubt = float(case.reading.rest.mean())
-    if doubt >= 0.01:
-        temperature, why = 1.0, f"the teacher doubts {doubt:.1%} on average: it is soft enough at temperature 1"
-    elif doubt >= 0.002:
-        temperature, why = 2.0, f"the teacher doubts only {doubt:.2%} on average: temperature 2 brings its opinions out"
-    else:
-        temperature, why = (
-            4.0,
-            f"the teacher doubts {doubt:.2%} on average: only a high temperature shows anything but the label",
-        )
+    reading = case.reading
+    each = float(reading.counts[reading.counts > 0].double().median())
+    scarce = max(0.0, min(1.0, (PLENTY - each) / (PLENTY - SCARCE)))
+    soft = max(1.0, min(HIGHEST_TEMPERATURE, float(reading.extent.median()) / SOFTNESS))
+    temperature = round(1 + (soft - 1) * scarce, 1)
+    reasons = [
+        f"{each:.0f} examples a class are {'few' if scarce == 1 else 'many' if scarce == 0 else 'neither few nor many'}"
+        + (": the teacher's whole opinion helps, so its logits are softened" if scarce * (soft - 1) > 0.05 else
+           ": the teacher's doubt alone helps, at temperature 1" if scarce == 0 else
+           ", and its logits are soft as they are")
+    ]  # fmt: skip
+    weight = TRUSTED if scarce > 0.25 else DOUBTED
+    fresh = case.held_out_reading or reading
+    boast = float(fresh.top.mean()) - fresh.accuracy
+    if boast > OVER_CONFIDENT and weight > DOUBTED:
+        weight = DOUBTED
+        reasons.append(f"it is {boast:.0%} too sure of itself on new examples, so the labels keep a say")
+    if found.get("smoothed-teacher") == "warning" and scarce == 0:
+        weight = LIGHT
+        reasons.append("its class relations are erased, so it is a regulariser and gets a small weight")
+    if found.get("label-noise") in ("warning", "error"):
+        weight = max(weight, TRUSTED)
+        reasons.append("labels are noisy, so the teacher gets more weight than they")
+    cell = "kd"
+    if found.get("instance-noise") == "warning":
+        cell = "kd-pt+sim"
+        reasons.append("what it says about single examples does not come again, so class relations take its place")
     return Recipe(
-        distil=True, cell="kd", temperature=temperature, teacher_weight=0.9, divergence="cross-entropy",
-        scale_by_temperature_squared=True, reason=why, stored_entries=None,
+        distil=True, cell=cell, temperature=temperature, teacher_weight=weight, divergence="cross-entropy",
+        scale_by_temperature_squared=True, reason="; ".join(reasons),
+        stored_entries=entries_worth_storing(case.signal, temperature),
     )  # fmt: skip
+
+
+def entries_worth_storing(signal: TeacherSignal, temperature: float, rows: int = 2000) -> int | None:
+    """The least power of two of largest entries that keeps 98 % of the mass on average; None where that is most of the classes."""
+    if signal.classes <= 64:
+        return None
+    every = max(1, len(signal) // rows)
+    k, mass = 8, torch.softmax(signal.logits[::every].float() / temperature, dim=1)
+    while 2 * k < signal.classes:
+        if float(mass.topk(k, dim=1).values.sum(1).mean()) >= CAPTURED:
+            return k
+        k *= 2
+    return None
