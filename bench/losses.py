@@ -19,10 +19,12 @@ import torch
 from peers_losses import PEERS, plain, shim_torchvision
 
 from fractionate import Objective, TeacherSignal
+from fractionate.divergences_fused import compiled_losses
 
 warnings.simplefilter("ignore")
 SHAPES = ((128, 100), (256, 1_000), (64, 32_000), (16, 151_936))
 TEMPERATURE = 4.0
+COMPILED = ("cross-entropy", "forward-kl", "jsd")
 OURS = ("cross-entropy", "forward-kl", "jsd", "dkd", "reverse-kl", "skew-forward", "bucketed-kl")
 BESIDE = (  # the peers that take logits, and the divergence of ours they are compared with
     ("torchdistill: KDLoss(alpha=1e-12)", "forward-kl"),
@@ -61,6 +63,14 @@ def cases(student, teacher, labels):
     for name in OURS:
         objective = Objective("kd", TEMPERATURE, 1.0, divergence=name)
         found[f"ours: {name}"] = lambda objective=objective: objective(student, signal).mean()
+    for name in COMPILED:
+        objective = Objective("kd", TEMPERATURE, 1.0, divergence=name)
+
+        def loss(objective=objective):
+            with compiled_losses():
+                return objective(student, signal).mean()
+
+        found[f"ours, compiled: {name}"] = loss
     return found
 
 
@@ -120,9 +130,13 @@ def main() -> None:
                 )
                 lines.append(row)
                 print(row, flush=True)
-            ours = medians["ours: cross-entropy"], medians["ours: forward-kl"]
-            peers = min(medians[n] for n in memory if not n.startswith("ours") and "0.5" not in n)
-            verdict = f"fastest peer / ours: cross-entropy {peers / ours[0]:.2f}, forward-kl {peers / ours[1]:.2f}"
+            peer = min((n for n in memory if not n.startswith("ours") and "0.5" not in n), key=medians.__getitem__)
+            ratios = [
+                f"{n.removeprefix('ours')[2:]} {medians[peer] / medians[n]:.2f}"
+                for n in memory
+                if n.startswith("ours") and n.endswith(("cross-entropy", "forward-kl"))
+            ]
+            verdict = f"Fastest peer ({peer}) / ours: {', '.join(ratios)}."
             lines += ["", verdict]
             print(verdict)
     results = Path(__file__).parent / "results"

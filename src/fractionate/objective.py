@@ -27,6 +27,7 @@ from fractionate.divergences import (
     reason_against,
     written,
 )
+from fractionate.divergences_fused import can_be_fused, fused
 from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
@@ -114,8 +115,9 @@ class Objective:
             return student_logits.sum(dim=-1)  # no losses, and still a gradient path
         loss: Tensor
         if torch.is_grad_enabled() and student_logits.requires_grad and not couples_batch(self.divergence):
+            both = self._one_kernel if self._fused(signal) else self._in_chunks
             loss = OnePass.apply(  # type: ignore[no-untyped-call]
-                student_logits, self._rows(signal), lambda logits: self.plain(logits, signal)
+                student_logits, lambda logits: both(logits, signal), lambda logits: self.plain(logits, signal)
             )
         else:
             loss = self.plain(student_logits, signal)
@@ -140,6 +142,26 @@ class Objective:
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         """The losses and d(sum of losses)/d(student logits) without autograd: for fused steps and for many students at once."""
         _check(student_logits, signal)
+        assert not isinstance(self.divergence, str)
+        if self._fused(signal):
+            return self._one_kernel(student_logits, signal)
+        return self._in_chunks(student_logits, signal)
+
+    def _fused(self, signal: TeacherSignal) -> bool:
+        assert not isinstance(self.divergence, str)
+        return self.teacher_weight == 1 and can_be_fused(self.divergence, self.target(signal))
+
+    def _one_kernel(
+        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
+        assert not isinstance(self.divergence, str)
+        target = self.target(signal, compute_dtype(student_logits.dtype))
+        loss, gradient = fused(self.divergence, student_logits, target, self.soft_scale)
+        return loss * self.soft_scale, gradient
+
+    def _in_chunks(
+        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         assert not isinstance(self.divergence, str)
         batch, classes = student_logits.shape
         parts = [slice(0, batch)] if couples_batch(self.divergence) else chunks(batch, classes)

@@ -17,6 +17,7 @@ CHUNK_ELEMENTS = 1 << 17  # logits touched at once: a few such arrays fit in a c
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
 Rows = Callable[[Logits, slice], tuple[Loss, Logits]]
+Both = Callable[[Logits], tuple[Loss, Logits]]
 
 
 def with_gradient(divergence: Divergence, student_logits: Logits, target: Target, scale: float) -> tuple[Loss, Logits]:
@@ -68,10 +69,10 @@ class OnePass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student_logits: Logits, rows: Rows, plain: Callable[[Logits], Loss]) -> Loss:
-        loss, gradient = loss_and_gradient(student_logits, rows, chunks(*student_logits.shape))
+    def forward(ctx: Any, student_logits: Logits, both: Both, plain: Callable[[Logits], Loss]) -> Loss:
+        loss, gradient = both(student_logits)
         ctx.save_for_backward(student_logits)
-        ctx.rows, ctx.plain, ctx.kept = rows, plain, gradient
+        ctx.both, ctx.plain, ctx.kept = both, plain, gradient
         return loss
 
     @staticmethod
@@ -85,7 +86,7 @@ class OnePass(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         if kept is None:
             (student_logits,) = ctx.saved_tensors
-            _, kept = loss_and_gradient(student_logits, ctx.rows, chunks(*student_logits.shape))
+            _, kept = ctx.both(student_logits)
         return scale_rows(kept, gradient_of_loss), None, None
 
 
