@@ -1,0 +1,102 @@
+"""One contract test over every registered part, and broken parts that it must find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from fractionate import CELLS
+from fractionate.confidence import confidences
+from fractionate.contracts import check
+from fractionate.diagnosis import probes
+from fractionate.divergences import divergences
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions import contrastive, features  # noqa: F401  # each registers its terms
+from fractionate.shape import shapes
+from fractionate.terms import terms
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [(r, n) for r in (confidences, shapes, CELLS, divergences, terms, probes) for n in r],
+    ids=lambda value: value if isinstance(value, str) else value.kind,
+)
+def test_every_registered_part_keeps_its_contract(registry, name):
+    assert len(check(registry[name])) >= 2
+
+
+@dataclass(frozen=True)
+class Sevens:
+    level: ClassVar[str] = "universe"
+
+    def __call__(self, signal):
+        return torch.full((len(signal),), 7.0, dtype=signal.logits.dtype)
+
+
+class Loose:
+    level = "domain"
+
+    def __call__(self, signal):
+        return signal.confidence
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    level: ClassVar[str] = "instance"
+
+    def __call__(self, signal):
+        return signal.probabilities
+
+
+@dataclass(frozen=True)
+class Unsquared:
+    formula: ClassVar[str] = "Σ (target - q)"
+
+    def __call__(self, student_logits, target):
+        return (target.probabilities - torch.softmax(student_logits, 1)).sum(1) + student_logits[:, 0]
+
+
+@dataclass(frozen=True)
+class WrongGradient:
+    formula: ClassVar[str] = "½ Σ (target - q)²"
+
+    def __call__(self, student_logits, target):
+        q = torch.softmax(student_logits / target.temperature, 1)
+        return 0.5 * (target.probabilities - q).square().sum(1)
+
+    def gradient(self, student_logits, target, scale=1.0):
+        q = torch.softmax(student_logits / target.temperature, 1)
+        return self(student_logits, target), scale * (q - target.probabilities)
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    def __call__(self, student, teacher):
+        return (student - teacher).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (Sevens(), ["lies in"]),
+        (Loose(), ["frozen dataclass", "domain: the same"]),
+        (Everywhere(), ["gives the label nothing"]),
+        (Unsquared(), ["equality"]),
+        (WrongGradient(), ["finite difference", "analytic gradient"]),
+        (OneNumber(), ["one number an example"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_broken_parts_are_found_and_every_broken_promise_is_named(part, words):
+    with pytest.raises(ConfigError) as raised:
+        check(part)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_something_else_is_no_part():
+    with pytest.raises(MismatchError, match="no part"):
+        check(3)
