@@ -27,7 +27,9 @@ Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
 
 
-def kept(student_logits: Logits, target_logits: Logits) -> tuple[Bool[Tensor, "batch classes"], Float[Tensor, "batch 1"]]:
+def kept(
+    student_logits: Logits, target_logits: Logits
+) -> tuple[Bool[Tensor, "batch classes"], Float[Tensor, "batch 1"]]:
     """Which classes are compared (those that both sides do not mask), and how many a row has."""
     keep = ~(torch.isneginf(student_logits) & torch.isneginf(target_logits))
     return keep, keep.sum(dim=-1, keepdim=True).clamp_min(1).to(student_logits.dtype)
