@@ -11,10 +11,8 @@ cores allow no more. The student knows no English: a bag of hashed words and wor
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import statistics
 import sys
 import zlib
 from pathlib import Path
@@ -22,15 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import itertools
 
-from fractionate import Objective, TeacherSignal, distill
-from fractionate.cost import measure_cost
-from fractionate.council import ask
-from fractionate.diagnosis import diagnose
+from distillation import compare
+
 from fractionate.records import Training
 from fractionate.sources.examples import Examples
 from fractionate.sources.glosses import TOPICS, read_glosses
@@ -38,7 +34,6 @@ from fractionate.sources.glosses import TOPICS, read_glosses
 OUT = Path("runs/minilm")
 TRAIN, VALIDATION, TEST = 8000, 1500, 4000
 BUCKETS, WIDTH, WORDS = 12_000, 96, 24
-SEEDS = range(5)
 
 
 class Bag(nn.Module):
@@ -89,7 +84,7 @@ def embedded(texts: list[str]) -> Tensor:
 
 
 def main() -> None:
-    """Teacher, signal, diagnosis, five seeds of three or four arms, the table."""
+    """Teacher, signal, diagnosis, five seeds of three arms, the table."""
     torch.set_num_threads(1)
     glosses = sorted({(text, topic) for text, topic, _ in read_glosses()})
     chosen = torch.randperm(len(glosses), generator=torch.Generator().manual_seed(0))[: TRAIN + VALIDATION + TEST]
@@ -97,82 +92,19 @@ def main() -> None:
     labels, vectors = torch.tensor(topics), embedded(list(texts))
     inputs = torch.stack([hashed(text) for text in texts])
     parts = torch.split(torch.arange(len(labels)), [TRAIN, VALIDATION, TEST])
-    train, validation, test = (Examples(inputs[p], labels[p], class_names=TOPICS, name="glosses") for p in parts)
-    head_data = [Examples(vectors[p], labels[p], class_names=TOPICS, name="vectors") for p in parts]
-    # the head is fitted on one half and speaks about the other, so that the student hears no memorised answers
-    half = TRAIN // 2
-    said = torch.empty(TRAIN, len(TOPICS))
-    fitting = Training(epochs=40, batch_size=64, learning_rate=3e-3, weight_decay=1e-2)
-    for fit, speak in ((slice(0, half), slice(half, TRAIN)), (slice(half, TRAIN), slice(0, half))):
-        torch.manual_seed(0)
-        head, _ = distill(nn.Linear(384, len(TOPICS)), head_data[0].take(torch.arange(TRAIN)[fit]), training=fitting)
-        with torch.no_grad():
-            said[speak] = head(vectors[parts[0]][speak])
-    torch.manual_seed(0)
-    whole, teacher_run = distill(
-        nn.Linear(384, len(TOPICS)), head_data[0], training=fitting, validation=head_data[1], test=head_data[2]
+    table = compare(
+        "MiniLM on WordNet glosses → 1.2M parameters",
+        "python lab/distil_minilm.py",
+        __doc__.split("\n\n")[2].replace("\n", " "),
+        "22.7M parameters, 91 MB",
+        Bag,
+        [Examples(inputs[p], labels[p], class_names=TOPICS, name="glosses") for p in parts],
+        [Examples(vectors[p], labels[p], class_names=TOPICS, name="vectors") for p in parts],
+        Training(epochs=12, batch_size=64, learning_rate=3e-3, keep="best", weight_decay=1e-2),
+        OUT,
     )
-    signal, test_signal = TeacherSignal(said, train.labels), ask(whole, head_data[2])
-    diagnosis = diagnose(signal, name="MiniLM on glosses", class_names=TOPICS)
-    diagnosis.save(OUT / "diagnosis.json")
-    recipe = diagnosis.recipe
-    arms: dict[str, Objective | None] = {"no teacher": None, "kd T = 4 / 0.9": Objective("kd", 4.0, 0.9)}
-    if recipe.distil:
-        arms[f"recipe: {recipe.cell} T = {recipe.temperature:g} / {recipe.teacher_weight:g}"] = Objective.from_recipe(
-            recipe
-        )
-    training = Training(epochs=12, batch_size=64, learning_rate=3e-3, keep="best", weight_decay=1e-2)
-    rows: dict[str, list[dict[str, float]]] = {}
-    for arm, objective in arms.items():
-        for seed in SEEDS:
-            torch.manual_seed(seed)
-            _, run = distill(
-                Bag(), train, None if objective is None else signal, objective=objective, training=training,
-                validation=validation, test=test, test_signal=test_signal, seed=seed, arm=arm,
-                out=OUT / f"{''.join(c if c.isalnum() else '-' for c in arm)}-{seed}", show="nothing",
-            )  # fmt: skip
-            assert run.test is not None and run.test.agreement is not None
-            rows.setdefault(arm, []).append(
-                {"accuracy": run.test.accuracy * 100, "nll": run.test.nll_nats, "ece": run.test.ece * 100,
-                 "agreement": run.test.agreement * 100}
-            )  # fmt: skip
-            print(arm, seed, run.test, flush=True)
-    from scipy.stats import t
-
-    none = [row["accuracy"] for row in rows["no teacher"]]
-    task = __doc__.split("\n\n")[2].replace("\n", " ")
-    lines = [
-        "# MiniLM on WordNet glosses → 1.2M parameters",
-        "",
-        f"`python lab/distil_minilm.py`. {task}",
-        "",
-        f"{TRAIN:,} training, {VALIDATION:,} validation, {TEST:,} test definitions; {len(SEEDS)} seeds.",
-        f"Teacher on test: {teacher_run.test}.",
-        "",
-        "| arm | accuracy % | NLL nats | ECE points | agreement % | gain over no teacher, points (95 %) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for arm, found in rows.items():
-        middle = {key: statistics.mean(row[key] for row in found) for key in found[0]}
-        gains = [row["accuracy"] - base for row, base in zip(found, none, strict=True)]
-        width = t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
-        gain = "" if arm == "no teacher" else f"{statistics.mean(gains):+.2f} ± {width:.2f}"
-        lines.append(
-            f"| {arm} | {middle['accuracy']:.2f} | {middle['nll']:.3f} | {middle['ece']:.1f} | "
-            f"{middle['agreement']:.1f} | {gain} |"
-        )
-    student = measure_cost(Bag().eval(), inputs[:1], name="student")
-    lines += [
-        "",
-        f"Student: {student['student_parameters']:,.0f} parameters, {student['student_megabytes']:.1f} MB, "
-        f"{student['student_latency_ms']:.2f} ms an example on one thread; teacher: 22.7M parameters, 91 MB.",
-        "",
-        f"The diagnosis advised: {recipe}",
-        "",
-    ]
-    (Path(__file__).parent / "distil_minilm.md").write_text("\n".join(lines))
-    print("\n".join(lines))
-    (OUT / "rows.json").write_text(json.dumps(rows))
+    (Path(__file__).parent / "distil_minilm.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -158,3 +158,27 @@ def test_torchrun_and_a_lost_process(data, alone, tmp_path):
     assert not (out / RUN).exists()
     subprocess.run([*command, "keep"], capture_output=True, check=True)
     near(alone, out)
+
+
+@pytest.mark.slow
+def test_accelerate_launch(data, alone, tmp_path):
+    pytest.importorskip("accelerate", reason="needs the extra hf")
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(LOSING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # --multi_gpu is how accelerate is told to start several; without GPUs our processes meet on gloo
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+    ]
+    command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port", port, str(script)]
+    subprocess.run(
+        [*command, str(Path(__file__).parents[1]), str(out), "keep"], capture_output=True, check=True, timeout=300
+    )
+    near(alone, out)
