@@ -1,4 +1,4 @@
-"""What the two real distillations share: a frozen encoder's vectors, a cross-fitted head as the teacher, arms over seeds, a table."""
+"""What the two real distillations share: an encoder's vectors, a cross-fitted head as the teacher, arms over seeds, a table."""
 
 from __future__ import annotations
 
