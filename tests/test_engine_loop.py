@@ -65,7 +65,7 @@ def test_clipping_is_torch_s():
     assert not close(ours, by_hand(mlp(), FAST))
 
 
-@pytest.mark.parametrize("micro", [1, 5, 7, 32])
+@pytest.mark.parametrize("micro", [5, 32])
 def test_a_step_in_pieces_is_the_same_step(micro):
     """Batches of 32, the last of an epoch of 800 - 11 smaller: the mean is over examples, not over pieces."""
     train, _, _ = digits()
