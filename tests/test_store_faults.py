@@ -278,6 +278,14 @@ def test_no_decision_is_made_by_the_clock(tmp_path, when):
     assert Store.open(tmp_path / "s").content() == content and verify(tmp_path / "s").whole
 
 
+def test_no_line_of_the_store_asks_for_the_time_of_day():
+    lines = [
+        line for path in (Path(SOURCE) / "fractionate" / "store").glob("*.py") for line in path.read_text().splitlines()
+    ]
+    assert len(lines) > 1000
+    assert not [line for line in lines if "time.time(" in line or "datetime" in line or "st_mtime" in line]
+
+
 # --- any order of doings ------------------------------------------------------------------------------------------------------
 
 
