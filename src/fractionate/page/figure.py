@@ -68,10 +68,11 @@ class Figure:
         )
 
     @property
-    def download(self) -> str:
+    def download(self) -> Markup:
         """The CSV as a data address: works offline and without script."""
         text = csv_text(self.head, self.rows)
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode("utf-8", "replace")).decode()
+        encoded = base64.b64encode(text.encode("utf-8", "replace")).decode()
+        return Markup("data:text/csv;charset=utf-8;base64,{}").format(encoded)
 
 
 def _shown(cell: object) -> str:
