@@ -195,7 +195,7 @@ from fractionate.sources.examples import Examples
 from fractionate.store import collect
 data = Examples(torch.arange(64.0).reshape(16, 4), torch.arange(16) % 4)
 print("ready", flush=True); sys.stdin.read(1)
-collect(lambda x: x * 2, data, sys.argv[1], named="twice", batch_size=4, shard_bytes=1)
+collect(lambda x: x * 2, data, sys.argv[1], named="twice", batch_size=8, shard_bytes=1)
 """
 
     def writer(place: Path) -> subprocess.Popen[bytes]:
@@ -211,7 +211,7 @@ collect(lambda x: x * 2, data, sys.argv[1], named="twice", batch_size=4, shard_b
         "| killed before call | of kind | stores opened whole | finished to the same content |",
         "| --- | --- | --- | --- |",
     ]
-    for call in ("write", "fsync", "rename,link", "unlink"):
+    for call in ("write", "rename,link", "fsync", "unlink"):
         tried = whole = same = 0
         for when in range(1, 40):
             place = base / f"k-{call[:4]}-{when}"

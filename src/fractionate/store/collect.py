@@ -137,6 +137,7 @@ def _existing(root: Path, identity: Identity, source: Source) -> Store | None:
     store = Store.open(root)
     check_data(store, source)
     identity.require(store.head.identity, root)
+    store.head.write_copy(root)  # a writer may have been killed between the two
     return store
 
 

@@ -199,8 +199,13 @@ class Head:
         """Write the head unless there is one already; True where this call wrote it."""
         won = publish(root / HEAD, sealed(self.body()))
         if won:
-            publish(root / HEAD_COPY, sealed(self.body()))
+            self.write_copy(root)
         return won
+
+    def write_copy(self, root: Path) -> None:
+        """Write the copy unless it is there; only of a head that counts."""
+        if not (root / HEAD_COPY).exists():
+            publish(root / HEAD_COPY, sealed(self.body()))
 
 
 @dataclass(frozen=True)
