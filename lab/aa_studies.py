@@ -3,8 +3,8 @@
     python lab/aa_studies.py train --minutes 7     # trains students until the time is up; say it again to go on
     python lab/aa_studies.py table                 # reads what is there, writes lab/results/aa_studies.md
 
-Real: students 16-16-12 on 150 examples of `sources.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each
-seed is one replicate; consecutive seeds make studies. The truth of an effect for a study is its mean over all seeds of the *other* studies.
+Real: students 16-16-12 on 150 examples of `sources.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each seed is
+one replicate; consecutive seeds make studies. The truth of an effect for a study is its mean over all seeds of the *other* studies.
 """
 
 from __future__ import annotations

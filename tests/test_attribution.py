@@ -27,7 +27,7 @@ def runs_of(table: dict[str, list[float]], examples: int = 10**9) -> list[Run]:
     return [run(arm, seed, a, examples=examples) for arm, row in table.items() for seed, a in enumerate(row)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(NUMBERS, min_size=3, max_size=20).filter(lambda v: np.std(v) > 1e-2), st.floats(0.1, 5))
 def test_paired_agrees_with_scipy_and_statsmodels(values: list[float], margin: float) -> None:
     from scipy.stats import ttest_1samp
@@ -42,7 +42,7 @@ def test_paired_agrees_with_scipy_and_statsmodels(values: list[float], margin: f
     assert found.p_beyond_margin == pytest.approx(tost, rel=1e-6, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     from statsmodels.stats.multitest import multipletests
