@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -201,6 +201,12 @@ def study_section(study: Study) -> list[str]:
     return [*lines, *([""] + [f"- {note}" for note in study.notes] if study.notes else []), ""]
 
 
+def lean(study: Study) -> Study:
+    """The study with the curves of its first seed only: a page is for reading."""
+    first = study.seeds[0]
+    return replace(study, runs=tuple(r if r.seed == first else replace(r, history=()) for r in study.runs))
+
+
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -213,8 +219,10 @@ def rescaling_correlation(study: Study, arm: str) -> float | None:
     return mean(found) if found else None
 
 
-def write(name: str, command: str, words: str, teachers: list[str], studies: Sequence[Study]) -> None:
-    """lab/results/NAME.md, and the report of the same studies as one page."""
+def write(
+    name: str, command: str, words: str, teachers: list[str], studies: Sequence[Study], *, shown: Sequence[Study] = ()
+) -> None:
+    """lab/results/NAME.md with every study, and a page with those that are `shown` (all where none is named)."""
     from fractionate.page import report
 
     RESULTS.mkdir(exist_ok=True)
@@ -223,7 +231,7 @@ def write(name: str, command: str, words: str, teachers: list[str], studies: Seq
     for study in studies:
         lines += study_section(study)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    report(list(studies), RESULTS / f"{name}.html")
+    report([lean(s) for s in shown or studies], RESULTS / f"{name}.html")
     print("\n".join(lines))
 
 
