@@ -85,7 +85,11 @@ def teacher_row(teacher: Teacher, transfer: Examples, test: Examples, groups: Se
     rows = logit_rows(teacher.model)
     assert rows is not None
     geometry = row_geometry(rows, superclasses=groups)
-    near = "–" if geometry.within_superclass is None else f"{geometry.within_superclass:+.3f} / {geometry.between_superclasses:+.3f}"
+    near = (
+        "–"
+        if geometry.within_superclass is None
+        else f"{geometry.within_superclass:+.3f} / {geometry.between_superclasses:+.3f}"
+    )
     means = signal.at(4.0).stats.class_mean
     block = "–"
     if groups:
@@ -103,8 +107,8 @@ def teacher_row(teacher: Teacher, transfer: Examples, test: Examples, groups: Se
 
 
 TEACHER_HEAD = [
-    "| teacher | test accuracy | confidence mean / sd | domain.shape T=1, nats | T=4 | instance.confidence T=1 | instance.shape T=1 | "
-    "cosine of logit rows: same / other superclass | correlation of columns at T=4: same / other |",
+    "| teacher | test accuracy | confidence mean / sd | domain.shape T=1, nats | T=4 | instance.confidence T=1 | "
+    "instance.shape T=1 | cosine of logit rows: same / other superclass | correlation of columns at T=4: same / other |",
     "|---|---|---|---|---|---|---|---|---|",
 ]
 
@@ -179,14 +183,14 @@ def study_section(study: Study) -> list[str]:
     real = [e for e in study.effects if e.metric == "accuracy" and e.against != "hard"]
     lines += ["", "| contrast | accuracy, points | p (Holm) | verdict |", "|---|---|---|---|"]
     for e in (*real, *compare(study)):
-        lines.append(
-            f"| {e.arm} − {e.against} | {e.gain:+.2f} [{e.interval.low:+.2f}, {e.interval.high:+.2f}] | {e.p_holm:.3g} | {e.verdict} |"
-        )
+        interval = f"[{e.interval.low:+.2f}, {e.interval.high:+.2f}]"
+        lines.append(f"| {e.arm} − {e.against} | {e.gain:+.2f} {interval} | {e.p_holm:.3g} | {e.verdict} |")
     lines += ["", "| share of kd's gain | ladder | Shapley |", "|---|---|---|"]
     for level in dict.fromkeys(s.level for s in study.shares):
         both = {s.method: s for s in study.shares if s.level == level}
         cells = [
-            f"{both[m].gain:+.2f} [{both[m].interval.low:+.2f}, {both[m].interval.high:+.2f}]" for m in ("ladder", "Shapley")
+            f"{both[m].gain:+.2f} [{both[m].interval.low:+.2f}, {both[m].interval.high:+.2f}]"
+            for m in ("ladder", "Shapley")
         ]
         lines.append(f"| {level} | {cells[0]} | {cells[1]} |")
     spectra = {
@@ -214,7 +218,11 @@ def mean(values: Sequence[float]) -> float:
 def rescaling_correlation(study: Study, arm: str) -> float | None:
     """How the rescaling factor goes with the teacher's confidence at the end of training, mean over seeds."""
     found = [
-        p.rescaling_correlation for r in study.runs if r.arm == arm for p in r.history[-1:] if p.rescaling_correlation is not None
+        p.rescaling_correlation
+        for r in study.runs
+        if r.arm == arm
+        for p in r.history[-1:]
+        if p.rescaling_correlation is not None
     ]
     return mean(found) if found else None
 
@@ -233,5 +241,3 @@ def write(
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     report([lean(s) for s in shown or studies], RESULTS / f"{name}.html")
     print("\n".join(lines))
-
-

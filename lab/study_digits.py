@@ -5,10 +5,10 @@ python lab/study_digits.py
 
 from __future__ import annotations
 
+import claims
 import torch
 from torch import nn
 
-import claims
 from fractionate.records import Training
 from fractionate.sources.bundled import digits
 
@@ -16,7 +16,9 @@ SEEDS = 10
 
 
 def teacher() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
 
 
 def student() -> nn.Module:
@@ -53,8 +55,8 @@ def main() -> None:
     claims.write(
         "study_digits",
         "PYTHONPATH=src python lab/study_digits.py",
-        "scikit-learn digits, 8 × 8: teachers 64-256-256-10 on 897 examples, students 64-16-10; transfer sets of 150 and of all 897 "
-        "of the teacher's own training examples; teacher weight 0.9. Rows of the first table: small transfer set, then large.",
+        "scikit-learn digits, 8 × 8: teachers 64-256-256-10 on 897 examples, students 64-16-10; transfer sets of 150 and of "
+        "all 897 of the teacher's own training examples; teacher weight 0.9. Rows of the first table: small transfer set, then large.",
         rows,
         studies,
         shown=[s for s in studies if "small, T=1" in s.name],

@@ -1,0 +1,157 @@
+"""What a study costs: 7 arms × 3 seeds = 21 students, as a multiple of one plain student trained with a DataLoader.
+
+    python bench/study.py [--repeats 3]
+
+Peers' way: 21 runs one after another, each with a DataLoader and a live teacher. Between: the same with shared batches looked up in
+memory and a cached signal. Ours: `fractionate.dissect`, as a user calls it (its statistics and measurements included), and its two
+ways of training apart (`fleet`). One run, interleaved, best of the repeats; one thread. Writes bench/results/study.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from fractionate.objective import Objective
+from fractionate.order import batches
+from fractionate.records import Training
+from fractionate.sources.bundled import data_sets
+from fractionate.sources.examples import Examples
+from fractionate.sources.models import models
+from fractionate.study import dissect
+from fractionate.teacher import TeacherSignal
+
+CELLS = ("hard", "ls", "class-mean", "kd-pt", "kd-sim", "kd-pt+sim", "kd")
+SEEDS = 3
+PEERS = "peers' way: 21 runs, DataLoader, live teacher"
+OURS = "dissect, as it chooses"
+SIZES = {  # name: student, teacher, examples, side of the picture, batch, epochs
+    "MLP 64-128-10, batch 64": ("mlp(128)", "mlp(512, 512)", 1000, 8, 64, 8),
+    "CNN 16-32-64, batch 128": ("cnn(16, 32, 64)", "cnn(48, 96, 192)", 1000, 16, 128, 3),
+}
+
+
+def pictures(side: int, examples: int) -> Examples:
+    """Real digits, enlarged where the student wants larger ones."""
+    digits = data_sets["digits"]
+    inputs = functional.interpolate(digits.inputs, size=(side, side), mode="nearest") if side != 8 else digits.inputs
+    return Examples(inputs[:examples], digits.labels[:examples], digits.class_names, "digits")
+
+
+def plain(student: nn.Module, data: Examples, training: Training, seed: int, loss: Callable[..., torch.Tensor]) -> None:
+    """One student, a DataLoader, a loss of (inputs, labels, logits)."""
+    torch.manual_seed(seed)
+    loader = DataLoader(TensorDataset(data.inputs, data.labels), training.batch_size, shuffle=True)
+    optimizer = torch.optim.AdamW(student.parameters(), training.learning_rate, weight_decay=0.0)
+    for _ in range(int(training.epochs or 1)):
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss(inputs, labels, student(inputs)).backward()
+            optimizer.step()
+
+
+def one_student(new: Callable[[], nn.Module], data: Examples, training: Training) -> None:
+    plain(new(), data, training, 0, lambda _, labels, logits: functional.cross_entropy(logits, labels))
+
+
+def peers_way(new: Callable[[], nn.Module], teacher: nn.Module, data: Examples, training: Training) -> None:
+    """21 runs, each asks the teacher again for every batch; the target is built by the objective, as a peer builds its own."""
+    for cell in CELLS:
+        objective = Objective(cell, 1.0, 0.9)
+
+        def loss(
+            inputs: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor, o: Objective = objective
+        ) -> torch.Tensor:
+            with torch.no_grad():
+                said = teacher(inputs)
+            return o(logits, TeacherSignal(said, labels)).mean()
+
+        for seed in range(SEEDS):
+            plain(new(), data, training, seed, loss)
+
+
+def looked_up(new: Callable[[], nn.Module], signal: TeacherSignal, data: Examples, training: Training) -> None:
+    """21 runs, batches by index, the teacher's signal cached."""
+    for cell in CELLS:
+        objective = Objective(cell, 1.0, 0.9)
+        for seed in range(SEEDS):
+            student = new()
+            optimizer = torch.optim.AdamW(student.parameters(), training.learning_rate, weight_decay=0.0)
+            for epoch in range(int(training.epochs or 1)):
+                for index in batches(len(data), training.batch_size, seed, epoch):
+                    optimizer.zero_grad()
+                    objective(student(data.inputs[index]), signal.take(index)).mean().backward()
+                    optimizer.step()
+
+
+def study(new: Callable[[], nn.Module], signal: TeacherSignal, data: Examples, training: Training, way: str) -> None:
+    dissect(
+        new, data, signal, cells=CELLS, seeds=SEEDS, training=training, test=data, way=way, progress="off"  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def ways_of(
+    student: str, teacher_name: str, examples: int, side: int, batch: int, epochs: int
+) -> dict[str, Callable[[], None]]:
+    """Every way of training the same students."""
+    data = pictures(side, examples)
+    shape = data.inputs.shape[1:]
+    torch.manual_seed(0)
+    teacher = models[teacher_name](shape, 10).eval()
+    with torch.no_grad():
+        signal = TeacherSignal(teacher(data.inputs), data.labels)
+    training = Training(epochs=epochs, batch_size=batch, learning_rate=1e-3, schedule="constant")
+
+    def new() -> nn.Module:
+        return models[student](shape, 10)
+
+    return {
+        "one plain student": lambda: one_student(new, data, training),
+        PEERS: lambda: peers_way(new, teacher, data, training),
+        "21 runs, looked-up batches, cached signal": lambda: looked_up(new, signal, data, training),
+        "dissect, stacked": lambda: study(new, signal, data, training, "stacked"),
+        "dissect, one by one": lambda: study(new, signal, data, training, "one by one"),
+        OURS: lambda: study(new, signal, data, training, "auto"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    made = f"Made by `PYTHONPATH=src python bench/study.py --repeats {repeats}`, torch {torch.__version__}, one thread."
+    lines = ["# What a study costs", "", made, ""]
+    lines += [
+        "Multiples of one plain student with a DataLoader; 7 arms × 3 seeds = 21 students; best of the repeats.",
+        "",
+    ]
+    lines += ["| way | " + " | ".join(SIZES) + " |", "|---|" + "---|" * len(SIZES)]
+    table: dict[str, list[str]] = {}
+    for label, size in SIZES.items():
+        ways = ways_of(*size)
+        best = dict.fromkeys(ways, float("inf"))
+        for _ in range(repeats):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                best[name] = min(best[name], time.perf_counter() - started)
+        one = best["one plain student"]
+        for name, seconds in best.items():
+            table.setdefault(name, []).append(f"{seconds / one:.1f}")
+            print(f"{label:<26} {name:<50} {seconds:7.2f} s  {seconds / one:6.1f}", flush=True)
+        table.setdefault("**peers' way / dissect**", []).append(f"**{best[PEERS] / best[OURS]:.1f}**")
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
+    (Path(__file__).parent / "results" / "study.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
