@@ -56,7 +56,7 @@ def main() -> None:
         "study_digits",
         "PYTHONPATH=src python lab/study_digits.py",
         "scikit-learn digits, 8 × 8: teachers 64-256-256-10 on 897 examples, students 64-16-10; transfer sets of 150 and of "
-        "all 897 of the teacher's own training examples; teacher weight 0.9. Rows of the first table: small transfer set, then large.",
+        "all 897 of the teacher's own training examples; teacher weight 0.9. First table: small transfer set, then large.",
         rows,
         studies,
         shown=[s for s in studies if "small, T=1" in s.name],
