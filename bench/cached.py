@@ -1,6 +1,6 @@
 """Training from the store against a live teacher and against no teacher at all, on Fashion-MNIST with replayed crops and flips.
 
-    python bench/cached.py [--steps 40] [--repeats 5]
+    python bench/cached.py [--steps 10] [--repeats 15]
 
 The same student, batches and views for all. `cached` reads the batch's verified rows from the store in every step; `live` asks
 the teacher in every step; `plain` learns from labels. Time of whole steps, views included, and of steps without views
@@ -60,13 +60,13 @@ def train(steps: int, replay: Replay, teach: Teach | None, *, viewed: bool) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=15)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     data = fashion_mnist("train").take(torch.arange(EXAMPLES))
     torch.manual_seed(0)
-    teacher = cnn(32, 64)((1, 28, 28), 10)
+    teacher = cnn(64, 128)((1, 28, 28), 10)
     teacher(data.inputs[:512])
     teacher.eval()
     student = cnn(8, 16)((1, 28, 28), 10)
