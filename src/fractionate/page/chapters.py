@@ -58,6 +58,7 @@ class Content:
     shares: tuple[tuple[Study, tuple[Figure, ...]], ...]
     students: tuple[Students, ...]
     contracts: tuple[tuple[str, Contract | None], ...]
+    formulas: tuple[str, ...]  # the distinct ones of the arms that listen to the teacher
     reductions: tuple[str, ...]
     provenance: tuple[tuple[str, dict[str, str]], ...]
     notes: tuple[str, ...]
@@ -84,10 +85,11 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
         studies=studies,
         knowledge=_knowledge(diagnoses, studies, runs),
         distributions=_distributions(diagnoses, groups),
-        ladders=tuple((s, (f,)) for s in studies if (f := ladder_figure(s))),
-        shares=tuple((s, (f,)) for s in studies if (f := shares_figure(s))),
+        ladders=tuple((s, (f,)) for i, s in enumerate(studies) if (f := ladder_figure(s, numbered("ladder", i)))),
+        shares=tuple((s, (f,)) for i, s in enumerate(studies) if (f := shares_figure(s, numbered("shares", i)))),
         students=tuple(_students(i, *group) for i, group in enumerate(groups) if group[1]),
         contracts=_contracts(runs),
+        formulas=tuple(dict.fromkeys(r.contract.formula for r in runs if r.contract)),
         reductions=tuple(dict.fromkeys(r.contract.reduction for r in runs if r.contract)),
         provenance=_provenance(studies, loose),
         notes=tuple(note for s in studies for note in s.notes) + tuple(r.note for r in runs if r.note)[:20],
@@ -96,6 +98,11 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
             dict.fromkeys([command] * bool(command) + [str(s["command"]) for s in settings if s.get("command")])
         ),
     )
+
+
+def numbered(name: str, index: int) -> str:
+    """The name of a figure that may come more than once: `ladder`, `ladder-2`."""
+    return name if index == 0 else f"{name}-{index + 1}"
 
 
 def _placebos(study: Study) -> frozenset[str]:
@@ -147,7 +154,7 @@ def _knowledge(diagnoses: Sequence[Diagnosis], studies: Sequence[Study], runs: S
         shown: list[tuple[str, Matrix]] = [(d.name, d.class_relation)]
         if best and i == 0:
             shown.append((f"student {best.arm}, seed {best.seed}", best.student_relation))
-        figures.append(relation_figure(shown, d.class_names, f"class-relation-{i + 1}"))
+        figures.append(relation_figure(shown, d.class_names, numbered("class-relation", i)))
     if best and not any(d.class_relation for d in diagnoses):
         who = f"student {best.arm}, seed {best.seed}"
         figures.append(relation_figure([(who, best.student_relation)]))
@@ -162,10 +169,12 @@ def _distributions(diagnoses: Sequence[Diagnosis], groups: Sequence[Any]) -> tup
         [(d.name, d.confidence) for d in diagnoses if d.confidence],
     )
     factors = [(d.name, d.rescaling) for d in diagnoses if d.rescaling]
-    for _, members, order, _ in groups:
+    for name, members, order, _ in groups:
         for arm, runs in arms_of(members, order).items():
             found = pooled(run.rescaling for run in runs if run.rescaling)
-            factors += [(arm, found)] if found else []
+            factors += (
+                [(f"{short(arm, 30)}, {short(name, 30)}" if len(groups) > 1 and name else arm, found)] if found else []
+            )
     rescaling = histogram_figure(
         "rescaling",
         "How much it rescales each example’s gradient",
@@ -179,7 +188,10 @@ def _distributions(diagnoses: Sequence[Diagnosis], groups: Sequence[Any]) -> tup
 
 
 def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], placebos: frozenset[str]) -> Students:
-    figures = (students_figure(runs, order, placebos), curves_figure(runs, order, f"learning-curves-{index + 1}"))
+    figures = (
+        students_figure(runs, order, placebos, numbered("students", index)),
+        curves_figure(runs, order, numbered("learning-curves", index)),
+    )
     arms = arms_of(runs, order)
     found = {
         (arm, field): mean_interval(values)
@@ -188,18 +200,19 @@ def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], 
         if (values := score_values(members, field, factor))
     }
     columns = [c for c in SCORES if any((arm, c[0]) in found for arm in arms)]
-    best = {}
+    best = {}  # as it is shown; where all are alike none is best
     for field, *_ in columns:
-        choose = min if field in ("nll_nats", "ece") else max
-        honest = [arm for arm in arms if arm not in placebos and (arm, field) in found]
-        best[field] = choose(honest, key=lambda arm, field=field: found[arm, field][0], default="")
+        means = [found[arm, field][0] for arm in arms if arm not in placebos and (arm, field) in found]
+        best[field] = number((min if field in ("nll_nats", "ece") else max)(means, default=None))
+        if len({number(mean) for mean in means}) == 1:
+            best[field] = ""
     rows = []
     for arm, members in arms.items():
         cells = []
         for field, *_ in columns:
             mean, interval = found.get((arm, field), (None, None))
             half = number((interval.high - interval.low) / 2, 2) if interval else ""
-            cells.append((number(mean), half, len(arms) > 1 and arm == best[field]))
+            cells.append((number(mean), half, arm not in placebos and number(mean) == best[field]))
         rows.append(ScoreRow(arm, len(members), arm in placebos, tuple(cells)))
     head = tuple(f"{word} ({unit})" for _, word, _, unit in columns)
     return Students(name, tuple(f for f in figures if f), head, tuple(rows), _run_rows(runs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
 from fractionate.page.marks import canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, key, mark, metric_words, row, with_unit
-from fractionate.page.text import decimals, number, short
+from fractionate.page.text import decimals, short
 from fractionate.records import Effect, Share, Study
 
 VERDICT_SIGNS = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
@@ -58,7 +58,7 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
             settle = e.seeds_to_settle if e.verdict == "cannot tell" else None
             sign = tag("span", VERDICT_SIGNS[e.verdict], aria_hidden="true")
             end = [tag("b", gain), tag("span", sign, " ", e.verdict, class_=f"verdict {verdict}")]
-            end += [tag("small", f"{settle:,} seeds would settle it")] if settle else []
+            end += [tag("small", f"{settle:,} seeds would settle")] if settle else []
             drawn.append(row(name, plot, tag("div", *end, class_="row-end"), class_))
     drawn.append(axis_row(scale, with_unit(metric, unit)))
     best = max((e for e in arms if e.verdict == "helps"), key=lambda e: abs(e.gain), default=None)
@@ -73,7 +73,7 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
         title,
         tag("div", *drawn, class_="rows"),
         f"Paired differences in {with_unit(metric, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals. "
-        f"In the shaded band, ±{number(study.margin)}, two arms count as equal. Verdicts are corrected for the number of "
+        f"In the shaded band, ±{study.margin:g}, two arms count as equal. Verdicts are corrected for the number of "
         "contrasts (Holm). A part of the teacher pays where its arm helps and its placebo does not.",
         ("arm", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
         tuple(

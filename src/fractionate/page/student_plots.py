@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fractionate.page.figure import Figure, mean_interval
-from fractionate.page.marks import Scale, canvas, curve, finite, line, scale_for, tag, text
+from fractionate.page.marks import Scale, canvas, curve, finite, line, scale_for, tag, text, tick_words
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.text import number, short
 from fractionate.records import Run, Scores
@@ -39,7 +39,10 @@ def score_values(runs: Sequence[Run], field: str, factor: float) -> list[float]:
 
 
 def students_figure(
-    runs: Sequence[Run], order: Sequence[str] = (), placebos: frozenset[str] = frozenset()
+    runs: Sequence[Run],
+    order: Sequence[str] = (),
+    placebos: frozenset[str] = frozenset(),
+    file: str = "students",
 ) -> Figure | None:
     """Accuracy of every arm: each seed a dot, the mean with its interval."""
     arms = {arm: score_values(members, "accuracy", 100.0) for arm, members in arms_of(runs, order).items()}
@@ -76,7 +79,7 @@ def students_figure(
     ]
     which = "test" if any(r.test for r in runs) else "validation"
     return Figure(
-        "students",
+        file,
         f"{short(best, 40)} has the highest mean accuracy: {number(means[best][0])} %",
         tag("div", *drawn, class_="rows"),
         f"Accuracy on the {which} data: a dot a seed, the mean with its 95 % interval (Student’s t over seeds). "
@@ -109,12 +112,11 @@ def curves_figure(runs: Sequence[Run], order: Sequence[str] = (), file: str = "l
     behind = [curve(thinned(points), across, down, height, "curve other") for points in curves.values()]
     group = f"{file}-behind"  # drawn once, shown again behind every other arm
     again = tag("use", href=f"#{group}")
+    ticks = down.ticks(3)
     panels = []
     for i, (arm, points) in enumerate(curves.items()):
-        marks = [
-            line(0, down(t), 100, down(t), "grid") + text(0, down(t), number(t), "tick", "end", -6)
-            for t in down.ticks(3)
-        ]
+        marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
+        marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
         marks += [
             again if i else tag("g", *behind, id=group),
             curve(thinned(points), across, down, height, "curve mine"),

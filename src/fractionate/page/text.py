@@ -18,6 +18,9 @@ _FORBIDDEN = re.compile(
 )
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def clean(text: object, limit: int = TABLE_CHARACTERS) -> str:
     """The text without terminal escapes, control characters and direction marks, cut after `limit` characters."""
     plain = _FORBIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", str(text)))
@@ -36,7 +39,8 @@ def number(value: float | None, digits: int = 3) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value != 0 and (abs(value) >= 1e6 or abs(value) < 10 ** -(digits + 1)):
-        return f"{value:.{digits - 1}e}".replace("-", "−")
+        digits_shown, power = f"{value:.{digits - 1}e}".split("e")
+        return f"{digits_shown} × 10{str(int(power)).translate(_RAISED)}".replace("-", "−")
     places = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
     return f"{value:,.{min(places, digits)}f}".replace("-", "−")
 

@@ -8,7 +8,7 @@ from fractionate.page.effect_plots import main_effects
 from fractionate.page.figure import LEVEL_WORDS
 from fractionate.page.rows import metric_words
 from fractionate.page.student_plots import of_test
-from fractionate.page.text import decimals, listing, number, percent, short
+from fractionate.page.text import decimals, listing, percent, short
 from fractionate.records import Diagnosis, Run, Share, Study
 
 
@@ -34,28 +34,36 @@ def certain_shares(study: Study) -> list[Share]:
 
 
 def _what_pays(study: Study, named: bool) -> str:
-    where = f"on {short(study.name, 60)} " if named else ""
+    where = _where(study.name) if named else ""
     effects, _, _ = main_effects(study)
     helping = sorted((e for e in effects if e.verdict == "helps"), key=lambda e: -abs(e.gain))
     hurting = [e for e in effects if e.verdict == "hurts"]
+    whose = "it" if "teacher" in where else "the teacher"
     (name, unit, places), baseline = metric_words(study.metric), short(study.baseline, 40)
     seeds = f"{len(study.seeds)} {'seed' if len(study.seeds) == 1 else 'seeds'}"
     if not helping:
         if effects and all(e.verdict == "equivalent" for e in effects):
-            return f"{where}no part of the teacher pays: every arm equals {baseline} within ±{number(study.margin)} {unit}".strip()
+            return (
+                f"{where}no part of {whose} pays: every arm equals {baseline} within ±{study.margin:g} {unit}".strip()
+            )
         if hurting:
             worst = max(hurting, key=lambda e: abs(e.gain))
             cost = f"{short(worst.arm, 40)} costs {decimals(abs(worst.gain), places)} {unit} of {name}"
-            return f"{where}no part of the teacher is shown to pay, and {cost}"
-        return f"{where}{seeds} cannot tell whether any part of the teacher pays"
+            return f"{where}no part of {whose} is shown to pay, and {cost}"
+        return f"{where}{seeds} cannot tell whether any part of {whose} pays"
     best = helping[0]
     gain = f"{short(best.arm, 40)} gains {decimals(abs(best.gain), places)} {unit} of {name} over {baseline}"
     paying = certain_shares(study)
     but = _doubt(best.arm, study)
     if paying:
         part = paying[0]
-        return f"{where}the part of the teacher that pays most is {LEVEL_WORDS[part.level]} ({part.level}), and {gain}{but}"
-    return f"{where}the teacher pays, as {gain}{but}, but {seeds} cannot tell which part of it does"
+        return f"{where}the part of {whose} that pays most is {LEVEL_WORDS[part.level]} ({part.level}), and {gain}{but}"
+    return f"{where}distillation pays, as {gain}{but}, but {seeds} cannot tell which part of it does"
+
+
+def _where(name: str) -> str:
+    shown = short(name, 60)
+    return f"with the {shown}, " if "teacher" in shown.lower() else f"in the study {shown}, "
 
 
 def _doubt(arm: str, study: Study) -> str:
