@@ -123,6 +123,14 @@ def test_verbs_stay_functions_whatever_is_imported_first() -> None:
         _ = fractionate.nothing_of_the_kind
 
 
+@pytest.mark.parametrize("page", DOCUMENTS[1:], ids=lambda p: p.name)
+def test_links_inside_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not re.match(r"[a-z]+:", link):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (layout.ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
     for page in sorted((layout.ROOT / "docs").glob("*.md")):
