@@ -145,3 +145,25 @@ def test_conformance_of_a_divergence(capsys):
     assert "forward-kl" in capsys.readouterr().out
     assert run("conformance", "forwrad-kl") == 2
     assert "did you mean 'forward-kl'" in capsys.readouterr().err
+
+
+def test_store_commands(capsys, run_file):
+    assert run("collect", str(run_file)) == 0
+    capsys.readouterr()
+    store = str(run_file.parent / "out" / "store")
+    assert run("store", "info", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 60
+    assert run("store", "verify", store) == 0
+    assert "whole" in capsys.readouterr().out
+    assert run("store", "compact", store) == 0
+    assert run("store", "export", store, "signal", "--to", "npy") == 0
+    assert Path("signal").is_dir()
+    assert run("store", "export", store, "other", "--to", "nyp") == 2
+    shard = next(p for p in Path(store).rglob("*.safetensors") if p.stat().st_size > 2000)
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    assert run("store", "verify", store) == 3
+    assert "damaged" in capsys.readouterr().out
+    assert run("store", "repair", store) == 0
+    assert run("store", "info", "nowhere") == 2

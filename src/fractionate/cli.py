@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fractionate.cli_store import store_app
 from fractionate.errors import ConfigError, FractionateError
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def conformance(
 
 config_app = typer.Typer(help="Write, check and explain run files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(store_app, name="store")
 
 
 @config_app.command("example")

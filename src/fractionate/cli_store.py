@@ -1,0 +1,65 @@
+"""`fractionate store`: look into a signal store, prove it, mend it, take it elsewhere. Thin calls of `fractionate.store`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+store_app = typer.Typer(
+    help="Look into a signal store, prove it, mend it.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Place = Annotated[str, typer.Argument(metavar="STORE", help="the folder (or URL) of a store", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+
+
+@store_app.command("info")
+def store_info(path: Place, as_json: AsJson = False) -> None:
+    """Say what a store holds. Example: fractionate store info runs/run/store"""
+    from fractionate.store import info
+
+    found = info(path)
+    print(found.to_json() if as_json else found)
+
+
+@store_app.command("verify")
+def store_verify(path: Place, as_json: AsJson = False) -> None:
+    """Read every byte and prove it; leaves with 3 where something is damaged. Example: fractionate store verify runs/run/store"""
+    from fractionate.store import verify
+
+    found = verify(path)
+    print(found.to_json() if as_json else found)
+    if not found.whole:
+        raise typer.Exit(3)
+
+
+@store_app.command("repair")
+def store_repair(path: Place, as_json: AsJson = False) -> None:
+    """Take out what is damaged and keep every row that proves itself. Example: fractionate store repair runs/run/store"""
+    from fractionate.store import repair
+
+    done = repair(path)
+    print(done.to_json() if as_json else done)
+
+
+@store_app.command("compact")
+def store_compact(path: Place) -> None:
+    """Merge many shards into few. Example: fractionate store compact runs/run/store"""
+    from fractionate.store import compact
+
+    before, after = compact(path)
+    print(f"{path}: {before} shards are {after} now")
+
+
+@store_app.command("export")
+def store_export(
+    path: Place,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the file or folder to write", show_default=False)],
+    to: Annotated[str, typer.Option(help="parquet, datasets, npy or safetensors")] = "parquet",
+) -> None:
+    """Take a store elsewhere. Example: fractionate store export runs/run/store signal.parquet --to parquet"""
+    from fractionate.store import export
+
+    print(export(path, to, out))  # type: ignore[arg-type]  # an unknown one is refused by name
