@@ -163,7 +163,7 @@ def study_section(study: Study) -> list[str]:
         "",
         f"{len(study.arms)} arms × {len(study.seeds)} seeds, {study.data['examples']:,} transfer and {study.data['test']:,} test "
         f"examples, {max(steps):,} steps; hard labels reach {100 * sum(base) / len(base):.2f} %. "
-        f"Margin {study.margin:g} points. {study.wall_seconds:.0f} s.",
+        f"Margin {study.margin:g} points.",
         "",
         "| arm − hard | accuracy, points | verdict | NLL, nats | ECE, points | agreement, points | rescaling mean / sd |",
         "|---|---|---|---|---|---|---|",
@@ -189,8 +189,8 @@ def study_section(study: Study) -> list[str]:
     for level in dict.fromkeys(s.level for s in study.shares):
         both = {s.method: s for s in study.shares if s.level == level}
         cells = [
-            f"{both[m].gain:+.2f} [{both[m].interval.low:+.2f}, {both[m].interval.high:+.2f}]"
-            for m in ("ladder", "Shapley")
+            f"{both[m].gain:+.2f} [{both[m].interval.low:+.2f}, {both[m].interval.high:+.2f}]" if m in both else "–"
+            for m in ("ladder", "Shapley")  # Shapley needs all ten arms
         ]
         lines.append(f"| {level} | {cells[0]} | {cells[1]} |")
     spectra = {
