@@ -3,11 +3,12 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PYTHON ?= python3
 TORCH  ?= 2.13.0
-STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.installed-demo
+STAMP  := $(VENV)/.installed-dev
 
 .PHONY: demo test check bench docs gpu clean
 
-demo: $(STAMP)            ## the main job on real data, under 3 minutes; prints where the report is
+demo: $(DEMO)             ## the main job on real data, under 3 minutes; prints where the report is
 	$(VENV)/bin/fractionate demo
 
 test: $(STAMP)            ## all tests
@@ -28,10 +29,14 @@ docs: $(STAMP)            ## the documentation as a site
 gpu: $(STAMP)             ## the engine on one GPU: samples/s, memory, bf16, compile
 	$(PY) bench/gpu.py
 
-$(STAMP): pyproject.toml
+$(DEMO): pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check "torch==$(TORCH)"
+	$(PY) -m pip install -q --disable-pip-version-check "torch==$(TORCH)" numpy
 	echo "torch==$$($(PY) -c 'import torch; print(torch.__version__.split("+")[0])')" > $(VENV)/constraints.txt
+	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[demo]"
+	touch $(DEMO)
+
+$(STAMP): $(DEMO)
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
