@@ -1,7 +1,7 @@
 """Planted failures: real teachers on real data, one fault at several strengths, combined faults, healthy controls.
 
     python bench/planted.py --half set      # the half on which thresholds are set: even seeds
-    python bench/planted.py --half judged   # the half they are judged on: writes bench/results/planted.md
+    python bench/planted.py --half judged   # the half they are judged on; each writes its part of bench/results/planted.md
     python bench/planted.py --train N       # only train teachers that are not cached, at most N
 
 Cost is what the fault takes from a student (test accuracy, points): the same objective on the sound signal less on the planted.
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from bench.fleet_of_mlps import Schedule, train
+from bench.planted_table import write_table
 from bench.teachers import CACHE, HEALTHY, MLP, Upbringing, parts, signal_of, with_labels
 from bench.teachers import teacher as trained_teacher
 from torch import nn
@@ -333,8 +334,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.train:
         return prepare(options.train)
-    if not options.kind:
-        healthy(options.half, options.data)
+    sound_ones = healthy(options.half, options.data) if not options.kind else {}
     rows = []
     everything = {k: (s, f) for k, (_, s, f) in PLANTS.items()}
     everything |= {k: (("both",), (PLANTS[a[0]][2][0],)) for k, (a, b) in COMBINED.items()}
@@ -342,7 +342,7 @@ def main() -> None:
         if options.kind and options.kind not in kind:
             continue
         for strength in strengths:
-            hits, cases, costs, others = 0, 0, [], defaultdict(int)
+            hits, cases, alarms, costs, others = 0, 0, 0, [], defaultdict(int)
             for name in options.data:
                 for index, seed in enumerate(SEEDS[options.half]):
                     case = sound(name, seed, BROUGHT_UP["regularised"])
@@ -352,20 +352,22 @@ def main() -> None:
                     hit = any(n in found for n in wanted)
                     if kind in COMBINED:
                         hit = all(any(n in found for n in PLANTS[k][2]) for k, _ in COMBINED[kind])
-                    hits, cases = hits + hit, cases + 1
+                    alarm = hit or any(n not in raised(Planted(case.signal, case.arguments, case.data)) for n in found)
+                    hits, alarms, cases = hits + hit, alarms + alarm, cases + 1
                     for other in found:
                         others[other] += 1
                     if not hit:
                         others[f"MISSED {name} {seed}"] += 1
-                    if not options.no_cost and index < 2:
+                    if not options.no_cost and index < 1:
                         spent = cost(case, planted)
-                        costs += [] if spent is None else [(name, spent, hit)]
+                        costs += [] if spent is None else [(name, spent, hit, alarm)]
             mean = sum(c[1] for c in costs) / len(costs) if costs else float("nan")
-            rows.append({"kind": kind, "strength": str(strength), "hits": hits, "cases": cases, "cost": mean,
+            rows.append({"kind": kind, "strength": str(strength), "hits": hits, "alarms": alarms, "cases": cases, "cost": mean,
                          "costs": costs, "raised": dict(others)})  # fmt: skip
             print(f"{kind:28s} {strength!s:18s} recall {hits}/{cases}  cost {mean:6.2f}  {dict(others)}", flush=True)
-    path = CACHE / f"planted-{options.half}.json"
-    path.write_text(json.dumps(rows))
+    if not options.kind and not options.no_cost and len(options.data) == len(DATA):
+        (CACHE / f"planted-{options.half}.json").write_text(json.dumps({"healthy": sound_ones, "rows": rows}))
+        write_table(CACHE)
 
 
 def healthy(half: str, data: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from fractionate.diagnosis.case import Case
+from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.records import Finding, Recipe
 from fractionate.teacher import TeacherSignal
 
@@ -16,9 +17,11 @@ from fractionate.teacher import TeacherSignal
 STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-mismatch", "vocabulary-mismatch",
             "training-mode", "weak-teacher")  # fmt: skip
 SCARCE, PLENTY = 40.0, 80.0  # examples a class: below, the teacher's whole opinion pays; above, its doubt alone
-SOFTNESS = 3.0  # the tempered extent of the logits (largest above the mean) that a scarce transfer set wants
+SOFTNESS = 2.5  # the tempered extent of the logits (largest above the mean) that a scarce transfer set wants
 HIGHEST_TEMPERATURE = 16.0
-TRUSTED, DOUBTED, LIGHT = 0.9, 0.6, 0.3  # teacher weights
+TRUSTED, DOUBTED = 0.9, 0.6  # teacher weights
+CLEARLY = 0.025  # accuracy by which a flawed teacher must surely be ahead of a linear classifier on new data ...
+EASY = 0.7  # ... where that one is at least so accurate; on harder tasks even a flawed teacher's softness helped
 OVER_CONFIDENT = 0.05  # mean top probability above accuracy on examples that are new to the teacher
 CAPTURED = 0.98  # share of the mass at the recipe's temperature that a cache has to keep
 
@@ -29,13 +32,24 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
     stopper = next((f for name in STOPPERS for f in findings if f.name == name and f.severity == "error"), None)
     if stopper is not None:
         advice = "a better teacher may help" if stopper.name == "weak-teacher" else "repair this first"
-        return Recipe(
-            distil=False, cell="hard", temperature=1.0, teacher_weight=0.0, divergence="cross-entropy",
-            scale_by_temperature_squared=True, reason=f"{stopper.summary}. Train on the labels alone; {advice}.",
-        )  # fmt: skip
+        return labels_alone(f"{stopper.summary}. Train on the labels alone; {advice}.")
     reading = case.reading
     each = float(reading.counts[reading.counts > 0].double().median())
     scarce = max(0.0, min(1.0, (PLENTY - each) / (PLENTY - SCARCE)))
+    certain = {found.get("over-confident-teacher"), found.get("memorising-teacher")} & {"warning", "error"}
+    smoothed = found.get("smoothed-teacher") == "warning" and scarce == 0
+    lead, line = against_line(case, findings)
+    if certain and scarce == 0:
+        return labels_alone(
+            f"it is certain of these examples, so at temperature 1 it says what the labels say; with {each:.0f} examples a class "
+            "a higher temperature loses more than it gains. Train on the labels alone, or distil on examples it has not seen."
+        )
+    if (certain or smoothed) and line >= EASY and lead < CLEARLY:
+        flaw = "certain of these very examples" if certain else "smoothed"
+        return labels_alone(
+            f"it is {flaw}, and on new examples not clearly ahead of a linear classifier of the transfer set (surely by "
+            f"{100 * lead:.1f} points): it has little to teach and its doubt misleads. Train on the labels alone."
+        )
     soft = max(1.0, min(HIGHEST_TEMPERATURE, float(reading.extent.median()) / SOFTNESS))
     temperature = round(1 + (soft - 1) * scarce, 1)
     reasons = [
@@ -50,9 +64,6 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
     if boast > OVER_CONFIDENT and weight > DOUBTED:
         weight = DOUBTED
         reasons.append(f"it is {boast:.0%} too sure of itself on new examples, so the labels keep a say")
-    if found.get("smoothed-teacher") == "warning" and scarce == 0:
-        weight = LIGHT
-        reasons.append("its class relations are erased, so it is a regulariser and gets a small weight")
     if found.get("label-noise") in ("warning", "error"):
         weight = max(weight, TRUSTED)
         reasons.append("labels are noisy, so the teacher gets more weight than they")
@@ -65,6 +76,28 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
         scale_by_temperature_squared=True, reason="; ".join(reasons),
         stored_entries=entries_worth_storing(case.signal, temperature),
     )  # fmt: skip
+
+
+def labels_alone(reason: str) -> Recipe:
+    """The answer "do not distil"."""
+    return Recipe(
+        distil=False, cell="hard", temperature=1.0, teacher_weight=0.0, divergence="cross-entropy",
+        scale_by_temperature_squared=True, reason=reason,
+    )  # fmt: skip
+
+
+def against_line(case: Case, findings: tuple[Finding, ...]) -> tuple[float, float]:
+    """How far the teacher is surely (97.5 %) ahead on held-out data of a linear classifier of the transfer set, and its accuracy.
+
+    (0, 0) without held-out data or where the linear classifier could not be fitted.
+    """
+    ahead = [e.value for f in findings for e in f.evidence if f.name == "weak-teacher" and "linear" in e.name]
+    if case.held_out_reading is None or not ahead:
+        return 0.0, 0.0
+    teacher, line = case.held_out_reading.accuracy, case.reading.accuracy - ahead[0]
+    judged = min(len(case.reading), MOST_EXAMPLES)
+    variance = teacher * (1 - teacher) / len(case.held_out_reading) + max(0.0, line * (1 - line)) / judged
+    return float(teacher - line - 1.96 * variance**0.5), line
 
 
 def entries_worth_storing(signal: TeacherSignal, temperature: float, rows: int = 2000) -> int | None:
