@@ -13,7 +13,7 @@ HALVES = {"judged": "Judged half (odd seeds)", "set": "Half on which thresholds 
 def write_table(cache: Path) -> None:
     """Write bench/results/planted.md from what the halves left in the cache."""
     lines = [
-        "# Planted failures", "", "Made by `python bench/planted.py --half set` and `--half judged`.",
+        "# Planted failures", "", "Made by `python bench/planted.py --half judged` (and `--half set` for the other half).",
         "Teachers: MLPs on digits, Fashion-MNIST, WordNet glosses and the breast cancer table, two seeds a half; halves share "
         "the data sets and the kinds of fault, not teachers, splits or draws. *Named*: the finding of that name (or one that means "
         "the same) is raised as warning or error. *Alarm*: something is raised that the sound teacher of the same case does not "

@@ -39,15 +39,11 @@ GRID: list[Arm] = (
 STUDENTS = {  # hidden units
     "digits": 12, "fashion": 24, "glosses": 24, "hierarchy": 24,
     "mnist1d": 32, "verbs": 16, "families": 12, "apparel": 20, "cancer": 6,
+    "nouns": 20, "garments": 20,
 }  # fmt: skip
 SET = ("digits", "fashion", "glosses", "hierarchy")  # the rule was set on these
-JUDGED = (
-    "mnist1d",
-    "verbs",
-    "families",
-    "apparel",
-    "cancer",
-)  # and judged on these, chosen before a student was trained on them
+FIRST = ("mnist1d", "verbs", "families", "apparel", "cancer")  # judged the rule with temperatures up to 16; seen by now
+FRESH = ("nouns", "garments")  # judge the rule as it is; no student was trained on them before
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,8 @@ SETTINGS = [
 ] + [
     Setting(data, "rote", examples, "all")  # certain of the transfer set, and knows nothing else
     for data, examples in (("digits", 100), ("digits", 300), ("fashion", 300), ("glosses", 300), ("hierarchy", 600),
-                           ("mnist1d", 400), ("verbs", 400), ("families", 400), ("apparel", 400), ("cancer", 60))
+                           ("mnist1d", 400), ("verbs", 400), ("families", 400), ("apparel", 400), ("cancer", 60),
+                           ("nouns", 400), ("garments", 400))
 ]  # fmt: skip
 
 
@@ -200,19 +197,22 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def write(rows: list[Row]) -> None:
-    by_half = {
-        "Judged": [r for r in rows if r.setting.data not in SET],
-        "Set": [r for r in rows if r.setting.data in SET],
-    }
+    groups = {"Judged": FRESH, "Judged before the last change": FIRST, "Set": SET}
     text = [
         "# Recipe regret", "",
         "Made by `python bench/regret.py`. Test accuracy in percent, means over 6 seeds; students are MLPs with one "
         f"hidden layer, all arms of a seed share initial weights and batches. The grid has {len(GRID)} arms, and the best of it is "
         "chosen on the very test scores shown, so no rule can be expected to reach it.", "",
-        f"The rule's constants were set on {', '.join(SET)}; {', '.join(JUDGED)} judged it once.",
+        f"The rule's constants were set on {', '.join(SET)}. The rule so set, with temperatures up to 16, was judged once on "
+        f"{', '.join(FIRST)}: significantly worse than no teacher in 6 of 39, better than T = 4 / 0.9 in 74 %, 33 % of the best "
+        "grid gain (certain teachers at temperatures above 10 lost up to 17 points). For that the cap was lowered to 8, which on "
+        "the set half lowers the share from 96 % to 89 % and leaves its mean setting by setting at 72 %, and the rule so changed "
+        f"was judged on two fresh sets: {', '.join(FRESH)}. Figures of the group between are of the present rule, which has "
+        "seen it.",
     ]  # fmt: skip
-    for half, own in by_half.items():
-        text += ["", f"## {half} half, {len(own)} settings", "", *summary(own), "", *table(own)]
+    for name, data in groups.items():
+        own = [r for r in rows if r.setting.data in data]
+        text += ["", f"## {name}: {len(own)} settings", "", *summary(own), "", *table(own)]
     RESULT.write_text("\n".join(text) + "\n")
     print("\n".join(text))
 
@@ -220,7 +220,7 @@ def write(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, default=10**9)
-    parser.add_argument("--data", nargs="*", default=[*SET, *JUDGED])
+    parser.add_argument("--data", nargs="*", default=[*SET, *FIRST, *FRESH])
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, fresh = [], 0

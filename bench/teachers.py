@@ -19,7 +19,8 @@ CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / 
 
 def dataset(name: str) -> Examples:
     """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer; and
-    mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7).
+    mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7); and nouns
+    (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7).
     """
     path = CACHE / f"{name}.npz"
     if not path.exists():
@@ -102,6 +103,14 @@ def _apparel():
     return _fashion(first=20000, side=7)
 
 
+def _nouns():
+    return _glosses(parts=("noun",), components=80)
+
+
+def _garments():
+    return _fashion(first=40000, side=7)
+
+
 def _hierarchy(
     examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5, seed=0, within=0.5, noise=0.8
 ):
@@ -133,6 +142,7 @@ SIZES = {  # train, outside, held, test
     "digits": (900, 300, 197, 400), "fashion": (8000, 3000, 2000, 7000), "glosses": (8000, 3000, 2000, 6000),
     "hierarchy": (4000, 3000, 1000, 4000), "cancer": (250, 100, 69, 150), "mnist1d": (4500, 2000, 1500, 4500),
     "verbs": (5000, 2000, 1500, 4500), "families": (3000, 2000, 1000, 4000), "apparel": (8000, 3000, 2000, 7000),
+    "nouns": (2000, 2000, 1000, 4500), "garments": (2000, 2000, 1000, 5000),
 }  # fmt: skip
 
 

@@ -86,6 +86,23 @@ def test_a_smoothed_teacher_is_named(data):
     assert diagnosis.recipe.distil
 
 
+@pytest.mark.parametrize(
+    ("examples", "mistakes", "distil"), [(300, 0.12, False), (300, 0.01, True), (1000, 0.01, False)]
+)
+def test_a_certain_teacher_is_distilled_only_where_it_knows_more(data, examples, mistakes, distil):
+    """Certain of the transfer set in all three: on new data no better than a line; much better; better, but labels are plenty."""
+    transfer, held = data[0].take(torch.arange(examples)), data[1]
+    torch.manual_seed(0)
+    here = 30 * nn.functional.one_hot(transfer.labels, 10) + torch.randn(examples, 10)
+    wrong = (torch.rand(len(held)) < mistakes).long()
+    there = 30 * nn.functional.one_hot((held.labels + wrong) % 10, 10) + torch.randn(len(held), 10)
+    recipe = diagnose(
+        TeacherSignal(here, transfer.labels), data=transfer, held_out=TeacherSignal(there, held.labels)
+    ).recipe
+    assert recipe.distil is distil
+    assert distil or "labels alone" in recipe.reason
+
+
 def test_an_over_trained_teacher_is_named(data):
     model = teacher(data[0], 200)
     diagnosis = diagnose(signal_of(model, data[0]), data=data[0], held_out=signal_of(model, data[1]))

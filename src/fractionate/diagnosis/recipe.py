@@ -18,7 +18,7 @@ STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-m
             "training-mode", "weak-teacher")  # fmt: skip
 SCARCE, PLENTY = 40.0, 80.0  # examples a class: below, the teacher's whole opinion pays; above, its doubt alone
 SOFTNESS = 2.5  # the tempered extent of the logits (largest above the mean) that a scarce transfer set wants
-HIGHEST_TEMPERATURE = 16.0
+HIGHEST_TEMPERATURE = 8.0
 TRUSTED, DOUBTED = 0.9, 0.6  # teacher weights
 CLEARLY = 0.025  # accuracy by which a flawed teacher must surely be ahead of a linear classifier on new data ...
 EASY = 0.7  # ... where that one is at least so accurate; on harder tasks even a flawed teacher's softness helped

@@ -94,11 +94,11 @@ class SpectrumStream:
             self._chunk(logits[part].to(dtype), labels[part, None], rows[part])
 
     def _chunk(self, z: Tensor, own: Tensor, rows: Tensor) -> None:
-        low, high = torch.aminmax(z, dim=1, keepdim=True)
-        z = z - high
+        ruled_out = bool(torch.isneginf(z.amin()))
+        z = z - z.amax(dim=1, keepdim=True)  # aminmax along a dimension is several times slower than amin and amax
         if self.temperature != 1:
             z.div_(self.temperature)
-        if bool(torch.isneginf(low).any()):
+        if ruled_out:
             z.clamp_min_(NO_MASS)  # 0 · -inf is 0 here
         e = z.exp()
         own_e = e.gather(1, own).squeeze(1).double()
