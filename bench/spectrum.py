@@ -104,7 +104,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         "# The spectrum's dense pass", "",
-        f"Made by `python bench/spectrum.py --repeats {options.repeats}`: float32 logits in memory, one thread, medians of {options.repeats} interleaved "
+        f"Made by `python bench/spectrum.py --repeats {options.repeats}`: float32 logits in memory, one "
+        f"thread, medians of {options.repeats} interleaved "
         "repeats. GB of logits per second; *copy* reads them once and writes 64 MiB over and over; *softmax* computes "
         "probabilities in chunks and throws them away. Memory in MiB: class statistics (a row a label present), and what the pass "
         "holds beyond them.", "",
