@@ -37,34 +37,35 @@ def main() -> None:
         claims.teach("smoothed 0.2", teacher, teaching, epochs=4, batch_size=256, learning_rate=2e-3, smoothing=0.2),
         claims.teach("over-confident", teacher, teaching, epochs=12, batch_size=256, learning_rate=2e-3),
     ]
-    studies = []
-    for which in teachers:
-        for size, transfer, epochs, temperatures in (
-            ("small", small, 30, (1.0, 4.0) if which.name == "plain" else (1.0,)),
-            ("large", large, 12, (1.0,)),
-        ):
-            for temperature in temperatures:
-                studies.append(
-                    claims.run(
-                        f"glosses, {which.name}, {size}, T={temperature:g}",
-                        student,
-                        which,
-                        transfer,
-                        validation,
-                        test,
-                        temperature=temperature,
-                        seeds=SEEDS,
-                        training=Training(epochs=epochs, batch_size=100, learning_rate=1e-2),
-                        cells=(*CELLS, *PLACEBO_CELLS),
-                        points=2,
-                    )
-                )
+    plain, smoothed, confident = teachers
+    studies = [
+        claims.run(
+            f"glosses, {which.name}, {size}, T={temperature:g}",
+            student,
+            which,
+            transfer,
+            validation,
+            test,
+            temperature=temperature,
+            seeds=SEEDS,
+            training=Training(epochs=epochs, batch_size=100, learning_rate=1e-2),
+            cells=(*CELLS, *PLACEBO_CELLS),
+            points=2,
+        )
+        for which, size, transfer, epochs, temperature in (
+            (plain, "small", small, 30, 1.0),
+            (plain, "small", small, 30, 4.0),
+            (plain, "large", large, 12, 1.0),
+            (smoothed, "small", small, 30, 1.0),
+            (confident, "small", small, 30, 1.0),
+        )
+    ]
     rows = [claims.teacher_row(t, part, test, GROUPS) for part in (small, large) for t in teachers]
     claims.write(
         "study_glosses",
         "PYTHONPATH=src python lab/study_glosses.py",
-        "WordNet glosses as hashed bags of words (1,024 places), 45 topics under 4 parts of speech: teachers 1024-256-45 on 40,000 "
-        "glosses, students 1024-32-45; transfer sets of 1,000 and 4,000 glosses that the teacher never saw; teacher weight 0.9. "
+        "WordNet glosses as hashed bags of words (1,024 places), 45 topics under 4 parts of speech: teachers 1024-256-45 on "
+        "40,000 glosses, students 1024-32-45; transfer sets of 1,000 and 4,000 glosses that the teacher never saw; weight 0.9. "
         "Rows of the first table: small transfer set, then large.",
         rows,
         studies,
