@@ -160,7 +160,7 @@ def _parquet(path: Path) -> dict[str, Array]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow", fix="pip install pyarrow") from error
+        raise MissingExtraError("reading Parquet needs pyarrow", fix='pip install "fractionate[parquet]"') from error
     try:
         table = parquet.read_table(path)
     except ArrowInvalid as error:
