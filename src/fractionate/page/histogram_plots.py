@@ -54,7 +54,7 @@ def histogram_figure(
     return Figure(
         name,
         title,
-        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}"),
+        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}" + (" dense" if len(panels) > 3 else "")),
         caption,
         ("of", "from", "to", "examples"),
         tuple(

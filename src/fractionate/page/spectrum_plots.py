@@ -96,6 +96,10 @@ def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
     )
 
 
+def _has_chosen(d: Diagnosis) -> bool:
+    return d.recipe.distil and any(s.temperature == d.recipe.temperature for s in d.spectrum_over_temperature)
+
+
 def temperature_figure(diagnoses: Sequence[Diagnosis]) -> Figure | None:
     """Stacked columns of the five parts, one a temperature, one panel a teacher."""
     shown = [d for d in diagnoses if len(d.spectrum_over_temperature) > 1]
@@ -130,7 +134,7 @@ def temperature_figure(diagnoses: Sequence[Diagnosis]) -> Figure | None:
         "Over temperature",
         tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}"),
         "The same five parts, in nats, read at other temperatures T: heat takes certainty away, and the shapes show for longer."
-        + (" The temperature of the recipe is set in bold." if any(d.recipe.distil for d in shown) else ""),
+        + (" The temperature of the recipe is set in bold." if any(map(_has_chosen, shown)) else ""),
         ("teacher", "temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
         tuple(
             (d.name, s.temperature, *s.nats.values(), s.total_nats) for d in shown for s in d.spectrum_over_temperature

@@ -1,0 +1,183 @@
+"""How the page looks, as far as numbers can say: contrast, size, order of classes, verdicts in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from importlib.resources import files
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import stats
+from tests.test_page import records
+
+from fractionate.page import report
+from fractionate.page.figure import pooled, t_quantile
+from fractionate.page.histogram_plots import rebinned, shared_scale
+from fractionate.page.marks import Scale, scale_for, tick_words
+from fractionate.page.order import _chain, blocks, cluster_order
+from fractionate.page.text import decimals, number
+from fractionate.page.verdict import verdict
+from fractionate.records import Histogram, Interval, Recipe, Share
+
+STYLE = files("fractionate.page").joinpath("style.css").read_text(encoding="utf-8")
+COLOURS = {
+    name: (light, dark)
+    for name, light, dark in re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", STYLE)
+}
+TEXT = ("ink", "quiet", "link", "helps", "hurts", "equivalent", "unsure")
+SHAPES = ("universe", "domain", "instance", "column", "edge", "zero", "helps", "hurts", "equivalent", "unsure", "link")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_contrast_is_wcag_aa(theme):
+    colour = {name: pair[theme] for name, pair in COLOURS.items()}
+    for ground in ("paper", "raised"):
+        for name in TEXT:
+            assert contrast(colour[name], colour[ground]) >= 4.5, (name, ground)
+    for name in SHAPES:
+        assert contrast(colour[name], colour["paper"]) >= 3, name
+    for name in ("universe", "domain", "instance"):
+        assert contrast(colour["on-segment"], colour[name]) >= 4.5, name
+
+
+def test_colours_are_written_once_and_nowhere_else():
+    assert len(COLOURS) > 15
+    rules = STYLE.split("}", 1)[1]
+    assert set(re.findall(r"#[0-9a-fA-F]{3,8}\b", rules)) <= {"#fff"}
+    used = set(re.findall(r"var\(--([\w-]+)\)", rules))
+    defined = set(re.findall(r"^  --([\w-]+):", STYLE, re.M)) | {"left", "rise"}
+    assert used <= defined and defined - {"left", "rise"} <= used
+
+
+def test_twenty_plots_stay_below_a_megabyte(tmp_path):
+    healthy, smoothed, study = records()
+    rng = np.random.default_rng(0)
+    relation = rng.dirichlet(np.full(100, 0.1), size=100)
+    np.fill_diagonal(relation, 0)
+    wide = replace(healthy, name="100 classes", class_names=(), class_relation=tuple(map(tuple, relation.tolist())))
+    many = [
+        healthy,
+        smoothed,
+        wide,
+        study,
+        replace(study, name="again"),
+        replace(study, name="and again"),
+        study.runs[-1],
+    ]
+    path = report(many, tmp_path / "a.html")
+    page = path.read_text()
+    assert page.count("<figure") >= 20
+    assert path.stat().st_size < 1_000_000
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_own_script_is_small():
+    assert len(files("fractionate.page").joinpath("script.js").read_bytes()) < 20_000
+
+
+def test_headings_descend_one_level_at_a_time(tmp_path):
+    page = report(records(), tmp_path / "a.html").read_text()
+    levels = [int(level) for level in re.findall(r"<h([1-6])\b", page)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_related_classes_stand_together_and_a_renaming_changes_nothing():
+    rng = np.random.default_rng(1)
+    group = np.arange(12) % 3
+    relation = np.where(group[:, None] == group[None], 1.0, 0.05) + 0.01 * rng.random((12, 12))
+    np.fill_diagonal(relation, 0)
+    for order in (cluster_order(relation), _chain(relation.max() - (relation + relation.T) / 2)):
+        assert sorted(order) == list(range(12))
+        assert (np.diff(group[order]) != 0).sum() == 2
+
+
+def test_blocks_average_and_keep_the_mean():
+    matrix = np.random.default_rng(2).random((130, 130))
+    small, size = blocks(matrix)
+    assert size == 3 and small.shape == (44, 44)
+    assert small[0, 0] == pytest.approx(matrix[:3, :3].mean())
+    assert small[-1, -1] == pytest.approx(matrix[129:, 129:].mean())
+
+
+def test_t_quantiles_are_those_of_scipy():
+    for freedom in (*range(1, 41), 100, 1000):
+        assert t_quantile(freedom) == pytest.approx(float(stats.t.ppf(0.975, freedom)), abs=1.1e-3)
+
+
+def test_histograms_pool_and_rebin_without_losing_an_example():
+    rng = np.random.default_rng(3)
+    samples = [rng.normal(m, s, 4000) for m, s in ((0, 1), (2, 0.3), (1, 2))]
+    made = []
+    for x in samples:
+        counts, edges = np.histogram(x, 30)
+        made.append(Histogram("x", tuple(edges.tolist()), tuple(counts.tolist()), float(x.mean()), float(x.std())))
+    whole = pooled(made)
+    assert whole and sum(whole.counts) == 12_000
+    assert whole.mean == pytest.approx(np.concatenate(samples).mean())
+    assert whole.deviation == pytest.approx(np.concatenate(samples).std())
+    scale = shared_scale(made, 1.0)
+    assert scale.low < 1 < scale.high
+    for h in made:
+        assert sum(rebinned(h, scale)[1]) == pytest.approx(4000)
+    assert pooled([]) is None
+
+
+def test_ticks_are_round_and_inside():
+    for low, high in ((0, 1), (-0.3, 2.7), (0.992, 1.001), (1e-9, 2e-9), (-5e7, 3e8)):
+        ticks = Scale(low, high).ticks()
+        assert 2 <= len(ticks) <= 11 and all(low - 1e-12 <= t <= high * (1 + 1e-12) for t in ticks)
+        assert len(set(tick_words(ticks))) == len(ticks)
+    assert scale_for([float("nan"), float("inf")])(0.5) == pytest.approx(50)
+
+
+def test_numbers_are_written_with_a_true_minus():
+    assert number(-1.5) == "−1.50" and number(float("nan")) == "–" and number(None) == "–"
+    assert number(2.03e-5) == "2.03 × 10⁻⁵" and number(float("-inf")) == "−∞"
+    assert decimals(-0.001, 2, sign=True) == "0.00" and decimals(1.005, 1, sign=True) == "+1.0"
+    assert not math.isnan(Scale(0, 1)(float("inf")))
+
+
+def test_the_verdict_says_what_the_records_say():
+    healthy, smoothed, study = records()
+    arm = next(e for e in study.effects if e.metric == "accuracy" and e.against == "hard" and not e.placebo)
+    helps = replace(arm, gain=1.25, interval=Interval(0.9, 1.6), verdict="helps")
+    share = Share("instance.confidence", "Shapley", 1.0, Interval(0.4, 1.6))
+    clear = replace(study, effects=(helps,), shares=(share,))
+    said = verdict([replace(healthy, findings=())], [clear], [])
+    assert said.startswith(
+        "The part of the teacher that pays most is how sure it is of each example (instance.confidence)"
+    )
+    assert f"{helps.arm} gains 1.25 points of accuracy over hard" in said and "no probe found anything wrong" in said
+    placebo = replace(helps, arm="sham", placebo=True)
+    assert "though the placebo sham helps too" in verdict([], [replace(clear, effects=(helps, placebo))], [])
+    beside = replace(helps, against="sham", verdict="cannot tell")
+    assert "not shown to beat its placebo sham" in verdict([], [replace(clear, effects=(helps, placebo, beside))], [])
+    unsure = replace(helps, verdict="cannot tell")
+    assert "cannot tell whether any part" in verdict([], [replace(clear, effects=(unsure,))], [])
+    vague = replace(clear, shares=(replace(share, interval=Interval(-0.1, 2)),))
+    assert "cannot tell which part of it does" in verdict([], [vague], [])
+    same = replace(helps, verdict="equivalent")
+    assert "No part of the teacher pays: every arm equals hard within ±0.5 points" in verdict(
+        [], [replace(clear, effects=(same,))], []
+    )
+    stop = replace(healthy, recipe=Recipe(False, "hard", 1.0, 0.0, "cross-entropy", True, "it is wrong"))
+    assert "The advice is not to distil" in verdict([stop], [], [])
+    assert bool(smoothed.problems) == ("is sick" in verdict([smoothed], [], []))
+    assert verdict([], [], study.runs[-1:]).endswith("one training cannot tell which part of the teacher pays.")
