@@ -5,6 +5,7 @@ out/run.yaml  teacher.safetensors  store/  diagnosis.json  study/  study.json  s
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -237,4 +238,5 @@ class Chain:
 
     def report(self) -> Path:
         """Everything on one page; makes what is missing first."""
-        return report([self.diagnosis, self.study, self.student], self.out / "report.html")
+        again = f"fractionate report {shlex.quote(str(self.out / 'run.yaml'))}"
+        return report([self.diagnosis, self.study, self.student], self.out / "report.html", command=again)

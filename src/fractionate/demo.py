@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,4 +52,5 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
         say(f"  student: {chain.student}\n")
         records += [chain.diagnosis, chain.study]
         students.append(chain.student)
-    return report([*records, *students], Path(out) / "report.html")
+    again = f"fractionate demo --out {shlex.quote(str(out))}"
+    return report([*records, *students], Path(out) / "report.html", command=again)
