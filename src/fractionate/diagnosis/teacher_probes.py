@@ -120,7 +120,8 @@ class OverConfidentTeacher:
         )
         text = f"hardly any rescaling signal: the teacher doubts {doubt:.2%} on average, deviation {deviation:.2g}"
         severity: Severity = "error" if deviation < self.gone else "warning"
-        return Judgement(severity, min(score, 0.5), text, cause, fix, patch=(("objective.temperature", 4.0),))
+        patch = (("teacher.train_on", "teaching"),) if memorised else ()  # where a run file trains the teacher itself
+        return Judgement(severity, min(score, 0.5), text, cause, fix, patch=patch)
 
 
 @probes.register("memorising-teacher")
