@@ -9,6 +9,8 @@ Run it monthly, and after changes to the kernel: a seed whose place in the sourc
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "seeded_bugs.md"
+LEDGER = ROOT / "runs" / "seeded_bugs.json"  # verdicts so far, so that a run that was stopped goes on
+STALE = "**stale: its place is gone**"
 TESTS = (
     "test_cells", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel", "test_signal", "test_bad_input_kernel",
     "test_registry", "test_records", "test_examples",
@@ -125,6 +129,18 @@ def seed(bug: Bug, copy: Path) -> bool:
     return True
 
 
+def digest() -> str:
+    """One number for the sources and the tests as they are: verdicts hold for it only."""
+    seen = hashlib.sha256()
+    for path in [
+        *sorted((ROOT / "src").rglob("*.py")),
+        *(ROOT / "tests" / f"{name}.py" for name in TESTS),
+        Path(__file__),
+    ]:
+        seen.update(path.read_bytes())
+    return seen.hexdigest()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="the bugs whose name holds this text")
@@ -136,7 +152,10 @@ def main() -> int:
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, healthy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", healthy)
-        failed, said = survives(healthy)
+        state = digest()
+        known = json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
+        verdicts = known["verdicts"] if known.get("digest") == state else {}
+        failed, said = ("", "") if verdicts else survives(healthy)
         if failed:
             print(f"the tests fail without any bug: {failed}\n{said}")
             return 1
@@ -144,11 +163,12 @@ def main() -> int:
             sick = Path(folder) / "sick"
             shutil.copytree(healthy, sick, ignore=shutil.ignore_patterns("__pycache__"))
             started = time.perf_counter()
-            verdict = (
-                survives(sick, FIRST.get(bug.file, ""))[0] or "**survives**"
-                if seed(bug, sick)
-                else "**stale: its place is gone**"
-            )
+            if bug.name not in verdicts:
+                here = seed(bug, sick)
+                verdicts[bug.name] = (survives(sick, FIRST.get(bug.file, ""))[0] or "**survives**") if here else STALE
+                LEDGER.parent.mkdir(exist_ok=True)
+                LEDGER.write_text(json.dumps({"digest": state, "verdicts": verdicts}), encoding="utf-8")
+            verdict = verdicts[bug.name]
             failures += verdict.startswith("**")
             rows.append(f"| {bug.name} | `{bug.file}` | {verdict if verdict.startswith('**') else f'`{verdict}`'} |")
             print(f"{time.perf_counter() - started:5.1f} s  {rows[-1]}", flush=True)
