@@ -14,4 +14,5 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "Fractionate"
 autodoc_typehints = "description"
+suppress_warnings = ["myst.xref_missing"]  # links to files of the repository; a test holds them to the disk
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects are not linked
