@@ -6,7 +6,7 @@ TORCH  ?= 2.13.0
 DEMO   := $(VENV)/.installed-demo
 STAMP  := $(VENV)/.installed-dev
 
-.PHONY: demo test check bench docs gpu clean
+.PHONY: demo test check bench bench-long docs gpu clean
 
 demo: $(DEMO)             ## the main job on real data, under 3 minutes; prints where the report is
 	$(VENV)/bin/fractionate demo
@@ -18,8 +18,16 @@ check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(MAKE) test
 
-bench: $(STAMP)           ## every benchmark, side by side with its peers
-	for script in bench/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+BENCHES := losses engine spectrum store cached study
+LONG    := kill store_faults store_writers store_vocabulary planted regret seeded_bugs
+
+bench: $(STAMP)           ## ratios against peers and limits, minutes each; `make bench-long` takes hours
+	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
+	for name in $(BENCHES); do echo "== $$name"; PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) bench/$$name.py || exit 1; done
+
+bench-long: $(STAMP)      ## kills, damages, planted faults, recipe regret, seeded bugs
+	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
+	for name in $(LONG); do echo "== $$name"; PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) bench/$$name.py || exit 1; done
 
 docs: $(STAMP)            ## the documentation as a site
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
