@@ -207,3 +207,13 @@ def test_another_baseline_can_be_named() -> None:
 def test_progress_goes_to_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
     study(cells=("kd",), seeds=2, progress="auto")
     assert capsys.readouterr().out == ""
+
+
+def test_measuring_on_the_way_is_no_more_than_a_tenth_of_training() -> None:
+    from fractionate.study import affordable_points
+
+    assert (
+        affordable_points(Training(steps=400, batch_size=32), 100, 300) == 8
+    )  # 38,400 forward passes, 400 a measurement
+    assert affordable_points(Training(epochs=3, batch_size=128), 1000, 0) == 1
+    assert affordable_points(Training(steps=1, batch_size=2), 10, 10) == 1

@@ -15,7 +15,17 @@ from fractionate.attribution import METRICS, Contrast, effects, metric_named, un
 from fractionate.cells import Cell
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.fleet import Course, Entrant, StudentFactory, Way, make_student, model_logits, train_fleet
+from fractionate.fleet import (
+    MEASURED_EXAMPLES,
+    VALIDATED_EXAMPLES,
+    Course,
+    Entrant,
+    StudentFactory,
+    Way,
+    make_student,
+    model_logits,
+    train_fleet,
+)
 from fractionate.keeping import Folder, Progress, fingerprint
 from fractionate.measured import make_run
 from fractionate.objective import Objective
@@ -61,7 +71,7 @@ def dissect(
     name: str = "study",
     way: Way = "auto",
     device: str = "cpu",
-    points: int = 8,
+    points: int | None = None,
     progress: Literal["auto", "off"] = "auto",
 ) -> Study:
     """Train a student on each part of what a teacher says and tell, with intervals, which part pays.
@@ -70,7 +80,8 @@ def dissect(
     and (for shares below 1) the transfer set; arms differ in cell, temperature and teacher weight only. Effects are read from
     `test` data, or from `validation` data without it. With `out` every run is saved as it ends; a killed study goes on there.
     `margin`: the difference in the metric's unit that does not matter (accuracy: points). Nothing is stopped early: a look at a
-    fixed-sample interval before its end would break its coverage.
+    fixed-sample interval before its end would break its coverage. `points` is how often a student is measured on the way; left
+    out, up to 8 times, and so seldom that measuring costs about a tenth of the training at most.
 
     Raises `ConfigError` for fewer than 2 seeds or factors that cannot be meant, `MismatchError` where data, signals, student or
     the folder do not fit together.
@@ -198,6 +209,16 @@ def _objective(arm: Arm, seed: int, divergence: Divergence | str, squared: bool)
     return Objective(redrawn(arm.cell, seed), arm.temperature, arm.teacher_weight, squared, divergence)
 
 
+def affordable_points(training: Training, examples: int, validation: int) -> int:
+    """How often a student may be measured so that it costs about a tenth of its training: 1 to 8 times.
+
+    A measurement is a forward pass over some transfer and validation examples; a training step counts as three forward passes.
+    """
+    trained = 3 * training.steps_for(examples) * min(training.batch_size, examples)
+    measured = min(MEASURED_EXAMPLES, examples) + min(VALIDATED_EXAMPLES, validation)
+    return max(1, min(8, trained // (10 * measured)))
+
+
 def _course(
     data: Examples,
     signal: TeacherSignal,
@@ -206,7 +227,7 @@ def _course(
     training: Training,
     validation: Examples | None,
     validation_signal: TeacherSignal | None,
-    points: int,
+    points: int | None,
     device: str,
 ) -> Course:
     transfer, signals = {}, {}
@@ -214,6 +235,8 @@ def _course(
     for seed in seeds:
         transfer[seed], places = transfer_set(data, share, seed)
         signals[seed] = whole if whole is not None else part_of(signal, places)
+    if points is None:
+        points = affordable_points(training, len(transfer[seeds[0]]), 0 if validation is None else len(validation))
     return Course(transfer, signals, training, validation, validation_signal, points, device)
 
 
