@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from fractionate.attribution import Contrast, effects
 from fractionate.fleet import make_student, model_logits
-from fractionate.mechanism import logit_rows, row_geometry
+from fractionate.mechanism import row_geometry
 from fractionate.records import Effect, Study, Training
 from fractionate.sources.examples import Examples
+from fractionate.sources.models import logit_layer
 from fractionate.spectrum import spectrum
 from fractionate.study import FACTORIAL, dissect
 from fractionate.teacher import TeacherSignal, relation_from_rows
@@ -43,7 +44,7 @@ class Teacher:
     model: nn.Module
 
     def says(self, data: Examples) -> TeacherSignal:
-        rows = logit_rows(self.model)
+        rows = logit_layer(self.model)
         assert rows is not None
         return TeacherSignal(model_logits(self.model, data.inputs), data.labels, relation_from_rows(rows))
 
@@ -82,7 +83,7 @@ def teacher_row(teacher: Teacher, transfer: Examples, test: Examples, groups: Se
     confidence = signal.confidence
     at = {t: spectrum(signal, t) for t in (1.0, 4.0)}
     accuracy = (teacher.says(test).logits.argmax(1) == test.labels).float().mean()
-    rows = logit_rows(teacher.model)
+    rows = logit_layer(teacher.model)
     assert rows is not None
     geometry = row_geometry(rows, superclasses=groups)
     near = (

@@ -24,6 +24,7 @@ from fractionate.chain import Chain
 from fractionate.demo import demo_runs
 from fractionate.page import report
 from fractionate.records import Run, Study, Training
+from fractionate.sources.models import logit_layer
 from fractionate.sources.names import find_model
 from fractionate.study import dissect
 from fractionate.teacher import TeacherSignal, relation_from_rows
@@ -47,8 +48,9 @@ def pair(out: Path):
     def signal(examples) -> TeacherSignal:
         with torch.no_grad():
             logits = teacher(examples.inputs)
-        last = [m for m in teacher.modules() if isinstance(m, nn.Linear)][-1]
-        return TeacherSignal(logits, examples.labels, relation_from_rows(last.weight))
+        rows = logit_layer(teacher)
+        assert rows is not None
+        return TeacherSignal(logits, examples.labels, relation_from_rows(rows))
 
     build = find_model("mlp(24)")
     shape, classes = tuple(parts.transfer.inputs.shape[1:]), parts.transfer.classes

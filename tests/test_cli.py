@@ -108,7 +108,11 @@ def test_config_commands(capsys, run_file):
     assert run("config", "explain", "study.margim") == 2
     assert "study.margin" in capsys.readouterr().err
     assert run("config", "example") == 0
-    assert "teacher:" in capsys.readouterr().out
+    example = capsys.readouterr().out
+    assert "teacher:" in example
+    Path("example.yaml").write_text(example.replace("# objective", "objective"))  # with the objective it holds as well
+    assert run("config", "print", "example.yaml") == 0
+    assert "teacher_weight: 0.9" in capsys.readouterr().out
     assert run("--version") == 0
     assert "torch" in capsys.readouterr().out
 

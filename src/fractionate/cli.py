@@ -189,9 +189,11 @@ app.add_typer(store_app, name="store")
 @config_app.command("example")
 def config_example() -> None:
     """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
-    from fractionate.config import RunFile, dump_run
+    from fractionate.config import ObjectiveSection, RunFile, dump_run
 
     print(dump_run(RunFile()), end="")
+    print("# left out, the recipe of diagnose is taken; a planned one is checked beside it:")
+    print(f"# objective: {ObjectiveSection().model_dump_json()}")
 
 
 @config_app.command("print")

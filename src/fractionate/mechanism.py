@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective, rescaling
@@ -77,12 +77,6 @@ def absorbed(
 ) -> Spectrum:
     """The spectrum of the student itself: what it knows beyond a uniform guess, level by level, in nats."""
     return spectrum(TeacherSignal(student_logits, labels), temperature)
-
-
-def logit_rows(model: nn.Module) -> Float[Tensor, "classes features"] | None:
-    """The weight of the last linear layer of a model, None where there is none."""
-    layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
-    return layers[-1].weight.detach() if layers else None
 
 
 @dataclass(frozen=True)

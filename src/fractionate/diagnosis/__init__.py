@@ -90,12 +90,13 @@ def diagnose(
     recipe = recommend(case, findings)
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
+    shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
     return Diagnosis(
         name=name,
         spectrum=at_one,
         findings=findings,
         recipe=recipe,
-        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum(signal, t) for t in temperatures),
+        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum(signal, t) for t in shown),
         class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
         class_relation=class_relation(signal, recipe.temperature),
         confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
