@@ -19,7 +19,7 @@ import torch
 from peers_losses import PEERS, plain, shim_torchvision
 
 from fractionate import Objective, TeacherSignal
-from fractionate.divergences_fused import compiled_losses
+from fractionate.divergences.fused import compiled_losses
 
 warnings.simplefilter("ignore")
 SHAPES = ((128, 100), (256, 1_000), (64, 32_000), (16, 151_936))

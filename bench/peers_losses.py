@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from fractionate.conformance import Conformance, conformance, table
-from fractionate.conformance_checks import Subject
+from fractionate.conformance.checks import Subject
 
 warnings.simplefilter("ignore")
 PEERS: dict[str, Callable[[], Subject]] = {}

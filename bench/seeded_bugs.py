@@ -32,7 +32,7 @@ TESTS = (
 
 
 FIRST = {  # where a file's bugs should show; the other tests run after it
-    "objective.py": "test_objective_kernel", "divergences_likelihood.py": "test_objective_kernel", "registry.py": "test_registry",
+    "objective.py": "test_objective_kernel", "divergences/likelihood.py": "test_objective_kernel", "registry.py": "test_registry",
     "spectrum/__init__.py": "test_spectrum_kernel", "record.py": "test_records", "sources/examples.py": "test_examples",
 }  # fmt: skip
 
@@ -52,10 +52,10 @@ BUGS = (
     Bug("T in place of T²", "objective.py", (("self.temperature**2 if self.scaled", "self.temperature if self.scaled"),)),
     Bug("hard term tempered too", "objective.py", (
         ("log_q = torch.log_softmax(logits, dim=-1)", "log_q = torch.log_softmax(logits / self.temperature, dim=-1)"),)),
-    Bug("student not tempered in the cross-entropy", "divergences_likelihood.py", (
+    Bug("student not tempered in the cross-entropy", "divergences/likelihood.py", (
         ("centred = centred_rows(student_logits, target.temperature)\n        cross = inner",
          "centred = centred_rows(student_logits, 1.0)\n        cross = inner"),)),
-    Bug("direction of KL swapped", "divergences_likelihood.py", (
+    Bug("direction of KL swapped", "divergences/likelihood.py", (
         ('@divergences.register("forward-kl")', '@divergences.register("a-kl")'),
         ('@divergences.register("reverse-kl")', '@divergences.register("forward-kl")'),
         ('@divergences.register("a-kl")', '@divergences.register("reverse-kl")'),)),

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from fractionate.arms import PLACES, make_arms, redrawn
 from fractionate.attribution import METRICS, Contrast, effects, judge, paired
-from fractionate.fleet import Course, Entrant, train_fleet
+from fractionate.attribution.shapley import shares
 from fractionate.objective import Objective
 from fractionate.records import Run, Training
 from fractionate.scores import scores
-from fractionate.shapley import shares
 from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import FACTORIAL
+from fractionate.study.arms import PLACES, make_arms, redrawn
+from fractionate.study.fleet import Course, Entrant, train_fleet
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "aa_studies"

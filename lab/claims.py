@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate.attribution import Contrast, effects
-from fractionate.fleet import make_student, model_logits
-from fractionate.mechanism import row_geometry
 from fractionate.records import Effect, Study, Training
 from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer
 from fractionate.spectrum import spectrum
 from fractionate.study import FACTORIAL, dissect
+from fractionate.study.fleet import make_student, model_logits
+from fractionate.study.mechanism import row_geometry
 from fractionate.teacher import TeacherSignal, relation_from_rows
 
 RESULTS = Path(__file__).parent / "results"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate import Objective, TeacherSignal, distill
-from fractionate.cost import measure_cost
-from fractionate.council import ask
 from fractionate.diagnosis import diagnose
+from fractionate.engine.cost import measure_cost
+from fractionate.engine.council import ask
 from fractionate.records import Training
 from fractionate.sources.examples import Examples
 

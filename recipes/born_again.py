@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.council import ask, mix
+from fractionate.engine.council import ask, mix
 from fractionate.records import Training
 from fractionate.scores import scores
 from fractionate.sources.bundled import data_sets

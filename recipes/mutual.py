@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.council import ask
-from fractionate.evaluation import evaluate
+from fractionate.engine.council import ask
+from fractionate.engine.evaluation import evaluate
 from fractionate.records import Training
 from fractionate.sources.bundled import data_sets
 

@@ -256,7 +256,7 @@ def test_hugging_face_trainer_with_three_changed_lines(bert, tmp_path, stored):
         pass
 
     if stored:
-        from fractionate.council import ask
+        from fractionate.engine.council import ask
 
         given = {"signal": ask(teacher, data)}
     else:

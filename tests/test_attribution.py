@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fractionate.attribution import Contrast, effects, holm, judge, paired, unpaired
+from fractionate.attribution.power import power_of_difference, power_of_equivalence, seeds_to_settle
+from fractionate.attribution.shapley import GRID, LADDER, Place, orders, shares
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.power import power_of_difference, power_of_equivalence, seeds_to_settle
 from fractionate.records import Run, Scores
-from fractionate.shapley import GRID, LADDER, Place, orders, shares
 
 NUMBERS = st.floats(-10, 10, allow_nan=False).map(lambda x: round(x, 3))
 

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from fractionate.conformance import Conformance, conformance, main, table
-from fractionate.conformance_checks import Subject
+from fractionate.conformance.checks import Subject
 from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, UnknownNameError
 
-pytest_plugins = ["fractionate.conformance_pytest"]
+pytest_plugins = ["fractionate.conformance.plugin"]
 
 
 def textbook(student, teacher, labels, temperature):

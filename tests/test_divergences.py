@@ -256,7 +256,7 @@ def test_chunks_change_nothing(name, monkeypatch):
         return loss.detach(), student.grad
 
     whole = step()
-    monkeypatch.setattr("fractionate.onepass.CHUNK_ELEMENTS", 10)
+    monkeypatch.setattr("fractionate.divergences.onepass.CHUNK_ELEMENTS", 10)
     for one, other in zip(whole, step(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
@@ -353,7 +353,7 @@ def test_loss_and_gradient_without_autograd(name):
 def test_compiled_kernels_give_the_same_numbers(name):
     import warnings
 
-    from fractionate.divergences_fused import compiled_losses
+    from fractionate.divergences.fused import compiled_losses
 
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
         signal = signal_of(batch=7, classes=53, dtype=dtype)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.cost import measure_cost
 from fractionate.engine import distill
+from fractionate.engine.cost import measure_cost
 from fractionate.errors import NumericsError
 from fractionate.export import accuracy_interval, export_student
 from fractionate.records import Scores

@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fractionate import Objective, TeacherSignal
-from fractionate.council import ask, mix
 from fractionate.engine import distill
+from fractionate.engine.council import ask, mix
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import Training
 from test_engine import FAST, digits, mlp, same, teacher_signal

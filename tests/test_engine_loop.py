@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fractionate import Objective
 from fractionate.engine import distill
+from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.evaluation import evaluate
 from fractionate.order import batches, step_seed
 from fractionate.records import Training
 from fractionate.schedule import learning_rate, make_optimizer

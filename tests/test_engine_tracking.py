@@ -7,9 +7,9 @@ import types
 import pytest
 
 from fractionate.engine import distill
+from fractionate.engine.tracking import Ledger
 from fractionate.errors import DamagedError, MissingExtraError
 from fractionate.extensions.trackers import MLflow, TensorBoard, Wandb, numbers
-from fractionate.tracking import Ledger
 from test_engine import FAST, digits, mlp
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from fractionate.engine import distill
-from fractionate.fleet import Course, Entrant, make_student, model_logits, train_fleet
 from fractionate.objective import Objective
 from fractionate.records import Training
 from fractionate.sources.hierarchy import Hierarchy
+from fractionate.study.fleet import Course, Entrant, make_student, model_logits, train_fleet
 
 
 def student() -> nn.Module:

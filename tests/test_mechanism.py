@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from fractionate.errors import MismatchError
-from fractionate.mechanism import distance_order, row_geometry
+from fractionate.study.mechanism import distance_order, row_geometry
 from fractionate.teacher import TeacherSignal
 
 

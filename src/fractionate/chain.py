@@ -21,8 +21,8 @@ from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
 from fractionate.durable import make_directory, write_file
 from fractionate.engine import distill
+from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.evaluation import evaluate
 from fractionate.objective import Objective
 from fractionate.page import report
 from fractionate.records import Diagnosis, Run, Study, Training

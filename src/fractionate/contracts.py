@@ -18,7 +18,7 @@ from torch import Tensor
 from fractionate.cells import Cell
 from fractionate.confidence import ConfidenceRule
 from fractionate.conformance import conformance
-from fractionate.conformance_checks import Subject
+from fractionate.conformance.checks import Subject
 from fractionate.diagnosis import Case
 from fractionate.diagnosis.case import Judgement, Measurement
 from fractionate.divergences import Divergence, couples_batch, falls_as_squared, least_at_equality, own_temperature

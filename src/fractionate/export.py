@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.checkpoint import to_bytes
-from fractionate.council import asking
 from fractionate.durable import make_directory, write_file
+from fractionate.engine.council import asking
 from fractionate.errors import MissingExtraError, NumericsError
 from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.records import Interval, Run, Scores

@@ -9,14 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fractionate import (  # noqa: F401  # each registers its family
-    divergences_correlation,
-    divergences_likelihood,
-    divergences_logit,
-    divergences_mixture,
-    divergences_split,
-    divergences_transform,
-)
+import fractionate.divergences.correlation
+import fractionate.divergences.logit
+import fractionate.divergences.mixture
+import fractionate.divergences.split
+import fractionate.divergences.transform  # noqa: F401  # each registers its family
 from fractionate.cells import Cell, as_cell
 from fractionate.divergences import (
     Divergence,
@@ -27,10 +24,10 @@ from fractionate.divergences import (
     reason_against,
     written,
 )
-from fractionate.divergences_fused import can_be_fused, fused
-from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
+from fractionate.divergences.fused import can_be_fused, fused
+from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.records import Contract, Recipe
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
 

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fractionate.engine.tracking import Row
 from fractionate.errors import MissingExtraError
 from fractionate.records import Run
-from fractionate.tracking import Row
 
 
 def numbers(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:

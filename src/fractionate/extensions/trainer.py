@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fractionate.council import asking
+from fractionate.engine.council import asking
+from fractionate.engine.feed import split_item
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.feed import split_item
 from fractionate.objective import Objective
 from fractionate.outputs import Head, call, logits_of, rows
 from fractionate.teacher import TeacherSignal
@@ -69,7 +69,7 @@ def row_losses(
 
 
 def _refuse_whole(objective: Objective) -> None:
-    from fractionate.council import needs_whole
+    from fractionate.engine.council import needs_whole
 
     if needs_whole(objective):
         raise ConfigError(

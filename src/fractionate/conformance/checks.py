@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.conformance_identity import Batch, Logits, LossFunction, textbook
+from fractionate.conformance.identity import Batch, Logits, LossFunction, textbook
 from fractionate.errors import FractionateError
 from fractionate.record import Record
 

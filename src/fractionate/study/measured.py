@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from fractionate.arms import Arm
-from fractionate.fleet import Course, Outcome, model_logits
-from fractionate.mechanism import absorbed, histogram, off_label_relation
 from fractionate.objective import rescaling
 from fractionate.records import Run, Scores
 from fractionate.scores import scores
 from fractionate.sources.examples import Examples
+from fractionate.study.arms import Arm
+from fractionate.study.fleet import Course, Outcome, model_logits
+from fractionate.study.mechanism import absorbed, histogram, off_label_relation
 from fractionate.teacher import TeacherSignal
 
 

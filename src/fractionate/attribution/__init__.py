@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fractionate.attribution.power import seeds_to_settle
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.power import seeds_to_settle
 from fractionate.records import Effect, Interval, Run, Scores, Verdict
 
 SIGNIFICANCE = 0.05

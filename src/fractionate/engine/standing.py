@@ -20,10 +20,10 @@ from fractionate.checkpoint import (
     restore_optimizer,
     restore_random_state,
 )
+from fractionate.engine.tracking import Row
+from fractionate.engine.world import World
 from fractionate.folder import Asked
 from fractionate.records import Point, Scores, Training
-from fractionate.tracking import Row
-from fractionate.world import World
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fractionate.cells import Cell
-from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
+from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
 from fractionate.objective import Objective
 from fractionate.teacher import TeacherSignal
 

@@ -10,12 +10,26 @@ from typing import Any, Literal
 
 import torch
 
-from fractionate.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, part_of, redrawn, transfer_set
 from fractionate.attribution import METRICS, Contrast, effects, metric_named, unpaired
+from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.fleet import (
+from fractionate.objective import Objective
+from fractionate.records import Run, Study, Training
+from fractionate.sources.examples import Examples, as_examples
+from fractionate.study.arms import (
+    BASELINE,
+    FACTORIAL,
+    PLACES,
+    Arm,
+    make_arms,
+    make_contrasts,
+    part_of,
+    redrawn,
+    transfer_set,
+)
+from fractionate.study.fleet import (
     MEASURED_EXAMPLES,
     VALIDATED_EXAMPLES,
     Course,
@@ -26,12 +40,8 @@ from fractionate.fleet import (
     model_logits,
     train_fleet,
 )
-from fractionate.keeping import Folder, Progress, fingerprint
-from fractionate.measured import make_run
-from fractionate.objective import Objective
-from fractionate.records import Run, Study, Training
-from fractionate.shapley import shares
-from fractionate.sources.examples import Examples, as_examples
+from fractionate.study.keeping import Folder, Progress, fingerprint
+from fractionate.study.measured import make_run
 from fractionate.teacher import TeacherSignal
 
 

@@ -15,16 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fractionate.council import Teacher
+from fractionate.engine.council import Teacher
+from fractionate.engine.feed import Batch
+from fractionate.engine.standing import Parts
+from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
-from fractionate.feed import Batch
 from fractionate.objective import Objective, rescaling
 from fractionate.order import draw_seed, step_seed
 from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.records import Training
-from fractionate.standing import Parts
 from fractionate.teacher import TeacherSignal
-from fractionate.world import World
 
 
 class Term(Protocol):

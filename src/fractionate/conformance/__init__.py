@@ -5,7 +5,7 @@
     print(conformance(my_loss, name="mine"))            # loss(student_logits, teacher_logits, labels, temperature)
 
 `python -m fractionate.conformance [names]` prints the table of all registered losses and fails if one of them breaks a promise.
-In pytest: `-p fractionate.conformance_pytest` gives the fixture `conforms`.
+In pytest: `-p fractionate.conformance.plugin` gives the fixture `conforms`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fractionate import onepass
-from fractionate.conformance_checks import CHECKS, Check, Subject, run_check
-from fractionate.conformance_identity import REFERENCES, LossFunction, identify
-from fractionate.divergences import couples_batch, divergences, falls_as_squared, least_at_equality, own_temperature
+from fractionate.conformance.checks import CHECKS, Check, Subject, run_check
+from fractionate.conformance.identity import REFERENCES, LossFunction, identify
+from fractionate.divergences import (
+    couples_batch,
+    divergences,
+    falls_as_squared,
+    least_at_equality,
+    onepass,
+    own_temperature,
+)
 from fractionate.objective import Objective
 from fractionate.record import Record
 from fractionate.teacher import TeacherSignal

@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
-from fractionate.cost import measure_cost
-from fractionate.council import Recorded, Teacher, as_signal, as_teacher, no_better_than_chance
+from fractionate.engine.cost import measure_cost
+from fractionate.engine.council import Recorded, Teacher, as_signal, as_teacher, no_better_than_chance
+from fractionate.engine.evaluation import evaluate
+from fractionate.engine.feed import Feed, as_feed
+from fractionate.engine.interrupt import Notice, stop_notice
+from fractionate.engine.plan import Portion, portions
+from fractionate.engine.progress import Progress, Show
+from fractionate.engine.standing import Parts, Standing, asked_for, history, versions
+from fractionate.engine.step import Stepper, Taken, Term, seed_run, seed_step
+from fractionate.engine.tracking import Ledger, Tracker
+from fractionate.engine.world import Parallel, World, join
 from fractionate.errors import ConfigError, DamagedError, StoppedError
-from fractionate.evaluation import evaluate
-from fractionate.feed import Feed, as_feed
 from fractionate.folder import Folder
-from fractionate.interrupt import Notice, stop_notice
 from fractionate.objective import Objective
 from fractionate.outputs import Head, device_of
-from fractionate.plan import Portion, portions
-from fractionate.progress import Progress, Show
 from fractionate.records import Run, Scores, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
-from fractionate.standing import Parts, Standing, asked_for, history, versions
-from fractionate.step import Stepper, Taken, Term, seed_run, seed_step
 from fractionate.teacher import TeacherSignal
-from fractionate.tracking import Ledger, Tracker
-from fractionate.world import Parallel, World, join
 
 PLAIN = Training()
 DESCRIBED_ROWS = (

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.council import asking
-from fractionate.feed import moved
+from fractionate.engine.council import asking
+from fractionate.engine.feed import moved
 from fractionate.outputs import call, device_of
 
 

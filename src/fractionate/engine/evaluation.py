@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fractionate.council import as_signal, predictions
-from fractionate.feed import as_feed
+from fractionate.engine.council import as_signal, predictions
+from fractionate.engine.feed import as_feed
 from fractionate.outputs import Head
 from fractionate.records import Scores
 from fractionate.scores import scores

@@ -12,7 +12,7 @@ declared on the class:
 - `gradient(student_logits, target, scale) -> (loss, gradient)`: the loss and scale times its analytic gradient for some rows,
   without autograd. `__call__`, the plain differentiable form, stays the oracle.
 
-Each family is one file: divergences_likelihood, _mixture, _split, _logit, _transform, _correlation.
+Each family is one file: likelihood, mixture, split, logit, transform, correlation.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fractionate.engine.world import World
 from fractionate.order import batches
 from fractionate.records import Training
-from fractionate.world import World
 
 
 @dataclass(frozen=True, eq=False)

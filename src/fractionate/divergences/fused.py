@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.divergences import Divergence, Target
-from fractionate.divergences_likelihood import CrossEntropy, ForwardKL
-from fractionate.divergences_mixture import JensenShannon
+from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.divergences.mixture import JensenShannon
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

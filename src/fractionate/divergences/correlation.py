@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fractionate.divergences import Target, divergences, tempered
-from fractionate.divergences_split import check_weight
+from fractionate.divergences.split import check_weight
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fractionate.attribution import Contrast
+from fractionate.attribution.shapley import Place
 from fractionate.cells import PLACEBOS, Cell, as_cell
 from fractionate.errors import ConfigError
-from fractionate.shapley import Place
 from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 

@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.bundle import Bundle
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.mechanism import measure_rescaling
 from fractionate.objective import Objective
 from fractionate.order import batches, draw_seed, step_seed
 from fractionate.records import Point, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
 from fractionate.scores import scores
 from fractionate.sources.examples import Examples
-from fractionate.stacked import Stack
+from fractionate.study.bundle import Bundle
+from fractionate.study.mechanism import measure_rescaling
+from fractionate.study.stacked import Stack
 from fractionate.teacher import TeacherSignal
 
 Way = Literal["auto", "stacked", "one by one"]

@@ -1,4 +1,4 @@
-"""A pytest plug-in for losses of one's own: `pytest -p fractionate.conformance_pytest`, or `pytest_plugins` in a conftest.
+"""A pytest plug-in for losses of one's own: `pytest -p fractionate.conformance.plugin`, or `pytest_plugins` in a conftest.
 
 def test_my_loss(conforms):
     conforms(my_loss)                       # fails with the table of what differs
@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 import pytest
 
 from fractionate.conformance import Conformance, conformance
-from fractionate.conformance_checks import Subject
-from fractionate.conformance_identity import LossFunction
+from fractionate.conformance.checks import Subject
+from fractionate.conformance.identity import LossFunction
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from fractionate import confidence as confidence_rules
 from fractionate import shape as shape_rules
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
+from fractionate.engine.feed import Batch, Feed, MemoryFeed, as_feed
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.feed import Batch, Feed, MemoryFeed, as_feed
 from fractionate.objective import Objective
 from fractionate.outputs import Head, call, device_of, logits_of, rows
 from fractionate.teacher import TeacherSignal
