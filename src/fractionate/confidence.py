@@ -38,6 +38,11 @@ def _constant(signal: TeacherSignal, value: float | Tensor) -> Float[Tensor, "ba
     return torch.as_tensor(value, dtype=dtype, device=signal.logits.device).expand(len(signal))
 
 
+def _check_epsilon(epsilon: float) -> None:
+    if not (isinstance(epsilon, Real) and 0 <= epsilon <= 1):
+        raise ConfigError("epsilon cannot be used", expected="a number in [0, 1]", got=repr(epsilon))
+
+
 @confidences.register("certain")
 @dataclass(frozen=True)
 class Certain:
@@ -58,8 +63,7 @@ class Smoothed:
     level: ClassVar[Level] = "universe"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.epsilon, Real) and 0 <= self.epsilon <= 1):
-            raise ConfigError("epsilon cannot be used", expected="a number in [0, 1]", got=repr(self.epsilon))
+        _check_epsilon(self.epsilon)
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
         return _constant(signal, 1 - self.epsilon + self.epsilon / signal.classes)
@@ -114,6 +118,37 @@ class Instance:
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
         return signal.confidence
+
+
+@confidences.register("with-top1")
+@dataclass(frozen=True)
+class WithTopOne:
+    """p[y] + p[m], m the teacher's top-1: the label is given what the teacher gave to its own favourite (Zhang et al. 2305.08096).
+
+    Where the label is the top-1 this is p[y]. See the shape `without-top1`.
+    """
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        p = signal.probabilities
+        top, place = p.max(dim=1)
+        return (signal.confidence + torch.where(place == signal.labels, 0.0, top)).clamp_max(1.0)
+
+
+@confidences.register("smoothed-others")
+@dataclass(frozen=True)
+class SmoothedOthers:
+    """Label smoothing of a fixed strength in the convention of fairseq: 1 - epsilon, the others epsilon / (classes - 1) each."""
+
+    epsilon: float = 0.1
+    level: ClassVar[Level] = "universe"
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self.epsilon)
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        return _constant(signal, 1 - self.epsilon)
 
 
 @confidences.register("shuffled")

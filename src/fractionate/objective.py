@@ -12,6 +12,7 @@ from torch.nn import functional
 import fractionate.divergences.correlation
 import fractionate.divergences.logit
 import fractionate.divergences.mixture
+import fractionate.divergences.ranked
 import fractionate.divergences.split
 import fractionate.divergences.transform  # noqa: F401  # each registers its family
 from fractionate.cells import Cell, as_cell

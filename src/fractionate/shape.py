@@ -152,6 +152,35 @@ class TopK:
         return torch.where(rest, remainder / rest.sum(dim=1, keepdim=True).clamp_min(1), shape)
 
 
+@shapes.register("top1")
+@dataclass(frozen=True)
+class TopOne:
+    """All on the class the teacher likes best beside the label: its top-1 where that is not the label (Zhang et al. 2305.08096)."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        best = signal.logits.masked_fill(~signal.others, -torch.inf).argmax(dim=1, keepdim=True)
+        mass = torch.zeros_like(signal.logits, dtype=compute_dtype(signal.logits.dtype)).scatter_(1, best, 1.0)
+        return spread(signal, mass)
+
+
+@shapes.register("without-top1")
+@dataclass(frozen=True)
+class WithoutTopOne:
+    """What the teacher says about this example beside the label and beside its top-1; with the confidence `with-top1` the
+    target "without top-1 information" of Zhang et al. (arXiv 2305.08096): p'(top-1) = 0, p'(label) = p(label) + p(top-1)."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        top = signal.logits.argmax(dim=1, keepdim=True)
+        others = signal.others
+        kept = others.scatter(1, top, False)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, others)  # two classes: nothing else is left
+        return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~kept, -torch.inf), dim=-1))
+
+
 @shapes.register("shuffled-within-class")
 @dataclass(frozen=True)
 class ShuffledWithinClass:

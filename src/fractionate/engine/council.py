@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from fractionate.outputs import Head, call, device_of, logits_of, rows
 from fractionate.teacher import TeacherSignal
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """What the engine asks: the signal of a batch's rows, and a hash that tells this teacher from others."""
 
@@ -145,8 +146,11 @@ def as_teacher(
 ) -> Teacher | None:
     """The teacher that `distill` was given: a signal, a store, a model, or None.
 
-    A model is asked once where the data are the same in every epoch (examples in memory), else on every batch.
+    A model is asked once where the data are the same in every epoch (examples in memory), else on every batch; anything that
+    answers as a `Teacher` does is taken as it is (tokens out of a store: `extensions.sequence`).
     """
+    if isinstance(signal, Teacher) and not isinstance(signal, nn.Module):
+        return signal
     if not isinstance(signal, nn.Module):
         stored = as_signal(signal, feed)
         return None if stored is None else Recorded(stored.to(device), checked=feed.labels is not None)

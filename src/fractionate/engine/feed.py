@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Batch:
         return Batch(moved(self.inputs, device), self.labels.to(device, non_blocking=True), self.index, self.complete)
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Data the engine can draw batches from."""
 
@@ -211,13 +212,14 @@ def split_item(item: Any, name: str = "data") -> tuple[Any, Tensor]:
 def as_feed(data: Any, name: str = "data") -> Feed:
     """A feed of examples, of a pair of tensors, of a map-style dataset or of a loader over one.
 
-    A loader lends its dataset, its collate function and its workers; order and batch size are the training's. Raises
-    `MismatchError` where there is no data and `ConfigError` for iterable datasets, which have no places to go back to.
+    Anything that gives batches as a `Feed` does is taken as it is. A loader lends its dataset, its collate function and its
+    workers; order and batch size are the training's. Raises `MismatchError` where there is no data and `ConfigError` for
+    iterable datasets, which have no places to go back to.
     """
-    if isinstance(data, (MemoryFeed, DatasetFeed)):
-        return data
     if isinstance(data, Examples):
         return MemoryFeed(data)
+    if isinstance(data, Feed):
+        return data
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
         return MemoryFeed(Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name))
     collate: Callable[[list[Any]], Any] = default_collate

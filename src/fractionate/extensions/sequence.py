@@ -1,0 +1,239 @@
+"""Token signals: the kernel over [batch, tokens, classes] with masks. A token to predict is a row; padding is no row.
+
+The engine reduces rows as it does everywhere: the weighted mean over all tokens of a step whose label is not -100, however the
+step is cut. Everything here makes rows, finds them again in a store, or measures them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fractionate.compact import CompactSignal
+from fractionate.engine.council import check_labels
+from fractionate.engine.feed import Batch
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.objective import Objective
+from fractionate.outputs import IGNORED, rows
+from fractionate.store import Store
+from fractionate.store.ranges import spans
+from fractionate.teacher import Population, TeacherSignal
+
+__all__ = ["ANALYSIS", "IGNORED", "StoredTokens", "TokenSignal", "analysis", "gold_share", "ta_rate", "token_signal"]
+
+Form = Literal["dense", "compact"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSignal:
+    """What a teacher said about the tokens of some sentences: a row for each token that has a label, and where it stands.
+
+    `sentence` is the sentence of each row, `position` its place among the labelled tokens of that sentence, from 0.
+    """
+
+    signal: TeacherSignal | CompactSignal
+    sentence: Int[Tensor, "rows"]
+    position: Int[Tensor, "rows"]
+
+    def __len__(self) -> int:
+        return len(self.sentence)
+
+    def take(self, index: Int[Tensor, "some"] | Bool[Tensor, "rows"]) -> TokenSignal:
+        """Some of the tokens; of a dense signal the statistics stay those of the whole."""
+        places = index.nonzero().flatten() if index.dtype == torch.bool else index
+        return TokenSignal(self.signal.take(places), self.sentence[places], self.position[places])
+
+    @property
+    def labels(self) -> Int[Tensor, "rows"]:
+        """The gold token of each row."""
+        return self.signal.labels
+
+    @property
+    def sentences(self) -> int:
+        """How many sentences have at least one token here."""
+        return len(torch.unique(self.sentence))
+
+
+def token_signal(
+    logits: Float[Tensor, "batch tokens classes"],
+    labels: Int[Tensor, "batch tokens"],
+    *,
+    predicts_next: bool = False,
+) -> TokenSignal:
+    """The teacher's rows for all tokens whose label is not -100.
+
+    `predicts_next` for causal language models: the logits at a token foretell the label of the next. Raises `MismatchError`
+    for shapes that do not fit and where no token has a label.
+    """
+    if logits.ndim != 3:
+        raise MismatchError(
+            "these are not logits of tokens", expected="[batch, tokens, classes]", got=str(list(logits.shape))
+        )
+    flat, gold, place = rows(logits, labels, predicts_next=predicts_next)
+    if not len(gold):
+        raise MismatchError(
+            "no token has a label", expected=f"labels other than {IGNORED}", got=f"{IGNORED} in all of {labels.numel()} places",
+            fix="leave this batch out; within distill() it counts for nothing",
+        )  # fmt: skip
+    assert place is not None
+    sizes = torch.bincount(place, minlength=len(labels))
+    return TokenSignal(TeacherSignal(flat, gold), place, _counted(sizes))
+
+
+def _counted(sizes: Int[Tensor, "batch"]) -> Int[Tensor, "rows"]:
+    """0, 1, … of each sentence, one after the other."""
+    found = spans(np.zeros(len(sizes), np.int64), sizes.cpu().numpy().astype(np.int64))
+    return torch.from_numpy(found).to(sizes.device)
+
+
+class StoredTokens:
+    """A teacher of tokens that has spoken: `distill(student, data, StoredTokens(store), …)`.
+
+    The store was collected with `tokens="next"` or `"aligned"` over the same sentences. `form="dense"` hands out all classes of a
+    batch's tokens (compact rows with the remainder spread evenly), `"compact"` label, entries and remainder, for the losses of
+    `extensions.vocabulary`. `places` are the places in the store of the sentences of the data, where these are fewer.
+
+    Raises `MismatchError` where sentences have no cached signal, and when asked, where a sentence has other tokens now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        form: Form = "dense",
+        places: Int[Tensor, "sentences"] | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        if not store.head.tokens:
+            raise MismatchError(
+                f"the store {store.path} is not one of tokens", expected='collect(..., tokens="next" or "aligned")',
+                got="one row an example",
+            )  # fmt: skip
+        if form not in ("dense", "compact") or (form == "compact" and store.form.kind == "dense"):
+            raise ConfigError(
+                f"form={form!r} cannot be handed out", expected="dense, or compact for a store kept top-k or sampled",
+                got=f"a store kept {store.form.kind}",
+            )  # fmt: skip
+        self.form, self.temperature = form, temperature
+        self.places = torch.arange(store.examples) if places is None else places.cpu()
+        absent = self.places[torch.from_numpy(~store.present()[self.places.numpy()])]
+        if len(absent):
+            raise MismatchError(
+                f"{len(absent):,} of {len(self.places):,} sentences have no cached signal",
+                expected="a row for each token of each sentence",
+                got=f"nothing for sentences {', '.join(map(str, absent[:8].tolist()))}{' …' if len(absent) > 8 else ''}",
+                fix="run collect again: it goes on where it stopped; or leave them out: places=cached(store)",
+            )
+        columns = store.read(self.places)
+        self.whole = store.form.compact(columns) if store.form.kind != "dense" else None
+        self.labels = torch.from_numpy(columns["labels"].astype(np.int64))
+        self._dense = None if self.whole is not None else store.form.decode(columns)
+        order = {place: number for number, place in enumerate(self.places.tolist())}
+        self._sentence = torch.tensor([order[place] for place in columns["places"].tolist()])
+        sizes = torch.bincount(self._sentence, minlength=len(self.places))
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+        self.classes = store.head.classes
+        self._content = f"{store.head.sha256}:{form}:{temperature}:{len(self.places)}:{int(self.places.sum())}"
+        self._population = None if self._dense is None else Population(self._dense, self.labels)
+
+    @property
+    def tokens(self) -> TokenSignal:
+        """All rows, to be measured."""
+        signal = self.whole if self.whole is not None else TeacherSignal(self._dense, self.labels)  # type: ignore[arg-type]
+        return TokenSignal(signal, self._sentence, _counted(self.offsets.diff()))
+
+    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> Any:
+        """The signal of these tokens. Raises `MismatchError` where they are not the tokens that the teacher was asked about."""
+        index = batch.index.cpu()
+        starts, sizes = self.offsets[index].numpy(), self.offsets.diff()[index].numpy()
+        found = torch.from_numpy(spans(starts, sizes))
+        which = index if place is None else index[place.cpu()]
+        if len(found) != len(labels):
+            now = torch.bincount(place.cpu(), minlength=len(index)) if place is not None else torch.ones_like(index)
+            wrong = int((now != torch.from_numpy(sizes)).nonzero()[0])
+            raise MismatchError(
+                f"sentence {int(index[wrong])} does not have the tokens that the teacher was asked about",
+                expected=f"{int(sizes[wrong])} labelled tokens", got=str(int(now[wrong])),
+                fix="the same tokenizer, truncation and template on both sides, or collect again",
+            )  # fmt: skip
+        check_labels(self.labels[found], labels.cpu(), which)
+        return self.rows(found).to(labels.device)
+
+    def rows(self, found: Int[Tensor, "some"]) -> TeacherSignal | CompactSignal:
+        """Some of the tokens by their places in the whole."""
+        if self._dense is not None:
+            return TeacherSignal(
+                self._dense[found],
+                self.labels[found],
+                temperature=self.temperature,
+                population=self._population,
+                rows=found,
+            )
+        assert self.whole is not None
+        part = self.whole.take(found).at(self.temperature)
+        return part if self.form == "compact" else part.dense()
+
+    def fingerprint(self) -> str:
+        """What tells this store from others."""
+        return self._content
+
+    def check_inert(self) -> None:
+        """A record cannot change."""
+
+
+def cached(store: Store) -> Int[Tensor, "sentences"]:
+    """The places of the sentences that a store knows: how many are left out is `store.examples - len(cached(store))`."""
+    return torch.from_numpy(np.flatnonzero(store.present()[: store.examples]))
+
+
+# --- what the second paper asks: where does the knowledge hide? ----------------------------------------------------------------
+
+ANALYSIS: dict[str, tuple[str, str]] = {  # name -> cell, divergence (Zhang et al., arXiv 2305.08096)
+    "word-kd": ("kd", "forward-kl"),  # (a)
+    "without-correlation": ("kd", "topk-cross-entropy(1)"),  # (b) -p(m) log q(m)
+    "without-top1": ("with-top1 * without-top1", "forward-kl"),  # (c)
+    "no-kd": ("hard", "cross-entropy"),  # (d), with "label-smoothing" beside it
+    "label-smoothing": ("smoothed-others(0.1) * uniform", "cross-entropy"),  # fairseq's epsilon / (classes - 1)
+    "top-k": ("kd", "topk-cross-entropy(5)"),  # not renormalised
+    "top1-shape": (
+        "instance * top1",
+        "forward-kl",
+    ),  # ours: the label's confidence, all else on the teacher's next best
+}
+
+
+def analysis(name: str, *, temperature: float = 1.0, teacher_weight: float = 0.5) -> Objective:
+    """One of the analysis targets of Zhang et al. by name (`ANALYSIS`), at their weight ½ and temperature 1."""
+    if name not in ANALYSIS:
+        raise ConfigError(f"there is no analysis target {name!r}", expected=", ".join(ANALYSIS))
+    cell, divergence = ANALYSIS[name]
+    return Objective(cell, temperature, teacher_weight, divergence=divergence)
+
+
+def _top(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
+    """The teacher's top-1 of each row; exact for compact rows too: nothing left out is above what was kept."""
+    if isinstance(signal, TeacherSignal):
+        return signal.logits.argmax(dim=1)
+    values = torch.cat([signal.label_logits[:, None], signal.logits], dim=1)
+    return (
+        torch.cat([signal.labels[:, None], signal.indices], dim=1).gather(1, values.argmax(1, keepdim=True)).squeeze(1)
+    )
+
+
+def gold_share(signal: TeacherSignal | CompactSignal) -> float:
+    """The share of tokens at which the teacher's top-1 is the gold token: there word-level KD adds little (arXiv 2305.08096)."""
+    return float((_top(signal) == signal.labels).double().mean())
+
+
+def ta_rate(student_logits: Float[Tensor, "rows classes"], signal: TeacherSignal | CompactSignal) -> float:
+    """The share of tokens, under teacher forcing, at which student and teacher have the same top-1 (arXiv 2305.08096)."""
+    if len(student_logits) != len(signal):
+        raise MismatchError(
+            "student and teacher speak of different tokens", expected=str(len(signal)), got=str(len(student_logits))
+        )
+    return float((student_logits.argmax(dim=1) == _top(signal).to(student_logits.device)).double().mean())
