@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
-from fractionate.engine import distill, evaluate
+from fractionate.engine import distill
+from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.trainer import Distilling, Placed, distillation_loss, lightning_distillation
 from fractionate.outputs import IGNORED, logits_of, rows

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fractionate import Objective, TeacherSignal
-from fractionate.engine import distill, evaluate
+from fractionate.engine import distill
+from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Run, Training
 from fractionate.sources.examples import Examples

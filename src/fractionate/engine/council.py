@@ -225,9 +225,11 @@ def check_finite(said: Float[Tensor, "rows classes"], places: Int[Tensor, "rows"
 def no_better_than_chance(signal: TeacherSignal) -> str:
     """A remark where the teacher names the label no more often than chance would, within three deviations; else nothing.
 
-    Most often its classes are in another order than the data's. At most 2,048 examples, evenly spaced, are looked at.
+    Most often its classes are in another order than the data's. At most 2,048 examples, evenly spaced, are looked at, and fewer
+    where there are more than 2,048 classes.
     """
-    looked = torch.linspace(0, len(signal) - 1, min(2048, len(signal))).long().to(signal.labels.device)
+    most = min(2048, len(signal), max(64, (1 << 22) // signal.classes))
+    looked = torch.linspace(0, len(signal) - 1, min(most, len(signal))).long().to(signal.labels.device)
     right = (signal.logits[looked].argmax(dim=1) == signal.labels[looked]).double().mean().item()
     chance = 1 / signal.classes
     if right > chance + 3 * (chance * (1 - chance) / len(looked)) ** 0.5:

@@ -26,6 +26,8 @@ from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.records import Training
 from fractionate.teacher import TeacherSignal
 
+DESCRIBED_NUMBERS = 1 << 20  # the rescaling is measured on as many rows as hold so many logits: memory is for the step
+
 
 class Term(Protocol):
     """A further loss: called with the student's output, the batch and the teacher's signal of its rows; one number a row."""
@@ -98,7 +100,9 @@ class Stepper:
             if real:
                 seen.append((batch, row_losses, place))
         if describe and self.objective is not None and signal is not None and len(logits):
-            deviation, mean = torch.std_mean(rescaling(logits.detach(), signal, self.objective), correction=0)
+            few = torch.arange(min(len(logits), max(1, DESCRIBED_NUMBERS // logits.shape[-1])), device=logits.device)
+            factors = rescaling(logits.detach()[: len(few)], signal.take(few), self.objective)
+            deviation, mean = torch.std_mean(factors, correction=0)
             rescaled = (float(mean), float(deviation))
         value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return Taken(self._update(value, seen, step), rescaled, tuple(summed_also))

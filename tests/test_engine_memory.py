@@ -1,0 +1,129 @@
+"""Memory: told before the first step, refused where it is not there, and saved by computing activations again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate.engine import distill
+from fractionate.engine.memory import available_bytes, foresee
+from fractionate.engine.recompute import recomputed
+from fractionate.errors import ConfigError, ResourceError
+from fractionate.records import Training
+
+STEP = Training(steps=3, batch_size=16, learning_rate=1e-2)
+
+
+def block(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(0.5), nn.Linear(4 * width, width))
+
+
+def deep(width: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(block(width), block(width), block(width), nn.Linear(width, 4))
+
+
+def data(examples: int = 48, width: int = 16):
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(examples, width, generator=draw), torch.randint(0, 4, (examples,), generator=draw)
+
+
+@pytest.mark.parametrize("patterns", [("0", "1", "2"), ("*",), ("*.3", "0")])
+def test_recomputed_activations_change_nothing_bit_for_bit(patterns):
+    plain, _ = distill(deep(), data(), training=STEP, show="nothing")
+    again, _ = distill(deep(), data(), training=STEP, recompute=patterns, show="nothing")
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), again.parameters(), strict=True))
+    assert "forward" not in again[0].__dict__
+
+
+def test_recomputing_keeps_less():
+    student, inputs = deep(64), torch.randn(512, 64)
+    plain = foresee(student, inputs, STEP)
+    with recomputed(student, ("*",)):
+        again = foresee(student, inputs, STEP)
+    # each block keeps its input [512, 64] rather than that and two activations and a mask [512, 256]
+    assert plain is not None and again is not None
+    assert again.kept_bytes == 4 * 512 * 64 * 4
+    assert plain.kept_bytes > 3 * again.kept_bytes
+
+
+def test_a_path_that_no_module_has_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no module of the student matches recompute='0\.linear'"):
+        distill(deep(), data(), training=STEP, recompute=("0.linear",), show="nothing")
+
+
+def test_a_model_that_reads_numbers_has_no_forecast_and_trains():
+    class Reads(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) * (1.0 if bool((inputs > 0).any()) else 2.0)
+
+    student = Reads(16, 4)
+    assert foresee(student, data()[0], STEP) is None
+    distill(student, data(), training=STEP, show="nothing")
+
+
+def test_27_a_huge_vocabulary_is_refused_before_anything_is_allocated():
+    """8,192 tokens of 262,144 classes: 8 GiB of logits, several times over."""
+    student = nn.Sequential(nn.Embedding(64, 2), nn.Linear(2, 262_144, bias=False))
+    tokens = torch.zeros(64, 8192, dtype=torch.long)
+    before = torch.get_rng_state()
+    with pytest.raises(ResourceError) as told:
+        distill(student, [(row, row) for row in tokens], training=Training(steps=1, batch_size=64), show="nothing")
+    assert "does not fit into memory" in str(told.value) and "micro_batch_size" in str(told.value.fix)
+    assert "logits 2,048.0 GiB" in str(told.value)
+    assert told.value.exit_code == 6
+    assert torch.equal(before, torch.get_rng_state())
+
+
+HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+MEASURED = """
+import json, resource, sys, torch
+from torch import nn
+from fractionate.engine import distill, session
+from fractionate.objective import Objective
+from fractionate.records import Training
+from fractionate.teacher import TeacherSignal
+torch.set_num_threads(1)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+told = []
+def spy(*a, real=session.foresee, **k):
+    forecast = real(*a, **k)
+    held = int(open("/proc/self/statm").read().split()[1]) * 4096
+    told[:] = [forecast.total_bytes, held]
+    return forecast
+session.foresee = spy
+distill(nn.Linear(4, 3), (torch.randn(8, 4), torch.zeros(8, dtype=torch.long)), training=Training(steps=1), show="nothing")
+case = sys.argv[1]
+if case == "deep":
+    rows, classes, signal = 2048, 10, None
+    student = nn.Sequential(*[m for _ in range(10) for m in (nn.Linear(1024, 1024), nn.GELU())], nn.Linear(1024, 10))
+    inputs = torch.randn(rows, 1024)
+else:
+    rows, classes = 1024, 20_000
+    student, inputs = nn.Linear(32, classes), torch.randn(rows, 32)
+labels = torch.randint(0, classes, (rows,))
+signal = TeacherSignal(torch.randn(rows, classes), labels) if case == "taught" else None
+objective = Objective() if case == "taught" else None
+distill(student, (inputs, labels), signal, objective=objective, training=Training(steps=2, batch_size=rows), show="nothing")
+print(json.dumps([told[0], peak() - told[1]]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of a process")
+@pytest.mark.parametrize("case", ["deep", "labels", "taught"])
+def test_the_forecast_is_within_15_percent_of_the_peak(case):
+    done = subprocess.run([sys.executable, "-c", MEASURED, case], capture_output=True, text=True, check=True, env=HERE)
+    foretold, measured = json.loads(done.stdout.splitlines()[-1])
+    assert foretold == pytest.approx(measured, rel=0.15)
+
+
+def test_what_is_free_is_told():
+    free = available_bytes(torch.device("cpu"))
+    assert free is None or free > 0
