@@ -19,8 +19,9 @@ CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / 
 
 def dataset(name: str) -> Examples:
     """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer; and
-    mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7); and nouns
-    (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7).
+    mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7); nouns
+    (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7); and letters, satellite, dna (mlbench), spam
+    (kernlab), wardrobe (Fashion-MNIST's test images, 14 × 14), speech (parts of speech of WordNet glosses).
     """
     path = CACHE / f"{name}.npz"
     if not path.exists():
@@ -49,20 +50,28 @@ def _cancer():
     return (bunch.data - bunch.data.mean(0)) / bunch.data.std(0), bunch.target, list(bunch.target_names)
 
 
-def _fashion(root: str = "/usr/share/datasets/fashion-mnist", first: int = 0, side: int = 14):
+def _fashion(
+    root: str = "/usr/share/datasets/fashion-mnist",
+    first: int = 0,
+    side: int = 14,
+    split: str = "train",
+    count: int = 20000,
+):
     names = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
     with (
-        gzip.open(f"{root}/train-images-idx3-ubyte.gz") as pictures,
-        gzip.open(f"{root}/train-labels-idx1-ubyte.gz") as truth,
+        gzip.open(f"{root}/{split}-images-idx3-ubyte.gz") as pictures,
+        gzip.open(f"{root}/{split}-labels-idx1-ubyte.gz") as truth,
     ):
         images = np.frombuffer(pictures.read(), np.uint8, offset=16)
         labels = np.frombuffer(truth.read(), np.uint8, offset=8)
-    chosen = slice(first, first + 20000)
-    images = images.reshape(-1, side, 28 // side, side, 28 // side)[chosen].mean((2, 4)).reshape(20000, side * side)
+    chosen = slice(first, first + count)
+    images = images.reshape(-1, side, 28 // side, side, 28 // side)[chosen].mean((2, 4)).reshape(count, side * side)
     return images / 255 - 0.3, labels[chosen], names
 
 
-def _glosses(root: str = "/usr/share/wordnet", parts=("noun", "verb", "adj", "adv"), components: int = 100):
+def _glosses(
+    root: str = "/usr/share/wordnet", parts=("noun", "verb", "adj", "adv"), components: int = 100, seed: int = 0
+):
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -73,7 +82,7 @@ def _glosses(root: str = "/usr/share/wordnet", parts=("noun", "verb", "adj", "ad
                 head, _, gloss = line.partition(" | ")
                 texts.append(gloss.strip().split('; "')[0])
                 topics.append(int(head.split()[1]))
-    order = np.random.default_rng(0).permutation(len(texts))[:20000]
+    order = np.random.default_rng(seed).permutation(len(texts))[:20000]
     topics = np.array(topics)[order]
     kept = [t for t in np.unique(topics) if (topics == t).sum() >= 100]  # a class needs examples in every split
     keep = np.isin(topics, kept)
@@ -111,6 +120,55 @@ def _garments():
     return _fashion(first=40000, side=7)
 
 
+def _table(package: str, path: str, digest: str, name: str, label: str):
+    """A table of an R package: categories as numbers, columns standardised, rows in a fixed random order."""
+    import warnings
+
+    import rdata  # pip install rdata
+
+    from fractionate.sources.packages import package_file
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frame = rdata.read_rda(package_file(package, f"usr/lib/R/site-library/{path}", digest))[name]
+    names = sorted(frame[label].unique())
+    labels = np.array([names.index(value) for value in frame[label]])
+    inputs = frame.drop(columns=label).to_numpy().astype(np.float64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return ((inputs - inputs.mean(0)) / (inputs.std(0) + 1e-9))[order], labels[order], names
+
+
+def _letters():
+    digest = "967a1a3e10b548d7269cbe50182bcecd6365cc58ea07638bbc34c51f17f34f1d"
+    return _table("r-cran-mlbench", "mlbench/data/LetterRecognition.rda", digest, "LetterRecognition", "lettr")
+
+
+def _satellite():
+    digest = "29f8cf9bb1bc51b769d694c9caf740fd1c36ed6a7c87603edf5985962e330f64"
+    return _table("r-cran-mlbench", "mlbench/data/Satellite.rda", digest, "Satellite", "classes")
+
+
+def _dna():
+    digest = "df941ad89a49f705a29bf38e52c91dc34029539cedb13fa24f803f1224278c9e"
+    return _table("r-cran-mlbench", "mlbench/data/DNA.rda", digest, "DNA", "Class")
+
+
+def _spam():
+    digest = "09281b38bc7b064f63616d9056091f924f59e38aa9fd07dd3bc1af0cba9613d3"
+    return _table("r-cran-kernlab", "kernlab/data/spam.rda", digest, "spam", "type")
+
+
+def _wardrobe():
+    return _fashion(split="t10k", count=10000)
+
+
+def _speech():
+    inputs, topics, names = _glosses(components=50, seed=1)
+    file = np.array([int(name.split()[-1]) for name in names])[topics]
+    part = np.select([file == 2, (file > 2) & (file < 29), (file > 28) & (file < 44)], [3, 1, 2], 0)
+    return inputs, part, ["adjective", "noun", "verb", "adverb"]
+
+
 def _hierarchy(
     examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5, seed=0, within=0.5, noise=0.8
 ):
@@ -143,6 +201,8 @@ SIZES = {  # train, outside, held, test
     "hierarchy": (4000, 3000, 1000, 4000), "cancer": (250, 100, 69, 150), "mnist1d": (4500, 2000, 1500, 4500),
     "verbs": (5000, 2000, 1500, 4500), "families": (3000, 2000, 1000, 4000), "apparel": (8000, 3000, 2000, 7000),
     "nouns": (2000, 2000, 1000, 4500), "garments": (2000, 2000, 1000, 5000),
+    "letters": (3000, 3000, 1000, 4000), "satellite": (2000, 1200, 700, 2500), "dna": (1000, 700, 400, 1000),
+    "spam": (1400, 900, 500, 1700), "wardrobe": (3000, 2000, 1000, 4000), "speech": (4000, 2000, 1000, 4000),
 }  # fmt: skip
 
 

@@ -78,6 +78,41 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
     assert "file" in capsys.readouterr().err
 
 
+def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
+    import fractionate.chain as chain_module
+    from fractionate.chain import Chain, read_run
+    from fractionate.study.pilot import PilotPlan, Round
+
+    def small(minutes, validation, training, **more):
+        grid = (("kd", 1.0, 0.6),)
+        return PilotPlan(minutes, validation, training, rounds=(Round(None, 2),), confirming_seeds=2, grid=grid, **more)
+
+    monkeypatch.setattr(chain_module, "PilotPlan", small)
+    out = run_file.parent / "out"
+    assert run("diagnose", str(run_file), "--json") == 0
+    assert Diagnosis.from_json(capsys.readouterr().out).pilot is None
+    assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0
+    piloted = Diagnosis.from_json(capsys.readouterr().out)
+    assert piloted.pilot is not None and piloted.pilot.budget_seconds == 120 and (out / "pilot" / "plan.json").is_file()
+    assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0
+    assert Diagnosis.from_json(capsys.readouterr().out) == piloted == Diagnosis.load(out / "diagnosis.json")
+    # a run file may ask for it too
+    run_file.write_text(run_file.read_text() + "diagnosis: {pilot_minutes: 3}\n")
+    assert Chain(read_run(run_file, (f"out={run_file.parent / 'other'}",))).diagnosis.pilot.budget_seconds == 180
+
+    import numpy as np
+    import torch
+
+    signal = Chain(read_run(run_file, (f"out={run_file.parent / 'other'}",))).store.signal()
+    view = run_file.parent / "view.npy"
+    np.save(view, (signal.logits + 0.1 * torch.randn(signal.logits.shape)).numpy())
+    assert run("diagnose", str(run_file), f"out={run_file.parent / 'other'}", "--second-view", str(view), "--json") == 0
+    found = Diagnosis.from_json(capsys.readouterr().out)
+    assert next(f for f in found.findings if f.name == "instance-noise").severity != "skipped"
+    assert run("diagnose", str(view), "--labels", str(view), "--pilot", "1") == 2
+    assert "a pilot trains students" in capsys.readouterr().err
+
+
 def test_the_whole_chain(capsys, run_file):
     out = run_file.parent / "out"
     assert run("report", str(run_file)) == 0

@@ -1,6 +1,6 @@
 """The five verbs over a run file: each step makes what it needs first, keeps it in the run's folder, and reuses it next time.
 
-out/run.yaml  teacher.safetensors  store/  diagnosis.json  study/  study.json  student/  report.html
+out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study.json  student/  report.html
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.weights import read_weights
 from fractionate.store import Store, collect
 from fractionate.study import dissect
+from fractionate.study.pilot import PilotPlan
 from fractionate.teacher import TeacherSignal, relation_from_rows
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Chain:
 
     run: RunFile
     command: str = ""
+    pilot_minutes: float | None = None  # None: what the run file says
+    second_view: Path | None = None  # the teacher's signal on another view of the transfer part
 
     @cached_property
     def out(self) -> Path:
@@ -158,12 +161,18 @@ class Chain:
     def diagnosis(self) -> Diagnosis:
         """What the teacher knows, what will go wrong, which recipe to use."""
         kept = self.out / "diagnosis.json"
-        if kept.exists():
-            return Diagnosis.load(kept)
+        minutes = self.run.diagnosis.pilot_minutes if self.pilot_minutes is None else self.pilot_minutes
+        if kept.exists() and self.second_view is None:
+            found = Diagnosis.load(kept)
+            # a pilot asked for now is run now, and one that ran stays
+            if not minutes or found.pilot is not None:
+                return found
         torch.manual_seed(self.run.seed)
         found = diagnose(
             self.store,
-            self.new_student(),
+            self.new_student if minutes else self.new_student(),
+            pilot=self._pilot(minutes) if minutes else None,
+            second_view=self.second_view,
             name=self.run.name,
             class_names=self.parts.transfer.class_names,
             data=self.parts.transfer,
@@ -172,6 +181,11 @@ class Chain:
         )
         found.save(kept)
         return found
+
+    def _pilot(self, minutes: float) -> PilotPlan:
+        return PilotPlan(
+            minutes, self.parts.validation, self.training, first_seed=self.run.seed, out=self.out / "pilot"
+        )
 
     @cached_property
     def study(self) -> Study:

@@ -45,7 +45,12 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def open_chain(arguments: list[str] | None, trust: list[str] | None) -> Chain:
+def open_chain(
+    arguments: list[str] | None,
+    trust: list[str] | None,
+    pilot_minutes: float | None = None,
+    second_view: Path | None = None,
+) -> Chain:
     """The chain of a run file given on the command line."""
     from fractionate.chain import Chain, read_run
 
@@ -54,7 +59,8 @@ def open_chain(arguments: list[str] | None, trust: list[str] | None) -> Chain:
     if len(files) > 1:
         raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
     overrides = tuple(a for a in given if "=" in a)
-    chain = Chain(read_run(files[0] if files else None, overrides, trust=tuple(trust or ())))
+    run = read_run(files[0] if files else None, overrides, trust=tuple(trust or ()))
+    chain = Chain(run, pilot_minutes=pilot_minutes, second_view=second_view)
     tell(f"{chain.run.name}: writing to {chain.out}")
     return chain
 
@@ -89,23 +95,43 @@ def diagnose(
     labels: Annotated[
         Path | None, typer.Option(help="the labels of a file of outputs, where they lie apart", show_default=False)
     ] = None,
+    pilot: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="refine the recipe by a small study of this length (run files)", show_default=False
+        ),
+    ] = None,
+    second_view: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUTPUTS",
+            help="the same examples under augmentation, dropout or another checkpoint: what comes again is knowledge",
+            show_default=False,
+        ),
+    ] = None,
     trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the teacher knows and which recipe to use.
 
-    Names what will go wrong, with evidence and fix. One pass over the stored signal, no training.
+    Names what will go wrong, with evidence and fix. One pass over the stored signal; no training, unless a pilot is asked for.
 
     Example: fractionate diagnose run.yaml
+    Example: fractionate diagnose run.yaml --pilot 5
     Example: fractionate diagnose logits.npy --labels labels.npy
     """
     first = Path(arguments[0]) if arguments else Path()
     if arguments and "=" not in arguments[0] and first.suffix not in (".yaml", ".yml"):
         from fractionate.diagnosis import diagnose as diagnose_signal
 
-        give(diagnose_signal(first, name=first.name, labels=labels), as_json)
+        if pilot is not None:
+            raise ConfigError(
+                "a pilot trains students, and a file of outputs names none", got=f"--pilot {pilot:g}",
+                fix="write a run file: fractionate config example > run.yaml",
+            )  # fmt: skip
+        give(diagnose_signal(first, name=first.name, labels=labels, second_view=second_view), as_json)
     else:
-        give(open_chain(arguments, trust).diagnosis, as_json)
+        give(open_chain(arguments, trust, pilot, second_view).diagnosis, as_json)
 
 
 @app.command()

@@ -109,6 +109,12 @@ class StudySection(Section):
         return (value,) if isinstance(value, str) else value
 
 
+class DiagnosisSection(Section):
+    """What diagnose may spend on its recipe."""
+
+    pilot_minutes: float = Field(0.0, ge=0, description="a pilot of this length refines the recipe; 0: none")
+
+
 class RunFile(Section):
     """A whole run: teacher, student and data, what to measure, where to write."""
 
@@ -118,6 +124,7 @@ class RunFile(Section):
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
+    diagnosis: DiagnosisSection = DiagnosisSection()
     objective: ObjectiveSection | None = None
     training: TrainingSection = TrainingSection()
     study: StudySection = StudySection()

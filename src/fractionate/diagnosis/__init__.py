@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
 from fractionate.diagnosis.causes import trace_back
 from fractionate.diagnosis.preflight import preflight
-from fractionate.diagnosis.recipe import recommend
+from fractionate.diagnosis.recipe import Piloting, check_pilot, recommend, worth_a_pilot
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective, rescaling
@@ -48,8 +48,9 @@ def diagnose(
     temperatures: Sequence[float] = TEMPERATURES,
     only: Sequence[str] = (),
     labels: Path | str | None = None,
+    pilot: Piloting | None = None,
 ) -> Diagnosis:
-    """Spectrum, findings and recipe of a teacher's signal (or store), without training anything.
+    """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
     `signal` is a `TeacherSignal`, a store, its path, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names
     the file of labels where they lie apart).
@@ -58,14 +59,18 @@ def diagnose(
     module or a function that makes one) with `data`, the inputs in the order of the signal; `held_out`, the teacher's signal on
     data it was not trained on; `second_view`, on another view of the same examples; `second_pass`, on the very same inputs;
     `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the probes to run, with arguments where
-    wanted (`"label-noise(rate=0.1)"`).
+    wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes long
+    (`fractionate.study.pilot.PilotPlan`); it needs `data` and a `student` that makes fresh ones, and is not run where a fault has
+    to be repaired first.
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
     signal = _as_signal(signal, labels)
+    second_view = _as_signal(second_view, labels, signal.labels)
     examples = None if data is None else as_examples(data)
-    _check(signal, examples, _as_signal(second_view), _as_signal(second_pass))
+    _check(signal, examples, second_view, _as_signal(second_pass))
     names = tuple(class_names) or (examples.class_names if examples is not None else ())
+    check_pilot(pilot, student, examples)
     module = student if isinstance(student, nn.Module) or student is None else student()
     student_logits = student_outputs(module, examples) if module is not None and examples is not None else None
     fits = student_logits is not None and student_logits.shape == signal.logits.shape
@@ -79,7 +84,7 @@ def diagnose(
         objective=objective,
         data=examples,
         held_out=_as_signal(held_out),
-        second_view=_as_signal(second_view),
+        second_view=second_view,
         second_pass=_as_signal(second_pass),
         expected_accuracy=expected_accuracy,
         student=module is not None,
@@ -87,7 +92,9 @@ def diagnose(
         gradients=gradients,
     )
     findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))
-    recipe = recommend(case, findings)
+    recipe, piloted = recommend(case, findings), None
+    if pilot is not None and examples is not None and worth_a_pilot(findings):
+        recipe, piloted = pilot(cast("Callable[[], nn.Module]", student), examples, signal, recipe)
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
@@ -102,6 +109,7 @@ def diagnose(
         confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
         rescaling=_rescaling(case, planned, student_logits if fits else None),
         teacher=case.reading.scores,
+        pilot=piloted,
     )
 
 
@@ -142,11 +150,12 @@ def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) 
     return histogram(f"rescaling against {against}", values, low - pad, high + pad)
 
 
-def _as_signal(given: Any, labels: Path | str | None = None) -> TeacherSignal | Any:
+def _as_signal(given: Any, labels: Path | str | None = None, known: Tensor | None = None) -> TeacherSignal | Any:
     if given is None or isinstance(given, TeacherSignal):
         return given
     if isinstance(given, (str, Path)):
-        return read_signal(given, labels) if Path(given).suffix in SUFFIXES else Store.open(given).signal()
+        raw = Path(given).suffix in SUFFIXES
+        return read_signal(given, labels, known=known) if raw else Store.open(given).signal()
     if hasattr(given, "signal"):
         return given.signal()
     raise ConfigError(

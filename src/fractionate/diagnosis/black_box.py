@@ -92,11 +92,14 @@ def _plain(values: Array | Tensor) -> Array | Tensor:
     return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else np.ascontiguousarray(array)
 
 
-def read_signal(path: Path | str, labels: Path | str | None = None, *, kind: Outputs = "auto") -> TeacherSignal:
+def read_signal(
+    path: Path | str, labels: Path | str | None = None, *, kind: Outputs = "auto", known: Tensor | None = None
+) -> TeacherSignal:
     """Read a signal from files: one with outputs and labels (.npz, .safetensors, .parquet), or outputs and labels apart.
 
     In a file with several arrays outputs are called `logits` or `probabilities`, labels `labels` (or label, target, y). In a
     Parquet file outputs are one list column so called, or one column a class named `logit_0`, `logit_1` … or `p_0`, `p_1` …
+    `known` are the labels of a file without any, such as another view of the same examples.
 
     Raises `ConfigError` for a missing or unknown file, `DamagedError` for one that cannot be read, and what
     `signal_from_arrays` raises. Nothing in a file is executed.
@@ -104,7 +107,11 @@ def read_signal(path: Path | str, labels: Path | str | None = None, *, kind: Out
     arrays = read_arrays(Path(path))
     found_labels = read_arrays(Path(labels)) if labels is not None else arrays
     name, outputs = _pick(arrays, OUTPUT_NAMES, Path(path), "the teacher's outputs")
-    _, targets = _pick(found_labels, LABEL_NAMES, Path(labels or path), "labels")
+    named = any(label in found_labels for label in LABEL_NAMES)
+    if known is not None and not named and labels is None:
+        targets: Array | Tensor = known.cpu()
+    else:
+        _, targets = _pick(found_labels, LABEL_NAMES, Path(labels or path), "labels")
     if kind == "auto" and name in ("probabilities", "probs"):
         kind = "probabilities"
     ids = arrays.get("ids")

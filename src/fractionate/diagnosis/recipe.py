@@ -6,11 +6,17 @@ bench/regret.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
+from torch import nn
 
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
-from fractionate.records import Finding, Recipe
+from fractionate.errors import ConfigError
+from fractionate.records import Finding, Pilot, Recipe
+from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 # faults after which the teacher's word is worth nothing, or is about something else
@@ -24,6 +30,29 @@ CLEARLY = 0.025  # accuracy by which a flawed teacher must surely be ahead of a 
 EASY = 0.7  # ... where that one is at least so accurate; on harder tasks even a flawed teacher's softness helped
 OVER_CONFIDENT = 0.05  # mean top probability above accuracy on examples that are new to the teacher
 CAPTURED = 0.98  # share of the mass at the recipe's temperature that a cache has to keep
+
+
+class Piloting(Protocol):
+    """A pilot as `diagnose` calls it: the refined recipe and its evidence."""
+
+    def __call__(
+        self, student: Callable[[], nn.Module], data: Examples, signal: TeacherSignal, recipe: Recipe
+    ) -> tuple[Recipe, Pilot]: ...
+
+
+def check_pilot(pilot: Piloting | None, student: object, data: Examples | None) -> None:
+    """Raises `ConfigError` for a pilot without data or without a function that makes fresh students."""
+    if pilot is not None and (data is None or student is None or isinstance(student, nn.Module)):
+        raise ConfigError(
+            "a pilot trains many students", expected="data=examples and a function that makes a fresh student",
+            got="no data" if data is None else "no student" if student is None else "one student, made already",
+            fix="diagnose(signal, lambda: Student(), data=examples, pilot=…)",
+        )  # fmt: skip
+
+
+def worth_a_pilot(findings: tuple[Finding, ...]) -> bool:
+    """Whether nothing has to be repaired first. A weak teacher may still be worth a try: the pilot will tell."""
+    return not any(f.severity == "error" and f.name in STOPPERS and f.name != "weak-teacher" for f in findings)
 
 
 def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractionate.record import Record
-from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Recipe, Severity, Spectrum
+from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Pilot, Recipe, Severity, Spectrum, Trial
 from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
 from fractionate.records.studies import Effect, Share, ShareLevel, Study, Verdict
 from fractionate.records.training import Contract, Point, Preflight, Run, Training
@@ -20,6 +20,7 @@ __all__ = [
     "Interval",
     "Level",
     "Matrix",
+    "Pilot",
     "Point",
     "Preflight",
     "Recipe",
@@ -32,6 +33,7 @@ __all__ = [
     "Spectrum",
     "Study",
     "Training",
+    "Trial",
     "Verdict",
     "bar",
 ]

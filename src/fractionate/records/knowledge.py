@@ -128,8 +128,61 @@ class Recipe(Record):
 
 
 @dataclass(frozen=True)
+class Trial(Record):
+    """One arm of a pilot: its settings, and what it gained on the validation data over no teacher, in points of accuracy."""
+
+    arm: str
+    cell: str
+    temperature: float
+    teacher_weight: float
+    accuracy: float  # percent, mean over its seeds
+    gain_points: float
+    interval: Interval  # over seeds and validation examples
+    seeds: int
+
+    def __str__(self) -> str:
+        gain = f"{self.gain_points:+7.2f} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
+        return f"{self.arm:<24} {self.accuracy:6.2f} %  {gain}  {self.seeds} seeds"
+
+
+@dataclass(frozen=True)
+class Pilot(Record):
+    """A small study by successive halving that refined a recipe: every arm tried, and the chosen one again on fresh seeds.
+
+    `gain_points` and `interval` are of `chosen` against no teacher on `confirming_seeds` seeds that took no part in the choice.
+    `share_of_steps` is how much of the real training each student got.
+    """
+
+    chosen: str
+    gain_points: float
+    interval: Interval
+    confirming_seeds: int
+    trials: tuple[Trial, ...]  # best first
+    students: int
+    examples: int
+    validation_examples: int
+    share_of_steps: float
+    wall_seconds: float
+    budget_seconds: float
+    complete: bool = True  # False: the time ran out before the last round
+    note: str = ""
+
+    def __str__(self) -> str:
+        head = (
+            f"pilot: {self.students} students on {self.examples:,} examples, {self.share_of_steps:.0%} of the steps, in "
+            f"{self.wall_seconds:.0f} of {self.budget_seconds:.0f} s; points of accuracy over no teacher on "
+            f"{self.validation_examples:,} validation examples"
+        )
+        rows = [f"  {trial}" for trial in self.trials[:8]]
+        rows += [f"  … {len(self.trials) - 8} more"] * (len(self.trials) > 8)
+        sure = f"{self.gain_points:+.2f} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
+        last = f"  {self.chosen} on {self.confirming_seeds} fresh seeds: {sure}"
+        return "\n".join([head, *rows, last, *([f"  {self.note}"] if self.note else [])])
+
+
+@dataclass(frozen=True)
 class Diagnosis(Record):
-    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training."""
+    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training but for a pilot's."""
 
     name: str
     spectrum: Spectrum
@@ -141,6 +194,7 @@ class Diagnosis(Record):
     confidence: Histogram | None = None
     rescaling: Histogram | None = None
     teacher: Scores | None = None
+    pilot: Pilot | None = None
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -150,4 +204,5 @@ class Diagnosis(Record):
 
     def __str__(self) -> str:
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
-        return f"{self.name}: {self.spectrum}\n\n{shown}\n\nrecipe: {self.recipe}"
+        pilot = f"\n\n{self.pilot}" if self.pilot else ""
+        return f"{self.name}: {self.spectrum}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from fractionate.durable import write_file
 from fractionate.errors import DamagedError, FractionateError, MismatchError
 from fractionate.records import Run
 
@@ -73,6 +76,68 @@ class Folder:
     def save(self, run: Run) -> None:
         if self.path is not None:
             run.save(self._file(run.arm, run.seed))
+
+
+class Answers:
+    """Which validation examples each student of a pilot gets right, on disk: one small JSON file a student.
+
+    `mark` is the fingerprint of all that the answers depend on. Raises `MismatchError` for a folder of another pilot.
+    """
+
+    def __init__(self, out: Path | str | None, mark: str) -> None:
+        self.path = None if out is None else Path(out)
+        self._share: float | None = None
+        if self.path is None:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._plan = self.path / "plan.json"
+        if self._plan.exists():
+            kept = _read_json(self._plan)
+            if kept.get("mark") != mark:
+                raise MismatchError(
+                    f"{self.path} holds another pilot", expected="the same data, teacher, student, training and validation",
+                    got="others", fix="choose another folder, or delete this one",
+                )  # fmt: skip
+            self._share = float(kept["share"])
+        self.mark = mark
+
+    @property
+    def share(self) -> float | None:
+        """The share of the steps that these students were trained for; None for a new folder."""
+        return self._share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        if self.path is not None and self._share is None:
+            write_file(self._plan, json.dumps({"mark": self.mark, "share": share}).encode())
+        self._share = share
+
+    def _file(self, arm: str, seed: int) -> Path:
+        assert self.path is not None
+        return self.path / f"{_slug(arm)}--seed-{seed}.json"
+
+    def load(self, arm: str, seed: int) -> Bool[Tensor, "examples"] | None:
+        """The answers of a student; None where it is not there."""
+        if self.path is None or not self._file(arm, seed).exists():
+            return None
+        kept = _read_json(self._file(arm, seed))
+        return torch.tensor([mark == "1" for mark in str(kept["right"])])
+
+    def save(self, arm: str, seed: int, right: Bool[Tensor, "examples"]) -> None:
+        """Keep the answers of a student."""
+        if self.path is not None:
+            marks = "".join("1" if value else "0" for value in right.tolist())
+            write_file(self._file(arm, seed), json.dumps({"arm": arm, "seed": seed, "right": marks}).encode())
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(
+            f"{file} cannot be read", got=str(error), fix="delete this file; it is made again"
+        ) from error
+    return found
 
 
 class Progress:
