@@ -217,8 +217,8 @@ def write(groups: dict[str, list[Row]], share: float) -> None:
         "over 6 seeds; students are MLPs with one hidden layer, all arms of a seed share initial weights and batches. The grid has "
         f"{len(GRID)} arms, and the best of it is chosen on the very test scores shown, so nothing can be expected to reach it. "
         "The pilot chooses on validation data (400 to 2,000 examples; fewer for digits and cancer), with other seeds, and never "
-        f"sees the test data. Its students get {share:.0%} of the steps. *Share of the best*: mean gain over mean gain of the best arm. "
-        "*Mean of the shares*: setting by setting, where the best gains half a point or more.", "",
+        f"sees the test data. Its students get {share:.0%} of the steps. *Share of the best*: mean gain over the mean gain of "
+        "the best arm. *Mean of the shares*: setting by setting, where the best gains half a point or more.", "",
         "*Judged*: data, teachers and students that set nothing (letters, satellite images, DNA of mlbench; spam of kernlab; the "
         "test images of Fashion-MNIST; parts of speech of WordNet glosses), written down and put in a random order before any of "
         "them was run, and run once. *Seen*: settings of the earlier bench, some of which chose the number of rounds and the "
