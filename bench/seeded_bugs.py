@@ -50,11 +50,12 @@ BUGS = (
     Bug("softmax over the examples", "teacher.py", (
         ("return torch.softmax(self.tempered_logits, dim=-1)", "return torch.softmax(self.tempered_logits, dim=0)"),)),
     Bug("T in place of T²", "objective.py", (("self.temperature**2 if self.scaled", "self.temperature if self.scaled"),)),
-    Bug("hard term tempered too", "objective.py", (
-        ("log_q = torch.log_softmax(logits, dim=-1)", "log_q = torch.log_softmax(logits / self.temperature, dim=-1)"),)),
+    Bug("hard term tempered too", "divergences/likelihood.py", (
+        ('student = exponents(student_logits, 1.0, "student")\n    own_exponent',
+         'student = exponents(student_logits, 2.0, "student")\n    own_exponent'),)),
     Bug("student not tempered in the cross-entropy", "divergences/likelihood.py", (
-        ("centred = centred_rows(student_logits, target.temperature)\n        cross = inner",
-         "centred = centred_rows(student_logits, 1.0)\n        cross = inner"),)),
+        ('student = exponents(student_logits, target.temperature, "student")\n        p = target.masses("target")\n        cross',
+         'student = exponents(student_logits, 1.0, "student")\n        p = target.masses("target")\n        cross'),)),
     Bug("direction of KL swapped", "divergences/likelihood.py", (
         ('@divergences.register("forward-kl")', '@divergences.register("a-kl")'),
         ('@divergences.register("reverse-kl")', '@divergences.register("forward-kl")'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,8 @@ from fractionate.divergences import (
     reason_against,
     written,
 )
-from fractionate.divergences.fused import can_be_fused, fused
-from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.divergences.fused import can_be_fused, fused, fusing
+from fractionate.divergences.likelihood import CrossEntropy, ForwardKL, hard_labels
 from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Contract, Recipe
@@ -115,11 +116,14 @@ class Objective:
         if torch.is_grad_enabled() and student_logits.requires_grad and not couples_batch(self.divergence):
             both = self._one_kernel if self._fused(signal) else self._in_chunks
             loss = OnePass.apply(  # type: ignore[no-untyped-call]
-                student_logits, lambda logits: both(logits, signal), lambda logits: self.plain(logits, signal)
+                student_logits,
+                lambda logits, scale: both(logits, signal, scale),
+                lambda logits: self.plain(logits, signal),
             )
         else:
             loss = self.plain(student_logits, signal)
-        if not loss.is_cuda and not bool(torch.isfinite(loss).all()):
+        # the sum first: one call in place of three
+        if not (loss.is_cuda or math.isfinite(loss.detach().sum()) or bool(torch.isfinite(loss).all())):
             raise self._not_finite(loss, student_logits, signal)
         return loss
 
@@ -147,48 +151,36 @@ class Objective:
 
     def _fused(self, signal: TeacherSignal) -> bool:
         assert not isinstance(self.divergence, str)
-        return self.teacher_weight == 1 and can_be_fused(self.divergence, self.target(signal))
+        return fusing() and self.teacher_weight == 1 and can_be_fused(self.divergence, self.target(signal))
 
     def _one_kernel(
-        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, scale: float = 1.0
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         assert not isinstance(self.divergence, str)
         target = self.target(signal, compute_dtype(student_logits.dtype))
-        loss, gradient = fused(self.divergence, student_logits, target, self.soft_scale)
+        loss, gradient = fused(self.divergence, student_logits, target, self.soft_scale * scale)
         return loss * self.soft_scale, gradient
 
     def _in_chunks(
-        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, scale: float = 1.0
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         assert not isinstance(self.divergence, str)
         batch, classes = student_logits.shape
         parts = [slice(0, batch)] if couples_batch(self.divergence) else chunks(batch, classes)
-        return loss_and_gradient(student_logits, self._rows(signal), parts)
+        return loss_and_gradient(student_logits, self._rows(signal), parts, scale)
 
     def _rows(self, signal: TeacherSignal) -> Rows:
-        tempered = signal.at(self.temperature)
-        batch = len(signal)
+        assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
+        cell, divergence, soft_scale, hard_weight = self.cell, self.divergence, self.soft_scale, 1 - self.teacher_weight
+        whole = signal.at(self.temperature)
 
-        def rows(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-            some = tempered if part.stop - part.start == batch else tempered.take(part)
-            gradient = loss = None
-            if self.teacher_weight > 0:
-                assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
-                target = Target(self.cell, some, logits.dtype)
-                loss, gradient = with_gradient(self.divergence, logits, target, self.soft_scale)
-                loss = loss.mul(self.soft_scale)
-            if self.teacher_weight < 1:
-                log_q = torch.log_softmax(logits, dim=-1)
-                labels = some.labels[:, None]
-                hard = -log_q.gather(1, labels).squeeze(1)
-                slope = log_q.exp_().scatter_add_(1, labels, torch.full_like(labels, -1, dtype=log_q.dtype))
-                if loss is None or gradient is None:
-                    return hard * (1 - self.teacher_weight), slope.mul_(1 - self.teacher_weight)
-                return loss.add_(hard, alpha=1 - self.teacher_weight), gradient.add_(
-                    slope, alpha=1 - self.teacher_weight
-                )
-            assert loss is not None and gradient is not None
-            return loss, gradient
+        def rows(logits: Tensor, part: slice, scale: float, out: Tensor) -> Tensor:
+            some = whole if part.stop - part.start == len(whole) else whole.take(part)
+            if self.teacher_weight == 0:
+                return hard_labels(logits, some.labels, hard_weight, scale, out.zero_())
+            loss = with_gradient(divergence, logits, Target(cell, some, logits.dtype), soft_scale * scale, out)
+            loss = loss.mul(soft_scale)
+            return loss if hard_weight == 0 else loss.add_(hard_labels(logits, some.labels, hard_weight, scale, out))
 
         return rows
 

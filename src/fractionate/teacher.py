@@ -6,7 +6,7 @@ the whole as its `population`, so that "the mean over the data" means the data a
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -154,12 +154,18 @@ class TeacherSignal:
 
     def at(self, temperature: float) -> TeacherSignal:
         """The same signal read at another temperature."""
-        return replace(self, temperature=check_temperature(temperature))
+        return self if temperature == self.temperature else self._but(temperature=check_temperature(temperature))
 
     def take(self, index: Int[Tensor, "some"] | Bool[Tensor, "batch"] | slice) -> TeacherSignal:
         """Some of the examples, by places, by a mask or by a slice; statistics stay those of the whole signal."""
         assert self.rows is not None
-        return replace(self, logits=self.logits[index], labels=self.labels[index], rows=self.rows[index])
+        return self._but(logits=self.logits[index], labels=self.labels[index], rows=self.rows[index])
+
+    def _but(self, **changes: Any) -> TeacherSignal:
+        """`dataclasses.replace` without its checks, several times faster: this runs for every chunk of every step."""
+        other = object.__new__(TeacherSignal)
+        other.__dict__.update({name: self.__dict__[name] for name in _FIELDS} | changes)
+        return other
 
     def to(self, device: torch.device | str) -> TeacherSignal:
         """The same examples on a device; statistics stay those of the whole signal."""
@@ -235,6 +241,9 @@ class TeacherSignal:
             f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in rows.items()
         )
         return f"<table><caption>TeacherSignal</caption>{cells}</table>"
+
+
+_FIELDS = tuple(each.name for each in fields(TeacherSignal) if each.name != "_")
 
 
 def relation_from_rows(weight: Float[Tensor, "classes features"]) -> Float[Tensor, "classes classes"]:

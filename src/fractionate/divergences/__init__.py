@@ -10,7 +10,8 @@ declared on the class:
 - `falls_as_squared = False`: at high temperatures its gradient does not fall as 1 / T², so the factor T² does not keep its size.
 - `refuses(cell) -> str`: why it cannot meet a cell, or an empty text.
 - `gradient(student_logits, target, scale) -> (loss, gradient)`: the loss and scale times its analytic gradient for some rows,
-  without autograd. `__call__`, the plain differentiable form, stays the oracle.
+  without autograd; with a keyword `out`, the array the gradient is written to. Where the loss it gives is not finite the plain
+  form is asked again, so it need not be careful with infinities. `__call__`, the plain differentiable form, stays the oracle.
 
 Each family is one file: likelihood, mixture, split, logit, transform, correlation.
 """
@@ -28,6 +29,7 @@ from torch import Tensor
 from fractionate import confidence as confidence_rules
 from fractionate import shape as shape_rules
 from fractionate.cells import Cell
+from fractionate.divergences.rows import Rows, exponents, place, raised
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.registry import Registry
 from fractionate.teacher import TeacherSignal
@@ -84,13 +86,23 @@ class Target:
                 return torch.log_softmax(centred_rows(self.logits, self.temperature), dim=-1)
             return self.probabilities.log()
 
-    def rows_and_logs(self) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """The target and its logarithm together, for one exponential an element; not kept, the caller's own."""
+    def exponents(self, name: str) -> Float[Tensor, "batch classes"]:
+        """log2 of the target but for one number a row, in the kept array of this name (see `rows`)."""
         if self.is_whole_teacher:
-            centred = centred_rows(self.logits, self.temperature)
-            p, log_sum = softmax_rows(centred)
-            return p, centred.sub_(log_sum)
-        return self.probabilities.clone(), self.log_probabilities.clone()
+            return exponents(self.said(name), self.temperature, name)
+        return torch.log2(self.probabilities, out=place(name, self.probabilities))
+
+    def masses(self, name: str) -> Rows:
+        """The target, not yet normalised, in the kept array of this name."""
+        if self.is_whole_teacher:
+            return raised(self.exponents(name))
+        p = self.probabilities
+        return Rows(place(name, p).copy_(p), torch.ones_like(p[:, :1]))
+
+    def said(self, name: str) -> Float[Tensor, "batch classes"]:
+        """The teacher's logits in the dtype that is computed in: as they are, or in the kept array of this name."""
+        logits = self.signal.logits
+        return logits if logits.dtype == self.dtype else place(name, logits, self.dtype).copy_(logits)
 
     @cached_property
     def label_mass(self) -> Float[Tensor, "batch"]:
@@ -153,9 +165,6 @@ class Choosy(Protocol):
     def refuses(self, cell: Cell) -> str: ...
 
 
-BLOCK_CLASSES = 1 << 15  # classes multiplied at once
-LONG_ROW = 1 << 12  # rows that are worth a call each
-
 divergences: Registry[Divergence] = Registry("divergence", "fractionate.divergences")
 
 
@@ -178,25 +187,6 @@ def centred_rows(logits: Float[Tensor, "*batch classes"], temperature: float) ->
         return centred.mul_(1 / temperature)
     masked = centred == -torch.inf
     return centred.mul_(1 / temperature).clamp_min_(torch.finfo(logits.dtype).min).masked_fill_(masked, -torch.inf)
-
-
-def softmax_rows(
-    centred: Float[Tensor, "*batch classes"],
-) -> tuple[Float[Tensor, "*batch classes"], Float[Tensor, "*batch 1"]]:
-    """softmax and log Σ exp of rows whose largest entry is 0, with one exponential an element."""
-    q = torch.softmax(centred, dim=-1)
-    return q, -q.amax(dim=-1, keepdim=True).log()
-
-
-def inner(mass: Float[Tensor, "batch classes"], value: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch"]:
-    """Σ mass · value of each row with 0 · ±inf = 0 (other NaN show in the caller's softmax), without an array of that size."""
-    if mass.shape[-1] >= LONG_ROW and not mass.is_cuda:
-        found = torch.stack([torch.dot(*row) for row in zip(mass, value, strict=True)])
-        if not bool(found.isnan().any()):  # nothing is masked
-            return found
-    blocks = range(0, mass.shape[-1], BLOCK_CLASSES)
-    parts = [(mass[:, b : b + BLOCK_CLASSES] * value[:, b : b + BLOCK_CLASSES]).nansum(dim=-1) for b in blocks]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
 def product(mass: Float[Tensor, "..."], value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

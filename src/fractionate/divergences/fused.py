@@ -50,7 +50,7 @@ def _statistics(logits: Logits, factor: float, dtype: torch.dtype) -> tuple[Logi
 
 
 def _cross_entropy(
-    student: Logits, teacher: Logits, factor: float, scale: float, dtype: torch.dtype
+    student: Logits, teacher: Logits, factor: float, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Loss, Logits]:
     (a, log_a), (b, log_b) = (_statistics(x, factor, dtype) for x in (student, teacher))
     p = torch.exp(b - log_b)
@@ -59,7 +59,7 @@ def _cross_entropy(
 
 
 def _forward_kl(
-    student: Logits, teacher: Logits, factor: float, scale: float, dtype: torch.dtype
+    student: Logits, teacher: Logits, factor: float, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Loss, Logits]:
     (a, log_a), (b, log_b) = (_statistics(x, factor, dtype) for x in (student, teacher))
     p = torch.exp(b - log_b)
@@ -68,7 +68,7 @@ def _forward_kl(
 
 
 def _jensen_shannon(
-    student: Logits, teacher: Logits, factor: float, scale: float, dtype: torch.dtype, beta: float
+    student: Logits, teacher: Logits, factor: float, scale: Tensor, dtype: torch.dtype, beta: float
 ) -> tuple[Loss, Logits]:
     (a, log_a), (b, log_b) = (_statistics(x, factor, dtype) for x in (student, teacher))
     q, p = torch.exp(a - log_a), torch.exp(b - log_b)
@@ -93,10 +93,15 @@ def _compiled(kind: type) -> Kernel:
     return kernel
 
 
+def fusing() -> bool:
+    """Whether compiled kernels are wanted here."""
+    return _ENABLED.get()
+
+
 def can_be_fused(divergence: Divergence, target: Target) -> bool:
-    """Whether a compiled kernel is wanted, known, and in range (extreme temperatures go the careful way)."""
+    """Whether a compiled kernel is known, and in range (extreme temperatures go the careful way)."""
     known = type(divergence) in KERNELS and target.is_whole_teacher
-    return _ENABLED.get() and known and target.temperature >= 0.5 and math.isfinite(target.temperature)
+    return known and target.temperature >= 0.5 and math.isfinite(target.temperature)
 
 
 def fused(divergence: Divergence, student_logits: Logits, target: Target, scale: float) -> tuple[Loss, Logits]:
@@ -107,7 +112,7 @@ def fused(divergence: Divergence, student_logits: Logits, target: Target, scale:
             student_logits.detach(),
             target.signal.logits,
             1 / target.temperature,
-            scale,
+            torch.tensor(scale, dtype=target.dtype, device=student_logits.device),  # a number would be compiled in
             target.dtype,
             *settings(divergence),
         )

@@ -10,20 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.cells import Cell
-from fractionate.divergences import (
-    Target,
-    centred_rows,
-    divergences,
+from fractionate.divergences import Target, divergences, needs_mass_everywhere, product, tempered
+from fractionate.divergences.rows import (
+    LN2,
+    back_through_softmax,
+    difference,
+    exponents,
+    fresh,
     inner,
-    needs_mass_everywhere,
-    product,
-    softmax_rows,
-    tempered,
+    place,
+    raised,
 )
 from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
+LEAST_REST = 1e-30  # a sum below it has lost digits
 
 
 @divergences.register("cross-entropy")
@@ -40,13 +42,40 @@ class CrossEntropy:
         log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
         return -product(target.probabilities, log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
-        centred = centred_rows(student_logits, target.temperature)
-        cross = inner(target.probabilities, centred)
-        q = torch.softmax(centred, dim=-1, out=centred)
-        loss = -q.amax(dim=-1).log_() - cross  # the largest logit is 0: log Σ exp = -log(largest q)
-        return loss, q.sub_(target.probabilities).mul_(scale / target.temperature)
+        student = exponents(student_logits, target.temperature, "student")
+        p = target.masses("target")
+        cross = inner(p.powers, student).div_(p.total)
+        q = raised(student)
+        loss = q.log2_total.sub_(cross).mul_(LN2).squeeze(1)
+        return loss, difference(q, p, scale / target.temperature, out)
+
+
+def hard_labels(student_logits: Logits, labels: Int[Tensor, "batch"], weight: float, scale: float, out: Logits) -> Loss:
+    """weight · cross-entropy of the labels; adds weight · scale times its gradient to `out`."""
+    own = labels[:, None]
+    student = exponents(student_logits, 1.0, "student")
+    own_exponent = student.gather(1, own)
+    q = raised(student)
+    out.addcmul_(q.powers, q.share(weight * scale))
+    out.scatter_add_(1, own, torch.full_like(own_exponent, -weight * scale))
+    return q.log2_total.sub_(own_exponent).mul_(LN2 * weight).squeeze(1)
+
+
+def covering(
+    student_logits: Logits, temperature: float, target: Target, scale: float, out: Logits | None
+) -> tuple[Loss, Logits]:
+    """KL(target ‖ q) with the student at a temperature, and scale times its gradient."""
+    student = exponents(student_logits, temperature, "student")
+    wanted = target.exponents("target")
+    ratio = torch.sub(wanted, student, out=place("ratio", student))
+    p, q = raised(wanted), raised(student)
+    # the difference of exponents first: at equality every term is 0, not a sum that cancels
+    loss = inner(p.powers, ratio).div_(p.total).add_(q.log2_total.sub_(p.log2_total)).mul_(LN2).squeeze(1)
+    return loss, difference(q, p, scale / temperature, out)
 
 
 @divergences.register("forward-kl")
@@ -64,20 +93,11 @@ class ForwardKL:
         # the difference of logarithms first: at equality every term is 0, not a sum that cancels
         return product(target.probabilities, target.log_probabilities - log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T."""
-        centred = centred_rows(student_logits, target.temperature)
-        if target.is_whole_teacher:
-            teacher = centred_rows(target.logits, target.temperature)
-            p, teacher_log_sum = softmax_rows(teacher)
-            # Σ p ((b - log Σ e^b) - (a - log Σ e^a)) with the sums of p taken as 1
-            loss = inner(p, teacher.sub_(centred)) - teacher_log_sum.squeeze(1)
-            del teacher
-        else:
-            p = target.probabilities
-            loss = torch.xlogy(p, p).sum(dim=-1) - inner(p, centred)
-        q = torch.softmax(centred, dim=-1, out=centred)
-        return loss.sub_(q.amax(dim=-1).log_()), q.sub_(p).mul_(scale / target.temperature)
+        return covering(student_logits, target.temperature, target, scale, out)
 
 
 @divergences.register("bucketed-kl")
@@ -112,25 +132,27 @@ class BucketedKL:
         known = product(masses, target.log_probabilities.gather(1, places) - log_q.gather(1, places)).sum(dim=-1)
         return known + product(rest, rest.log() - log_rest)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = (q - target) / T at the k classes, (q - target's rest · share of q in the rest) / T at the others."""
-        centred = centred_rows(student_logits, target.temperature)
-        q, log_sum = softmax_rows(centred)
-        p, log_p = target.rows_and_logs()
-        masses, places = self.largest(p)
-        known = product(masses, log_p.gather(1, places) - centred.gather(1, places).sub_(log_sum)).sum(dim=-1)
-        rest = p.scatter_(1, places, 0.0).sum(dim=-1)
-        share = q.scatter(1, places, 0.0)
-        rest_q = share.sum(dim=-1)
-        if bool((rest_q > 1e-30).all()):
-            log_rest = rest_q.log()
-            share.mul_((rest / rest_q)[:, None])
-        else:  # the student's rest underflows where its logarithm and its shape do not
-            others = centred.scatter_(1, places, -torch.inf)
-            log_rest = torch.logsumexp(others, dim=-1) - log_sum.squeeze(1)
-            share = torch.softmax(others, dim=-1).nan_to_num_(0.0).mul_(rest[:, None])
-        loss = known + product(rest, rest.log() - log_rest)
-        return loss, q.sub_(share.scatter_(1, places, masses)).mul_(scale / target.temperature)
+        student = exponents(student_logits, target.temperature, "student")
+        wanted = target.exponents("target")
+        largest, places = self.largest(wanted)
+        known_student = student.gather(1, places)
+        p, q = raised(wanted), raised(student)
+        masses, student_masses = torch.exp2(largest).div_(p.total), torch.exp2(known_student).div_(q.total)
+        log_ratio = (largest - p.log2_total).sub_(known_student.sub_(q.log2_total))
+        known = product(masses, log_ratio).sum(dim=-1, keepdim=True)
+        rest = p.powers.scatter_(1, places, 0.0).sum(dim=-1, keepdim=True).div_(p.total)
+        rest_student = q.powers.scatter_(1, places, 0.0).sum(dim=-1, keepdim=True).div_(q.total)
+        # a student's rest that underflows has no finite loss here: it is left to the plain form
+        rest_student = torch.where(rest_student > LEAST_REST, rest_student, 0.0)
+        loss = known.add_(product(rest, rest.log2().sub_(rest_student.log2()))).mul_(LN2).squeeze(1)
+        factor = scale / target.temperature
+        others = q.share(factor).mul_(1 - rest / rest_student.clamp_min(LEAST_REST))
+        gradient = torch.mul(q.powers, others, out=fresh(out, q.powers))
+        return loss, gradient.scatter_(1, places, student_masses.sub_(masses).mul_(factor))
 
 
 @divergences.register("reverse-kl")
@@ -150,14 +172,22 @@ class ReverseKL:
         log_q = torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
         return product(log_q.exp(), log_q - target.log_probabilities).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = q (log(q / target) - KL) / T."""
-        centred = centred_rows(student_logits, target.temperature)
-        q, log_sum = softmax_rows(centred)
-        ratio = centred.sub_(log_sum).sub_(target.log_probabilities)
-        ratio.masked_fill_(q == 0, 0.0)  # both sides without the class: 0 · (-inf + inf)
-        loss = (q * ratio).sum(dim=-1)
-        return loss, ratio.sub_(loss[:, None]).mul_(q).mul_(scale / target.temperature)
+        student = exponents(student_logits, target.temperature, "student")
+        wanted = target.exponents("target")
+        ratio = torch.sub(student, wanted, out=place("ratio", student))
+        ratio.nan_to_num_(
+            nan=0.0, posinf=torch.inf, neginf=0.0
+        )  # a class the student masks: 0 · -inf, 0 · (-inf + inf)
+        p, q = raised(wanted), raised(student)
+        if ratio.is_cuda or torch.isposinf(ratio.amax()):
+            ratio.masked_fill_(q.powers == 0, 0.0)
+        mean = inner(q.powers, ratio).div_(q.total)
+        loss = (mean - q.log2_total.sub_(p.log2_total)).mul_(LN2).squeeze(1)
+        return loss, back_through_softmax(ratio, mean, q, LN2 * scale / target.temperature, out)
 
 
 @divergences.register("total-variation")
@@ -175,11 +205,15 @@ class TotalVariation:
         q = torch.softmax(tempered(student_logits, target.temperature), dim=-1)
         return 0.5 * (target.probabilities - q).abs().sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = ½ q (s - Σ q s) / T with s = sign(q - target)."""
-        q, _ = softmax_rows(centred_rows(student_logits, target.temperature))
-        difference = q - target.probabilities
-        loss = 0.5 * difference.abs().sum(dim=-1)
-        sign = difference.sign_()
-        mean = (q * sign).sum(dim=-1, keepdim=True)
-        return loss, sign.sub_(mean).mul_(q).mul_(0.5 * scale / target.temperature)
+        q = raised(exponents(student_logits, target.temperature, "student"))
+        p = target.masses("target")
+        own = torch.mul(q.powers, q.share(1.0), out=place("ratio", q.powers))
+        apart = own.sub_(p.powers.mul_(p.share(1.0)))  # each divided first: exactly 0 at ties
+        loss = 0.5 * torch.abs(apart, out=p.powers).sum(dim=-1)
+        sign = apart.sign_()
+        mean = inner(q.powers, sign).div_(q.total)
+        return loss, back_through_softmax(sign, mean, q, 0.5 * scale / target.temperature, out)

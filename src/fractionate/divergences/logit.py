@@ -20,6 +20,7 @@ from fractionate.divergences import (
     own_temperature,
     reason_against,
 )
+from fractionate.divergences.rows import fresh
 from fractionate.errors import ConfigError
 from fractionate.teacher import TeacherSignal
 
@@ -56,12 +57,14 @@ class SquaredLogits:
         difference = torch.where(keep, student_logits, 0.0) - torch.where(keep, target.logits, 0.0)
         return (difference / target.temperature).square().sum(dim=-1) / count.squeeze(1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = 2 (z - v) / (T² K)."""
         keep, count = kept(student_logits, target.logits)
         difference = (student_logits - target.logits).masked_fill_(~keep, 0.0).div_(target.temperature)
         loss = difference.square().sum(dim=-1) / count.squeeze(1)
-        return loss, difference.mul_(2 * scale / (target.temperature * count))
+        return loss, torch.mul(difference, 2 * scale / (target.temperature * count), out=fresh(out, difference))
 
 
 @divergences.register("mse-centred-logits")

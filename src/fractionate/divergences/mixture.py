@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences import (
-    Target,
-    centred_rows,
-    check_share,
-    divergences,
-    inner,
-    product,
-    softmax_rows,
-    tempered,
-)
+from fractionate.divergences import Target, check_share, divergences, product, tempered
+from fractionate.divergences.rows import LN2, Rows, back_through_softmax, exponents, inner, place, raised
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
@@ -36,17 +29,14 @@ def student_log(student_logits: Logits, target: Target) -> Logits:
     return torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
 
 
-def student_rows(student_logits: Logits, target: Target) -> tuple[Logits, Logits]:
-    """q and log q without autograd."""
-    centred = centred_rows(student_logits, target.temperature)
-    q, log_sum = softmax_rows(centred)
-    return q, centred.sub_(log_sum)
+LEAST_POWER = 1e-30  # stands in for less mass in a denominator: beside the other side's it is nothing
 
 
-def back_through_softmax(slope: Logits, q: Logits, factor: float) -> Logits:
-    """From d/dq to d/dz, times a factor: q (slope - Σ q slope); overwrites the slope."""
-    mean = (q * slope).sum(dim=-1, keepdim=True)
-    return slope.sub_(mean).mul_(q).mul_(factor)
+def excess(one: Rows, other: Rows, share: float) -> Logits:
+    """share · (one / other - 1) in a kept array, so that log1p of it is log((share · one + (1 - share) · other) / other)."""
+    other_powers = torch.clamp(other.powers, min=LEAST_POWER, out=place("ratio", other.powers))
+    ratio = torch.div(one.powers, other_powers, out=other_powers)
+    return ratio.mul_((other.total / one.total).mul_(share)).sub_(share)
 
 
 @divergences.register("jsd")
@@ -74,15 +64,22 @@ class JensenShannon:
         from_student = product(log_q.exp(), log_q - log_m)
         return self.beta * from_target.sum(dim=-1) + (1 - self.beta) * from_student.sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dq = (1 - beta) log(q / m)."""
-        q, log_q = student_rows(student_logits, target)
-        p, log_p = target.rows_and_logs()
-        log_m = torch.lerp(q, p, self.beta).log_()
-        from_target = inner(p, log_p - log_m)
-        ratio = log_q.sub_(log_m).masked_fill_(q == 0, 0.0)
-        loss = self.beta * from_target + (1 - self.beta) * (q * ratio).sum(dim=-1)
-        return loss, back_through_softmax(ratio, q, (1 - self.beta) * scale / target.temperature)
+        student = exponents(student_logits, target.temperature, "student")
+        wanted = target.exponents("target")
+        apart = torch.sub(wanted, student, out=place("apart", student))
+        p, q = raised(wanted), raised(student)
+        log_m = excess(p, q, self.beta).log1p_()  # log(m / q)
+        # log(p / m), which is at most -log(beta) also where q underflows
+        log_p = apart.add_(q.log2_total.sub_(p.log2_total)).mul_(LN2).sub_(log_m).clamp_(-1e30, -math.log(self.beta))
+        from_target = inner(p.powers, log_p).div_(p.total)
+        from_student = inner(q.powers, log_m).div_(q.total)
+        loss = from_target.mul_(self.beta).sub_((1 - self.beta) * from_student).squeeze(1)
+        factor = (self.beta - 1) * scale / target.temperature
+        return loss, back_through_softmax(log_m, from_student, q, factor, out)
 
 
 @divergences.register("skew-forward")
@@ -106,14 +103,18 @@ class SkewForward:
         log_m = log_mixture(target.log_probabilities, student_log(student_logits, target), self.skew)
         return product(target.probabilities, target.log_probabilities - log_m).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dq = -(1 - skew) target / m."""
-        q, _ = student_rows(student_logits, target)
-        p, log_p = target.rows_and_logs()
-        mixture = (self.skew * p).add_(q, alpha=1 - self.skew)
-        loss = inner(p, log_p - mixture.log())
-        slope = (p / mixture).nan_to_num_(0.0).mul_(self.skew - 1)
-        return loss, back_through_softmax(slope, q, scale / target.temperature)
+        q = raised(exponents(student_logits, target.temperature, "student"))
+        p = target.masses("target")
+        ratio = excess(q, p, 1 - self.skew)  # m / target - 1
+        log_m = torch.log1p(ratio, out=place("apart", ratio))
+        loss = inner(p.powers, log_m).div_(p.total).neg_().squeeze(1)
+        slope = ratio.add_(1.0).reciprocal_()
+        mean = inner(q.powers, slope).div_(q.total)
+        return loss, back_through_softmax(slope, mean, q, (self.skew - 1) * scale / target.temperature, out)
 
 
 @divergences.register("skew-reverse")
@@ -138,11 +139,15 @@ class SkewReverse:
         log_m = log_mixture(log_q, target.log_probabilities, self.skew)
         return product(log_q.exp(), log_q - log_m).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dq = log(q / m) + 1 - skew q / m."""
-        q, log_q = student_rows(student_logits, target)
-        mixture = ((1 - self.skew) * target.probabilities).add_(q, alpha=self.skew)
-        ratio = log_q.sub_(mixture.log()).masked_fill_(q == 0, 0.0)
-        loss = (q * ratio).sum(dim=-1)
-        slope = ratio.sub_((q / mixture).nan_to_num_(0.0).mul_(self.skew))
-        return loss, back_through_softmax(slope, q, scale / target.temperature)
+        q = raised(exponents(student_logits, target.temperature, "student"))
+        p = target.masses("target")
+        ratio = excess(p, q, 1 - self.skew)  # m / q - 1
+        slope = torch.log1p(ratio, out=place("apart", ratio))
+        loss = inner(q.powers, slope).div_(q.total).neg_().squeeze(1)
+        slope.add_(ratio.add_(1.0).reciprocal_(), alpha=self.skew)
+        mean = inner(q.powers, slope).div_(q.total)
+        return loss, back_through_softmax(slope, mean, q, -scale / target.temperature, out)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fractionate.divergences import Target, centred_rows, divergences, inner, product, softmax_rows, tempered
+from fractionate.divergences import Target, divergences, product, tempered
+from fractionate.divergences.rows import LN2, exponents, fresh, raised
 from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
@@ -48,12 +49,17 @@ class TopKCrossEntropy:
         mass = torch.where(self.kept(target.probabilities), target.probabilities, 0.0)
         return -product(mass, log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = (P q - target at the k largest) / T, P the mass of these."""
-        centred = centred_rows(student_logits, target.temperature)
-        mass = torch.where(self.kept(target.probabilities), target.probabilities, 0.0)
-        total = mass.sum(dim=-1)
-        cross = inner(mass, centred)
-        q, log_sum = softmax_rows(centred)
-        loss = total * log_sum.squeeze(1) - cross
-        return loss, q.mul_(total[:, None]).sub_(mass).mul_(scale / target.temperature)
+        student = exponents(student_logits, target.temperature, "student")
+        p = target.masses("target")
+        masses, places = p.powers.topk(min(self.k, p.powers.shape[1]), dim=-1)
+        masses = masses.div_(p.total)
+        cross = product(masses, student.gather(1, places)).sum(dim=-1, keepdim=True)
+        q, mass = raised(student), masses.sum(dim=-1, keepdim=True)
+        loss = q.log2_total.mul_(mass).sub_(cross).mul_(LN2).squeeze(1)
+        factor = scale / target.temperature
+        gradient = torch.mul(q.powers, q.share(factor).mul_(mass), out=fresh(out, q.powers))
+        return loss, gradient.scatter_add_(1, places, masses.mul_(-factor))

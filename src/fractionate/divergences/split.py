@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from fractionate.divergences import Target, centred_rows, divergences, inner, product, softmax_rows, tempered
+from fractionate.divergences import Target, divergences, product, tempered
+from fractionate.divergences.rows import LN2, fresh, inner, place, raised
 from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
@@ -28,6 +29,17 @@ def check_weight(name: str, value: float) -> None:
 def off_label(logits: Logits, target: Target) -> Logits:
     """The logits with the label masked: what the shape of the rest is the softmax of."""
     return logits.scatter(1, target.labels[:, None], -torch.inf)
+
+
+def beside_label(
+    logits: Logits, labels: Int[Tensor, "batch 1"], temperature: float, name: str, dtype: torch.dtype
+) -> tuple[Logits, Float[Tensor, "batch 1"]]:
+    """Exponents of the classes beside the label (-inf at it) in a kept array, and the label's own from the same zero."""
+    others = place(name, logits, dtype).copy_(logits).scatter_(1, labels, -torch.inf)
+    factor = 1 / (LN2 * temperature)
+    zero = others.amax(dim=-1, keepdim=True).mul_(-factor)
+    own = torch.add(zero, logits.gather(1, labels).to(dtype), alpha=factor)
+    return torch.add(zero, others, alpha=factor, out=others), own
 
 
 def shape_divergence(student_logits: Logits, target: Target, temperature: float) -> Loss:
@@ -68,31 +80,39 @@ class Decoupled:
             student_logits, target, target.temperature
         )
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz[y] = w (q[y] - c) / T; beside it (-w (q[y] - c) shape_q + v (shape_q - shape)) / T."""
         labels = target.labels[:, None]
-        centred = centred_rows(student_logits, target.temperature)
-        own = centred.gather(1, labels)
-        centred.scatter_(1, labels, -torch.inf)
-        largest = centred.amax(dim=-1, keepdim=True)
-        shape_q, log_sum = softmax_rows(centred.sub_(largest))
-        log_rest = largest + log_sum  # log Σ exp over the classes beside the label
-        log_all = torch.logaddexp(own, log_rest)
-        mass, rest = target.label_mass[:, None], target.rest_mass[:, None]
-        split = (
-            torch.xlogy(mass, mass)
-            - product(mass, own - log_all)
-            + torch.xlogy(rest, rest)
-            - product(rest, log_rest - log_all)
-        )
-        shape = target.shape
-        shapes = torch.xlogy(shape, shape).sum(dim=-1) - inner(shape, centred) + log_sum.squeeze(1)
+        student, own = beside_label(student_logits, labels, target.temperature, "student", target.dtype)
+        if target.is_whole_teacher:
+            wanted, wanted_own = beside_label(target.signal.logits, labels, target.temperature, "target", target.dtype)
+        else:
+            wanted = torch.log2(target.shape, out=place("target", target.shape))
+        ratio = torch.sub(wanted, student, out=place("ratio", student)).scatter_(1, labels, 0.0)
+        shape, shape_q = raised(wanted), raised(student)
+        log_total, log_total_q = shape.log2_total, shape_q.log2_total
+        shapes = inner(shape.powers, ratio).div_(shape.total).add_(log_total_q - log_total)
+        log_all_q = torch.logaddexp2(own, log_total_q)
+        log_label_q, log_rest_q = own - log_all_q, log_total_q - log_all_q
+        if target.is_whole_teacher:
+            log_all = torch.logaddexp2(wanted_own, log_total)
+            log_label, log_rest = wanted_own - log_all, log_total - log_all
+            mass, rest = torch.exp2(log_label), torch.exp2(log_rest)
+        else:
+            mass, rest = target.label_mass[:, None], target.rest_mass[:, None]
+            log_label, log_rest = mass.log2(), rest.log2()
+        split = product(mass, log_label - log_label_q) + product(rest, log_rest - log_rest_q)
+        loss = split.mul_(self.confidence_weight).add_(shapes, alpha=self.shape_weight).mul_(LN2).squeeze(1)
         # q[y] - c, from whichever of label and rest is the smaller, so that a sure student keeps its digits
-        pull = rest - torch.exp(log_rest - log_all)
-        loss = self.confidence_weight * split.squeeze(1) + self.shape_weight * shapes
-        gradient = shape_q.mul(self.shape_weight - self.confidence_weight * pull).sub_(shape, alpha=self.shape_weight)
-        gradient.scatter_(1, labels, self.confidence_weight * pull)
-        return loss, gradient.mul_(scale / target.temperature)
+        label_pull, rest_pull = torch.exp2(log_label_q) - mass, rest - torch.exp2(log_rest_q)
+        pull = torch.where(mass < rest, label_pull, rest_pull).mul_(self.confidence_weight)
+        factor = scale / target.temperature
+        scaled = shape.powers.mul_(shape.share(-factor * self.shape_weight))
+        share_q = shape_q.share(factor).mul_(self.shape_weight - pull)
+        gradient = torch.addcmul(scaled, shape_q.powers, share_q, out=fresh(out, scaled))
+        return loss, gradient.scatter_(1, labels, pull.mul_(factor))
 
 
 @divergences.register("nkd")

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences import Target, centred_rows, divergences, inner, product, softmax_rows, tempered
+from fractionate.divergences import Target, divergences, product, tempered
+from fractionate.divergences.likelihood import covering
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]
@@ -30,14 +31,11 @@ class TransformedTeacher:
         log_q = torch.log_softmax(tempered(student_logits, 1.0), dim=-1)
         return product(target.probabilities, target.log_probabilities - log_q).sum(dim=-1)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """d/dz = softmax(z) - target."""
-        centred = centred_rows(student_logits, 1.0)
-        q, log_sum = softmax_rows(centred)
-        p, log_p = target.rows_and_logs()
-        loss = inner(p, log_p - centred) + log_sum.squeeze(1)
-        q.sub_(p)
-        return loss, q if scale == 1 else q.mul_(scale)
+        return covering(student_logits, 1.0, target, scale, out)
 
 
 @divergences.register("wttm")
@@ -59,8 +57,10 @@ class WeightedTransformedTeacher:
     def __call__(self, student_logits: Logits, target: Target) -> Loss:
         return self.weight(target) * TransformedTeacher()(student_logits, target)
 
-    def gradient(self, student_logits: Logits, target: Target, scale: float = 1.0) -> tuple[Loss, Logits]:
+    def gradient(
+        self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
+    ) -> tuple[Loss, Logits]:
         """The weight times the gradient of ttm."""
         weight = self.weight(target)
-        loss, gradient = TransformedTeacher().gradient(student_logits, target)
-        return weight * loss, gradient.mul_(scale * weight[:, None])
+        loss, gradient = covering(student_logits, 1.0, target, scale, out)
+        return weight * loss, gradient.mul_(weight[:, None])
