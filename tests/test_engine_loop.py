@@ -244,7 +244,7 @@ def test_what_cannot_be_trained_is_refused():
     frozen = mlp().requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing to train"):
         distill(frozen, train, training=FAST)
-    with pytest.raises(ConfigError, match="read by place"):
+    with pytest.raises(ConfigError, match="neither by place nor again"):
         distill(mlp(), iter([1]), training=FAST)
     with pytest.raises(MismatchError, match="there is no data"):
         distill(mlp(), [], training=FAST)

@@ -64,7 +64,8 @@ def distill(
 ) -> tuple[nn.Module, Run]:
     """Train a student on labels and, where given, on a teacher; in place, returned with the record of the run.
 
-    - `data`: `Examples`, a pair of tensors, a map-style dataset or a loader over one. `weights` counts examples for more or less.
+    - `data`: `Examples`, a pair of tensors, a map-style dataset, a loader over one, or a stream (an iterable,
+      read in its order; it needs `Training(steps=…)`). `weights` counts examples for more or less.
     - `signal`: a `TeacherSignal` in the order of the data, a store, a model (asked in evaluation mode and without a graph; its
       weights are hashed before and after), or None for the labels alone. Several teachers: `council.mix`.
     - `objective`: what is learned from the teacher; `terms` are added to it.
@@ -82,7 +83,7 @@ def distill(
     meant, `ResourceError` where a step cannot fit into memory, `NumericsError`, naming examples and before the weights are
     touched, for a loss or gradient that is not finite, and `StoppedError` after a signal.
     """
-    feed = as_feed(data)
+    feed = as_feed(data, training=training)
     if objective is not None and signal is None:
         raise ConfigError("an objective needs a teacher", fix="pass signal=, or leave the objective out")
     if signal is not None and objective is None:

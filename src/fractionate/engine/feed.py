@@ -1,4 +1,4 @@
-"""Where the engine's batches come from: examples in memory, map-style datasets, loaders.
+"""Where the engine's batches come from: examples in memory, map-style datasets, loaders, streams.
 
 The order is a function of (seed, epoch) alone and what an example looks like in an epoch (augmentation) a function of
 (seed, epoch, example): so a run can go on at any step, with any number of workers and processes, and all arms of a seed
@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from fractionate.checkpoint import content_hash
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.order import batches as shuffled
+from fractionate.records import Training
 from fractionate.sources.examples import Examples
 
 Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data) of each batch to come
@@ -57,6 +59,10 @@ class Feed(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The places of the batches of an epoch."""
+        ...
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
@@ -97,6 +103,10 @@ class MemoryFeed:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """Shuffled anew in each epoch."""
+        return shuffled(len(self), batch_size, seed, epoch)
+
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
         inputs, labels = self.examples.inputs, self.examples.labels
@@ -136,6 +146,10 @@ class DatasetFeed:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """Shuffled anew in each epoch."""
+        return shuffled(len(self), batch_size, seed, epoch)
+
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
         keys = ([(epoch, place) for place in index.tolist()] for epoch, index in plan)
@@ -151,14 +165,19 @@ class DatasetFeed:
 
     def fingerprint(self) -> str:
         """The number of examples and a hash of up to 64 of them, evenly spaced, without augmentation draws."""
-        digest = xxhash.xxh3_128(str(len(self)).encode())
         chosen = torch.linspace(0, len(self) - 1, min(64, len(self))).long().tolist()
         seeded = Seeded(self.dataset, 0)
-        for place in dict.fromkeys(chosen):
-            for leaf in _leaves(seeded[0, place][1]):
-                dense = isinstance(leaf, (Tensor, np.ndarray))
-                digest.update((content_hash(torch.as_tensor(leaf)) if dense else repr(leaf)).encode())
-        return digest.hexdigest()
+        return fingerprint_of(len(self), (seeded[0, place][1] for place in dict.fromkeys(chosen)))
+
+
+def fingerprint_of(examples: int, items: Iterable[Any]) -> str:
+    """A hash of a number of examples and of some of them."""
+    digest = xxhash.xxh3_128(str(examples).encode())
+    for item in items:
+        for leaf in _leaves(item):
+            dense = isinstance(leaf, (Tensor, np.ndarray))
+            digest.update((content_hash(torch.as_tensor(leaf)) if dense else repr(leaf)).encode())
+    return digest.hexdigest()
 
 
 class _Keys:
@@ -209,13 +228,80 @@ def split_item(item: Any, name: str = "data") -> tuple[Any, Tensor]:
     )
 
 
-def as_feed(data: Any, name: str = "data") -> Feed:
-    """A feed of examples, of a pair of tensors, of a map-style dataset or of a loader over one.
+@dataclass(frozen=True, eq=False)
+class StreamFeed:
+    """The first examples of a stream, in its own order: for data too large to have places.
 
-    Anything that gives batches as a `Feed` does is taken as it is. A loader lends its dataset, its collate function and its
-    workers; order and batch size are the training's. Raises `MismatchError` where there is no data and `ConfigError` for
-    iterable datasets, which have no places to go back to.
+    A place is the number of an example in the stream. A run that goes on reads what it has used once more and leaves it out, so the
+    stream has to give the same examples each time it is started.
     """
+
+    stream: Iterable[Any]
+    examples: int
+    name: str = "data"
+    collate: Callable[[list[Any]], Any] = default_collate
+    labels: Int[Tensor, "examples"] | None = None
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """As they come."""
+        return torch.split(torch.arange(len(self)), batch_size)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order. Raises `MismatchError` where the stream ends early."""
+        numbered = enumerate(self.stream)
+        for _, index in plan:
+            wanted = index.tolist()
+            items: list[Any] = []
+            while len(items) < len(wanted):
+                place, item = next(numbered, (-1, None))
+                if place < 0:
+                    raise MismatchError(
+                        f"{self.name}: the stream ended early",
+                        expected=f"{self.examples} examples: steps × batch_size",
+                        got=f"an end before example {wanted[len(items)]}",
+                        fix="set fewer steps, or let the stream start again by itself",
+                    )
+                if place == wanted[len(items)]:
+                    items.append(item)
+            inputs, labels = split_item(self.collate(items), self.name)
+            yield Batch(inputs, labels, index)
+
+    def fingerprint(self) -> str:
+        """The number of examples and a hash of the first 16."""
+        return fingerprint_of(self.examples, (item for item, _ in zip(self.stream, range(16), strict=False)))
+
+
+def as_stream(data: Any, name: str, training: Training | None, collate: Callable[[list[Any]], Any]) -> StreamFeed:
+    """As much of a stream as a training takes. Raises `ConfigError` where that is not known, or it cannot be started again."""
+    if not hasattr(data, "__iter__") or iter(data) is data:
+        raise ConfigError(
+            f"{name}: this data can be read neither by place nor again from its start",
+            expected="examples, a pair of tensors, a map-style dataset with len() and [i], or an iterable that starts anew",
+            got=type(data).__name__,
+            fix="give the object that makes the iterator, as a run that goes on has to read it again",
+        )
+    if training is None or training.steps is None:
+        raise ConfigError(
+            f"{name}: a stream has no length",
+            expected="a number of steps" if training is not None else "data that can be read by place",
+            got=type(data).__name__,
+            fix="set Training(steps=…)" if training is not None else "read it into memory once",
+        )
+    return StreamFeed(data, training.steps * training.batch_size, name, collate)
+
+
+def as_feed(data: Any, name: str = "data", *, training: Training | None = None) -> Feed:
+    """A feed of examples, of a pair of tensors, of a map-style dataset, of a loader over one, or of a stream.
+
+    A loader lends its dataset, its collate function and its workers; order and batch size are the training's. A stream (an
+    iterable without places) is read in its own order, as many examples as the training's steps take. Raises `MismatchError`
+    where there is no data and `ConfigError` for streams of unknown length and for those that cannot be started again.
+    """
+    if isinstance(data, (MemoryFeed, DatasetFeed, StreamFeed)):
+        return data
     if isinstance(data, Examples):
         return MemoryFeed(data)
     if isinstance(data, Feed):
@@ -227,12 +313,7 @@ def as_feed(data: Any, name: str = "data") -> Feed:
     if isinstance(data, DataLoader):
         collate, workers, data = data.collate_fn or default_collate, data.num_workers, data.dataset
     if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        raise ConfigError(
-            f"{name}: this data cannot be read by place",
-            expected="examples, a pair of tensors, or a map-style dataset with len() and [i]",
-            got=type(data).__name__,
-            fix="wrap it in a map-style dataset, or read it into memory once: distil needs to find each example again",
-        )
+        return as_stream(data, name, training, collate)
     if len(data) == 0:
         raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
     if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2 and collate is default_collate:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fractionate.engine.feed import Feed
 from fractionate.engine.world import World
-from fractionate.order import batches
 from fractionate.records import Training
 
 
@@ -23,14 +23,12 @@ class Portion:
     pieces: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
 
 
-def portions(
-    examples: int, training: Training, world: World, *, seed: int, first: int, steps: int
-) -> Iterator[Portion]:
+def portions(feed: Feed, training: Training, world: World, *, seed: int, first: int, steps: int) -> Iterator[Portion]:
     """The portions of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
     size = training.batch_size
-    epoch_steps = -(-examples // size)
+    epoch_steps = -(-len(feed) // size)
     for epoch in range(first // epoch_steps, -(-steps // epoch_steps)):
-        for number, index in enumerate(batches(examples, size, seed, epoch), epoch * epoch_steps):
+        for number, index in enumerate(feed.order(size, seed, epoch), epoch * epoch_steps):
             if first <= number < steps:
                 # every process gets as many pieces, as each may have to wait for the others in each
                 most = -(-len(index) // world.size)

@@ -222,7 +222,7 @@ class Session:
 
     def _plan(self) -> Iterator[Portion]:
         return portions(
-            len(self.feed), self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
+            self.feed, self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
         )
 
     def _note(self, step: Portion, taken: Taken, rate: float, *, row_due: bool) -> None:
