@@ -6,7 +6,7 @@ out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
 from fractionate.durable import make_directory, write_file
 from fractionate.engine import distill
+from fractionate.engine.cost import measure_cost
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
@@ -243,6 +244,9 @@ class Chain:
             arm=str(objective.cell),
             out=self.out / "student",
         )
+        # the signal was stored: the teacher itself has not run beside the student yet
+        made = replace(made, cost=made.cost | measure_cost(self.teacher, self.parts.test.inputs[:1], name="teacher"))
+        made.save(kept)
         return made
 
     @cached_property

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractionate.page.cost_plots import cost_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
 from fractionate.page.figure import Figure, mean_interval, pooled
 from fractionate.page.histogram_plots import histogram_figure
@@ -191,6 +192,7 @@ def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], 
     figures = (
         students_figure(runs, order, placebos, numbered("students", index)),
         curves_figure(runs, order, numbered("learning-curves", index)),
+        cost_figure(runs, numbered("cost", index)),
     )
     arms = arms_of(runs, order)
     found = {

@@ -80,7 +80,9 @@ def students_figure(
     which = "test" if any(r.test for r in runs) else "validation"
     return Figure(
         file,
-        f"{short(best, 40)} has the highest mean accuracy: {number(means[best][0])} %",
+        f"{short(best, 40)} has the highest mean accuracy: {number(means[best][0])} %"
+        if len(means) > 1
+        else f"{short(best, 40)}: {number(means[best][0])} % accuracy",
         tag("div", *drawn, class_="rows"),
         f"Accuracy on the {which} data: a dot a seed, the mean with its 95 % interval (Student’s t over seeds). "
         "Seeds are paired, so compare arms by the effects above, not by the overlap of these bars.",

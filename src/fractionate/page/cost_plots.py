@@ -1,0 +1,53 @@
+"""The figure of what compression bought: what the student needs where it runs, as a share of what the teacher needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fractionate.page.figure import Figure
+from fractionate.page.marks import Scale, line, tag
+from fractionate.page.rows import ROW, axis_row, ground, mark, row
+from fractionate.page.text import number, short
+from fractionate.records import Run
+
+NEEDS: tuple[tuple[str, str, float, str], ...] = (  # name in the record, words, factor, unit
+    ("parameters", "parameters", 1e-3, "thousand"),
+    ("megabytes", "weights", 1.0, "MB"),
+    ("latency_ms", "one example", 1.0, "ms"),
+    ("forward_megabytes", "memory of one example", 1.0, "MB"),
+)
+
+
+def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
+    """Parameters, bytes and time of the first student whose teacher was measured beside it."""
+    for run in runs:
+        both = [
+            (words, factor * run.cost[f"student_{name}"], factor * run.cost[f"teacher_{name}"], unit)
+            for name, words, factor, unit in NEEDS
+            if run.cost.get(f"student_{name}") and run.cost.get(f"teacher_{name}")
+        ]
+        if both:
+            return _drawn(short(run.arm or "student", 40), both, file)
+    return None
+
+
+def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Figure:
+    shares = [100 * student / teacher for _, student, teacher, _ in both]
+    scale = Scale(0.0, max(100.0, *shares))
+    drawn = []
+    for (words, student, teacher, unit), share in zip(both, shares, strict=True):
+        said = f"{words}: {number(student)} of {number(teacher)} {unit}"
+        bar = line(scale(0), ROW / 2, scale(share), ROW / 2, "whisker m-mean")
+        end = tag("div", tag("b", f"{number(student)} {unit}"), f" of {number(teacher)}", class_="row-end")
+        drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", said)), end))
+    drawn.append(axis_row(scale, "share of the teacher’s (%)"))
+    words, student, teacher, _ = both[0]
+    return Figure(
+        file,
+        f"The student has {number(100 * student / teacher)} % of the teacher’s {words}",
+        tag("div", *drawn, class_="rows"),
+        f"What {arm} needs where it runs, beside its teacher: measured on the machine of the training, one example at a time, "
+        "the median of 15 calls.",
+        ("need", "student", "teacher", "unit"),
+        tuple((words, student, teacher, unit) for words, student, teacher, unit in both),
+    )
