@@ -14,6 +14,7 @@ from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.packages import package_file
+from fractionate.sources.tables import column_names
 from fractionate.sources.weights import read_weights
 
 
@@ -22,6 +23,23 @@ def test_digits_are_the_real_digits():
     assert (len(digits), digits.classes, list(digits.inputs.shape[1:])) == (1797, 10, [1, 8, 8])
     assert float(digits.inputs.min()) == 0
     assert float(digits.inputs.max()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "columns"), [("dna", 3186, 180), ("spam", 4601, 57), ("breast-cancer", 569, 30)]
+)
+def test_tables_are_the_real_tables(name, examples, columns):
+    table, names = data_sets[name], column_names(name)
+    assert table.inputs.shape == (examples, columns)
+    assert len(set(names)) == columns
+    assert int(table.labels.bincount().max()) == {"dna": 1654, "spam": 2788, "breast-cancer": 357}[name]
+    if name == "dna":
+        assert set(table.inputs.unique().tolist()) == {0.0, 1.0}
+        assert int(table.inputs.view(-1, 60, 3).sum(2).max()) == 1, "one of four letters a position"
+    else:
+        torch.testing.assert_close(table.inputs.std(0), torch.ones(columns))
+    with pytest.raises(ConfigError, match="no column names"):
+        column_names("digits")
 
 
 def test_parts_are_disjoint_and_stratified():

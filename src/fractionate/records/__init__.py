@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractionate.record import Record
+from fractionate.records.explanations import ExampleExplanation, Explanations, Superfeature, Superfeatures
 from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Pilot, Recipe, Severity, Spectrum, Trial
 from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
 from fractionate.records.studies import Effect, Share, ShareLevel, Study, Verdict
@@ -15,6 +16,8 @@ __all__ = [
     "Diagnosis",
     "Effect",
     "Evidence",
+    "ExampleExplanation",
+    "Explanations",
     "Finding",
     "Histogram",
     "Interval",
@@ -32,6 +35,8 @@ __all__ = [
     "ShareLevel",
     "Spectrum",
     "Study",
+    "Superfeature",
+    "Superfeatures",
     "Training",
     "Trial",
     "Verdict",

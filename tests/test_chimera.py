@@ -1,0 +1,108 @@
+"""Chimeric sets: blocks keep their place and their columns, labels are the teacher's alone, nothing is kept in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate.engine import distill
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions.chimera import Chimeras, Once
+from fractionate.extensions.explanation import explanations_of
+from fractionate.extensions.explanation_terms import Explained, ked, paper_objective
+from fractionate.extensions.superfeatures import given
+from fractionate.order import batches
+from fractionate.records import Training
+from fractionate.sources.examples import Examples
+from test_explanation import FOUND, data, model
+
+PLACES = torch.arange(40)
+
+
+def test_each_block_is_one_examples_own():
+    marked = Examples(torch.arange(24.0)[:, None] + torch.arange(6) / 10, torch.arange(24) % 3)  # row + column / 10
+    chimeras = Chimeras(marked, FOUND, model(), size=50)
+    made, sources = chimeras.inputs(PLACES), chimeras.sources(PLACES)
+    for m, group in enumerate(FOUND.groups):
+        for column in group:
+            torch.testing.assert_close(made[:, column], sources[:, m] + column / 10)
+    assert len({tuple(row) for row in sources.tolist()}) > 35, "recombined, not copied"
+
+
+def test_a_chimera_is_a_function_of_its_place_and_all_examples_are_drawn():
+    chimeras = Chimeras(data(), FOUND, model(), size=10**6)
+    late = torch.tensor([999_999, 3])
+    assert torch.equal(chimeras.inputs(PLACES)[3], chimeras.inputs(late)[1])
+    drawn = chimeras.sources(torch.arange(24_000))
+    for m in range(3):
+        counts = drawn[:, m].bincount(minlength=24).double()
+        assert float(((counts - 1000) ** 2 / 1000).sum()) < 60  # chi-squared of 23 degrees: 0.99997 below
+    assert abs(float(torch.corrcoef(drawn.T.double())[0, 1])) < 0.03
+    other = Chimeras(data(), FOUND, model(), size=10**6, seed=1)
+    assert not torch.equal(other.sources(PLACES), chimeras.sources(PLACES))
+    assert other.fingerprint() != chimeras.fingerprint() == Chimeras(data(), FOUND, model(), size=10**6).fingerprint()
+
+
+def test_labels_come_from_the_teacher_and_its_explanations_are_those_of_the_sources():
+    teacher = model().eval()
+    chimeras = Chimeras(data(), FOUND, teacher, size=40)
+    (batch,) = chimeras.batches([(0, PLACES)], seed=0)
+    assert torch.equal(batch.labels, teacher(batch.inputs)["logits"].argmax(1))
+    real, mixed = explanations_of(teacher(data().inputs)), explanations_of(teacher(batch.inputs))
+    sources = chimeras.sources(PLACES)
+    for m in range(3):
+        torch.testing.assert_close(mixed[:, m], real[sources[:, m], m])
+
+
+def test_a_million_are_streamed():
+    chimeras = Chimeras(data(), FOUND, model(), size=10**6)
+    order = batches(10**6, 100, 0, 0)[:50]
+    stream = chimeras.batches([(0, index) for index in order], seed=0)
+    next(stream)
+    tracemalloc.start()
+    for batch in stream:
+        assert len(batch.labels) == 100
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_training_goes_on_with_chimeras():
+    """KED on chimeras through the one loop, the teacher alive; asked once a batch by three who ask."""
+    teacher = model(2)
+    asked = []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    chimeras = Chimeras(data(), FOUND, teacher, size=300)
+    student, objective = model(1), paper_objective()
+    before = [p.clone() for p in student.parameters()]
+    asked.clear()
+    _, run = distill(
+        student, chimeras, chimeras.teacher, objective=objective, terms=[ked(objective, Explained(chimeras.teacher))],
+        training=Training(epochs=1, batch_size=100), show="nothing",
+    )  # fmt: skip
+    assert run.steps == 3
+    assert len(asked) == 3
+    assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+
+
+def test_once_is_not_fooled():
+    layer = nn.Linear(2, 2)
+    once, x = Once(layer), torch.randn(3, 2)
+    with torch.no_grad():
+        first = once(x)
+        assert once(x) is first
+        assert once(x.clone()) is not first
+        x.add_(1)
+        torch.testing.assert_close(once(x), layer(x))
+    assert once(x).requires_grad, "with a graph it is asked anew"
+
+
+def test_refusals():
+    with pytest.raises(ConfigError, match="at least 1"):
+        Chimeras(data(), FOUND, model(), size=0)
+    with pytest.raises(MismatchError, match="of other inputs"):
+        Chimeras(data(), given([[0], [1]], features=2), model())
+    with pytest.raises(MismatchError, match="different classes"):
+        Chimeras(data(), FOUND, nn.Linear(6, 5))
