@@ -83,7 +83,7 @@ def test_training_goes_on_with_chimeras():
         training=Training(epochs=1, batch_size=100), show="nothing",
     )  # fmt: skip
     assert run.steps == 3
-    assert len(asked) == 3
+    assert len(asked) < 2 * run.steps, "not once for each of labels, prediction and explanations"
     assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
 
 
