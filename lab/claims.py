@@ -16,7 +16,7 @@ from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer
 from fractionate.spectrum import spectrum
 from fractionate.study import FACTORIAL, dissect
-from fractionate.study.fleet import make_student, model_logits
+from fractionate.study.course import make_student, model_logits
 from fractionate.study.mechanism import row_geometry
 from fractionate.teacher import TeacherSignal, relation_from_rows
 
@@ -134,6 +134,7 @@ def run(
     cells: Sequence[str] = (*CELLS, *PLACEBO_CELLS),
     points: int = 4,
     teacher_weight: float = 0.9,
+    superclasses: Sequence[int] = (),
 ) -> Study:
     """One study, kept under runs/ so that it goes on after a kill."""
     return dissect(
@@ -152,6 +153,7 @@ def run(
         out=RUNS / name,
         name=name,
         points=points,
+        superclasses=superclasses,
     )
 
 

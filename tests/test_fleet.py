@@ -16,7 +16,7 @@ from fractionate.objective import Objective
 from fractionate.order import batches, step_seed
 from fractionate.records import Training
 from fractionate.sources.examples import Examples
-from fractionate.study import bundle
+from fractionate.study import bundle, fleet, traced
 from fractionate.study.fleet import Course, Entrant, make_student, model_logits, plan_fleet, train_fleet
 from fractionate.teacher import TeacherSignal
 
@@ -39,6 +39,21 @@ def mlp_with_everything() -> nn.Module:
         nn.GELU(),
         nn.Dropout(0.5),
         nn.Linear(16, CLASSES),
+    )
+
+
+def pictures() -> nn.Module:
+    """Convolves in two dimensions, so that the way one by one puts the channels last."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 1, FEATURES)),
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, CLASSES),
     )
 
 
@@ -142,10 +157,17 @@ def alone(factory: Callable[[], nn.Module], entrant: Entrant, course: Course) ->
     return model.eval()
 
 
-@pytest.mark.parametrize("factory", [mlp, mlp_with_everything, Convolutional])
-@pytest.mark.parametrize("way", ["stacked", "one by one"])
+@pytest.mark.parametrize("factory", [mlp, mlp_with_everything, Convolutional, pictures])
+@pytest.mark.parametrize("way", ["stacked", "recorded", "one by one"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_fleet_equals_training_alone(factory: Callable[[], nn.Module], way: str, optimizer: str) -> None:
+def test_a_fleet_equals_training_alone(
+    factory: Callable[[], nn.Module], way: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+    if way == "recorded":
+        way = "stacked"
+        monkeypatch.setattr(fleet, "RECORDED_STEPS", 1)
+        monkeypatch.setattr(fleet, "record", lambda *a: recorded.append(traced.record(*a)) or recorded[-1])
     training = Training(
         epochs=4,
         batch_size=8,
@@ -157,6 +179,7 @@ def test_a_fleet_equals_training_alone(factory: Callable[[], nn.Module], way: st
     course = make_course(training)
     found = list(train_fleet(factory, entrants(), course, way=way))  # type: ignore[arg-type]
     assert [o.entrant for o in found] == entrants()
+    assert None not in recorded and len(recorded) in (0, 2)  # once for whole batches, once for the last one of an epoch
     for outcome in found:
         expected = alone(factory, outcome.entrant, course)
         inputs = course.transfer[0].inputs

@@ -210,7 +210,7 @@ def test_progress_goes_to_standard_error_only(capsys: pytest.CaptureFixture[str]
 
 
 def test_measuring_on_the_way_is_no_more_than_a_tenth_of_training() -> None:
-    from fractionate.study import affordable_points
+    from fractionate.study.trials import affordable_points
 
     assert (
         affordable_points(Training(steps=400, batch_size=32), 100, 300) == 8

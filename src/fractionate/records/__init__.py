@@ -6,7 +6,7 @@ from fractionate.record import Record
 from fractionate.records.explanations import ExampleExplanation, Explanations, Superfeature, Superfeatures
 from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Pilot, Recipe, Severity, Spectrum, Trial
 from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
-from fractionate.records.studies import Effect, Share, ShareLevel, Study, Verdict
+from fractionate.records.studies import Effect, Share, ShareLevel, Study, Try, Tuning, Verdict
 from fractionate.records.training import Contract, Point, Preflight, Run, Training
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "Superfeatures",
     "Training",
     "Trial",
+    "Try",
+    "Tuning",
     "Verdict",
     "bar",
 ]

@@ -44,6 +44,32 @@ class Share(Record):
 
 
 @dataclass(frozen=True)
+class Tuning(Record):
+    """What is tried for each arm before a study: every temperature × teacher weight × learning rate, over `seeds` of their own.
+
+    `learning_rates` left out: that of the training. The hard arm has no temperature and no weight; it gets as many tries, all of
+    them learning rates.
+    """
+
+    temperatures: tuple[float, ...] = (1.0, 4.0)
+    teacher_weights: tuple[float, ...] = (0.5, 0.9)
+    learning_rates: tuple[float, ...] = ()
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Try(Record):
+    """One setting tried for an arm: the metric on validation data, mean over the tuning's seeds (None: it diverged)."""
+
+    arm: str
+    temperature: float
+    teacher_weight: float
+    learning_rate: float
+    value: float | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Study(Record):
     """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels."""
 
@@ -60,6 +86,7 @@ class Study(Record):
     data: dict[str, str | int | float] = field(default_factory=dict)
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     wall_seconds: float = 0.0
+    tries: tuple[Try, ...] = ()  # of an equal tuning budget for every arm; empty where nothing was tuned
 
     def __str__(self) -> str:
         size = f"{len(self.arms)} arms × {len(self.seeds)} seeds"

@@ -116,6 +116,10 @@ class Point(Record):
     rescaling_mean: float | None = None
     rescaling_deviation: float | None = None
     rescaling_correlation: float | None = None  # with the teacher's confidence, over examples
+    rows_to_relation: float | None = None  # correlation of the logit rows' cosines with the teacher's class relations
+    rows_within_superclass: float | None = None  # mean cosine of logit rows of one superclass
+    rows_between_superclasses: float | None = None
+    distance_order: float | None = None  # share of pairs of wrong classes nearer where the teacher finds them likelier
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,33 +15,14 @@ from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective
-from fractionate.records import Run, Study, Training
+from fractionate.records import Run, Study, Training, Try, Tuning
 from fractionate.sources.examples import Examples, as_examples
-from fractionate.study.arms import (
-    BASELINE,
-    FACTORIAL,
-    PLACES,
-    Arm,
-    make_arms,
-    make_contrasts,
-    part_of,
-    redrawn,
-    transfer_set,
-)
-from fractionate.study.fleet import (
-    MEASURED_EXAMPLES,
-    VALIDATED_EXAMPLES,
-    Course,
-    Entrant,
-    StudentFactory,
-    Way,
-    make_student,
-    model_logits,
-    train_fleet,
-)
+from fractionate.study.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, transfer_set
+from fractionate.study.course import StudentFactory, Way, make_student, model_logits
 from fractionate.study.keeping import Folder, Progress, fingerprint
-from fractionate.study.measured import make_run
+from fractionate.study.trials import Trials
+from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
+from fractionate.study.workers import check_workers
 from fractionate.teacher import TeacherSignal
 
 
@@ -75,23 +56,34 @@ def dissect(
     metric: str = "accuracy",
     margin: float | None = None,
     share: Sequence[float] = (1.0,),
-    divergence: Divergence | str = "cross-entropy",
+    learning_rates: Sequence[float] | None = None,
+    divergence: Divergence | str | Sequence[Divergence | str] = "cross-entropy",
+    tune: Tuning | None = None,
     scale_by_temperature_squared: bool = True,
     out: Path | str | None = None,
     name: str = "study",
     way: Way = "auto",
     device: str = "cpu",
     points: int | None = None,
+    superclasses: Sequence[int] = (),
+    workers: int | str = 1,
     progress: Literal["auto", "off"] = "auto",
 ) -> Study:
     """Train a student on each part of what a teacher says and tell, with intervals, which part pays.
 
     `signal` holds the teacher's logits on `data`, in its order. Every arm of a seed shares initial weights, order and dropout,
-    and (for shares below 1) the transfer set; arms differ in cell, temperature and teacher weight only. Effects are read from
-    `test` data, or from `validation` data without it. With `out` every run is saved as it ends; a killed study goes on there.
-    `margin`: the difference in the metric's unit that does not matter (accuracy: points). Nothing is stopped early: a look at a
-    fixed-sample interval before its end would break its coverage. `points` is how often a student is measured on the way; left
-    out, up to 8 times, and so seldom that measuring costs about a tenth of the training at most.
+    and (for shares below 1) the transfer set; arms differ in cell, temperature, teacher weight, learning rate and divergence only,
+    each a factor where several are given. Effects are read from `test` data, or from `validation` data without it.
+
+    - `tune`: every arm tries as many settings, the best on validation data is taken; its cells then differ in temperature, weight
+      and learning rate too, which `study.tries` names.
+    - `out`: every run is saved as it ends; a killed study goes on there.
+    - `workers`: processes of one thread each, or "ray" for the machines of a cluster. The results are those of one process of
+      one thread.
+    - `margin`: the difference in the metric's unit that does not matter (accuracy: points). Nothing is stopped early: a look at a
+      fixed-sample interval before its end would break its coverage.
+    - `points`: how often a student is measured on the way; left out, up to 8 times, and so seldom that measuring costs about a
+      tenth of the training at most. `superclasses`: the group of each class, for the geometry of the logit layer.
 
     Raises `ConfigError` for fewer than 2 seeds or factors that cannot be meant, `MismatchError` where data, signals, student or
     the folder do not fit together.
@@ -105,13 +97,18 @@ def dissect(
     test = None if test is None else as_examples(test, "test")
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     _check_study(seeds, margin, validation, test)
+    check_workers(workers)
     for part, examples, what in (
         (signal, data, "training"),
         (validation_signal, validation, "validation"),
         (test_signal, test, "test"),
     ):
         _check_signal(part, examples, what)
-    arms = make_arms(cells, temperatures, teacher_weights, share)
+    kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
+    rates = (training.learning_rate,) if learning_rates is None else tuple(learning_rates)
+    if tune is not None:
+        _check_tuned(tune, validation, [temperatures, teacher_weights, rates])
+    arms = make_arms(cells, temperatures, teacher_weights, share, rates, kinds)
     contrasts = make_contrasts(arms, baseline)
     initial = make_student(student_factory, seeds[0])
     _check_student(initial, data, signal)
@@ -120,42 +117,40 @@ def dissect(
         "teacher": fingerprint(signal.logits, *([] if signal.class_relation is None else [signal.class_relation])),
         "student": fingerprint(str(initial), *make_student(student_factory, 0).state_dict().values()),
         "evaluation": fingerprint(*(t for e in (validation, test) if e is not None for t in (e.inputs, e.labels))),
-        "divergence": divergence if isinstance(divergence, str) else repr(divergence),
         "scale_by_temperature_squared": scale_by_temperature_squared,
-        **{f.name: getattr(training, f.name) for f in fields(training)},
+        **{f.name: getattr(training, f.name) for f in fields(training) if f.name != "learning_rate"},
     }
-    folder = Folder(out, settings)
+    if tune is not None:
+        settings |= {f"tune.{name}": repr(value) for name, value in asdict(tune).items()}
+    trials = Trials(
+        student_factory,
+        data,
+        signal,
+        training,
+        settings,
+        scale_by_temperature_squared,
+        validation,
+        validation_signal,
+        tuple(superclasses),
+        points,
+        way,
+        device,
+        workers,
+    )
     notes = _notes(data, signal, arms, seeds)
-    runs: dict[tuple[str, int], Run] = {}
-    for one in arms:
-        for seed in seeds:
-            kept = folder.load(one.name, seed)
-            if kept is not None:
-                runs[one.name, seed] = kept
-    fleets = [
-        (s, _course(data, signal, s, seeds, training, validation, validation_signal, points, device)) for s in share
-    ]
-    bar = Progress(name, sum(c.steps * len(seeds) * sum(a.share == s for a in arms) for s, c in fleets), show=progress)
+    tried = {} if tune is None else tried_arms(arms, tune, training)
+    every = [one for own in tried.values() for one in own]
+    total = trials.steps(every) * (0 if tune is None else tune.seeds) + trials.steps(arms) * len(seeds)
+    bar = Progress(name, total, show=progress)
+    tries: tuple[Try, ...] = ()
     try:
-        for part_share, course in fleets:
-            mine = {arm.name: arm for arm in arms if arm.share == part_share}
-            entrants = [
-                Entrant(arm.name, seed, _objective(arm, seed, divergence, scale_by_temperature_squared))
-                for seed in seeds
-                for arm in mine.values()
-                if (arm.name, seed) not in runs
-            ]
-            for outcome in train_fleet(student_factory, entrants, course, way=way, advance=bar.advance):
-                run = make_run(
-                    outcome,
-                    mine[outcome.entrant.arm],
-                    course,
-                    test=test,
-                    test_signal=test_signal,
-                    settings=settings,
-                )
-                folder.save(run)
-                runs[run.arm, run.seed] = run
+        if tune is not None:
+            folder = Folder(None if out is None else Path(out) / "tries", settings)
+            found = trials.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
+            choice = choose(arms, tried, found, metric)
+            arms, tries = choice.arms, choice.tries
+        folder = Folder(out, settings)
+        runs = trials.runs(arms, seeds, folder, advance=bar.advance, test=test, test_signal=test_signal)
     finally:
         bar.close()
     ordered = tuple(runs[arm.name, seed] for arm in arms for seed in seeds)
@@ -169,16 +164,36 @@ def dissect(
         runs=ordered,
         effects=tuple(_all_effects(ordered, contrasts, metric, margin)),
         shares=_all_shares(ordered, arms, metric, margin),
-        notes=(*notes, *_diverged(ordered), *unpaired(ordered, contrasts, metric)),
+        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metric)),
         data={"name": data.name, "examples": len(data), "classes": data.classes, "fingerprint": str(settings["data"])}
         | ({} if validation is None else {"validation": len(validation)})
         | ({} if test is None else {"test": len(test)}),
-        settings=settings,
+        settings=settings | _shared(arms),
         wall_seconds=time.perf_counter() - begin,
+        tries=tries,
     )
     if folder.path is not None:
         study.save(folder.path / "study.json")
     return study
+
+
+def _shared(arms: Sequence[Arm]) -> dict[str, str | float | int | bool | None]:
+    """Divergence and learning rate, where all arms have the same."""
+    own = [arm.settings for arm in arms]
+    return {key: own[0][key] for key in ("divergence", "learning_rate") if len({str(s[key]) for s in own}) == 1}
+
+
+def _check_tuned(tune: Tuning, validation: Examples | None, factors: Sequence[Sequence[float]]) -> None:
+    check_tuning(tune)
+    if validation is None:
+        raise ConfigError("settings are tuned on validation data", got="none", fix="pass validation examples")
+    if any(len(values) > 1 for values in factors):
+        raise ConfigError(
+            "what is tuned is no factor of the study",
+            expected="one temperature, teacher weight and learning rate beside tune",
+            got=f"{[list(values) for values in factors]}",
+            fix="move them to tune, or leave tune out",
+        )
 
 
 def _check_study(seeds: Sequence[int], margin: float, validation: Examples | None, test: Examples | None) -> None:
@@ -213,43 +228,6 @@ def _check_student(model: torch.nn.Module, data: Examples, signal: TeacherSignal
         )
 
 
-def _objective(arm: Arm, seed: int, divergence: Divergence | str, squared: bool) -> Objective | None:
-    if arm.hard:
-        return None
-    return Objective(redrawn(arm.cell, seed), arm.temperature, arm.teacher_weight, squared, divergence)
-
-
-def affordable_points(training: Training, examples: int, validation: int) -> int:
-    """How often a student may be measured so that it costs about a tenth of its training: 1 to 8 times.
-
-    A measurement is a forward pass over some transfer and validation examples; a training step counts as three forward passes.
-    """
-    trained = 3 * training.steps_for(examples) * min(training.batch_size, examples)
-    measured = min(MEASURED_EXAMPLES, examples) + min(VALIDATED_EXAMPLES, validation)
-    return max(1, min(8, trained // (10 * measured)))
-
-
-def _course(
-    data: Examples,
-    signal: TeacherSignal,
-    share: float,
-    seeds: Sequence[int],
-    training: Training,
-    validation: Examples | None,
-    validation_signal: TeacherSignal | None,
-    points: int | None,
-    device: str,
-) -> Course:
-    transfer, signals = {}, {}
-    whole = part_of(signal, torch.arange(len(signal))) if share == 1.0 else None
-    for seed in seeds:
-        transfer[seed], places = transfer_set(data, share, seed)
-        signals[seed] = whole if whole is not None else part_of(signal, places)
-    if points is None:
-        points = affordable_points(training, len(transfer[seeds[0]]), 0 if validation is None else len(validation))
-    return Course(transfer, signals, training, validation, validation_signal, points, device)
-
-
 def _notes(
     data: Examples, signal: TeacherSignal, arms: Sequence[Arm], seeds: Sequence[int]
 ) -> Iterator[str] | tuple[str, ...]:
@@ -266,8 +244,9 @@ def _notes(
     return tuple(notes)
 
 
-def _diverged(runs: Sequence[Run]) -> tuple[str, ...]:
-    return tuple(f"{r.arm} seed {r.seed} diverged: {r.note}" for r in runs if r.status == "diverged")
+def _unfinished(runs: Sequence[Run]) -> tuple[str, ...]:
+    words = {"diverged": "diverged", "stopped": "is missing, and is tried again by the same call"}
+    return tuple(f"{r.arm} seed {r.seed} {words[r.status]}: {r.note}" for r in runs if r.status in words)
 
 
 def _all_effects(runs: Sequence[Run], contrasts: Sequence[Contrast], metric: str, margin: float) -> Iterator[Any]:
@@ -277,8 +256,8 @@ def _all_effects(runs: Sequence[Run], contrasts: Sequence[Contrast], metric: str
 
 def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: str, margin: float) -> Any:
     """Shares of the levels at the first factors that have them (one temperature, weight and share of the data)."""
-    for factors in dict.fromkeys(arm.factors for arm in arms if not arm.hard):
-        own = [arm for arm in arms if arm.factors == factors or (arm.hard and arm.share == factors[2])]
+    for first in [arm for arm in arms if not arm.hard]:
+        own = [arm for arm in arms if arm.meets(first)]
         places = {place: arm.name for place, cell in PLACES.items() for arm in own if arm.cell == cell}
         found = shares(runs, places, metric=metric, margin=margin)
         if found:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from fractionate.attribution import Contrast
 from fractionate.attribution.shapley import Place
 from fractionate.cells import PLACEBOS, Cell, as_cell
+from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError
+from fractionate.objective import Objective
 from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
@@ -29,15 +32,24 @@ PLACES: dict[Place | None, Cell] = {None: as_cell("hard")} | {
 }
 
 
+Factors = tuple[float, float, str, float, float]  # temperature, teacher weight, divergence, share, learning rate
+
+
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One arm: a name, a cell and its factors. The hard arm has no objective: cross-entropy on the labels."""
+    """One arm: a name, a cell and its factors. The hard arm has no objective: cross-entropy on the labels.
+
+    `compared` are the factors it is compared at; they are its own but where these were tuned, cell by cell.
+    """
 
     name: str
     cell: Cell
     temperature: float
     teacher_weight: float
     share: float
+    learning_rate: float
+    divergence: Divergence | str
+    compared: Factors
 
     @property
     def hard(self) -> bool:
@@ -45,9 +57,28 @@ class Arm:
         return self.cell == PLACES[None]
 
     @property
-    def factors(self) -> tuple[float, float, float]:
-        """What arms must have in common to be compared cell by cell; the hard arm fits any temperature and weight."""
-        return (self.temperature, self.teacher_weight, self.share)
+    def settings(self) -> dict[str, str | float | int | bool | None]:
+        """The factors as they stand in the record of a run."""
+        return {
+            "cell": self.cell.name,
+            "temperature": self.temperature,
+            "teacher_weight": 0.0 if self.hard else self.teacher_weight,
+            "share": self.share,
+            "learning_rate": self.learning_rate,
+            "divergence": self.divergence if isinstance(self.divergence, str) else repr(self.divergence),
+        }
+
+    def meets(self, other: Arm) -> bool:
+        """Whether two arms differ in the cell alone; the hard arm fits any temperature, weight and divergence."""
+        if self.hard or other.hard:
+            return self.compared[3:] == other.compared[3:]
+        return self.compared == other.compared
+
+    def objective(self, seed: int, squared: bool) -> Objective | None:
+        """What a student of this arm and seed learns from; None for the labels alone."""
+        if self.hard:
+            return None
+        return Objective(redrawn(self.cell, seed), self.temperature, self.teacher_weight, squared, self.divergence)
 
 
 def _positive(value: float) -> bool:
@@ -63,19 +94,25 @@ def make_arms(
     temperatures: Sequence[float],
     teacher_weights: Sequence[float],
     shares: Sequence[float],
+    learning_rates: Sequence[float],
+    kinds: Sequence[Divergence | str] = ("cross-entropy",),
 ) -> tuple[Arm, ...]:
-    """The arms of a study: hard labels first, then each cell at each temperature and weight, for each share of the data.
+    """The arms of a study: hard labels first, then each cell at each of the factors, for each share of the data and learning rate.
 
-    Raises `ConfigError` for factors out of range and for two cells of one name.
+    `kinds` are divergences. Raises `ConfigError` for factors out of range and for two cells of one name.
     """
+    written = [kind if isinstance(kind, str) else repr(kind) for kind in kinds]
+    checks: tuple[tuple[str, Sequence[Any], Callable[[Any], object]], ...] = (
+        ("temperatures must be above 0", temperatures, _positive),
+        ("teacher_weights must be in (0, 1]", teacher_weights, _part),
+        ("shares must be in (0, 1]", shares, _part),
+        ("learning rates must be above 0", learning_rates, _positive),
+        ("divergences must differ", written, len),
+    )
     wrong = [
         f"{what}: {list(values)}"
-        for what, values, fits in (
-            ("temperatures must be above 0", temperatures, _positive),
-            ("teacher_weights must be in (0, 1]", teacher_weights, _part),
-            ("shares must be in (0, 1]", shares, _part),
-        )
-        if not values or not all(map(fits, values)) or len(set(values)) != len(values)
+        for what, values, fits in checks
+        if not values or not all(fits(value) for value in values) or len(set(values)) != len(values)
     ]
     # a name as it was written tells apart what a cell's own name may not, such as two draws of a placebo
     built = [replace(as_cell(cell), name=cell.strip()) if isinstance(cell, str) else cell for cell in cells]
@@ -87,26 +124,29 @@ def make_arms(
     if wrong:
         raise ConfigError("the arms of the study cannot be meant", got="; ".join(wrong))
     arms = []
-    for share in shares:
-        for cell in built:
-            hard = cell == PLACES[None]
-            for temperature in temperatures[:1] if hard else temperatures:
-                for weight in teacher_weights[:1] if hard else teacher_weights:
-                    marks = [f"T={temperature:g}"] * (len(temperatures) > 1 and not hard)
-                    marks += [f"w={weight:g}"] * (len(teacher_weights) > 1 and not hard)
-                    marks += [f"share={share:g}"] * (len(shares) > 1)
-                    name = " ".join([BASELINE if hard else cell.name, *marks])
-                    arms.append(Arm(name, cell, float(temperature), float(weight), float(share)))
+    for share, rate, cell in product(shares, learning_rates, built):
+        hard = cell == PLACES[None]
+        most = 1 if hard else None
+        for temperature, weight, kind in product(temperatures[:most], teacher_weights[:most], kinds[:most]):
+            factors = (float(temperature), float(weight), kind if isinstance(kind, str) else repr(kind))
+            marks = [f"T={temperature:g}"] * (len(temperatures) > 1 and not hard)
+            marks += [f"w={weight:g}"] * (len(teacher_weights) > 1 and not hard)
+            marks += [factors[2]] * (len(kinds) > 1 and not hard)
+            marks += [f"share={share:g}"] * (len(shares) > 1)
+            marks += [f"lr={rate:g}"] * (len(learning_rates) > 1)
+            name = " ".join([BASELINE if hard else cell.name, *marks])
+            compared = (*factors, float(share), float(rate))
+            arms.append(Arm(name, cell, *factors[:2], float(share), float(rate), kind, compared))
     return tuple(arms)
 
 
 def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contrast, ...]:
-    """Every arm against the baseline of its share, and every cell against its placebos at the same factors."""
+    """Every arm against the baseline of its share and learning rate, and every cell against its placebos at the same factors."""
     found: list[Contrast] = []
     for arm in arms:
-        against = [a for a in arms if a.share == arm.share and _is_named(a, baseline)]
+        against = [a for a in arms if a.compared[3:] == arm.compared[3:] and _is_named(a, baseline)]
         # at one baseline cell with several temperatures, like is compared with like
-        alike = [a for a in against if a.hard or a.factors == arm.factors] or against
+        alike = [a for a in against if a.meets(arm)] or against
         if not alike:
             raise ConfigError(
                 f"the baseline {baseline!r} is no arm of the study",
@@ -117,7 +157,7 @@ def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contr
     for arm in arms:
         real = PLACEBOS.get(_base_name(arm.cell))
         for other in arms:
-            if real is not None and _base_name(other.cell) == real and other.factors == arm.factors:
+            if real is not None and _base_name(other.cell) == real and other.compared == arm.compared:
                 found.append(Contrast(other.name, arm.name))
     return tuple(found)
 

@@ -49,7 +49,8 @@ class Folder:
         assert self.path is not None
         return self.path / "runs" / f"{_slug(arm)}--seed-{seed}.json"
 
-    def load(self, arm: str, seed: int) -> Run | None:
+    def load(self, arm: str, seed: int, own: Mapping[str, object]) -> Run | None:
+        """The run of an arm with these settings of its own; None where it is not there yet."""
         if self.path is None or not self._file(arm, seed).exists():
             return None
         file = self._file(arm, seed)
@@ -61,7 +62,7 @@ class Folder:
             ) from error
         differing = [
             f"{name} {run.settings.get(name)!r}, now {value!r}"
-            for name, value in self.settings.items()
+            for name, value in {**self.settings, **own}.items()
             if run.settings.get(name) != value
         ]
         if differing:
@@ -74,7 +75,8 @@ class Folder:
         return run
 
     def save(self, run: Run) -> None:
-        if self.path is not None:
+        """Keep a run that has ended; one that was given up is tried again by the next call."""
+        if self.path is not None and run.status != "stopped":
             run.save(self._file(run.arm, run.seed))
 
 

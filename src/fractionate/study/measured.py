@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from fractionate.objective import rescaling
-from fractionate.records import Run, Scores
+from fractionate.records import Run
 from fractionate.scores import scores
 from fractionate.sources.examples import Examples
 from fractionate.study.arms import Arm
-from fractionate.study.fleet import Course, Outcome, model_logits
+from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation
 from fractionate.teacher import TeacherSignal
 
@@ -51,10 +51,7 @@ def make_run(
         history=outcome.points,
         settings={
             **settings,
-            "cell": arm.cell.name,
-            "temperature": arm.temperature,
-            "teacher_weight": 0.0 if arm.hard else arm.teacher_weight,
-            "share": arm.share,
+            **arm.settings,
             "way": outcome.way,
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
@@ -65,18 +62,15 @@ def make_run(
             status="diverged",
             note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
         )
-    transfer, signal = course.transfer[entrant.seed], course.signals[entrant.seed]
-    seen = (course.validation, test, transfer)
+    signal = course.signals[entrant.seed]
     logits, validated = _score(model, course.validation, course.validation_signal, course.device)
     test_logits, tested = _score(model, test, test_signal, course.device)
-    found: list[Scores] = [s for s in (validated, tested) if s is not None]
-    transfer_logits = model_logits(model, transfer.inputs.to(course.device)).cpu()
-    place = 0 if logits is not None else 1 if test_logits is not None else 2
-    measured, examples = (logits, test_logits, transfer_logits)[place], seen[place]
-    assert examples is not None and found
+    measured, examples = (test_logits, test) if logits is None else (logits, course.validation)
+    assert examples is not None
     shown = None
-    if entrant.objective is not None and signal is not None:
-        shown = histogram(rescaling(transfer_logits, signal, entrant.objective), name="rescaling")
+    if entrant.objective is not None and signal is not None and outcome.probed is not None:
+        factor = rescaling(outcome.probed.cpu(), signal.take(course.probe), entrant.objective)
+        shown = histogram(factor, name="rescaling")
     return replace(
         base,
         validation=validated,

@@ -58,8 +58,8 @@ def histogram(values: Float[Tensor, "examples"], *, name: str, bins: int = 30) -
     )
 
 
-def off_label_relation(signal: TeacherSignal, *, temperature: float = 1.0) -> Matrix:
-    """Row c: how mean predictions for class c spread over the other classes, [classes, classes], 0 on the diagonal.
+def off_label_means(signal: TeacherSignal, *, temperature: float = 1.0) -> Float[Tensor, "classes classes"]:
+    """Row c: how mean predictions for class c spread over the other classes, 0 on the diagonal.
 
     The off-label shape of m_c; a class that nobody has gets a row of zeros.
     """
@@ -69,7 +69,17 @@ def off_label_relation(signal: TeacherSignal, *, temperature: float = 1.0) -> Ma
     present = stats.present.cpu()
     means = means.scatter(1, present[:, None], 0.0)
     rows[present] = means / means.sum(dim=1, keepdim=True).clamp_min(1e-300)
-    return tuple(tuple(row) for row in rows.tolist())
+    return rows
+
+
+def off_label_relation(signal: TeacherSignal, *, temperature: float = 1.0) -> Matrix:
+    """`off_label_means` as it stands in a record, [classes, classes]."""
+    return tuple(tuple(row) for row in off_label_means(signal, temperature=temperature).tolist())
+
+
+def said_relation(signal: TeacherSignal) -> Float[Tensor, "classes classes"]:
+    """The teacher's relations of classes: of its logit layer where known, else of its mean predictions."""
+    return off_label_means(signal) if signal.class_relation is None else signal.class_relation.double().cpu()
 
 
 def absorbed(

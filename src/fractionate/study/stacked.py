@@ -16,6 +16,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from fractionate.order import step_seed
 
+State = dict[str, Tensor]
+
 
 class DealtDropout(nn.Module):
     """Dropout whose noise is dealt from outside, student by student, so that a stack draws what its members would draw."""
@@ -60,25 +62,27 @@ class Stack:
     def forward(self, inputs: Shaped[Tensor, "students batch *features"]) -> Tensor:
         """Logits of all students in evaluation mode."""
         self.template.eval()
-        return self._call(inputs, {})
+        return self.call(self.parameters, self.buffers, {}, inputs)
 
     def train_forward(self, inputs: Shaped[Tensor, "students batch *features"], step: int) -> Tensor:
         """Logits of all students in training mode; batch statistics move, dropout draws for this step."""
         self.template.train()
-        return self._call(inputs, self._deal(inputs, step))
+        return self.call(self.parameters, self.buffers, self.deal(inputs, step), inputs)
 
-    def _call(self, inputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+    def call(self, parameters: State, buffers: State, noise: State, inputs: Tensor) -> Tensor:
+        """The stack with these parameters, buffers and noise, in the mode its template is in."""
+
+        def one(parameters: State, buffers: State, x: Tensor) -> Tensor:
             out: Tensor = functional_call(self.template, (parameters, buffers), (x,))
             return out
 
-        every = self.buffers | noise
+        every = buffers | noise
         for name in self.dropouts:  # an absent noise is a neutral one
             every.setdefault(f"{name}.noise", inputs.new_ones(len(inputs), dtype=torch.float32))
-        out: Tensor = vmap(one, randomness="error")(self.parameters, every, inputs)
+        out: Tensor = vmap(one, randomness="error")(parameters, every, inputs)
         return out
 
-    def _deal(self, inputs: Tensor, step: int) -> dict[str, Tensor]:
+    def deal(self, inputs: Tensor, step: int) -> State:
         """The noise that `nn.Dropout` would draw in each student after `torch.manual_seed(step_seed(seed, step))`."""
         if not self.dropouts:
             return {}
@@ -112,7 +116,7 @@ class Stack:
             ]
             try:
                 kept = {name: value.clone() for name, value in self.buffers.items()}
-                self._call(inputs.detach(), {})
+                self.call(self.parameters, self.buffers, {}, inputs.detach())
                 for name, value in kept.items():  # batch statistics must not move by a trial
                     self.buffers[name].copy_(value)
             finally:
