@@ -63,9 +63,10 @@ def main() -> None:
     claims.write(
         "study_fashion",
         "PYTHONPATH=src python lab/study_fashion.py",
-        "Fashion-MNIST, 28 × 28: teachers MLP 784-256-10, plain and smoothed ones on 30,000 pictures for 10 epochs, the over-confident "
-        "one on these and the transfer pictures for 30; students cnn(8, 16) with batch normalisation, 400 steps on 500 pictures, "
-        "600 on 2,000; 2,000 official test pictures; teacher weight 0.9. First table: small transfer set, then large.",
+        "Fashion-MNIST, 28 × 28: teachers MLP 784-256-10, plain and smoothed ones on 30,000 pictures for 10 epochs, the "
+        "over-confident one on these and the transfer pictures for 30; students cnn(8, 16) with batch normalisation, 400 steps "
+        "on 500 pictures, 600 on 2,000; 2,000 official test pictures; teacher weight 0.9. First table: small transfer set, then "
+        "large.",
         rows,
         studies,
         shown=[s for s in studies if "small" in s.name],

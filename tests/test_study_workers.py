@@ -58,7 +58,7 @@ def test_workers_change_no_bit(way: str) -> None:
 def test_fresh_processes_and_what_cannot_be_sent_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_method("cuda") == "spawn" and start_method("cpu") in ("fork", "spawn")
     monkeypatch.setattr(workers, "start_method", lambda _: "spawn")
-    with pytest.raises(MismatchError, match="(?s)cannot be made in another process.*top level"):
+    with pytest.raises(MismatchError, match=r"(?s)cannot be made in another process.*top level"):
         study(lambda: student(), workers=2)
     assert timeless(study(seeds=2, workers=2)) == timeless(study(seeds=2))
 
@@ -99,7 +99,10 @@ def test_a_job_that_always_kills_its_worker_is_reported_and_the_study_goes_on(tm
     found = study(make, workers=2, out=tmp_path)
     lost = [run for run in found.runs if run.status == "stopped"]
     assert {(run.arm, run.seed) for run in lost} == {("hard", 1), ("kd", 1), ("kd-pt", 1)}
-    assert "kd seed 1 is missing, and is tried again by the same call: its worker died 3 times, exit code -9" in found.notes
+    assert (
+        "kd seed 1 is missing, and is tried again by the same call: its worker died 3 times, exit code -9"
+        in found.notes
+    )
     assert "kd − hard rests on 2 of 3 seeds" in found.notes
     assert {e.seeds for e in found.effects} == {2}
     assert timeless(study(out=tmp_path)) == timeless(study())  # the same command again, without the trap

@@ -38,7 +38,17 @@ from fractionate.study.points import measure
 from fractionate.study.stacked import Stack
 from fractionate.study.traced import RECORDED_STEPS, Recording, record
 
-__all__ = ["Course", "Entrant", "Outcome", "Plan", "make_student", "model_logits", "plan_fleet", "train_fleet"]
+__all__ = [
+    "Course",
+    "Entrant",
+    "Outcome",
+    "Plan",
+    "StudentFactory",
+    "make_student",
+    "model_logits",
+    "plan_fleet",
+    "train_fleet",
+]
 
 Advance = Callable[[int], None]
 Recordings = dict[Any, Recording | None]  # by the shapes of a stack and its inputs; of one factory
