@@ -161,6 +161,14 @@ def test_the_teacher_is_asked_again_about_some_rows(tmp_path):
     wrong = collect(lambda x: network(x).roll(1, 0), data, tmp_path / "w", named="shifted")
     with pytest.raises(MismatchError, match="says something else"):
         check_teacher(wrong, network, data)
+    # the same at open
+    assert Store.open(tmp_path / "s", teacher=network, data=data).complete
+    with pytest.raises(MismatchError, match="for 64 of 64 examples asked again"):
+        Store.open(tmp_path / "w", teacher=network, data=data)
+    with pytest.raises(MismatchError, match=r"field data"):
+        Store.open(tmp_path / "s", teacher=network, data=Examples(data.inputs.roll(1, 0), data.labels))
+    with pytest.raises(ConfigError, match="expected: teacher and data, or neither\n  got:      teacher alone"):
+        Store.open(tmp_path / "s", teacher=network)
 
     tenth = torch.rand(400, generator=torch.Generator().manual_seed(0)) < 0.1
     logits = network(data.inputs).detach()

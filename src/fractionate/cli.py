@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except FractionateError as error:
         if os.environ.get("FRACTIONATE_DEBUG"):
             raise
-        tell(f"error: {error}")
+        tell(f"error: {error}\n  code:     {error.code} (docs/errors.md)")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         tell("stopped; run the same command again to go on")

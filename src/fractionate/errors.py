@@ -3,6 +3,8 @@
 Exit codes of the command line: 0 fine, 1 a bug of ours, 2 usage or configuration, 3 damaged data or cache,
 4 teacher, student and data do not match, 5 numbers that are not finite, 6 disk, memory or permissions,
 130 and 143 stopped by a signal (run the same command again to go on).
+
+Each class has a stable `code` (FR200, FR300, …: docs/errors.md), for scripts and searches; the first digit is the exit code.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ class FractionateError(Exception):
     """The root of every error raised on purpose: `what`, and where known `expected`, `got` and `fix`."""
 
     exit_code = 1
+    code = "FR100"
 
     def __init__(
         self, what: str, *, expected: str | None = None, got: str | None = None, fix: str | None = None
@@ -31,42 +34,53 @@ class ConfigError(FractionateError, ValueError):
     """A setting, name or command that cannot be meant (exit code 2)."""
 
     exit_code = 2
+    code = "FR200"
 
 
 class UnknownNameError(ConfigError, KeyError):
     """A name that no registry knows; the message suggests the nearest one (exit code 2)."""
 
+    code = "FR201"
+
 
 class MissingExtraError(ConfigError, ImportError):
     """An optional library is needed; the message names the extra to install (exit code 2)."""
+
+    code = "FR202"
 
 
 class DamagedError(FractionateError, ValueError):
     """A file does not hold what was once written to it (exit code 3)."""
 
     exit_code = 3
+    code = "FR300"
 
 
 class MismatchError(FractionateError, ValueError):
     """Teacher, student and data do not belong together (exit code 4)."""
 
     exit_code = 4
+    code = "FR400"
 
 
 class NumericsError(FractionateError, ArithmeticError):
     """Numbers that are not finite where they must be (exit code 5)."""
 
     exit_code = 5
+    code = "FR500"
 
 
 class ResourceError(FractionateError, OSError):
     """Disk, memory or permissions do not allow it (exit code 6)."""
 
     exit_code = 6
+    code = "FR600"
 
 
 class StoppedError(FractionateError):
     """A signal asked the run to stop; it has saved and goes on when run again (exit code 128 + the signal's number)."""
+
+    code = "FR700"
 
     def __init__(self, what: str, *, number: int, fix: str | None = None) -> None:
         super().__init__(what, fix=fix)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fractionate.errors import MismatchError, NumericsError
-from fractionate.store.reading import Store
+from fractionate.store.identity import tokenizer_fingerprint
 from fractionate.store.source import Source
 from fractionate.store.teachers import Asker, inert, token_rows
 from fractionate.store.views import Replay
+
+if TYPE_CHECKING:
+    from fractionate.store.reading import Store
 
 SPOT_CHECK = 64  # a store with 10 % wrong rows passes a check of 64 with probability 0.9^64 = 0.12 %
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-3, "bfloat16": 3e-2}  # of the largest logit in size
@@ -62,18 +65,42 @@ def check_teacher(
     view = data if isinstance(data, Replay) else None
     source = view.source if view else Source(data)
     check_data(store, source, sample=sample)
-    identity = store.head.identity
-    asker = Asker(teacher, device=device, outputs=identity["outputs"], precision=identity["precision"])
-    there = np.flatnonzero(store.present())
+    identity, head = store.head.identity, store.head
+    trimmed = head.classes if identity.get("vocabulary") == "trim" else None
+    asker = Asker(teacher, device=device, outputs=identity["outputs"], precision=identity["precision"], classes=trimmed)
+    there = store.kept()
     slots = np.sort(np.random.default_rng(seed).choice(there, min(sample, len(there)), replace=False))
-    batch = view.batch(slots) if view else source.batch(slots)
+    largest, wrong = 0.0, list[str]()
     with inert(asker.teacher, device):
-        logits, labels, sizes = token_rows(asker(batch.inputs), batch.labels, identity["tokens"], source, batch.places)
+        for start in range(0, len(slots), head.batch_size):  # no more at once than the pass did
+            some = slots[start : start + head.batch_size]
+            batch = view.batch(some) if view else source.batch(some)
+            logits, labels, sizes = token_rows(
+                asker(batch.inputs), batch.labels, identity["tokens"], source, batch.places
+            )
+            gap, bad = _differences(store, some, logits, labels)
+            places = batch.places if sizes is None else np.repeat(batch.places, sizes)
+            wrong += dict.fromkeys(source.shown(int(places[row])) for row in bad)
+            largest = max(largest, gap)
+    if wrong:
+        raise MismatchError(
+            f"the teacher says something else than the store {store.path} for {len(wrong)} of {len(slots)} examples asked "
+            f"again: {', '.join(wrong[:8])}",
+            expected=f"differences below {TOLERANCE[store.form.dtype]:g} of the largest logit",
+            got=f"{largest:.3g}",
+            fix="these rows belong to other examples or another teacher: collect again into a new folder",
+        )
+    return largest
+
+
+def _differences(
+    store: Store, slots: NDArray[np.int64], fresh: Float[Tensor, "rows classes"], labels: Tensor
+) -> tuple[float, list[int]]:
+    """The largest difference between what is stored of some rows and what the teacher says now, and the rows that differ."""
     found = store.read(slots)
     if len(found["labels"]) != len(labels) or found["labels"].astype(np.int64).tolist() != labels.tolist():
         raise MismatchError("labels in the store and in the data differ", fix="collect again")
-    kept = store.form.decode(found).double()
-    fresh = logits.double()
+    kept, fresh = store.form.decode(found).double(), fresh.double()
     if store.form.kind != "dense":  # what is stored of both: the label and the entries
         index = store.form.compact(found)
         rows = torch.arange(len(labels))[:, None]
@@ -83,23 +110,29 @@ def check_teacher(
     scale = fresh[torch.isfinite(fresh)].abs().max().clamp_min(1.0)
     gap = torch.where(torch.isfinite(kept) & torch.isfinite(fresh), (kept - fresh).abs() / scale, 0.0).amax(dim=1)
     bad = ((gap > TOLERANCE[store.form.dtype]) | ~same_mask.all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        places = batch.places if sizes is None else np.repeat(batch.places, sizes)
-        ids = list(dict.fromkeys(source.shown(int(places[row])) for row in bad))
+    return float(gap.max()), bad
+
+
+def check_tokenizer(store: Store, tokenizer: Any) -> None:
+    """Raise `MismatchError` unless a tokenizer is the one the store was collected with: the same strings with the same numbers.
+
+    Strings are compared, not sizes: two vocabularies of one size may differ, and one padded for speed is still the same.
+    """
+    told = store.head.identity.get("tokenizer", "")
+    given = tokenizer_fingerprint(tokenizer)
+    if told != given:
         raise MismatchError(
-            f"the teacher says something else than the store {store.path} for {len(ids)} of {len(slots)} examples asked "
-            f"again: {', '.join(ids[:8])}",
-            expected=f"differences below {TOLERANCE[store.form.dtype]:g} of the largest logit",
-            got=f"{gap.max().item():.3g}",
-            fix="these rows belong to other examples or another teacher: collect again into a new folder",
+            f"the store {store.path} was collected with another tokenizer (field tokenizer)",
+            expected=told[:16] or "no tokenizer was named",
+            got=given[:16],
+            fix="classes are numbers of strings: use a student of the teacher's tokenizer",
         )
-    return float(gap.max())
 
 
 def check_logits(
     logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Source, classes: int | None
 ) -> None:
-    """Raise `MismatchError` for a wrong number of rows or classes, `NumericsError` naming the examples that are not finite."""
+    """Raise `MismatchError` for a wrong number of rows or classes."""
     if len(logits) != len(places):
         raise MismatchError(
             "the teacher does not give one row an example",
@@ -115,14 +148,24 @@ def check_logits(
                 got=f"{logits.shape[1]} logits a row",
                 fix="use a teacher of these classes, or map its outputs to them",
             )
-    bad = (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
+
+
+def broken_rows(logits: Float[Tensor, "rows classes"]) -> Bool[Tensor, "rows"]:
+    """Which rows hold NaN or +inf, or nothing but -inf."""
+    return (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
+
+
+def check_finite(logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Source) -> None:
+    """Raise `NumericsError` naming the examples of which the teacher says nothing finite."""
+    bad = broken_rows(logits)
     if bool(bad.any()):
         ids = list(dict.fromkeys(source.shown(int(places[row])) for row in bad.nonzero().flatten().tolist()))
         raise NumericsError(
             f"the teacher's logits are not finite for {len(ids)} example(s) of a batch: {', '.join(ids[:8])}",
             expected="finite numbers, -inf only to mask some of the classes",
             got=str(logits[bad][0].flatten()[:6].tolist()) + (" …" if logits.shape[1] > 6 else ""),
-            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
+            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16; "
+            'or leave such examples out: non_finite="skip"',
         )
 
 

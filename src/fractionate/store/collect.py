@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fractionate.durable import TEMPORARY, make_directory, refused, write_file
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.store.checks import check_data, check_labels, check_logits
+from fractionate.store.checks import broken_rows, check_data, check_finite, check_labels, check_logits
 from fractionate.store.forms import Form, FormKind, StoredDtype, row_hashes
 from fractionate.store.identity import (
     Identity,
@@ -29,10 +29,13 @@ from fractionate.store.identity import (
     teacher_config,
     teacher_weights,
     tokenizer_fingerprint,
+    vocabulary_size,
 )
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
-from fractionate.store.ranges import joined, rows_of, stored_of
+from fractionate.store.packing import Packing
+from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
+from fractionate.store.remote import require_folder
 from fractionate.store.source import Source
 from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, inert, token_rows
 from fractionate.store.views import Replay
@@ -57,8 +60,11 @@ def collect(
     tokens: Tokens = "",
     tokenizer: Any = None,
     template: str = "",
+    vocabulary: Literal["whole", "trim"] = "whole",
+    non_finite: Literal["refuse", "skip"] = "refuse",
     class_relation: Float[Tensor, "classes classes"] | Literal["auto"] | None = "auto",
     named: str = "",
+    packing: Packing = "none",
     reuse: Store | None = None,
     part: tuple[int, int] = (0, 1),
     shard_bytes: int = 64 << 20,
@@ -71,18 +77,28 @@ def collect(
     (inputs, labels), a dataset with a length, a loader over one, or a `Replay` of several views. Modules run in evaluation
     mode without a graph and are put back as they were. The same call again goes on where it stopped, or returns at once.
 
-    How rows are kept: `form` (dense; top-k: label, k entries and the exact rest at each of `temperatures`; sampled: k
-    draws), `dtype`; `losses` measures what that costs. What the teacher is: `precision` it computes in, `named` where its
-    weights cannot be read, `tokenizer` and `template` of a language model, whose rows are `tokens`: "next" (logits at a place
-    foretell the label of the next) or "aligned"; labels of -100 are left out. `reuse` takes over the rows of unchanged
-    examples from another store. `part=(rank, world)` gives each of several processes its share; a shard is committed every
-    `shard_bytes` or `commit_seconds`, and no more work than that is ever lost.
+    How rows are kept: `form` (dense; top-k: label, k entries, the exact rest at each of `temperatures`; sampled: k draws),
+    `dtype`; `losses` measures what that costs; `packing` (zlib, zstd) makes the same rows smaller and slower. What the
+    teacher is: `precision` it computes in, `named` where its weights cannot be read, `tokenizer` and `template` of a
+    language model, whose rows are `tokens`: "next" (logits at a place foretell the label of the next) or "aligned"; labels
+    of -100 are left out, and with `vocabulary="trim"` so are the logits beyond the tokenizer's strings. An example of which
+    the teacher says nothing finite is refused, or with `non_finite="skip"` has no row (`Store.skipped`). `reuse` takes over
+    the rows of unchanged examples from another store. `part=(rank, world)` gives each of several processes its share; a
+    shard is committed every `shard_bytes` or `commit_seconds`, and no more work than that is ever lost.
 
     Raises `MismatchError` for data and labels that do not fit the teacher and for a store of something else (naming the field),
     `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
     written to or is too small. Nothing half-written stays behind.
     """
-    asker = Asker(teacher, device=device, outputs=outputs, precision=precision)
+    require_folder(out, "collect into")
+    if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip") or packing not in get_args(Packing):
+        raise ConfigError(
+            "vocabulary, non_finite or packing is not known",
+            expected="whole or trim; refuse or skip; none, zlib or zstd",
+            got=f"{vocabulary!r}, {non_finite!r}, {packing!r}",
+        )
+    trimmed = vocabulary_size(tokenizer) if vocabulary == "trim" else None
+    asker = Asker(teacher, device=device, outputs=outputs, precision=precision, classes=trimmed)
     view = data if isinstance(data, Replay) else None
     source = view.source if view else data if isinstance(data, Source) else Source(data)
     if batch_size < 1 or not 0 <= part[0] < part[1]:
@@ -104,15 +120,27 @@ def collect(
         k=k,
         dtype=dtype,
         temperatures=tuple(map(float, temperatures)),
+        vocabulary=vocabulary,
+        non_finite=non_finite,
     )
     root = Path(out)
     existing = _existing(root, identity, source)
     new = not root.exists()
-    make_directory(root)
     try:
+        make_directory(root)
         with inert(asker.teacher, device):
             work = _Pass(
-                asker, source, view, root, identity, existing, batch_size, shard_bytes, commit_seconds, class_relation
+                asker,
+                source,
+                view,
+                root,
+                identity,
+                existing,
+                batch_size,
+                shard_bytes,
+                commit_seconds,
+                class_relation,
+                packing,
             )
             if reuse is not None:
                 work.take_over(reuse)
@@ -156,13 +184,14 @@ class _Pass:
         shard_bytes: int,
         commit_seconds: float,
         class_relation: Tensor | str | None,
+        packing: Packing,
     ) -> None:
         self.asker, self.source, self.view, self.root, self.identity = asker, source, view, root, identity
         self.head = existing.head if existing else None
         self.form = existing.form if existing else None
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
-        self.class_relation = class_relation
+        self.class_relation, self.packing = class_relation, packing
         self.waiting: list[dict[str, Array]] = []
         self.waiting_bytes = 0
         self.committed_at = time.monotonic()
@@ -214,6 +243,11 @@ class _Pass:
         )
         places = batch.places if sizes is None else np.repeat(batch.places, sizes)
         check_logits(logits, places, self.source, self.form.classes if self.form else None)
+        if self.identity.non_finite == "skip":
+            sizes = np.ones(len(slots), np.int64) if sizes is None else sizes
+            logits, labels, sizes = without(logits, labels, sizes, broken_rows(logits))
+            places = np.repeat(batch.places, sizes)
+        check_finite(logits, places, self.source)
         labels = check_labels(labels, places, self.source, logits.shape[-1])
         if self.form is None:
             identity = self.identity
@@ -257,7 +291,9 @@ class _Pass:
         assert self.form is not None
         if self.head is None:
             self.head = self._write_head(self.form)
-        write_shard(self.root, joined(self.waiting), head=self.head.sha256, bfloat16=self.form.bfloat16)
+        write_shard(
+            self.root, joined(self.waiting), head=self.head.sha256, bfloat16=self.form.bfloat16, packing=self.packing
+        )
         self.waiting, self.waiting_bytes, self.committed_at = [], 0, time.monotonic()
 
     def _write_head(self, form: Form) -> Head:

@@ -18,7 +18,8 @@ from fractionate.errors import ConfigError, DamagedError, MismatchError, Missing
 from fractionate.sources.examples import Examples
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
-from fractionate.store.reading import Store, available_memory
+from fractionate.store.packing import available_memory
+from fractionate.store.reading import Store
 from fractionate.store.source import Batch, Source
 
 Array = NDArray[Any]
@@ -118,7 +119,7 @@ def _datasets(store: Store, out: Path) -> Path:
 
 
 def _npy(store: Store, out: Path) -> Path:
-    if store.form.kind != "dense" or store.head.tokens:
+    if store.form.kind != "dense" or store.head.tokens or len(store.skipped()):
         raise ConfigError("only dense signals of one row an example go to npy", fix="export to parquet or safetensors")
 
     def fill(folder: Path) -> None:

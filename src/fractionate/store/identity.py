@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.errors import MismatchError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.forms import FormKind, StoredDtype
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
@@ -41,12 +41,15 @@ class Identity:
     k: int = 0
     dtype: StoredDtype = "float32"
     temperatures: tuple[float, ...] = (1.0,)
+    vocabulary: str = "whole"  # or trim: classes beyond the tokenizer's strings are left out
+    non_finite: str = "refuse"  # or skip: examples of which the teacher says nothing finite have no row
     code: str = field(default_factory=lambda: CODE)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """The names of the fields in which a stored identity differs from this one."""
         mine = asdict(self) | {"temperatures": list(self.temperatures)}
-        theirs = dict(other) | {"temperatures": list(other.get("temperatures", ()))}
+        older = {f.name: f.default for f in fields(self) if f.default is not MISSING}  # stores from before a field was
+        theirs = older | dict(other) | {"temperatures": list(other.get("temperatures", ()))}
         names = [f.name for f in fields(self)] + [name for name in theirs if name not in mine]
         return [name for name in names if mine.get(name) != theirs.get(name)]
 
@@ -178,6 +181,19 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     for name in ("special_tokens_map", "chat_template", "padding_side", "truncation_side"):
         state.update(f"{name}={getattr(tokenizer, name, None)}".encode())
     return state.hexdigest()
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """One more than the largest number a tokenizer gives to a string. Raises `ConfigError` where there is no tokenizer to ask."""
+    if tokenizer is None or isinstance(tokenizer, str):
+        raise ConfigError(
+            "which classes are padding cannot be seen",
+            expected="a tokenizer, or a mapping of strings to numbers",
+            got=repr(tokenizer),
+            fix='give tokenizer=, or leave vocabulary="whole"',
+        )
+    words = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else dict(tokenizer)
+    return max(map(int, words.values()), default=-1) + 1
 
 
 def _hash_code(state: Any, code: CodeType | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fractionate.durable import TEMPORARY, removing, sweep, write_file
+from fractionate.durable import TEMPORARY, make_directory, removing, sweep, write_file
 from fractionate.errors import DamagedError, MismatchError
 from fractionate.record import Record
 from fractionate.store.collect import collect
@@ -25,11 +25,14 @@ from fractionate.store.layout import (
     SHARDS,
     Head,
     read_header,
+    read_packed,
     write_shard,
 )
+from fractionate.store.packing import BLOCKS, PackedColumn, Packing, fits
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
-from fractionate.store.shards import Scan, columns_in, scan
+from fractionate.store.remote import require_folder
+from fractionate.store.shards import Scan, columns_in, contents, scan
 from fractionate.store.teachers import find_relation
 from fractionate.store.upkeep import file_hash
 
@@ -59,8 +62,11 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
     process may be writing. With `teacher` and `data` (and the `options` the store was collected with: batch_size, device,
     named, tokenizer) the missing rows are collected again. Raises `DamagedError` where head and copy are both damaged.
     """
+    require_folder(path, "repair")
     root = Path(path)
     head = _head(root)
+    for name in (SHARDS, SEGMENTS):
+        make_directory(root / name)
     scanned = scan(root)
     damages = [str(error) for error in scanned.damages]
     whole = []
@@ -80,7 +86,9 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
         columns = salvage(bad, head, there)
         saved = 0 if columns is None else len(columns["places"])
         if columns is not None and saved:
-            write_shard(root, columns, head=head.sha256, bfloat16=Store(root, scanned).form.bfloat16)
+            packing: Packing = scanned.shards[0].packing if scanned.shards else "none"
+            kind = Store(root, scanned).form
+            write_shard(root, columns, head=head.sha256, bfloat16=kind.bfloat16, packing=packing)
         kept, lost = kept + saved, lost + max(0, told - saved)
         removed.append(bad)
     # the rows that could be saved are on the disk now: what is damaged may go
@@ -115,6 +123,7 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
 def _collect_again(root: Path, head: Head, teacher: Any, data: Any, options: dict[str, Any]) -> None:
     identity = head.identity
     settings = {name: identity[name] for name in ("outputs", "precision", "tokens", "template", "form", "k", "dtype")}
+    settings |= {name: identity[name] for name in ("vocabulary", "non_finite") if name in identity}
     settings |= {"temperatures": tuple(identity["temperatures"]), "batch_size": head.batch_size}
     collect(teacher, data, root, **(settings | options))
 
@@ -162,7 +171,14 @@ def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array
             size = len(content)
         content = content[:size].ljust(size, b"\0")
         places = read_header(content[: 8 + length], size, path)
+        told = read_packed(content[: 8 + length], places, path)
         columns = columns_in(np.frombuffer(content, np.uint8), places)
+        if not all(fits(columns[name], columns[name + BLOCKS]) for name in told):
+            return None
+        columns = {
+            name: column.whole() if isinstance(column, PackedColumn) else column
+            for name, column in contents(np.frombuffer(content, np.uint8), places, told).items()
+        }
         entries, rows = len(columns["places"]), len(columns["hashes"])
         shapes = [len(columns[name]) == (entries if name in ("places", "views", "keys") else rows)
                   for name in columns if name not in ("row_offsets", "item_offsets", "counts", "indices")]  # fmt: skip
@@ -176,7 +192,7 @@ def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array
     if "row_offsets" in columns:
         offsets: NDArray[np.int64] = columns["row_offsets"].astype(np.int64)
         owner = np.repeat(owner, offsets[1:] - offsets[:-1])
-    good = np.ones(entries, bool)
+    good = np.isin(np.arange(entries), owner)  # entries without rows cannot prove themselves
     good[owner[wrong]] = False
     place, view = columns["places"].astype(np.int64), columns.get("views", np.zeros(entries)).astype(np.int64)
     good &= (place >= 0) & (place < head.examples) & (view < head.views)

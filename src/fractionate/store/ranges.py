@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[Any]
 ENTRY = ("places", "views", "keys")  # one value an (example, view)
@@ -53,6 +56,19 @@ def stored_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[
         sizes = np.diff(np.asarray(columns["row_offsets"]).astype(np.int64))[entries]
         found["row_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
     return found
+
+
+def without(
+    logits: Float[Tensor, "rows classes"],
+    labels: Int[Tensor, "rows"],
+    sizes: NDArray[np.int64],
+    broken: Bool[Tensor, "rows"],
+) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Rows and the number of rows of each entry, without all rows of the entries that have a broken one."""
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    gone = np.unique(owner[broken.numpy()])
+    stays = torch.from_numpy(~np.isin(owner, gone))
+    return logits[stays], labels[stays], np.where(np.isin(np.arange(len(sizes)), gone), 0, sizes)
 
 
 def joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
-from fractionate.store.ranges import spans, stored_of
-from fractionate.store.shards import Scan, Shard, columns_in, scan
+from fractionate.store.packing import BLOCKS
+from fractionate.store.ranges import spans
+from fractionate.store.shards import Scan, Shard, scan
 
 BLOCK = 256 << 10  # bytes fetched at least
 TRIES = 3
+BUCKETS = {"s3", "gs", "abfs", "az"}  # they have no folders: to make one would be to make a bucket
 Array = NDArray[Any]
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ def file_system(url: str) -> tuple[Any, str]:
         found: tuple[Any, str] = url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {without_secrets(url)}", got=str(error)) from error
+    found[0].invalidate_cache()  # a listing from before another writer came would hide what it wrote
     return found[0], found[1].rstrip("/")
 
 
@@ -61,12 +64,14 @@ def insist(what: str, call: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         try:
             return call()
+        except FileExistsError:
+            raise
         except FileNotFoundError as error:
             raise ConfigError(f"{what} is not there", got=str(error)[:200]) from error
         except Exception as error:  # each file system has errors of its own
             if attempt == TRIES - 1:
                 raise ResourceError(
-                    f"cannot read {what}: {error!s:.200}", fix="check the network and your rights"
+                    f"cannot reach {what}: {error!s:.200}", fix="check the network and your rights"
                 ) from error
     raise AssertionError("unreachable")
 
@@ -152,6 +157,12 @@ class RemoteShard(Shard):
             if name in ("counts", "indices") and "item_offsets" in self.index:
                 items: NDArray[np.int64] = self.index["item_offsets"].astype(np.int64)
                 low, high = items[rows], items[rows + 1]
+            if name in self.packed:
+                blocks: NDArray[np.int64] = self.index[name + BLOCKS].astype(np.int64)
+                which = np.unique(spans(low, high - low) // self.packed[name].rows)
+                starts.append(at.start + blocks[which])
+                stops.append(at.start + blocks[which + 1])
+                continue
             starts.append(at.start + low * width)
             stops.append(at.start + high * width)
         return np.concatenate(starts), np.concatenate(stops)
@@ -165,11 +176,6 @@ class RemoteShard(Shard):
             self.need(*ranges, again=True)
             found, wrong = super().proved(entries)
         return found, wrong
-
-    def stored(self, entries: NDArray[np.int64]) -> dict[str, Array]:
-        """Some entries as the shard keeps them, proved."""
-        self.rows(entries)
-        return stored_of(columns_in(self.bytes, self.columns), entries)
 
 
 def scan_remote(url: str, cache: Path | str | None = None) -> tuple[Path, Scan]:
@@ -214,8 +220,9 @@ def scan_remote(url: str, cache: Path | str | None = None) -> tuple[Path, Scan]:
 def upload(path: Path | str, url: str) -> str:
     """Copy a store to an fsspec address: shards first, then what makes them count; gives the address without secrets.
 
-    What is there already under the same name is left (names follow from content). Raises `DamagedError` for a damaged store and
-    `ConfigError` where another store lies at the address.
+    What is there already under the same name is left (names follow from content). The head is written only where there is
+    none (on S3 by `If-None-Match: *`), so that of two stores uploaded to one address at once the second is refused. Raises
+    `DamagedError` for a damaged store and `ConfigError` where another store lies at the address.
     """
     store = scan(Path(path))
     if store.damages:
@@ -225,16 +232,39 @@ def upload(path: Path | str, url: str) -> str:
     names = [f"{SHARDS}/{shard.segment.shard}" for shard in store.shards]
     names += [RELATION] if store.head.relation_xxh3 else []
     names += [f"{SEGMENTS}/{shard.segment.name}" for shard in store.shards]
-    shown = without_secrets(url)
-    if system.exists(f"{base}/{HEAD}") and system.cat_file(f"{base}/{HEAD}") != (root / HEAD).read_bytes():
-        raise ConfigError(f"another store lies at {shown}", fix="give another address")
-    for name in [*names, HEAD]:
+    shown, head = without_secrets(url), (root / HEAD).read_bytes()
+    kinds = {system.protocol} if isinstance(system.protocol, str) else {*system.protocol}
+
+    def refuse_another() -> bool:
+        there: bool = insist(f"{shown}/{HEAD}", lambda: system.exists(f"{base}/{HEAD}"))
+        if there and insist(f"{shown}/{HEAD}", lambda: system.cat_file(f"{base}/{HEAD}")) != head:
+            raise ConfigError(f"another store lies at {shown}", fix="give another address")
+        return there
+
+    refuse_another()
+    for name in names:
 
         def put(name: str = name) -> None:
-            system.makedirs(f"{base}/{name}".rsplit("/", 1)[0], exist_ok=True)
+            if not kinds & BUCKETS:
+                system.makedirs(f"{base}/{name}".rsplit("/", 1)[0], exist_ok=True)
             size = (root / name).stat().st_size
             if not (system.exists(f"{base}/{name}") and int(system.info(f"{base}/{name}")["size"]) == size):
                 system.put_file(str(root / name), f"{base}/{name}")
 
         insist(f"{shown}/{name}", put)
+    if not refuse_another():
+        try:
+            insist(f"{shown}/{HEAD}", lambda: system.pipe_file(f"{base}/{HEAD}", head, mode="create"))
+        except FileExistsError:  # another was first, between the question and this
+            refuse_another()
     return shown
+
+
+def require_folder(path: Path | str, what: str) -> None:
+    """Raise `ConfigError` for an address where only a folder will do: what is far away is read and uploaded, not changed."""
+    if "://" in str(path):
+        raise ConfigError(
+            f"cannot {what} a store far away: {without_secrets(str(path))}",
+            expected="a folder of this machine",
+            fix="work on a folder, then fractionate.store.upload(folder, address)",
+        )

@@ -25,8 +25,10 @@ from fractionate.store.layout import (
     damaged,
     index_hash,
     read_header,
+    read_packed,
 )
 from fractionate.store.layout import INDEX_COLUMNS as INDEX
+from fractionate.store.packing import BLOCKS, Packed, PackedColumn, Packing, fits
 from fractionate.store.ranges import rows_of, stored_of
 
 Array = NDArray[Any]
@@ -54,6 +56,7 @@ class Shard:
             if xxhash.xxh3_128_hexdigest(raw) != segment.header_xxh3:
                 raise damaged("the header of this shard was changed", self.path, where=f"bytes 0-{8 + length}")
             self.columns = read_header(raw, size, self.path)
+            self.packed = read_packed(raw, self.columns, self.path)
             self.bytes: Array = np.memmap(self.path, np.uint8, "r")
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -61,6 +64,13 @@ class Shard:
         if index_hash(self.index) != segment.index_xxh3:
             stop = max(self.columns[name].stop for name in self.index)
             raise damaged("the index of this shard was changed", self.path, where=f"bytes {8 + length}-{stop}")
+        if not all(fits(self.column(name), self.index[name + BLOCKS]) for name in self.packed):
+            raise damaged("the packed blocks of this shard do not fit the file", self.path)
+
+    @property
+    def packing(self) -> Packing:
+        """How its wide columns are packed."""
+        return next((how.packing for how in self.packed.values()), "none")
 
     def _read_index(self, names: list[str]) -> dict[str, Array]:
         return {name: np.asarray(self.column(name)) for name in names}
@@ -68,6 +78,16 @@ class Shard:
     def column(self, name: str) -> Array:
         """A column, not copied."""
         return columns_in(self.bytes, {name: self.columns[name]})[name]
+
+    def contents(self) -> dict[str, Any]:
+        """The columns of the rows, not copied; packed ones unpack what is asked for."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:  # merged away by another process: the map keeps the bytes
+            size = self.segment.bytes
+        if size < self.segment.bytes:  # reading beyond the end of a mapped file ends the process
+            raise damaged("this shard was cut while it was open", self.path)
+        return contents(self.bytes, self.columns, self.packed)
 
     def sizes(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many rows each of some entries has."""
@@ -92,7 +112,7 @@ class Shard:
     def proved(self, entries: NDArray[np.int64]) -> tuple[dict[str, Array], NDArray[np.int64]]:
         """The rows of some entries and which of them are not what was written."""
         try:
-            found = rows_of({name: self.column(name) for name in self.columns}, entries)
+            found = rows_of(self.contents(), entries)
         except OSError as error:
             raise unreadable(self.path, error) from error
         return found, np.flatnonzero(row_hashes(found) != found["hashes"])
@@ -100,12 +120,20 @@ class Shard:
     def stored(self, entries: NDArray[np.int64]) -> dict[str, Array]:
         """Some entries as the shard keeps them, proved."""
         self.rows(entries)
-        return stored_of({name: self.column(name) for name in self.columns}, entries)
+        return stored_of(self.contents(), entries)
 
 
 def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array]:
     """Columns of a shard's bytes, not copied."""
     return {name: content[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape) for name, at in columns.items()}
+
+
+def contents(content: Array, columns: Mapping[str, Column], packed: Mapping[str, Packed]) -> dict[str, Any]:
+    """The columns of a shard's rows: arrays, and packed columns that read like arrays."""
+    found: dict[str, Any] = columns_in(content, columns)
+    for name, how in packed.items():
+        found[name] = PackedColumn(found[name], found.pop(name + BLOCKS), how)
+    return found
 
 
 def unreadable(path: Path, error: OSError) -> ResourceError:

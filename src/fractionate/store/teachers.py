@@ -53,10 +53,19 @@ class OnnxTeacher:
 
 
 class Asker:
-    """Asks a teacher batch by batch and gives logits [batch, classes] (or [batch, tokens, classes]) in float32 or float64."""
+    """Asks a teacher batch by batch and gives logits [batch, classes] (or [batch, tokens, classes]) in float32 or float64.
+
+    Of a vocabulary that was padded the first `classes` are kept.
+    """
 
     def __init__(
-        self, teacher: Any, *, device: str = "cpu", outputs: Outputs = "logits", precision: Precision = "float32"
+        self,
+        teacher: Any,
+        *,
+        device: str = "cpu",
+        outputs: Outputs = "logits",
+        precision: Precision = "float32",
+        classes: int | None = None,
     ) -> None:
         if isinstance(teacher, (str, Path)):
             teacher = OnnxTeacher(teacher)
@@ -69,6 +78,7 @@ class Asker:
         if outputs not in ("logits", "probabilities") or precision not in ("float32", "bfloat16", "float16"):
             raise ConfigError("outputs or precision is not known", got=f"{outputs!r}, {precision!r}")
         self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
+        self.classes = classes
 
     def __call__(self, inputs: Any) -> Float[Tensor, "batch *tokens classes"]:
         inputs = to_device(inputs, self.device)
@@ -80,7 +90,15 @@ class Asker:
             raw = self.teacher(**inputs) if named else self.teacher(inputs)
         values = logits_of(raw)
         values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
-        return values if self.outputs == "logits" else log_of_probabilities(values)
+        values = values if self.outputs == "logits" else log_of_probabilities(values)
+        if self.classes is not None and values.shape[-1] < self.classes:
+            raise MismatchError(
+                "the tokenizer knows more strings than the teacher has logits",
+                expected=f"at least {self.classes:,} logits a token",
+                got=f"{values.shape[-1]:,}",
+                fix="give the tokenizer that belongs to this teacher",
+            )
+        return values[..., : self.classes]
 
 
 def logits_of(raw: Any) -> Tensor:
