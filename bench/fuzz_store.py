@@ -88,7 +88,9 @@ class Bench:
             said = "read"
             if honest:
                 for name, column in self.good[form].items():
-                    assert np.array_equal(found[name], column, equal_nan=column.dtype.kind == "f"), f"wrong value in {name}"
+                    assert np.array_equal(found[name], column, equal_nan=column.dtype.kind == "f"), (
+                        f"wrong value in {name}"
+                    )
         except FractionateError:
             said = "refused"
         try:
@@ -258,7 +260,7 @@ def main() -> None:
     if asked.target:
         return fuzz(asked.target, asked.seconds)
     lines = [
-        f"Made by `python bench/fuzz_store.py --seconds {asked.seconds}` (atheris, one process a target, one thread, shared machine).",
+        f"Made by `python bench/fuzz_store.py --seconds {asked.seconds}` (atheris, one process a target, on a shared machine).",
         "Found: exceptions without a type of ours, crashes, hangs, wrong values, memory above 64 MB and twice the file.",
         "",
         "| target | seconds | inputs | features covered | found |",
@@ -277,8 +279,8 @@ def main() -> None:
         wrong = done.returncode != 0
         found += wrong
         lines.append(
-            f"| {target} | {time.monotonic() - started:.0f} | {int(runs[-1]) if runs else 0:,} | {features[-1] if features else '?'} "
-            f"| {'something' if wrong else 'nothing'} |"
+            f"| {target} | {time.monotonic() - started:.0f} | {int(runs[-1]) if runs else 0:,} "
+            f"| {features[-1] if features else '?'} | {'something' if wrong else 'nothing'} |"
         )
         print(lines[-1], flush=True)
         if wrong:
