@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bench.fuzz_store import FORMS, TARGETS, Bench, peak
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench.fuzz_store import FORMS, TARGETS, Bench, peak
 from fractionate.durable import os as durable_os
 
 
