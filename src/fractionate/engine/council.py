@@ -164,8 +164,20 @@ def as_teacher(
 def needs_whole(objective: Objective) -> bool:
     """True where the target depends on more than the example: on statistics of all the data."""
     assert isinstance(objective.cell, Cell)
-    alone_confidences = (confidence_rules.Certain, confidence_rules.Smoothed, confidence_rules.Instance)
-    alone_shapes = (shape_rules.Uniform, shape_rules.Instance, shape_rules.TopK)
+    alone_confidences = (
+        confidence_rules.Certain,
+        confidence_rules.Smoothed,
+        confidence_rules.SmoothedOthers,
+        confidence_rules.Instance,
+        confidence_rules.WithTopOne,
+    )
+    alone_shapes = (
+        shape_rules.Uniform,
+        shape_rules.Instance,
+        shape_rules.TopK,
+        shape_rules.TopOne,
+        shape_rules.WithoutTopOne,
+    )
     return not (
         isinstance(objective.cell.confidence, alone_confidences) and isinstance(objective.cell.shape, alone_shapes)
     )

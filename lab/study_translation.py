@@ -1,0 +1,203 @@
+"""Where does a translator's knowledge hide? English to Italian on Debian's package descriptions, arm by arm, seed by seed.
+
+    python lab/study_translation.py            # all of it; stopped and started again it goes on
+    python lab/study_translation.py teacher    # only the teacher
+    python lab/study_translation.py page       # only the tables and the page, of the seeds that are finished
+
+The analysis targets and TIE-KD are those of Zhang et al. (arXiv 2305.08096).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fractionate import Objective, distill
+from fractionate.durable import write_file
+from fractionate.engine.council import predictions
+from fractionate.engine.feed import as_feed
+from fractionate.extensions.decoding import quality, sequence_level, translate
+from fractionate.extensions.hidden import HiddenStates
+from fractionate.extensions.ranking import tie_kd
+from fractionate.extensions.sequence import analysis, gold_share, ta_rate
+from fractionate.extensions.translation import LabelSmoothing, Passes
+from fractionate.records import Training
+from fractionate.scores import scores
+from fractionate.sources.pieces import Pieces, Sentences
+from fractionate.sources.translation import Pairs, descriptions
+from fractionate.spectrum import spectrum
+
+RUNS = Path("runs/study_translation")
+WORDS, LONGEST, PIECES = 6, 18, 1200  # of the English side; pieces a side; of the joint vocabulary
+TRANSFER = 8000  # pairs that a student learns from, of those the teacher learned from
+SEEDS = (0, 1, 2)
+PASSES = 2  # of iterative KD; the paper takes 3, which costs half as much again
+TEACHING = Training(
+    steps=1200, batch_size=64, learning_rate=2e-3, warmup_share=0.1, clip_norm=1.0, precision="bfloat16"
+)
+LEARNING = Training(steps=500, batch_size=64, learning_rate=3e-3, warmup_share=0.1, precision="bfloat16")
+WORD_KD = (Objective("kd", 1.0, 1.0, divergence="forward-kl"),)
+
+
+def target(name: str) -> tuple[Objective, ...]:
+    """An analysis target alone: the loss on the labels is added with the same weight."""
+    return (analysis(name, teacher_weight=1.0),)
+
+
+# arm -> the word-level losses beside the smoothed loss on the labels, and how many passes they are taken over
+ARMS: dict[str, tuple[tuple[Objective, ...], int]] = {
+    "no-kd": ((), 1),
+    "word-kd": (WORD_KD, 1),
+    "without-correlation": (target("without-correlation"), 1),
+    "without-top1": (target("without-top1"), 1),
+    "top-k": (target("top-k"), 1),
+    "ranking": (tie_kd(5), 1),
+    "sequence-level": ((), 1),
+    "iterative": (WORD_KD, PASSES),
+    "tie-kd": (tie_kd(5), PASSES),
+    "strength-only": (
+        (Objective("kd-pt", 1.0, 1.0, divergence="forward-kl"),),
+        1,
+    ),  # placebo: how sure, not of what else
+}
+
+
+def translator(pieces: int, *, width: int, layers: int, seed: int) -> nn.Module:
+    """A Marian of Hugging Face, from its config, with weights of its own."""
+    from transformers import MarianConfig, MarianMTModel
+
+    torch.manual_seed(seed)
+    config = MarianConfig(
+        vocab_size=pieces, decoder_vocab_size=pieces, d_model=width, encoder_layers=layers, decoder_layers=layers,
+        encoder_attention_heads=width // 32, decoder_attention_heads=width // 32, encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width, max_position_embeddings=64, pad_token_id=0, eos_token_id=2, bos_token_id=None,
+        decoder_start_token_id=0, forced_eos_token_id=None, dropout=0.1, scale_embedding=True,
+        attn_implementation="eager",  # torch's fused attention has a slow bfloat16 gradient on CPUs: 40 % of a step
+    )  # fmt: skip
+    return MarianMTModel(config)
+
+
+def student(pieces: Pieces, seed: int) -> nn.Module:
+    return translator(len(pieces), width=64, layers=1, seed=1000 + seed)
+
+
+def material() -> tuple[Pairs, Pairs, Pairs, Pieces]:
+    """Pairs to learn from, 400 to choose by, 1,000 to report, by source package; and the pieces of the first."""
+    rest, validation, test = descriptions("en", "it").up_to(WORDS).held_out(400, 1000)
+    path = RUNS / "pieces.model"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Pieces.learned([text for pair in rest.pairs for text in (pair.source, pair.target)], PIECES).save(path)
+    return rest, validation, test, Pieces.read(path)
+
+
+def teach(rest: Pairs, pieces: Pieces) -> nn.Module:
+    """The teacher: learned from all pairs, with the label smoothing of the paper."""
+    model = translator(len(pieces), width=192, layers=3, seed=1)
+    sentences = Sentences.of(rest, pieces, longest=LONGEST)
+    distill(
+        model, sentences.loader(), training=TEACHING, terms=[LabelSmoothing(0.1)], arm="teacher", out=RUNS / "teacher",
+        save_every_seconds=120,
+    )  # fmt: skip
+    return model
+
+
+def kept(path: Path, make: Callable[[], object]) -> object:
+    """What a JSON file holds, made and written where it is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(make(), ensure_ascii=False, indent=1).encode())
+    return json.loads(path.read_text("utf8"))
+
+
+def measure(model: nn.Module, test: Sentences, pieces: Pieces, heard: HiddenStates | None) -> dict[str, object]:
+    """Beam search as in the paper (4, length penalty 0.6), and what teacher forcing shows, token by token."""
+    written = pieces.decode(translate(model, test, beams=4, longest=LONGEST + 6, batch_size=128))
+    found: dict[str, object] = asdict(quality(written, [target for _, target in test.texts]))
+    logits, labels = predictions(model, as_feed(test.loader()), batch_size=128)
+    found |= asdict(scores(logits, labels))
+    if heard is not None:
+        signal = heard.signal()
+        found["ta_rate"] = ta_rate(logits, signal)
+        sure = torch.softmax(signal.logits, dim=1).amax(dim=1)
+        right = signal.logits.argmax(dim=1) == labels
+        for name, some in (("gold", right), ("not_gold", ~right), ("sure", sure > 0.9), ("unsure", sure < 0.5)):
+            found[f"ta_where_{name}"] = ta_rate(logits[some], signal.take(some.nonzero().flatten()))
+            found[f"share_{name}"] = float(some.double().mean())
+    return found | {"written": written[:20]}
+
+
+def learn(arm: str, seed: int, data: Sentences, teacher: nn.Module, heard: HiddenStates, pieces: Pieces) -> nn.Module:
+    """One student of one arm; the loss is half the smoothed loss on the labels and half the teacher's, up to a factor of 2."""
+    losses, passes = ARMS[arm]
+    model = student(pieces, seed)
+    common = {"training": LEARNING, "seed": seed, "arm": arm, "out": RUNS / arm / str(seed)}
+    if not losses:
+        distill(model, data.loader(), terms=[LabelSmoothing(0.1)], **common)
+        return model
+    taught = Passes(model, losses, passes=passes, teacher=teacher if passes > 1 else None, precision="bfloat16")
+    distill(
+        model, data.loader(), heard, objective=Objective("hard", 1.0, 0.0),
+        terms=[LabelSmoothing(0.1), taught], **common,
+    )  # fmt: skip
+    return model
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rest, _, held_out, pieces = material()
+    teacher = teach(rest, pieces).eval()
+    if sys.argv[1:] == ["teacher"]:
+        return
+    if sys.argv[1:] == ["page"]:
+        return tell()
+    test = Sentences.of(held_out, pieces, longest=LONGEST)
+    transfer = Sentences.of(rest.some(TRANSFER), pieces, longest=LONGEST)
+    heard, heard_test = (HiddenStates.of(teacher, s.loader(), batch_size=128) for s in (transfer, test))
+
+    def about_teacher() -> dict[str, object]:
+        some = heard.signal(torch.arange(2000))
+        known = {"spectrum_transfer": asdict(spectrum(some)), "spectrum_test": asdict(spectrum(heard_test.signal()))}
+        known |= {"gold_share_transfer": gold_share(some), "gold_share_test": gold_share(heard_test.signal())}
+        known |= {"fingerprint": descriptions("en", "it").fingerprint, "rest": len(rest), "test": repr(test)}
+        known |= {"transfer": repr(transfer), "parameters": sum(p.numel() for p in teacher.parameters())}
+        known |= {"student_parameters": sum(p.numel() for p in student(pieces, 0).parameters())}
+        return known | measure(teacher, test, pieces, heard_test)
+
+    print("teacher:", kept(RUNS / "teacher.json", about_teacher))
+    beams = kept(
+        RUNS / "beams.json", lambda: translate(teacher, transfer, beams=4, longest=LONGEST + 6, batch_size=128)
+    )
+    distilled = sequence_level(transfer, beams, pieces, longest=LONGEST + 6)  # type: ignore[arg-type]
+    print("sequence level:", distilled, flush=True)
+    groups = (("iterative", "tie-kd"), ("strength-only",))
+    first = tuple(arm for arm in ARMS if not any(arm in group for group in groups))  # what is cheap comes first
+    for group in (first, *groups):
+        for seed, arm in ((seed, arm) for seed in SEEDS for arm in group):
+
+            def run(arm: str = arm, seed: int = seed) -> dict[str, object]:
+                started, cpu = time.monotonic(), time.process_time()
+                model = learn(arm, seed, distilled if arm == "sequence-level" else transfer, teacher, heard, pieces)
+                spent = {"wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+                return spent | measure(model, test, pieces, heard_test)
+
+            found = kept(RUNS / "results" / f"{arm}-{seed}.json", run)
+            assert isinstance(found, dict)
+            print(f"{arm} {seed}: BLEU {found['bleu']:.2f} chrF {found['chrf']:.2f} TA {found['ta_rate']:.3f} "
+                  f"accuracy {found['accuracy']:.3f} in {found['cpu_seconds']:.0f} CPU s", flush=True)  # fmt: skip
+    tell()
+
+
+def tell() -> None:
+    """Tables and page."""
+
+
+if __name__ == "__main__":
+    main()
