@@ -1,0 +1,172 @@
+"""What must a quantized student be taught: attention maps, attention outputs, or both? MiniLM at 2 and 4 bits, two real tasks.
+
+    PYTHONPATH=src python lab/study_quantized.py            # trains what is missing, then writes results and page
+    PYTHONPATH=src python lab/study_quantized.py --write    # only writes, from the runs that are there
+
+Arms: full precision; quantized without training; no KD (labels alone); logits + hidden states (`hidden`); and with it attention
+score, map, output, or map and output (`unified`, coefficients 1 and 1). `hidden`, `map`, `output`, `unified` are a 2 × 2 design:
+the shares of map and output in what attention terms bring. Same order of data, same first weights, same learning rate in all arms.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from quantized_tasks import CLASSES, OUT, Texts, fine_tuned, parts
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fractionate import Objective, TeacherSignal, distill
+from fractionate.engine.council import ask
+from fractionate.engine.evaluation import evaluate
+from fractionate.errors import FractionateError
+from fractionate.extensions.attention import Match, attended, unified
+from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity
+from fractionate.extensions.quantizers import Quantization, prepare
+from fractionate.records import Run, Training
+
+SEEDS = 3
+EXAMPLES = 480  # of the training texts; every arm and seed sees these
+SHORT = {"glosses": 16, "pairs": 24}  # students are trained on texts of at most so many tokens: two shared cores
+TESTED = 400
+RATES = (1e-4, 3e-4, 1e-3)
+QUANTIZATIONS = {
+    "W2A8": Quantization("ternary", "ternary", 8, activation_clip=10.0),
+    "W4A8": Quantization(4, 4, 8, activation_clip=10.0),
+}
+STEPS = {"W2A8": 30, "W4A8": 10}
+ORDER = (("glosses", "W2A8"), ("pairs", "W2A8"), ("glosses", "W4A8"), ("pairs", "W4A8"))
+HIDDEN = (Match("hidden"),)
+ARMS: dict[str, tuple[Match, ...]] = {
+    "no KD": (),
+    "hidden": HIDDEN,
+    "score": (*HIDDEN, Match("score")),
+    "map": (*HIDDEN, Match("map")),
+    "output": (*HIDDEN, Match("output")),
+    "unified": (*HIDDEN, *unified(map_weight=1.0, output_weight=1.0)),
+}
+LOOKED_AT = 32  # test texts on which attention is compared
+
+
+def training(bits: str, rate: float) -> Training:
+    return Training(
+        steps=STEPS[bits], batch_size=16, learning_rate=rate, warmup_share=0.1, clip_norm=1.0, precision="bfloat16"
+    )
+
+
+def chosen_rate(task: str = "glosses", bits: str = "W2A8") -> float:
+    """The learning rate with which students without a teacher do best on validation texts: one for all arms, tasks and bits."""
+    kept = OUT / "rates.json"
+    found: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    for rate in RATES:
+        if str(rate) not in found:
+            train, validation, _ = parts(task)
+            _, run = train_one(task, bits, "no KD", 0, rate, train, validation=validation.take(0, 200))
+            assert run.validation is not None
+            found[str(rate)] = run.validation.nll_nats
+            kept.write_text(json.dumps(found))
+            print("rate", rate, run.validation, flush=True)
+    return min(RATES, key=lambda rate: found[str(rate)])
+
+
+def prepared(task: str, bits: str) -> tuple[nn.Module, nn.Module]:
+    """The teacher, and the student made of it. Word embeddings are quantized, not trained: half the weights."""
+    teacher, _ = fine_tuned(task)
+    student = prepare(teacher, QUANTIZATIONS[bits], example=parts(task)[0].batch(0, 4)[0])
+    student.get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator]
+    return teacher, student
+
+
+def signal_of(task: str, teacher: nn.Module, train: Texts) -> TeacherSignal:
+    """What the teacher says of the training texts, kept."""
+    kept = OUT / task / f"said-{len(train)}.safetensors"
+    if not kept.exists():
+        save_file({"logits": ask(teacher, train.loader(), batch_size=64).logits}, kept)
+    return TeacherSignal(load_file(kept)["logits"], train.labels)
+
+
+def train_one(
+    task: str, bits: str, arm: str, seed: int, rate: float, train: Texts, **held_out: Texts
+) -> tuple[nn.Module, Run]:
+    train = train.at_most(SHORT[task]).take(0, EXAMPLES)
+    teacher, student = prepared(task, bits)
+    common: dict[str, Any] = {
+        "training": training(bits, rate), "seed": seed, "arm": arm, "show": "nothing",
+        **{name: texts.by_length().loader() for name, texts in held_out.items()},
+    }  # fmt: skip
+    if not ARMS[arm]:
+        return distill(student, train.loader(), **common)
+    with attended(student, teacher, ARMS[arm], example=train.batch(0, 2)[0], precision="bfloat16") as term:
+        return distill(
+            student, train.loader(), signal_of(task, teacher, train), objective=Objective("kd", 1.0, 1.0), terms=[term],
+            **common,
+        )  # fmt: skip
+
+
+def look(student: nn.Module, teacher: nn.Module, test: Texts) -> dict[str, Any]:
+    return asdict(compare_maps(student, teacher, [test.batch(i, i + 32) for i in range(0, LOOKED_AT, 32)]))
+
+
+def untrained(task: str, bits: str) -> None:
+    """The two arms without training, and what each layer's quantization costs."""
+    folder = OUT / task / bits
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "untrained.json").exists():
+        return
+    teacher, student = prepared(task, bits)
+    _, validation, test = parts(task)
+    test = test.take(0, TESTED)
+    batches: list[tuple[Any, Tensor]] = [validation.batch(0, 32)]
+    found = {
+        "full precision": asdict(evaluate(teacher, test.by_length().loader())),
+        "quantized without training": asdict(evaluate(student, test.by_length().loader())),
+        "look": look(student, teacher, test),
+        "sensitivity": layer_sensitivity(student, batches),
+        "sensitivity of attention": layer_sensitivity(student, batches, part="attention"),
+    }
+    (folder / "untrained.json").write_text(json.dumps(found))
+    print(task, bits, {name: f"{found[name]['accuracy']:.3f}" for name in list(found)[:2]}, flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if "--write" not in sys.argv:
+        rate = chosen_rate()
+        for task, bits in ORDER:
+            untrained(task, bits)
+            train, _, test = parts(task)
+            test = test.take(0, TESTED)
+            for seed in range(SEEDS):
+                for arm in ARMS:
+                    folder = OUT / task / bits / f"{arm.replace(' ', '-')}-{seed}"
+                    if (folder / "look.json").exists():
+                        continue
+                    folder.mkdir(parents=True, exist_ok=True)
+                    start, spent = time.monotonic(), time.process_time()
+                    try:
+                        student, run = train_one(task, bits, arm, seed, rate, train, test=test)
+                    except FractionateError as error:
+                        print(task, bits, arm, seed, error, flush=True)
+                        continue
+                    found = look(student, fine_tuned(task)[0], test)
+                    run.save(folder / "run.json")
+                    if not seed:  # 90 MB each; those of seed 0 are measured further
+                        save_file(student.state_dict(), folder / "student.safetensors")
+                    (folder / "look.json").write_text(json.dumps(found))
+                    print(
+                        f"{task} {bits} {run} ({time.process_time() - spent:.0f} CPU-s, {time.monotonic() - start:.0f} s)",
+                        flush=True,
+                    )
+    if "--no-write" not in sys.argv:
+        from quantized_results import write
+
+        write(ORDER, ARMS, CLASSES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+"""Attention terms against loops over tokens, on BERT-, RoBERTa- and ViT-like encoders that nobody edited, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from encoders import HEADS, LAYERS, WIDTH, encoder, inputs_of, transformers
+from fractionate import Objective, TeacherSignal
+from fractionate.engine import distill
+from fractionate.engine.feed import Batch
+from fractionate.errors import ConfigError, MismatchError, UnknownNameError
+from fractionate.extensions.attention import (
+    LayerComparison,
+    Match,
+    attended,
+    attention_terms,
+    unified,
+)
+from fractionate.extensions.encoders import ATTENTION, attends_by, find_layers, watching
+from fractionate.outputs import call
+from fractionate.records import Training
+
+transformers()
+KINDS = ["bert", "roberta", "vit"]
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+LENGTHS = (5, 3)
+VALID = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
+OURS, THEIRS = draw(2, HEADS, 5, 5), draw(2, HEADS, 5, 5, seed=1)
+STATES = draw(2, 5, WIDTH, seed=2), draw(2, 5, WIDTH, seed=3)
+
+
+def softmax(values):
+    powers = [math.exp(v) for v in values]
+    return [p / sum(powers) for p in powers]
+
+
+def map_by_loops(student, teacher, length):
+    total = 0.0
+    for head in range(HEADS):
+        for r in range(length):
+            ours, theirs = (softmax(a[head, r, :length].tolist()) for a in (student, teacher))
+            total += sum(t * math.log(t / s) for s, t in zip(ours, theirs, strict=True)) / length
+    return total / HEADS
+
+
+def score_by_loops(student, teacher, length):
+    parts = [
+        float(student[h, r, c] - teacher[h, r, c]) ** 2
+        for h in range(HEADS) for r in range(length) for c in range(length)
+    ]  # fmt: skip
+    return sum(parts) / len(parts)
+
+
+def states_by_loops(student, teacher, length):
+    parts = [float(student[t, i] - teacher[t, i]) ** 2 for t in range(length) for i in range(WIDTH)]
+    return sum(parts) / len(parts)
+
+
+FORMULAS = {"map": map_by_loops, "score": score_by_loops, "output": states_by_loops, "hidden": states_by_loops}
+
+
+def pair(name):
+    return (OURS, THEIRS) if attention_terms[name].sees == "scores" else STATES
+
+
+def test_every_term_has_an_oracle():
+    assert set(FORMULAS) == set(attention_terms)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_terms_are_their_formulas(name):
+    student, teacher = pair(name)
+    found = attention_terms[name](student, teacher, VALID)
+    for i, length in enumerate(LENGTHS):
+        assert float(found[i]) == pytest.approx(FORMULAS[name](student[i], teacher[i], length), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradients_are_right_and_equal_costs_nothing(name):
+    student, teacher = pair(name)
+    term = attention_terms[name]
+    assert isinstance(term, LayerComparison)
+    student = student.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: term(s, teacher, VALID), (student,))
+    assert not term(teacher, teacher, VALID).any()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(seed=st.integers(0, 50), padding=st.integers(1, 4))
+def test_padding_changes_nothing(name, seed, padding):
+    """More of it, or other numbers in it: the same losses, and no gradient there."""
+    student, teacher = pair(name)
+    scores = attention_terms[name].sees == "scores"
+    wide = []
+    for part, offset in ((student, 100), (teacher, 200)):
+        grown = 9 * draw(
+            *((2, HEADS, 5 + padding, 5 + padding) if scores else (2, 5 + padding, WIDTH)), seed=seed + offset
+        )
+        for i, length in enumerate(LENGTHS):
+            if scores:
+                grown[i, :, :length, :length] = part[i, :, :length, :length]
+            else:
+                grown[i, :length] = part[i, :length]
+        wide.append(grown)
+    valid = torch.nn.functional.pad(VALID, (0, padding))
+    wide[0].requires_grad_()
+    found = attention_terms[name](*wide, valid)
+    torch.testing.assert_close(found, attention_terms[name](student, teacher, VALID))
+    (gradient,) = torch.autograd.grad(found.sum(), wide[0])
+    outside = ~(valid[:, None, :, None] & valid[:, None, None, :]) if scores else ~valid[..., None]
+    assert not gradient[outside.expand_as(gradient)].any()
+
+
+@given(st.lists(st.floats(-20, 20), min_size=5, max_size=5))
+def test_the_map_term_does_not_see_a_constant_in_a_row_and_the_score_term_does(rows):
+    shift = torch.tensor(rows, dtype=torch.float64)[:, None]
+    moved = OURS + shift
+    torch.testing.assert_close(
+        attention_terms["map"](moved, THEIRS, VALID), attention_terms["map"](OURS, THEIRS, VALID)
+    )
+    assert float(attention_terms["map"](THEIRS + shift, THEIRS, VALID).abs().max()) < 1e-9
+    expected = shift[:3].square().mean()
+    assert float(attention_terms["score"](THEIRS + shift, THEIRS, VALID)[1]) == pytest.approx(float(expected), abs=1e-9)
+
+
+@given(st.integers(0, 200))
+def test_the_map_term_is_zero_only_where_maps_are_equal(seed):
+    other = THEIRS.clone()
+    other[0, 0, 1, 2] += 0.5 + seed / 100
+    found = attention_terms["map"](other, THEIRS, VALID)
+    assert float(found[0]) > 1e-4 and float(found[1]) == 0.0
+
+
+def test_the_gradient_of_the_map_term_is_the_difference_of_maps():
+    student = OURS.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(attention_terms["map"](student, THEIRS, VALID).sum(), student)
+    difference = torch.softmax(OURS[0], -1) - torch.softmax(THEIRS[0], -1)
+    torch.testing.assert_close(gradient[0], difference / 5 / HEADS)
+
+
+def test_the_temperature_of_a_map():
+    hot = attention_terms["map(2.0)"](OURS, THEIRS, VALID)
+    torch.testing.assert_close(hot, attention_terms["map"](OURS / 2, THEIRS / 2, VALID))
+    with pytest.raises(ConfigError, match="above 0"):
+        attention_terms["map(0.0)"]
+
+
+def test_both_forms_of_the_unified_loss():
+    assert [(m.name, m.weight) for m in unified(0.3)] == [("map", 0.3), ("output", 0.7)]
+    assert [(m.name, m.weight) for m in unified(map_weight=0.4)] == [("map", 0.4), ("output", 1.0)]
+    for wrong in ({}, {"gamma": 0.5, "map_weight": 1.0}, {"gamma": 1.5}):
+        with pytest.raises(ConfigError):
+            unified(**wrong)
+
+
+# -- inside encoders ------------------------------------------------------------------------------------------------------
+
+
+def batch_of(kind, count=4, **more):
+    return Batch(inputs_of(kind, batch=count, **more), torch.arange(count) % 3, torch.arange(count))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_found_in_order(kind):
+    layers = find_layers(encoder(kind), inputs_of(kind))
+    assert len(layers) == LAYERS
+    last = layers[-1]
+    if kind == "vit":
+        assert last.block == "vit.layers.1" and last.output.endswith("layernorm_after")
+    else:
+        assert last.block == f"{kind}.encoder.layer.1" and last.output.endswith("attention.output.LayerNorm")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_what_is_seen_is_what_transformers_says(kind, attention):
+    model, inputs = encoder(kind, attention=attention).eval(), inputs_of(kind)
+    with torch.no_grad(), watching(model, find_layers(model, inputs)) as watch:
+        usual = model(**inputs, output_hidden_states=True)
+        maps = [watch.maps(i) for i in range(LAYERS)]
+        hidden, valid, outputs = dict(watch.hidden), watch.required_valid, dict(watch.outputs)
+    eager = encoder(kind).eval()
+    eager.load_state_dict(model.state_dict())
+    after = []
+    if kind == "bert":
+        eager.bert.encoder.layer[0].attention.register_forward_hook(lambda m, i, o: after.append(o[0]))
+    with torch.no_grad():
+        said = eager(**inputs, output_attentions=True, output_hidden_states=True)
+    torch.testing.assert_close(usual.logits, said.logits)
+    for ours, theirs in zip(maps, said.attentions, strict=True):
+        real = valid[:, None, :, None].expand_as(ours)
+        torch.testing.assert_close(ours[real], theirs[real], rtol=1e-5, atol=1e-6)
+    for i in range(LAYERS + 1):
+        torch.testing.assert_close(hidden[i], said.hidden_states[i])
+    for found in after:
+        torch.testing.assert_close(outputs[0][valid], found[valid])
+    assert attends_by(model)[""] == attention
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_behind(kind):
+    student, teacher = encoder(kind, attention="sdpa"), encoder(kind, attention="sdpa")
+    with attended(student, teacher, unified(0.5), example=inputs_of(kind)):
+        assert attends_by(student)[""] == ATTENTION
+    for model in (student, teacher):
+        assert model.training and attends_by(model)[""] == "sdpa"
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_is_drawn_to_its_teacher(kind):
+    teacher, student = encoder(kind, seed=0), encoder(kind, seed=1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    batch = batch_of(kind, 12)
+    rows = [{k: v[i] for k, v in batch.inputs.items()} | {"labels": batch.labels[i]} for i in range(12)]
+    with torch.no_grad():
+        signal = TeacherSignal(teacher.eval()(**batch.inputs).logits, batch.labels)
+    matches = [Match("hidden"), *unified(0.5)]
+    with attended(student, teacher, matches, example=inputs_of(kind)) as term:
+        call(student.eval(), batch.inputs)
+        first = {name: float(v.detach().mean()) for name, v in term.each(batch).items()}
+        training = Training(steps=30, batch_size=12, learning_rate=5e-3)
+        distill(student, rows, signal, objective=Objective("kd", 1.0, 1.0), training=training, terms=[term])
+        call(student.eval(), batch.inputs)
+        last = {name: float(v.detach().mean()) for name, v in term.each(batch).items()}
+    assert all(last[name] < 0.8 * first[name] for name in first), (first, last)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_the_term_is_the_weighted_sum_over_layers_and_dropout_is_not_in_the_map():
+    teacher, student, batch = encoder(seed=0), encoder(seed=1), batch_of("bert")
+    with attended(
+        student, teacher, [Match("map", 2.0, (0,), "first"), Match("map", 3.0)], example=batch.inputs
+    ) as term:
+        call(student.eval(), batch.inputs)
+        whole = term(None, batch, None)
+        torch.testing.assert_close(whole.detach(), 2 * term.values["first"] + 3 * term.values["map"])
+        whole.sum().backward()
+        key, value = (getattr(student.bert.encoder.layer[1].attention.self, n).weight.grad for n in ("key", "value"))
+        assert key.any() and (value is None or not value.any())  # the last layer's values are in no map
+        student.train()
+        maps = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                call(student, batch.inputs)
+            maps.append(term.student.maps(0))
+        assert not torch.equal(*maps) and all(torch.allclose(m.sum(-1), torch.ones(())) for m in maps)
+
+
+def test_layers_of_different_depths_are_paired():
+    teacher, student, batch = encoder(num_hidden_layers=4), encoder(seed=1), batch_of("bert")
+    with (
+        pytest.raises(ConfigError, match=r"(?s)differ in depth.*4 layers.*pair them"),
+        attended(student, teacher, [Match("map")], example=batch.inputs),
+    ):
+        pass
+    matches = [Match("map", layers=((0, 1), (1, 3))), Match("hidden", layers=((0, 0), (2, 4)))]
+    with attended(student, teacher, matches, example=batch.inputs) as term:
+        call(student, batch.inputs)
+        assert term(None, batch, None).shape == (4,)
+
+
+class OwnAttention(nn.Module):
+    """A user's own module: nothing in it is of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Fused(nn.Module):
+    """A transformers model whose attention was exchanged for a kernel of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = encoder()
+        for layer in self.inner.bert.encoder.layer:
+            layer.attention.self = FusedSelfAttention()
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+class FusedSelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, hidden_states, attention_mask=None, **more):
+        query, key, value = self.qkv(hidden_states)[:, None].chunk(3, dim=-1)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)[:, 0], None
+
+
+@dataclass(frozen=True)
+class Loud:
+    sees = "anything"
+
+
+def test_attention_that_cannot_be_seen_is_refused_by_name():
+    batch = batch_of("bert")
+
+    def attach(student, teacher, *matches, example=batch.inputs):
+        with attended(student, teacher, matches or [Match("map")], example=example):
+            pass
+
+    with pytest.raises(MismatchError, match=r"(?s)no attention outputs.*transformers.*layer.self_attn, which hides"):
+        attach(OwnAttention(), encoder(), example=torch.randn(2, 5, WIDTH))
+    with pytest.raises(MismatchError, match=r"(?s)cannot be seen.*FusedSelfAttention"):
+        attach(Fused(), encoder())
+    with pytest.raises(MismatchError, match=r"(?s)differ in shape.*same heads"):
+        attach(encoder(num_attention_heads=4), encoder())
+    with pytest.raises(MismatchError, match=r"(?s)differ in shape.*same width"):
+        attach(encoder(hidden_size=8), encoder(), Match("output"))
+    with pytest.raises(ConfigError, match="no such layer"):
+        attach(encoder(), encoder(), Match("map", layers=(2,)))
+    with pytest.raises(ConfigError, match="one name"):
+        attach(encoder(), encoder(), Match("map"), Match("map"))
+    with pytest.raises(UnknownNameError, match="did you mean 'score'"):
+        Match("scores")
+    for wrong in ({"weight": -1.0}, {"layers": ()}):
+        with pytest.raises(ConfigError):
+            Match("map", **wrong)
+    with pytest.raises(ConfigError, match="nothing to match"), attended(encoder(), encoder(), [], example=batch.inputs):
+        pass
+
+
+def test_a_term_asked_before_its_student_ran():
+    batch = batch_of("bert")
+    with attended(encoder(), encoder(), [Match("map")], example=batch.inputs) as term:
+        term.student.clear()
+        with pytest.raises(ConfigError, match="has not run"):
+            term(None, batch, None)
+        call(term.model, batch.inputs)
+        term.student.valid = torch.ones(7, 5, dtype=torch.bool)
+        with pytest.raises(MismatchError, match="another batch"):
+            term(None, batch, None)
