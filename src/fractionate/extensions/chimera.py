@@ -22,6 +22,7 @@ from fractionate.engine.council import asking
 from fractionate.engine.feed import Batch, Plan
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.order import batches as shuffled
 from fractionate.order import draw_seed
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import Superfeatures
@@ -91,6 +92,10 @@ class Chimeras:
 
     def __len__(self) -> int:
         return self.size
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The places of the batches of an epoch."""
+        return shuffled(self.size, batch_size, seed, epoch)
 
     def sources(self, index: Int[Tensor, "batch"]) -> Int[Tensor, "batch superfeatures"]:
         """Which example each superfeature of these chimeras comes from."""
