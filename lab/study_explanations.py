@@ -10,7 +10,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate import Objective, TeacherSignal, distill
+from bundle import Answer, Bundle, Flat, Mixed, Ordered, Said
+
+from fractionate import TeacherSignal, distill
 from fractionate.engine.council import ask
+from fractionate.engine.evaluation import evaluate
 from fractionate.extensions.chimera import Chimeras
-from fractionate.extensions.explanation import explaining_mlp, prior_of
+from fractionate.extensions.explanation import explaining_mlp, matched_width, prior_of
 from fractionate.extensions.explanation_terms import Explained, explanation_signals, ked, paper_objective
 from fractionate.extensions.superfeatures import given, superfeatures
 from fractionate.order import draw_seed
@@ -37,7 +40,7 @@ from fractionate.sources.tables import column_names
 KEPT = Path("runs/explanations")
 GROUPS = 4
 SEEDS = 5
-REAL_STEPS, MORE_STEPS = 400, 200  # then as many again on real or chimeric data, for every arm
+REAL_STEPS, MORE_STEPS = 300, 150  # then as many again on real or chimeric data, for every arm
 SHARE = 0.7
 
 
@@ -61,10 +64,10 @@ class Setting:
 SETTINGS = (
     Setting("breast-cancer", "full", 400, 169, 64, 8, alone=True),
     Setting("breast-cancer", "reduced", 60, 169, 64, 8),
-    Setting("dna", "full", 2000, 1186, 100, 8, alone=True),
-    Setting("dna", "reduced", 200, 1186, 100, 8),
-    Setting("spam", "full", 3000, 1601, 100, 8, alone=True),
-    Setting("spam", "reduced", 200, 1601, 100, 8),
+    Setting("dna", "full", 2000, 1186, 100, 11, alone=True),
+    Setting("dna", "reduced", 200, 1186, 100, 11),
+    Setting("spam", "full", 3000, 1601, 106, 7, alone=True),
+    Setting("spam", "reduced", 200, 1601, 106, 7),
     Setting("fashion-mnist", "full", 4000, 2000, 200, 20),
     Setting("fashion-mnist", "reduced", 400, 2000, 200, 20),
 )
@@ -89,10 +92,6 @@ def seeded(build: Callable[[], nn.Module], *key: int | str) -> nn.Module:
     return build()
 
 
-def size_of(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def shuffled(signals: tuple[TeacherSignal, ...], seed: int) -> tuple[TeacherSignal, ...]:
     """The placebo: each explanation belongs to another example of the same class, all superfeatures moved together."""
     labels = signals[0].labels
@@ -105,122 +104,163 @@ def shuffled(signals: tuple[TeacherSignal, ...], seed: int) -> tuple[TeacherSign
 
 
 class Bench:
-    """One setting and one seed: teachers, students, and the runs of all arms."""
+    """One setting: teachers and students of all seeds, and the runs of all arms."""
 
-    def __init__(self, setting: Setting, found: Superfeatures | None, seed: int) -> None:
-        self.setting, self.seed = setting, seed
+    def __init__(self, setting: Setting, seeds: Sequence[int]) -> None:
+        self.setting, self.seeds = setting, list(seeds)
         self.train, self.test = load(setting)
         self.shape, self.classes = self.train.inputs.shape[1:], self.train.classes
+        self.features = self.shape.numel()
+        self.data = Ordered(self.train, self.seeds)
         self.real = Training(steps=REAL_STEPS, batch_size=50, learning_rate=5e-3)
         self.more = Training(steps=MORE_STEPS, batch_size=50, learning_rate=2e-3)
-        self.black_box = self.taught(lambda: mlp(setting.teacher, setting.teacher)(self.shape, self.classes), "teacher")
-        self.signal = ask(self.black_box, self.train)
-        self.test_signal = ask(self.black_box, self.test)
-        self.prior = prior_of(self.signal)
+        first = self.plain(setting.teacher)
+        self.black_boxes = self.taught("teacher", lambda seed: first())
+        self.signals = [ask(model, self.train) for model in self.black_boxes]
+        self.test_signals = [ask(model, self.test) for model in self.black_boxes]
         names = () if setting.data == "fashion-mnist" else column_names(setting.data)
-        self.found = found or superfeatures(self.black_box, self.train, GROUPS, feature_names=names)
-        order = torch.randperm(self.found.features, generator=torch.Generator().manual_seed(draw_seed("random", seed)))
+        self.found = superfeatures(self.black_boxes[0], self.train, GROUPS, feature_names=names)
         sizes = [len(group) for group in self.found.groups]
-        self.random = given([part.tolist() for part in order.split(sizes)], features=self.found.features)
-        self.plain = lambda: mlp(setting.student, setting.student)(self.shape, self.classes)
+        order = torch.randperm(self.features, generator=torch.Generator().manual_seed(draw_seed("random groups")))
+        self.random = given([part.tolist() for part in torch.split(order, sizes)], features=self.features)
 
-    def taught(self, build: Callable[[], nn.Module], name: str) -> nn.Module:
-        """A teacher, trained on the labels."""
-        model = seeded(build, name, self.seed)
-        training = Training(steps=REAL_STEPS, batch_size=50, learning_rate=2e-3)
-        return distill(model, self.train, training=training, seed=self.seed, show="nothing")[0]
+    def plain(self, width: int) -> Callable[[], nn.Module]:
+        return lambda: mlp(width, width)(self.shape, self.classes)
 
-    def grouped(self, found: Superfeatures, like: nn.Module) -> Callable[[], nn.Module]:
-        return lambda: explaining_mlp(found, self.classes, hidden_layers=2, parameters=size_of(like), prior=self.prior)
+    def grouped(self, found: Superfeatures, width: int) -> Callable[[int], nn.Module]:
+        """An explaining network for each place of a seed, of equal widths, not larger than the plain one."""
+        plain = sum(p.numel() for p in self.plain(width)().parameters())
+        own = matched_width(self.features, GROUPS, self.classes, hidden_layers=2, parameters=plain)
+        return lambda place: explaining_mlp(
+            found, self.classes, hidden_layers=2, width=own, prior=prior_of(self.signals[place])
+        )
 
-    def run(self) -> tuple[dict[str, Run], dict[str, nn.Module]]:
-        """All arms, and the models that explain."""
-        setting, seed = self.setting, self.seed
-        student = self.plain()
-        teacher = self.taught(self.grouped(self.found, self.black_box), "explaining teacher")
-        other = self.taught(self.grouped(self.random, self.black_box), "explaining teacher of random groups")
-        grouped, by_chance = self.grouped(self.found, student), self.grouped(self.random, student)
-        objective, signal, random = paper_objective(), ask(teacher, self.train), ask(other, self.train)
-        said, said_random = explanation_signals(teacher, self.train), explanation_signals(other, self.train)
+    def bundle(self, name: str, build: Callable[[int], nn.Module], found: Superfeatures | None = None) -> Bundle:
+        models = [seeded(lambda place=place: build(place), name, seed) for place, seed in enumerate(self.seeds)]
+        return Bundle(models, None if found is None else found.groups, self.features)
+
+    def taught(
+        self, name: str, build: Callable[[int], nn.Module], found: Superfeatures | None = None
+    ) -> list[nn.Module]:
+        """Teachers, trained on the labels."""
+        training = Training(steps=REAL_STEPS + MORE_STEPS, batch_size=50, learning_rate=2e-3)
+        bundle = self.bundle(name, build, found)
+        distill(bundle, self.data, training=training, show="nothing", log_every=10**6)
+        return bundle.unbundle()
+
+    def run(self) -> tuple[dict[str, list[Run]], dict[str, nn.Module]]:
+        """All arms, and the models of the first seed that explain."""
+        setting, objective = self.setting, paper_objective()
+        teachers = self.taught("explaining teacher", self.grouped(self.found, setting.teacher), self.found)
+        others = self.taught("teacher of random groups", self.grouped(self.random, setting.teacher), self.random)
+        grouped, by_chance = self.grouped(self.found, setting.student), self.grouped(self.random, setting.student)
+        said = [explanation_signals(teacher, self.train) for teacher in teachers]
+        moved = [shuffled(signals, seed) for signals, seed in zip(said, self.seeds, strict=True)]
+        random = [explanation_signals(teacher, self.train) for teacher in others]
+        black = Said(self.data, self.signals)
+        explaining, drawn = (Said(self.data, [ask(t, self.train) for t in some]) for some in (teachers, others))
 
         def explained(signals: Any, weights: tuple[float, ...] | None = None) -> list[Any]:
-            return [ked(objective, Explained(signals, weights=weights), share=SHARE)]
+            whole = [
+                TeacherSignal(torch.cat([s[m].logits for s in signals]), torch.cat([s[m].labels for s in signals]))
+                for m in range(GROUPS)
+            ]
+            return [Flat(ked(objective, Explained(whole, weights=weights), share=SHARE), self.data)]
 
-        arms: dict[str, tuple[Callable[[], nn.Module], TeacherSignal | None, list[Any]]] = {
-            "hard": (self.plain, None, []),
-            "hard grouped": (grouped, None, []),
-            "kd": (self.plain, self.signal, []),
-            "kd grouped": (grouped, signal, []),
-            "ked": (grouped, signal, explained(said)),
-            "ked shuffled": (grouped, signal, explained(shuffled(said, seed))),
-            "ked random groups": (by_chance, random, explained(said_random)),
+        plain = self.plain(setting.student)
+        arms: dict[str, tuple[Callable[[int], nn.Module], Superfeatures | None, Said | None, list[Any]]] = {
+            "hard": (lambda place: plain(), None, None, []),
+            "hard grouped": (grouped, self.found, None, []),
+            "kd": (lambda place: plain(), None, black, []),
+            "kd grouped": (grouped, self.found, explaining, []),
+            "ked": (grouped, self.found, explaining, explained(said)),
+            "ked shuffled": (grouped, self.found, explaining, explained(moved)),
+            "ked random groups": (by_chance, self.random, drawn, explained(random)),
         }
         if setting.alone:
             for m in range(GROUPS):
                 only = tuple(float(i == m) for i in range(GROUPS))
-                arms[f"ked {self.found.names[m]} alone"] = (grouped, signal, explained(said, only))
-        runs: dict[str, Run] = {}
-        models: dict[str, nn.Module] = {"teacher": teacher, "black_box": self.black_box}
-        for arm, (build, taught, terms) in arms.items():
-            model = seeded(build, "student", seed)
-            self.go(model, taught, objective, terms, self.real, arm)
-            if arm in ("ked", "kd"):
-                mixed = copy.deepcopy(model)
-            runs[arm] = self.go(model, taught, objective, terms, self.more, arm)
+                arms[f"ked {self.found.names[m]} alone"] = (grouped, self.found, explaining, explained(said, only))
+        runs: dict[str, list[Run]] = {}
+        kept: dict[str, nn.Module] = {"teacher": teachers[0], "black_box": self.black_boxes[0]}
+        for arm, (build, found, taught, terms) in arms.items():
+            bundle = self.bundle("student", build, found)
+            self.go(bundle, self.data, taught, terms, self.real, arm)
+            mixed = copy.deepcopy(bundle)
+            runs[arm] = self.go(bundle, self.data, taught, terms, self.more, arm)
             if arm == "ked":
-                models["student"] = model
-                runs["ked + chimeras"] = self.chimeric(mixed, teacher, objective, True, "ked + chimeras")
+                kept["student"] = copy.deepcopy(bundle.unbundle()[0])
+                runs["ked + chimeras"] = self.chimeric(
+                    mixed, Bundle(teachers, self.found.groups, self.features), "ked + chimeras"
+                )
             if arm == "kd":
-                runs["kd + chimeras"] = self.chimeric(mixed, self.black_box, objective, False, "kd + chimeras")
-        return runs, models
+                runs["kd + chimeras"] = self.chimeric(
+                    mixed, Bundle(self.black_boxes, None, self.features), "kd + chimeras"
+                )
+        return runs, kept
 
-    def go(
-        self, model: nn.Module, taught: Any, objective: Objective, terms: list[Any], training: Training, arm: str,
-        data: Any = None,
-    ) -> Run:  # fmt: skip
+    def go(self, bundle: Bundle, data: Any, taught: Any, terms: list[Any], training: Training, arm: str) -> list[Run]:
+        """Train a bundle and measure each of its students."""
         _, run = distill(
-            model, self.train if data is None else data, taught, objective=None if taught is None else objective,
-            training=training, terms=terms, test=self.test, test_signal=self.test_signal, seed=self.seed, arm=arm, show="nothing",
-            log_every=10**6,
+            bundle, data, taught, objective=None if taught is None else paper_objective(),
+            training=training, terms=terms, arm=arm, show="nothing", log_every=10**6,
         )  # fmt: skip
-        if terms and run.contract is not None:
+        contract = run.contract
+        if terms and contract is not None:
             formula = (
                 f"0.3 · H(label, q) + 0.21 · 10² · KL(p ‖ q) + 0.49 / {GROUPS} · 10² · Σ KL(e_m ‖ e_m of the student)"
             )
-            run = replace(run, contract=replace(run.contract, formula=formula))
-        return run
+            contract = replace(contract, formula=formula)
+        found = []
+        for model, seed, signal in zip(bundle.unbundle(), self.seeds, self.test_signals, strict=True):
+            scores = evaluate(model, self.test, signal=signal)
+            size = sum(p.numel() for p in model.parameters())
+            found.append(
+                replace(
+                    run,
+                    seed=seed,
+                    test=scores,
+                    parameters=size,
+                    contract=contract,
+                    history=(),
+                    wall_seconds=run.wall_seconds / len(self.seeds),
+                    steps=REAL_STEPS + MORE_STEPS,
+                )  # fmt: skip
+            )
+        return found
 
-    def chimeric(self, model: nn.Module, teacher: nn.Module, objective: Objective, explains: bool, arm: str) -> Run:
-        chimeras = Chimeras(self.train, self.found, teacher, size=MORE_STEPS * 50, seed=self.seed)
-        terms = [ked(objective, Explained(chimeras.teacher), share=SHARE)] if explains else []
-        return self.go(model, chimeras.teacher, objective, terms, self.more, arm, chimeras)
+    def chimeric(self, bundle: Bundle, teachers: Bundle, arm: str) -> list[Run]:
+        chimeras = Chimeras(self.train, self.found, teachers.unbundle()[0], size=MORE_STEPS * 50)
+        mixed = Mixed(chimeras, teachers, self.seeds)
+        terms = []
+        if teachers.explains:
+            terms = [Flat(ked(paper_objective(), Explained(Answer(mixed)), share=SHARE), mixed)]
+        return self.go(bundle, mixed, mixed, terms, self.more, arm)
 
 
 def kept_at(setting: Setting) -> Path:
     return KEPT / f"{setting.data}-{setting.size}"
 
 
-def train(setting: Setting, seeds: range) -> None:
-    """Train what is not there yet. The superfeatures are those of the first seed's black-box teacher."""
+def train(setting: Setting, seeds: int) -> None:
+    """Train a setting that is not there yet. The superfeatures are those of the first seed's black-box teacher."""
     folder = kept_at(setting)
+    if (folder / "done").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        if (folder / f"done-{seed}").exists():
-            continue
-        began = time.process_time()
-        path = folder / "superfeatures.json"
-        found = Superfeatures.load(path) if path.exists() else None
-        bench = Bench(setting, found, seed)
-        if found is None:
-            bench.found.save(path)
-        runs, models = bench.run()
-        for arm, run in runs.items():
-            run.save(folder / f"{arm.replace(' ', '_')}-{seed}.json")
-        if seed == 0:
-            torch.save({name: model.state_dict() for name, model in models.items()}, folder / "models.pt")
-        (folder / f"done-{seed}").touch()
-        scores = ", ".join(f"{arm} {100 * run.test.accuracy:.1f}" for arm, run in runs.items() if run.test)
-        print(f"{setting.name} seed {seed}: {time.process_time() - began:.0f} CPU s: {scores}", flush=True)
+    began = time.process_time()
+    bench = Bench(setting, range(seeds))
+    print(f"{setting.name}: teachers and superfeatures, {time.process_time() - began:.0f} CPU s", flush=True)
+    bench.found.save(folder / "superfeatures.json")
+    runs, models = bench.run()
+    for arm, found in runs.items():
+        for run in found:
+            run.save(folder / f"{arm.replace(' ', '_')}-{run.seed}.json")
+    torch.save({name: model.state_dict() for name, model in models.items()}, folder / "models.pt")
+    (folder / "done").touch()
+    means = {arm: 100 * sum(run.test.accuracy for run in found) / len(found) for arm, found in runs.items()}
+    shown = ", ".join(f"{arm} {mean:.2f}" for arm, mean in means.items())
+    print(f"{setting.name}: {time.process_time() - began:.0f} CPU s: {shown}", flush=True)
 
 
 def main() -> None:
@@ -232,7 +272,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [s for s in SETTINGS if not options.only or options.only in s.name]
     for setting in chosen:
-        train(setting, range(options.seeds))
+        train(setting, options.seeds)
     if not options.train_only:
         import explanations_tables
 
