@@ -99,7 +99,7 @@ class Stepper:
             losses.append(loss.detach())
             if real:
                 seen.append((batch, row_losses, place))
-        if describe and self.objective is not None and signal is not None and len(logits):
+        if describe and isinstance(self.objective, Objective) and signal is not None and len(logits):
             few = torch.arange(min(len(logits), max(1, DESCRIBED_NUMBERS // logits.shape[-1])), device=logits.device)
             factors = rescaling(logits.detach()[: len(few)], signal.take(few), self.objective)
             deviation, mean = torch.std_mean(factors, correction=0)
@@ -143,7 +143,8 @@ class Stepper:
         )
         signal = None
         if not self.labels_checked:
-            check_classes(batch, labels, place, logits.shape[-1])
+            # an objective that is called with hidden states knows the classes itself
+            check_classes(batch, labels, place, getattr(self.objective, "classes", logits.shape[-1]))
         if self.teacher is None or not len(labels):  # a batch in which nothing counts asks nobody
             losses = functional.cross_entropy(logits.float(), labels, reduction="none")
         else:

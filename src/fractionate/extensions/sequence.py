@@ -215,7 +215,7 @@ def analysis(name: str, *, temperature: float = 1.0, teacher_weight: float = 0.5
     return Objective(cell, temperature, teacher_weight, divergence=divergence)
 
 
-def _top(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
+def top_one(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
     """The teacher's top-1 of each row; exact for compact rows too: nothing left out is above what was kept."""
     if isinstance(signal, TeacherSignal):
         return signal.logits.argmax(dim=1)
@@ -227,7 +227,7 @@ def _top(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
 
 def gold_share(signal: TeacherSignal | CompactSignal) -> float:
     """The share of tokens at which the teacher's top-1 is the gold token: there word-level KD adds little (arXiv 2305.08096)."""
-    return float((_top(signal) == signal.labels).double().mean())
+    return float((top_one(signal) == signal.labels).double().mean())
 
 
 def ta_rate(student_logits: Float[Tensor, "rows classes"], signal: TeacherSignal | CompactSignal) -> float:
@@ -236,4 +236,4 @@ def ta_rate(student_logits: Float[Tensor, "rows classes"], signal: TeacherSignal
         raise MismatchError(
             "student and teacher speak of different tokens", expected=str(len(signal)), got=str(len(student_logits))
         )
-    return float((student_logits.argmax(dim=1) == _top(signal).to(student_logits.device)).double().mean())
+    return float((student_logits.argmax(dim=1) == top_one(signal).to(student_logits.device)).double().mean())

@@ -1,0 +1,297 @@
+"""Language models: sentences as data, pairs of tokenizers proved to fit, text that the student writes itself (GKD).
+
+The loop is `distill` with `predicts_next=True`. Everything here is data for it or a check before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import xxhash
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fractionate.engine.council import Teacher, asking
+from fractionate.engine.feed import Batch, Plan
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.outputs import IGNORED, call, device_of, logits_of, rows
+from fractionate.record import Record
+
+Text = str | tuple[str, str]
+OverLong = Literal["skip", "cut", "refuse"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """Token ids of sentences; a label is the token itself, -100 in the first `prompts` tokens and in the padding.
+
+    A feed for `distill`, a dataset for `collect` (`loader()`, which pads each batch to its longest). `skipped` counts the texts
+    that were left out, by reason.
+    """
+
+    tokens: tuple[Int[Tensor, "tokens"], ...]
+    prompts: tuple[int, ...]
+    padding: int
+    name: str = "sentences"
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise MismatchError(
+                f"{self.name}: there is no data", expected="at least one sentence",
+                got=", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none",
+            )  # fmt: skip
+
+    @property
+    def labels(self) -> None:
+        """All labels, one an example: a sentence has many."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, place: int) -> tuple[Int[Tensor, "tokens"], int]:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self.tokens[place], self.prompts[place]
+
+    def take(self, index: Int[Tensor, "some"]) -> Sentences:
+        """Some of the sentences."""
+        places = index.tolist()
+        return Sentences(
+            tuple(self.tokens[i] for i in places), tuple(self.prompts[i] for i in places), self.padding, self.name
+        )
+
+    def padded(self, items: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
+        """Sentences as one batch: input_ids, attention_mask and labels, padded on the right."""
+        longest = max(len(tokens) for tokens, _ in items)
+        ids = torch.full((len(items), longest), self.padding)
+        mask = torch.zeros_like(ids)
+        labels = torch.full_like(ids, IGNORED)
+        for row, (tokens, prompt) in enumerate(items):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+            labels[row, prompt : len(tokens)] = tokens[prompt:]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def batch(self, index: Int[Tensor, "batch"]) -> Batch:
+        """Some sentences as the engine takes them."""
+        found = self.padded([self[place] for place in index.tolist()])
+        return Batch(
+            {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}, found["labels"], index
+        )
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        for _, index in plan:
+            yield self.batch(index)
+
+    def loader(self) -> DataLoader[Any]:
+        """For `collect(teacher, sentences.loader(), …, tokens="next")`."""
+        return DataLoader(_Items(self), collate_fn=lambda items: self.padded([item["sentence"] for item in items]))
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens and prompts."""
+        state = xxhash.xxh3_128(f"{self.padding}:{len(self)}".encode())
+        for tokens, prompt in zip(self.tokens, self.prompts, strict=True):
+            state.update(f"{prompt}:".encode() + tokens.numpy().tobytes())
+        return state.hexdigest()
+
+
+class _Items(torch.utils.data.Dataset[Any]):
+    """Sentences for the signal store: a mapping with the label apart."""
+
+    def __init__(self, sentences: Sentences) -> None:
+        self.sentences, self.name = sentences, sentences.name
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        tokens, prompt = self.sentences[place]
+        return {"sentence": (tokens, prompt), "labels": tokens[prompt:]}
+
+
+def read_sentences(
+    tokenizer: Any,
+    texts: Sequence[Text],
+    *,
+    longest: int,
+    over_long: OverLong = "skip",
+    end: bool = True,
+    name: str = "sentences",
+) -> Sentences:
+    """Texts, or pairs (prompt, completion), as tokens; the loss is on what follows the prompt, and on the end of the text.
+
+    Without a prompt the first token is given. Empty texts and those with nothing to foretell are left out and counted; texts of
+    more than `longest` tokens too (`over_long="skip"`), or they are cut, or refused. Raises `MismatchError` where nothing is left.
+    """
+    if over_long not in ("skip", "cut", "refuse") or longest < 2:
+        raise ConfigError(
+            "sentences cannot be read so",
+            expected='longest of 2 or more; over_long "skip", "cut" or "refuse"',
+            got=f"{longest}, {over_long!r}",
+        )
+    skipped = {"empty": 0, "over-long": 0}
+    tokens, prompts = [], []
+    last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
+    for place, text in enumerate(texts):
+        prompt, completion = ("", text) if isinstance(text, str) else text
+        first = tokenizer(prompt, add_special_tokens=True)["input_ids"] if prompt else []
+        rest = tokenizer(completion, add_special_tokens=not prompt)["input_ids"] if completion.strip() else []
+        whole = [*first, *rest, *last]
+        if not rest or len(whole) < 2:
+            skipped["empty"] += 1
+            continue
+        if len(whole) > longest:
+            if over_long == "refuse":
+                raise MismatchError(
+                    f"{name}: text {place} is too long", expected=f"at most {longest} tokens", got=str(len(whole)),
+                    fix='over_long="skip" leaves such texts out and counts them, "cut" cuts them',
+                )  # fmt: skip
+            if over_long == "skip" or len(first) >= longest:
+                skipped["over-long"] += 1
+                continue
+            whole = whole[:longest]
+        tokens.append(torch.tensor(whole))
+        prompts.append(max(1, len(first)))
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Sentences(tuple(tokens), tuple(prompts), padding or 0, name, skipped)
+
+
+# --- text that the student writes itself -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class OnPolicy:
+    """A feed that hands out, with probability `share`, what the student itself writes after the prompts (GKD).
+
+    Nothing flows back through the sampling, and the loss is on what was written alone. Whether a batch is written and what is
+    drawn are functions of (seed, epoch, sentences) and the student's weights, so a killed run goes on the same. The teacher must
+    be living: nobody can have been asked about these texts before. share = 0 is the data as
+    they are. Source: Agarwal et al. (arXiv 2306.13649).
+    """
+
+    sentences: Sentences
+    student: nn.Module
+    share: float = 0.5
+    sampling_temperature: float = 0.9
+    new_tokens: int = 32
+    end: int | None = None
+    counts: dict[str, int] = field(default_factory=lambda: {"written": 0, "given": 0})
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and self.sampling_temperature > 0 and self.new_tokens >= 1):
+            raise ConfigError(
+                "the student cannot write so", expected="share in [0, 1], sampling_temperature above 0, new_tokens of 1 or more",
+                got=f"{self.share}, {self.sampling_temperature}, {self.new_tokens}",
+            )  # fmt: skip
+        if not hasattr(self.student, "generate"):
+            raise ConfigError(
+                f"{type(self.student).__name__} cannot write",
+                expected="a model with generate() (transformers' causal models)",
+            )
+
+    @property
+    def name(self) -> str:
+        """The data's name."""
+        return f"{self.sentences.name}, {self.share:g} written by the student"
+
+    @property
+    def labels(self) -> None:
+        """All labels, one an example: a sentence has many."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, each written by the student as it is at that moment, or given."""
+        for epoch, index in plan:
+            drawn = xxhash.xxh3_64_intdigest(f"{seed}:{epoch}:".encode() + index.numpy().tobytes())
+            if drawn / 2.0**64 < self.share:
+                self.counts["written"] += 1
+                yield self.write(index, drawn)
+            else:
+                self.counts["given"] += 1
+                yield self.sentences.batch(index)
+
+    def write(self, index: Int[Tensor, "batch"], seed: int = 0) -> Batch:
+        """What the student writes after the prompts of some sentences."""
+        prompts = [tokens[:prompt] for tokens, prompt in (self.sentences[i] for i in index.tolist())]
+        width, padding = max(map(len, prompts)), self.sentences.padding
+        ids, mask = torch.full((len(prompts), width), padding), torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):  # padded on the left, so that all go on at once
+            ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+        device = device_of(self.student)
+        kept = torch.random.get_rng_state()
+        try:
+            torch.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
+            with asking(self.student):
+                found = self.student.generate(  # type: ignore[operator]
+                    input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=self.new_tokens, do_sample=True,
+                    temperature=self.sampling_temperature, top_k=0, top_p=1.0, pad_token_id=padding, eos_token_id=self.end,
+                ).cpu()  # fmt: skip
+        finally:
+            torch.random.set_rng_state(kept)
+        items = []
+        for prompt, row in zip(prompts, found, strict=True):
+            written = row[width:]
+            ends = (written == self.end).nonzero().flatten() if self.end is not None else written[:0]
+            if len(ends):
+                written = written[: int(ends[0]) + 1]
+            items.append((torch.cat([prompt, written]), len(prompt)))
+        batch = self.sentences.padded(items)
+        return Batch(
+            {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, batch["labels"], index
+        )
+
+    def fingerprint(self) -> str:
+        """The data's, with how the student writes."""
+        written = f"{self.share}:{self.sampling_temperature}:{self.new_tokens}:{self.end}"
+        return xxhash.xxh3_128_hexdigest(f"{self.sentences.fingerprint()}:{written}".encode())
+
+
+# --- how good a language model is, without holding its logits --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenScores(Record):
+    """How well a model foretells tokens; `ta_rate` is the share of tokens on which student and teacher have the same top-1."""
+
+    tokens: int
+    nll_nats: float
+    accuracy: float
+    ta_rate: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-likelihood of a token."""
+        return float(torch.tensor(self.nll_nats, dtype=torch.float64).exp())
+
+
+def token_scores(
+    model: nn.Module, sentences: Sentences, teacher: Teacher | None = None, *, batch_size: int = 16
+) -> TokenScores:
+    """Mean NLL in nats, accuracy and TA rate over all labelled tokens, batch by batch; the model's mode is left as it was."""
+    from fractionate.extensions.sequence import top_one
+
+    count, nll, right, agreed = 0, 0.0, 0, 0
+    device = device_of(model)
+    for index in torch.split(torch.arange(len(sentences)), batch_size):
+        batch = sentences.batch(index).to(device)
+        with asking(model):
+            logits = logits_of(call(model, batch.inputs))
+        logits, labels, place = rows(logits, batch.labels, predicts_next=True)
+        count += len(labels)
+        nll += float(torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+        best = logits.argmax(dim=1)
+        right += int((best == labels).sum())
+        if teacher is not None:
+            agreed += int((best == top_one(teacher.about(batch, labels, place)).to(device)).sum())
+    if not count:
+        raise MismatchError(f"{sentences.name}: no token has a label", expected=f"labels other than {IGNORED}")
+    return TokenScores(count, nll / count, right / count, None if teacher is None else agreed / count)

@@ -1,0 +1,327 @@
+"""Language models: sentences, pairs of tokenizers, text the student writes, and training without logits. Tiny random models."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate import Objective, collect, distill
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions.bounded import HeadTeacher, bounded, head_of, headless
+from fractionate.extensions.language import OnPolicy, Sentences, read_sentences, token_scores
+from fractionate.extensions.sequence import IGNORED, StoredTokens
+from fractionate.extensions.tokenizers import MappedTeacher, check_pair, differences, token_map
+from fractionate.records import Training
+
+CLASSES, END = 23, 1
+LETTERS = "abcdefghijklmnopqrst "
+
+
+class Letters:
+    """A tokenizer of letters, with what transformers' tokenizers have."""
+
+    def __init__(self, letters=LETTERS, **more):
+        self.letters = letters
+        self.bos_token, self.eos_token, self.pad_token, self.unk_token = None, "<end>", "<pad>", None
+        self.pad_token_id, self.eos_token_id = 0, END
+        self.chat_template, self.padding_side, self.truncation_side = None, "right", "right"
+        vars(self).update(more)
+
+    def get_vocab(self):
+        return {"<pad>": 0, "<end>": 1} | {letter: i + 2 for i, letter in enumerate(self.letters)}
+
+    def __call__(self, text, add_special_tokens=True):
+        known = self.get_vocab()
+        return {"input_ids": [known[letter] for letter in text]}
+
+
+def causal(seed=0, width=16, classes=CLASSES, **more):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=classes, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, **more,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sentences() -> Sentences:
+    return read_sentences(
+        Letters(), ["a dog", "a cat", ("the ", "mat"), "sad", "bed", ("a ", "lake"), "pear", "ice"], longest=10
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    return causal(1, 32).eval()
+
+
+EXAMPLE = {"input_ids": torch.tensor([[2, 3, 4]])}
+
+
+def train(student, data, signal, objective, steps=5, **more):
+    more.setdefault("training", Training(steps=steps, batch_size=4, learning_rate=3e-2))
+    _, run = distill(student, data, signal, objective=objective, predicts_next=True, show="nothing", **more)
+    return torch.cat([p.detach().flatten() for p in student.parameters()]), run
+
+
+# -- sentences -----------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_completion_and_what_cannot_be_used_is_counted() -> None:
+    found = read_sentences(Letters(), ["ab", ("cd", "e"), "", "  ", ("a", ""), "abcdefgh", "b"], longest=6)
+    assert [t.tolist() for t in found.tokens] == [[2, 3, 1], [4, 5, 6, 1], [3, 1]]
+    assert found.prompts == (1, 2, 1) and found.skipped == {"empty": 3, "over-long": 1}
+    batch = found.batch(torch.tensor([0, 1]))
+    assert batch.labels.tolist() == [[IGNORED, 3, 1, IGNORED], [IGNORED, IGNORED, 6, 1]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    cut = read_sentences(Letters(), ["abcdefgh"], longest=4, over_long="cut")
+    assert cut.tokens[0].tolist() == [2, 3, 4, 5]
+
+
+def test_nothing_left_and_over_long_texts_are_errors_that_say_so() -> None:
+    with pytest.raises(MismatchError, match="there is no data") as error:
+        read_sentences(Letters(), ["", " ", "a" * 40], longest=8)
+    assert "2 empty, 1 over-long" in str(error.value)
+    with pytest.raises(MismatchError, match="text 1 is too long") as error:
+        read_sentences(Letters(), ["a", "a" * 40], longest=8, over_long="refuse")
+    assert "at most 8 tokens" in str(error.value) and "41" in str(error.value)
+    with pytest.raises(ConfigError, match="cannot be read so"):
+        read_sentences(Letters(), ["ab"], longest=1)
+
+
+def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_path) -> None:
+    """The teacher asked once teaches what the living one teaches; the store knows the tokenizer."""
+    store = collect(
+        teacher,
+        sentences.loader(),
+        tmp_path / "s",
+        tokens="next",
+        tokenizer=Letters(),
+        batch_size=3,
+        class_relation=None,
+    )
+    objective = Objective("kd", 1.0, 0.5, divergence="forward-kl")
+    kept, _ = train(causal(2), sentences, StoredTokens(store), objective)
+    living, _ = train(causal(2), sentences, teacher, objective)
+    torch.testing.assert_close(kept, living, rtol=1e-4, atol=1e-5)
+    other, loader = Letters(chat_template="{{ messages }}"), sentences.loader()
+    with pytest.raises(MismatchError, match="tokenizer"):
+        collect(teacher, loader, tmp_path / "s", tokens="next", tokenizer=other, batch_size=3, class_relation=None)
+
+
+# -- no logits ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "reverse-kl", "jsd"])
+def test_training_without_logits_is_the_same_training(name: str, sentences, teacher) -> None:
+    objective = Objective("kd", 1.0, 0.7, divergence=name)
+    plain, run = train(causal(2), sentences, teacher, objective)
+    student = causal(2)
+    with bounded(student, objective, EXAMPLE) as loss:
+        found, same = train(student, sentences, HeadTeacher(teacher, EXAMPLE, predicts_next=True), loss)
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
+    assert same.contract == run.contract and same.history[-1].loss == pytest.approx(run.history[-1].loss, rel=1e-4)
+    assert student(**EXAMPLE).logits.shape[-1] == CLASSES  # the head is back
+
+
+def test_compact_rows_teach_without_logits(sentences, teacher, tmp_path) -> None:
+    store = collect(
+        teacher,
+        sentences.loader(),
+        tmp_path / "s",
+        tokens="next",
+        form="top-k",
+        k=CLASSES - 2,
+        batch_size=4,
+        class_relation=None,
+    )
+    objective = Objective("kd", 1.0, 0.7, divergence="forward-kl")
+    plain, _ = train(causal(2), sentences, StoredTokens(store), objective)
+    student = causal(2)
+    with bounded(student, objective, EXAMPLE) as loss:
+        found, _ = train(student, sentences, StoredTokens(store, form="compact"), loss)
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused() -> None:
+    class Capped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lm_head = nn.Embedding(9, 4), nn.Linear(4, 9)
+
+        def forward(self, tokens):
+            return 2 * torch.tanh(self.lm_head(self.embed(tokens)) / 2)
+
+    model = Capped()
+    model.embed.weight.data.mul_(5)
+    with (
+        pytest.raises(MismatchError, match="does more to its logits") as error,
+        headless(model, torch.tensor([[1, 2]]), head="lm_head"),
+    ):
+        pass
+    assert "apart" in str(error.value) and "soft cap" in str(error.value)
+    assert model.lm_head.forward.__func__ is nn.Linear.forward  # type: ignore[attr-defined]
+    with pytest.raises(MismatchError, match="has no linear head"):
+        head_of(model)
+    with pytest.raises(MismatchError, match="has no linear head at 'embed'"):
+        head_of(model, "embed")
+
+
+def test_scores_of_tokens(sentences, teacher) -> None:
+    found = token_scores(teacher, sentences, HeadlessAnswer(teacher), batch_size=3)
+    tokens = sum(len(t) - p for t, p in zip(sentences.tokens, sentences.prompts, strict=True))
+    assert found.tokens == tokens and found.ta_rate == 1.0
+    nll = 0.0
+    for tokens, prompt in zip(sentences.tokens, sentences.prompts, strict=True):
+        log_q = torch.log_softmax(teacher(input_ids=tokens[None]).logits[0].double(), dim=1)
+        nll -= sum(float(log_q[i - 1, tokens[i]].detach()) for i in range(prompt, len(tokens)))
+    assert found.nll_nats == pytest.approx(nll / found.tokens, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(found.nll_nats))
+    assert token_scores(causal(5), sentences).ta_rate is None
+
+
+class HeadlessAnswer:
+    """The living teacher as the engine asks it."""
+
+    def __init__(self, model):
+        from fractionate.engine.council import Living
+
+        self.living = Living(model, predicts_next=True)
+
+    def about(self, batch, labels, place):
+        return self.living.about(batch, labels, place)
+
+
+# -- text that the student writes ------------------------------------------------------------------------------------------------
+
+
+def test_the_student_writes_after_the_prompt_and_only_that_counts(sentences) -> None:
+    student = causal(3)
+    feed = OnPolicy(sentences, student, share=1.0, new_tokens=5, end=END)
+    index = torch.tensor([2, 0, 5])
+    student.train()
+    before = torch.random.get_rng_state()
+    batch = feed.write(index, seed=4)
+    assert torch.equal(before, torch.random.get_rng_state()) and student.training
+    for row, place in enumerate(index.tolist()):
+        tokens, prompt = sentences[place]
+        assert torch.equal(batch.inputs["input_ids"][row, :prompt], tokens[:prompt])
+        counted = (batch.labels[row] != IGNORED).nonzero().flatten()
+        assert len(counted) and int(counted[0]) == prompt and len(counted) <= 5
+        written = batch.inputs["input_ids"][row, counted]
+        assert torch.equal(batch.labels[row, counted], written) and not bool((written[:-1] == END).any())
+    again = feed.write(index, seed=4)
+    assert torch.equal(batch.labels, again.labels)
+    assert not torch.equal(batch.labels, feed.write(index, seed=5).labels)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_gkd_is_distill_on_another_feed(share: float, sentences, teacher) -> None:
+    student, objective = causal(3), Objective("kd", 1.0, 1.0, divergence="jsd")
+    feed = OnPolicy(sentences, student, share=share, new_tokens=4, end=END)
+    weights, run = train(student, feed, teacher, objective, steps=8)
+    written = feed.counts["written"]
+    total = sum(feed.counts.values())  # the engine's forecast of memory looks at a batch too
+    assert 8 <= total <= 9 and (0 < written < 8 if share == 0.5 else written == total * share)
+    other = causal(3)
+    again, _ = train(other, OnPolicy(sentences, other, share=share, new_tokens=4, end=END), teacher, objective, steps=8)
+    assert torch.equal(weights, again)
+    if share == 0:
+        plain, _ = train(causal(3), sentences, teacher, objective, steps=8)
+        assert torch.equal(weights, plain)
+    assert math.isfinite(run.history[-1].loss)
+
+
+def test_gkd_brings_the_student_nearer_on_its_own_text(sentences, teacher) -> None:
+    """On what the student itself writes the divergence falls; no gradient goes through the sampling."""
+    student, objective = causal(3), Objective("kd", 1.0, 1.0, divergence="reverse-kl")
+    feed = OnPolicy(sentences, student, share=1.0, new_tokens=6)
+    _, run = train(
+        student, feed, teacher, objective, training=Training(steps=60, batch_size=8, learning_rate=1e-2), log_every=10
+    )
+    assert run.history[-1].loss < 0.7 * run.history[0].loss
+
+
+def test_who_cannot_write_is_refused_and_a_stored_teacher_does_not_know_new_text(sentences, teacher, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="cannot write"):
+        OnPolicy(sentences, nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="cannot write so"):
+        OnPolicy(sentences, teacher, share=1.5)
+    store = collect(teacher, sentences.loader(), tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
+    student = causal(3)
+    with pytest.raises(MismatchError, match=r"does not have the tokens|different labels"):
+        train(
+            student,
+            OnPolicy(sentences, student, share=1.0, new_tokens=12),
+            StoredTokens(store),
+            Objective("kd", 1.0, 1.0),
+        )
+
+
+# -- tokenizers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_tokenizer_is_one_and_every_difference_is_named() -> None:
+    assert check_pair(Letters(), Letters()) == check_pair(Letters(), copy.copy(Letters()))
+    other = Letters("bacdefghijklmnopqrst!", chat_template="{{ a }}", padding_side="left", pad_token="<end>")
+    with pytest.raises(MismatchError, match="read text differently") as error:
+        check_pair(Letters(), other)
+    said = str(error.value)
+    assert "2 strings have other numbers (first: 'a', 2 and 3)" in said
+    assert (
+        "1 strings only the student has (first: ' ')" in said and "1 strings only the teacher has (first: '!')" in said
+    )
+    assert "chat template: none and '{{ a }}'" in said and "padding side: 'right' and 'left'" in said
+    assert "pad token: '<pad>' and '<end>'" in said and "token_map" in said
+    assert len(differences({"a": 0}, {"a": 0, "b": 1})) == 1
+
+
+def test_a_map_of_tokens_is_explicit_hashed_and_proved(sentences) -> None:
+    wide = Letters(LETTERS[::-1] + "!?")
+    found = token_map(Letters(), wide, ["a dog", "ice"])
+    assert found.covered == 1.0
+    torch.manual_seed(0)
+    theirs = causal(4, classes=25).eval()
+    mapped = MappedTeacher(theirs, found, fingerprint=found.fingerprint)
+    ids = torch.tensor([Letters()("a dog")["input_ids"]])
+    expected = theirs(input_ids=torch.tensor([wide("a dog")["input_ids"]])).logits
+    got = mapped(ids)
+    for letter, number in Letters().get_vocab().items():
+        torch.testing.assert_close(got[..., number], expected[..., wide.get_vocab()[letter]])
+    weights, _ = train(causal(2), sentences, mapped, Objective("kd", 1.0, 0.5))
+    assert bool(torch.isfinite(weights).all())
+    with pytest.raises(MismatchError, match="another token map"):
+        MappedTeacher(theirs, found, fingerprint="0" * 32)
+
+
+def test_maps_that_cannot_be_right_are_refused() -> None:
+    with pytest.raises(MismatchError, match="too little in common") as error:
+        token_map(Letters(), Letters("xyz"), ["a"])
+    assert "at least 99%" in str(error.value) and "sequence level" in str(error.value)
+    with pytest.raises(MismatchError, match="needs texts"):
+        token_map(Letters(), Letters(), [])
+
+    class Pairs(Letters):
+        """Cuts "ab" as one token."""
+
+        def get_vocab(self):
+            return super().get_vocab() | {"ab": CLASSES}
+
+        def __call__(self, text, add_special_tokens=True):
+            plain = super().__call__(text.replace("ab", ""))["input_ids"]
+            return {"input_ids": [CLASSES] * text.count("ab") + plain}
+
+    with pytest.raises(MismatchError, match="cut text 1 in other places"):
+        token_map(Letters(), Pairs(), ["cd", "abc"])
+    unknown = token_map(Letters(), Letters(LETTERS[:-1]), ["ab"], covers=0.9)
+    with pytest.raises(MismatchError, match="tokens that the teacher does not know"):
+        MappedTeacher(causal(1), unknown, fingerprint=unknown.fingerprint)(torch.tensor([[2, 22]]))
+    assert unknown(torch.zeros(1, 22))[0, 22] == -math.inf
