@@ -206,3 +206,16 @@ def test_store_commands(capsys, run_file):
     assert "damaged" in capsys.readouterr().out
     assert run("store", "repair", store) == 0
     assert run("store", "info", "nowhere") == 2
+
+
+def test_a_study_by_two_workers_with_tuned_settings(capsys, run_file):
+    tune = "study.tune={temperatures: [1], teacher_weights: [0.5, 0.9], learning_rates: [0.005]}"
+    assert run("dissect", str(run_file), tune, "--workers", "2", "--json") == 0
+    study = Study.from_json(capsys.readouterr().out)
+    assert [one.arm for one in study.tries] == ["hard", "hard", "kd-pt", "kd-pt", "kd", "kd"]
+    assert {r.status for r in study.runs} == {"completed"}
+    for wrong in ("0", "many"):
+        assert run("dissect", str(run_file), "out=other", "--workers", wrong) == 2
+        assert "workers cannot be meant" in capsys.readouterr().err
+    assert run("dissect", str(run_file), "study.divergences=[jds]") == 2
+    assert "did you mean 'jsd'" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.page import report
-from fractionate.records import Diagnosis, Run, Study, Training
+from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.sources.bundled import Parts, data_sets
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
@@ -53,6 +53,7 @@ def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust:
         "objective.cell": as_cell,
         "objective.divergence": lambda name: divergences[name],
         "study.cells": as_cell,
+        "study.divergences": lambda name: divergences[name],
     }
     return load_run(path, overrides, trust=trust, lookups=lookups)
 
@@ -67,6 +68,7 @@ class Chain:
     run: RunFile
     command: str = ""
     pilot_minutes: float | None = None  # None: what the run file says
+    workers: int | str = 1  # processes of a study, or "ray"
     second_view: Path | None = None  # the teacher's signal on another view of the transfer part
 
     @cached_property
@@ -208,6 +210,11 @@ class Chain:
             test=self.parts.test,
             metric=asked.metric,
             margin=asked.margin,
+            share=asked.shares or (1.0,),
+            learning_rates=asked.learning_rates,
+            divergence=asked.divergences or ("cross-entropy",),
+            tune=None if asked.tune is None else Tuning(**asked.tune.model_dump()),
+            workers=self.workers,
             out=self.out / "study",
             name=self.run.name,
         )

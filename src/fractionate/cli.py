@@ -50,6 +50,7 @@ def open_chain(
     trust: list[str] | None,
     pilot_minutes: float | None = None,
     second_view: Path | None = None,
+    workers: int | str = 1,
 ) -> Chain:
     """The chain of a run file given on the command line."""
     from fractionate.chain import Chain, read_run
@@ -60,7 +61,7 @@ def open_chain(
         raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
     overrides = tuple(a for a in given if "=" in a)
     run = read_run(files[0] if files else None, overrides, trust=tuple(trust or ()))
-    chain = Chain(run, pilot_minutes=pilot_minutes, second_view=second_view)
+    chain = Chain(run, pilot_minutes=pilot_minutes, second_view=second_view, workers=workers)
     tell(f"{chain.run.name}: writing to {chain.out}")
     return chain
 
@@ -135,14 +136,22 @@ def diagnose(
 
 
 @app.command()
-def dissect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+def dissect(
+    arguments: Arguments = None,
+    workers: Annotated[
+        str, typer.Option(metavar="N|ray", help="processes of one thread each, or the machines of a Ray cluster")
+    ] = "1",
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
     """Say which part of the teacher pays.
 
     Trains controlled students over seeds and compares them pair by pair.
 
     Example: fractionate dissect run.yaml study.seeds=8 "study.cells=[hard, ls, kd-pt, kd]"
+    Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
     """
-    chain = open_chain(arguments, trust)
+    chain = open_chain(arguments, trust, workers=int(workers) if workers.lstrip("-").isdigit() else workers)
     give(chain.study, as_json)
 
 

@@ -93,6 +93,15 @@ LADDER = (
 )  # fmt: skip
 
 
+class TuneSection(Section):
+    """What is tried for each arm before the study, chosen on validation data; the same number of tries for every arm."""
+
+    temperatures: tuple[float, ...] = Field((1.0, 4.0), description="tried for every arm but hard")
+    teacher_weights: tuple[float, ...] = Field((0.5, 0.9), description="tried for every arm but hard")
+    learning_rates: tuple[float, ...] = Field((), description="tried for every arm; empty: that of training")
+    seeds: int = Field(1, ge=1, description="students a setting, with seeds of their own")
+
+
 class StudySection(Section):
     """The study that dissect runs: every cell at every temperature and weight, over seeds."""
 
@@ -102,6 +111,10 @@ class StudySection(Section):
     seeds: int = Field(5, ge=2, description="students an arm; the same seeds for every arm")
     metric: Literal["accuracy", "nll", "ece", "agreement"] = Field("accuracy", description="what a gain is counted in")
     margin: float = Field(0.5, gt=0, description="differences smaller than this count as equal, in the metric's unit")
+    shares: tuple[float, ...] | None = Field(None, description="parts of the data; every cell is tried with each")
+    learning_rates: tuple[float, ...] | None = Field(None, description="every cell is tried at each")
+    divergences: tuple[str, ...] | None = Field(None, description="every cell is tried with each")
+    tune: TuneSection | None = Field(None, description="settings tried for each arm before the study; none: not tuned")
 
     @field_validator("cells", mode="before")
     @classmethod

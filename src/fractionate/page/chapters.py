@@ -12,6 +12,7 @@ from fractionate.page.cost_plots import cost_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
 from fractionate.page.figure import Figure, mean_interval, pooled
 from fractionate.page.histogram_plots import histogram_figure
+from fractionate.page.mechanism_plots import mechanism_figures
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.spectrum_plots import spectrum_figure, temperature_figure
 from fractionate.page.student_plots import SCORES, arms_of, curves_figure, score_values, students_figure
@@ -93,7 +94,8 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
         formulas=tuple(dict.fromkeys(r.contract.formula for r in runs if r.contract)),
         reductions=tuple(dict.fromkeys(r.contract.reduction for r in runs if r.contract)),
         provenance=_provenance(studies, loose),
-        notes=tuple(note for s in studies for note in s.notes) + tuple(r.note for r in runs if r.note)[:20],
+        notes=tuple(note for s in studies for note in (*s.notes, *_chosen(s)))
+        + tuple(r.note for r in runs if r.note)[:20],
         versions={key: value for run in runs for key, value in run.versions.items()},
         commands=tuple(
             dict.fromkeys([command] * bool(command) + [str(s["command"]) for s in settings if s.get("command")])
@@ -192,6 +194,7 @@ def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], 
     figures = (
         students_figure(runs, order, placebos, numbered("students", index)),
         curves_figure(runs, order, numbered("learning-curves", index)),
+        *mechanism_figures(runs, order, lambda file: numbered(file, index)),
         cost_figure(runs, numbered("cost", index)),
     )
     arms = arms_of(runs, order)
@@ -255,6 +258,16 @@ def _provenance(studies: Sequence[Study], loose: Sequence[Run]) -> tuple[tuple[s
         facts = {"seed": r.seed, "steps": r.steps, **{k: v for k, v in r.settings.items() if k != "command"}}
         parts.append((r.arm or "student", {k: setting(v) for k, v in facts.items()}))
     return tuple(parts)
+
+
+def _chosen(study: Study) -> tuple[str, ...]:
+    """What was chosen for each arm of a study whose settings were tuned."""
+    return tuple(
+        f"{one.arm}: temperature {one.temperature:g}, teacher weight {one.teacher_weight:g}, learning rate "
+        f"{one.learning_rate:g} chosen on validation data of {sum(t.arm == one.arm for t in study.tries)} settings tried"
+        for one in study.tries
+        if one.chosen
+    )
 
 
 def _shared(settings: Sequence[Mapping[str, object]]) -> dict[str, object]:

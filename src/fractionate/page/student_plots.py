@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
 
 from fractionate.page.figure import Figure, mean_interval
 from fractionate.page.marks import Scale, canvas, curve, finite, line, scale_for, tag, text, tick_words
@@ -91,6 +93,32 @@ def students_figure(
     )
 
 
+def curve_panels(curves: Mapping[str, Sequence[tuple[float, float]]], file: str, unit: str = "") -> list[Markup]:
+    """A panel an arm: its points (step, value) in front of the other arms'."""
+    height = 84.0
+    across = Scale(0.0, max(x for points in curves.values() for x, _ in points))
+    values = sorted(y for points in curves.values() for _, y in points)
+    vertical = scale_for(values)
+    down = Scale(vertical.low, vertical.high, height, 4.0)
+    behind = [curve(thinned(points), across, down, height, "curve other") for points in curves.values()]
+    group = f"{file}-behind"  # drawn once, shown again behind every other arm
+    again = tag("use", href=f"#{group}")
+    ticks = down.ticks(3)
+    panels: list[Markup] = []
+    for i, (arm, points) in enumerate(curves.items()):
+        marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
+        marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
+        marks += [
+            again if i else tag("g", *behind, id=group),
+            curve(thinned(points), across, down, height, "curve mine"),
+        ]
+        marks.append(text(100, height + 15, f"{across.high:,.0f} steps", "tick", "end"))
+        last = tag("span", f"{number(points[-1][1])}{unit}")
+        head = tag("div", short(arm, 36), last, class_="panel-name")
+        panels.append(tag("div", head, tag("div", canvas(height + 20, *marks), class_="indent"), class_="panel"))
+    return panels
+
+
 def curves_figure(runs: Sequence[Run], order: Sequence[str] = (), file: str = "learning-curves") -> Figure | None:
     """Learning curves: a panel an arm, the mean over seeds in front of the other arms."""
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -106,27 +134,7 @@ def curves_figure(runs: Sequence[Run], order: Sequence[str] = (), file: str = "l
             curves[arm] = [(float(step), sum(v) / len(v)) for step, v in sorted(by_step.items())]
     if not curves:
         return None
-    height = 84.0
-    across = Scale(0.0, max(x for points in curves.values() for x, _ in points))
-    values = sorted(y for points in curves.values() for _, y in points)
-    vertical = scale_for(values)
-    down = Scale(vertical.low, vertical.high, height, 4.0)
-    behind = [curve(thinned(points), across, down, height, "curve other") for points in curves.values()]
-    group = f"{file}-behind"  # drawn once, shown again behind every other arm
-    again = tag("use", href=f"#{group}")
-    ticks = down.ticks(3)
-    panels = []
-    for i, (arm, points) in enumerate(curves.items()):
-        marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
-        marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
-        marks += [
-            again if i else tag("g", *behind, id=group),
-            curve(thinned(points), across, down, height, "curve mine"),
-        ]
-        marks.append(text(100, height + 15, f"{across.high:,.0f} steps", "tick", "end"))
-        last = tag("span", f"{number(points[-1][1])}{' %' if validated else ''}")
-        head = tag("div", short(arm, 36), last, class_="panel-name")
-        panels.append(tag("div", head, tag("div", canvas(height + 20, *marks), class_="indent"), class_="panel"))
+    panels = curve_panels(curves, file, " %" if validated else "")
     what = "validation accuracy (%)" if validated else "training loss"
     return Figure(
         file,
