@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from fractionate.engine.council import Teacher, asking
 from fractionate.engine.feed import Batch, Plan
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.order import shuffled
+from fractionate.order import batches as shuffled
 from fractionate.outputs import IGNORED, call, device_of, logits_of, rows
 from fractionate.record import Record
 
