@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fractionate.cells import as_cell
-from fractionate.config import RunFile, all_keys, dump_run, explain, load_run
+from fractionate.config import RunFile, all_keys, differences, dump_run, explain, load_run
 from fractionate.errors import ConfigError
 
 
@@ -80,6 +80,25 @@ BAD = {
     "temperature": ("objective: {temperature: 0}", "greater than 0"),
     "choice": ("training: {optimizer: adam}", "'adamw' or 'sgd'"),
     "quoted": ("study: {seeds: 'five'}", "write numbers without quotes"),
+    "old yes": (
+        "objective: {scale_by_temperature_squared: maybe}",
+        "run.yaml:1:13 objective.scale_by_temperature_squared",
+    ),
+    "not a number": (
+        "training: {learning_rate: .nan}",
+        "training.learning_rate: Input should be a finite number, got nan",
+    ),
+    "negative": ("seed: -1", "run.yaml:1:1 seed: Input should be greater than or equal to 0, got -1"),
+    "fraction": ("training: {batch_size: 1.5}", "run.yaml:1:12 training.batch_size"),
+    "nothing": ("study:\n  cells:\n", "run.yaml:2:3 study.cells"),
+    "near": ("training:\n  learning_rat: 1", "run.yaml:2:3 unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+    "elsewhere": ("batch_size: 4", "unknown key 'batch_size'; did you mean 'training.batch_size'?"),
+    "far": ("qqqq: 4", "run.yaml:1:1 unknown key 'qqqq'"),
+    "metric": ("study: {metric: f1}", "'accuracy', 'nll', 'ece' or 'agreement'"),
+    "margin": ("study: {margin: 0}", "study.margin: Input should be greater than 0, got 0"),
+    "share": ("training: {warmup_share: 2}", "less than or equal to 1, got 2"),
+    "map for a name": ("student: {model: {mlp: 3}}", "run.yaml:1:11 student.model"),
+    "list for a number": ("data: {transfer: [3]}", "run.yaml:1:8 data.transfer"),
 }
 
 
@@ -114,6 +133,16 @@ def test_code_is_run_only_for_trusted_modules_or_typed_names(tmp_path):
     assert load_run(path, ("student.model=mine.models:build",)).student.model == "mine.models:build"
     with pytest.raises(ConfigError, match="--trust mine"):
         load_run(path, trust=("min",))
+
+
+def test_two_runs_are_compared_key_by_key():
+    first = RunFile()
+    second = load_run(None, ("study.seeds=8", "objective.cell=kd-pt"))
+    assert differences(first, first) == []
+    told = differences(first, second)
+    assert ("study.seeds", "5", "8") in told
+    assert ("objective.cell", "(the recipe of diagnose)", "kd-pt") in told
+    assert all(key.startswith(("study.seeds", "objective.")) for key, _, _ in told)
 
 
 def test_every_key_can_be_explained():

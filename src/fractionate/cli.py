@@ -38,6 +38,10 @@ Trust = Annotated[
     typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
+]
 
 
 def tell(text: str) -> None:
@@ -45,14 +49,8 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def open_chain(
-    arguments: list[str] | None,
-    trust: list[str] | None,
-    pilot_minutes: float | None = None,
-    second_view: Path | None = None,
-    workers: int | str = 1,
-) -> Chain:
-    """The chain of a run file given on the command line."""
+def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+    """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
     from fractionate.chain import Chain, read_run
 
     given = arguments or []
@@ -60,10 +58,21 @@ def open_chain(
     if len(files) > 1:
         raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
     overrides = tuple(a for a in given if "=" in a)
-    run = read_run(files[0] if files else None, overrides, trust=tuple(trust or ()))
-    chain = Chain(run, pilot_minutes=pilot_minutes, second_view=second_view, workers=workers)
+    return Chain(read_run(files[0] if files else None, overrides, trust=tuple(trust or ())), **more)
+
+
+def open_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+    """The same, with the folder it writes to."""
+    chain = read_chain(arguments, trust, **more)
     tell(f"{chain.run.name}: writing to {chain.out}")
     return chain
+
+
+def foretell(arguments: list[str] | None, trust: list[str] | None) -> Record:
+    """What a run would do and cost."""
+    from fractionate.forecast import forecast
+
+    return forecast(read_chain(arguments, trust))
 
 
 def give(record: Record, as_json: bool) -> None:
@@ -72,11 +81,13 @@ def give(record: Record, as_json: bool) -> None:
 
 
 @app.command()
-def collect(arguments: Arguments = None, trust: Trust = None) -> None:
+def collect(arguments: Arguments = None, trust: Trust = None, dry_run: DryRun = False) -> None:
     """Ask the teacher once and store what it says.
 
     Example: fractionate collect run.yaml out=runs/first
     """
+    if dry_run:
+        return give(foretell(arguments, trust), False)
     chain = open_chain(arguments, trust)
     tell(f"data: {chain.parts}")
     store = chain.store
@@ -132,7 +143,7 @@ def diagnose(
             )  # fmt: skip
         give(diagnose_signal(first, name=first.name, labels=labels, second_view=second_view), as_json)
     else:
-        give(open_chain(arguments, trust, pilot, second_view).diagnosis, as_json)
+        give(open_chain(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
 
 
 @app.command()
@@ -143,6 +154,7 @@ def dissect(
     ] = "1",
     trust: Trust = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Say which part of the teacher pays.
 
@@ -151,18 +163,22 @@ def dissect(
     Example: fractionate dissect run.yaml study.seeds=8 "study.cells=[hard, ls, kd-pt, kd]"
     Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
     """
+    if dry_run:
+        return give(foretell(arguments, trust), as_json)
     chain = open_chain(arguments, trust, workers=int(workers) if workers.lstrip("-").isdigit() else workers)
     give(chain.study, as_json)
 
 
 @app.command()
-def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False) -> None:
+def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Train the student for real.
 
     Takes the recipe of diagnose, or the objective of the run file.
 
     Example: fractionate distill run.yaml objective.cell=kd objective.temperature=2
     """
+    if dry_run:
+        return give(foretell(arguments, trust), as_json)
     chain = open_chain(arguments, trust)
     tell(str(chain.objective.describe()))
     give(chain.student, as_json)
@@ -170,13 +186,16 @@ def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
 
 
 @app.command()
-def report(arguments: Arguments = None, trust: Trust = None) -> None:
+def report(arguments: Arguments = None, trust: Trust = None, dry_run: DryRun = False) -> None:
     """Do the whole job and put it on one HTML page.
 
     Makes whatever is missing first: signal, diagnosis, study, student.
 
     Example: fractionate report run.yaml
+    Example: fractionate report run.yaml --dry-run
     """
+    if dry_run:
+        return give(foretell(arguments, trust), False)
     chain = open_chain(arguments, trust)
     tell(f"data: {chain.parts}")
     tell(f"teacher on test data: {chain.teacher_scores}")
@@ -240,6 +259,16 @@ def config_print(arguments: Arguments = None, trust: Trust = None) -> None:
     path = next((a for a in given if "=" not in a), None)
     run = load_run(path, tuple(a for a in given if "=" in a), trust=tuple(trust or ()))
     print(dump_run(run), end="")
+
+
+@config_app.command("diff")
+def config_diff(first: Path, second: Path, trust: Trust = None) -> None:
+    """Print the settings in which two run files differ. Example: fractionate config diff runs/a/run.yaml runs/b/run.yaml"""
+    from fractionate.config import differences, load_run
+
+    runs = [load_run(path, trust=tuple(trust or ())) for path in (first, second)]
+    for key, one, other in differences(runs[0], runs[1]):
+        print(f"{key}: {one} → {other}")
 
 
 @config_app.command("schema")

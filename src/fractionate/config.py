@@ -357,6 +357,22 @@ def dump_run(run: RunFile) -> str:
     return out.getvalue()
 
 
+def differences(first: RunFile, second: RunFile) -> list[tuple[str, str, str]]:
+    """The settings in which two runs differ: key, the one's, the other's."""
+    found = []
+    for key in all_keys():
+        values = [_at(run.model_dump(mode="json"), key) for run in (first, second)]
+        if values[0] != values[1]:
+            found.append((key, *(("(the recipe of diagnose)" if v is None else str(v)) for v in values)))
+    return found  # type: ignore[return-value]
+
+
+def _at(tree: Any, key: str) -> Any:
+    for step in key.split("."):
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    return tree
+
+
 def explain(key: str | None = None) -> str:
     """What a setting means and its default, or all settings of the run file."""
     keys = all_keys()
