@@ -24,6 +24,9 @@ METRICS: dict[str, tuple[str, str, int]] = {  # name in prose, unit, decimals
     "agreement": ("agreement", "points", 2),
     "nll": ("NLL", "nats", 3),
     "nll_nats": ("NLL", "nats", 3),
+    "bleu": ("BLEU", "points", 2),
+    "chrf": ("chrF", "points", 2),
+    "ta_rate": ("TA rate", "points", 2),
 }
 
 
