@@ -78,7 +78,7 @@ class TrainingSection(Section):
     learning_rate: float = Field(5e-3, gt=0, description="the largest learning rate of the schedule")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: Nesterov momentum 0.9")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="how the learning rate falls")
+    schedule: Literal["cosine", "constant", "tenths"] = Field("cosine", description="how the learning rate falls")
     warmup_share: float = Field(0.0, ge=0, le=1, description="share of the steps in which the learning rate rises")
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from fractionate.records import Training
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, or half a cosine down towards 0.
+    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, half a cosine down towards 0, or tenths.
 
+    Tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps, which is 150, 180 and 210 of 240 epochs (Tian et al., arXiv 1910.10699).
     With u = round(warmup_share · steps): (step + 1) / u of the full rate during warm-up; after it, for the cosine,
     ½ (1 + cos(π (step - u) / (steps - u))).
     """
@@ -22,6 +23,9 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
         return training.learning_rate * (step + 1) / warmup
     if training.schedule == "constant":
         return training.learning_rate
+    if training.schedule == "tenths":
+        passed = sum(step >= share * steps for share in (0.625, 0.75, 0.875))
+        return float(training.learning_rate * 0.1**passed)
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 

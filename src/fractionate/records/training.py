@@ -82,7 +82,7 @@ class Training(Record):
     learning_rate: float = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum 0.9, Nesterov
     weight_decay: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "tenths"] = "cosine"  # tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps
     warmup_share: float = 0.0
     micro_batch_size: int | None = None  # at most so many examples at once on a device; the step stays batch_size
     clip_norm: float | None = None  # the gradient's norm is cut to this

@@ -1,5 +1,5 @@
 """Where models and data come from. Importing the package registers the bundled data sets."""
 
-from fractionate.sources import bundled, fashion, glosses, tables
+from fractionate.sources import bundled, fashion, glosses, resnets, tables
 
-__all__ = ["bundled", "fashion", "glosses", "tables"]
+__all__ = ["bundled", "fashion", "glosses", "resnets", "tables"]

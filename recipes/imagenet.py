@@ -1,0 +1,97 @@
+"""ImageNet, ResNet-152 → ResNet-50, the pair of Tang et al. (arXiv 2002.03532): what the teacher knows, a student, which part pays.
+
+    python recipes/imagenet.py FOLDER --teacher resnet152.safetensors --device cuda [--pictures 20]
+
+The folder holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. The teacher's weights carry torchvision's names. The signal is stored as
+the label and 50 entries with the exact rest (about 0.3 GB for ImageNet), and diagnosed. The student is trained with the living
+teacher on random parts of the pictures; the settings are those usual for ResNet-50 (Goyal et al., arXiv 1706.02677), as those of
+the paper are not known to us. `--pictures N` adds a study on N pictures a class in memory. Not run here on the real data.
+"""
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from fractionate import Objective, collect, diagnose, dissect, distill, report
+from fractionate.records import Training
+from fractionate.sources.models import models
+from fractionate.sources.pictures import PictureFolder, random_view
+
+CELLS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd", "kd-pt-shuffled-within-class", "class-mean-permuted")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The five verbs on ImageNet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with train/CLASS/ and val/CLASS/")
+    parser.add_argument("--teacher", required=True, help="weights of the teacher (.safetensors)")
+    parser.add_argument("--models", nargs=2, default=["resnet(152)", "resnet(50)"], metavar=("TEACHER", "STUDENT"))
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--entries", type=int, default=50, help="kept of the teacher's distribution")
+    parser.add_argument("--epochs", type=float, default=90)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--readers", type=int, default=8, help="processes that read pictures")
+    parser.add_argument("--pictures", type=int, default=0, help="of a class, for the study; 0: no study")
+    parser.add_argument("--cells", nargs="+", default=CELLS, help="of the study")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", default="1", help="processes of the study, or ray")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/imagenet"))
+    asked = parser.parse_args(arguments)
+    still, test = (PictureFolder(asked.folder / part, asked.side) for part in ("train", "val"))
+    moving = PictureFolder(asked.folder / "train", asked.side, random_view)
+    shape, classes = (3, asked.side, asked.side), len(still.classes)
+    teacher = models[asked.models[0]](shape, classes)
+    teacher.load_state_dict(load_file(asked.teacher))
+    teacher = teacher.to(asked.device).eval()
+
+    def loader(part: PictureFolder) -> DataLoader:
+        return DataLoader(part, batch_size=asked.batch, num_workers=asked.readers)
+
+    form = {"form": "top-k", "k": asked.entries, "dtype": "float16"} if asked.entries < classes else {}
+    store = collect(teacher, loader(still), asked.out / "store", device=asked.device, batch_size=asked.batch, **form)
+    diagnosis = diagnose(store, lambda: models[asked.models[1]](shape, classes), name="ImageNet")
+    _, run = distill(
+        models[asked.models[1]](shape, classes).to(asked.device),
+        loader(moving),
+        teacher,
+        objective=Objective("kd", temperature=1.0, teacher_weight=0.5),
+        training=Training(
+            epochs=asked.epochs,
+            batch_size=asked.batch,
+            learning_rate=0.1 * asked.batch / 256,
+            optimizer="sgd",
+            weight_decay=1e-4,
+            schedule="cosine",
+            warmup_share=0.05,
+        ),
+        test=loader(test),
+        out=asked.out / "student",
+    )
+    records = [diagnosis, run]
+    if asked.pictures:
+        part = PictureFolder(asked.folder / "train", asked.side, most=asked.pictures).examples()
+        seen = PictureFolder(asked.folder / "val", asked.side, most=asked.pictures).examples()
+        study = dissect(
+            lambda: models[asked.models[1]](shape, classes),
+            part,
+            collect(teacher, part, asked.out / "store-study", device=asked.device).signal(),
+            cells=asked.cells,
+            seeds=asked.seeds,
+            training=Training(
+                epochs=asked.epochs, batch_size=64, learning_rate=0.02, optimizer="sgd", weight_decay=1e-4
+            ),
+            test=seen,
+            device=asked.device,
+            workers=int(asked.workers) if asked.workers.isdigit() else asked.workers,
+            out=asked.out / "study",
+            name="ImageNet, ResNet-152 → ResNet-50",
+        )
+        records.insert(1, study)
+    print(*records, report(records, asked.out / "report.html"), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
