@@ -252,7 +252,7 @@ def attribution_interactions(
     each example (ablation), 2 · samples times that (shapley). `teacher` takes inputs and gives logits, torch or not. Raises
     `MissingExtraError` without captum. Source: Grabisch and Roubens (1999), the recursive definition.
     """
-    from_captum = _captum()
+    from_captum = captum_attributions()
     moves = varying(inputs)
     flat = inputs.flatten(1).detach()
     without = (flat.mean(dim=0) if baseline is None else baseline.flatten()).to(flat).expand_as(flat)
@@ -305,7 +305,8 @@ def _as_tensor(found: Any) -> Any:
     return torch.as_tensor(found) if hasattr(found, "__array__") else found
 
 
-def _captum() -> Any:
+def captum_attributions() -> Any:
+    """captum.attr. Raises `MissingExtraError` where captum is not installed."""
     try:
         import captum.attr
     except ImportError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fractionate.page.cost_plots import cost_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
+from fractionate.page.explanation_plots import explanation_figures, explanation_verdict
 from fractionate.page.figure import Figure, mean_interval, pooled
 from fractionate.page.histogram_plots import histogram_figure
 from fractionate.page.mechanism_plots import mechanism_figures
@@ -19,7 +20,7 @@ from fractionate.page.student_plots import SCORES, arms_of, curves_figure, score
 from fractionate.page.text import number, percent, seconds, short
 from fractionate.page.verdict import verdict
 from fractionate.record import Record
-from fractionate.records import Contract, Diagnosis, Matrix, Run, Study
+from fractionate.records import Contract, Diagnosis, Explanations, Matrix, Run, Study
 
 PLAIN = re.compile(r"[A-Za-z_][\w.+/()-]*( [\w.+/()-]+)*")
 
@@ -58,6 +59,7 @@ class Content:
     distributions: tuple[Figure, ...]
     ladders: tuple[tuple[Study, tuple[Figure, ...]], ...]
     shares: tuple[tuple[Study, tuple[Figure, ...]], ...]
+    explanations: tuple[tuple[Explanations, tuple[Figure, ...]], ...]
     students: tuple[Students, ...]
     contracts: tuple[tuple[str, Contract | None], ...]
     formulas: tuple[str, ...]  # the distinct ones of the arms that listen to the teacher
@@ -73,15 +75,19 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
     diagnoses = tuple(r for r in records if isinstance(r, Diagnosis))
     studies = tuple(r for r in records if isinstance(r, Study))
     loose = tuple(r for r in records if isinstance(r, Run))
+    explained = tuple(r for r in records if isinstance(r, Explanations))
     runs = tuple(run for study in studies for run in study.runs) + loose
     groups = [(study.name, study.runs, study.arms, _placebos(study)) for study in studies]
     groups += [("", loose, (), frozenset())] if loose else []
     names = [short(s.name, 60) for s in studies] + [short(d.name, 60) for d in diagnoses]
+    names = names or [short(r.name, 60) for r in explained]
     names = names or [short(r.arm or "student", 60) for r in loose]
     settings = [s.settings for s in studies] + [r.settings for r in loose]
     return Content(
         title=short(title, 120) if title else ", ".join(dict.fromkeys(names[:3])),
-        verdict=verdict(diagnoses, studies, runs),
+        verdict=explanation_verdict(explained[0])
+        if explained and not (diagnoses or runs)
+        else verdict(diagnoses, studies, runs),
         facts=_facts(diagnoses, studies, runs),
         diagnoses=diagnoses,
         studies=studies,
@@ -89,6 +95,7 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
         distributions=_distributions(diagnoses, groups),
         ladders=tuple((s, (f,)) for i, s in enumerate(studies) if (f := ladder_figure(s, numbered("ladder", i)))),
         shares=tuple((s, (f,)) for i, s in enumerate(studies) if (f := shares_figure(s, numbered("shares", i)))),
+        explanations=tuple((r, explanation_figures(r, numbered("", i))) for i, r in enumerate(explained)),
         students=tuple(_students(i, *group) for i, group in enumerate(groups) if group[1]),
         contracts=_contracts(runs),
         formulas=tuple(dict.fromkeys(r.contract.formula for r in runs if r.contract)),

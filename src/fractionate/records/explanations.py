@@ -112,7 +112,7 @@ class Explanations(Record):
         return tuple(
             (e.example, e.label, e.predicted, e.next_class, e.log_odds_nats, e.prior_nats, s.name, ours, theirs)
             for e in self.examples
-            for s, ours, theirs in zip(self.superfeatures, e.student_nats, e.teacher_nats, strict=True)
+            for s, ours, theirs in zip(self.superfeatures, e.student_nats, e.teacher_nats, strict=False)
         )
 
     def __str__(self) -> str:

@@ -1,0 +1,179 @@
+"""Figures of explanations: superfeatures over all examples, what each paid, its spectrum, and single examples split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from fractionate.page.figure import Figure
+from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
+from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
+from fractionate.page.spectrum_plots import spectrum_figure
+from fractionate.page.text import decimals, percent, short
+from fractionate.records import Explanations, Superfeature
+from fractionate.records.explanations import HEAD
+
+TEACHER, STUDENT = "seg lv-u", "seg lv-is"
+EXAMPLES_DRAWN = 6
+
+
+def explanation_figures(record: Explanations, numbered: str = "") -> tuple[Figure, ...]:
+    """The figures of a record, its file names ending in `numbered`."""
+    if not record.superfeatures:
+        return ()
+    figures = (_bars(record), _paid(record), _spectra(record), _examples(record))
+    return tuple(replace(f, name=f"{f.name}{numbered}") for f in figures if f)
+
+
+def explanation_verdict(record: Explanations) -> str:
+    """One sentence about a record."""
+    parts = record.superfeatures
+    if not parts:
+        return "There is nothing to explain."
+    most = max(parts, key=lambda s: s.student_evidence_nats)
+    least = min(parts, key=lambda s: s.agreement)
+    return (
+        f"The student decides most by {short(most.name, 32)} ({decimals(most.student_evidence_nats, 2)} nats for the label); with "
+        f"its teacher it agrees least about {short(least.name, 32)} ({percent(least.agreement)} of the examples)."
+    )
+
+
+def _key() -> Markup:
+    shown = [
+        tag("span", canvas(12, rect(0, 0, 100, 12, class_), class_="swatch"), " ", words)
+        for class_, words in ((TEACHER, "teacher"), (STUDENT, "student"))
+    ]
+    return tag("div", *shown, class_="key")
+
+
+def _pair(scale: Scale, teacher: float, student: float, said: str) -> Markup:
+    """Two bars from zero, the teacher's above the student's."""
+    naught = scale(0)
+    drawn = []
+    for value, class_, y in ((teacher, TEACHER, 4.0), (student, STUDENT, 18.0)):
+        if finite(value):
+            left, right = sorted((naught, scale(value)))
+            drawn.append(rect(left, y, right - left, 12, class_, said))
+    axis_line = line(naught, -REACH, naught, ROW + REACH, "zero")
+    return canvas(ROW, gridlines(scale, -REACH, ROW + REACH), *drawn, axis_line)
+
+
+def _name(s: Superfeature) -> Markup:
+    return tag(
+        "div", short(s.name, 32), tag("small", short(s.members, 60)), class_="row-name", title=short(s.members, 400)
+    )
+
+
+def _bars(record: Explanations) -> Figure:
+    parts = record.superfeatures
+    scale = scale_for([v for s in parts for v in (s.teacher_evidence_nats, s.student_evidence_nats)], zero=True)
+    drawn = [_key()]
+    for s in parts:
+        said = f"{s.name}: teacher {decimals(s.teacher_evidence_nats, 3)}, student {decimals(s.student_evidence_nats, 3)} nats"
+        plot = _pair(scale, s.teacher_evidence_nats, s.student_evidence_nats, said)
+        end = tag("div", tag("b", percent(s.agreement)), tag("small", "agree"), class_="row-end")
+        drawn.append(row(_name(s), plot, end))
+    drawn.append(axis_row(scale, "evidence for the label (nats)"))
+    most = max(parts, key=lambda s: s.teacher_evidence_nats)
+    outside = " The last column correlates, over examples, the teacher’s evidence with " + record.outside_method + "."
+    return Figure(
+        "superfeatures",
+        f"The teacher decides most by {short(most.name, 32)}: {decimals(most.teacher_evidence_nats, 2)} nats for the label",
+        tag("div", *drawn, class_="rows"),
+        f"Mean over {record.measured_on:,} examples of log(explanation of the label / prior): how much each superfeature speaks "
+        "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first; beside it "
+        f"in the numbers what chance would give.{outside if record.outside_method else ''}",
+        (
+            *("superfeature", "features", "members", "teacher evidence (nats)", "student evidence (nats)"),
+            *("teacher information (nats)", "student information (nats)", "agreement", "agreement by chance"),
+            *("KL (nats)", "outside correlation"),
+        ),
+        tuple(
+            (
+                *(s.name, s.features, s.members, s.teacher_evidence_nats, s.student_evidence_nats),
+                *(s.teacher_information_nats, s.student_information_nats, s.agreement, s.agreement_by_chance),
+                *(s.divergence_nats, s.outside_correlation),
+            )
+            for s in parts
+        ),
+    )
+
+
+def _paid(record: Explanations) -> Figure | None:
+    parts = [s for s in record.superfeatures if s.paid is not None]
+    ends = [v for s in parts if s.paid_interval for v in (s.paid_interval.low, s.paid_interval.high)]
+    if not parts:
+        return None
+    scale = scale_for([*ends, *(s.paid or 0.0 for s in parts)], zero=True)
+    drawn = []
+    sure = []
+    for s in parts:
+        gain, interval = s.paid or 0.0, s.paid_interval
+        clear = interval is not None and (interval.low > 0 or interval.high < 0)
+        sure += [s.name] * bool(clear and gain > 0)
+        said = f"{s.name}: {decimals(gain, 2, sign=True)} {record.paid_unit}"
+        plot = ground(scale, mark(scale, gain, interval, "m-mean", "●" if clear else "◇", said))
+        drawn.append(row(_name(s), plot, tag("div", tag("b", decimals(gain, 2, sign=True)), class_="row-end")))
+    drawn.append(axis_row(scale, f"gain ({record.paid_unit})"))
+    return Figure(
+        "superfeatures-paid",
+        f"Taught alone, {', '.join(map(short, sure[:4]))} paid" if sure else "No superfeature alone is shown to pay",
+        tag("div", *drawn, class_="rows"),
+        "What the student gains over prediction-only KD when the share for explanations goes to this superfeature alone: paired "
+        "differences over seeds with 95 % intervals, not corrected for their number here (the study’s verdicts are).",
+        ("superfeature", f"gain ({record.paid_unit})", "low", "high"),
+        tuple(
+            (s.name, s.paid, s.paid_interval and s.paid_interval.low, s.paid_interval and s.paid_interval.high)
+            for s in parts
+        ),
+    )
+
+
+def _spectra(record: Explanations) -> Figure | None:
+    bars = [
+        (f"{short(s.name, 30)}, {who}", found)
+        for s in record.superfeatures[:8]
+        for who, found in (("teacher", s.teacher_spectrum), ("student", s.student_spectrum))
+        if found is not None
+    ]
+    if not bars:
+        return None
+    made = spectrum_figure(bars)
+    return replace(
+        made,
+        name="superfeatures-spectrum",
+        title="What each superfeature knows, part by part",
+        caption="Each superfeature’s explanations as a teacher of their own: what they know beyond a uniform guess, in nats an "
+        "example, split exactly into five parts. Colour is the level; plain is confidence, striped is shape.",
+    )
+
+
+def _examples(record: Explanations) -> Figure | None:
+    if not record.examples:
+        return None
+    drawn_examples = record.examples[:EXAMPLES_DRAWN]
+    scale = scale_for([v for e in drawn_examples for v in (*e.student_nats, *e.teacher_nats)], zero=True)
+    drawn = [_key()]
+    for e in drawn_examples:
+        right = "right" if e.predicted == e.label else f"wrong: {short(e.label, 24)}"
+        words = (
+            f"example {short(e.example, 24)}: {short(e.predicted, 24)} over {short(e.next_class, 24)} by "
+            f"{decimals(e.log_odds_nats, 2)} nats ({right}); prior {decimals(e.prior_nats, 2, sign=True)}"
+        )
+        drawn.append(tag("div", words, class_="row-group"))
+        for s, ours, theirs in zip(record.superfeatures, e.student_nats, e.teacher_nats, strict=False):
+            said = f"{s.name}: teacher {decimals(theirs, 2, sign=True)}, student {decimals(ours, 2, sign=True)} nats"
+            end = tag("div", tag("b", decimals(ours, 2, sign=True)), class_="row-end")
+            drawn.append(row(short(s.name, 32), _pair(scale, theirs, ours, said), end))
+    drawn.append(axis_row(scale, "for the predicted class (nats)"))
+    return Figure(
+        "explained-examples",
+        "Why each of these examples is predicted as it is",
+        tag("div", *drawn, class_="rows"),
+        "Log-odds of the student’s first class over its second, split by superfeature: the prior and the student’s bars add up to "
+        "the whole exactly. The teacher’s bars speak of the same two classes. The download has all examples of the record.",
+        HEAD,
+        record.rows(),
+        table_rows=replace(record, examples=drawn_examples).rows(),
+    )
