@@ -1,13 +1,14 @@
 """A teacher's signal without all of its classes: the label, some entries, and the exact mass of what is left out.
 
-For large vocabularies. `dense()` spreads the remainder evenly, so rules and objectives see a `TeacherSignal`; the dense loss is
-met exactly where the remainder is even, and without bias where the entries were sampled.
+For large vocabularies. Objectives take it as it is where cell and divergence allow (`divergences.sparse`); `dense()` spreads the
+remainder evenly, so that every rule sees a `TeacherSignal`. Both give the same numbers; the loss on all the teacher said is met
+exactly where the remainder is even, and without bias where the entries were sampled.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class CompactSignal:
     _: KW_ONLY
     temperatures: tuple[float, ...] = (1.0,)
     temperature: float = 1.0
+    population: CompactSignal | None = field(default=None, repr=False)  # all of it, where this is a part
+    _means: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         rows = len(self.labels)
@@ -57,12 +60,13 @@ class CompactSignal:
 
     def at(self, temperature: float) -> CompactSignal:
         """The same signal read at another of its temperatures."""
-        return replace(self, temperature=float(temperature))
+        return self if temperature == self.temperature else replace(self, temperature=float(temperature))
 
-    def take(self, index: Int[Tensor, "some"]) -> CompactSignal:
-        """Some of the rows."""
+    def take(self, index: Int[Tensor, "some"] | slice) -> CompactSignal:
+        """Some of the rows; statistics stay those of the whole signal."""
         names = ("labels", "label_logits", "logits", "indices", "rest")
-        return replace(self, **{name: getattr(self, name)[index] for name in names})
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in names}
+        return replace(self, **parts, population=self.population or self)
 
     def to(self, device: torch.device | str) -> CompactSignal:
         """The same signal on a device."""
@@ -72,10 +76,23 @@ class CompactSignal:
         return replace(self, **moved)
 
     @property
+    def rest_at(self) -> Float[Tensor, "batch"]:
+        """log Σ exp(z / T) of the classes left out."""
+        return self.rest[:, self._column(self.temperature)]
+
+    @property
+    def mean_confidence(self) -> Float[Tensor, ""]:
+        """The mean of p[y] over the whole signal, at this temperature."""
+        whole = self.population or self
+        if self.temperature not in whole._means:
+            whole._means[self.temperature] = whole.at(self.temperature).confidence.double().mean()
+        return whole._means[self.temperature]
+
+    @property
     def normaliser(self) -> Float[Tensor, "batch"]:
         """log Σ exp(z / T) over all classes: exact at the stored temperatures, whatever was left out."""
         dtype = compute_dtype(self.logits.dtype)
-        rest = self.rest[:, self._column(self.temperature)].to(dtype)
+        rest = self.rest_at.to(dtype)
         parts = [self.label_logits.to(dtype)[:, None] / self.temperature, self.logits.to(dtype) / self.temperature]
         return torch.logsumexp(torch.cat([*parts, rest[:, None]], dim=1), dim=1)
 
@@ -88,15 +105,15 @@ class CompactSignal:
     @property
     def captured(self) -> Float[Tensor, "batch"]:
         """The probability of the label and the stored entries together: 1 less what was left out."""
-        return 1 - torch.exp(self.rest[:, self._column(self.temperature)].to(self.normaliser.dtype) - self.normaliser)
+        return 1 - torch.exp(self.rest_at.to(self.normaliser.dtype) - self.normaliser)
 
     def dense(self) -> TeacherSignal:
         """All classes again, the remainder spread evenly over the classes left out; a `TeacherSignal` of this temperature."""
         dtype = compute_dtype(self.logits.dtype)
         entry = torch.isfinite(self.logits)
         left = self.classes - 1 - entry.sum(dim=1)
-        rest = self.rest[:, self._column(self.temperature)].to(dtype)
-        even = torch.where(left > 0, (rest - left.clamp_min(1).log()) * self.temperature, -math.inf)
+        rest = self.rest_at.to(dtype)
+        even = torch.where(left > 0, (rest - left.clamp_min(1).to(dtype).log()) * self.temperature, -math.inf)
         full = even[:, None].expand(-1, self.classes).contiguous()
         # padded entries point at the label, which is written last
         full.scatter_(1, torch.where(entry, self.indices, self.labels[:, None]), self.logits.to(dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ import fractionate.divergences.ranked
 import fractionate.divergences.split
 import fractionate.divergences.transform  # noqa: F401  # each registers its family
 from fractionate.cells import Cell, as_cell
+from fractionate.compact import CompactSignal
 from fractionate.divergences import (
     Divergence,
     Target,
@@ -29,9 +31,12 @@ from fractionate.divergences import (
 from fractionate.divergences.fused import can_be_fused, fused, fusing
 from fractionate.divergences.likelihood import CrossEntropy, ForwardKL, hard_labels
 from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
+from fractionate.divergences.sparse import needs_dense, plain_sparse, sparse_rows, sparse_target
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Contract, Recipe
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
+
+Signal: TypeAlias = TeacherSignal | CompactSignal
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Objective:
     `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
     and `scale_by_temperature_squared = False` leaves the factor T² out. Divergences whose formula holds its own use of the
     temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of the same
-    examples; gradient reaches the student only.
+    examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
 
     The loss and its gradient are computed together, in chunks of rows, in float32 (float64 for float64 students). Inside torch.func
     transforms and torch.compile the plain form is traced instead.
@@ -105,8 +110,13 @@ class Objective:
         assert isinstance(self.cell, Cell)
         return Target(self.cell, signal.at(self.temperature), dtype)
 
-    def __call__(self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal) -> Float[Tensor, "batch"]:
-        _check(student_logits, signal)
+    def needs_dense(self) -> str:
+        """Why a compact signal does not do for this objective; empty where it does."""
+        assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
+        return needs_dense(self.divergence, self.cell) if self.teacher_weight > 0 else ""
+
+    def __call__(self, student_logits: Float[Tensor, "batch classes"], signal: Signal) -> Float[Tensor, "batch"]:
+        self._check(student_logits, signal)
         assert not isinstance(self.divergence, str)
         if transforms_active():
             return self.plain(student_logits, signal)
@@ -127,7 +137,7 @@ class Objective:
             raise self._not_finite(loss, student_logits, signal)
         return loss
 
-    def plain(self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal) -> Float[Tensor, "batch"]:
+    def plain(self, student_logits: Float[Tensor, "batch classes"], signal: Signal) -> Float[Tensor, "batch"]:
         """The same numbers by plain differentiable operators on the whole batch: what transforms trace and tests compare with."""
         assert not isinstance(self.divergence, str)
         logits = student_logits.to(compute_dtype(student_logits.dtype))
@@ -135,56 +145,76 @@ class Objective:
         if self.teacher_weight < 1:
             hard = functional.cross_entropy(logits, signal.labels, reduction="none")
             loss = loss + (1 - self.teacher_weight) * hard
-        if self.teacher_weight > 0:
+        if self.teacher_weight > 0 and isinstance(signal, CompactSignal):
+            assert isinstance(self.cell, Cell)
+            target = sparse_target(self.cell, signal.at(self.temperature), logits.dtype)
+            loss = loss + self.soft_scale * plain_sparse(self.divergence, logits, target, self.temperature)
+        elif self.teacher_weight > 0:
+            assert isinstance(signal, TeacherSignal)
             loss = loss + self.soft_scale * self.divergence(logits, self.target(signal, logits.dtype))
         return loss
 
     def loss_and_gradient(
-        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal
+        self, student_logits: Float[Tensor, "batch classes"], signal: Signal
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         """The losses and d(sum of losses)/d(student logits) without autograd: for fused steps and for many students at once."""
-        _check(student_logits, signal)
+        self._check(student_logits, signal)
         assert not isinstance(self.divergence, str)
         if self._fused(signal):
             return self._one_kernel(student_logits, signal)
         return self._in_chunks(student_logits, signal)
 
-    def _fused(self, signal: TeacherSignal) -> bool:
+    def _fused(self, signal: Signal) -> bool:
         assert not isinstance(self.divergence, str)
-        return fusing() and self.teacher_weight == 1 and can_be_fused(self.divergence, self.target(signal))
+        if not fusing() or self.teacher_weight < 1 or isinstance(signal, CompactSignal):
+            return False
+        return can_be_fused(self.divergence, self.target(signal))
 
     def _one_kernel(
-        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, scale: float = 1.0
+        self, student_logits: Float[Tensor, "batch classes"], signal: Signal, scale: float = 1.0
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
-        assert not isinstance(self.divergence, str)
+        assert not isinstance(self.divergence, str) and isinstance(signal, TeacherSignal)
         target = self.target(signal, compute_dtype(student_logits.dtype))
         loss, gradient = fused(self.divergence, student_logits, target, self.soft_scale * scale)
         return loss * self.soft_scale, gradient
 
     def _in_chunks(
-        self, student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, scale: float = 1.0
+        self, student_logits: Float[Tensor, "batch classes"], signal: Signal, scale: float = 1.0
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         assert not isinstance(self.divergence, str)
         batch, classes = student_logits.shape
         parts = [slice(0, batch)] if couples_batch(self.divergence) else chunks(batch, classes)
         return loss_and_gradient(student_logits, self._rows(signal), parts, scale)
 
-    def _rows(self, signal: TeacherSignal) -> Rows:
+    def _rows(self, signal: Signal) -> Rows:
         assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
         cell, divergence, soft_scale, hard_weight = self.cell, self.divergence, self.soft_scale, 1 - self.teacher_weight
-        whole = signal.at(self.temperature)
+        whole: Signal = signal.at(self.temperature) if self.teacher_weight > 0 else signal
 
         def rows(logits: Tensor, part: slice, scale: float, out: Tensor) -> Tensor:
             some = whole if part.stop - part.start == len(whole) else whole.take(part)
             if self.teacher_weight == 0:
                 return hard_labels(logits, some.labels, hard_weight, scale, out.zero_())
-            loss = with_gradient(divergence, logits, Target(cell, some, logits.dtype), soft_scale * scale, out)
+            if isinstance(some, CompactSignal):
+                sparse = sparse_target(cell, some, logits.dtype)
+                loss = sparse_rows(divergence, logits, sparse, self.temperature, soft_scale * scale, out)
+            else:
+                loss = with_gradient(divergence, logits, Target(cell, some, logits.dtype), soft_scale * scale, out)
             loss = loss.mul(soft_scale)
             return loss if hard_weight == 0 else loss.add_(hard_labels(logits, some.labels, hard_weight, scale, out))
 
         return rows
 
-    def _not_finite(self, loss: Tensor, student_logits: Tensor, signal: TeacherSignal) -> NumericsError:
+    def _check(self, student_logits: Tensor, signal: Signal) -> None:
+        _check(student_logits, signal)
+        if isinstance(signal, CompactSignal) and (reason := self.needs_dense()):
+            raise MismatchError(
+                "this objective cannot be met by a compact signal", got=reason,
+                expected="cross-entropy or forward-kl on kd, kd-topk, kd-pt, ls or hard",
+                fix=f"signal.at({self.temperature:g}).dense(), where all classes fit into memory",
+            )  # fmt: skip
+
+    def _not_finite(self, loss: Tensor, student_logits: Tensor, signal: Signal) -> NumericsError:
         row = int((~torch.isfinite(loss)).nonzero()[0])
         logits = student_logits[row].detach()
         if bool(torch.isnan(logits).any() | torch.isposinf(logits).any() | torch.isneginf(logits).all()):
@@ -192,7 +222,7 @@ class Objective:
         elif bool(torch.isneginf(logits).any()):
             why = "the student masks a class to which the label or the target gives mass: the loss is infinite"
             fix = "mask the same classes on both sides, or take jsd, skew-forward or total-variation"
-        elif bool(torch.isneginf(signal.logits[row]).any()):
+        elif isinstance(signal, TeacherSignal) and bool(torch.isneginf(signal.logits[row]).any()):
             why = "the teacher masks a class to which the student gives mass: the divergence is infinite"
             fix = "mask the same classes on both sides, or take cross-entropy, jsd or skew-reverse"
         else:
@@ -235,11 +265,12 @@ class Objective:
         return text
 
 
-def _check(student_logits: Tensor, signal: TeacherSignal) -> None:
-    if student_logits.shape != signal.logits.shape:
+def _check(student_logits: Tensor, signal: Signal) -> None:
+    shape = signal.logits.shape if isinstance(signal, TeacherSignal) else (len(signal), signal.classes)
+    if student_logits.shape != shape:
         raise MismatchError(
             "student and teacher speak of different classes or examples",
-            expected=f"student logits {list(signal.logits.shape)}, as the teacher's",
+            expected=f"student logits {list(shape)}, as the teacher's",
             got=f"{list(student_logits.shape)}",
             fix="give the student the teacher's classes, or map the teacher's classes onto the student's",
         )
@@ -253,8 +284,17 @@ def _check(student_logits: Tensor, signal: TeacherSignal) -> None:
         raise MismatchError("these are not student logits", expected="floating point", got=str(student_logits.dtype))
 
 
+def _label_mass(signal: Signal, objective: Objective) -> Float[Tensor, "batch"]:
+    assert isinstance(objective.cell, Cell)
+    if objective.teacher_weight == 0:
+        return torch.ones(len(signal), dtype=torch.float64, device=signal.labels.device)  # of no weight
+    if isinstance(signal, CompactSignal):
+        return sparse_target(objective.cell, signal.at(objective.temperature)).label_mass.double().squeeze(1)
+    return objective.cell.target(signal, objective.temperature).double().gather(1, signal.labels[:, None]).squeeze(1)
+
+
 def rescaling(
-    student_logits: Float[Tensor, "batch classes"], signal: TeacherSignal, objective: Objective
+    student_logits: Float[Tensor, "batch classes"], signal: Signal, objective: Objective
 ) -> Float[Tensor, "batch"]:
     """How an objective rescales each example's cross-entropy gradient on the label, in float64.
 
@@ -271,7 +311,7 @@ def rescaling(
         logits = student_logits.detach().double()
         rest = torch.softmax(logits, dim=-1).scatter(1, labels, 0.0).sum(dim=1).clamp_min(1e-300)  # 1 - q[y]
         if isinstance(objective.divergence, (CrossEntropy, ForwardKL)):
-            label_mass = objective.cell.target(signal, objective.temperature).double().gather(1, labels).squeeze(1)
+            label_mass = _label_mass(signal, objective)
             tempered = torch.softmax(logits / objective.temperature, dim=-1)
             rest_tempered = tempered.scatter(1, labels, 0.0).sum(dim=1)  # 1 - q_T[y] without cancellation
             strength = objective.soft_scale / objective.temperature

@@ -6,10 +6,10 @@ the whole as its `population`, so that "the mean over the data" means the data a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
@@ -17,7 +17,29 @@ from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 
+Value = TypeVar("Value")
 ROWS_A_CHUNK_ELEMENTS = 1 << 22  # elements touched at once when a whole signal is walked: bounds the extra memory
+
+
+class once(Generic[Value]):  # noqa: N801  # used as a decorator
+    """functools.cached_property without its lock, at which torch.compile breaks the graph; traced, the value is made anew."""
+
+    def __init__(self, made_by: Callable[[Any], Value]) -> None:
+        self.made_by, self.name, self.__doc__ = made_by, made_by.__name__, made_by.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> once[Value]: ...
+
+    @overload
+    def __get__(self, owner: object, kind: type) -> Value: ...
+
+    def __get__(self, owner: object | None, kind: type) -> once[Value] | Value:
+        if owner is None:
+            return self
+        value = self.made_by(owner)
+        if not torch.compiler.is_compiling():
+            owner.__dict__[self.name] = value  # found before this descriptor the next time
+        return value
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -59,7 +81,7 @@ class SignalStats:
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
         return replace(self, shuffles={}, **moved)
 
-    @cached_property
+    @once
     def row_of_class(self) -> Int[Tensor, "classes"]:
         """The row of `class_mean` that belongs to a class; -1 for a class nobody has."""
         rows = torch.full((self.class_mean.shape[1],), -1, dtype=torch.long, device=self.present.device)
@@ -197,7 +219,7 @@ class TeacherSignal:
         """logits / temperature, in the dtype that is computed in."""
         return self.logits.to(compute_dtype(self.logits.dtype)) / self.temperature
 
-    @cached_property
+    @once
     def probabilities(self) -> Float[Tensor, "batch classes"]:
         """p = softmax(logits / temperature)."""
         return torch.softmax(self.tempered_logits, dim=-1)
@@ -212,10 +234,9 @@ class TeacherSignal:
         """True for the classes that may share the mass beside the label: not the label and not masked by the teacher."""
         allowed = ~torch.isneginf(self.logits)
         allowed = allowed.scatter(1, self.labels[:, None], False)
-        if bool(allowed.any(dim=1).all()):
-            return allowed
         # every other class is masked: any shape will do, since it carries no mass; take all of them to stay finite
-        return torch.where(allowed.any(dim=1, keepdim=True), allowed, ~allowed).scatter(1, self.labels[:, None], False)
+        allowed = allowed | ~allowed.any(dim=1, keepdim=True)
+        return allowed.scatter(1, self.labels[:, None], False)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -19,7 +19,6 @@ Each family is one file: likelihood, mixture, split, logit, transform, correlati
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,7 +31,7 @@ from fractionate.cells import Cell
 from fractionate.divergences.rows import Rows, exponents, place, raised
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.registry import Registry
-from fractionate.teacher import TeacherSignal
+from fractionate.teacher import TeacherSignal, once
 
 
 def is_whole_teacher(cell: Cell) -> bool:
@@ -69,7 +68,7 @@ class Target:
         """True where the target is the teacher's own distribution, so that its logits may stand for it."""
         return is_whole_teacher(self.cell)
 
-    @cached_property
+    @once
     def probabilities(self) -> Float[Tensor, "batch classes"]:
         """The target distribution: rows sum to 1."""
         with torch.no_grad():
@@ -78,7 +77,7 @@ class Target:
                 return torch.softmax(centred, dim=-1, out=centred)
             return self.cell.target(self.signal, self.temperature).to(self.dtype)
 
-    @cached_property
+    @once
     def log_probabilities(self) -> Float[Tensor, "batch classes"]:
         """log of the target; -inf where it has no mass. From the logits where possible, so that small masses keep digits."""
         with torch.no_grad():
@@ -104,17 +103,17 @@ class Target:
         logits = self.signal.logits
         return logits if logits.dtype == self.dtype else place(name, logits, self.dtype).copy_(logits)
 
-    @cached_property
+    @once
     def label_mass(self) -> Float[Tensor, "batch"]:
         """The target's probability of the label."""
         return self.probabilities.gather(1, self.labels[:, None]).squeeze(1)
 
-    @cached_property
+    @once
     def rest_mass(self) -> Float[Tensor, "batch"]:
         """1 - label mass, summed over the other classes so that nothing cancels."""
         return self.probabilities.scatter(1, self.labels[:, None], 0.0).sum(dim=1)
 
-    @cached_property
+    @once
     def shape(self) -> Float[Tensor, "batch classes"]:
         """The cell's shape: a distribution over the other classes, 0 at the label."""
         assert not isinstance(self.cell.shape, str)
