@@ -352,6 +352,16 @@ def test_loss_and_gradient_without_autograd(name):
     torch.testing.assert_close(gradient, student.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["dkd", "jsd", "bucketed-kl(2)", "dist"])
+def test_torch_compile_traces_a_loss_without_a_break(name):
+    signal = signal_of()
+    student = student_of(signal).requires_grad_()
+    objective = Objective("kd", 2.0, 0.9, divergence=name)
+    traced = torch.compile(lambda z: objective(z, signal), fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(student), objective.plain(student, signal))
+    torch.compiler.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cross-entropy", "forward-kl", "jsd(0.3)"])
 def test_compiled_kernels_give_the_same_numbers(name):

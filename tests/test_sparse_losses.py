@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from fractionate import Objective, TeacherSignal
+from fractionate import Objective, TeacherSignal, collect
 from fractionate.compact import CompactSignal
+from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.objective import rescaling
+from fractionate.store import Store
 from fractionate.store.forms import Form
+from test_engine import FAST, digits, mlp, same
 
 CELLS = (
     "kd",
@@ -56,7 +59,7 @@ def step(objective: Objective, logits: torch.Tensor, signal, weights: torch.Tens
     return loss.detach(), leaf.grad
 
 
-def same(objective: Objective, signal: CompactSignal, student: torch.Tensor) -> None:
+def agree(objective: Objective, signal: CompactSignal, student: torch.Tensor) -> None:
     dense = signal.at(objective.temperature).dense()
     weights = torch.linspace(0.5, 2.0, len(signal), dtype=torch.float64)
     for one, other in zip(
@@ -74,7 +77,7 @@ def test_the_sparse_loss_is_the_dense_loss_of_an_even_remainder(cell, divergence
     signal = compact()
     for temperature in TEMPERATURES:
         for weight in (1.0, 0.6):
-            same(Objective(cell, temperature, weight, divergence=divergence), signal, student_of(signal))
+            agree(Objective(cell, temperature, weight, divergence=divergence), signal, student_of(signal))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -88,7 +91,7 @@ def test_rows_with_padding_and_nothing_left_out(cell):
     rest[3] = -math.inf
     if "topk" in cell:  # entries must be the largest: the rest of padded rows is small
         rest[::2] -= 30.0
-    same(
+    agree(
         Objective(cell, 2.5, 0.7, divergence="forward-kl"),
         replace(signal, logits=logits, rest=rest),
         student_of(signal),
@@ -213,3 +216,48 @@ def test_the_forms_of_a_store_are_met():
         dense, even = kept.at(2.0).dense(), torch.ones(40)
         for one, other in zip(step(objective, student, kept, even), step(objective, student, dense, even), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # the signal is float32
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    train, _, _ = digits()
+    collect(mlp(), train, tmp_path / "store", form="top-k", k=4, temperatures=(1.0, 2.0))
+    return Store.open(tmp_path / "store")
+
+
+def test_the_engine_trains_from_a_store_of_entries_without_making_it_dense(store, monkeypatch):
+    train, _, _ = digits()
+    objective = Objective("kd", 2.0, 0.9)
+    expected, _ = distill(mlp(seed=1), train, store.signal(temperature=2.0), objective=objective, training=FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "signal", lambda *_, **__: pytest.fail("all classes were made"))
+        patch.setattr(CompactSignal, "dense", lambda *_: pytest.fail("all classes were made"))
+        ours, run = distill(mlp(seed=1), train, store, objective=objective, training=FAST)
+        again, _ = distill(mlp(seed=1), train, store.compact_signal(), objective=objective, training=FAST)
+    assert same(ours, again) and run.history
+    for one, other in zip(ours.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_engine_reads_a_store_dense_where_the_loss_needs_it(store):
+    train, _, _ = digits()
+    objective = Objective("kd", 2.0, 0.9, divergence="jsd")
+    ours, _ = distill(mlp(seed=1), train, store, objective=objective, training=FAST)
+    theirs, _ = distill(mlp(seed=1), train, store.signal(), objective=objective, training=FAST)
+    assert same(ours, theirs)
+    with pytest.raises(MismatchError, match="class by class"):
+        distill(mlp(seed=1), train, store.compact_signal(), objective=objective, training=FAST)
+    with pytest.raises(ConfigError, match="not known at temperature 3"):
+        distill(mlp(seed=1), train, store.compact_signal(), objective=Objective("kd", 3.0), training=FAST)
+    with pytest.raises(MismatchError, match="differ in length"):
+        distill(
+            mlp(seed=1), train, store.compact_signal().take(slice(5)), objective=Objective("kd", 2.0), training=FAST
+        )
+
+
+def test_a_loss_that_couples_the_batch_is_not_cut_into_pieces(store):
+    train, _, _ = digits()
+    pieces = replace(FAST, micro_batch_size=8)
+    with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*one piece"):
+        distill(mlp(), train, store.signal(), objective=Objective(divergence="dist"), training=pieces)
+    distill(mlp(), train, store.signal(), objective=Objective(divergence="dist(1, 0)"), training=pieces)

@@ -205,14 +205,21 @@ class Objective:
 
         return rows
 
-    def _check(self, student_logits: Tensor, signal: Signal) -> None:
-        _check(student_logits, signal)
-        if isinstance(signal, CompactSignal) and (reason := self.needs_dense()):
+    def check_compact(self, signal: CompactSignal) -> None:
+        """Raises `MismatchError` where a compact signal does not do, and `ConfigError` at a temperature it does not know."""
+        if reason := self.needs_dense():
             raise MismatchError(
                 "this objective cannot be met by a compact signal", got=reason,
                 expected="cross-entropy or forward-kl on kd, kd-topk, kd-pt, ls or hard",
                 fix=f"signal.at({self.temperature:g}).dense(), where all classes fit into memory",
             )  # fmt: skip
+        if self.teacher_weight > 0:
+            signal.at(self.temperature)
+
+    def _check(self, student_logits: Tensor, signal: Signal) -> None:
+        _check(student_logits, signal)
+        if isinstance(signal, CompactSignal):
+            self.check_compact(signal)
 
     def _not_finite(self, loss: Tensor, student_logits: Tensor, signal: Signal) -> NumericsError:
         row = int((~torch.isfinite(loss)).nonzero()[0])

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 ROWS_A_CHUNK_ELEMENTS = 1 << 22  # elements touched at once when a whole signal is walked: bounds the extra memory
 
 
-class once(Generic[Value]):  # noqa: N801  # used as a decorator
+class once(Generic[Value]):  # noqa: N801  # a decorator
     """functools.cached_property without its lock, at which torch.compile breaks the graph; traced, the value is made anew."""
 
     def __init__(self, made_by: Callable[[Any], Value]) -> None:

@@ -28,8 +28,8 @@ from torch import Tensor
 from fractionate import confidence as confidence_rules
 from fractionate import shape as shape_rules
 from fractionate.cells import Cell
-from fractionate.divergences.rows import Rows, exponents, place, raised
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.powers import Rows, exponents, place, raised
 from fractionate.registry import Registry
 from fractionate.teacher import TeacherSignal, once
 
@@ -86,7 +86,7 @@ class Target:
             return self.probabilities.log()
 
     def exponents(self, name: str) -> Float[Tensor, "batch classes"]:
-        """log2 of the target but for one number a row, in the kept array of this name (see `rows`)."""
+        """log2 of the target but for one number a row, in the kept array of this name (see `powers`)."""
         if self.is_whole_teacher:
             return exponents(self.said(name), self.temperature, name)
         return torch.log2(self.probabilities, out=place(name, self.probabilities))

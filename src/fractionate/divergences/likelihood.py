@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fractionate.cells import Cell
 from fractionate.divergences import Target, divergences, needs_mass_everywhere, product, tempered
-from fractionate.divergences.rows import (
+from fractionate.errors import ConfigError
+from fractionate.powers import (
     LN2,
     back_through_softmax,
     difference,
@@ -21,7 +22,6 @@ from fractionate.divergences.rows import (
     place,
     raised,
 )
-from fractionate.errors import ConfigError
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

@@ -20,8 +20,8 @@ from fractionate.divergences import (
     own_temperature,
     reason_against,
 )
-from fractionate.divergences.rows import fresh
 from fractionate.errors import ConfigError
+from fractionate.powers import fresh
 from fractionate.teacher import TeacherSignal
 
 Loss = Float[Tensor, "batch"]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.divergences import Target, check_share, divergences, product, tempered
-from fractionate.divergences.rows import LN2, Rows, back_through_softmax, exponents, inner, place, raised
+from fractionate.powers import LN2, Rows, back_through_softmax, exponents, inner, place, raised
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

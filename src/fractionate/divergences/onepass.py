@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.divergences import Analytic, Divergence, Target
-from fractionate.divergences.rows import place
+from fractionate.powers import place
 from fractionate.teacher import compute_dtype
 
 CHUNK_ELEMENTS = 1 << 17  # logits touched at once: a few such arrays fit in a core's caches

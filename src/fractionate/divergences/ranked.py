@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fractionate.divergences import Target, divergences, product, tempered
-from fractionate.divergences.rows import LN2, exponents, fresh, raised
 from fractionate.errors import ConfigError
+from fractionate.powers import LN2, exponents, fresh, raised
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

@@ -19,8 +19,8 @@ from fractionate.cells import Cell
 from fractionate.compact import CompactSignal
 from fractionate.divergences import Divergence, product, tempered, written
 from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
-from fractionate.divergences.rows import LN2, exponents, raised
 from fractionate.errors import MismatchError
+from fractionate.powers import LN2, exponents, raised
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

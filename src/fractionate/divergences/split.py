@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.divergences import Target, divergences, product, tempered
-from fractionate.divergences.rows import LN2, fresh, inner, place, raised
 from fractionate.errors import ConfigError
+from fractionate.powers import LN2, fresh, inner, place, raised
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

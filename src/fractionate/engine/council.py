@@ -15,9 +15,10 @@ from fractionate import confidence as confidence_rules
 from fractionate import shape as shape_rules
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
+from fractionate.compact import CompactSignal
 from fractionate.engine.feed import Batch, Feed, MemoryFeed, as_feed
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.objective import Objective
+from fractionate.objective import Objective, Signal
 from fractionate.outputs import Head, call, device_of, logits_of, rows
 from fractionate.teacher import TeacherSignal
 
@@ -26,7 +27,7 @@ from fractionate.teacher import TeacherSignal
 class Teacher(Protocol):
     """What the engine asks: the signal of a batch's rows, and a hash that tells this teacher from others."""
 
-    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> TeacherSignal: ...
+    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> Signal: ...
 
     def fingerprint(self) -> str: ...
 
@@ -37,10 +38,10 @@ class Teacher(Protocol):
 class Recorded:
     """A teacher that has spoken: rows of a signal, found by the places of the examples."""
 
-    signal: TeacherSignal
+    signal: Signal
     checked: bool = False  # its labels are known to be the data's
 
-    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> TeacherSignal:
+    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> Signal:
         """The rows of these examples. Raises `MismatchError` where their labels are not the batch's."""
         index = batch.index if place is None else batch.index[place.to(batch.index.device)]
         taught = self.signal.take(index.to(self.signal.labels.device))
@@ -50,6 +51,9 @@ class Recorded:
 
     def fingerprint(self) -> str:
         """A hash of logits, labels and class relation."""
+        if isinstance(self.signal, CompactSignal):
+            said = self.signal
+            return content_hash(said.logits, said.indices, said.label_logits, said.rest, said.labels)
         relation = self.signal.class_relation
         return content_hash(self.signal.logits, self.signal.labels, *([] if relation is None else [relation]))
 
@@ -146,13 +150,14 @@ def as_teacher(
 ) -> Teacher | None:
     """The teacher that `distill` was given: a signal, a store, a model, or None.
 
-    A model is asked once where the data are the same in every epoch (examples in memory), else on every batch; anything that
-    answers as a `Teacher` does is taken as it is (tokens out of a store: `extensions.sequence`).
+    A compact signal, and a store of one, stay compact where the objective can be met so and the mass left out is known at its
+    temperature; other stores are read dense. A model is asked once where the data are the same in every epoch (examples in memory),
+    else on every batch; anything that answers as a `Teacher` does is taken as it is (tokens out of a store: `extensions.sequence`).
     """
     if isinstance(signal, Teacher) and not isinstance(signal, nn.Module):
         return signal
     if not isinstance(signal, nn.Module):
-        stored = as_signal(signal, feed)
+        stored = kept_or_dense(signal, feed, objective)
         return None if stored is None else Recorded(stored.to(device), checked=feed.labels is not None)
     if isinstance(feed, MemoryFeed) and feed.labels.ndim == 1 and not predicts_next:
         return Recorded(ask(signal, feed, head=head).to(device), checked=True)
@@ -183,6 +188,24 @@ def needs_whole(objective: Objective) -> bool:
     )
 
 
+def kept_or_dense(signal: Any, feed: Feed, objective: Objective | None) -> Signal | None:
+    """A signal as it is kept where the objective takes it so, else dense."""
+    objective = objective or Objective()
+    temperature = objective.temperature if objective.teacher_weight > 0 else None
+    form = getattr(signal, "form", None)
+    if isinstance(signal, CompactSignal):
+        objective.check_compact(signal)
+        found = signal
+    elif callable(getattr(signal, "compact_signal", None)) and form is not None and form.kind != "dense":
+        if objective.needs_dense() or temperature not in (None, *form.temperatures):
+            return as_signal(signal, feed)
+        found = signal.compact_signal()
+    else:
+        return as_signal(signal, feed)
+    check_fits(found, feed)
+    return found if temperature is None else found.at(temperature)
+
+
 def as_signal(signal: Any, feed: Feed) -> TeacherSignal | None:
     """A teacher signal of the data: as it is or out of a store. Raises `MismatchError` where rows or labels do not fit."""
     if signal is None:
@@ -192,10 +215,16 @@ def as_signal(signal: Any, feed: Feed) -> TeacherSignal | None:
     if not isinstance(signal, TeacherSignal):
         raise ConfigError(
             "this is not a teacher",
-            expected="a TeacherSignal, a store, a model or None",
+            expected="a TeacherSignal, a CompactSignal, a store, a model or None",
             got=type(signal).__name__,
             fix="wrap logits and labels: TeacherSignal(logits, labels)",
         )
+    check_fits(signal, feed)
+    return signal
+
+
+def check_fits(signal: Signal, feed: Feed) -> None:
+    """Raise `MismatchError` where a signal is not of these data: another number of rows, or other labels."""
     if len(signal) != len(feed):
         raise MismatchError(
             "teacher signal and data differ in length",
@@ -205,7 +234,6 @@ def as_signal(signal: Any, feed: Feed) -> TeacherSignal | None:
         )
     if feed.labels is not None:
         check_labels(signal.labels.cpu(), feed.labels.cpu(), torch.arange(len(feed)))
-    return signal
 
 
 def check_labels(taught: Tensor, labels: Tensor, places: Tensor) -> None:
@@ -234,7 +262,7 @@ def check_finite(said: Float[Tensor, "rows classes"], places: Int[Tensor, "rows"
         )
 
 
-def no_better_than_chance(signal: TeacherSignal) -> str:
+def no_better_than_chance(signal: Signal) -> str:
     """A remark where the teacher names the label no more often than chance would, within three deviations; else nothing.
 
     Most often its classes are in another order than the data's. At most 2,048 examples, evenly spaced, are looked at, and fewer
@@ -242,7 +270,11 @@ def no_better_than_chance(signal: TeacherSignal) -> str:
     """
     most = min(2048, len(signal), max(64, (1 << 22) // signal.classes))
     looked = torch.linspace(0, len(signal) - 1, min(most, len(signal))).long().to(signal.labels.device)
-    right = (signal.logits[looked].argmax(dim=1) == signal.labels[looked]).double().mean().item()
+    if isinstance(signal, CompactSignal):  # nothing left out is above what was kept
+        named = signal.label_logits[looked] >= signal.logits[looked].amax(dim=1)
+    else:
+        named = signal.logits[looked].argmax(dim=1) == signal.labels[looked]
+    right = named.double().mean().item()
     chance = 1 / signal.classes
     if right > chance + 3 * (chance * (1 - chance) / len(looked)) ** 0.5:
         return ""

@@ -15,12 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fractionate.compact import CompactSignal
+from fractionate.divergences import couples_batch, written
 from fractionate.engine.council import Teacher
 from fractionate.engine.feed import Batch
 from fractionate.engine.standing import Parts
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
-from fractionate.objective import Objective, rescaling
+from fractionate.objective import Objective, Signal, rescaling
 from fractionate.order import draw_seed, step_seed
 from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.records import Training
@@ -78,6 +80,10 @@ class Stepper:
     trained: list[Tensor]
     labels_checked: bool = False  # all of them are known to be classes of the student
 
+    def __post_init__(self) -> None:
+        if self.objective is not None:
+            check_coupling(self.objective, self.training, self.world)
+
     def take(
         self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
     ) -> Taken:
@@ -130,7 +136,7 @@ class Stepper:
 
     def _losses(
         self, batch: Batch
-    ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"] | None, Float[Tensor, "rows classes"], TeacherSignal | None]:
+    ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"] | None, Float[Tensor, "rows classes"], Signal | None]:
         """The loss of each row, the rows' places in the batch, the student's logits and the teacher's signal."""
         if self.training.precision == "float32":
             output = call(self.called, batch.inputs)
@@ -151,8 +157,9 @@ class Stepper:
             assert self.objective is not None
             signal = self.teacher.about(batch, labels, place)
             losses = self.objective(logits, signal)
+        whole = signal.dense() if self.terms and isinstance(signal, CompactSignal) else signal  # terms read all classes
         for term in self.terms:
-            losses = losses + term(output, batch, signal)
+            losses = losses + term(output, batch, whole)  # type: ignore[arg-type]
         return losses, place, logits, signal
 
     def _update(self, loss: Tensor, seen: list[tuple[Batch, Tensor, Tensor | None]], step: int) -> float:
@@ -183,6 +190,22 @@ class Stepper:
         if self.parts.average is not None:
             self.parts.average.update_parameters(self.parts.student)  # type: ignore[operator]
         return value
+
+
+def check_coupling(objective: Objective, training: Training, world: World) -> None:
+    """Raise `ConfigError` where a step is cut into pieces whose losses do not add up to the loss of the whole."""
+    assert not isinstance(objective.divergence, str)
+    if objective.teacher_weight == 0 or not couples_batch(objective.divergence):
+        return
+    size = training.micro_batch_size
+    cut = size is not None and size < training.batch_size
+    if cut or world.size > 1:
+        raise ConfigError(
+            f"divergence {written(objective.divergence)} couples the examples of a batch: it cannot be cut into pieces",
+            expected="the whole batch in one piece, on one process",
+            got=f"micro_batch_size={size} of {training.batch_size}" if cut else f"{world.size} processes",
+            fix="leave micro_batch_size out and take one process, or take a divergence by example (dist(1, 0), forward-kl)",
+        )
 
 
 def check_classes(batch: Batch, labels: Int[Tensor, "rows"], place: Tensor | None, classes: int) -> None:

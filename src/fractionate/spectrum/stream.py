@@ -10,11 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.errors import MismatchError
+from fractionate.powers import LN2, exponents, place
 from fractionate.records import Spectrum
 from fractionate.teacher import check_temperature, compute_dtype
 
-CHUNK_BYTES = 1 << 20  # elements worked on at once: about a core's second-level cache
-NO_MASS = -1e4  # the logit, relative to the largest, at which exp is 0 in every dtype: stands in for -inf
+CHUNK_BYTES = 1 << 21  # worked on at once: a few such arrays fit into a core's caches
+LONG_ROW = 1 << 15  # classes from which on rows are taken one by one, class after class
+TABLE_BYTES = 1 << 25  # single-precision sums of all classes are kept beside the exact ones where they are no larger
+ROWS_AT_ONCE = 1 << 16  # whose numbers wait for their sums
+ROWS_A_CLASS = 32  # added in single precision, on average, before they join the exact sums
+NO_MASS = -1e4  # the exponent, relative to the largest, at which a power is 0 in every dtype: stands in for -inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,8 @@ class SpectrumStream:
 
     `labels_present`, where known, are the labels that will come, so that only their class means take memory; otherwise all
     classes get a row. `with_squares` keeps Σ p² too, which doubles that memory, for the correction of finite samples. float32 and
-    half precision rows are worked on in float32 (relative error about 1e-6 of a term), float64 rows in float64; sums are float64.
+    half precision rows are worked on in float32 (relative error about 1e-6 of a term), float64 rows in float64; sums are float64,
+    into which single-precision sums of some dozen rows a class are taken.
 
     Raises `MismatchError` for rows that do not fit and labels that were not announced.
     """
@@ -88,34 +94,93 @@ class SpectrumStream:
         if bool((rows < 0).any()):
             raise MismatchError("a label came that was not announced", got=str(int(labels[rows < 0][0])))
         dtype = compute_dtype(logits.dtype)
+        table = dtype == torch.float32 and self.off_sums.numel() * dtype.itemsize <= TABLE_BYTES
+        size = max(1, ROWS_A_CLASS * len(self.present)) if table else ROWS_AT_ONCE
+        for start in range(0, len(logits), size):
+            part = slice(start, start + size)
+            if self.classes >= LONG_ROW:
+                self._add_long(logits[part], labels[part, None], rows[part], dtype)
+            else:
+                self._add_short(logits[part], labels[part, None], rows[part], dtype, in_table=table)
+
+    def _add_short(self, logits: Tensor, own: Tensor, rows: Tensor, dtype: torch.dtype, *, in_table: bool) -> None:
+        """Chunks of rows, each row added to its class's sums."""
+        sums, squares = self.off_sums, self.off_squares
+        if in_table:
+            sums = torch.zeros(sums.shape, dtype=dtype, device=sums.device)
+            squares = None if squares is None else torch.zeros_like(sums)
         step = max(1, CHUNK_BYTES // (dtype.itemsize * self.classes))
+        numbers = []
         for start in range(0, len(logits), step):
             part = slice(start, start + step)
-            self._chunk(logits[part].to(dtype), labels[part, None], rows[part])
+            powers, scale, found = self._powers(logits[part], own[part], dtype)
+            numbers.append(found)
+            powers.mul_(scale[:, None])
+            sums.index_add_(0, rows[part], powers.to(sums.dtype))
+            if squares is not None:
+                squares.index_add_(0, rows[part], powers.square_().to(sums.dtype))
+        if in_table:
+            self.off_sums.add_(sums)
+            if self.off_squares is not None and squares is not None:
+                self.off_squares.add_(squares)
+        self._tally(logits, own, rows, torch.arange(len(rows)), numbers)
 
-    def _chunk(self, z: Tensor, own: Tensor, rows: Tensor) -> None:
-        ruled_out = bool(torch.isneginf(z.amin()))
-        z = z - z.amax(dim=1, keepdim=True)  # aminmax along a dimension is several times slower than amin and amax
-        if self.temperature != 1:
-            z.div_(self.temperature)
-        if ruled_out:
-            z.clamp_min_(NO_MASS)  # 0 · -inf is 0 here
-        e = z.exp()
-        own_e = e.gather(1, own).squeeze(1).double()
-        e.scatter_(1, own, 0.0)  # the rest is summed without the label, so that a certain teacher's does not cancel
-        off = e.sum(dim=1)
-        energy = torch.linalg.vecdot(e, z).double()
-        scale = own_e + off.double()
-        rest, confidence = off.double() / scale, own_e / scale
+    def _add_long(self, logits: Tensor, own: Tensor, rows: Tensor, dtype: torch.dtype) -> None:
+        """Row by row, those of a class one after the other, so that one class's sums stay in the cache."""
+        sums = torch.zeros(self.classes, dtype=dtype, device=logits.device)
+        squares = torch.zeros_like(sums) if self.off_squares is not None else None
+        order = rows.argsort(stable=True)
+        classes, added, numbers = rows[order].tolist(), 0, []
+        for number, row in enumerate(order.tolist()):
+            part = slice(row, row + 1)
+            powers, scale, found = self._powers(logits[part], own[part], dtype)
+            numbers.append(found)
+            sums.addcmul_(powers[0], scale)
+            if squares is not None:
+                squares.add_(powers[0].mul_(scale).square_())
+            added += 1
+            last = number + 1 == len(classes) or classes[number + 1] != classes[number]
+            if last or added == 2 * ROWS_A_CLASS:
+                self.off_sums[classes[number]] += sums
+                sums.zero_()
+                if self.off_squares is not None and squares is not None:
+                    self.off_squares[classes[number]] += squares
+                    squares.zero_()
+                added = 0
+        self._tally(logits, own, rows, order, numbers)
+
+    def _powers(
+        self, logits: Tensor, own: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Powers of two with 0 at the label; what makes probabilities of them; by row the label's power, the sum of the others',
+        and Σ power · exponent."""
+        z = logits if logits.dtype == dtype else place("spectrum", logits, dtype).copy_(logits)
+        z = exponents(z, self.temperature, "spectrum")
+        powers = torch.exp2(z, out=place("spectrum powers", z))
+        own_power = powers.gather(1, own)[:, 0]
+        powers.scatter_(
+            1, own, 0.0
+        )  # the rest is summed without the label, so that a certain teacher's does not cancel
+        off = powers.sum(dim=1)
+        energy = torch.dot(powers[0], z[0])[None] if len(z) == 1 else z.mul_(powers).sum(dim=1)
+        return powers, torch.reciprocal(own_power + off), (own_power, off, energy)
+
+    def _tally(
+        self, logits: Tensor, own: Tensor, rows: Tensor, order: Tensor, numbers: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> None:
+        """Add what is known of each row, in the order it came, to its class, in float64."""
+        own_power, off, energy = (torch.cat(column).double() for column in zip(*numbers, strict=True))
+        for number in torch.isnan(energy).nonzero().flatten().tolist():  # 0 · -inf, which is 0 here
+            part = slice(int(order[number]), int(order[number]) + 1)
+            z = exponents(logits[part].double(), self.temperature, "spectrum").clamp_min_(NO_MASS)
+            energy[number] = (torch.exp2(z).scatter_(1, own[part], 0.0) * z).sum()
+        scale = own_power + off
+        rest, confidence = off / scale, own_power / scale
         # Σ_{j≠y} p_j log(p_j / rest), with log(p_j / rest) = z_j - log Σ_{j≠y} e_j
-        shape = torch.where(off > 0, energy / scale - torch.xlogy(rest, off.double()), 0.0)
+        shape = torch.where(off > 0, LN2 * energy / scale - torch.xlogy(rest, off), 0.0)
         split = -torch.xlogy(confidence, confidence) - torch.xlogy(rest, rest)
-        e.div_(scale[:, None].to(e.dtype))
-        self.off_sums.index_add_(0, rows, e.double())
-        if self.off_squares is not None:
-            self.off_squares.index_add_(0, rows, e.square_().double())
         columns = torch.stack([torch.ones_like(rest), confidence, rest, rest.square(), split, shape], dim=1)
-        self.sums.index_add_(0, rows, columns)
+        self.sums.index_add_(0, rows[order.to(rows.device)], columns)
 
     @property
     def examples(self) -> int:
