@@ -16,6 +16,7 @@ from fractionate.diagnosis import alignment_probes, data_probes, student_probes,
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
 from fractionate.diagnosis.causes import trace_back
+from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.preflight import preflight
 from fractionate.diagnosis.recipe import Piloting, check_pilot, recommend, worth_a_pilot
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
@@ -49,6 +50,7 @@ def diagnose(
     only: Sequence[str] = (),
     labels: Path | str | None = None,
     pilot: Piloting | None = None,
+    superclasses: Sequence[str] = (),
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
@@ -60,7 +62,8 @@ def diagnose(
     data it was not trained on; `second_view`, on another view of the same examples; `second_pass`, on the very same inputs;
     `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the probes to run, with arguments where
     wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes long
-    (`fractionate.study.pilot.PilotPlan`); it needs `data` and a `student` that makes fresh ones, and is not run where a fault has
+    (`fractionate.study.pilot.PilotPlan`); `superclasses` names the group of each class, for the breakdown (names such as
+    noun.animal tell it by themselves). A pilot needs `data` and a `student` that makes fresh ones, and is not run where a fault has
     to be repaired first.
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
@@ -98,6 +101,7 @@ def diagnose(
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
+    terms, class_parts, superclass_parts = knowledge(case, superclasses)
     return Diagnosis(
         name=name,
         spectrum=at_one,
@@ -110,6 +114,9 @@ def diagnose(
         rescaling=_rescaling(case, planned, student_logits if fits else None),
         teacher=case.reading.scores,
         pilot=piloted,
+        terms=terms,
+        class_parts=class_parts,
+        superclass_parts=superclass_parts,
     )
 
 

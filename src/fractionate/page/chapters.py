@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fractionate.page.cost_plots import cost_figure
+from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
 from fractionate.page.explanation_plots import explanation_figures, explanation_verdict
 from fractionate.page.figure import Figure, mean_interval, pooled
@@ -57,6 +58,7 @@ class Content:
     studies: tuple[Study, ...]
     knowledge: tuple[Figure, ...]
     distributions: tuple[Figure, ...]
+    pilots: tuple[Figure, ...]
     ladders: tuple[tuple[Study, tuple[Figure, ...]], ...]
     shares: tuple[tuple[Study, tuple[Figure, ...]], ...]
     explanations: tuple[tuple[Explanations, tuple[Figure, ...]], ...]
@@ -93,6 +95,7 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
         studies=studies,
         knowledge=_knowledge(diagnoses, studies, runs),
         distributions=_distributions(diagnoses, groups),
+        pilots=tuple(f for i, d in enumerate(diagnoses) if (f := pilot_figure(d, numbered("pilot", i)))),
         ladders=tuple((s, (f,)) for i, s in enumerate(studies) if (f := ladder_figure(s, numbered("ladder", i)))),
         shares=tuple((s, (f,)) for i, s in enumerate(studies) if (f := shares_figure(s, numbered("shares", i)))),
         explanations=tuple((r, explanation_figures(r, numbered("", i))) for i, r in enumerate(explained)),
@@ -157,7 +160,12 @@ def _knowledge(diagnoses: Sequence[Diagnosis], studies: Sequence[Study], runs: S
     if best and best.student_spectrum:
         bars.append((f"student {best.arm}, seed {best.seed}", best.student_spectrum))
     figures: list[Figure | None] = [spectrum_figure(bars)] if bars else []
+    for i, d in enumerate(diagnoses):
+        figures.append(terms_figure(d, numbered("certainty", i)))
     figures.append(temperature_figure(diagnoses))
+    for i, d in enumerate(diagnoses):
+        figures.append(parts_figure(d.superclass_parts, "superclass", numbered("superclasses", i)))
+        figures.append(parts_figure(d.class_parts, "class", numbered("classes", i)))
     for i, d in enumerate(diagnoses):
         if not d.class_relation:
             continue

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fractionate.record import Record
 from fractionate.records.explanations import ExampleExplanation, Explanations, Superfeature, Superfeatures
-from fractionate.records.knowledge import Diagnosis, Evidence, Finding, Pilot, Recipe, Severity, Spectrum, Trial
+from fractionate.records.knowledge import (
+    ClassPart,
+    Diagnosis,
+    Evidence,
+    Finding,
+    Pilot,
+    Recipe,
+    Severity,
+    Spectrum,
+    Term,
+    Trial,
+)
 from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
 from fractionate.records.studies import Effect, Share, ShareLevel, Study, Try, Tuning, Verdict
 from fractionate.records.training import Contract, Point, Preflight, Run, Training
@@ -12,6 +23,7 @@ from fractionate.records.training import Contract, Point, Preflight, Run, Traini
 __all__ = [
     "LEVEL_NAMES",
     "RECORDS",
+    "ClassPart",
     "Contract",
     "Diagnosis",
     "Effect",
@@ -37,6 +49,7 @@ __all__ = [
     "Study",
     "Superfeature",
     "Superfeatures",
+    "Term",
     "Training",
     "Trial",
     "Try",

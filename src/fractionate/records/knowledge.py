@@ -52,6 +52,51 @@ class Spectrum(Record):
 
 
 @dataclass(frozen=True)
+class Term(Record):
+    """One term of a spectrum with its uncertainty, in nats an example.
+
+    `interval` is over examples. `chance_nats` and `chance_high_nats` (mean and 95th percentile) are what class means of so few
+    examples show where labels and shapes have nothing to do with each other; domain terms only. `reproducible_nats` is the part
+    that comes again in a second view; instance.shape only.
+    """
+
+    level: Level
+    nats: float
+    interval: Interval
+    chance_nats: float | None = None
+    chance_high_nats: float | None = None
+    reproducible_nats: float | None = None
+    reproducible_interval: Interval | None = None
+
+    @property
+    def beyond_chance(self) -> bool | None:
+        """Whether the term is above what chance gives in 95 of 100; None where chance adds nothing."""
+        return None if self.chance_high_nats is None else self.nats > self.chance_high_nats
+
+    def __str__(self) -> str:
+        words = [f"{self.level:<20} {self.nats:8.4f}  [{self.interval.low:.4f}, {self.interval.high:.4f}]"]
+        if self.chance_nats is not None:
+            words.append(f"by chance {self.chance_nats:.4f}" + ("" if self.beyond_chance else ": not shown to be more"))
+        if self.reproducible_nats is not None:
+            words.append(f"comes again {self.reproducible_nats:.4f} {self.reproducible_interval}")
+        return "  ".join(words)
+
+
+@dataclass(frozen=True)
+class ClassPart(Record):
+    """The terms of one class or superclass, in nats an example of it."""
+
+    name: str
+    examples: int
+    nats: dict[Level, float]
+
+    @property
+    def relations_nats(self) -> float:
+        """What the teacher says beside the label: both shape terms."""
+        return self.nats["domain.shape"] + self.nats["instance.shape"]
+
+
+@dataclass(frozen=True)
 class Evidence(Record):
     """One measured number behind a finding."""
 
@@ -195,6 +240,9 @@ class Diagnosis(Record):
     rescaling: Histogram | None = None
     teacher: Scores | None = None
     pilot: Pilot | None = None
+    terms: tuple[Term, ...] = ()  # the spectrum at temperature 1 with intervals, chance and what is reproducible
+    class_parts: tuple[ClassPart, ...] = ()  # class by class
+    superclass_parts: tuple[ClassPart, ...] = ()  # the same for groups of classes
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -205,4 +253,17 @@ class Diagnosis(Record):
     def __str__(self) -> str:
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
         pilot = f"\n\n{self.pilot}" if self.pilot else ""
-        return f"{self.name}: {self.spectrum}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"
+        return f"{self.name}: {self.spectrum}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"
+
+    def _details(self) -> str:
+        """Intervals of the terms, and the superclasses or the classes with most and least beside the label."""
+        lines = ["  in nats, with 95 % intervals over examples:"] * bool(self.terms)
+        lines += [f"  {term}" for term in self.terms]
+        parts = self.superclass_parts or self.class_parts
+        ranked = sorted(parts, key=lambda part: -part.relations_nats)
+        told = [f"{part.name} {part.relations_nats:.3f}" for part in ranked]
+        if len(told) > 8:
+            told = [*told[:4], "…", *told[-3:]]
+        kind = "superclass" if self.superclass_parts else "class"
+        lines += [f"  beside the label, by {kind} (both shapes, nats): {', '.join(told)}"] * bool(told)
+        return "\n" + "\n".join(lines) if lines else ""
