@@ -85,7 +85,7 @@ def _by(parts: Float[Tensor, "examples levels"], group: Tensor, names: Sequence[
     sums = torch.zeros(len(names), parts.shape[1], dtype=torch.float64).index_add_(0, group, parts)
     means = sums / counts.clamp_min(1)[:, None]
     return tuple(
-        ClassPart(name, int(counts[i]), dict(zip(LEVEL_NAMES, means[i].tolist(), strict=True)))
+        ClassPart(name, int(counts[i]), {level: float(means[i, k]) for k, level in enumerate(LEVEL_NAMES)})
         for i, name in enumerate(names)
         if counts[i] > 0
     )

@@ -88,12 +88,12 @@ class ClassPart(Record):
 
     name: str
     examples: int
-    nats: dict[Level, float]
+    nats: dict[str, float] = field(default_factory=dict)  # by level
 
     @property
     def relations_nats(self) -> float:
         """What the teacher says beside the label: both shape terms."""
-        return self.nats["domain.shape"] + self.nats["instance.shape"]
+        return self.nats.get("domain.shape", 0.0) + self.nats.get("instance.shape", 0.0)
 
 
 @dataclass(frozen=True)
