@@ -6,7 +6,7 @@ step is cut. Everything here makes rows, finds them again in a store, or measure
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from fractionate.compact import CompactSignal
 from fractionate.engine.council import check_labels
 from fractionate.engine.feed import Batch
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions.relation import VocabularyPopulation
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, rows
 from fractionate.store import Store
@@ -139,6 +140,7 @@ class StoredTokens:
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
         self.classes = store.head.classes
         self._content = f"{store.head.sha256}:{form}:{temperature}:{len(self.places)}:{int(self.places.sum())}"
+        self._vocabulary: Any = None if self.whole is None else VocabularyPopulation(self.whole)
         self._population = None if self._dense is None else Population(self._dense, self.labels)
 
     @property
@@ -176,7 +178,12 @@ class StoredTokens:
             )
         assert self.whole is not None
         part = self.whole.take(found).at(self.temperature)
-        return part if self.form == "compact" else part.dense()
+        if self.form == "compact":
+            return part
+        dense: Any = replace(
+            part.dense(), population=self._vocabulary, rows=found
+        )  # statistics are those of all tokens
+        return dense
 
     def fingerprint(self) -> str:
         """What tells this store from others."""
