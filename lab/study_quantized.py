@@ -26,7 +26,7 @@ from fractionate.engine.council import ask
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import FractionateError
 from fractionate.extensions.attention import Match, attended, unified
-from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity
+from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity, norm_analysis, top_eigenvalue
 from fractionate.extensions.quantizers import Quantization, prepare
 from fractionate.records import Run, Training
 
@@ -39,8 +39,8 @@ QUANTIZATIONS = {
     "W2A8": Quantization("ternary", "ternary", 8, activation_clip=10.0),
     "W4A8": Quantization(4, 4, 8, activation_clip=10.0),
 }
-STEPS = {"W2A8": 30, "W4A8": 10}
-ORDER = (("glosses", "W2A8"), ("pairs", "W2A8"), ("glosses", "W4A8"), ("pairs", "W4A8"))
+STEPS = {"W2A8": 30, "W4A8": 6}
+ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))
 HIDDEN = (Match("hidden"),)
 ARMS: dict[str, tuple[Match, ...]] = {
     "no KD": (),
@@ -133,6 +133,32 @@ def untrained(task: str, bits: str) -> None:
     print(task, bits, {name: f"{found[name]['accuracy']:.3f}" for name in list(found)[:2]}, flush=True)
 
 
+def curvature(task: str, bits: str) -> None:
+    """Sharpness of the task loss on 32 short training texts, of the students of seed 0; and which tokens are listened to."""
+    folder = OUT / task / bits
+    if (folder / "sharpness.json").exists():
+        return
+    texts = parts(task)[0].at_most(SHORT[task])
+    inputs, labels = texts.batch(0, 32)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    groups = {"[CLS]": ids == 101, "[SEP]": ids == 102, "others": mask & (ids != 101) & (ids != 102)}
+    sharp, heard = {}, {}
+    for arm in ("full precision", "quantized without training", *ARMS):
+        teacher, student = prepared(task, bits)
+        if arm in ARMS:
+            student.load_state_dict(
+                load_file(folder / f"{arm.replace(' ', '-')}-0" / "student.safetensors"), strict=False
+            )
+        model = teacher if arm == "full precision" else student
+        model.requires_grad_(True).get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator]
+        sharp[arm] = top_eigenvalue(model, inputs, labels, steps=8)
+        heard[arm] = [{g: asdict(n) for g, n in layer.items()} for layer in norm_analysis(model, inputs, groups)]
+        model.requires_grad_(True)
+    (folder / "norms.json").write_text(json.dumps(heard))
+    (folder / "sharpness.json").write_text(json.dumps(sharp))
+    print(task, bits, "sharpness", {arm: f"{value:.1f}" for arm, value in sharp.items()}, flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     if "--write" not in sys.argv:
@@ -162,6 +188,8 @@ def main() -> None:
                         f"{task} {bits} {run} ({time.process_time() - spent:.0f} CPU-s, {time.monotonic() - start:.0f} s)",
                         flush=True,
                     )
+            if bits == "W2A8":
+                curvature(task, bits)
     if "--no-write" not in sys.argv:
         from quantized_results import write
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fractionate.page.attention_plots import attention_figures
 from fractionate.page.cost_plots import cost_figure
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
@@ -18,10 +19,10 @@ from fractionate.page.mechanism_plots import mechanism_figures
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.spectrum_plots import spectrum_figure, temperature_figure
 from fractionate.page.student_plots import SCORES, arms_of, curves_figure, score_values, students_figure
-from fractionate.page.text import number, percent, seconds, short
+from fractionate.page.text import number, percent, seconds, sentence, short
 from fractionate.page.verdict import verdict
 from fractionate.record import Record
-from fractionate.records import Contract, Diagnosis, Explanations, Matrix, Run, Study
+from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, Run, Study
 
 PLAIN = re.compile(r"[A-Za-z_][\w.+/()-]*( [\w.+/()-]+)*")
 
@@ -62,6 +63,7 @@ class Content:
     ladders: tuple[tuple[Study, tuple[Figure, ...]], ...]
     shares: tuple[tuple[Study, tuple[Figure, ...]], ...]
     explanations: tuple[tuple[Explanations, tuple[Figure, ...]], ...]
+    attention: tuple[tuple[AttentionStudy, tuple[Figure, ...]], ...]
     students: tuple[Students, ...]
     contracts: tuple[tuple[str, Contract | None], ...]
     formulas: tuple[str, ...]  # the distinct ones of the arms that listen to the teacher
@@ -76,6 +78,7 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
     """Sort the records by kind and make the figures."""
     diagnoses = tuple(r for r in records if isinstance(r, Diagnosis))
     studies = tuple(r for r in records if isinstance(r, Study))
+    attention = tuple(r for r in records if isinstance(r, AttentionStudy))
     loose = tuple(r for r in records if isinstance(r, Run))
     explained = tuple(r for r in records if isinstance(r, Explanations))
     runs = tuple(run for study in studies for run in study.runs) + loose
@@ -83,13 +86,12 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
     groups += [("", loose, (), frozenset())] if loose else []
     names = [short(s.name, 60) for s in studies] + [short(d.name, 60) for d in diagnoses]
     names = names or [short(r.name, 60) for r in explained]
+    names = names or [short(a.name, 60) for a in attention]
     names = names or [short(r.arm or "student", 60) for r in loose]
     settings = [s.settings for s in studies] + [r.settings for r in loose]
     return Content(
         title=short(title, 120) if title else ", ".join(dict.fromkeys(names[:3])),
-        verdict=explanation_verdict(explained[0])
-        if explained and not (diagnoses or runs)
-        else verdict(diagnoses, studies, runs),
+        verdict=_verdict(diagnoses, studies, runs, explained, attention),
         facts=_facts(diagnoses, studies, runs),
         diagnoses=diagnoses,
         studies=studies,
@@ -99,6 +101,7 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
         ladders=tuple((s, (f,)) for i, s in enumerate(studies) if (f := ladder_figure(s, numbered("ladder", i)))),
         shares=tuple((s, (f,)) for i, s in enumerate(studies) if (f := shares_figure(s, numbered("shares", i)))),
         explanations=tuple((r, explanation_figures(r, numbered("", i))) for i, r in enumerate(explained)),
+        attention=tuple((a, attention_figures(a, f"-{i}" if i > 1 else "")) for i, a in enumerate(attention, 1)),
         students=tuple(_students(i, *group) for i, group in enumerate(groups) if group[1]),
         contracts=_contracts(runs),
         formulas=tuple(dict.fromkeys(r.contract.formula for r in runs if r.contract)),
@@ -111,6 +114,20 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
             dict.fromkeys([command] * bool(command) + [str(s["command"]) for s in settings if s.get("command")])
         ),
     )
+
+
+def _verdict(
+    diagnoses: Sequence[Diagnosis],
+    studies: Sequence[Study],
+    runs: Sequence[Run],
+    explained: Sequence[Explanations],
+    attention: Sequence[AttentionStudy],
+) -> str:
+    """What was found, in a sentence or two: of knowledge and students, or of explanations; then of attention."""
+    said = [verdict(diagnoses, studies, runs)] if diagnoses or studies or runs else []
+    said += [explanation_verdict(explained[0])] if explained and not said else []
+    said += [sentence(f"{a.quantization}: {a.finding.summary}") for a in attention if a.finding]
+    return " ".join(said) or "What quantization did to attention."
 
 
 def numbered(name: str, index: int) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.record import Record
-from fractionate.records import Diagnosis, Explanations, Run, Study
+from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
 
 Source = Record | str | Path
 _KINDS: tuple[tuple[frozenset[str], type[Record]], ...] = (
     (frozenset({"spectrum", "findings", "recipe"}), Diagnosis),
     (frozenset({"arms", "seeds", "runs", "effects"}), Study),
+    (frozenset({"quantization", "attention_arms"}), AttentionStudy),
     (frozenset({"arm", "seed", "status", "steps"}), Run),
     (frozenset({"superfeatures", "examples", "measured_on"}), Explanations),
 )
@@ -42,7 +43,7 @@ def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
 def read_record(source: Source) -> Record:
     """One diagnosis, study or run from an object, a JSON text or the path of a JSON file."""
     if isinstance(source, Record):
-        if not isinstance(source, (Diagnosis, Study, Run, Explanations)):
+        if not isinstance(source, (Diagnosis, Study, Run, Explanations, AttentionStudy)):
             raise ConfigError(
                 "a report cannot be made of this record",
                 expected="Diagnosis, Study, Run or Explanations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractionate.record import Record
+from fractionate.records.attention import ArmAttention, AttentionStudy
 from fractionate.records.explanations import ExampleExplanation, Explanations, Superfeature, Superfeatures
 from fractionate.records.knowledge import (
     ClassPart,
@@ -23,6 +24,8 @@ from fractionate.records.training import Contract, Point, Preflight, Run, Traini
 __all__ = [
     "LEVEL_NAMES",
     "RECORDS",
+    "ArmAttention",
+    "AttentionStudy",
     "ClassPart",
     "Contract",
     "Diagnosis",
