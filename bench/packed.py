@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-warnings.simplefilter("ignore")
 
-from fractionate.extensions.packed import load_packed  # noqa: E402
+from fractionate.extensions.packed import load_packed
+
+warnings.simplefilter("ignore")
 
 
 def full_model(folder: Path, weights: Path | None) -> torch.nn.Module:
