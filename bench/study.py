@@ -4,14 +4,17 @@
 
 Peers' way: 21 runs one after another, each with a DataLoader and a live teacher. Between: the same with shared batches looked up in
 memory and a cached signal. Ours: `fractionate.dissect`, as a user calls it (its statistics and measurements included), and its two
-ways of training apart (`fleet`). One run, interleaved, best of the repeats; one thread. Writes bench/results/study.md.
+ways of training apart (`fleet`), and with two worker processes. One run, interleaved, best of the repeats; one thread a process.
+Writes bench/results/study.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +35,8 @@ CELLS = ("hard", "ls", "class-mean", "kd-pt", "kd-sim", "kd-pt+sim", "kd")
 SEEDS = 3
 PEERS = "peers' way: 21 runs, DataLoader, live teacher"
 OURS = "dissect, as it chooses"
+TWO = "dissect, as it chooses, two workers"
+ALONE = "students alone + one teacher pass"
 SIZES = {  # name: student, teacher, examples, side of the picture, batch, epochs
     "MLP 64-128-10, batch 64": ("mlp(128)", "mlp(512, 512)", 1000, 8, 64, 8),
     "CNN 16-32-64, batch 128": ("cnn(16, 32, 64)", "cnn(48, 96, 192)", 1000, 16, 128, 3),
@@ -91,9 +96,31 @@ def looked_up(new: Callable[[], nn.Module], signal: TeacherSignal, data: Example
                     optimizer.step()
 
 
-def study(new: Callable[[], nn.Module], signal: TeacherSignal, data: Examples, training: Training, way: str) -> None:
+def alone(
+    new: Callable[[], nn.Module], teacher: nn.Module, signal: TeacherSignal, data: Examples, training: Training
+) -> None:
+    """What a study cannot do without: one pass of the teacher, the students' own steps, and their test scores."""
+    with torch.no_grad():
+        teacher(data.inputs)
+    for _ in CELLS:
+        for seed in range(SEEDS):
+            student = new()
+            optimizer = torch.optim.AdamW(student.parameters(), training.learning_rate, weight_decay=0.0)
+            for epoch in range(int(training.epochs or 1)):
+                for index in batches(len(data), training.batch_size, seed, epoch):
+                    optimizer.zero_grad()
+                    functional.cross_entropy(student(data.inputs[index]), data.labels[index]).backward()
+                    optimizer.step()
+            with torch.no_grad():
+                student.eval()(data.inputs)
+
+
+def study(
+    new: Callable[[], nn.Module], signal: TeacherSignal, data: Examples, training: Training, way: str, workers: int = 1
+) -> None:
     dissect(
-        new, data, signal, cells=CELLS, seeds=SEEDS, training=training, test=data, way=way, progress="off"  # type: ignore[arg-type]
+        new, data, signal, cells=CELLS, seeds=SEEDS, training=training, test=data, way=way, progress="off",  # type: ignore[arg-type]
+        workers=workers,
     )  # fmt: skip
 
 
@@ -116,40 +143,72 @@ def ways_of(
         "one plain student": lambda: one_student(new, data, training),
         PEERS: lambda: peers_way(new, teacher, data, training),
         "21 runs, looked-up batches, cached signal": lambda: looked_up(new, signal, data, training),
+        ALONE: lambda: alone(new, teacher, signal, data, training),
         "dissect, stacked": lambda: study(new, signal, data, training, "stacked"),
         "dissect, one by one": lambda: study(new, signal, data, training, "one by one"),
         OURS: lambda: study(new, signal, data, training, "auto"),
-    }
+        TWO: lambda: study(new, signal, data, training, "auto", 2),
+    } | (
+        {
+            "dissect, one by one, bf16": lambda: study(
+                new, signal, data, replace(training, precision="bfloat16"), "one by one"
+            )
+        }
+        if student.startswith("cnn")
+        else {}
+    )
+
+
+def spent() -> float:
+    """CPU seconds of this process and of those it has waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", default="", help="the size whose name begins so; the table is printed, not written")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    made = f"Made by `PYTHONPATH=src python bench/study.py --repeats {repeats}`, torch {torch.__version__}, one thread."
-    lines = ["# What a study costs", "", made, ""]
-    lines += [
-        "Multiples of one plain student with a DataLoader; 7 arms × 3 seeds = 21 students; best of the repeats.",
-        "",
-    ]
-    lines += ["| way | " + " | ".join(SIZES) + " |", "|---|" + "---|" * len(SIZES)]
+    sizes = {label: size for label, size in SIZES.items() if label.startswith(asked.only)}
     table: dict[str, list[str]] = {}
-    for label, size in SIZES.items():
+    ratios: dict[str, list[str]] = {}
+    for label, size in sizes.items():
         ways = ways_of(*size)
-        best = dict.fromkeys(ways, float("inf"))
-        for _ in range(repeats):
+        wall, cpu = dict.fromkeys(ways, float("inf")), dict.fromkeys(ways, float("inf"))
+        for _ in range(asked.repeats):
             for name, way in ways.items():
-                started = time.perf_counter()
+                started, used = time.perf_counter(), spent()
                 way()
-                best[name] = min(best[name], time.perf_counter() - started)
-        one = best["one plain student"]
-        for name, seconds in best.items():
-            table.setdefault(name, []).append(f"{seconds / one:.1f}")
-            print(f"{label:<26} {name:<50} {seconds:7.2f} s  {seconds / one:6.1f}", flush=True)
-        table.setdefault("**peers' way / dissect**", []).append(f"**{best[PEERS] / best[OURS]:.1f}**")
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
-    (Path(__file__).parent / "results" / "study.md").write_text("\n".join(lines) + "\n")
+                wall[name] = min(wall[name], time.perf_counter() - started)
+                cpu[name] = min(cpu[name], spent() - used)
+        one_wall, one_cpu = wall["one plain student"], cpu["one plain student"]
+        for name in ways:
+            row = table.setdefault(name, ["–"] * len(sizes))
+            row[list(sizes).index(label)] = f"{cpu[name] / one_cpu:.1f} ({wall[name] / one_wall:.1f})"
+            print(f"{label:<26} {name:<50} {cpu[name]:7.2f} s of CPU, {wall[name]:7.2f} s", flush=True)
+        for words, top, below, of in (
+            ("peers' way / dissect, one core", PEERS, OURS, cpu),
+            ("peers' way / dissect, two workers, wall", PEERS, TWO, wall),
+            ("dissect / students alone + one teacher pass", OURS, ALONE, cpu),
+        ):
+            ratios.setdefault(words, []).append(f"**{of[top] / of[below]:.2f}**")
+    lines = [
+        "# What a study costs",
+        "",
+        f"Made by `PYTHONPATH=src python bench/study.py --repeats {asked.repeats}`, torch {torch.__version__}, one thread "
+        f"a process, {os.cpu_count()} cores, load {os.getloadavg()[1]:.0f} of others at the end.",
+        "",
+        "Multiples of one plain student with a DataLoader, in CPU seconds (in brackets: wall time, which on a shared machine says "
+        "little); 7 arms × 3 seeds = 21 students; interleaved, best of the repeats.",
+        "",
+        "| way | " + " | ".join(sizes) + " |",
+        "|---|" + "---|" * len(sizes),
+    ]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in (table | ratios).items()]
+    if not asked.only:
+        (Path(__file__).parent / "results" / "study.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -216,4 +216,5 @@ def test_measuring_on_the_way_is_no_more_than_a_tenth_of_training() -> None:
         affordable_points(Training(steps=400, batch_size=32), 100, 300) == 8
     )  # 38,400 forward passes, 400 a measurement
     assert affordable_points(Training(epochs=3, batch_size=128), 1000, 0) == 1
+    assert affordable_points(Training(steps=128, batch_size=64), 1000, 0) == 2
     assert affordable_points(Training(steps=1, batch_size=2), 10, 10) == 1

@@ -19,7 +19,7 @@ from torch import nn
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Run, Study, Training
 from fractionate.sources.hierarchy import Hierarchy
-from fractionate.study import dissect, workers
+from fractionate.study import dissect, fleet, workers
 from fractionate.study.workers import start_method
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +47,12 @@ def timeless(found: Study) -> list[Run]:
     return [replace(run, wall_seconds=0.0) for run in found.runs]
 
 
-@pytest.mark.parametrize("way", ["stacked", "one by one"])
-def test_workers_change_no_bit(way: str) -> None:
+@pytest.mark.parametrize("way", ["stacked", "recorded", "one by one"])
+def test_workers_change_no_bit(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`timeless` holds scores, history, spectra and histograms: every number of every run."""
+    if way == "recorded":
+        way = "stacked"
+        monkeypatch.setattr(fleet, "RECORDED_STEPS", 1)
     alone, spread = study(way=way), study(way=way, workers=2)
     assert timeless(alone) == timeless(spread)
     assert alone.effects == spread.effects and alone.shares == spread.shares

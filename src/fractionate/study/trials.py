@@ -136,7 +136,9 @@ def affordable_points(training: Training, examples: int, validation: int) -> int
     """How often a student may be measured so that it costs about a tenth of its training: 1 to 8 times.
 
     A measurement is a forward pass over some transfer and validation examples; a training step counts as three forward passes.
+    What is computed from the logits costs as much as five steps of a small student in a stack.
     """
-    trained = 3 * training.steps_for(examples) * min(training.batch_size, examples)
+    steps = training.steps_for(examples)
+    trained = 3 * steps * min(training.batch_size, examples)
     measured = min(MEASURED_EXAMPLES, examples) + min(VALIDATED_EXAMPLES, validation)
-    return max(1, min(8, trained // (10 * measured)))
+    return max(1, min(8, trained // (10 * measured), steps // 50))
