@@ -125,9 +125,9 @@ def main() -> None:
         "captured": float(taught["train"].whole.captured.double().mean()),
     }
     example = {"input_ids": torch.tensor([[1, 2, 3]])}
-    for seed in SEEDS:
-        for arm, objective in ARMS.items():
-            key = f"{arm}/{seed}"
+    for group in (("no-kd", "kd"), ("kd-wrong-tokens",)):
+        for seed, arm in [(seed, arm) for seed in SEEDS for arm in group]:
+            objective, key = ARMS[arm], f"{arm}/{seed}"
             if key in results:
                 continue
             student = small(classes, seed)

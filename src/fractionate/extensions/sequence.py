@@ -180,9 +180,7 @@ class StoredTokens:
         part = self.whole.take(found).at(self.temperature)
         if self.form == "compact":
             return part
-        dense: Any = replace(
-            part.dense(), population=self._vocabulary, rows=found
-        )  # statistics are those of all tokens
+        dense: TeacherSignal = replace(part.dense(), population=self._vocabulary, rows=found)  # the statistics of all
         return dense
 
     def fingerprint(self) -> str:
