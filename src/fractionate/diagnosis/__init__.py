@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from fractionate.diagnosis import alignment_probes, data_probes, student_probes, teacher_probes
+from fractionate.compact import CompactSignal
+from fractionate.diagnosis import alignment_probes, data_probes, store_probes, student_probes, teacher_probes
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
-from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes
+from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.preflight import preflight
@@ -24,13 +25,13 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective, rescaling
 from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.sources.examples import Examples, as_examples
-from fractionate.spectrum import spectrum
 from fractionate.store import Store
 from fractionate.teacher import TeacherSignal
 
 __all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "preflight", "probes"]
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+DENSE_BYTES = 1 << 30  # a compact store that would take more as dense rows is read as it is
 MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
 
 
@@ -54,8 +55,9 @@ def diagnose(
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
-    `signal` is a `TeacherSignal`, a store, its path, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names
-    the file of labels where they lie apart).
+    `signal` is a `TeacherSignal`, a `CompactSignal`, a store, its path, or a file of raw outputs (.npy, .npz, .safetensors,
+    .parquet; `labels` names the file of labels where they lie apart). Compact rows are read as they are, and so is a compact store
+    that would take more than 1 GiB with all its classes.
 
     Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
     module or a function that makes one) with `data`, the inputs in the order of the signal; `held_out`, the teacher's signal on
@@ -68,7 +70,11 @@ def diagnose(
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
+    stored = _form(signal)
     signal = _as_signal(signal, labels)
+    if isinstance(signal, CompactSignal):
+        _check_compact(student=student, second_view=second_view, second_pass=second_pass)
+        stored = "top-k" if stored == "dense" else stored
     second_view = _as_signal(second_view, labels, signal.labels)
     examples = None if data is None else as_examples(data)
     _check(signal, examples, second_view, _as_signal(second_pass))
@@ -82,6 +88,7 @@ def diagnose(
         gradients = first_gradients(module, examples, signal, objective)
     case = Case(
         signal=signal,
+        stored=stored,
         ids=examples.ids if examples is not None else (),
         class_names=names,
         objective=objective,
@@ -101,13 +108,15 @@ def diagnose(
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
+    if isinstance(signal, CompactSignal):
+        shown = [t for t in shown if t in signal.temperatures]
     terms, class_parts, superclass_parts = knowledge(case, superclasses)
     return Diagnosis(
         name=name,
         spectrum=at_one,
         findings=findings,
         recipe=recipe,
-        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum(signal, t) for t in shown),
+        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum_of(signal, t) for t in shown),
         class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
         class_relation=class_relation(signal, recipe.temperature),
         confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
@@ -120,13 +129,17 @@ def diagnose(
     )
 
 
-def class_relation(signal: TeacherSignal, temperature: float) -> Matrix:
+def class_relation(signal: TeacherSignal | CompactSignal, temperature: float) -> Matrix:
     """Off-label class means, one row a class: where the mass beside the label lies. Rows sum to 1; absent classes are 0.
 
-    Empty for more than 200 classes.
+    Empty for more than 200 classes, and for compact rows that do not know the temperature.
     """
     if signal.classes > MOST_CLASSES_SHOWN:
         return ()
+    if isinstance(signal, CompactSignal):
+        if temperature not in signal.temperatures:
+            return ()
+        signal = signal.at(temperature).dense()
     stats = signal.at(temperature).stats
     matrix = torch.zeros(signal.classes, signal.classes, dtype=torch.float64)
     means = stats.class_mean.double().cpu().scatter(1, stats.present.cpu()[:, None], 0.0)
@@ -144,7 +157,9 @@ def histogram(name: str, values: Tensor, low: float, high: float, bins: int = 40
                      float(values.std(correction=0)))  # fmt: skip
 
 
-def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) -> Histogram:
+def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) -> Histogram | None:
+    if isinstance(case.signal, CompactSignal):
+        return None
     if student_logits is None:
         share = case.reading.counts.double().clamp_min(0.5) / len(case.reading)
         logits = share.log().to(case.signal.logits.device).expand(len(case.signal), -1)
@@ -158,11 +173,15 @@ def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) 
 
 
 def _as_signal(given: Any, labels: Path | str | None = None, known: Tensor | None = None) -> TeacherSignal | Any:
-    if given is None or isinstance(given, TeacherSignal):
+    if given is None or isinstance(given, (TeacherSignal, CompactSignal)):
         return given
     if isinstance(given, (str, Path)):
-        raw = Path(given).suffix in SUFFIXES
-        return read_signal(given, labels, known=known) if raw else Store.open(given).signal()
+        if Path(given).suffix in SUFFIXES:
+            return read_signal(given, labels, known=known)
+        given = Store.open(given)
+    if isinstance(given, Store) and given.form.kind != "dense":
+        large = len(given) * given.head.classes * 4 > DENSE_BYTES
+        return given.compact_signal() if large else given.signal()
     if hasattr(given, "signal"):
         return given.signal()
     raise ConfigError(
@@ -170,6 +189,24 @@ def _as_signal(given: Any, labels: Path | str | None = None, known: Tensor | Non
         expected="TeacherSignal, Store or a path",
         got=type(given).__name__,
     )
+
+
+def _form(given: Any) -> Literal["dense", "top-k", "sampled"]:
+    """How the rows of a store were kept; dense for what is no store."""
+    if isinstance(given, (str, Path)) and Path(given).suffix not in SUFFIXES:
+        given = Store.open(given)
+    return given.form.kind if isinstance(given, Store) else "dense"
+
+
+def _check_compact(**given: Any) -> None:
+    """Raises `ConfigError` for what needs all classes of every row."""
+    there = [name for name, value in given.items() if value is not None]
+    if there:
+        raise ConfigError(
+            f"compact rows are diagnosed without {' and '.join(there)}, which need all classes of every row",
+            expected="the signal, and data, held_out or objective beside it", got=", ".join(there),
+            fix="leave it out, or pass signal.dense() of fewer rows",
+        )  # fmt: skip
 
 
 def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal | None) -> None:
@@ -193,4 +230,6 @@ def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal 
             )  # fmt: skip
 
 
-assert alignment_probes and data_probes and student_probes and teacher_probes  # imported for their registrations
+assert (
+    alignment_probes and data_probes and store_probes and student_probes and teacher_probes
+)  # imported for their registrations

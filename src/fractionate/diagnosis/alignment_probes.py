@@ -11,6 +11,7 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.records import Evidence
+from fractionate.teacher import TeacherSignal
 
 
 @probes.register("permuted-classes")
@@ -300,7 +301,7 @@ class TrainingMode:
     needs: ClassVar[tuple[Need, ...]] = ("second_pass",)
 
     def __call__(self, case: Case) -> Measurement:
-        assert case.second_pass is not None
+        assert case.second_pass is not None and isinstance(case.signal, TeacherSignal)
         apart = torch.cat([
             (torch.softmax(a.double(), 1) - torch.softmax(b.double(), 1)).abs().sum(1) / 2
             for a, b in zip(torch.split(case.signal.logits, 4096), torch.split(case.second_pass.logits, 4096), strict=True)

@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fractionate.compact import CompactSignal
 from fractionate.diagnosis.reading import Reading, read
 from fractionate.objective import Objective
 from fractionate.records import Evidence, Finding, Severity, Spectrum
 from fractionate.registry import Registry
 from fractionate.sources.examples import Examples
 from fractionate.spectrum import spectrum
+from fractionate.spectrum.compact import compact_spectrum
 from fractionate.teacher import TeacherSignal
 
 Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
@@ -41,7 +43,8 @@ class Case:
     `diagnose` before the probes run.
     """
 
-    signal: TeacherSignal
+    signal: TeacherSignal | CompactSignal
+    stored: Literal["dense", "top-k", "sampled"] = "dense"  # how the rows were kept
     ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     objective: Objective | None = None
@@ -67,7 +70,13 @@ class Case:
     @cached_property
     def spectrum(self) -> Spectrum:
         """The spectrum at temperature 1."""
-        return spectrum(self.signal)
+        return spectrum_of(self.signal, 1.0)
+
+    def confidence_at(self, temperature: float) -> Float[Tensor, "examples"] | None:
+        """p[y] of every example at a temperature; None where compact rows do not know it."""
+        if isinstance(self.signal, CompactSignal):
+            return self.signal.at(temperature).confidence if temperature in self.signal.temperatures else None
+        return self.signal.at(temperature).stats.confidence
 
     def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         """Which of the needs were not given."""
@@ -136,6 +145,11 @@ class Probe(Protocol):
 
 
 probes: Registry[Probe] = Registry("probe", "fractionate.probes")
+
+
+def spectrum_of(signal: TeacherSignal | CompactSignal, temperature: float) -> Spectrum:
+    """The spectrum of a dense or compact signal."""
+    return compact_spectrum(signal, temperature) if isinstance(signal, CompactSignal) else spectrum(signal, temperature)
 
 
 def fine(summary: str, score: float = 1.0) -> Judgement:

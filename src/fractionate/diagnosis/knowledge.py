@@ -8,11 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fractionate.compact import CompactSignal
 from fractionate.diagnosis.case import Case
 from fractionate.errors import MismatchError
 from fractionate.records import LEVEL_NAMES, ClassPart, Term
 from fractionate.spectrum.certainty import chance, contributions, intervals
+from fractionate.spectrum.compact import compact_contributions
 from fractionate.spectrum.views import reproducible
+from fractionate.teacher import TeacherSignal
 
 MOST_CLASSES = 200  # a longer list is not read
 MOST_ELEMENTS = (
@@ -33,8 +36,11 @@ def knowledge(
                             got=f"{len(superclasses)} names")  # fmt: skip
     step = -(-signal.logits.numel() // MOST_ELEMENTS)
     rows = torch.arange(0, len(signal), step, device=signal.logits.device)
-    parts = contributions(signal if step == 1 else signal.take(rows))
-    around, null = intervals(parts), chance(signal)
+    if isinstance(signal, CompactSignal):  # entries are few: all rows, and no draws of chance
+        step, rows, parts, null = 1, torch.arange(len(signal)), compact_contributions(signal), {}
+    else:
+        parts, null = contributions(signal if step == 1 else signal.take(rows)), chance(signal)
+    around = intervals(parts)
     widths = (len(rows) / len(signal)) ** 0.5  # the terms are of all rows, only their spread is of some
     terms = []
     for level in LEVEL_NAMES:
@@ -45,7 +51,7 @@ def knowledge(
         )
         again = (
             reproducible(signal, case.second_view)
-            if level == "instance.shape" and case.second_view is not None
+            if level == "instance.shape" and case.second_view is not None and isinstance(signal, TeacherSignal)
             else None
         )
         terms.append(

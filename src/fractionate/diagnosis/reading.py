@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fractionate.compact import CompactSignal
 from fractionate.records import Scores
 from fractionate.scores import expected_calibration_error
 from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
@@ -80,33 +81,35 @@ class Reading:
         return len(self.labels)
 
 
-def read(signal: TeacherSignal) -> Reading:
-    """Read a signal once, in chunks of rows, in float64."""
-    examples, classes = signal.logits.shape
+def read(signal: TeacherSignal | CompactSignal) -> Reading:
+    """Read a signal once, in chunks of rows, in float64; compact rows are made dense a chunk at a time."""
+    examples, classes = len(signal), signal.classes
     step = max(1, ROWS_A_CHUNK_ELEMENTS // classes)
-    rows = [
-        _rows(signal.logits[start : start + step].double(), signal.labels[start : start + step])
-        for start in range(0, examples, step)
-    ]
-    columns: dict[str, Tensor] = {}
-    for name in ("predicted", "top", "confidence", "rest", "evenness", "extent", "lead", "spread", "masked", "label_masked",
-                 "row_sum", "least"):  # fmt: skip
-        columns[name] = torch.cat([r[name] for r in rows]).cpu()
-    prior = torch.stack([r["prior"] for r in rows]).sum(0) / examples
-    seen = torch.stack([r["seen"] for r in rows]).sum(0).clamp_min(1)
-    shift = rows[0]["shift"]
-    # moments about the first row's logits: no cancellation for columns far from 0
-    first = torch.stack([(r["first"] + (r["shift"] - shift) * r["seen"]) for r in rows]).sum(0) / seen
-    second = torch.stack(
-        [r["second"] + 2 * (r["shift"] - shift) * r["first"] + (r["shift"] - shift) ** 2 * r["seen"] for r in rows]
-    ).sum(0)
-    column_spread = (second / seen - first**2).clamp_min(0).sqrt()
+    pieces: list[dict[str, Tensor]] = []
+    shift: Tensor | None = None
+    totals = torch.zeros(4, classes, dtype=torch.float64, device=signal.logits.device)
+    for start in range(0, examples, step):
+        part = slice(start, start + step)
+        logits = signal.take(part).dense().logits if isinstance(signal, CompactSignal) else signal.logits[part]
+        if shift is None:  # moments about the first row's logits: no cancellation for columns far from 0
+            shift = torch.where(torch.isneginf(logits[0]), 0.0, logits[0].double())
+        row, columns = _rows(logits.double(), signal.labels[part], shift)
+        pieces.append(row)
+        totals += columns
+    names = pieces[0]
+    prior, seen, first, second = totals.cpu()
+    seen = seen.clamp_min(1)
     return Reading(
-        labels=signal.labels.cpu(), classes=classes, prior=prior.cpu(), column_spread=column_spread.cpu(), **columns
-    )
+        labels=signal.labels.cpu(), classes=classes, prior=prior / examples,
+        column_spread=(second / seen - (first / seen) ** 2).clamp_min(0).sqrt(),
+        **{name: torch.cat([piece[name] for piece in pieces]).cpu() for name in names},
+    )  # fmt: skip
 
 
-def _rows(logits: Float[Tensor, "chunk classes"], labels: Int[Tensor, "chunk"]) -> dict[str, Tensor]:
+def _rows(
+    logits: Float[Tensor, "chunk classes"], labels: Int[Tensor, "chunk"], shift: Float[Tensor, "classes"]
+) -> tuple[dict[str, Tensor], Float[Tensor, "4 classes"]]:
+    """What is kept of each row, and sums over the rows by class: p, how many are finite, and two moments about `shift`."""
     own = labels[:, None]
     finite = ~torch.isneginf(logits)
     p = torch.softmax(logits, dim=-1)
@@ -124,13 +127,11 @@ def _rows(logits: Float[Tensor, "chunk classes"], labels: Int[Tensor, "chunk"]) 
     spread = (torch.where(beside, logits - mean[:, None], 0.0).square().sum(dim=1) / count.clamp_min(1)).sqrt()
     label_logit = logits.gather(1, own).squeeze(1)
     raw = torch.where(finite, logits, 0.0)
-    shift = raw[0]
     extent = logits.max(dim=1).values - raw.sum(dim=1) / finite.sum(dim=1)
     moved = torch.where(finite, logits - shift, 0.0)
-    return {
+    rows = {
         "predicted": predicted, "top": top, "confidence": p.gather(1, own).squeeze(1), "rest": rest, "evenness": evenness,
         "extent": extent, "lead": label_logit - mean, "spread": spread, "masked": (~finite).sum(dim=1),
-        "label_masked": torch.isneginf(label_logit), "prior": p.sum(dim=0), "row_sum": raw.sum(dim=1),
-        "least": raw.min(dim=1).values, "seen": finite.sum(dim=0), "shift": shift, "first": moved.sum(dim=0),
-        "second": moved.square().sum(dim=0),
+        "label_masked": torch.isneginf(label_logit), "row_sum": raw.sum(dim=1), "least": raw.min(dim=1).values,
     }  # fmt: skip
+    return rows, torch.stack([p.sum(0), finite.sum(0).double(), moved.sum(0), moved.square().sum(0)])

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from fractionate.compact import CompactSignal
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.errors import ConfigError
@@ -129,8 +130,13 @@ def against_line(case: Case, findings: tuple[Finding, ...]) -> tuple[float, floa
     return float(teacher - line - 1.96 * variance**0.5), line
 
 
-def entries_worth_storing(signal: TeacherSignal, temperature: float, rows: int = 2000) -> int | None:
-    """The least power of two of largest entries that keeps 98 % of the mass on average; None where that is most of the classes."""
+def entries_worth_storing(signal: TeacherSignal | CompactSignal, temperature: float, rows: int = 2000) -> int | None:
+    """The least power of two of largest entries that keeps 98 % of the mass on average; None where that is most of the classes.
+
+    Of compact rows: as many as they have.
+    """
+    if isinstance(signal, CompactSignal):
+        return signal.logits.shape[1]
     if signal.classes <= 64:
         return None
     every = max(1, len(signal) // rows)

@@ -11,6 +11,7 @@ from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine,
 from fractionate.diagnosis.interval import mean_interval, paired_interval, share_interval
 from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.records import Evidence, Interval, Severity
+from fractionate.teacher import TeacherSignal
 
 
 @probes.register("weak-teacher")
@@ -244,8 +245,9 @@ class Temperature:
     def __call__(self, case: Case) -> Measurement:
         assert case.objective is not None
         planned = case.objective.temperature
-        stats = case.signal.stats if planned == 1 else case.signal.at(planned).stats
-        soft = stats.confidence
+        soft = case.confidence_at(planned)
+        if soft is None:  # compact rows that were kept for other temperatures
+            return Measurement((Evidence("planned temperature", planned, ""),), enough=False)
         return Measurement(
             (
                 Evidence("mean confidence at the planned temperature", float(soft.mean()), "probability", mean_interval(soft)),
@@ -256,9 +258,11 @@ class Temperature:
         )  # fmt: skip
 
     def judge(self, measured: Measurement) -> Judgement:
-        mean, planned = measured["mean confidence at the planned temperature"], measured["planned temperature"]
         if not measured.enough:
-            return fine("the planned objective does not read the teacher")
+            return fine(
+                "not measured: the objective does not read the teacher, or the rows do not know this temperature"
+            )
+        mean, planned = measured["mean confidence at the planned temperature"], measured["planned temperature"]
         if 1 - mean < self.doubt:
             return Judgement(
                 "warning", 0.3, f"temperature {planned:g} is too low: the target is the label ({1 - mean:.2%} beside it)",
@@ -291,7 +295,7 @@ class InstanceNoise:
     needs: ClassVar[tuple[Need, ...]] = ("second_view",)
 
     def __call__(self, case: Case) -> Measurement:
-        assert case.second_view is not None
+        assert case.second_view is not None and isinstance(case.signal, TeacherSignal)
         from fractionate.spectrum.views import reproducible
 
         part = reproducible(case.signal, case.second_view)
