@@ -211,7 +211,7 @@ def test_constant_columns_join_the_smallest_group_and_missing_values_are_named()
     inputs[:, 2] = 1.5
     found = superfeatures(network(nn.ReLU), inputs, 2, feature_names=list("abcdef"))
     assert sorted(c for g in found.groups for c in g) == list(range(6))
-    assert found.notes == ("1 features interact with nothing (1 are constant) and joined the smallest group: c",)
+    assert found.notes == ("1 of 6 features interact with nothing (1 are constant) and joined the smallest group: c",)
     assert "joined the smallest" in str(found)
     inputs[3, 4] = float("nan")
     with pytest.raises(

@@ -38,8 +38,8 @@ def said_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def evidence(
-    explanations: Float[Tensor, "examples superfeatures classes"], log_prior: Float[Tensor, "classes"]
-) -> Float[Tensor, "examples superfeatures classes"]:
+    explanations: Float[Tensor, "*examples superfeatures classes"], log_prior: Float[Tensor, "classes"]
+) -> Float[Tensor, "*examples superfeatures classes"]:
     """log e_m - log prior, in nats: log prior + their sum over superfeatures are the logits of the prediction, exactly."""
     return explanations - log_prior
 
