@@ -127,7 +127,9 @@ def explanations_of(setting: Setting, study: Study) -> Explanations:
 
 
 def cell(e: Effect) -> str:
-    return f"{e.gain:+.2f} [{e.interval.low:+.2f}, {e.interval.high:+.2f}] {e.verdict}"
+    places = 3 if e.metric == "nll" else 2
+    low, high = (f"{v:+.{places}f}" for v in (e.interval.low, e.interval.high))
+    return f"{e.gain:+.{places}f} [{low}, {high}] {e.verdict}"
 
 
 def tables(studies: Sequence[Study]) -> list[str]:
