@@ -31,7 +31,7 @@ class HiddenStates:
 
     hidden: Float[Tensor, "tokens width"]
     labels: Int[Tensor, "tokens"]
-    offsets: Int[Tensor, "sentences+1"]
+    offsets: Int[Tensor, "starts"]
     weight: Float[Tensor, "classes width"]
     constant: Float[Tensor, "classes"]
 
