@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
+from fractionate.divergences import Divergence
 from fractionate.engine.council import asking
 from fractionate.engine.feed import Batch
 from fractionate.errors import MismatchError
@@ -42,6 +43,21 @@ class BoundedObjective:
         """The cell of the objective."""
         assert isinstance(self.objective.cell, Cell)
         return self.objective.cell
+
+    @property
+    def divergence(self) -> Divergence | str:
+        """The divergence of the objective."""
+        return self.objective.divergence
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the objective."""
+        return self.objective.temperature
+
+    @property
+    def teacher_weight(self) -> float:
+        """The teacher weight of the objective."""
+        return self.objective.teacher_weight
 
     def describe(self) -> Contract:
         """What is computed, as a record: what the objective says."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from fractionate.engine.council import Teacher, asking
 from fractionate.engine.feed import Batch, Plan
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.order import batches as shuffled
 from fractionate.outputs import IGNORED, call, device_of, logits_of, rows
 from fractionate.record import Record
 
@@ -83,6 +84,10 @@ class Sentences:
         return Batch(
             {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}, found["labels"], index
         )
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """Shuffled anew in each epoch."""
+        return shuffled(len(self), batch_size, seed, epoch)
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
@@ -207,6 +212,10 @@ class OnPolicy:
 
     def __len__(self) -> int:
         return len(self.sentences)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """As the sentences come."""
+        return self.sentences.order(batch_size, seed, epoch)
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, each written by the student as it is at that moment, or given."""
