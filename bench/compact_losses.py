@@ -106,7 +106,7 @@ def main() -> None:
         "",
         f"`PYTHONPATH=src OMP_NUM_THREADS=1 python bench/compact_losses.py`, torch {torch.__version__}, one thread,",
         f"T = {TEMPERATURE:g}, {ENTRIES} entries. × limit: multiples of reading the student's logits and writing the gradient.",
-        "Memory: peak beyond the inputs, gradient included, in logits tensors (ours keeps up to eight arrays of 1 MiB, or of one",
+        "Memory: peak beyond the inputs, gradient included, in logits tensors (ours keeps up to eight arrays of 2 MiB, or of one",
         "row, from call to call; not in it). DistillKit's loss leaves the remainder out, ours spreads it evenly. CPU time of the",
         "thread, on a machine shared with other work.",
     ]

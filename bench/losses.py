@@ -114,7 +114,7 @@ def main() -> None:
         f"`PYTHONPATH=src OMP_NUM_THREADS={threads} python bench/losses.py`, torch {torch.__version__}, {threads} thread(s),",
         "T = 4, soft term only. × limit: multiples of reading two logits tensors and writing one. × plain: speed against",
         "mdistiller's plain form. Memory: peak beyond the two inputs, gradient included, in logits tensors (ours keeps up to",
-        "eight arrays of 1 MiB, or of one row, a thread from call to call; they are not in it). Median (best) of interleaved",
+        "eight arrays of 2 MiB, or of one row, a thread from call to call; they are not in it). Median (best) of interleaved",
         "repeats, CPU time of the thread, on a machine shared with other work.",
     ]
     for batch, classes in SHAPES:

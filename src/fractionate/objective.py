@@ -31,7 +31,7 @@ from fractionate.divergences import (
 from fractionate.divergences.fused import can_be_fused, fused, fusing
 from fractionate.divergences.likelihood import CrossEntropy, ForwardKL, hard_labels
 from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
-from fractionate.divergences.sparse import needs_dense, plain_sparse, sparse_rows, sparse_target
+from fractionate.divergences.sparse import Sums, needs_dense, plain_sparse, sparse_rows, sparse_target, sums_of
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Contract, Recipe
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
@@ -190,18 +190,22 @@ class Objective:
         assert isinstance(self.cell, Cell) and not isinstance(self.divergence, str)
         cell, divergence, soft_scale, hard_weight = self.cell, self.divergence, self.soft_scale, 1 - self.teacher_weight
         whole: Signal = signal.at(self.temperature) if self.teacher_weight > 0 else signal
+        sums: list[Sums] = []  # of a compact signal, made once for all chunks
 
         def rows(logits: Tensor, part: slice, scale: float, out: Tensor) -> Tensor:
-            some = whole if part.stop - part.start == len(whole) else whole.take(part)
+            all_of_it, labels = part.stop - part.start == len(whole), whole.labels[part]
             if self.teacher_weight == 0:
-                return hard_labels(logits, some.labels, hard_weight, scale, out.zero_())
-            if isinstance(some, CompactSignal):
-                sparse = sparse_target(cell, some, logits.dtype)
-                loss = sparse_rows(divergence, logits, sparse, self.temperature, soft_scale * scale, out)
+                return hard_labels(logits, labels, hard_weight, scale, out.zero_())
+            if isinstance(whole, CompactSignal):
+                if not sums:
+                    sums.append(sums_of(divergence, sparse_target(cell, whole, logits.dtype)))
+                some_sums = sums[0] if all_of_it else sums[0].take(part)
+                loss = sparse_rows(divergence, logits, some_sums, self.temperature, soft_scale * scale, out)
             else:
+                some = whole if all_of_it else whole.take(part)
                 loss = with_gradient(divergence, logits, Target(cell, some, logits.dtype), soft_scale * scale, out)
             loss = loss.mul(soft_scale)
-            return loss if hard_weight == 0 else loss.add_(hard_labels(logits, some.labels, hard_weight, scale, out))
+            return loss if hard_weight == 0 else loss.add_(hard_labels(logits, labels, hard_weight, scale, out))
 
         return rows
 

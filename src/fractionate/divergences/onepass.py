@@ -16,7 +16,7 @@ from fractionate.divergences import Analytic, Divergence, Target
 from fractionate.powers import place
 from fractionate.teacher import compute_dtype
 
-CHUNK_ELEMENTS = 1 << 18  # logits touched at once: the calls are few, and a few such arrays fit in the caches
+CHUNK_ELEMENTS = 1 << 19  # logits touched at once: the calls are few, and a few such arrays fit in the caches
 
 Loss = Float[Tensor, "batch"]
 Logits = Float[Tensor, "batch classes"]

@@ -141,29 +141,52 @@ def plain_sparse(divergence: Divergence, student_logits: Logits, target: SparseT
     return product(dense, log_target - log_q).sum(dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A target as chunks of rows need it: what label and entries have beyond `even`, and the target's own part of the loss.
+
+    Σ_j target_j z_j = even · Σ_j z_j + Σ extra · z[places]; `places` holds label and entries.
+    """
+
+    target: SparseTarget
+    places: Int[Tensor, "batch places"]
+    extra: Float[Tensor, "batch places"]
+    own_nats: Float[Tensor, "batch 1"]
+
+    def take(self, part: slice) -> Sums:
+        """Some of the rows."""
+        target = SparseTarget(**{name: value[part] for name, value in vars(self.target).items()})
+        return Sums(target, self.places[part], self.extra[part], self.own_nats[part])
+
+
+def sums_of(divergence: Divergence, target: SparseTarget) -> Sums:
+    """What does not depend on the student, for all rows at once."""
+    places = torch.cat([target.labels, target.places], dim=1)
+    beyond = torch.where(target.known, target.masses - target.even, 0.0)
+    extra = torch.cat([target.label_mass - target.even, beyond], dim=1)
+    own = torch.zeros_like(target.even)
+    if isinstance(divergence, ForwardKL):  # less the target's entropy
+        own = torch.xlogy(target.label_mass, target.label_mass) + target.left * torch.xlogy(target.even, target.even)
+        own += torch.xlogy(target.masses, target.masses).sum(dim=1, keepdim=True)
+    return Sums(target, places, extra, own)
+
+
 def sparse_rows(
-    divergence: Divergence, student_logits: Logits, target: SparseTarget, temperature: float, scale: float, out: Logits
+    divergence: Divergence, student_logits: Logits, sums: Sums, temperature: float, scale: float, out: Logits
 ) -> Loss:
     """Cross-entropy or forward KL of some rows, and scale times the gradient into `out`; without autograd.
 
     Equal to the dense loss; near equality of student and target the KL keeps the digits of a sum, not of its terms.
     """
+    target = sums.target
     student = exponents(student_logits, temperature, "student")
-    own, at = student.gather(1, target.labels), student.gather(1, target.places)
-    at = torch.where(target.known, at, 0.0)
-    remainder = student.sum(dim=1, keepdim=True) - own - at.sum(dim=1, keepdim=True)
-    cross = target.label_mass * torch.where(target.label_mass > 0, own, 0.0)
-    cross += (target.masses * torch.where(target.masses > 0, at, 0.0)).sum(dim=1, keepdim=True)
-    cross += target.even * torch.where(target.even > 0, remainder, 0.0)
+    cross = student.sum(dim=1, keepdim=True).mul_(target.even)
+    cross.add_((student.gather(1, sums.places) * sums.extra).sum(dim=1, keepdim=True))
     q = raised(student)
-    loss = q.log2_total.sub_(cross).mul_(LN2)
-    if isinstance(divergence, ForwardKL):
-        loss += torch.xlogy(target.label_mass, target.label_mass) + target.left * torch.xlogy(target.even, target.even)
-        loss += torch.xlogy(target.masses, target.masses).sum(dim=1, keepdim=True)
+    loss = q.log2_total.sub_(cross).mul_(LN2).add_(sums.own_nats)
     factor = scale / temperature
     torch.addcmul(target.even * -factor, q.powers, q.share(factor), out=out)
-    out.scatter_add_(1, target.places, torch.where(target.known, target.even - target.masses, 0.0) * factor)
-    out.scatter_add_(1, target.labels, (target.even - target.label_mass) * factor)
+    out.scatter_add_(1, sums.places, sums.extra * -factor)
     if loss.is_cuda or math.isfinite(loss.sum()):
         return loss.squeeze(1)
     with torch.enable_grad():
