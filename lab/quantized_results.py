@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from fractionate.attribution import Contrast, Paired, effects, paired
 from fractionate.attribution import statistics as stats
 from fractionate.errors import MismatchError
+from fractionate.extensions.attention_measures import MapChange, attention_arm
 from fractionate.extensions.packed import save_packed
 from fractionate.extensions.preference import Preference, preference
 from fractionate.page import report
@@ -47,10 +48,6 @@ def interval(values: Sequence[float]) -> Interval | None:
     return Interval(middle - half, middle + half)
 
 
-def mean_matrix(found: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()))
-
-
 def attention_of(task: str, bits: str, arm: str) -> tuple[ArmAttention, dict[int, dict[str, float]]] | None:
     """What became of an arm's attention; and by seed the means over heads."""
     folder = OUT / task / bits
@@ -62,14 +59,9 @@ def attention_of(task: str, bits: str, arm: str) -> tuple[ArmAttention, dict[int
     if not looks:
         return None
     by_seed = {s: {k: float(torch.tensor(v).mean()) for k, v in look.items()} for s, look in looks.items()}
-    ranking, cover = ([row[k] for row in by_seed.values()] for k in ("ranking_loss", "cover_length_ratio"))
     sharp = folder / "sharpness.json"
     known = json.loads(sharp.read_text()) if sharp.exists() else {}
-    record = ArmAttention(
-        arm, len(looks), mean_matrix([x["ranking_loss"] for x in looks.values()]),
-        mean_matrix([x["cover_length_ratio"] for x in looks.values()]), statistics.mean(ranking), statistics.mean(cover),
-        interval(ranking), interval(cover), known.get(arm),
-    )  # fmt: skip
+    record = attention_arm(arm, [MapChange(**look) for look in looks.values()], sharpness=known.get(arm))
     return record, by_seed
 
 

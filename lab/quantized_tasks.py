@@ -37,7 +37,7 @@ CLASSES = {"glosses": TOPICS, "pairs": ("other", "hypernym")}
 FINE_TUNING = {
     "glosses": Training(steps=500, batch_size=32, learning_rate=2e-4, warmup_share=0.1, clip_norm=1.0),
     "pairs": Training(
-        steps=100, batch_size=32, learning_rate=2e-4, warmup_share=0.1, clip_norm=1.0, precision="bfloat16"
+        steps=80, batch_size=32, learning_rate=2e-4, warmup_share=0.1, clip_norm=1.0, precision="bfloat16"
     ),
 }
 

@@ -24,22 +24,21 @@ from torch import Tensor, nn
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.engine.council import ask
 from fractionate.engine.evaluation import evaluate
-from fractionate.errors import FractionateError
 from fractionate.extensions.attention import Match, attended, unified
 from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity, norm_analysis, top_eigenvalue
 from fractionate.extensions.quantizers import Quantization, prepare
 from fractionate.records import Run, Training
 
 SEEDS = 3
-EXAMPLES = 480  # of the training texts; every arm and seed sees these
+EXAMPLES = {"glosses": 480, "pairs": 240}  # of the training texts; every arm and seed sees these
 SHORT = {"glosses": 16, "pairs": 24}  # students are trained on texts of at most so many tokens: two shared cores
-TESTED = 400
-RATES = (1e-4, 3e-4, 1e-3)
+TESTED = {"glosses": 400, "pairs": 200}
+RATES = {"W2A8": (1e-4, 3e-4, 1e-3), "W4A8": (1e-5, 3e-5, 1e-4)}
 QUANTIZATIONS = {
     "W2A8": Quantization("ternary", "ternary", 8, activation_clip=10.0),
     "W4A8": Quantization(4, 4, 8, activation_clip=10.0),
 }
-STEPS = {"W2A8": 30, "W4A8": 6}
+STEPS = {("glosses", "W2A8"): 30, ("glosses", "W4A8"): 6, ("pairs", "W2A8"): 15, ("pairs", "W4A8"): 6}
 ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))
 HIDDEN = (Match("hidden"),)
 ARMS: dict[str, tuple[Match, ...]] = {
@@ -53,25 +52,31 @@ ARMS: dict[str, tuple[Match, ...]] = {
 LOOKED_AT = 32  # test texts on which attention is compared
 
 
-def training(bits: str, rate: float) -> Training:
+def training(task: str, bits: str, rate: float) -> Training:
     return Training(
-        steps=STEPS[bits], batch_size=16, learning_rate=rate, warmup_share=0.1, clip_norm=1.0, precision="bfloat16"
+        steps=STEPS[task, bits],
+        batch_size=16,
+        learning_rate=rate,
+        warmup_share=0.1,
+        clip_norm=1.0,
+        precision="bfloat16",
     )
 
 
-def chosen_rate(task: str = "glosses", bits: str = "W2A8") -> float:
-    """The learning rate with which students without a teacher do best on validation texts: one for all arms, tasks and bits."""
+def chosen_rate(bits: str, task: str = "glosses") -> float:
+    """The learning rate with which students without a teacher do best on validation texts: one for all arms and tasks."""
     kept = OUT / "rates.json"
-    found: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
-    for rate in RATES:
+    every: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    found = every.setdefault(bits, {})
+    for rate in RATES[bits]:
         if str(rate) not in found:
             train, validation, _ = parts(task)
             _, run = train_one(task, bits, "no KD", 0, rate, train, validation=validation.take(0, 200))
             assert run.validation is not None
             found[str(rate)] = run.validation.nll_nats
-            kept.write_text(json.dumps(found))
-            print("rate", rate, run.validation, flush=True)
-    return min(RATES, key=lambda rate: found[str(rate)])
+            kept.write_text(json.dumps(every))
+            print("rate", bits, rate, run.validation, flush=True)
+    return min(RATES[bits], key=lambda rate: found[str(rate)])
 
 
 def prepared(task: str, bits: str) -> tuple[nn.Module, nn.Module]:
@@ -93,10 +98,10 @@ def signal_of(task: str, teacher: nn.Module, train: Texts) -> TeacherSignal:
 def train_one(
     task: str, bits: str, arm: str, seed: int, rate: float, train: Texts, **held_out: Texts
 ) -> tuple[nn.Module, Run]:
-    train = train.at_most(SHORT[task]).take(0, EXAMPLES)
+    train = train.at_most(SHORT[task]).take(0, EXAMPLES[task])
     teacher, student = prepared(task, bits)
     common: dict[str, Any] = {
-        "training": training(bits, rate), "seed": seed, "arm": arm, "show": "nothing",
+        "training": training(task, bits, rate), "seed": seed, "arm": arm, "show": "nothing",
         **{name: texts.by_length().loader() for name, texts in held_out.items()},
     }  # fmt: skip
     if not ARMS[arm]:
@@ -120,7 +125,7 @@ def untrained(task: str, bits: str) -> None:
         return
     teacher, student = prepared(task, bits)
     _, validation, test = parts(task)
-    test = test.take(0, TESTED)
+    test = test.take(0, TESTED[task])
     batches: list[tuple[Any, Tensor]] = [validation.batch(0, 32)]
     found = {
         "full precision": asdict(evaluate(teacher, test.by_length().loader())),
@@ -134,62 +139,63 @@ def untrained(task: str, bits: str) -> None:
 
 
 def curvature(task: str, bits: str) -> None:
-    """Sharpness of the task loss on 32 short training texts, of the students of seed 0; and which tokens are listened to."""
+    """Sharpness of the task loss on 16 short training texts, of the students of seed 0; and which tokens are listened to."""
     folder = OUT / task / bits
-    if (folder / "sharpness.json").exists():
-        return
+    kept = (folder / "sharpness.json", folder / "norms.json")
+    sharp, heard = (json.loads(p.read_text()) if p.exists() else {} for p in kept)
     texts = parts(task)[0].at_most(SHORT[task])
-    inputs, labels = texts.batch(0, 32)
+    inputs, labels = texts.batch(0, 16)
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     groups = {"[CLS]": ids == 101, "[SEP]": ids == 102, "others": mask & (ids != 101) & (ids != 102)}
-    sharp, heard = {}, {}
     for arm in ("full precision", "quantized without training", *ARMS):
+        weights = folder / f"{arm.replace(' ', '-')}-0" / "student.safetensors"
+        if arm in sharp or (arm in ARMS and not weights.exists()):
+            continue
         teacher, student = prepared(task, bits)
         if arm in ARMS:
-            student.load_state_dict(
-                load_file(folder / f"{arm.replace(' ', '-')}-0" / "student.safetensors"), strict=False
-            )
+            student.load_state_dict(load_file(weights), strict=False)
         model = teacher if arm == "full precision" else student
-        model.requires_grad_(True).get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator]
-        sharp[arm] = top_eigenvalue(model, inputs, labels, steps=8)
+        model.get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator]
+        sharp[arm] = top_eigenvalue(model, inputs, labels, steps=6)
         heard[arm] = [{g: asdict(n) for g, n in layer.items()} for layer in norm_analysis(model, inputs, groups)]
         model.requires_grad_(True)
-    (folder / "norms.json").write_text(json.dumps(heard))
-    (folder / "sharpness.json").write_text(json.dumps(sharp))
-    print(task, bits, "sharpness", {arm: f"{value:.1f}" for arm, value in sharp.items()}, flush=True)
+        for path, found in zip(kept, (sharp, heard), strict=True):
+            path.write_text(json.dumps(found))
+        print(task, bits, "sharpness", arm, f"{sharp[arm]:.2f}", flush=True)
+
+
+def trained(task: str, bits: str, arm: str, seed: int, rate: float) -> None:
+    """One student, and what became of its attention; a finished one is left as it is."""
+    folder = OUT / task / bits / f"{arm.replace(' ', '-')}-{seed}"
+    if (folder / "look.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    start, spent = time.monotonic(), time.process_time()
+    train, _, test = parts(task)
+    test = test.take(0, TESTED[task])
+    student, run = train_one(task, bits, arm, seed, rate, train, test=test)
+    found = look(student, fine_tuned(task)[0], test)
+    run.save(folder / "run.json")
+    if not seed:  # 90 MB each; those of seed 0 are measured further
+        save_file(student.state_dict(), folder / "student.safetensors")
+    (folder / "look.json").write_text(json.dumps(found))
+    seconds = f"{time.process_time() - spent:.0f} CPU-s, {time.monotonic() - start:.0f} s"
+    print(f"{task} {bits} {run} ({seconds})", flush=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     if "--write" not in sys.argv:
-        rate = chosen_rate()
-        for task, bits in ORDER:
+        cells = [(0, *ORDER[0]), (1, *ORDER[0]), (2, *ORDER[0])] + [
+            (s, *cell) for s in range(SEEDS) for cell in ORDER[1:3]
+        ]
+        cells += [(s, *ORDER[3]) for s in range(SEEDS)]
+        for seed, task, bits in cells:  # if the time runs out, the seeds are even
             untrained(task, bits)
-            train, _, test = parts(task)
-            test = test.take(0, TESTED)
-            for seed in range(SEEDS):
-                for arm in ARMS:
-                    folder = OUT / task / bits / f"{arm.replace(' ', '-')}-{seed}"
-                    if (folder / "look.json").exists():
-                        continue
-                    folder.mkdir(parents=True, exist_ok=True)
-                    start, spent = time.monotonic(), time.process_time()
-                    try:
-                        student, run = train_one(task, bits, arm, seed, rate, train, test=test)
-                    except FractionateError as error:
-                        print(task, bits, arm, seed, error, flush=True)
-                        continue
-                    found = look(student, fine_tuned(task)[0], test)
-                    run.save(folder / "run.json")
-                    if not seed:  # 90 MB each; those of seed 0 are measured further
-                        save_file(student.state_dict(), folder / "student.safetensors")
-                    (folder / "look.json").write_text(json.dumps(found))
-                    print(
-                        f"{task} {bits} {run} ({time.process_time() - spent:.0f} CPU-s, {time.monotonic() - start:.0f} s)",
-                        flush=True,
-                    )
-            if bits == "W2A8":
-                curvature(task, bits)
+            for arm in ARMS:
+                trained(task, bits, arm, seed, chosen_rate(bits))
+        for task, bits in ORDER:
+            curvature(task, bits)
     if "--no-write" not in sys.argv:
         from quantized_results import write
 

@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from encoders import HEADS, LAYERS, encoder, inputs_of, transformers
+from fractionate import Objective, TeacherSignal
+from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions.attention import Match, attended, unified
 from fractionate.extensions.attention_measures import (
+    MapChange,
+    attention_arm,
     compare_maps,
     cover_length_ratio,
     layer_sensitivity,
@@ -21,6 +26,7 @@ from fractionate.extensions.attention_measures import (
 )
 from fractionate.extensions.encoders import find_layers, watching
 from fractionate.extensions.quantizers import Quantization, prepare
+from fractionate.records import Training
 
 transformers()
 LENGTHS = (8, 6, 3)
@@ -88,6 +94,21 @@ def test_maps_are_compared_over_batches():
         compare_maps(encoder(num_hidden_layers=3), teacher, batches)
     with pytest.raises(ConfigError, match="nothing to look at"):
         compare_maps(student, teacher, [])
+
+
+def test_the_seeds_of_an_arm_as_a_record():
+    changes = [
+        MapChange(((1.0, 2.0), (3.0, 4.0)), ((0.5, 0.5), (0.5, 0.5))),
+        MapChange(((3.0, 2.0), (3.0, 8.0)), ((1.0,) * 2,) * 2),
+    ]
+    found = attention_arm("map", changes, sharpness=3.0)
+    assert found.ranking_loss == ((2.0, 2.0), (3.0, 6.0)) and found.seeds == 2 and found.sharpness == 3.0
+    assert found.ranking_mean == pytest.approx(3.25) and found.cover_mean == pytest.approx(0.75)
+    half = 12.7062 * 1.5 / 2  # t of one degree of freedom · |4 - 2.5| / 2
+    assert found.ranking_interval.high - found.ranking_mean == pytest.approx(half, rel=1e-4)
+    assert attention_arm("map", changes[:1]).ranking_interval is None
+    with pytest.raises(ConfigError, match="no seeds"):
+        attention_arm("map", [])
 
 
 def test_a_layer_is_as_sensitive_as_it_is_coarse():
@@ -170,3 +191,39 @@ def test_ranges_do_not_hang_on_padding():
     wide = output_ranges(model, [(inputs_of(padding=4), LABELS)])
     torch.testing.assert_close(torch.tensor(bare), torch.tensor(wide), rtol=1e-5, atol=1e-5)
     assert all(low < 0 < high for low, high in bare)
+
+
+ARMS = {
+    "none": (),
+    "score": ("hidden", "score"),
+    "map": ("hidden", "map"),
+    "output": ("hidden", "output"),
+    "unified": ("hidden", *unified(0.5)),
+}
+
+
+def test_arms_of_a_ternary_student_are_compared_by_their_matches_alone():
+    """From a full-precision teacher to ternary weights and 8-bit activations, end to end: order of tokens, cover length, scores."""
+    teacher, inputs = encoder().eval(), inputs_of(batch=24, seed=3)
+    with torch.no_grad():
+        logits = teacher(**inputs).logits
+    labels = logits.argmax(1)
+    rows = [{name: part[i] for name, part in inputs.items()} | {"labels": labels[i]} for i in range(24)]
+    training = Training(steps=25, batch_size=12, learning_rate=5e-3, warmup_share=0.1, clip_norm=1.0)
+    found = {}
+    for arm, names in ARMS.items():
+        student = prepare(teacher, Quantization(activation_clip=10.0), example=inputs)
+        if names:
+            matches = [name if isinstance(name, Match) else Match(name) for name in names]
+            with attended(student, teacher, matches, example=inputs) as term:
+                student, run = distill(
+                    student, rows, TeacherSignal(logits, labels), objective=Objective("kd", 1.0, 1.0), terms=[term],
+                    training=training, test=rows, arm=arm,
+                )  # fmt: skip
+        else:
+            student, run = distill(student, rows, training=training, test=rows, arm=arm)
+        change = compare_maps(student, teacher, [(inputs, labels)])
+        found[arm] = torch.tensor(change.ranking_loss).mean(), torch.tensor(change.cover_length_ratio).mean(), run
+    assert all(run.status == "completed" and run.test.nll_nats < 2 for *_, run in found.values())
+    assert all(found[arm][0] < found["none"][0] for arm in ("score", "map", "unified"))
+    assert all(0 < cover <= 1 for _, cover, _ in found.values())

@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fractionate.attribution import paired
 from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.encoders import Layer, find_layers, watching
 from fractionate.extensions.quantizers import only
 from fractionate.outputs import Head, call, logits_of
-from fractionate.records import Matrix
+from fractionate.records import ArmAttention, Interval, Matrix
 from fractionate.terms import module_at
 
 Maps = Float[Tensor, "batch heads tokens tokens"]
@@ -89,6 +90,35 @@ def compare_maps(student: nn.Module, teacher: nn.Module, batches: Batches, *, to
             sums[1].append(torch.stack([cover_length_ratio(a, b, valid, top=top).sum(dim=0) for a, b in pairs]))
     found = [torch.stack(parts).sum(dim=0) / count for parts in sums]
     return MapChange(*(tuple(map(tuple, f.double().tolist())) for f in found))
+
+
+def attention_arm(arm: str, changes: Sequence[MapChange], *, sharpness: float | None = None) -> ArmAttention:
+    """One arm's maps over its seeds, as a record for the page: means over seeds, and over all heads with t intervals.
+
+    Raises `ConfigError` for no seeds at all.
+    """
+    if not changes:
+        raise ConfigError(f"arm {arm!r} has no seeds", expected="at least one MapChange", got="none")
+    measured: dict[str, Tensor] = {
+        field: torch.tensor([getattr(change, field) for change in changes], dtype=torch.float64)
+        for field in ("ranking_loss", "cover_length_ratio")
+    }  # seeds, layers, heads
+    over_heads = {field: found.mean(dim=(1, 2)).tolist() for field, found in measured.items()}
+    mean = {field: tuple(map(tuple, found.mean(dim=0).tolist())) for field, found in measured.items()}
+    intervals: dict[str, Interval | None] = dict.fromkeys(measured)
+    if len(changes) > 1:  # an interval needs no margin
+        intervals = {field: paired(values, margin=1.0).interval for field, values in over_heads.items()}
+    return ArmAttention(
+        arm=arm,
+        seeds=len(changes),
+        ranking_loss=mean["ranking_loss"],
+        cover_length_ratio=mean["cover_length_ratio"],
+        ranking_mean=sum(over_heads["ranking_loss"]) / len(changes),
+        cover_mean=sum(over_heads["cover_length_ratio"]) / len(changes),
+        ranking_interval=intervals["ranking_loss"],
+        cover_interval=intervals["cover_length_ratio"],
+        sharpness=sharpness,
+    )
 
 
 def layer_sensitivity(
