@@ -35,8 +35,9 @@ PLACEBOS = {"ked shuffled", "ked random groups"}
 PROTOCOL = (
     f"Made by `{COMMAND}`. KED (Chowdhury et al., arXiv 2310.02572) on four data sets at two sizes, {{seeds}} seeds, M = {GROUPS}. "
     "Black-box teacher: two ReLU layers; explaining teacher of its size; plain and grouped students matched in size. λ = μ = 0.7, "
-    f"T = τ = 10: the paper's defaults, nothing tuned. {REAL_STEPS} steps on real data, then {MORE_STEPS} more, on real data or on "
-    "as many chimeras; batch 50. Teachers are trained anew for every seed, on the examples of the students; superfeatures are "
+    "as in the paper, T = τ = {temperature:g} (the paper: 10), nothing tuned. "
+    f"{REAL_STEPS} steps on real data, then {MORE_STEPS} more, on real data or on as many chimeras; batch 50. "
+    "Teachers are trained anew for every seed, on the examples of the students; superfeatures are "
     "those of the first seed's black box. Fashion-MNIST is a part of 4,000 training and 2,000 test pictures: a small study.\n\n"
     "Columns: data, size of training set. Paired differences over seeds, 95 % t intervals, verdicts after Holm over all contrasts "
     "of a column. *hard grouped*: the grouped student on the labels. *kd grouped*: the explaining teacher's prediction alone "
@@ -190,7 +191,8 @@ def described(records: Sequence[Explanations]) -> list[str]:
     return lines
 
 
-def write(settings: Sequence[Setting] = SETTINGS) -> None:
+def write(settings: Sequence[Setting] = SETTINGS, temperature: float = 10.0) -> None:
+    name = "study_explanations" + ("" if temperature == 10 else f"_T{temperature:g}")
     done = [s for s in settings if (kept_at(s) / "done").exists()]
     studies = [study_of(s) for s in done]
     records = [explanations_of(s, study) for s, study in zip(done, studies, strict=True)]
@@ -198,8 +200,8 @@ def write(settings: Sequence[Setting] = SETTINGS) -> None:
         study.save(kept_at(setting) / "study.json")
         record.save(kept_at(setting) / "explanations.json")
     save_table(records[0], KEPT / "explanations.csv")
-    head = ["# study_explanations", "", PROTOCOL.format(seeds=len(studies[0].seeds)), ""]
+    head = [f"# {name}", "", PROTOCOL.format(seeds=len(studies[0].seeds), temperature=temperature), ""]
     body = "\n".join([*head, *tables(studies), *described(records), ""])
-    (RESULTS / "study_explanations.md").write_text(body)
-    report([*studies, *records], RESULTS / "study_explanations.html", title="Do explanations pay?", command=COMMAND)
+    (RESULTS / f"{name}.md").write_text(body)
+    report([*studies, *records], RESULTS / f"{name}.html", title="Do explanations pay?", command=COMMAND)
     print(body)

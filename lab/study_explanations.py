@@ -1,7 +1,7 @@
 """Do the teacher's explanations pay? KED against KD on breast-cancer, DNA, spam and Fashion-MNIST, full and reduced, 10 seeds.
 
 python lab/study_explanations.py   # trains what is not there yet under runs/explanations, then writes tables and page
-python lab/study_explanations.py --only breast-cancer --seeds 1
+python lab/study_explanations.py --only "fashion-mnist, reduced" --temperature 2   # T = τ = 2, tables beside the others
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from bundle import Answer, Bundle, Flat, Mixed, Ordered, Said
 
-from fractionate import TeacherSignal, distill
+from fractionate import Objective, TeacherSignal, distill
 from fractionate.engine.council import ask
 from fractionate.engine.evaluation import evaluate
 from fractionate.extensions.chimera import Chimeras
@@ -42,6 +42,7 @@ GROUPS = 4
 SEEDS = 10
 REAL_STEPS, MORE_STEPS = 300, 150  # then as many again on real or chimeric data, for every arm
 SHARE = 0.7
+TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Bench:
 
     def run(self) -> tuple[dict[str, list[Run]], dict[str, nn.Module]]:
         """All arms, and the models of the first seed that explain."""
-        setting, objective = self.setting, paper_objective()
+        setting = self.setting
         teachers = self.taught("explaining teacher", self.grouped(self.found, setting.teacher), self.found)
         others = self.taught("teacher of random groups", self.grouped(self.random, setting.teacher), self.random)
         grouped, by_chance = self.grouped(self.found, setting.student), self.grouped(self.random, setting.student)
@@ -165,7 +166,7 @@ class Bench:
                 TeacherSignal(torch.cat([s[m].logits for s in signals]), torch.cat([s[m].labels for s in signals]))
                 for m in range(GROUPS)
             ]
-            return [Flat(ked(objective, Explained(whole, weights=weights), share=SHARE), self.data)]
+            return [Flat(explained_by(whole, weights), self.data)]
 
         plain = self.plain(setting.student)
         arms: dict[str, tuple[Callable[[int], nn.Module], Superfeatures | None, Said | None, list[Any]]] = {
@@ -202,14 +203,13 @@ class Bench:
     def go(self, bundle: Bundle, data: Any, taught: Any, terms: list[Any], training: Training, arm: str) -> list[Run]:
         """Train a bundle and measure each of its students."""
         _, run = distill(
-            bundle, data, taught, objective=None if taught is None else paper_objective(),
+            bundle, data, taught, objective=None if taught is None else the_objective(),
             training=training, terms=terms, arm=arm, show="nothing", log_every=10**6,
         )  # fmt: skip
         contract = run.contract
         if terms and contract is not None:
-            formula = (
-                f"0.3 · H(label, q) + 0.21 · 10² · KL(p ‖ q) + 0.49 / {GROUPS} · 10² · Σ KL(e_m ‖ e_m of the student)"
-            )
+            soft = f"0.21 · KL(p ‖ q) + 0.49 / {GROUPS} · Σ KL(e_m ‖ e_m of the student)"
+            formula = f"0.3 · H(label, q) + {TEMPERATURE:g}² · ({soft})"
             contract = replace(contract, formula=formula)
         found = []
         for model, seed, signal in zip(bundle.unbundle(), self.seeds, self.test_signals, strict=True):
@@ -225,12 +225,23 @@ class Bench:
         mixed = Mixed(chimeras, teachers, self.seeds)
         terms = []
         if teachers.explains:
-            terms = [Flat(ked(paper_objective(), Explained(Answer(mixed)), share=SHARE), mixed)]
+            terms = [Flat(explained_by(Answer(mixed)), mixed)]
         return self.go(bundle, mixed, mixed, terms, self.more, arm)
 
 
+def the_objective() -> Objective:
+    """The paper's prediction part, at the temperature of this study."""
+    return replace(paper_objective(), temperature=TEMPERATURE)
+
+
+def explained_by(teacher: Any, weights: tuple[float, ...] | None = None) -> Any:
+    """The paper's loss at the temperature of this study."""
+    inner = Objective("kd", TEMPERATURE, 1.0, divergence="forward-kl")
+    return ked(the_objective(), Explained(teacher, inner, weights), share=SHARE)
+
+
 def kept_at(setting: Setting) -> Path:
-    return KEPT / f"{setting.data}-{setting.size}"
+    return KEPT / (f"{setting.data}-{setting.size}" + (f"-T{TEMPERATURE:g}" if TEMPERATURE != 10 else ""))
 
 
 def train(setting: Setting, seeds: int) -> None:
@@ -259,15 +270,19 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    globals()["TEMPERATURE"] = options.temperature
     chosen = [s for s in SETTINGS if not options.only or options.only in s.name]
     for setting in chosen:
         train(setting, options.seeds)
     if not options.train_only:
         import explanations_tables
+        import study_explanations
 
-        explanations_tables.write(chosen)
+        study_explanations.TEMPERATURE = options.temperature  # the module, where this file runs as the program
+        explanations_tables.write(chosen, options.temperature)
 
 
 if __name__ == "__main__":

@@ -275,3 +275,51 @@ def test_hidden_features_take_their_share():
             Moved(objective, hidden, rho)(out, batch, signal), rho * (0.7 * each - soft)
         )
         torch.testing.assert_close(Blend(((2.0, explained),))(out, batch, signal), 2 * explained(out, batch, signal))
+
+
+@pytest.mark.parametrize("term_name", ["fitnets", "attention", "similarity"])
+def test_a_cnn_learns_hidden_maps_of_each_branch_through_the_engine(term_name):
+    def build(width: int) -> nn.Module:
+        return explaining_cnn_builder(4, width, superfeatures=2, branch_channels=3)((1, 8, 8), 3)
+
+    torch.manual_seed(0)
+    some = Examples(torch.randn(24, 1, 8, 8), torch.arange(24) % 3)
+    student, teacher = build(4), build(6).eval()
+    objective = paper_objective()
+    hints = [Hint(term_name, f"branches.{m}.0", f"branches.{m}.0", weight=1 / 2) for m in range(2)]
+    names = set(student.state_dict())
+    with taught(student, teacher, hints, example=some.inputs[:2], examples=24) as hidden:
+        term = ked(objective, Explained(explanation_signals(teacher, some)), hidden=hidden)
+        _, run = distill(
+            student, some, ask(teacher, some), objective=objective, terms=[term], training=TRAINING, show="nothing"
+        )
+        assert set(hidden.values) == {hint.name for hint in hints}
+        assert all(bool(torch.isfinite(value).all()) and float(value.mean()) > 0 for value in hidden.values.values())
+    assert run.steps == 12
+    assert set(student.state_dict()) == names, "regressors leave with the block"
+
+
+def test_students_in_the_bundle_of_the_study_train_as_alone():
+    """The study trains the students of all seeds at once: a step of the bundle is a step of each, to rounding."""
+    from lab.bundle import Bundle, Flat, Ordered, Said
+
+    some, objective = data(), paper_objective()
+    teachers = [model(10), model(11)]
+    ordered = Ordered(some, [0, 1])
+    said = [explanation_signals(teacher, some) for teacher in teachers]
+    whole = [TeacherSignal(torch.cat([s[m].logits for s in said]), some.labels.repeat(2)) for m in range(3)]
+    bundle = Bundle([model(1), model(2)], FOUND.groups, 6)
+    distill(
+        bundle, ordered, Said(ordered, [ask(teacher, some) for teacher in teachers]), objective=objective,
+        training=TRAINING, terms=[Flat(ked(objective, Explained(whole)), ordered)], show="nothing",
+    )  # fmt: skip
+    for seed, together in enumerate(bundle.unbundle()):
+        own = some.take(ordered.own_order[:, seed])
+        alone, teacher = model(1 + seed), teachers[seed]
+        distill(
+            alone, own, ask(teacher, own), objective=objective, training=TRAINING, show="nothing",
+            terms=[ked(objective, Explained(explanation_signals(teacher, own)))],
+        )  # fmt: skip
+        for a, b in zip(alone.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(next(alone.parameters()), next(model(1 + seed).parameters()), atol=1e-3)
