@@ -107,6 +107,12 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
         assert one.gain == pytest.approx(other.gain, abs=0.3) and one.arm == other.arm
 
 
+def test_a_study_goes_on_in_the_way_it_began(tmp_path: Path) -> None:
+    study(tmp_path, seeds=2, cells=("kd",), way="one by one")
+    again = study(tmp_path, seeds=3, cells=("kd",), way="auto")  # a measurement of this student would say: stacked
+    assert {run.settings["way"] for run in again.runs} == {"one by one"}
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     study(tmp_path)
     with pytest.raises(MismatchError, match="another study"):
