@@ -209,7 +209,9 @@ def study_section(study: Study) -> list[str]:
 
 
 def lean(study: Study) -> Study:
-    """The study with the curves of its first seed only: a page is for reading."""
+    """The study with the curves of its first seed only where it has many: a page is for reading."""
+    if sum(len(run.history) for run in study.runs) <= 200:
+        return study
     first = study.seeds[0]
     return replace(study, runs=tuple(r if r.seed == first else replace(r, history=()) for r in study.runs))
 
