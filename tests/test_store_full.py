@@ -60,6 +60,8 @@ class Disk:
         real = Path.open
 
         def opening(path, mode="r", *arguments, **options):
+            if "x" in mode or "w" in mode:
+                self.step()  # no room for another name
             file = real(path, mode, *arguments, **options)
             return FullFile(file, self.step) if "x" in mode or "w" in mode else file
 

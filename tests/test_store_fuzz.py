@@ -41,6 +41,7 @@ INPUTS = st.builds(
 
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@example(content=b"\x05\x03I\xe8\xa6\xdb\x02e\x1a\x99\xc33\x00\x00\x00+D\x9a\xabQ\r")  # offsets that fall
 @example(content=b"")
 @given(content=INPUTS)
 def test_readers_meet_hostile_files_with_values_or_typed_errors(bench, target, content):

@@ -32,7 +32,7 @@ from fractionate.store.packing import BLOCKS, PackedColumn, Packing, fits
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.shards import Scan, columns_in, contents, scan
+from fractionate.store.shards import Scan, columns_fit, columns_in, contents, scan
 from fractionate.store.teachers import find_relation
 from fractionate.store.upkeep import file_hash
 
@@ -179,13 +179,11 @@ def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array
             name: column.whole() if isinstance(column, PackedColumn) else column
             for name, column in contents(np.frombuffer(content, np.uint8), places, told).items()
         }
-        entries, rows = len(columns["places"]), len(columns["hashes"])
-        shapes = [len(columns[name]) == (entries if name in ("places", "views", "keys") else rows)
-                  for name in columns if name not in ("row_offsets", "item_offsets", "counts", "indices")]  # fmt: skip
-        if not all(shapes) or not _offsets_fit(columns, entries, rows):
+        if not columns_fit(columns):
             return None
     except (DamagedError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    entries = len(columns["places"])
     found = rows_of(columns, np.arange(entries))
     wrong = row_hashes(found) != found["hashes"]
     owner = np.arange(entries)
@@ -198,15 +196,3 @@ def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array
     good &= (place >= 0) & (place < head.examples) & (view < head.views)
     good[good] = ~there[(view * head.examples + place)[good]]
     return stored_of(columns, np.flatnonzero(good))
-
-
-def _offsets_fit(columns: dict[str, Array], entries: int, rows: int) -> bool:
-    for name, count, total in (("row_offsets", entries, rows), ("item_offsets", rows, len(columns.get("counts", ())))):
-        if name not in columns:
-            continue
-        offsets = columns[name].astype(np.int64)
-        if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
-            return False
-    if "item_offsets" not in columns:
-        return "indices" not in columns or len(columns["indices"]) == rows
-    return len(columns["indices"]) == len(columns["counts"])

@@ -29,7 +29,7 @@ from fractionate.store.layout import (
 )
 from fractionate.store.layout import INDEX_COLUMNS as INDEX
 from fractionate.store.packing import BLOCKS, Packed, PackedColumn, Packing, fits
-from fractionate.store.ranges import rows_of, stored_of
+from fractionate.store.ranges import ENTRY, ITEM, rows_of, stored_of
 
 Array = NDArray[Any]
 
@@ -66,6 +66,8 @@ class Shard:
             raise damaged("the index of this shard was changed", self.path, where=f"bytes {8 + length}-{stop}")
         if not all(fits(self.column(name), self.index[name + BLOCKS]) for name in self.packed):
             raise damaged("the packed blocks of this shard do not fit the file", self.path)
+        if not columns_fit(self.contents()):
+            raise damaged("the columns of this shard do not fit each other", self.path)
 
     @property
     def packing(self) -> Packing:
@@ -134,6 +136,32 @@ def contents(content: Array, columns: Mapping[str, Column], packed: Mapping[str,
     for name, how in packed.items():
         found[name] = PackedColumn(found[name], found.pop(name + BLOCKS), how)
     return found
+
+
+def columns_fit(columns: Mapping[str, Any]) -> bool:
+    """Whether columns have a place for every row and every entry, whole numbers where numbers count, and offsets that rise."""
+    try:
+        entries, rows = len(columns["places"]), len(columns["hashes"])
+        whole = ("places", "views", "hashes", "labels", "counts", "indices", "row_offsets", "item_offsets")
+        fits = (
+            all(columns[name].dtype.kind in "iu" for name in whole if name in columns)
+            and columns["keys"].dtype == np.uint8
+            and columns["keys"].shape == (entries, 16)
+            and len(columns["labels"]) == rows
+            and ("row_offsets" in columns or rows == entries)
+        )
+        items = len(columns["counts"]) if "item_offsets" in columns else rows
+        for name, column in columns.items():
+            if name in ("row_offsets", "item_offsets"):
+                count, total = (entries, rows) if name == "row_offsets" else (rows, items)
+                offsets = column.astype(np.int64)
+                fits &= len(offsets) == count + 1 and offsets[0] == 0 and offsets[-1] == total
+                fits &= not (np.diff(offsets) < 0).any()
+            else:
+                fits &= len(column) == (entries if name in ENTRY else items if name in ITEM else rows)
+    except (KeyError, TypeError, IndexError):
+        return False
+    return bool(fits)
 
 
 def unreadable(path: Path, error: OSError) -> ResourceError:
