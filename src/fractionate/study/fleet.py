@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -65,8 +65,9 @@ def stack_logits(stack: Stack, inputs: Tensor) -> Float[Tensor, "students exampl
 
 def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
     """The precision of forward and backward pass; weights, optimiser and losses stay in float32."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False)
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _finite(model: nn.Module) -> bool:
