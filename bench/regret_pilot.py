@@ -3,8 +3,8 @@
     python bench/regret_pilot.py            # goes on where it was stopped; writes bench/results/regret_pilot.md
     python bench/regret_pilot.py --only 12  # the first 12 settings of each group
 
-Judged on data, teachers and students that set nothing; which, and in which order, was written down before any of them was run.
-Each setting's order is drawn at random, so that any first part of the list is a fair sample of it.
+Judged on data, teachers and students that set nothing; which, and in a random order, was written down before any of them was run,
+so that any first part of the list is a fair sample of it.
 """
 
 from __future__ import annotations
@@ -221,12 +221,20 @@ def write(groups: dict[str, list[Row]], share: float) -> None:
         "the best arm. *Mean of the shares*: setting by setting, where the best gains half a point or more.", "",
         "*Judged*: data, teachers and students that set nothing (letters, satellite images, DNA of mlbench; spam of kernlab; the "
         "test images of Fashion-MNIST; parts of speech of WordNet glosses), written down and put in a random order before any of "
-        "them was run, and run once. *Seen*: settings of the earlier bench, some of which chose the number of rounds and the "
-        "coverage at which the pilot decides.",
+        "them was run, and run once, as far as time allowed. *Seen*: settings of the earlier bench, some of which "
+        "chose the number of rounds and the coverage at which the pilot decides.",
     ]  # fmt: skip
     for name, rows in groups.items():
         if rows:
-            text += ["", f"## {name}: {len(rows)} settings", "", *summary(rows), "", *table(rows)]
+            whole = len(FRESH) if name == "Judged" else len(SEEN)
+            text += [
+                "",
+                f"## {name}: {len(rows)} settings, the first of {whole} in a random order",
+                "",
+                *summary(rows),
+                "",
+                *table(rows),
+            ]
     path = RESULT if share == 1 else RESULT.with_stem(f"regret_pilot_{share:g}")
     path.write_text("\n".join(text) + "\n")
     print("\n".join(text))

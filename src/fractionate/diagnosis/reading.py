@@ -12,7 +12,9 @@ from torch import Tensor
 from fractionate.compact import CompactSignal
 from fractionate.records import Scores
 from fractionate.scores import expected_calibration_error
-from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
+from fractionate.teacher import TeacherSignal
+
+CHUNK_ELEMENTS = 1 << 18  # a reading takes some twenty tensors of a chunk's size
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,8 +86,8 @@ class Reading:
 def read(signal: TeacherSignal | CompactSignal) -> Reading:
     """Read a signal once, in chunks of rows, in float64; compact rows are made dense a chunk at a time."""
     examples, classes = len(signal), signal.classes
-    step = max(1, ROWS_A_CHUNK_ELEMENTS // classes)
-    pieces: list[dict[str, Tensor]] = []
+    step = max(1, CHUNK_ELEMENTS // classes)
+    kept: dict[str, Tensor] = {}  # filled chunk by chunk: small pieces kept between large ones would break up the heap
     shift: Tensor | None = None
     totals = torch.zeros(4, classes, dtype=torch.float64, device=signal.logits.device)
     for start in range(0, examples, step):
@@ -94,15 +96,16 @@ def read(signal: TeacherSignal | CompactSignal) -> Reading:
         if shift is None:  # moments about the first row's logits: no cancellation for columns far from 0
             shift = torch.where(torch.isneginf(logits[0]), 0.0, logits[0].double())
         row, columns = _rows(logits.double(), signal.labels[part], shift)
-        pieces.append(row)
+        kept = kept or {name: values.new_empty(examples) for name, values in row.items()}
+        for name, values in row.items():
+            kept[name][part] = values
         totals += columns
-    names = pieces[0]
     prior, seen, first, second = totals.cpu()
     seen = seen.clamp_min(1)
     return Reading(
         labels=signal.labels.cpu(), classes=classes, prior=prior / examples,
         column_spread=(second / seen - (first / seen) ** 2).clamp_min(0).sqrt(),
-        **{name: torch.cat([piece[name] for piece in pieces]).cpu() for name in names},
+        **{name: values.cpu() for name, values in kept.items()},
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.records import Evidence, Interval, Severity
 from fractionate.teacher import TeacherSignal
 
+EXTENT = 2.5  # of the tempered logits that the softest recipe wants
+
 
 @probes.register("weak-teacher")
 @dataclass(frozen=True)
@@ -234,18 +236,21 @@ class Temperature:
     """Does the planned temperature suit this signal?
 
     Too low: the mean mass beside the label is below `doubt` = 0.2 %, a target that is the label. Too high: the teacher's mean
-    confidence is below `dissolved` = 2 times chance, so that the target is nearly flat and the T² factor multiplies noise.
-    Judged at the planned objective; the range that suits is measured in any case.
+    confidence is below `dissolved` = 2 times chance, so that the target is nearly flat and the T² factor multiplies noise; or the
+    temperature is above `hot` = 2 times the one that brings the median extent of the logits (largest above the mean) to 2.5, where
+    the recipe's highest lies. Judged at the planned objective; the range that suits is measured in any case.
     """
 
     doubt: float = 0.002
     dissolved: float = 2.0
+    hot: float = 2.0
     needs: ClassVar[tuple[Need, ...]] = ("objective",)
 
     def __call__(self, case: Case) -> Measurement:
         assert case.objective is not None
         planned = case.objective.temperature
         soft = case.confidence_at(planned)
+        wanted = max(1.0, float(case.reading.extent.median()) / EXTENT)
         if soft is None:  # compact rows that were kept for other temperatures
             return Measurement((Evidence("planned temperature", planned, ""),), enough=False)
         return Measurement(
@@ -253,6 +258,7 @@ class Temperature:
                 Evidence("mean confidence at the planned temperature", float(soft.mean()), "probability", mean_interval(soft)),
                 Evidence("planned temperature", planned, ""),
                 Evidence("chance", 1 / case.signal.classes, "probability"),
+                Evidence("temperature that the logits' extent wants at most", wanted, ""),
             ),
             enough=case.objective.teacher_weight > 0,
         )  # fmt: skip
@@ -277,6 +283,14 @@ class Temperature:
                 "The teacher is softer than usual (label smoothing, or logits on a small scale), so the target is nearly flat.",
                 "Lower the temperature.",
                 patch=(("objective.temperature", max(1.0, planned / 2)),),
+            )  # fmt: skip
+        wanted = measured["temperature that the logits' extent wants at most"]
+        if planned > self.hot * wanted:
+            return Judgement(
+                "warning", 0.4, f"temperature {planned:g} is too high for these logits: {wanted:.2g} is the most they want",
+                "The logits are smaller than the temperature supposes, so the target loses its order of classes.",
+                "Lower the temperature.",
+                patch=(("objective.temperature", round(wanted, 1)),),
             )  # fmt: skip
         return fine(f"at temperature {planned:g} the mean confidence is {mean:.1%}")
 
