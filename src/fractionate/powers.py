@@ -123,6 +123,5 @@ def fresh(out: Logits | None, like: Logits) -> Logits:
 
 def back_through_softmax(slope: Logits, mean: Column, student: Rows, factor: float, out: Logits | None) -> Logits:
     """factor · q (slope - mean), q the student's distribution and mean = Σ q slope; overwrites the slope."""
-    share = student.share(factor)
-    torch.addcmul(mean.mul(share).neg_(), slope, share, out=slope)
+    slope.sub_(mean).mul_(student.share(factor))  # two columns in one addcmul would be three times as slow
     return torch.mul(student.powers, slope, out=fresh(out, slope))

@@ -73,9 +73,10 @@ class JensenShannon:
         apart = torch.sub(wanted, student, out=place("apart", student))
         p, q = raised(wanted), raised(student)
         log_m = excess(p, q, self.beta).log1p_()  # log(m / q)
-        # log(p / m), which is at most -log(beta) also where q underflows
-        log_p = apart.add_(q.log2_total.sub_(p.log2_total)).mul_(LN2).sub_(log_m).clamp_(-1e30, -math.log(self.beta))
-        from_target = inner(p.powers, log_p).div_(p.total)
+        # log2(p / m) less a number a row, in base 2; it is at most -log2(beta), also where q underflows
+        offset = q.log2_total.sub_(p.log2_total)
+        log_p = torch.minimum(apart.sub_(log_m, alpha=1 / LN2), -math.log2(self.beta) - offset, out=apart)
+        from_target = inner(p.powers, log_p).div_(p.total).add_(offset).mul_(LN2)
         from_student = inner(q.powers, log_m).div_(q.total)
         loss = from_target.mul_(self.beta).sub_((1 - self.beta) * from_student).squeeze(1)
         factor = (self.beta - 1) * scale / target.temperature

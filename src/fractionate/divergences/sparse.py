@@ -185,7 +185,7 @@ def sparse_rows(
     q = raised(student)
     loss = q.log2_total.sub_(cross).mul_(LN2).add_(sums.own_nats)
     factor = scale / temperature
-    torch.addcmul(target.even * -factor, q.powers, q.share(factor), out=out)
+    torch.sub(q.powers.mul_(q.share(factor)), target.even * factor, out=out)
     out.scatter_add_(1, sums.places, sums.extra * -factor)
     if loss.is_cuda or math.isfinite(loss.sum()):
         return loss.squeeze(1)
