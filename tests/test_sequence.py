@@ -64,6 +64,7 @@ def test_rows_are_the_tokens_that_have_a_label() -> None:
     assert tokens.take(tokens.position == 0).labels.tolist() == [1, 3]
 
 
+@pytest.mark.wrong_types
 def test_no_token_with_a_label_is_an_error_that_says_so() -> None:
     with pytest.raises(MismatchError, match="no token has a label") as error:
         token_signal(torch.randn(2, 3, 5), torch.full((2, 3), IGNORED))

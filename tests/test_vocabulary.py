@@ -294,6 +294,7 @@ def test_chunks_follow_from_the_sizes() -> None:
     assert choose_chunks(8192, 4096, 151_936, device="cuda").rows > 1
 
 
+@pytest.mark.wrong_types
 def test_what_cannot_be_meant_is_refused() -> None:
     hidden, weight, bias, signal = case()
     with pytest.raises(MismatchError, match="do not fit"):

@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from fractionate.compact import CompactSignal
 from fractionate.divergences import couples_batch, written
-from fractionate.divergences.onepass import chunks
 from fractionate.engine.council import needs_whole
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.extensions.remainder import closed_form, has_closed_form
@@ -25,6 +24,7 @@ from fractionate.objective import Objective
 from fractionate.outputs import IGNORED
 from fractionate.teacher import Population, TeacherSignal, compute_dtype
 
+ROW_ELEMENTS = 1 << 17  # logits at the loss together: a few such arrays fit a core's second-level cache
 BLOCK_CLASSES = 1 << 13  # rows of a half-precision head that are widened at once
 SPARE = 0.27  # what the chunks of logits may take, of the size of the gradient of the head's weight
 FEWEST_ROWS, MOST_ROWS = 32, 1024
@@ -93,7 +93,7 @@ def choose_chunks(
     least = FEWEST_ROWS if device == "cpu" else FEWEST_ON_CUDA
     own = chunk_tokens or max(least, min(int(SPARE * width) // sides, MOST_ROWS))
     own = max(1, -(-tokens // max(1, -(-tokens // own))))  # chunks of one size, none larger
-    step = max(1, chunks(own, classes)[0].stop) if device == "cpu" else own
+    step = max(1, min(own, ROW_ELEMENTS // classes)) if device == "cpu" else own
     return Chunks(own, step)
 
 
