@@ -193,6 +193,8 @@ def described(records: Sequence[Explanations]) -> list[str]:
 
 def write(settings: Sequence[Setting] = SETTINGS, temperature: float = 10.0) -> None:
     name = "study_explanations" + ("" if temperature == 10 else f"_T{temperature:g}")
+    one = f' --only "{settings[0].data}, {settings[0].size}"' if len(settings) == 1 else ""
+    command = COMMAND + ("" if temperature == 10 else f"{one} --temperature {temperature:g}")
     done = [s for s in settings if (kept_at(s) / "done").exists()]
     studies = [study_of(s) for s in done]
     records = [explanations_of(s, study) for s, study in zip(done, studies, strict=True)]
@@ -200,8 +202,13 @@ def write(settings: Sequence[Setting] = SETTINGS, temperature: float = 10.0) -> 
         study.save(kept_at(setting) / "study.json")
         record.save(kept_at(setting) / "explanations.json")
     save_table(records[0], KEPT / "explanations.csv")
-    head = [f"# {name}", "", PROTOCOL.format(seeds=len(studies[0].seeds), temperature=temperature), ""]
+    head = [
+        f"# {name}",
+        "",
+        PROTOCOL.replace(COMMAND, command).format(seeds=len(studies[0].seeds), temperature=temperature),
+        "",
+    ]
     body = "\n".join([*head, *tables(studies), *described(records), ""])
     (RESULTS / f"{name}.md").write_text(body)
-    report([*studies, *records], RESULTS / f"{name}.html", title="Do explanations pay?", command=COMMAND)
+    report([*studies, *records], RESULTS / f"{name}.html", title="Do explanations pay?", command=command)
     print(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,9 @@ def test_the_chapter_of_the_page(tmp_path):
         "by chance",
     ):
         assert words in page, words
+    unsure = replace(EFFECT, verdict="cannot tell")  # an interval above 0 that does not survive the correction
+    shown = report(record(paid={"S2": unsure}), tmp_path / "unsure.html").read_text()
+    assert "No superfeature alone is shown to pay" in shown and "Taught alone" not in shown
     assert "superfeatures-paid" not in report(record(), tmp_path / "b.html").read_text()
     saved = found.save(tmp_path / "explanations.json")
     assert report([saved, saved], tmp_path / "c.html").read_text().count('id="superfeatures-2"') == 1

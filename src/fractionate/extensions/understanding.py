@@ -137,6 +137,7 @@ def _measure(
         student_spectrum=spectrum(TeacherSignal(ours, labels)),
         paid=None if effect is None else effect.gain,
         paid_interval=None if effect is None else Interval(effect.interval.low, effect.interval.high),
+        paid_verdict="" if effect is None else effect.verdict,
         outside_correlation=outside[m] if outside else None,
     )
 

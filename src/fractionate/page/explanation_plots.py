@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from fractionate.page.effect_plots import VERDICT_SIGNS
 from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
@@ -107,24 +108,27 @@ def _paid(record: Explanations) -> Figure | None:
         return None
     scale = scale_for([*ends, *(s.paid or 0.0 for s in parts)], zero=True)
     drawn = []
-    sure = []
     for s in parts:
         gain, interval = s.paid or 0.0, s.paid_interval
-        clear = interval is not None and (interval.low > 0 or interval.high < 0)
-        sure += [s.name] * bool(clear and gain > 0)
-        said = f"{s.name}: {decimals(gain, 2, sign=True)} {record.paid_unit}"
-        plot = ground(scale, mark(scale, gain, interval, "m-mean", "●" if clear else "◇", said))
-        drawn.append(row(_name(s), plot, tag("div", tag("b", decimals(gain, 2, sign=True)), class_="row-end")))
+        shown, sign = decimals(gain, 2, sign=True), VERDICT_SIGNS.get(s.paid_verdict, "◇")
+        class_ = f"v-{s.paid_verdict.replace(' ', '-')}" if s.paid_verdict in VERDICT_SIGNS else "m-mean"
+        plot = ground(scale, mark(scale, gain, interval, class_, sign, f"{s.name}: {shown} {record.paid_unit}"))
+        end = [tag("b", shown), tag("span", sign, " ", s.paid_verdict, class_=f"verdict {class_}")]
+        drawn.append(row(_name(s), plot, tag("div", *end, class_="row-end")))
+    sure = [s.name for s in parts if s.paid_verdict == "helps"]
     drawn.append(axis_row(scale, f"gain ({record.paid_unit})"))
     return Figure(
         "superfeatures-paid",
         f"Taught alone, {', '.join(map(short, sure[:4]))} paid" if sure else "No superfeature alone is shown to pay",
         tag("div", *drawn, class_="rows"),
         "What the student gains over prediction-only KD when the share for explanations goes to this superfeature alone: paired "
-        "differences over seeds with 95 % intervals, not corrected for their number here (the study’s verdicts are).",
-        ("superfeature", f"gain ({record.paid_unit})", "low", "high"),
+        "differences over seeds with 95 % intervals; verdicts are the study’s, corrected for the number of its contrasts.",
+        ("superfeature", f"gain ({record.paid_unit})", "low", "high", "verdict"),
         tuple(
-            (s.name, s.paid, s.paid_interval and s.paid_interval.low, s.paid_interval and s.paid_interval.high)
+            (
+                *(s.name, s.paid, s.paid_interval and s.paid_interval.low),
+                *(s.paid_interval and s.paid_interval.high, s.paid_verdict),
+            )
             for s in parts
         ),
     )

@@ -51,7 +51,7 @@ class Superfeature(Record):
     `information_nats` is E KL(explanation ‖ prior), how far it moves from the prior; `evidence_nats` is E log(explanation[y] /
     prior[y]), how much of that is towards the label. `agreement` is the share of examples on which student and teacher put the
     same class first, `agreement_by_chance` the same with the student's explanations of other examples; `divergence_nats` is
-    E KL(teacher ‖ student). `paid` is the gain of teaching this superfeature's explanation beside the others, where a study
+    E KL(teacher ‖ student). `paid` is the gain of teaching this superfeature's explanation alone, where a study
     measured it, in its metric's unit. `outside_correlation` is that of the teacher's evidence, over examples, with the black box's
     Shapley values of the same columns.
     """
@@ -70,6 +70,7 @@ class Superfeature(Record):
     student_spectrum: Spectrum | None = None
     paid: float | None = None
     paid_interval: Interval | None = None
+    paid_verdict: str = ""  # the study's, corrected for its number of contrasts
     outside_correlation: float | None = None
 
 
