@@ -91,7 +91,7 @@ def choose_chunks(
     """
     sides = 2 if living else 1
     least = FEWEST_ROWS if device == "cpu" else FEWEST_ON_CUDA
-    own = chunk_tokens or max(least, min(int(SPARE * width) // sides, MOST_ROWS))
+    own = chunk_tokens or max(least, min(int(SPARE * width) // sides, MOST_ROWS) // 16 * 16)  # whole tiles of a product
     own = max(1, -(-tokens // max(1, -(-tokens // own))))  # chunks of one size, none larger
     step = max(1, min(own, ROW_ELEMENTS // classes)) if device == "cpu" else own
     return Chunks(own, step)
