@@ -1,4 +1,4 @@
-"""What the two real distillations share: an encoder's vectors, a cross-fitted head as the teacher, arms over seeds, a table."""
+"""What the two real distillations share: a teacher that never saw the transfer set, arms over seeds, a page and a table."""
 
 from __future__ import annotations
 
@@ -8,41 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.diagnosis import diagnose
 from fractionate.engine.cost import measure_cost
-from fractionate.engine.council import ask
-from fractionate.records import Training
+from fractionate.page import report
+from fractionate.records import Diagnosis, Run, Training
+from fractionate.scores import scores
 from fractionate.sources.examples import Examples
-
-FITTING = Training(epochs=40, batch_size=64, learning_rate=3e-3, weight_decay=1e-2)
-
-
-def teach(vectors: list[Examples]) -> tuple[Tensor, TeacherSignal, str]:
-    """What a linear head on the vectors says: of the training examples, of the test examples, and how good it is.
-
-    The head is fitted on one half and speaks about the other, so that the student hears no memorised answers.
-    """
-    train, validation, test = vectors
-    classes, size = train.classes, len(train)
-    said = torch.empty(size, classes)
-    half = size // 2
-    for fit, speak in ((slice(0, half), slice(half, size)), (slice(half, size), slice(0, half))):
-        torch.manual_seed(0)
-        head, _ = distill(
-            nn.Linear(train.inputs.shape[1], classes), train.take(torch.arange(size)[fit]), training=FITTING
-        )
-        with torch.no_grad():
-            said[speak] = head(train.inputs[speak])
-    torch.manual_seed(0)
-    whole, run = distill(
-        nn.Linear(train.inputs.shape[1], classes), train, training=FITTING, validation=validation, test=test
-    )
-    return said, ask(whole, test), str(run.test)
+from fractionate.study.pilot import PilotPlan
 
 
 def compare(
@@ -52,26 +29,42 @@ def compare(
     teacher: str,
     student: Callable[[], nn.Module],
     data: list[Examples],
-    vectors: list[Examples],
+    signals: list[TeacherSignal],
     training: Training,
     out: Path,
+    page: Path,
     *,
     seeds: int = 5,
+    pilot_minutes: float = 3.0,
 ) -> str:
-    """Train every arm over the seeds (finished runs are read back) and give the table as Markdown."""
+    """Diagnose with a pilot, train every arm over the seeds (finished runs are read back); a page, and the table as Markdown.
+
+    `data` and `signals`: transfer, validation and test part, and what the teacher says of each. Settings are chosen on the
+    validation part; the test part is read once, at the end of a run.
+    """
     from scipy.stats import t
 
     train, validation, test = data
-    said, test_signal, teacher_scores = teach(vectors)
-    signal = TeacherSignal(said, train.labels)
-    diagnosis = diagnose(signal, name=title, class_names=train.class_names)
-    diagnosis.save(out / "diagnosis.json")
-    recipe = diagnosis.recipe
+    signal, held_out, test_signal = signals
+    torch.manual_seed(100)
+    more = {"name": title, "class_names": train.class_names, "data": train, "held_out": held_out}
+    rule = diagnose(signal, student(), **more).recipe  # type: ignore[arg-type]
+    kept = out / "diagnosis.json"
+    if kept.exists():
+        diagnosis = Diagnosis.load(kept)
+    else:
+        plan = PilotPlan(pilot_minutes, validation, training, first_seed=100, out=out / "pilot")
+        diagnosis = diagnose(signal, student, pilot=plan, **more)  # type: ignore[arg-type]
+        diagnosis.save(kept)
+    print(diagnosis, flush=True)
     arms: dict[str, Objective | None] = {"no teacher": None, "kd T = 4 / 0.9": Objective("kd", 4.0, 0.9)}
-    if recipe.distil:
-        name = f"recipe: {recipe.cell} T = {recipe.temperature:g} / {recipe.teacher_weight:g}"
-        arms[name] = Objective.from_recipe(recipe)
+    for source, advice in (("rule", rule), ("pilot", diagnosis.recipe)):
+        if advice.distil:
+            arms[f"{source}: {advice.cell} T = {advice.temperature:g} / {advice.teacher_weight:g}"] = (
+                Objective.from_recipe(advice)
+            )
     rows: dict[str, list[dict[str, float]]] = {}
+    runs: list[Run] = []
     for arm, objective in arms.items():
         for seed in range(seeds):
             torch.manual_seed(seed)
@@ -81,6 +74,7 @@ def compare(
                 out=out / f"{''.join(c if c.isalnum() else '-' for c in arm)}-{seed}", show="nothing",
             )  # fmt: skip
             assert run.test is not None and run.test.agreement is not None
+            runs.append(run)
             rows.setdefault(arm, []).append(
                 {"accuracy": run.test.accuracy * 100, "nll": run.test.nll_nats, "ece": run.test.ece * 100,
                  "agreement": run.test.agreement * 100}
@@ -90,7 +84,7 @@ def compare(
     lines = [
         f"# {title}", "", f"`{command}`. {task}", "",
         f"{len(train):,} training, {len(validation):,} validation, {len(test):,} test examples; {seeds} seeds.",
-        f"Teacher on test: {teacher_scores}.", "",
+        f"Teacher on test: {scores(test_signal.logits, test_signal.labels)}.", "",
         "| arm | accuracy % | NLL nats | ECE points | agreement % | gain over no teacher, points (95 %) |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -109,7 +103,10 @@ def compare(
         f"Student: {cost['student_parameters']:,.0f} parameters, {cost['student_megabytes']:.2f} MB, "
         f"{cost['student_latency_ms']:.2f} ms an example on one thread; teacher: {teacher}.",
         "",
-        f"The diagnosis advised: {recipe}",
+        f"The rule advised: {rule}",
+        "",
+        f"The pilot: {diagnosis.pilot}" if diagnosis.pilot else "No pilot was run: the diagnosis found a fault.",
         "",
     ]
+    report([diagnosis, *runs], page, title=title, command=command)
     return "\n".join(lines)
