@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,7 +54,7 @@ def compare(
     if kept.exists():
         diagnosis = Diagnosis.load(kept)
     else:
-        plan = PilotPlan(pilot_minutes, validation, training, first_seed=100, out=out / "pilot")
+        plan = PilotPlan(pilot_minutes, validation, replace(training, keep="last"), first_seed=100, out=out / "pilot")
         diagnosis = diagnose(signal, student, pilot=plan, **more)  # type: ignore[arg-type]
         diagnosis.save(kept)
     print(diagnosis, flush=True)
