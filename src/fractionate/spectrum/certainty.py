@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Interval, Level
+from fractionate.spectrum.levels import shares_of_levels
 from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS, TeacherSignal, check_temperature
 
 NORMAL_95 = 1.959964
@@ -59,19 +60,12 @@ def contributions(signal: TeacherSignal, temperature: float = 1.0) -> Float[Tens
         row = stats.row_of_class[labels.squeeze(1)]
         mean = stats.class_mean[row].double()
         crossed = torch.xlogy(p, mean).sum(1) - torch.xlogy(rest, off[row])
-        split = torch.xlogy(sure, sure) + torch.xlogy(rest, rest)
-        by_class = torch.xlogy(sure, own[row]) + torch.xlogy(rest, off[row])
-        by_all = torch.xlogy(sure, middle) + torch.xlogy(rest, middle_rest)
-        flat = rest * math.log(classes - 1)
         shape = torch.xlogy(p, p).sum(1) - torch.xlogy(rest, rest)
-        terms = (
-            by_all - flat + math.log(classes),
-            by_class - by_all,
-            crossed + flat,
-            split - by_class,
-            shape - crossed,
+        found.append(
+            shares_of_levels(
+                sure, rest, own[row], off[row], (middle, middle_rest), shape=shape, crossed=crossed, classes=classes
+            )
         )
-        found.append(torch.stack(terms, 1))
     return torch.cat(found).cpu()
 
 

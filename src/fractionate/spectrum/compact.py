@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Protocol, Self
 
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Spectrum
+from fractionate.spectrum.levels import shares_of_levels
 
 MOST_ENTRIES = 1 << 20  # entries of whole classes worked on at once; a class with more gets one dense row of its own
 
@@ -142,17 +142,10 @@ def _of_classes(signal: Compact, middle: Tensor, middle_rest: Tensor) -> Float[T
             + (value * log_mean[place[piece]]).sum(1)
             - torch.xlogy(rest, off[c])
         )
-        split = torch.xlogy(sure, sure) + torch.xlogy(rest, rest)
-        by_class = torch.xlogy(sure, own[c]) + torch.xlogy(rest, off[c])
-        by_all = torch.xlogy(sure, middle) + torch.xlogy(rest, middle_rest)
-        flat = rest * math.log(classes - 1)
         shape = torch.xlogy(p, p).sum(1) + left * torch.xlogy(e, e) - torch.xlogy(rest, rest)
-        terms = (
-            by_all - flat + math.log(classes),
-            by_class - by_all,
-            crossed + flat,
-            split - by_class,
-            shape - crossed,
+        found.append(
+            shares_of_levels(
+                sure, rest, own[c], off[c], (middle, middle_rest), shape=shape, crossed=crossed, classes=classes
+            )
         )
-        found.append(torch.stack(terms, 1))
     return torch.cat(found)
