@@ -2,6 +2,7 @@
 
     python bench/planted.py --half set      # the half on which thresholds are set: even seeds
     python bench/planted.py --half judged   # the half they are judged on; each writes its part of bench/results/planted.md
+    python bench/planted.py --kind "temperature too high" healthy   # only these kinds; the table keeps the others' last figures
     python bench/planted.py --train N       # only train teachers that are not cached, at most N
 
 Cost is what the fault takes from a student (test accuracy, points): the same objective on the sound signal less on the planted.
@@ -10,7 +11,6 @@ Cost is what the fault takes from a student (test accuracy, points): the same ob
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from bench.fleet_of_mlps import Schedule, train
-from bench.planted_table import write_table
+from bench.planted_table import keep, write_table
 from bench.teachers import CACHE, HEALTHY, MLP, Upbringing, parts, signal_of, with_labels
 from bench.teachers import teacher as trained_teacher
 from torch import nn
@@ -328,18 +328,19 @@ def main() -> None:
     parser.add_argument("--half", choices=list(SEEDS), default="judged")
     parser.add_argument("--train", type=int, default=0)
     parser.add_argument("--no-cost", action="store_true")
-    parser.add_argument("--kind", default="")
+    parser.add_argument("--kind", nargs="*", choices=["healthy", *PLANTS, *COMBINED], default=[])
     parser.add_argument("--data", nargs="*", default=list(DATA))
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.train:
         return prepare(options.train)
-    sound_ones = healthy(options.half, options.data) if not options.kind else {}
+    wanted_kinds = options.kind or ["healthy", *PLANTS, *COMBINED]
+    sound_ones = healthy(options.half, options.data) if "healthy" in wanted_kinds else None
     rows = []
     everything = {k: (s, f) for k, (_, s, f) in PLANTS.items()}
     everything |= {k: (("both",), (PLANTS[a[0]][2][0],)) for k, (a, b) in COMBINED.items()}
     for kind, (strengths, names) in everything.items():
-        if options.kind and options.kind not in kind:
+        if kind not in wanted_kinds:
             continue
         for strength in strengths:
             hits, cases, alarms, costs, others = 0, 0, 0, [], defaultdict(int)
@@ -365,8 +366,8 @@ def main() -> None:
             rows.append({"kind": kind, "strength": str(strength), "hits": hits, "alarms": alarms, "cases": cases, "cost": mean,
                          "costs": costs, "raised": dict(others)})  # fmt: skip
             print(f"{kind:28s} {strength!s:18s} recall {hits}/{cases}  cost {mean:6.2f}  {dict(others)}", flush=True)
-    if not options.kind and not options.no_cost and len(options.data) == len(DATA):
-        (CACHE / f"planted-{options.half}.json").write_text(json.dumps({"healthy": sound_ones, "rows": rows}))
+    if not options.no_cost and len(options.data) == len(DATA):
+        keep(CACHE, options.half, sound_ones, rows)
         write_table(CACHE)
 
 

@@ -10,6 +10,19 @@ RESULT = Path(__file__).parent / "results" / "planted.md"
 HALVES = {"judged": "Judged half (odd seeds)", "set": "Half on which thresholds were set (even seeds)"}
 
 
+def keep(cache: Path, half: str, healthy: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
+    """Put what was run in the place of the last figures of the same kinds; kinds that were not run keep theirs."""
+    path = cache / f"planted-{half}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"healthy": None, "rows": []}
+    run = {row["kind"]: [other for other in rows if other["kind"] == row["kind"]] for row in rows}
+    order = list(dict.fromkeys([*(row["kind"] for row in found["rows"]), *run]))
+    kept = {kind: run.get(kind, [row for row in found["rows"] if row["kind"] == kind]) for kind in order}
+    whole = {"healthy": healthy or found["healthy"], "rows": [row for kind in order for row in kept[kind]]}
+    if whole["healthy"] is None:
+        raise SystemExit(f"{path} has no healthy controls yet: run once with --kind healthy, or with no --kind")
+    path.write_text(json.dumps(whole))
+
+
 def write_table(cache: Path) -> None:
     """Write bench/results/planted.md from what the halves left in the cache."""
     lines = [
