@@ -18,7 +18,7 @@ from bench.kill import digits, forked
 from torch import nn
 
 from fractionate.engine import distill
-from fractionate.errors import StoppedError
+from fractionate.errors import ConfigError, StoppedError
 from fractionate.folder import METRICS, RUN, STUDENT
 from fractionate.objective import Objective
 from fractionate.records import Run, Training
@@ -68,8 +68,8 @@ def train(data, out: Path, *, stop_at: int | None = None, training: Training = T
 
     calls: list[int] = []
     distill(
-        student(), examples, said, objective=Objective(temperature=2.0), training=training, validation=validation,
-        **({"out": out, "log_every": 1, "terms": [stop], "show": "nothing"} | more),
+        student(), examples, said, training=training, validation=validation,
+        **({"objective": Objective(temperature=2.0), "out": out, "log_every": 1, "terms": [stop], "show": "nothing"} | more),
     )  # fmt: skip
 
 
@@ -125,6 +125,18 @@ def test_an_epoch_whose_last_batch_is_smaller_than_the_processes(data, tmp_path)
     train(odd, tmp_path / "one", training=training)
     assert started_together(3, lambda: train(odd, tmp_path / "three", training=training)) == [0, 0, 0]
     near(tmp_path / "one", tmp_path / "three")
+
+
+def test_a_loss_that_couples_the_batch_is_refused_on_every_process(data, tmp_path):
+    """Each process sees a part of the batch alone: its loss would be another one. Nothing is written."""
+
+    def refused() -> None:
+        with pytest.raises(ConfigError, match=r"couples the examples of a batch.*\n.*\n.*2 processes"):
+            train(data, tmp_path / "run", training=whole, objective=Objective(temperature=2.0, divergence="dist"))
+
+    whole = dataclasses.replace(TRAINING, micro_batch_size=None)
+    assert started_together(2, refused) == [0, 0]
+    assert not (tmp_path / "run" / RUN).exists()
 
 
 LOSING = """

@@ -230,6 +230,17 @@ def test_weights_pick_superfeatures_and_any_cell_can_be_an_explanation():
         Moved(objective, Explained(signals), 0.5)(out, batch, None)
 
 
+def test_stored_explanations_are_those_of_the_examples_in_the_batch():
+    student, teacher, batch, signal = double_parts()
+    signals = [TeacherSignal(part, batch.labels) for part in teacher(batch.inputs)["explanations"].detach().unbind(1)]
+    drawn = torch.tensor([3, 0, 4])
+    part = Batch(batch.inputs[drawn], batch.labels[drawn], drawn, complete=True)
+    for objective in (Objective("kd", 2.0, 1.0), Objective("class-mean", 1.0, 1.0)):
+        whole = Explained(signals, objective)(student(batch.inputs), batch, signal)
+        some = Explained(signals, objective)(student(part.inputs), part, signal.take(drawn))
+        torch.testing.assert_close(some, whole[drawn])
+
+
 def test_ignored_labels_have_no_row():
     student, teacher, batch, signal = double_parts()
     signals = [TeacherSignal(part, batch.labels) for part in teacher(batch.inputs)["explanations"].detach().unbind(1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -232,6 +233,14 @@ def test_too_few_batches_to_calibrate():
     assert all(peak > 0 for peak in peaks.values())
     with pytest.raises(MismatchError, match="no quantized activations"):
         calibrate(prepare(encoder(), Quantization(activations=None), example=inputs_of()), [inputs_of()] * 8)
+
+
+def test_a_calibrated_scale_is_the_mean_of_the_peaks():
+    some = Activations(clip=math.inf)
+    student = torch.nn.Sequential(some)
+    peaks = calibrate(student, [torch.tensor([[-peak, 0.5]]) for peak in (1.0, 5.0, 3.0)], least=3)
+    assert peaks == {"0": 3.0}
+    torch.testing.assert_close(student(torch.tensor([[1.0, 9.0]])), torch.tensor([[42 * 3 / 127, 3.0]]))
 
 
 def test_a_calibrated_example_does_not_hang_on_its_batch():

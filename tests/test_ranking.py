@@ -59,6 +59,12 @@ def test_it_is_nothing_where_both_order_the_top_k_alike():
     assert not bool(gradient.any())
 
 
+def test_classes_that_the_teacher_holds_equal_have_no_order():
+    teacher = torch.tensor([[3.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+    student = torch.tensor([[3.0, 0.5, 2.0, 0.0]], dtype=torch.float64)
+    assert float(loss(student, teacher, Ranking(3))) == 0
+
+
 def test_pairs_in_order_get_no_gradient():
     teacher = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()
     q = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)

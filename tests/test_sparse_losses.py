@@ -12,6 +12,8 @@ import torch
 from fractionate import Objective, TeacherSignal, collect
 from fractionate.compact import CompactSignal
 from fractionate.engine import distill
+from fractionate.engine.step import check_coupling
+from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.objective import rescaling
 from fractionate.store import Store
@@ -261,3 +263,12 @@ def test_a_loss_that_couples_the_batch_is_not_cut_into_pieces(store):
     with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*one piece"):
         distill(mlp(), train, store.signal(), objective=Objective(divergence="dist"), training=pieces)
     distill(mlp(), train, store.signal(), objective=Objective(divergence="dist(1, 0)"), training=pieces)
+
+
+def test_a_loss_that_couples_the_batch_is_not_spread_over_processes():
+    coupled, alone, two = Objective(divergence="dist"), World(), World(rank=1, size=2)
+    with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*on one process.*\n.*2 processes"):
+        check_coupling(coupled, FAST, two)
+    check_coupling(coupled, FAST, alone)
+    check_coupling(Objective(divergence="dist(1, 0)"), FAST, two)
+    check_coupling(Objective(teacher_weight=0.0, divergence="dist"), FAST, two)  # nobody asks the divergence

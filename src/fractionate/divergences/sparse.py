@@ -2,6 +2,8 @@
 
 Σ_j target_j z_j = label mass · z[y] + Σ_k mass_k z_k + even · (Σ_j z_j - z[y] - Σ_k z_k), and the gradient is the student's
 distribution less `even` everywhere, put right at label and entries. One exponential an element, and no array of the target's.
+`extensions.remainder` holds a second form of the two simplest cases, which overwrites the logits it is given: chunks of a
+vocabulary gain by that, and a loss that autograd differentiates must not.
 """
 
 from __future__ import annotations

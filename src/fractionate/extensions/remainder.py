@@ -1,4 +1,9 @@
-"""Cross-entropy and forward KL against label, entries and an even remainder, from sums over each row: no dense target is made."""
+"""Cross-entropy and forward KL against label, entries and an even remainder, from sums over each row: no dense target is made.
+
+`divergences.sparse` computes the same for every cell that a compact signal can meet; this second form stays because it works in
+place and shares one softmax between both parts at T = 1, where the other takes a tenth to a half longer on each chunk of
+`vocabulary_loss`, and a second array of its size.
+"""
 
 from __future__ import annotations
 
