@@ -115,6 +115,7 @@ def test_it_ends_in_time_with_what_there_is():
         ({"rounds": ()}, "at least one seed"),
         ({"confirming_seeds": 1}, "2 or more"),
         ({"grid": ()}, "the grid is empty"),
+        ({"coverage": 1.0}, r"coverage must be in \(0, 1\)"),
     ],
 )
 def test_a_plan_that_cannot_be_meant_is_refused(changes: dict[str, Any], told: str):

@@ -35,7 +35,6 @@ GRID: tuple[Setting, ...] = (
     ("ls", 1.0, 1.0),
 )
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the training's steps: the largest that the time allows
-SURE = 0.8  # distil where the interval of this coverage, over all seeds of the chosen arm, lies above 0
 SPENT = 0.8  # of the minutes are planned for; the rest is for what takes longer than measured
 
 
@@ -54,8 +53,10 @@ class PilotPlan:
     `validation` chooses and is never trained on; `training` is the training that the recipe is for. Each of `rounds` keeps
     the best arms by mean validation accuracy over the seeds so far; the best is then trained again, with no teacher beside it,
     on `confirming_seeds` that took no part. Seeds count from `first_seed`. The students get the largest share of the training's
-    steps that fits `minutes` by a short measurement, or `share`, with which a pilot that ends in time repeats itself exactly.
-    `out` keeps every student's answers, so that a stopped pilot goes on.
+    steps that fits `minutes` by a short measurement, or `share`, with which a pilot that ends in time repeats itself, up to
+    rounding where the clock stacks its students differently.
+    It says "distil" where the interval of this `coverage`, over all seeds of the chosen arm, lies above 0: 0.7 is about one
+    standard error. `out` keeps every student's answers, so that a stopped pilot goes on.
     """
 
     minutes: float
@@ -65,6 +66,7 @@ class PilotPlan:
     rounds: tuple[Round, ...] = (Round(None, 2), Round(8, 2), Round(3, 2))
     confirming_seeds: int = 4
     first_seed: int = 0
+    coverage: float = 0.7
     grid: tuple[Setting, ...] = GRID
     out: Path | str | None = None
     device: str = "cpu"
@@ -76,6 +78,7 @@ class PilotPlan:
             *["share must be in (0, 1]"] * (self.share is not None and not 0 < self.share <= 1),
             *["a pilot needs rounds of at least one seed"] * (not self.rounds or any(r.seeds < 1 for r in self.rounds)),
             *["confirming_seeds must be 2 or more"] * (self.confirming_seeds < 2),
+            *["coverage must be in (0, 1)"] * (not 0 < self.coverage < 1),
             *["the grid is empty"] * (not self.grid),
         ]
         if faults:
@@ -177,7 +180,7 @@ class _Trainings:
             note="" if whole else "the time ran out before the last round: more minutes would make it surer",
         )  # fmt: skip
         # the decision takes all seeds: the choice of the best of many flatters it less than fewer seeds would cost in power
-        return self._recipe(recipe, chosen, pilot, self._gain(chosen, self._seeds_of(chosen), SURE)[1]), pilot
+        return self._recipe(recipe, chosen, pilot, self._gain(chosen, self._seeds_of(chosen), plan.coverage)[1]), pilot
 
     def _recipe(self, rule: Recipe, chosen: Setting, pilot: Pilot, judged: Interval) -> Recipe:
         gained = f"{pilot.gain_points:+.1f} points {pilot.interval} over no teacher on fresh seeds"
