@@ -2,9 +2,9 @@
 
     python bench/engine_options.py [--repeats 5]
 
-A small transformer encoder (6 layers of 192, 96 tokens, batch 16) is trained for a few steps in each way, interleaved: plain, recomputed
-activations, bfloat16, torch.compile (its compilation apart). Then: the time from call to first step of a run of 25M parameters that goes
-on, and the growth of memory, files and threads over 2,000 steps.
+A small transformer encoder (6 layers of 192, 96 tokens, batch 16) is trained for a few steps in each way, interleaved: plain,
+recomputed activations, bfloat16, torch.compile (its compilation apart). Then: the time from call to first step of a run of 25M
+parameters that goes on, and the growth of memory, files and threads over 2,000 steps.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def growth() -> str:
 
     def now() -> tuple[int, int, int]:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threading.active_count()
+        return pages * os.sysconf("SC_PAGE_SIZE"), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
     class Watches:
         def start(self, name: str, settings: object) -> None: ...
@@ -162,8 +162,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         "# What the engine's options cost", "",
-        f"`python bench/engine_options.py --repeats {repeats}`, torch {torch.__version__}, one thread, a shared machine; medians of",
-        "interleaved repeats. An encoder of 6 layers of 192, 96 tokens, batch 16.", "",
+        f"`python bench/engine_options.py --repeats {repeats}`, torch {torch.__version__}, one thread, a shared machine; "
+        "medians of interleaved repeats. An encoder of 6 layers of 192, 96 tokens, batch 16.", "",
         *options(repeats), "",
         f"**Resume** (25M parameters, AdamW): {resume()}.", "",
         f"**Growth** over 2,000 steps: {growth()}.",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -114,9 +113,15 @@ def from_torchvision(name: str, *, weights: str | None = None) -> Builder:
     return build
 
 
-def _library(name: str, asked: str) -> Any:
+def _library(name: Literal["timm", "torchvision"], asked: str) -> Any:
     try:
-        return import_module(name)
+        if name == "timm":
+            import timm
+
+            return timm
+        import torchvision
+
+        return torchvision
     except (ImportError, RuntimeError) as error:  # a build of torchvision that does not fit torch's raises the latter
         raise MissingExtraError(
             f"{asked} needs {name}, which cannot be imported", got=str(error), fix=f"pip install {name}"
