@@ -45,11 +45,13 @@ class Bag(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vectors = nn.EmbeddingBag(BUCKETS + 1, WIDTH, mode="mean", padding_idx=0)
+        self.vectors = nn.Embedding(BUCKETS + 1, WIDTH, padding_idx=0)
         self.layers = nn.Sequential(nn.Dropout(0.3), nn.Linear(WIDTH, 128), nn.ReLU(), nn.Linear(128, len(TOPICS)))
 
     def forward(self, words: Tensor) -> Tensor:
-        return self.layers(self.vectors(words))
+        there = (words > 0).unsqueeze(-1)
+        mean = (self.vectors(words) * there).sum(1) / there.sum(1).clamp_min(1)
+        return self.layers(mean)
 
 
 def hashed(text: str) -> Tensor:
