@@ -36,7 +36,7 @@ def compare(
     page: Path,
     *,
     seeds: int = 5,
-    pilot_minutes: float = 3.0,
+    pilot_minutes: float | None = 3.0,
 ) -> str:
     """Diagnose with a pilot, train every arm over the seeds (finished runs are read back); a page, and the table as Markdown.
 
@@ -54,8 +54,12 @@ def compare(
     if kept.exists():
         diagnosis = Diagnosis.load(kept)
     else:
-        plan = PilotPlan(pilot_minutes, validation, replace(training, keep="last"), first_seed=100, out=out / "pilot")
-        diagnosis = diagnose(signal, student, pilot=plan, **more)  # type: ignore[arg-type]
+        plan = None
+        if pilot_minutes is not None:
+            plan = PilotPlan(
+                pilot_minutes, validation, replace(training, keep="last"), first_seed=100, out=out / "pilot"
+            )
+        diagnosis = diagnose(signal, student if plan else student(), pilot=plan, **more)  # type: ignore[arg-type]
         diagnosis.save(kept)
     print(diagnosis, flush=True)
     arms: dict[str, Objective | None] = {"no teacher": None, "kd T = 4 / 0.9": Objective("kd", 4.0, 0.9)}
@@ -106,7 +110,7 @@ def compare(
         "",
         f"The rule advised: {rule}",
         "",
-        f"The pilot: {diagnosis.pilot}" if diagnosis.pilot else "No pilot was run: the diagnosis found a fault.",
+        f"The pilot: {diagnosis.pilot}" if diagnosis.pilot else "No pilot was run.",
         "",
     ]
     report([diagnosis, *runs], page, title=title, command=command)

@@ -30,7 +30,9 @@ from fractionate.extensions.quantizers import Quantization, prepare
 from fractionate.records import Run, Training
 
 SEEDS = 3
-EXAMPLES = {"glosses": 480, "pairs": 240}  # of the training texts; every arm and seed sees these
+EXAMPLES = {  # of the training texts; every arm and seed sees these
+    ("glosses", "W2A8"): 1920, ("glosses", "W4A8"): 480, ("pairs", "W2A8"): 240, ("pairs", "W4A8"): 240,
+}  # fmt: skip
 SHORT = {"glosses": 16, "pairs": 24}  # students are trained on texts of at most so many tokens: two shared cores
 TESTED = {"glosses": 400, "pairs": 200}
 RATES = {"W2A8": (1e-4, 3e-4, 1e-3), "W4A8": (1e-5, 3e-5, 1e-4)}
@@ -38,7 +40,7 @@ QUANTIZATIONS = {
     "W2A8": Quantization("ternary", "ternary", 8, activation_clip=10.0),
     "W4A8": Quantization(4, 4, 8, activation_clip=10.0),
 }
-STEPS = {("glosses", "W2A8"): 30, ("glosses", "W4A8"): 6, ("pairs", "W2A8"): 15, ("pairs", "W4A8"): 6}
+STEPS = {("glosses", "W2A8"): 120, ("glosses", "W4A8"): 6, ("pairs", "W2A8"): 15, ("pairs", "W4A8"): 6}
 ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))
 HIDDEN = (Match("hidden"),)
 ARMS: dict[str, tuple[Match, ...]] = {
@@ -98,7 +100,7 @@ def signal_of(task: str, teacher: nn.Module, train: Texts) -> TeacherSignal:
 def train_one(
     task: str, bits: str, arm: str, seed: int, rate: float, train: Texts, **held_out: Texts
 ) -> tuple[nn.Module, Run]:
-    train = train.at_most(SHORT[task]).take(0, EXAMPLES[task])
+    train = train.at_most(SHORT[task]).take(0, EXAMPLES[task, bits])
     teacher, student = prepared(task, bits)
     common: dict[str, Any] = {
         "training": training(task, bits, rate), "seed": seed, "arm": arm, "show": "nothing",
