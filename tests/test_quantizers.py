@@ -238,7 +238,7 @@ def test_too_few_batches_to_calibrate():
 def test_a_calibrated_scale_is_the_mean_of_the_peaks():
     some = Activations(clip=math.inf)
     student = torch.nn.Sequential(some)
-    peaks = calibrate(student, [torch.tensor([[-peak, 0.5]]) for peak in (1.0, 5.0, 3.0)], least=3)
+    peaks = calibrate(student, [torch.tensor([[-peak, 0.5]]) for peak in (1.0, 3.0, 5.0)], least=3)
     assert peaks == {"0": 3.0}
     torch.testing.assert_close(student(torch.tensor([[1.0, 9.0]])), torch.tensor([[42 * 3 / 127, 3.0]]))
 
