@@ -63,8 +63,8 @@ def compare(
         diagnosis.save(kept)
     print(diagnosis, flush=True)
     arms: dict[str, Objective | None] = {"no teacher": None, "kd T = 4 / 0.9": Objective("kd", 4.0, 0.9)}
-    for source, advice in (("rule", rule), ("pilot", diagnosis.recipe)):
-        if advice.distil:
+    for source, advice in (("rule", rule), ("pilot", diagnosis.recipe if diagnosis.pilot else None)):
+        if advice is not None and advice.distil:
             arms[f"{source}: {advice.cell} T = {advice.temperature:g} / {advice.teacher_weight:g}"] = (
                 Objective.from_recipe(advice)
             )
