@@ -99,6 +99,11 @@ class Session:
                 restore_random_state(before)
                 return self.student, finished
         self.device = device_of(self.student)
+        try:
+            self._foresee()  # before processes share the student: a pass over shapes would confuse them
+        except BaseException:
+            restore_random_state(before)
+            raise
         seed_run(self.seed)
         called = self.world.wrap(self.student)
         trained = [p for p in self.student.parameters() if p.requires_grad]
@@ -129,7 +134,6 @@ class Session:
             labels_checked=isinstance(self.teacher, Recorded) and self.teacher.checked,
         )
         try:
-            self._foresee()
             self._open()
             self._train()
             run = self._record()
@@ -148,6 +152,8 @@ class Session:
 
     def _foresee(self) -> None:
         """Refuse a step that cannot fit before anything is allocated for it."""
+        if self.world.holds_shards(self.student):
+            return
         size = min(self.training.micro_batch_size or self.training.batch_size, len(self.feed))
         feed = replace(self.feed, workers=0) if isinstance(self.feed, DatasetFeed) else self.feed
         inputs = next(feed.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed)).inputs

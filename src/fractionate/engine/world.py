@@ -39,6 +39,14 @@ class World:
         device = next(student.parameters()).device
         return nn.parallel.DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 
+    def holds_shards(self, student: nn.Module) -> bool:
+        """Whether the student came here in shards already, from an earlier training."""
+        if self.parallel != "shards":
+            return False
+        from torch.distributed.fsdp import FSDPModule
+
+        return isinstance(student, FSDPModule)
+
     def piece(self, called: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Around all but the last piece of a step: gradients are summed here before they travel."""
         if isinstance(called, nn.parallel.DistributedDataParallel) and not last:
