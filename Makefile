@@ -18,7 +18,7 @@ check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(MAKE) test
 
-BENCHES := losses compact_losses engine spectrum store cached study superfeatures
+BENCHES := losses compact_losses engine engine_options spectrum store cached study superfeatures
 LONG    := kill store_faults store_writers store_vocabulary planted regret seeded_bugs
 
 bench: $(STAMP)           ## ratios against peers and limits, minutes each; `make bench-long` takes hours
