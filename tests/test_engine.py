@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from functools import cache
@@ -109,6 +110,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched():
     bad = Examples(inputs[:32], train.labels[:32])
     with pytest.raises(NumericsError, match=r"step 0, from 1 of its rows(.|\n)*examples 17"):
         distill(student, bad, training=FAST)
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+class Rooted(nn.Module):
+    """Finite logits whose gradient is not: the root of 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, inputs):
+        return (self.body(inputs).relu() * 0.0).sqrt()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(clip_norm):
+    train, _, _ = digits()
+    student = Rooted()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(NumericsError, match="the gradient is not finite at step 0.*though the loss is"):
+        distill(student, train, training=dataclasses.replace(FAST, clip_norm=clip_norm))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 

@@ -104,3 +104,5 @@ def test_what_a_model_needs():
     assert found["student_parameters"] == 64 * 32 + 32 + 32 * 10 + 10
     assert found["student_megabytes"] == pytest.approx(found["student_parameters"] * 4e-6)
     assert found["student_latency_ms"] > 0
+    # the widest moment: the hidden layer before and after its ReLU (the logits come when the first of them is gone)
+    assert found["student_forward_megabytes"] == pytest.approx(2 * 32 * 4e-6)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from fractionate import Objective, TeacherSignal
 from fractionate.engine import distill
-from fractionate.engine.council import ask, mix
+from fractionate.engine.council import Together, ask, mix
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import Training
 from test_engine import FAST, digits, mlp, same, teacher_signal
@@ -211,6 +211,29 @@ def test_several_teachers_as_one():
         mix([first, TeacherSignal(second.logits[:, :9], train.labels.clamp(max=8))])
     with pytest.raises(MismatchError, match="different labels"):
         mix([first, TeacherSignal(second.logits, train.labels.roll(1))])
+
+
+def test_several_living_teachers_as_one():
+    train, _, _ = digits()
+    models = [mlp(1), mlp(2)]
+    first, second = (ask(model, train) for model in models)
+    heard = ask(Together(models, [1, 3]), train)
+    torch.testing.assert_close(heard.probabilities, mix([first, second], [1, 3]).probabilities, atol=1e-6, rtol=1e-5)
+    brighter = Together(models, route=lambda inputs: (inputs.mean(1) > 0.3).long())
+    route = (train.inputs.mean(1) > 0.3).long()
+    assert 0 < int(route.sum()) < len(route)
+    expected = mix([first, second], route=route).probabilities
+    torch.testing.assert_close(ask(brighter, train).probabilities, expected, atol=1e-6, rtol=1e-5)
+    # on noisy pictures both see what the student sees, and neither learns
+    before = copy.deepcopy(brighter.state_dict())
+    _, run = distill(mlp(), Pictures(train), brighter, training=Training(steps=5))
+    assert run.contract is not None and run.contract.cell == "kd"
+    assert all(torch.equal(before[name], value) for name, value in brighter.state_dict().items())
+    for wrong in ({"weights": [1.0]}, {"weights": [-1.0, 2.0]}, {"weights": [1, 1], "route": brighter.route}):
+        with pytest.raises(ConfigError, match="cannot be asked together"):
+            Together(models, **wrong)
+    with pytest.raises(MismatchError, match="different classes"):
+        Together([mlp(), nn.Linear(64, 9)])(train.inputs[:2])
 
 
 @pytest.mark.slow

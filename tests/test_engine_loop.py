@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -109,6 +111,19 @@ def test_the_average_is_the_running_average():
         for name, value in state.items():
             expected[name] = decay * expected[name] + (1 - decay) * value
     assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in ours.state_dict().items())
+
+
+def test_the_last_weights_lie_beside_the_best(tmp_path):
+    train, validation, _ = digits()
+    wild = Training(steps=60, batch_size=32, learning_rate=0.05, schedule="constant", evaluate_every=3)
+    last, _ = distill(mlp(), train, training=wild, validation=validation)
+    best, run = distill(
+        mlp(), train, training=dataclasses.replace(wild, keep="best"), validation=validation, out=tmp_path
+    )
+    assert run.settings["best_step"] < run.steps, "a wild training whose last look is its best tests nothing"
+    kept = {name: load_file(tmp_path / f"{name}.safetensors") for name in ("student", "last")}
+    assert all(torch.equal(value, kept["student"][name]) for name, value in best.state_dict().items())
+    assert all(torch.equal(value, kept["last"][name]) for name, value in last.state_dict().items())
 
 
 def test_the_best_weights_are_kept_and_patience_ends():

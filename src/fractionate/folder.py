@@ -1,7 +1,8 @@
 """The folder of a run: what is kept in it, whose run it is, and how it is read back.
 
 `metrics.jsonl` grows, `checkpoints/` holds the newest two while the run lasts, `student.safetensors` and then `run.json` are
-written at the end: a folder with `run.json` is a finished run.
+written at the end: a folder with `run.json` is a finished run. Where the best weights became the student, the last are in
+`last.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fractionate.errors import DamagedError, MismatchError
 from fractionate.records import Run
 
 STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
+LAST = "last.safetensors"
 TRAINING_ONLY = "training_only"  # a child of this name is in checkpoints, not in what is handed over
 Asked = dict[str, str | float | int | bool | None]
 
@@ -70,6 +72,10 @@ class Folder:
         apart = {name: t for name, t in student.state_dict().items() if TRAINING_ONLY in name.split(".")}
         load_weights(student, from_bytes(content, aliases) | apart, str(weights))
         return run
+
+    def keep_last(self, weights: Mapping[str, Tensor]) -> None:
+        """Write the last weights where the student is made of earlier, better ones."""
+        write_file(self.path / LAST, to_bytes(weights)[0])
 
     def finish(self, run: Run, weights: Mapping[str, Tensor]) -> Run:
         """Write the student, then the record; drop the checkpoints. Gives the record as it was written."""

@@ -17,11 +17,10 @@ Head = int | str | Callable[[Any], Tensor] | None  # where the logits are in wha
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """The model on a batch: a mapping as keyword arguments, a tuple as positional ones, anything else as it is."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
     if isinstance(inputs, (tuple, list)):
         return model(*inputs)
-    return model(inputs)
+    # a tensor is asked for first: whether something is a mapping takes a microsecond to tell
+    return model(**inputs) if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping) else model(inputs)
 
 
 def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
@@ -31,19 +30,20 @@ def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
     Raises `MismatchError` where no floating-point tensor is found.
     """
     found: Any = output
-    if callable(head):
+    if head is None and isinstance(output, Tensor):
+        pass
+    elif callable(head):
         found = head(output)
     elif isinstance(head, int):
         found = output[head]
     elif isinstance(head, str):
         found = output[head] if isinstance(output, Mapping) else getattr(output, head, None)
-    elif not isinstance(output, Tensor):
-        if getattr(output, "logits", None) is not None:
-            found = output.logits
-        elif isinstance(output, Mapping):
-            found = output.get("logits", output.get("out"))
-        elif isinstance(output, (tuple, list)) and output:
-            found = output[0]
+    elif getattr(output, "logits", None) is not None:
+        found = output.logits
+    elif isinstance(output, Mapping):
+        found = output.get("logits", output.get("out"))
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
     if not isinstance(found, Tensor):
         names = list(output) if isinstance(output, Mapping) else type(output).__name__
         raise MismatchError(

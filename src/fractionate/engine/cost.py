@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fractionate.engine.council import asking
 from fractionate.engine.feed import moved
+from fractionate.engine.memory import LivingBytes
 from fractionate.outputs import call, device_of
 
 
 def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats: int = 15) -> dict[str, float]:
-    """Parameters, megabytes of weights and buffers, and the median latency in ms of a forward pass on `inputs` (one batch).
+    """Parameters, megabytes of weights and buffers, and what a forward pass on `inputs` (one batch) takes.
 
-    On CUDA also the megabytes a forward pass takes beside the weights. Keys start with `name`. Evaluation mode, no graph.
+    That is its median latency in ms, and the megabytes beside the weights: the peak of what CUDA's allocator gives out,
+    elsewhere of the tensors alive at once (what kernels take for themselves is not seen there). Keys start with `name`.
+    Evaluation mode, no graph.
     """
-    held = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
+    weights = (*model.parameters(), *model.buffers())
+    held = {t.data_ptr(): t.numel() * t.element_size() for t in weights}
     device = device_of(model)
     inputs = moved(inputs, device)
     on_cuda = device.type == "cuda"
@@ -36,11 +41,18 @@ def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats:
             if on_cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
+        peak = torch.cuda.max_memory_allocated() - before if on_cuda else _peak(model, inputs, weights)
     found = {
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "megabytes": sum(held.values()) / 1e6,
         "latency_ms": statistics.median(times) * 1e3,
+        "forward_megabytes": peak / 1e6,
     }
-    if on_cuda:
-        found["forward_megabytes"] = (torch.cuda.max_memory_allocated() - before) / 1e6
     return {f"{name}_{key}": value for key, value in found.items()}
+
+
+def _peak(model: nn.Module, inputs: Any, weights: Sequence[Tensor]) -> int:
+    with LivingBytes(weights) as living:
+        output = call(model, inputs)
+    del output
+    return int(living.peak)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -338,3 +338,52 @@ def mix(
     return TeacherSignal(
         mixed.to(first.logits.dtype), first.labels, first.class_relation, temperature=first.temperature
     )
+
+
+class Together(nn.Module):
+    """Several living teachers as one model, for data that look different in every epoch; `mix` does it for signals.
+
+    Logits = log Σ_i w_i softmax(logits_i), as in `mix`. `weights` are one number a teacher; `route` is called with the inputs
+    and names the one teacher to follow for each example. Each teacher's output is read as `distill` reads it (`heads` where
+    that is not enough). Raises `ConfigError` for weights that cannot be meant and `MismatchError` where the teachers' logits
+    differ in shape.
+    """
+
+    log_share: Tensor
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        weights: Sequence[float] | None = None,
+        *,
+        route: Callable[[Any], Int[Tensor, "examples"]] | None = None,
+        heads: Sequence[Head] = (),
+    ) -> None:
+        super().__init__()
+        given = [1.0] * len(models) if weights is None else list(weights)
+        usable = len(given) == len(models) > 0 and min(given) >= 0 and 0 < sum(given) < float("inf")
+        if not usable or (route is not None and weights is not None):
+            raise ConfigError(
+                "these teachers cannot be asked together",
+                expected="at least one model, a weight of at least 0 for each or none at all, and not both weights and a route",
+                got=f"{len(models)} models, weights {weights}{', a route' if route is not None else ''}",
+            )
+        self.models = nn.ModuleList(models)
+        self.heads = tuple(heads) or (None,) * len(models)
+        self.route = route
+        self.register_buffer("log_share", (torch.tensor(given, dtype=torch.float64) / sum(given)).log().float())
+
+    def forward(self, *positional: Any, **named: Any) -> Float[Tensor, "*rows classes"]:
+        """The mixed logits."""
+        said = [
+            torch.log_softmax(logits_of(model(*positional, **named), head).float(), dim=-1)
+            for model, head in zip(self.models, self.heads, strict=True)
+        ]
+        shapes = {tuple(each.shape) for each in said}
+        if len(shapes) > 1:
+            raise MismatchError("the teachers speak of different classes", got=" and ".join(map(str, sorted(shapes))))
+        log_p = torch.stack(said)  # teachers, rows, classes
+        if self.route is None:
+            return torch.logsumexp(log_p + self.log_share.view(-1, *[1] * (log_p.ndim - 1)), dim=0)
+        chosen = self.route(positional[0] if positional else named).to(log_p.device)
+        return log_p[chosen, torch.arange(len(chosen), device=log_p.device)]

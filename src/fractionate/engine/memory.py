@@ -1,8 +1,9 @@
-"""How much memory a step will take, told from a forward pass without numbers, and whether the machine has it."""
+"""How much memory a step will take, told from a pass without numbers, and whether the machine has it."""
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
 
 from fractionate.engine.feed import moved
 from fractionate.errors import ResourceError
@@ -25,16 +28,12 @@ LOGIT_COPIES = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes a training adds to what the process holds already."""
+    """Bytes a training adds to what the process holds already: the peak, and what it is mostly made of."""
 
     weights_bytes: int  # gradients, the optimiser's state, averages
     kept_bytes: int  # what the forward pass of one piece keeps for the backward pass
     logits_bytes: int  # what the loss needs
-
-    @property
-    def total_bytes(self) -> int:
-        """The sum: activations go as gradients come, but allocators seldom give the memory of one to the other (measured)."""
-        return self.weights_bytes + self.kept_bytes + self.logits_bytes
+    total_bytes: int  # the most that is alive at one moment; less than the sum where activations go as gradients come
 
     def __str__(self) -> str:
         parts = (
@@ -56,47 +55,84 @@ def foresee(
     head: Head = None,
     copies: int = 0,
 ) -> Forecast | None:
-    """What a step on these inputs will take, from a pass over tensors that have a shape and no numbers.
+    """What a step on these inputs will take: forward and backward pass over tensors that have a shape and no numbers.
 
-    Nothing is allocated and nothing drawn. `learns_from` is "labels" or "teacher"; `copies` counts further sets of the weights
-    (a running average, the best so far).
+    Every storage is counted from its birth to its death, so the peak is that of the step itself; what kernels take for
+    themselves and what the allocator does not give back is not in it. Nothing is allocated and nothing drawn.
+    `learns_from` is "labels" or "teacher"; `copies` counts further sets of the weights (a running average, the best so far).
     None where the model needs the numbers themselves to know its shapes.
     """
     meta = torch.device("meta")
     held = {name: torch.empty_like(t, device=meta) for name, t in student.state_dict(keep_vars=True).items()}
     for name, parameter in student.named_parameters():
         held[name] = torch.empty_like(parameter, device=meta).requires_grad_(parameter.requires_grad)
-    own = {t.untyped_storage()._cdata for t in held.values()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # a storage that dies may leave its place to the next
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
+    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+    states = (OPTIMIZER_COPIES[training.optimizer] + copies) * trained
+    living = LivingBytes(held.values())
     try:
-        with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            logits = logits_of(_run(student, held, moved(inputs, meta)), head)
+        with torch.random.fork_rng(devices=[]), living:
+            batch = _anew(moved(inputs, meta))
+            kept, logits = torch.func.functional_call(
+                _Stepping(student, living, head, LOGIT_COPIES[learns_from]),
+                {f"student.{name}": t for name, t in held.items()},
+                (batch,),
+            )
     except Exception:  # any model may read numbers in any way; then there is no forecast, and torch says what it needs
         return None
-    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
-    sets = 1 + OPTIMIZER_COPIES[training.optimizer] + copies
-    return Forecast(sets * trained, sum(kept.values()), LOGIT_COPIES[learns_from] * logits.numel() * 4)
+    return Forecast(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + living.peak)
 
 
-def _run(student: nn.Module, held: dict[str, Tensor], inputs: Any) -> Any:
-    class Called(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = student
+class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within this, counts the bytes of all tensors that are alive, but for those that were there before: `now` and `peak`."""
 
-        def forward(self, given: Any) -> Any:
-            return call(self.inner, given)
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known = {t.untyped_storage()._cdata for t in before}
 
-    return torch.func.functional_call(Called(), {f"inner.{name}": t for name, t in held.items()}, (inputs,))
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        made = function(*arguments, **(named or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._known:
+            return
+        self._known.add(place)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self.now -= size
+
+
+class _Stepping(nn.Module):
+    """Forward and backward pass in one call: what is recomputed in the backward pass needs the shapeless weights as well."""
+
+    def __init__(self, student: nn.Module, living: LivingBytes, head: Head, logit_copies: int) -> None:
+        super().__init__()
+        self.student, self.living, self.head, self.logit_copies = student, living, head, logit_copies
+
+    def forward(self, batch: Any) -> tuple[int, int]:
+        """Bytes kept for the backward pass, and numbers of logits in bytes of float32."""
+        output = call(self.student, batch)
+        logits = logits_of(output, self.head)
+        kept = self.living.now - logits.untyped_storage().nbytes()
+        in_loss = [torch.empty_like(logits, dtype=torch.float32) for _ in range(self.logit_copies - 2)]
+        gradient = torch.empty_like(logits)
+        del in_loss
+        logits.backward(gradient)  # type: ignore[no-untyped-call]
+        return kept, 4 * logits.numel()
+
+
+def _anew(inputs: Any) -> Any:
+    """Tensors of the same shapes, as a batch is made in every step."""
+    return tree_map(lambda part: torch.empty_like(part) if isinstance(part, Tensor) else part, inputs)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -192,10 +193,10 @@ class Session:
         if look is None and (self.training.patience is not None or self.training.keep == "best"):
             look = -(-len(self.feed) // self.training.batch_size)
         saved = time.monotonic()
-        # two walks over one plan: what to fetch ahead, and what to do with it
-        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in self._plan() for p in step.pieces)
+        ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
+        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
         fetched = self.feed.batches(wanted, self.seed)
-        for step in self._plan():
+        for step in plan:
             if self.standing.ended:
                 break
             pieces = [(next(fetched).to(self.device), piece is not None) for piece in step.pieces]
@@ -237,7 +238,7 @@ class Session:
         now.step += 1
         now.loss_steps += 1
         now.loss_sum += taken.loss
-        now.seen += len(step.index)
+        now.seen += step.index.shape[0]
         now.order = xxhash.xxh3_64_hexdigest(now.order.encode() + step.index.numpy().tobytes())
         loss = None
         if row_due:
@@ -287,6 +288,9 @@ class Session:
         """Choose the weights, measure them, and say what was done."""
         now = self.standing
         if self.parts.best:
+            last = self.world.whole(self._measured().state_dict()) if now.best_step != now.step else {}
+            if self.folder is not None and last and self.world.rank == 0:
+                self.folder.keep_last(last)
             self.student.load_state_dict(self.world.like(self.parts.best, self.student.state_dict()))
         elif self.parts.average is not None:
             self.student.load_state_dict(self._measured().state_dict())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +60,30 @@ class Taken:
     also: tuple[float, ...]
 
 
+class TypedErrors:
+    """What torch says about too little memory and too small batches, said so that it can be acted on."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare: one object serves every step."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, (RuntimeError, ValueError, MemoryError)):
+            return
+        text = str(error)
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+        if short:
+            raise ResourceError(
+                f"out of memory: {text.splitlines()[0][:200] if text else 'the machine has no more'}",
+                fix="set micro_batch_size: the step stays the same, in smaller pieces",
+            ) from error
+        if "Expected more than 1 value per channel" in text:
+            raise ConfigError(
+                "batch normalisation met a batch of one example",
+                expected="at least two examples in every batch and piece",
+                fix="choose a batch_size (or micro_batch_size) that leaves no remainder of one",
+            ) from error
+
+
 @dataclass(kw_only=True, eq=False)
 class Stepper:
     """All that a step reads: the called student, who teaches it what, and how the gradient is used."""
@@ -79,8 +101,13 @@ class Stepper:
     world: World
     trained: list[Tensor]
     labels_checked: bool = False  # all of them are known to be classes of the student
+    errors: ClassVar[TypedErrors] = TypedErrors()
 
     def __post_init__(self) -> None:
+        kinds = {(p.device, p.dtype) for p in self.trained}
+        alike = len(kinds) == 1 and self.world.parallel == "copies"
+        self._scale = torch.ones((), device=self.trained[0].device) if alike else None
+        self._found = torch.zeros((), device=self.trained[0].device)
         if self.objective is not None:
             check_coupling(self.objective, self.training, self.world)
 
@@ -97,7 +124,7 @@ class Stepper:
         seen: list[tuple[Batch, Tensor, Tensor | None]] = []
         rescaled = None
         for number, (batch, real) in enumerate(pieces, 1):
-            with self.world.piece(self.called, last=number == len(pieces)), typed_errors():
+            with self.world.piece(self.called, last=number == len(pieces)), self.errors:
                 row_losses, place, logits, signal = self._losses(batch)
                 loss = self._reduced(row_losses, batch, place, total if real else 0.0)
                 scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)
@@ -105,7 +132,7 @@ class Stepper:
             losses.append(loss.detach())
             if real:
                 seen.append((batch, row_losses, place))
-        if describe and isinstance(self.objective, Objective) and signal is not None and len(logits):
+        if describe and isinstance(self.objective, Objective) and signal is not None and logits.shape[0]:
             few = torch.arange(min(len(logits), max(1, DESCRIBED_NUMBERS // logits.shape[-1])), device=logits.device)
             factors = rescaling(logits.detach()[: len(few)], signal.take(few), self.objective)
             deviation, mean = torch.std_mean(factors, correction=0)
@@ -118,14 +145,14 @@ class Stepper:
         if self.weights is not None:
             at = batch.index if place is None else batch.index[place.cpu()]
             losses = losses * self.weights[at.to(self.weights.device)]
-        elif 0 < len(losses) == total and self.world.size == 1:
+        elif 0 < losses.shape[0] == total and self.world.size == 1:
             return losses.mean()
         # a process's gradient is averaged over all processes: their number undoes that
         return losses.sum() * (self.world.size / total if total else 0.0)
 
     def _count(self, batch: Batch) -> float:
         if batch.complete and self.weights is None:
-            return float(len(batch.labels))
+            return float(batch.labels.shape[0])
         labels = batch.labels[:, 1:] if self.predicts_next else batch.labels
         valid = labels != IGNORED
         if self.weights is None:
@@ -151,7 +178,7 @@ class Stepper:
         if not self.labels_checked:
             # an objective that is called with hidden states knows the classes itself
             check_classes(batch, labels, place, getattr(self.objective, "classes", logits.shape[-1]))
-        if self.teacher is None or not len(labels):  # a batch in which nothing counts asks nobody
+        if self.teacher is None or not labels.shape[0]:  # a batch in which nothing counts asks nobody
             losses = functional.cross_entropy(logits.float(), labels, reduction="none")
         else:
             assert self.objective is not None
@@ -162,6 +189,11 @@ class Stepper:
             losses = losses + term(output, batch, whole)  # type: ignore[arg-type]
         return losses, place, logits, signal
 
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of all gradients as one vector: torch's get_total_norm in fewer calls."""
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return self.world.whole({"norm": norm})["norm"] if self.world.parallel == "shards" else norm
+
     def _update(self, loss: Tensor, seen: list[tuple[Batch, Tensor, Tensor | None]], step: int) -> float:
         """Step the optimiser; the loss over all processes."""
         optimizer, scaler = self.parts.optimizer, self.parts.scaler
@@ -169,17 +201,21 @@ class Stepper:
             scaler.unscale_(optimizer)
         trained = self.trained
         gradients = [p.grad for p in trained if p.grad is not None]
-        # torch's get_total_norm in fewer calls: this one is made in every step
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self.world.parallel == "shards":
-            norm = self.world.whole({"norm": norm})["norm"]
         value = self.world.total(float(loss) / self.world.size)[0]
+        norm, finite = None, math.isfinite(value)
         # in float16 an infinite gradient is no fault: the scale was too large, the step is left out and the scale halved
-        finite = math.isfinite(value) and (scaler is not None or math.isfinite(float(norm)))
+        if scaler is None and self.training.clip_norm is None and self._scale is not None:
+            # half as dear as the norm: the one pass that loss scales are checked by, here by a scale of 1
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found.zero_(), self._scale)
+            finite = finite and not bool(self._found)
+        elif scaler is None or self.training.clip_norm is not None:
+            norm = self._norm(gradients)
+            finite = finite and (scaler is not None or math.isfinite(float(norm)))
         if not finite:
+            norm = self._norm(gradients)
             forget(trained)
             raise _not_finite(seen, float(norm), step)
-        if self.training.clip_norm is not None:
+        if norm is not None and self.training.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, self.training.clip_norm, norm)
         if scaler is not None:
             scaler.step(optimizer)
@@ -221,28 +257,6 @@ def check_classes(batch: Batch, labels: Int[Tensor, "rows"], place: Tensor | Non
             got=f"{int(labels[wrong[0]])} at example {found[0]}; examples {', '.join(map(str, found[:8]))}",
             fix="check the label map and the student's number of outputs",
         )
-
-
-@contextmanager
-def typed_errors() -> Iterator[None]:
-    """What torch says about too little memory and too small batches, said so that it can be acted on."""
-    try:
-        yield
-    except (RuntimeError, ValueError, MemoryError) as error:
-        text = str(error)
-        short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
-        if short:
-            raise ResourceError(
-                f"out of memory: {text.splitlines()[0][:200] if text else 'the machine has no more'}",
-                fix="set micro_batch_size: the step stays the same, in smaller pieces",
-            ) from error
-        if "Expected more than 1 value per channel" in text:
-            raise ConfigError(
-                "batch normalisation met a batch of one example",
-                expected="at least two examples in every batch and piece",
-                fix="choose a batch_size (or micro_batch_size) that leaves no remainder of one",
-            ) from error
-        raise
 
 
 def forget(trained: list[Tensor]) -> None:
