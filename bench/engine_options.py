@@ -10,6 +10,7 @@ parameters that goes on, and the growth of memory, files and threads over 2,000 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
@@ -27,6 +28,7 @@ from fractionate.engine import distill
 from fractionate.engine.memory import foresee
 from fractionate.engine.recompute import recomputed
 from fractionate.records import Training
+from fractionate.sources.examples import Examples
 
 STEPS = 4
 SHORT = Training(steps=STEPS, batch_size=16, learning_rate=1e-3)
@@ -161,6 +163,40 @@ def growth() -> str:
     )
 
 
+def studies(warm: int = 5, many: int = 50) -> str:
+    """Memory, files, threads, shared memory and temporary files after some studies, and after fifty more."""
+    from fractionate.study import dissect
+    from fractionate.teacher import TeacherSignal
+
+    inputs, labels = torch.randn(256, 64), torch.arange(256) % 10
+    examples, signal = Examples(inputs, labels), TeacherSignal(torch.randn(256, 10), labels)
+
+    def held() -> tuple[int, ...]:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        left = (Path("/proc/self/fd"), Path("/dev/shm"), Path(tempfile.gettempdir()))
+        return pages * os.sysconf("SC_PAGE_SIZE"), *(len(list(p.iterdir())) for p in left), threading.active_count()
+
+    def one(out: str) -> None:
+        dissect(
+            lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), examples, signal,
+            cells=("hard", "kd", "kd-pt"), seeds=3, training=Training(steps=20, batch_size=32), test=examples,
+            out=out, progress="off",
+        )  # fmt: skip
+
+    for _ in range(warm):
+        with tempfile.TemporaryDirectory() as folder:
+            one(folder)
+    early = held()
+    for _ in range(many):
+        with tempfile.TemporaryDirectory() as folder:
+            one(folder)
+    late = held()
+    rest = ("files open", "in shared memory", "temporary files", "threads")
+    told = ", ".join(f"{name} {a} → {b}" for name, a, b in zip(rest, early[1:], late[1:], strict=True))
+    return f"memory {early[0] / 2**20:.1f} → {late[0] / 2**20:.1f} MiB ({100 * (late[0] / early[0] - 1):+.2f} %), {told}"
+
+
 def main() -> None:
     """Print all of it."""
     parser = argparse.ArgumentParser()
@@ -173,7 +209,8 @@ def main() -> None:
         "medians of interleaved repeats. An encoder of 6 layers of 192, 96 tokens, batch 16.", "",
         *options(repeats), "",
         f"**Resume** (25M parameters, AdamW): {resume()}.", "",
-        f"**Growth** over 2,000 steps: {growth()}.",
+        f"**Growth** over 2,000 steps: {growth()}.", "",
+        f"**Growth** over 50 studies of 9 students, after 5: {studies()}.",
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"
     (Path(__file__).parent / "results" / "engine_options.md").write_text(text, encoding="utf-8")

@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(clip
     train, _, _ = digits()
     student = Rooted()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    with pytest.raises(NumericsError, match="the gradient is not finite at step 0.*though the loss is"):
+    with pytest.raises(NumericsError, match=r"the gradient is not finite at step 0.*though the loss is"):
         distill(student, train, training=dataclasses.replace(FAST, clip_norm=clip_norm))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 

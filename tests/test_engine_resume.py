@@ -85,6 +85,40 @@ def test_a_signal_saves_and_stops(undisturbed, tmp_path, number, code):
     assert step > 0 and not (tmp_path / RUN).exists()
 
 
+def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(undisturbed, tmp_path):
+    """The look is taken anew when the run goes on, and all is as if nobody had disturbed it."""
+    _, (train, validation, said), _ = undisturbed
+    training = dataclasses.replace(TRAINING, steps=20, evaluate_every=10, keep="best")
+
+    class Slow(torch.utils.data.Dataset):
+        """Validation data that send a signal on their way."""
+
+        def __init__(self, at: int | None) -> None:
+            self.at, self.asked = at, 0
+
+        def __len__(self) -> int:
+            return len(validation)
+
+        def __getitem__(self, place: int):
+            self.asked += 1
+            if self.asked == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return validation.inputs[place], int(validation.labels[place])
+
+    def run(name: str, at: int | None) -> None:
+        distill(student(), train, said, training=training, validation=Slow(at), out=tmp_path / name, show="nothing")
+
+    run("whole", None)
+    # in the first look, again where it is taken anew, in the second look
+    for at, step in ((1, 10), (1, 10), (len(validation) + 1, 20)):
+        with pytest.raises(StoppedError, match=f"after step {step} of 20"):
+            run("cut", at)
+        assert not (tmp_path / "cut" / RUN).exists()
+    run("cut", None)
+    for name in (STUDENT, METRICS):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     class Slow(nn.Module):
         def __init__(self) -> None:

@@ -10,12 +10,57 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from jaxtyping import Int
+from torch import Tensor
+
+from fractionate.engine.feed import Batch, Feed, Plan
+
 
 @dataclass
 class Notice:
     """The signal that asked to stop, 0 while none has."""
 
     number: int = 0
+
+
+class InterruptedLook(Exception):  # noqa: N818 (nothing went wrong)
+    """A look at validation data was left for a signal; it is taken anew when the run goes on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A feed that is left between two batches once a signal has come: a look may take longer than one has to stop."""
+
+    feed: Feed
+    notice: Notice
+
+    @property
+    def name(self) -> str:
+        """The feed's."""
+        return self.feed.name
+
+    @property
+    def labels(self) -> Int[Tensor, "examples"] | None:
+        """The feed's."""
+        return self.feed.labels
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The feed's."""
+        return self.feed.order(batch_size, seed, epoch)
+
+    def fingerprint(self) -> str:
+        """The feed's."""
+        return self.feed.fingerprint()
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The feed's. Raises `InterruptedLook` after a signal."""
+        for batch in self.feed.batches(plan, seed):
+            if self.notice.number:
+                raise InterruptedLook
+            yield batch
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 import xxhash
@@ -20,7 +20,7 @@ from fractionate.engine.cost import measure_cost
 from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
 from fractionate.engine.evaluation import evaluate
 from fractionate.engine.feed import DatasetFeed, Feed
-from fractionate.engine.interrupt import Notice
+from fractionate.engine.interrupt import InterruptedLook, Notice, Watched
 from fractionate.engine.memory import check_memory, foresee
 from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
@@ -192,6 +192,10 @@ class Session:
         look = self.training.evaluate_every
         if look is None and (self.training.patience is not None or self.training.keep == "best"):
             look = -(-len(self.feed) // self.training.batch_size)
+        if self.standing.look_due:  # a signal came within it
+            self._look()
+            if self.standing.look_due:
+                self._stop()
         saved = time.monotonic()
         ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
         wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
@@ -215,17 +219,25 @@ class Session:
             self._note(step, taken, rate, row_due=row_due)
             if self.validation is not None and look and (number % look == 0 or number == self.steps):
                 self._look()
+                stop = stop or self.standing.look_due
             if self.save_every_steps and self.standing.step % self.save_every_steps == 0:
                 due = True
-            if self.folder is not None and (due or stop) and self.standing.step < self.steps:
+            if (
+                self.folder is not None
+                and (due or stop)
+                and (self.standing.step < self.steps or self.standing.look_due)
+            ):
                 self._save()
                 saved = time.monotonic()
             if stop:
-                raise StoppedError(
-                    f"stopped by a signal after step {self.standing.step} of {self.steps}",
-                    number=self.notice.number or 15,
-                    fix="run the same command again to go on",
-                )
+                self._stop()
+
+    def _stop(self) -> NoReturn:
+        raise StoppedError(
+            f"stopped by a signal after step {self.standing.step} of {self.steps}",
+            number=self.notice.number or 15,
+            fix="run the same command again to go on",
+        )
 
     def _plan(self) -> Iterator[Portion]:
         return portions(
@@ -252,7 +264,15 @@ class Session:
 
     def _look(self) -> None:
         """Measure on the validation data; keep the best weights; end where patience has run out."""
-        now, scores = self.standing, self._measure(self.validation)
+        assert self.validation is not None
+        now, (feed, signal) = self.standing, self.validation
+        now.look_due = True
+        try:
+            # processes that look apart cannot agree to stop in between
+            scores = self._measure((Watched(feed, self.notice), signal) if self.world.size == 1 else self.validation)
+        except InterruptedLook:
+            return
+        now.look_due = False
         assert scores is not None
         self.ledger.write({"step": now.step, "validation": asdict(scores)})
         now.looks_without_better += 1

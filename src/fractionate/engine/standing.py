@@ -40,6 +40,7 @@ class Standing:
     looks_without_better: int = 0
     best_step: int | None = None
     best: dict[str, Any] | None = None  # the validation scores of the best look
+    look_due: bool = False  # at this step, and not yet taken
     ended: bool = False  # by patience, before the last step
 
     def better(self, scores: Scores) -> bool:
