@@ -27,6 +27,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.page import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
+from fractionate.registry import names_code
 from fractionate.sources.bundled import Parts, data_sets
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
@@ -44,10 +45,10 @@ def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust:
     """A run file with every name looked up in its registry; all errors at once (`config.load_run`)."""
 
     def bundled(lookup: Callable[[str], object]) -> Callable[[str], object]:
-        return lambda name: None if ":" in name else lookup(name)
+        return lambda name: None if names_code(name) else lookup(name)
 
     lookups = {
-        "data.source": bundled(data_sets.factory),
+        "data.source": bundled(data_sets.check),
         "teacher.model": bundled(lambda name: models[name]),
         "student.model": bundled(lambda name: models[name]),
         "objective.cell": as_cell,
@@ -253,6 +254,8 @@ class Chain:
         )
         # the signal was stored: the teacher itself has not run beside the student yet
         made = replace(made, cost=made.cost | measure_cost(self.teacher, self.parts.test.inputs[:1], name="teacher"))
+        if self.parts.encoding is not None:
+            self.parts.encoding.save(self.out / "student" / "data.json")
         made.save(kept)
         return made
 

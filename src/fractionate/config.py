@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fractionate.errors import ConfigError
-from fractionate.registry import nearest
+from fractionate.registry import names_code, nearest
 
 MOST_NODES = 10_000  # a run file is a page; more is an accident or an attack (alias bombs)
 MOST_DEEP = 20
@@ -197,7 +197,7 @@ def load_run(
                 faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected}"))
     for key in CODE_KEYS:
         for place, name in _names(tree, tuple(key.split("."))):
-            if ":" not in name:
+            if not names_code(name):
                 continue
             module = name.partition(":")[0]
             if key not in typed and not any(module == t or module.startswith(f"{t}.") for t in trust):

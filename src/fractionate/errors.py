@@ -85,3 +85,9 @@ class StoppedError(FractionateError):
     def __init__(self, what: str, *, number: int, fix: str | None = None) -> None:
         super().__init__(what, fix=fix)
         self.exit_code = 128 + number
+
+
+def printable(text: str, length: int = 80) -> str:
+    """Foreign text for a message: no control characters, no change of direction, cut to a length."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
+    return clean if len(clean) <= length else clean[: length - 1] + "…"

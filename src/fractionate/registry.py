@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -46,6 +47,11 @@ def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
             fix="write for example ls(0.1)",
         ) from error
     return name.strip(), arguments, keywords
+
+
+def names_code(name: str) -> bool:
+    """Whether a name is `package.module:function`. A colon among arguments (`table('a:b.csv')`) is none of that."""
+    return ":" in name.partition("(")[0]
 
 
 class Registry(Mapping[str, Part]):
@@ -90,6 +96,14 @@ class Registry(Mapping[str, Part]):
                 fix=f"did you mean {near!r}?" if near else None,
             )
         return self._factories[name]
+
+    def check(self, text: str) -> None:
+        """Raise what `self[text]` raises for an unknown name or arguments that are not taken, without making the part."""
+        name, arguments, keywords = parse_call(text)
+        try:
+            inspect.signature(self.factory(name)).bind(*arguments, **keywords)
+        except TypeError as error:
+            raise ConfigError(f"{self.kind} {text!r} does not take these arguments: {error}") from error
 
     def __getitem__(self, text: str) -> Part:
         name, arguments, keywords = parse_call(text)

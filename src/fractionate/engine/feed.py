@@ -24,6 +24,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.order import batches as shuffled
 from fractionate.records import Training
 from fractionate.sources.examples import Examples
+from fractionate.sources.rows import as_rows
 
 Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data) of each batch to come
 
@@ -314,6 +315,7 @@ def as_feed(data: Any, name: str = "data", *, training: Training | None = None) 
     workers = 0
     if isinstance(data, DataLoader):
         collate, workers, data = data.collate_fn or default_collate, data.num_workers, data.dataset
+    data = as_rows(data, name)
     if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         return as_stream(data, name, training, collate)
     if len(data) == 0:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
+from fractionate.budget import available_bytes, shown_bytes
 from fractionate.engine.feed import moved
 from fractionate.errors import ResourceError
 from fractionate.outputs import Head, call, logits_of
@@ -39,11 +38,7 @@ class Forecast:
         parts = (
             ("gradients and optimiser", self.weights_bytes), ("activations", self.kept_bytes), ("logits", self.logits_bytes),
         )  # fmt: skip
-        return f"{_size(self.total_bytes)} ({', '.join(f'{name} {_size(size)}' for name, size in parts)})"
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+        return f"{shown_bytes(self.total_bytes)} ({', '.join(f'{name} {shown_bytes(size)}' for name, size in parts)})"
 
 
 def foresee(
@@ -135,42 +130,6 @@ def _anew(inputs: Any) -> Any:
     return tree_map(lambda part: torch.empty_like(part) if isinstance(part, Tensor) else part, inputs)
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """What is left for this process on a device: the least of what the machine, its control group and `ulimit -v` allow."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    limits = [*_free_of_machine(), *_free_of_group(), *_free_of_process()]
-    return min(limits) if limits and device.type == "cpu" else None
-
-
-def _free_of_machine() -> Iterable[int]:
-    info = Path("/proc/meminfo")
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
-        yield int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def _free_of_group() -> Iterable[int]:
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        if most != "max":
-            yield int(most) - int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return
-
-
-def _free_of_process() -> Iterable[int]:
-    try:
-        import resource
-    except ImportError:  # no such limits on this system
-        return
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    size = Path("/proc/self/statm")
-    if most != resource.RLIM_INFINITY and size.exists():
-        yield most - int(size.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def check_memory(forecast: Forecast | None, device: torch.device) -> None:
     """Raise `ResourceError`, before anything is allocated, where a step would take more than there is."""
     free = available_bytes(device)
@@ -179,7 +138,7 @@ def check_memory(forecast: Forecast | None, device: torch.device) -> None:
     large = forecast.logits_bytes > max(forecast.kept_bytes, forecast.weights_bytes)
     raise ResourceError(
         "a step of this training does not fit into memory",
-        expected=f"at most {_size(free)}, which is free on {device}",
+        expected=f"at most {shown_bytes(free)}, which is free on {device}",
         got=str(forecast),
         fix="set micro_batch_size: the step stays the same, in smaller pieces"
         + ("; for large vocabularies see docs/sequences.md" if large else "; or recompute= to keep fewer activations"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.record import Record
 from fractionate.registry import Registry
 from fractionate.sources.examples import Examples
 
@@ -16,16 +18,19 @@ class Parts:
     """Disjoint parts of a data set, by what they are for.
 
     `transfer` is what the student learns from and the teacher is asked about, `validation` chooses settings, `test` is read
-    once, and `teaching` is what a bundled teacher is trained on (None where the teacher comes trained).
+    once, and `teaching` is what a bundled teacher is trained on (None where the teacher comes trained). `encoding` is how raw
+    data became these inputs, where that is known: it is kept beside the student, which has to be fed the same way.
     """
 
     transfer: Examples
     validation: Examples
     test: Examples
     teaching: Examples | None = None
+    encoding: Record | None = None
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{f.name} {len(p):,}" for f in fields(self) if (p := getattr(self, f.name)) is not None)
+        found = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        parts = ", ".join(f"{name} {len(part):,}" for name, part in found if isinstance(part, Examples))
         return f"Parts({self.transfer.name}: {parts})"
 
 
@@ -54,7 +59,16 @@ def split_parts(
     return Parts(made[0], made[1], made[2], made[3] if rest else None)
 
 
-data_sets: Registry[Examples] = Registry("data set", "fractionate.data_sets")
+@runtime_checkable
+class Undivided(Protocol):
+    """Data that divides itself: it has parts of its own, or becomes numbers only when it is known what students learn from."""
+
+    def parts(self, *, transfer: int | None, validation: int | None, test: int | None, seed: int) -> Parts:
+        """The parts, of the sizes asked for."""
+        ...
+
+
+data_sets: Registry[Examples | Parts | Undivided] = Registry("data set", "fractionate.data_sets")
 
 
 @data_sets.register("digits")

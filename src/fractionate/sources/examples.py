@@ -11,6 +11,7 @@ from jaxtyping import Int, Integer, Shaped
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.sources.rows import as_rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,6 +110,7 @@ def as_examples(data: Any, name: str = "data") -> Examples:
 
     Raises `MismatchError` where there are none, where items are not (input, label) and where they differ in shape.
     """
+    data = as_rows(data, name)
     if isinstance(data, Examples):
         return data
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
@@ -130,7 +132,7 @@ def as_examples(data: Any, name: str = "data") -> Examples:
         if not inputs:
             raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
         join = torch.cat if batched else torch.stack
-        return Examples(join(inputs), join(labels), name=name)
+        return Examples(join(inputs), join(labels), tuple(getattr(data, "class_names", ())), name)
     except (TypeError, RuntimeError) as error:
         raise MismatchError(
             f"{name}: items do not fit into one tensor",

@@ -63,6 +63,40 @@ def cnn(*channels: int, dropout: float = 0.0) -> Builder:
     return build
 
 
+class Bag(nn.Module):
+    """Mean of the vectors of hashed words (0: no word), then two layers. Takes whole numbers [batch, places]."""
+
+    def __init__(self, buckets: int, width: int, hidden: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(buckets + 1, width, padding_idx=0)
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        there = (words > 0).unsqueeze(-1)
+        mean = (self.vectors(words) * there).sum(1) / there.sum(1).clamp_min(1)
+        logits: torch.Tensor = self.layers(mean)
+        return logits
+
+
+@models.register("bag")
+def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: float = 0.3) -> Builder:
+    """For `texts(...)`: the mean vector of a text's hashed words and pairs, then two layers; as many buckets as `texts` has."""
+
+    def build(shape: Sequence[int], classes: int) -> nn.Module:
+        if len(shape) != 1:
+            raise MismatchError(
+                "a bag needs texts",
+                expected="inputs [places]",
+                got=str(list(shape)),
+                fix="use texts(...), or another model",
+            )
+        return Bag(buckets, width, hidden, classes, dropout)
+
+    return build
+
+
 def logit_layer(model: nn.Module) -> torch.Tensor | None:
     """The weight [classes, features] of the last linear layer, which holds the class relations; None if there is none."""
     found = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]

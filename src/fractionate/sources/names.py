@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from fractionate.errors import ConfigError
-from fractionate.registry import nearest
-from fractionate.sources.bundled import Parts, data_sets, split_parts
+from fractionate.registry import names_code, nearest
+from fractionate.sources.bundled import Parts, Undivided, data_sets, split_parts
 from fractionate.sources.examples import as_examples
 from fractionate.sources.models import Builder, models
 
@@ -49,7 +49,7 @@ def find_model(name: str) -> Builder:
 
     An own function may take both (`build(shape, classes)`), or nothing.
     """
-    if ":" not in name:
+    if not names_code(name):
         return models[name]
     function = import_function(name)
     wants = len(inspect.signature(function).parameters)
@@ -65,7 +65,9 @@ def find_model(name: str) -> Builder:
 
 def find_parts(name: str, *, transfer: int | None, validation: int | None, test: int | None, seed: int) -> Parts:
     """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
-    data = import_function(name)() if ":" in name else data_sets[name]
+    data = import_function(name)() if names_code(name) else data_sets[name]
     if isinstance(data, Parts):
         return data
+    if isinstance(data, Undivided):
+        return data.parts(transfer=transfer, validation=validation, test=test, seed=seed)
     return split_parts(as_examples(data, name), transfer=transfer, validation=validation, test=test, seed=seed)

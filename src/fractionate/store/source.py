@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from fractionate.errors import MismatchError
+from fractionate.errors import MismatchError, printable
 from fractionate.sources.examples import Examples, as_examples
+from fractionate.sources.rows import as_rows
 
 LABELS = ("labels", "label", "targets", "target", "y")
 
@@ -43,6 +44,7 @@ class Source:
             self._collate, data = data.collate_fn or default_collate, data.dataset
         if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
             data = as_examples(data, name)
+        data = as_rows(data, name)
         self.examples = data if isinstance(data, Examples) else None
         self.dataset = data
         named = getattr(data, "name", name)
@@ -142,12 +144,6 @@ class Source:
             return self._keys[places]
         found = items if items is not None else (self.item(int(place)) for place in places)
         return _keys(key(self.id(int(place)), *item) for place, item in zip(places, found, strict=True))
-
-
-def printable(text: str, length: int = 80) -> str:
-    """Foreign text for a message: no control characters, no change of direction, cut to a length."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
-    return clean if len(clean) <= length else clean[: length - 1] + "…"
 
 
 def split(item: Any, what: str) -> tuple[Any, Any]:

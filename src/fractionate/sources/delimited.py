@@ -1,0 +1,128 @@
+"""Tables as text, CSV and its kin: every record with the line it begins on, and every fault with its file and line."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fractionate.budget import require_bytes
+from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
+
+SEPARATORS = (",", ";", "\t", "|")
+MOST_COLUMNS = 100_000
+BYTES_A_BYTE = 16  # what a byte of the file takes in memory as cells, measured: 8 to 14
+SMALLER = "take fewer rows or columns, or give a Parquet file"
+
+
+@dataclass(frozen=True, eq=False)
+class Delimited:
+    """The cells of a file, column by column, without the spaces around them, and the line that each row begins on."""
+
+    file: str
+    cells: dict[str, list[str]]
+    lines: tuple[int, ...]
+
+
+def existing_file(path: Path | str) -> Path:
+    """A file that is there. Raises `ConfigError` where it is not."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no file {printable(str(path), 200)}",
+            got="a folder" if path.is_dir() else f"nothing of that name in {Path.cwd()}",
+            fix="a path is read from the folder the command runs in",
+        )
+    return path
+
+
+def read_delimited(path: Path | str, *, separator: str | None = None) -> Delimited:
+    """Read a table with a header line; quoted cells may hold separators and line ends, a byte-order mark is passed over.
+
+    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given. Empty lines
+    are left out. Raises `DamagedError` naming file and line for a row that is longer or shorter than the header, quotes that do not
+    close and bytes that are not UTF-8; `ConfigError` for a file without rows and for a name that two columns share; `ResourceError`
+    before reading, where the table would not fit into memory.
+    """
+    path = existing_file(path)
+    file = printable(str(path), 200)
+    if separator is not None and len(separator) != 1:
+        raise ConfigError("a separator is one character", expected=", ; | or a tab", got=repr(separator))
+    require_bytes(BYTES_A_BYTE * path.stat().st_size, file, fix=SMALLER)
+    records = _records(path, file, separator)
+    first = next(records, None)
+    if first is None:
+        raise ConfigError(f"{file} is empty", expected="a line of column names, then rows")
+    header = [name.strip() for name in first[1]]
+    if len(header) > MOST_COLUMNS:
+        raise ResourceError(f"{file} has {len(header):,} columns", expected=f"at most {MOST_COLUMNS:,}", fix=SMALLER)
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
+    if twice:
+        raise ConfigError(
+            f"{file}:{first[0]} columns share a name",
+            expected="a name of its own for each column, in the first line",
+            got=", ".join(repr(printable(name)) for name in twice[:10]),
+            fix="rename one, or put a line of names first",
+        )
+    columns: list[list[str]] = [[] for _ in header]
+    lines: list[int] = []
+    for line, record in records:
+        if len(record) != len(header):
+            raise DamagedError(
+                f"{file}:{line} this row does not fit the header",
+                expected=f"{len(header)} cells",
+                got=f"{len(record)} cells",
+                fix="quote the cells that hold separators; or say separator=" if len(header) == 1 else "mend this row",
+            )
+        lines.append(line)
+        for column, cell in zip(columns, record, strict=True):
+            column.append(cell.strip())
+    if not lines:
+        raise ConfigError(f"{file} has a header and no rows", expected="at least one example")
+    return Delimited(file, dict(zip(header, columns, strict=True)), tuple(lines))
+
+
+def _records(path: Path, file: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Every record that is not an empty line, with the line it begins on."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            if separator is None:
+                head = text.readline()
+                separator = max(SEPARATORS, key=head.count)  # the first of them where there are none
+                text.seek(0)
+            reader = csv.reader(text, delimiter=separator, strict=True)
+            line = 1
+            try:
+                for record in reader:
+                    if record:
+                        yield line, record
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise DamagedError(
+                    f"{file}:{line} this record cannot be read",
+                    expected='cells in quotes end with a quote, and quotes within are doubled: "a ""word"""',
+                    got=str(error),
+                    fix="mend the quotes of this record",
+                ) from error
+    except UnicodeDecodeError as error:
+        raise _not_text(path, file) from error
+    except OSError as error:
+        raise ResourceError(f"cannot read {file}: {error.strerror}", fix="check its permissions") from error
+
+
+def _not_text(path: Path, file: str) -> DamagedError:
+    """The error for bytes that are not UTF-8, with their line."""
+    whole = path.read_bytes()
+    if whole[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return DamagedError(f"{file} is UTF-16", expected="UTF-8", fix="save it again as UTF-8")
+    if whole[:2] == b"\x1f\x8b":
+        return DamagedError(f"{file} is compressed", expected="text", fix="unpack it first")
+    try:
+        whole.decode()
+    except UnicodeDecodeError as error:
+        line = whole[: error.start].count(b"\n") + 1
+        got = f"the byte 0x{whole[error.start]:02x}"
+        return DamagedError(f"{file}:{line} this is not UTF-8", got=got, fix="save it again as UTF-8")
+    return DamagedError(f"{file} changed while it was read", fix="run again")

@@ -1,0 +1,240 @@
+"""A person's own table, CSV or Parquet: divided first, made into numbers then, by what the transfer part says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fractionate.budget import require_bytes
+from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError, printable
+from fractionate.sources.bundled import Parts, data_sets, split_parts
+from fractionate.sources.columns import (
+    MISSING,
+    Cells,
+    Column,
+    Kind,
+    Labels,
+    Where,
+    make_columns,
+    make_labels,
+    told_kind,
+)
+from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, existing_file, read_delimited
+from fractionate.sources.encoding import TableEncoding
+from fractionate.sources.examples import Examples
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Table:
+    """Columns and labels as they were read, not yet numbers for a student.
+
+    `parts` divides them and encodes every part with what the transfer part says; `examples` encodes all rows with an encoding that
+    is there already.
+    """
+
+    name: str
+    label: str
+    columns: tuple[Column, ...]
+    labels: Labels
+    ids: tuple[str, ...]
+    missing: tuple[str, ...] = MISSING
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Table({self.name}: {len(self):,} × {len(self.columns)} columns, {len(self.labels.names)} classes)"
+
+    def _rows(self) -> Examples:
+        """Places of rows in the place of inputs."""
+        numbers = torch.from_numpy(self.labels.numbers)
+        return Examples(torch.arange(len(self)), numbers, self.labels.names, self.name, self.ids)
+
+    def parts(
+        self,
+        *,
+        transfer: int | None = None,
+        validation: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+    ) -> Parts:
+        """The parts, encoded: means, deviations and categories are those of the transfer part. `Parts.encoding` is the record.
+
+        Sizes as in `split_parts`. Raises `ConfigError` where the parts are larger than the table.
+        """
+        rows = split_parts(self._rows(), transfer=transfer, validation=validation, test=test, seed=seed)
+        learned = rows.transfer.inputs.numpy()
+        encoding = TableEncoding.fit(self.columns, learned, self.label, self.labels.names, self.missing)
+
+        def encoded(part: Examples) -> Examples:
+            return replace(part, inputs=encoding.encode_columns(self.columns, part.inputs.numpy()))
+
+        taught = None if rows.teaching is None else encoded(rows.teaching)
+        return Parts(encoded(rows.transfer), encoded(rows.validation), encoded(rows.test), taught, encoding)
+
+    def examples(self, encoding: TableEncoding) -> Examples:
+        """All rows, encoded as the student that the encoding lies beside was fed: for new data with labels.
+
+        Raises `MismatchError` for columns that do not fit and for labels that the student does not know.
+        """
+        places = {name: place for place, name in enumerate(encoding.class_names)}
+        unknown = [name for name in self.labels.names if name not in places]
+        if unknown:
+            raise MismatchError(
+                f"{self.name} has classes the student does not know",
+                expected=", ".join(encoding.class_names[:20]),
+                got=", ".join(unknown[:20]),
+            )
+        numbers = torch.tensor([places[name] for name in self.labels.names])[torch.from_numpy(self.labels.numbers)]
+        inputs = encoding.encode_columns(self.columns, np.arange(len(self)))
+        return Examples(inputs, numbers, encoding.class_names, self.name, self.ids)
+
+
+@data_sets.register("table")
+def table(
+    path: Path | str,
+    label: str,
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+    drop: Sequence[str] = (),
+    missing: Sequence[str] = MISSING,
+    separator: str | None = None,
+) -> Table:
+    """A CSV or Parquet file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
+
+    `label` names the column of classes, `drop` columns to leave out, `kinds` what a column holds ("number" or "category") where
+    the rule of `make_columns` would not tell it, `missing` the cells that stand for nothing. Row ids are the lines of the file.
+
+    Raises `ConfigError` for columns that cannot be learned from and labels that are no classes, `DamagedError` naming file and line
+    for a file that is no table, `ResourceError` for one that would not fit into memory, `MissingExtraError` for Parquet
+    without pyarrow.
+    """
+    drop, missing = _names(drop, "drop"), _names(missing, "missing")
+    if Path(path).suffix.lower() in (".parquet", ".pq"):
+        return arrow_table(read_parquet(path), Path(path).name, label, kinds=kinds, drop=drop, missing=missing)
+    read = read_delimited(path, separator=separator)
+    names, gone = tuple(read.cells), frozenset(missing)
+
+    def where(place: int) -> str:
+        return f"{read.file}:{read.lines[place]}"
+
+    cells: dict[str, Cells] = {
+        name: [None if cell in gone else cell for cell in read.cells.pop(name)] for name in names if name not in drop
+    }
+    ids = tuple(str(line) for line in read.lines)
+    return _made(cells, names, Path(path).name, label, ids, kinds=kinds, drop=drop, missing=missing, where=where)
+
+
+def _names(given: Sequence[str], what: str) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"{what}= takes a list", expected=f"{what}=['one', 'two']", got=repr(given))
+    return tuple(given)
+
+
+def _made(
+    cells: dict[str, Cells],
+    names: Sequence[str],
+    name: str,
+    label: str,
+    ids: tuple[str, ...],
+    *,
+    kinds: Mapping[str, Kind] | None,
+    drop: tuple[str, ...],
+    missing: tuple[str, ...],
+    where: Where,
+    unfit: Mapping[str, str] | None = None,
+) -> Table:
+    told_kind(kinds or {}, names, drop, label)
+    if label in (unfit or {}):
+        raise ConfigError(f"the label {printable(label)!r} is no class", got=(unfit or {})[label])
+    labels = make_labels(label, cells.pop(label), where=where)
+    columns = make_columns(cells, kinds or {}, where=where, unfit=unfit)
+    return Table(printable(name), label, columns, labels, ids, missing)
+
+
+def read_parquet(path: Path | str) -> Any:
+    """A Parquet file as an Arrow table. Raises `DamagedError` for what is none and `ResourceError` before reading too much."""
+    path = existing_file(path)
+    file = printable(str(path), 200)
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtraError("reading Parquet needs pyarrow", fix='pip install "fractionate[parquet]"') from error
+    try:
+        with parquet.ParquetFile(path) as opened:
+            head = opened.metadata
+            if head.num_columns > MOST_COLUMNS:
+                raise ResourceError(f"{file} has {head.num_columns:,} columns", expected=f"at most {MOST_COLUMNS:,}")
+            unfolded = sum(head.row_group(group).total_byte_size for group in range(head.num_row_groups))
+            require_bytes(max(unfolded, 0) + 24 * max(head.num_rows, 0) * head.num_columns, file, fix=SMALLER)
+            return opened.read()
+    except (ArrowException, OSError, ValueError) as error:
+        if isinstance(error, ResourceError):
+            raise
+        raise DamagedError(f"{file} cannot be read as Parquet", got=printable(str(error), 200)) from error
+
+
+def arrow_table(
+    found: Any,
+    name: str,
+    label: str,
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+    drop: tuple[str, ...] = (),
+    missing: tuple[str, ...] = MISSING,
+) -> Table:
+    """A `Table` out of an Arrow table: numbers are numbers, text and booleans categories; other types have to be dropped."""
+    from pyarrow import types
+
+    names = [str(column) for column in found.column_names]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{name}: columns share a name", got=", ".join(sorted({n for n in names if names.count(n) > 1}))
+        )
+    gone = frozenset(missing)
+    cells: dict[str, Cells] = {}
+    unfit: dict[str, str] = {}
+    for column in names:
+        if column in drop:
+            continue
+        values = found[column]
+        if types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if types.is_integer(values.type) or types.is_floating(values.type) or types.is_decimal(values.type):
+            cells[column] = _as_numbers(values)
+        elif types.is_boolean(values.type):
+            cells[column] = [None if cell is None else str(cell).lower() for cell in values.to_pylist()]
+        elif types.is_string(values.type) or types.is_large_string(values.type):
+            cells[column] = [
+                None if cell is None or cell.strip() in gone else cell.strip() for cell in values.to_pylist()
+            ]
+        else:
+            unfit[column] = printable(str(values.type))
+    if not found.num_rows:
+        raise ConfigError(f"{name} has no rows", expected="at least one example")
+    ids = tuple(str(row) for row in range(found.num_rows))
+    return _made(
+        cells,
+        names,
+        name,
+        label,
+        ids,
+        kinds=kinds,
+        drop=drop,
+        missing=missing,
+        where=lambda place: f"row {place}",
+        unfit=unfit,
+    )
+
+
+def _as_numbers(values: Any) -> NDArray[np.float64]:
+    import pyarrow
+
+    cast = values.cast(pyarrow.float64(), safe=False)
+    return np.array(cast.to_numpy(), dtype=np.float64)  # nulls become NaN

@@ -1,0 +1,258 @@
+"""A person's own texts: folders of .txt files, or a column of a table, as hashed words or by a tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fractionate.budget import require_bytes
+from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, printable
+from fractionate.record import Record
+from fractionate.sources.bundled import data_sets
+from fractionate.sources.columns import make_labels
+from fractionate.sources.delimited import existing_file, read_delimited
+from fractionate.sources.divided import Divided, class_folders, division
+from fractionate.sources.examples import Examples
+
+WORD = re.compile(r"\w+")
+BUCKETS, PLACES = 12_000, 48
+FEWER = "take fewer texts"
+
+
+@dataclass(frozen=True)
+class TextEncoding(Record):
+    """How texts become inputs: the buckets of their words, then of their pairs of neighbours, 0 where there are no more.
+
+    Words are runs of letters and digits in small letters; the bucket of one is its CRC-32 modulo `buckets`, plus 1. The first
+    `places` count. Kept as data.json beside a student.
+    """
+
+    class_names: tuple[str, ...]
+    buckets: int = BUCKETS
+    places: int = PLACES
+
+    def encode(self, texts: Sequence[str]) -> Int[Tensor, "texts places"]:
+        """Texts as inputs."""
+        made = torch.zeros(len(texts), self.places, dtype=torch.long)
+        for row, text in enumerate(texts):
+            words = WORD.findall(text.lower())
+            pairs = (f"{a} {b}" for a, b in itertools.pairwise(words))
+            grams = itertools.islice(itertools.chain(words, pairs), self.places)
+            found = [zlib.crc32(gram.encode("utf-8", "surrogatepass")) % self.buckets + 1 for gram in grams]
+            made[row, : len(found)] = torch.tensor(found, dtype=torch.long)
+        return made
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Texts:
+    """Texts with their classes, in memory."""
+
+    texts: tuple[str, ...]
+    labels: Int[Tensor, "texts"]
+    class_names: tuple[str, ...]
+    name: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenizedTexts:
+    """A map-style data set for Hugging Face models: item i is the tokenizer's tensors of one length, and `labels`."""
+
+    texts: Texts
+    tokenizer: Callable[..., Mapping[str, Any]]
+    length: int
+
+    @property
+    def name(self) -> str:
+        """The data's name."""
+        return self.texts.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.texts.class_names
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The file, or the line, of each text."""
+        return self.texts.ids
+
+    @property
+    def targets(self) -> Tensor:
+        """All labels, in order."""
+        return self.texts.labels
+
+    def __len__(self) -> int:
+        return len(self.texts.texts)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        made = self.tokenizer(
+            self.texts.texts[place], padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        return {name: part[0] for name, part in made.items()} | {"labels": self.texts.labels[place]}
+
+
+def read_texts(
+    path: Path | str, *, text: str = "text", label: str = "label", separator: str | None = None
+) -> dict[str, Texts]:
+    """Texts by the part they are for ("train" alone where the data are in one piece).
+
+    From `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from two columns of a .csv, .tsv
+    or .jsonl file. Raises `ConfigError` where there are none, `DamagedError` naming file and line for what cannot be read, and
+    `ResourceError` before reading, where they would not fit into memory.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = division(path)
+        names = class_folders(parts)
+        return {part: _of_folder(folder, names) for part, folder in parts.items()}
+    file = existing_file(path)
+    if file.suffix.lower() == ".txt":
+        raise ConfigError(
+            f"{printable(str(path), 200)} is one text without a class",
+            expected="a folder with a folder of .txt files for each class, or a .csv, .tsv or .jsonl file",
+        )
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        lines, columns = _of_json_lines(file, text, label)
+    else:
+        read = read_delimited(file, separator=separator)
+        absent = [name for name in (text, label) if name not in read.cells]
+        if absent:
+            raise ConfigError(
+                f"{read.file} has no column {', '.join(map(repr, absent))}",
+                expected=f"one of {', '.join(printable(name) for name in list(read.cells)[:50])}",
+                fix="name them: text='review', label='stars'",
+            )
+        lines, columns = read.lines, (read.cells[text], read.cells[label])
+    shown = printable(str(file), 200)
+    cells = [cell or None for cell in columns[1]]
+    labels = make_labels(label, cells, where=lambda place: f"{shown}:{lines[place]}")
+    ids = tuple(str(line) for line in lines)
+    found = Texts(tuple(columns[0]), torch.from_numpy(labels.numbers), labels.names, printable(file.name), ids)
+    return {"train": found}
+
+
+def _of_folder(folder: Path, classes: tuple[str, ...]) -> Texts:
+    files = [
+        (file, number)
+        for number, name in enumerate(classes)
+        if (folder / name).is_dir()
+        for file in sorted((folder / name).iterdir())
+        if file.suffix.lower() == ".txt" and file.is_file()
+    ]
+    if not files:
+        raise ConfigError(
+            f"there are no .txt files in the classes of {printable(str(folder), 200)}", expected="CLASS/*.txt"
+        )
+    require_bytes(4 * sum(file.stat().st_size for file, _ in files), printable(str(folder), 200), fix=FEWER)
+    return Texts(
+        tuple(_text_of(file) for file, _ in files),
+        torch.tensor([number for _, number in files]),
+        tuple(map(printable, classes)),
+        printable(folder.name),
+        tuple(printable(file.relative_to(folder).as_posix(), 200) for file, _ in files),
+    )
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DamagedError(
+            f"{printable(str(file), 200)}:{line} this is not UTF-8", got=error.reason, fix="save it again as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ResourceError(f"cannot read {printable(str(file), 200)}: {error.strerror}") from error
+
+
+def _of_json_lines(file: Path, text: str, label: str) -> tuple[tuple[int, ...], tuple[list[str], list[str]]]:
+    shown = printable(str(file), 200)
+    require_bytes(8 * file.stat().st_size, shown, fix=FEWER)
+    lines: list[int] = []
+    columns: tuple[list[str], list[str]] = ([], [])
+    for number, line in enumerate(_text_of(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{shown}:{number} this is not JSON", got=printable(str(error), 200)) from error
+        if not isinstance(item, dict) or not isinstance(item.get(text), str):
+            got = (
+                ", ".join(printable(str(name)) for name in list(item)[:20])
+                if isinstance(item, dict)
+                else type(item).__name__
+            )
+            raise DamagedError(f"{shown}:{number} there is no text {text!r}", expected="text in every line", got=got)
+        value = item.get(label)
+        if value is not None and not isinstance(value, (str, int, bool)):
+            raise DamagedError(f"{shown}:{number} {label!r} is no class", got=type(value).__name__)
+        lines.append(number)
+        columns[0].append(item[text])
+        columns[1].append(
+            "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
+        )
+    if not lines:
+        raise ConfigError(f"{shown} is empty", expected="a JSON object in each line")
+    return tuple(lines), columns
+
+
+@data_sets.register("texts")
+def texts(
+    path: Path | str,
+    *,
+    text: str = "text",
+    label: str = "label",
+    buckets: int = BUCKETS,
+    places: int = PLACES,
+    separator: str | None = None,
+) -> Divided:
+    """Texts of yours, `folder/CLASS/*.txt` or columns of a .csv, .tsv or .jsonl, as hashed words for a student `bag()`.
+
+    Inputs are [texts, places] whole numbers from 0 to `buckets` (`TextEncoding`). For a Hugging Face tokenizer see
+    `tokenized`. Raises what `read_texts` raises.
+    """
+    if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
+        raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
+    found = read_texts(path, text=text, label=label, separator=separator)
+    encoding = TextEncoding(found["train"].class_names, buckets, places)
+    count = sum(len(part.texts) for part in found.values())
+    require_bytes(8 * count * places, f"{count:,} texts of {places:,} places", fix="set fewer places=")
+    made = {
+        name: Examples(encoding.encode(part.texts), part.labels, part.class_names, part.name, part.ids)
+        for name, part in found.items()
+    }
+    return Divided(made["train"], made.get("validation"), made.get("test"), encoding)
+
+
+def tokenized(
+    path: Path | str,
+    tokenizer: Callable[..., Mapping[str, Any]],
+    *,
+    length: int = 128,
+    text: str = "text",
+    label: str = "label",
+    part: str = "train",
+    separator: str | None = None,
+) -> TokenizedTexts:
+    """The same texts by a Hugging Face tokenizer, read as they are asked for: for `collect`, `distill` and Hugging Face models.
+
+    Raises what `read_texts` raises, `MismatchError` for a part that the data do not have.
+    """
+    if not callable(tokenizer):
+        raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
+    found = read_texts(path, text=text, label=label, separator=separator)
+    if part not in found:
+        raise MismatchError(f"there is no part {part!r}", expected=", ".join(found))
+    return TokenizedTexts(found[part], tokenizer, length)
