@@ -86,6 +86,8 @@ class Chain:
                 got="; ".join(changed[:3]) or "more settings",
                 fix="write elsewhere with out=FOLDER, or remove that folder",
             )
+        if not written.exists():
+            _ = self.parts  # data that cannot be read are told of before the folder belongs to this run
         make_directory(out)
         if not written.exists():
             write_file(written, text.encode())

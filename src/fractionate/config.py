@@ -29,7 +29,11 @@ class Section(BaseModel):
 class DataSection(Section):
     """Which data, and how many examples each part gets (a part left out takes a fifth)."""
 
-    source: str = Field("digits", description="a bundled data set, or package.module:function giving Examples or Parts")
+    source: str = Field(
+        "digits",
+        description="a bundled data set, files of yours (table('x.csv', label='y'), pictures, texts, saved), or "
+        "package.module:function giving Examples or Parts",
+    )
     transfer: int | None = Field(None, ge=1, description="examples the student learns from")
     validation: int | None = Field(None, ge=1, description="examples that choose settings")
     test: int | None = Field(None, ge=1, description="examples read once, for the report")

@@ -101,9 +101,13 @@ class Registry(Mapping[str, Part]):
         """Raise what `self[text]` raises for an unknown name or arguments that are not taken, without making the part."""
         name, arguments, keywords = parse_call(text)
         try:
-            inspect.signature(self.factory(name)).bind(*arguments, **keywords)
+            takes = inspect.signature(self.factory(name))
+            takes.bind(*arguments, **keywords)
         except TypeError as error:
-            raise ConfigError(f"{self.kind} {text!r} does not take these arguments: {error}") from error
+            told = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())
+            raise ConfigError(
+                f"{self.kind} {text!r} does not take these arguments: {error}", expected=f"{name}({told})"
+            ) from error
 
     def __getitem__(self, text: str) -> Part:
         name, arguments, keywords = parse_call(text)

@@ -168,7 +168,7 @@ def make_labels(name: str, cells: Cells, *, where: Where) -> Labels:
     numbers = [value for value in values.values() if value is not None]
     if len(numbers) == len(values):
         if not all(value.is_integer() for value in numbers):
-            fraction = next(cell for cell, value in values.items() if value is not None and not value.is_integer())
+            fraction = min(cell for cell, value in values.items() if value is not None and not value.is_integer())
             raise ConfigError(
                 f"{shown} is a quantity", expected="classes", got=fraction, fix="make classes of it: low, middle, high"
             )

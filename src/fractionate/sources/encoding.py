@@ -96,6 +96,12 @@ class TableEncoding(Record):
         parts = [column.encoded(self._values(column, rows)) for column in self.columns]
         return torch.from_numpy(np.concatenate(parts, 1))
 
+    def class_of(self, row: Mapping[str, Any]) -> str:
+        """The name of a row's class, as `class_names` has it."""
+        cell = _text(row.get(self.label)) or ""
+        number = number_of(cell)
+        return printable(cell) if number is None or cell in self.class_names else plain_number(number)
+
     def _values(self, column: ColumnEncoding, rows: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
         places = {category: place for place, category in enumerate(column.categories)}
         found: list[float] = []

@@ -18,6 +18,23 @@ Builder = Callable[[Sequence[int], int], nn.Module]
 models: Registry[Builder] = Registry("model", "fractionate.models")
 
 
+class Flat(nn.Flatten):
+    """`nn.Flatten` that refuses the numbers of words: they are names, and no layer of weights can read them."""
+
+    def _get_name(self) -> str:
+        return "Flatten"  # a store knows a teacher by how it prints
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not input.is_floating_point():
+            raise MismatchError(
+                "these inputs are whole numbers, names of words or pieces",
+                expected="floating-point inputs",
+                got=str(input.dtype),
+                fix="use bag(...) for texts, or make the inputs floating-point",
+            )
+        return super().forward(input)
+
+
 @models.register("linear")
 def linear() -> Builder:
     """One linear layer on the flattened input."""
@@ -30,7 +47,7 @@ def mlp(*widths: int, dropout: float = 0.0) -> Builder:
 
     def build(shape: Sequence[int], classes: int) -> nn.Module:
         sizes = [math.prod(shape), *widths]
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = [Flat()]
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
             layers += [nn.Dropout(dropout)] * (dropout > 0)
@@ -74,8 +91,22 @@ class Bag(nn.Module):
         )
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
+        if words.is_floating_point():
+            raise MismatchError(
+                "a bag takes the numbers of words", got=str(words.dtype), fix="use texts(...), or mlp(...)"
+            )
         there = (words > 0).unsqueeze(-1)
-        mean = (self.vectors(words) * there).sum(1) / there.sum(1).clamp_min(1)
+        try:
+            vectors = self.vectors(words)
+        except IndexError as error:
+            known = self.vectors.num_embeddings - 1
+            raise MismatchError(
+                "the texts have more buckets than this bag",
+                expected=f"1 to {known:,}, and 0 for no word",
+                got=f"{int(words.min())} to {int(words.max()):,}",
+                fix="say the same number in texts(..., buckets=…) and bag(…)",
+            ) from error
+        mean = (vectors * there).sum(1) / there.sum(1).clamp_min(1)
         logits: torch.Tensor = self.layers(mean)
         return logits
 

@@ -29,13 +29,14 @@ from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, existing_file, 
 from fractionate.sources.encoding import TableEncoding
 from fractionate.sources.examples import Examples
 
+PARQUET = (".parquet", ".pq")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """Columns and labels as they were read, not yet numbers for a student.
 
-    `parts` divides them and encodes every part with what the transfer part says; `examples` encodes all rows with an encoding that
-    is there already.
+    `parts` divides them and encodes every part with what the transfer part says.
     """
 
     name: str
@@ -78,23 +79,6 @@ class Table:
         taught = None if rows.teaching is None else encoded(rows.teaching)
         return Parts(encoded(rows.transfer), encoded(rows.validation), encoded(rows.test), taught, encoding)
 
-    def examples(self, encoding: TableEncoding) -> Examples:
-        """All rows, encoded as the student that the encoding lies beside was fed: for new data with labels.
-
-        Raises `MismatchError` for columns that do not fit and for labels that the student does not know.
-        """
-        places = {name: place for place, name in enumerate(encoding.class_names)}
-        unknown = [name for name in self.labels.names if name not in places]
-        if unknown:
-            raise MismatchError(
-                f"{self.name} has classes the student does not know",
-                expected=", ".join(encoding.class_names[:20]),
-                got=", ".join(unknown[:20]),
-            )
-        numbers = torch.tensor([places[name] for name in self.labels.names])[torch.from_numpy(self.labels.numbers)]
-        inputs = encoding.encode_columns(self.columns, np.arange(len(self)))
-        return Examples(inputs, numbers, encoding.class_names, self.name, self.ids)
-
 
 @data_sets.register("table")
 def table(
@@ -116,7 +100,7 @@ def table(
     without pyarrow.
     """
     drop, missing = _names(drop, "drop"), _names(missing, "missing")
-    if Path(path).suffix.lower() in (".parquet", ".pq"):
+    if Path(path).suffix.lower() in PARQUET:
         return arrow_table(read_parquet(path), Path(path).name, label, kinds=kinds, drop=drop, missing=missing)
     read = read_delimited(path, separator=separator)
     names, gone = tuple(read.cells), frozenset(missing)
@@ -129,6 +113,31 @@ def table(
     }
     ids = tuple(str(line) for line in read.lines)
     return _made(cells, names, Path(path).name, label, ids, kinds=kinds, drop=drop, missing=missing, where=where)
+
+
+def encoded_table(path: Path | str, encoding: TableEncoding, *, separator: str | None = None) -> Examples:
+    """Another file with labels, as the student that the encoding lies beside was fed: to score it on new data.
+
+    Raises `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
+    """
+    if Path(path).suffix.lower() in PARQUET:
+        rows = read_parquet(path).to_pylist()
+        ids = tuple(str(row) for row in range(len(rows)))
+    else:
+        read = read_delimited(path, separator=separator)
+        rows = [dict(zip(read.cells, cells, strict=True)) for cells in zip(*read.cells.values(), strict=True)]
+        ids = tuple(map(str, read.lines))
+    numbers = {name: number for number, name in enumerate(encoding.class_names)}
+    labels = [encoding.class_of(row) for row in rows]
+    unknown = sorted({name for name in labels if name not in numbers})
+    if unknown:
+        raise MismatchError(
+            f"{printable(Path(path).name)} has classes the student does not know",
+            expected=f"in {printable(encoding.label)!r}: {', '.join(encoding.class_names[:20])}",
+            got=", ".join(unknown[:20]),
+        )
+    told = torch.tensor([numbers[name] for name in labels])
+    return Examples(encoding.encode(rows), told, encoding.class_names, printable(Path(path).name), ids)
 
 
 def _names(given: Sequence[str], what: str) -> tuple[str, ...]:

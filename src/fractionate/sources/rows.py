@@ -81,6 +81,11 @@ def as_rows(data: Any, name: str = "data") -> Any:
     `ClassLabel` names become `class_names`. A data set with a transform of its own (`set_transform`) is left as it is. Raises
     `ConfigError` for a `DatasetDict`, and `MismatchError` for columns of text or pictures and for labels that are no class numbers.
     """
+    if type(data).__module__.startswith("fractionate.sources.") and hasattr(data, "parts"):
+        raise MismatchError(
+            f"{name}: these are not examples yet", expected="one part", got=type(data).__name__,
+            fix="parts = data.parts(transfer=…, validation=…, test=…), then parts.transfer",
+        )  # fmt: skip
     if not is_hugging_face(data):
         return data
     if isinstance(data, dict):

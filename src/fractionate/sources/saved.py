@@ -61,7 +61,7 @@ def saved(
         ) from error
     try:
         found: Any = datasets.load_from_disk(str(root))
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{printable(str(folder), 200)} cannot be read", got=printable(str(error), 200)) from error
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     named = {PARTS[name.lower()]: split for name, split in splits.items() if name.lower() in PARTS}
