@@ -198,7 +198,7 @@ def pictures(folder: Path | str, side: int = 64, *, most: int | None = None) -> 
     made = {}
     for part, pictured in found.items():
         labels = torch.tensor([numbers[pictured.classes[target]] for target in pictured.targets])
-        ids = tuple(printable(file.relative_to(parts[part]).as_posix(), 200) for file in pictured.files)
+        ids = tuple(printable(file.relative_to(parts[part]).as_posix(), 1000) for file in pictured.files)
         shown = printable(Path(folder).resolve().name)
         read = torch.empty(len(pictured), 3, side, side)
         for place in range(len(pictured)):

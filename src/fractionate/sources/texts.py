@@ -160,7 +160,7 @@ def _of_folder(folder: Path, classes: tuple[str, ...]) -> Texts:
         torch.tensor([number for _, number in files]),
         tuple(map(printable, classes)),
         printable(folder.name),
-        tuple(printable(file.relative_to(folder).as_posix(), 200) for file, _ in files),
+        tuple(printable(file.relative_to(folder).as_posix(), 1000) for file, _ in files),
     )
 
 
