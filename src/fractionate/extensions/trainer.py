@@ -17,7 +17,7 @@ from fractionate.engine.council import asking
 from fractionate.engine.feed import split_item
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.objective import Objective
-from fractionate.outputs import Head, call, logits_of, rows
+from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.teacher import TeacherSignal
 
 PLACE = "place"  # the name under which an example's place in the data travels with it
@@ -96,11 +96,11 @@ class Placed(Dataset[dict[str, Any]]):
 
 
 class Distilling:
-    """A mixin for `transformers.Trainer` and what is built on it: `class KDTrainer(Distilling, Trainer): ...`.
+    """A mixin for `transformers.Trainer` and what is built on it (TRL): `class KDTrainer(Distilling, Trainer): ...`.
 
     Further arguments: `teacher`, a model asked on every batch in evaluation mode and without a graph, or `signal`, a
-    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next` for causal language models.
-    Losses are normalised by the number of valid items of the whole optimiser step, as Trainer does itself.
+    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next`, which follows the model's own
+    loss unless given. Losses are normalised by the number of valid items of the whole optimiser step, as Trainer does itself.
     """
 
     def __init__(
@@ -109,17 +109,21 @@ class Distilling:
         teacher: nn.Module | None = None,
         signal: Any = None,
         objective: Objective | None = None,
-        predicts_next: bool = False,
+        predicts_next: bool | None = None,
         **settings: Any,
     ) -> None:
         if (teacher is None) == (signal is None):
             raise ConfigError("give a teacher or its signal", expected="one of teacher= and signal=")
         self.objective = objective or Objective()
         self.signal = signal.signal() if callable(getattr(signal, "signal", None)) else signal
-        self.predicts_next = predicts_next
         if self.signal is None:
             _refuse_whole(self.objective)
         else:
+            if hasattr(self, "_prepare_dataset"):
+                raise ConfigError(
+                    "TRL cuts, packs and shuffles the data itself: a stored signal cannot follow",
+                    fix="pass teacher=, or train with fractionate.distill, which reads stored signals of tokens",
+                )
             data = settings["train_dataset"]
             if len(data) != len(self.signal):
                 raise MismatchError(
@@ -132,6 +136,9 @@ class Distilling:
         super().__init__(*arguments, **settings)
         self.teacher = None if teacher is None else teacher.to(self.args.device)  # type: ignore[attr-defined]
         self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
+        own = getattr(self, "_loss_shifts_labels", False)  # so Trainer says of the loss of a causal language model
+        self.predicts_next = own if predicts_next is None else predicts_next
+        self._loss_shifts_labels = self.predicts_next  # and by this it counts the items
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -139,9 +146,9 @@ class Distilling:
         """The objective in place of the model's own loss; the model's own where it is only evaluated."""
         place = inputs.pop(PLACE, None)
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         given, labels = split_item(inputs, "Trainer's batch")
-        outputs = model(**given)
+        outputs = model(**self._uncached(model, given))
         if self.signal is not None:
             teacher = self.signal.take(place.to(self.signal.labels.device)).to(labels.device)
             if not torch.equal(teacher.labels, labels):
@@ -149,11 +156,39 @@ class Distilling:
         else:
             assert self.teacher is not None
             with asking(self.teacher):
-                teacher = call(self.teacher, given)
+                teacher = call(self.teacher, self._uncached(self.teacher, given))
         losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
-        items = max(1, len(losses)) if num_items_in_batch is None else num_items_in_batch
-        loss = losses.sum() / items
+        loss = losses.sum() / self._share(len(losses), num_items_in_batch)
+        if hasattr(self, "_total_train_tokens"):
+            self._note(outputs, labels, given)
         return (loss, outputs) if return_outputs else loss
+
+    def _uncached(self, model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+        """Causal models without a key-value cache: with one, transformers lets packed documents see each other."""
+        config = getattr(getattr(model, "module", model), "config", None)
+        return {**given, "use_cache": False} if self.predicts_next and hasattr(config, "use_cache") else given
+
+    def _share(self, rows_here: int, num_items_in_batch: Any) -> Any:
+        """What a process divides its sum by: the step's items where Trainer counts them, over all processes whose mean is taken."""
+        if num_items_in_batch is None:
+            return max(1, rows_here)
+        items = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if getattr(self.args, "average_tokens_across_devices", False):  # type: ignore[attr-defined]
+            return items / (self.accelerator.num_processes // self.get_tp_size())  # type: ignore[attr-defined]
+        return items
+
+    def _note(self, outputs: Any, labels: Tensor, given: dict[str, Any]) -> None:
+        """TRL's columns: tokens seen, share of them foretold. Not its entropy: one more pass over the vocabulary."""
+        guessed, wanted = logits_of(outputs).argmax(dim=-1)[..., :-1], labels[..., 1:]
+        counted = wanted != IGNORED
+        seen = given["attention_mask"].sum() if "attention_mask" in given else labels.new_tensor(labels.numel())
+        right, valid, tokens = (
+            int(self.accelerator.gather_for_metrics(one).sum())  # type: ignore[attr-defined]
+            for one in (((guessed == wanted) & counted).sum(), counted.sum(), seen)
+        )
+        self._total_train_tokens += tokens  # type: ignore[attr-defined]
+        self._metrics["train"]["mean_token_accuracy"].append(right / max(1, valid))  # type: ignore[attr-defined]
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]  # type: ignore[attr-defined]
 
 
 def lightning_distillation(
