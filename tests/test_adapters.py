@@ -54,7 +54,10 @@ def model_output(logits):
         (lambda x: x.T.contiguous().T, None),
         (lambda x: x.double(), None),
     ],
-)
+    ids=[
+        "tuple", "list", "mapping", "out", "ModelOutput", "second head", "named head", "head by function", "strided", "double",
+    ],
+)  # fmt: skip
 def test_outputs_of_every_form_teach_the_same(form, head):
     train, _, _ = digits()
     plain, _ = distill(mlp(), train, teacher_signal(), training=FAST)

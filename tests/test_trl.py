@@ -1,4 +1,4 @@
-"""Our mixin in TRL's trainers: its masks, packing and normalisation must come out as TRL's own, with our objective in place of its loss."""
+"""Our mixin in TRL's trainers: masks, packing and normalisation as TRL's own, with our objective in place of its loss."""
 
 from __future__ import annotations
 
@@ -110,8 +110,15 @@ def test_on_labels_alone_it_is_trl_s_own_training(tmp_path, layout):
 @pytest.mark.parametrize("layout", [LAYOUTS["packed"], LAYOUTS["without padding"]], ids=["packed", "without padding"])
 def test_the_teacher_sees_each_document_alone(tmp_path, layout):
     """The first loss of a packed batch is that of the same documents each in a row of its own."""
-    whole = {"max_steps": 1, "per_device_train_batch_size": 24, "gradient_accumulation_steps": 1, "shuffle_dataset": False}
-    _, padded = trained(KDSFT, arguments(tmp_path, **whole, completion_only_loss=False), teacher=llama(1), objective=TAUGHT)
+    whole = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 24,
+        "gradient_accumulation_steps": 1,
+        "shuffle_dataset": False,
+    }
+    _, padded = trained(
+        KDSFT, arguments(tmp_path, **whole, completion_only_loss=False), teacher=llama(1), objective=TAUGHT
+    )
     _, packed = trained(
         KDSFT, arguments(tmp_path, **(whole | layout), completion_only_loss=False), teacher=llama(1), objective=TAUGHT
     )
@@ -121,7 +128,9 @@ def test_the_teacher_sees_each_document_alone(tmp_path, layout):
 def test_the_student_learns_what_the_teacher_says(tmp_path):
     """TRL's defaults (bfloat16, recomputed activations, AdamW), a teacher that counts backwards: nobody says so but the teacher."""
     teacher = llama(1)
-    backwards = counting().map(lambda row: {name: " ".join(row[name].split()[::-1]) for name in ("prompt", "completion")})
+    backwards = counting().map(
+        lambda row: {name: " ".join(row[name].split()[::-1]) for name in ("prompt", "completion")}
+    )
     taught = SFTTrainer(
         model=teacher, args=arguments(tmp_path, max_steps=60), train_dataset=backwards, processing_class=words()
     )
@@ -223,7 +232,11 @@ def test_smollm2_teaches_a_small_llama(tmp_path):
             num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
         )
     )  # fmt: skip
-    texts = [("The sun rises in", " the east."), ("Water is made of hydrogen and", " oxygen."), ("Two and two are", " four.")]
+    texts = [
+        ("The sun rises in", " the east."),
+        ("Water is made of hydrogen and", " oxygen."),
+        ("Two and two are", " four."),
+    ]
     data = datasets.Dataset.from_list([{"prompt": a, "completion": b} for a, b in texts] * 4)
     trainer = KDSFT(
         model=student, args=arguments(tmp_path, optim="adamw_torch", learning_rate=3e-3, max_steps=8), train_dataset=data,
