@@ -1,6 +1,6 @@
 """Our loop against a bare PyTorch loop, Hugging Face Trainer and torchdistill: the same pair, the same work, one run.
 
-    .venv-peers/bin/python bench/engine.py [--repeats 7]     # `make peers` makes that environment; elsewhere without torchdistill
+    .venv-peers/bin/python bench/engine.py [--repeats 12]    # `make peers` makes that environment; elsewhere without torchdistill
 
 Everybody trains the same student on the same digits with KD at T = 4 / 0.9 from the same linear teacher: fused AdamW, a cosine, as
 many steps with batches of the same size. Processor time of the whole training, a step; the time of a training of one step alone is
@@ -233,7 +233,7 @@ NAMES: dict[str, Work] = {
 
 NOTES = """\
 Processor time of the one thread, the machine was shared; start-up is in it. *Of the bare loop*: the median of the ratios within a
-repeat. Start-up: a training of one step, less one step.
+repeat. Start-up: a training of one step, less one step, imports done.
 
 The same for all: students, initial weights, teacher, loss (torchdistill's KDLoss has our gradient, which is checked before anything
 is timed), fused AdamW, cosine, sizes of batches, steps. Not the same:
@@ -271,7 +271,7 @@ def same_work(task: Task, build: Callable[[], nn.Module], contenders: dict[str, 
 def main() -> None:
     """Run everybody in turn, print and write the table; says whether the limit holds."""
     asked = argparse.ArgumentParser(description="Our loop against a bare loop, Hugging Face Trainer and torchdistill.")
-    asked.add_argument("--repeats", type=int, default=9)
+    asked.add_argument("--repeats", type=int, default=12)
     repeats = asked.parse_args().repeats
     torch.set_num_threads(1)
     there = importlib.util.find_spec("torchdistill") is not None
