@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fractionate.cells import as_cell
-from fractionate.config import RunFile, all_keys, differences, dump_run, explain, load_run
+from fractionate.config import differences, dump_run, explain, load_run
+from fractionate.config.sections import RunFile, all_keys, section_of
 from fractionate.errors import ConfigError
 
 
@@ -160,10 +161,8 @@ def test_every_setting_says_what_it_means():
 
 
 def _description(key):
-    from fractionate.config import _section
-
     *heads, last = key.split(".")
     section = RunFile
     for head in heads:
-        section = _section(section, head)
+        section = section_of(section, head)
     return section.model_fields[last].description

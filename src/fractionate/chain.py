@@ -16,7 +16,8 @@ from torch import nn
 
 from fractionate.cells import as_cell
 from fractionate.checkpoint import load_weights
-from fractionate.config import RunFile, dump_run, load_run
+from fractionate.config import dump_run, load_run
+from fractionate.config.sections import RunFile
 from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
 from fractionate.durable import make_directory, write_file

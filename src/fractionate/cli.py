@@ -243,7 +243,8 @@ app.add_typer(store_app, name="store")
 @config_app.command("example")
 def config_example() -> None:
     """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
-    from fractionate.config import ObjectiveSection, RunFile, dump_run
+    from fractionate.config import dump_run
+    from fractionate.config.sections import ObjectiveSection, RunFile
 
     print(dump_run(RunFile()), end="")
     print("# left out, the recipe of diagnose is taken; a planned one is checked beside it:")
@@ -276,7 +277,7 @@ def config_schema() -> None:
     """Print the JSON Schema of run files, for editors."""
     import json
 
-    from fractionate.config import RunFile
+    from fractionate.config.sections import RunFile
 
     print(json.dumps(RunFile.model_json_schema(), indent=2))
 

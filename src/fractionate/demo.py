@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fractionate.chain import Chain
-from fractionate.config import DataSection, RunFile, StudySection, TeacherSection, TrainingSection
+from fractionate.config.sections import DataSection, RunFile, StudySection, TeacherSection, TrainingSection
 from fractionate.page import report
 
 # A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.

@@ -1,0 +1,171 @@
+"""The run file: one YAML page that names teacher, student, data, objective and study. Validated, never executed.
+
+All errors are collected and shown together as `file:line:column`. Overrides are written `key.sub=value`. No torch here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fractionate.config.reading import Lines, Place, parse_file, parse_text
+from fractionate.config.sections import ContradictionError, RunFile, all_keys, known_keys, section_of
+from fractionate.errors import ConfigError
+from fractionate.registry import names_code, nearest
+
+CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
+
+
+def load_run(
+    path: Path | str | None,
+    overrides: tuple[str, ...] = (),
+    *,
+    trust: tuple[str, ...] = (),
+    lookups: Mapping[str, Callable[[str], object]] | None = None,
+) -> RunFile:
+    """Read and validate a run file, apply `key.sub=value` overrides; no file gives the defaults.
+
+    `lookups` resolve names by key (`study.cells`, …) and raise `ConfigError` for those nobody knows. Code named in the file
+    (`package.module:function`) is refused unless its module is in `trust` or the same name is given as an override: what you
+    type may run, what a file says may not.
+
+    Raises `ConfigError` with every error found, each as file:line:column, what is wrong, and the nearest known key.
+    """
+    source = str(path) if path else "defaults"
+    tree, lines = parse_file(Path(path)) if path else ({}, {})
+    faults: list[tuple[int, int, str]] = []
+    typed: set[str] = set()
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            faults.append((0, 0, f"override {text!r} is not key=value; write for example training.steps=100"))
+            continue
+        typed.add(key.strip())
+        parsed, _ = parse_text(value, f"override {text!r}")
+        node = tree
+        *heads, last = key.strip().split(".")
+        for head in heads:
+            if not isinstance(node.setdefault(head, {}), dict):
+                node[head] = {}
+            node = node[head]
+        node[last] = parsed
+    run: RunFile | None = None
+    try:
+        run = RunFile.model_validate(tree)
+    except ValidationError as error:
+        for fault in error.errors():
+            place: Place = fault["loc"]
+            cause = fault.get("ctx", {}).get("error")
+            if isinstance(cause, ContradictionError):
+                told = [
+                    ((*place, key), f"{'.'.join(map(str, (*place, key)))}: {why}") for key, why in cause.by_key.items()
+                ]
+            else:
+                told = [(place, _say(fault, place))]
+            faults += [(*_where(lines, there), what) for there, what in told]
+    for key, lookup in (lookups or {}).items():
+        for place, name in _names(tree, tuple(key.split("."))):
+            try:
+                lookup(name)
+            except ConfigError as error:
+                line, column = _where(lines, place)
+                faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected}"))
+    for key in CODE_KEYS:
+        for place, name in _names(tree, tuple(key.split("."))):
+            if not names_code(name):
+                continue
+            module = name.partition(":")[0]
+            if key not in typed and not any(module == t or module.startswith(f"{t}.") for t in trust):
+                line, column = _where(lines, place)
+                faults.append((line, column, f"{key} names code, {name!r}; to let it run, add --trust {module}"))
+    if faults:
+        said = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
+        raise ConfigError(f"{len(said)} error{'s' * (len(said) > 1)} in the run file\n  " + "\n  ".join(said))
+    assert run is not None
+    return run
+
+
+def _names(tree: Any, key: tuple[str, ...]) -> list[tuple[Place, str]]:
+    """The names written at a key, alone or in a list, each with its place."""
+    for step in key:
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    if isinstance(tree, str):
+        return [(key, tree)]
+    return [((*key, i), name) for i, name in enumerate(tree) if isinstance(name, str)] if isinstance(tree, list) else []
+
+
+def _say(fault: Any, place: Place) -> str:
+    key = ".".join(map(str, place))
+    if fault["type"] == "extra_forbidden":
+        here = known_keys(place[:-1])
+        elsewhere = {key.rpartition(".")[2]: key for key in all_keys()}
+        near = nearest(str(place[-1]), here, 0.75) or elsewhere.get(
+            nearest(str(place[-1]), list(elsewhere), 0.75) or ""
+        )
+        return f"unknown key {place[-1]!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
+    got = fault.get("input")
+    shown = "" if isinstance(got, dict) else f", got {got!r}"
+    hint = " (write numbers without quotes)" if isinstance(got, str) and "pars" in fault["type"] else ""
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{shown}{hint}"
+
+
+def _where(lines: Lines, place: Place) -> tuple[int, int]:
+    for length in range(len(place), 0, -1):
+        if place[:length] in lines:
+            return lines[place[:length]]
+    return (0, 0)
+
+
+def dump_run(run: RunFile) -> str:
+    """The run as the YAML text of a run file with every setting written out."""
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.dump(run.model_dump(mode="json", exclude_none=True), out)
+    return out.getvalue()
+
+
+def differences(first: RunFile, second: RunFile) -> list[tuple[str, str, str]]:
+    """The settings in which two runs differ: key, the one's, the other's."""
+    found = []
+    for key in all_keys():
+        values = [_at(run.model_dump(mode="json"), key) for run in (first, second)]
+        if values[0] != values[1]:
+            unset = "(the recipe of diagnose)" if key.startswith("objective.") else "(not set)"
+            one, other = (unset if value is None else str(value) for value in values)
+            found.append((key, one, other))
+    return found
+
+
+def _at(tree: Any, key: str) -> Any:
+    for step in key.split("."):
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    return tree
+
+
+def explain(key: str | None = None) -> str:
+    """What a setting means and its default, or all settings of the run file."""
+    keys = all_keys()
+    if key is not None and key not in keys:
+        below = [k for k in keys if k.startswith(f"{key}.")]
+        if not below:
+            near = nearest(key, keys)
+            raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")
+        keys = below
+    else:
+        keys = [key] if key else keys
+    lines = []
+    for name in keys:
+        *heads, last = name.split(".")
+        section: type[BaseModel] = RunFile
+        for head in heads:
+            section = section_of(section, head)
+        field = section.model_fields[last]
+        lines.append(f"{name:<42} default {field.get_default()!r:<14} {field.description}")
+    return "\n".join(lines)
