@@ -10,7 +10,7 @@ from torch import nn
 
 from fractionate.engine import distill
 from fractionate.engine.cost import measure_cost
-from fractionate.errors import NumericsError
+from fractionate.errors import MismatchError, NumericsError
 from fractionate.export import accuracy_interval, export_student
 from fractionate.records import Scores
 from test_engine import FAST, digits, mlp, teacher_signal
@@ -58,8 +58,13 @@ def test_onnx_says_the_same(trained, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra export")
     student, run = trained
     _, _, test = digits()
-    out = export_student(student, tmp_path, run=run, example=test.inputs[:3], onnx=True)
-    assert (out / "model.onnx").stat().st_size > 9000 and "ONNX Runtime" in (out / "README.md").read_text()
+    out = export_student(student, tmp_path, run=run, example=test.inputs[:3], program=False, onnx=True)
+    assert "ONNX Runtime" in (out / "README.md").read_text() and not (out / "model.pt2").exists()
+    import onnxruntime
+
+    program = onnxruntime.InferenceSession(out / "model.onnx")  # takes batches of any size
+    said = program.run(None, {program.get_inputs()[0].name: test.inputs[:7].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(said), student.eval()(test.inputs[:7]))
 
 
 def test_a_program_that_says_something_else_is_refused(tmp_path):
@@ -73,6 +78,20 @@ def test_a_program_that_says_something_else_is_refused(tmp_path):
 
     with pytest.raises(NumericsError, match="does not say what the student says"):
         export_student(Restless(), tmp_path, example=torch.zeros(2, 4))
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_a_student_that_cannot_be_exported_is_handed_over_without_a_program(tmp_path):
+    class Choosing(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) if inputs.sum() > 0 else super().forward(-inputs)
+
+    example = torch.ones(2, 4)
+    with pytest.raises(MismatchError, match="cannot export this student"):
+        export_student(Choosing(4, 3), tmp_path, example=example)
+    out = export_student(Choosing(4, 3), tmp_path, example=example, strict=False)
+    assert (out / "model.safetensors").exists() and not (out / "model.pt2").exists()
+    assert "torch.export: none; torch.export cannot export this student" in (out / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")

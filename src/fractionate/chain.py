@@ -1,15 +1,15 @@
 """The five verbs over a run file: each step makes what it needs first, keeps it in the run's folder, and reuses it next time.
 
-out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study.json  student/  report.html
+out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study.json  training/  student/  report.html
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -25,9 +25,13 @@ from fractionate.engine import distill
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.export import export_student
+from fractionate.folder import Folder
 from fractionate.objective import Objective
 from fractionate.page import report
+from fractionate.production import check_extras, make_trackers, training_device
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
+from fractionate.records.training import LOOP_SETTINGS
 from fractionate.registry import names_code
 from fractionate.sources.bundled import Parts, data_sets
 from fractionate.sources.models import logit_layer, models
@@ -37,9 +41,7 @@ from fractionate.store import Store, collect
 from fractionate.study import dissect
 from fractionate.study.pilot import PilotPlan
 from fractionate.teacher import TeacherSignal, relation_from_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fractionate.together import together
 
 
 def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust: tuple[str, ...] = ()) -> RunFile:
@@ -72,6 +74,7 @@ class Chain:
     pilot_minutes: float | None = None  # None: what the run file says
     workers: int | str = 1  # processes of a study, or "ray"
     second_view: Path | None = None  # the teacher's signal on another view of the transfer part
+    say: Callable[[str], None] = lambda _: None  # told the loss contract before the student is trained
 
     @cached_property
     def out(self) -> Path:
@@ -106,6 +109,12 @@ class Chain:
     def training(self) -> Training:
         """How students are trained."""
         return Training(**self.run.training.model_dump())
+
+    @property
+    def distill_training(self) -> Training:
+        """How the one student is trained that is distilled for real."""
+        asked = self.run.distill
+        return replace(self.training, **{name: getattr(asked, name) for name in LOOP_SETTINGS})
 
     def new_student(self) -> nn.Module:
         """A fresh student."""
@@ -237,29 +246,75 @@ class Chain:
 
     @cached_property
     def student(self) -> Run:
-        """The student, distilled for real; its weights lie in the run's folder."""
-        kept = self.out / "student" / "run.json"
-        if kept.exists():
+        """The student, trained for real by all processes of the command and handed over by the first.
+
+        `training/` is the engine's folder, `student/` is for others; the record in it is written last and says that all is there.
+        """
+        with together(self.run.distill.parallel) as company:
+            company.first_alone(self._prepare)
+            kept = self.out / "student" / "run.json"
+            if not kept.exists():
+                made = self._train(first=company.first)
+                company.first_alone(lambda: self._hand_over(made).save(kept))
             return Run.load(kept)
-        objective = self.objective
+
+    def _prepare(self) -> None:
+        """What the training reads, made by one process; what it will need is looked for before the teacher is asked."""
+        if (self.out / "student" / "run.json").exists():
+            return
+        check_extras(self.run)
+        _ = self.store
+        self.say(str(self.objective.describe()))
+
+    def _train(self, *, first: bool) -> Run:
+        asked, objective = self.run.distill, self.objective
         torch.manual_seed(self.run.seed)
         _, made = distill(
-            self.new_student(),
+            self.new_student().to(training_device(asked.device)),
             self.parts.transfer,
-            self.store.signal(),
+            Store.open(self.out / "store").signal(),
             objective=objective,
-            training=self.training,
+            training=self.distill_training,
             validation=self.parts.validation,
             test=self.parts.test,
             seed=self.run.seed,
             arm=str(objective.cell),
-            out=self.out / "student",
+            out=self.out / "training",
+            save_every_steps=asked.save_every_steps,
+            save_every_seconds=asked.save_every_seconds,
+            log_every=asked.log_every,
+            trackers=make_trackers(self.run, self.out) if first else (),
+            parallel=asked.parallel,
+            compile_mode=asked.compile_mode,
+            recompute=asked.recompute,
         )
+        return made
+
+    def _hand_over(self, made: Run) -> Run:
+        """The student in the ecosystem's form, read from the training's folder; gives the record with the teacher's cost."""
+        student = self.new_student()
+        Folder(self.out / "training").read_into(student, made)
         # the signal was stored: the teacher itself has not run beside the student yet
         made = replace(made, cost=made.cost | measure_cost(self.teacher, self.parts.test.inputs[:1], name="teacher"))
         if self.parts.encoding is not None:
             self.parts.encoding.save(self.out / "student" / "data.json")
-        made.save(kept)
+        asked, parts = self.run.export, self.parts
+        counts = (
+            f"{len(parts.transfer):,} examples, validated on {len(parts.validation):,}, tested on {len(parts.test):,}"
+        )
+        export_student(
+            student,
+            self.out / "student",
+            run=made,
+            example=parts.test.inputs[:2],
+            name=f"{self.run.name}: {self.run.student.model}",
+            data=asked.data or f"{parts.transfer.name}: {counts}",
+            class_names=parts.transfer.class_names,
+            licence=asked.licence,
+            program=asked.program,
+            onnx=asked.onnx,
+            strict=False,
+        )
         return made
 
     @cached_property

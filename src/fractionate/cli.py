@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fractionate.cli_config import config_app, print_schema
 from fractionate.cli_store import store_app
-from fractionate.errors import ConfigError, FractionateError
+from fractionate.errors import ConfigError, FractionateError, StoppedError
 
 if TYPE_CHECKING:
     from fractionate.chain import Chain
+    from fractionate.forecast import Verb
     from fractionate.record import Record
 
 EPILOG = "Exit codes: 0 fine, 1 our bug, 2 usage, 3 damaged data, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (run again)."
@@ -44,9 +46,15 @@ DryRun = Annotated[
 ]
 
 
+def rank() -> int:
+    """Which of the processes of torchrun this is; 0 where there is one."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
 def tell(text: str) -> None:
-    """Talk to the person: stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk to the person: stderr, once where several processes run the same command."""
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
@@ -62,36 +70,42 @@ def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any
 
 
 def open_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
-    """The same, with the folder it writes to."""
+    """The same, with the folder it writes to; for commands of one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        raise ConfigError("this command runs in one process", fix="under torchrun run fractionate distill alone")
     chain = read_chain(arguments, trust, **more)
     tell(f"{chain.run.name}: writing to {chain.out}")
     return chain
 
 
-def foretell(arguments: list[str] | None, trust: list[str] | None) -> Record:
-    """What a run would do and cost."""
+def foretell(verb: Verb, arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Record:
+    """What a command would do and cost."""
     from fractionate.forecast import forecast
 
-    return forecast(read_chain(arguments, trust))
+    return forecast(read_chain(arguments, trust, **more), verb)
 
 
 def give(record: Record, as_json: bool) -> None:
     """Print a record: for people, or as JSON."""
-    print(record.to_json() if as_json else record)
+    if rank() == 0:
+        print(record.to_json() if as_json else record)
 
 
 @app.command()
-def collect(arguments: Arguments = None, trust: Trust = None, dry_run: DryRun = False) -> None:
+def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Ask the teacher once and store what it says.
 
     Example: fractionate collect run.yaml out=runs/first
     """
     if dry_run:
-        return give(foretell(arguments, trust), False)
+        return give(foretell("collect", arguments, trust), as_json)
     chain = open_chain(arguments, trust)
     tell(f"data: {chain.parts}")
-    store = chain.store
-    tell(f"{store}\nnext: fractionate diagnose {' '.join(arguments or [])}".rstrip())
+    _ = chain.store
+    from fractionate.store import info
+
+    give(info(chain.out / "store"), as_json)
+    tell(f"next: fractionate diagnose {' '.join(arguments or [])}".rstrip())
 
 
 @app.command()
@@ -123,6 +137,7 @@ def diagnose(
     ] = None,
     trust: Trust = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Say what the teacher knows and which recipe to use.
 
@@ -141,7 +156,13 @@ def diagnose(
                 "a pilot trains students, and a file of outputs names none", got=f"--pilot {pilot:g}",
                 fix="write a run file: fractionate config example > run.yaml",
             )  # fmt: skip
+        if dry_run:
+            raise ConfigError(
+                "a file of outputs needs no dry run", got="--dry-run", fix="leave it out: it trains nothing"
+            )
         give(diagnose_signal(first, name=first.name, labels=labels, second_view=second_view), as_json)
+    elif dry_run:
+        give(foretell("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
     else:
         give(open_chain(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
 
@@ -164,29 +185,36 @@ def dissect(
     Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
     """
     if dry_run:
-        return give(foretell(arguments, trust), as_json)
+        return give(foretell("dissect", arguments, trust), as_json)
     chain = open_chain(arguments, trust, workers=int(workers) if workers.lstrip("-").isdigit() else workers)
     give(chain.study, as_json)
 
 
 @app.command()
 def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Train the student for real.
+    """Train the student for real and hand it over.
 
-    Takes the recipe of diagnose, or the objective of the run file.
+    Takes the recipe of diagnose, or the objective of the run file. OUT/student needs nothing of this package.
 
     Example: fractionate distill run.yaml objective.cell=kd objective.temperature=2
+    Example: fractionate distill run.yaml distill.keep=best distill.patience=5 export.licence=apache-2.0
+    Example: torchrun --nproc-per-node=2 -m fractionate distill run.yaml
     """
     if dry_run:
-        return give(foretell(arguments, trust), as_json)
-    chain = open_chain(arguments, trust)
-    tell(str(chain.objective.describe()))
+        return give(foretell("distill", arguments, trust), as_json)
+    # on a terminal the engine itself shows the loss contract, above its bar
+    chain = read_chain(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
+    tell(f"{chain.run.name}: writing to {chain.run.out}")
     give(chain.student, as_json)
     tell(f"student: {chain.out / 'student'}")
 
 
+def _silent(_: str) -> None:
+    return
+
+
 @app.command()
-def report(arguments: Arguments = None, trust: Trust = None, dry_run: DryRun = False) -> None:
+def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Do the whole job and put it on one HTML page.
 
     Makes whatever is missing first: signal, diagnosis, study, student.
@@ -195,16 +223,20 @@ def report(arguments: Arguments = None, trust: Trust = None, dry_run: DryRun = F
     Example: fractionate report run.yaml --dry-run
     """
     if dry_run:
-        return give(foretell(arguments, trust), False)
+        return give(foretell("report", arguments, trust), as_json)
+    from fractionate.records.commands import Written
+
     chain = open_chain(arguments, trust)
     tell(f"data: {chain.parts}")
     tell(f"teacher on test data: {chain.teacher_scores}")
     tell(f"{chain.diagnosis}\n\n{chain.study}\n\nstudent: {chain.student}\n")
-    print(chain.report())
+    give(Written.at(chain.report()), as_json)
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="the folder to write to")] = Path("runs/demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="the folder to write to")] = Path("runs/demo"), as_json: AsJson = False
+) -> None:
     """The whole job on real handwritten digits.
 
     A healthy teacher beside a sick one, under three minutes on two cores.
@@ -212,10 +244,11 @@ def demo(out: Annotated[Path, typer.Option(help="the folder to write to")] = Pat
     Example: fractionate demo --out runs/demo
     """
     from fractionate.demo import demo as run_demo
+    from fractionate.records.commands import Written
 
     page = run_demo(out, say=tell)
     tell("the report:")
-    print(page.resolve())
+    give(Written.at(page.resolve()), as_json)
 
 
 @app.command()
@@ -223,6 +256,7 @@ def conformance(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[DIVERGENCE]...", help="which; none: all", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check what a loss computes and what it promises.
 
@@ -230,75 +264,24 @@ def conformance(
 
     Example: fractionate conformance forward-kl "jsd(0.5)"
     """
-    from fractionate.conformance import main as check
+    from fractionate.conformance import examine
 
-    raise typer.Exit(check(names or ()))
+    found = examine(names or ())
+    give(found, as_json)
+    if not found.conform:
+        raise typer.Exit(1)
 
 
-config_app = typer.Typer(help="Write, check and explain run files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(store_app, name="store")
-
-
-@config_app.command("example")
-def config_example() -> None:
-    """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
-    from fractionate.config import dump_run
-    from fractionate.config.sections import ObjectiveSection, RunFile
-
-    print(dump_run(RunFile()), end="")
-    print("# left out, the recipe of diagnose is taken; a planned one is checked beside it:")
-    print(f"# objective: {ObjectiveSection().model_dump_json()}")
-
-
-@config_app.command("print")
-def config_print(arguments: Arguments = None, trust: Trust = None) -> None:
-    """Print the run file as it is understood. Example: fractionate config print run.yaml study.seeds=8"""
-    from fractionate.config import dump_run, load_run
-
-    given = arguments or []
-    path = next((a for a in given if "=" not in a), None)
-    run = load_run(path, tuple(a for a in given if "=" in a), trust=tuple(trust or ()))
-    print(dump_run(run), end="")
-
-
-@config_app.command("diff")
-def config_diff(first: Path, second: Path, trust: Trust = None) -> None:
-    """Print the settings in which two run files differ. Example: fractionate config diff runs/a/run.yaml runs/b/run.yaml"""
-    from fractionate.config import differences, load_run
-
-    runs = [load_run(path, trust=tuple(trust or ())) for path in (first, second)]
-    for key, one, other in differences(runs[0], runs[1]):
-        print(f"{key}: {one} → {other}")
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of run files, for editors."""
-    import json
-
-    from fractionate.config.sections import RunFile
-
-    print(json.dumps(RunFile.model_json_schema(), indent=2))
-
-
-@config_app.command("explain")
-def config_explain(
-    key: Annotated[str | None, typer.Argument(help="a key such as data.transfer; none: all")] = None,
-) -> None:
-    """Say what a setting means and what its default is. Example: fractionate config explain study.margin"""
-    from fractionate.config import explain
-
-    print(explain(key))
+app.command("schema")(print_schema)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from fractionate.versions import versions
 
-        import fractionate
-
-        print(f"fractionate {fractionate.__version__}, torch {version('torch')}, Python {sys.version.split()[0]}")
+        print(versions())
         raise typer.Exit
 
 
@@ -321,7 +304,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except FractionateError as error:
         if os.environ.get("FRACTIONATE_DEBUG"):
             raise
-        tell(f"error: {error}\n  code:     {error.code} (docs/errors.md)")
+        if rank() == 0 or not isinstance(error, StoppedError):  # all processes stop for the same signal
+            print(f"error: {error}\n  code:     {error.code} (docs/errors.md)", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         tell("stopped; run the same command again to go on")

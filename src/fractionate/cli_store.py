@@ -45,12 +45,13 @@ def store_repair(path: Place, as_json: AsJson = False) -> None:
 
 
 @store_app.command("compact")
-def store_compact(path: Place) -> None:
+def store_compact(path: Place, as_json: AsJson = False) -> None:
     """Merge many shards into few. Example: fractionate store compact runs/run/store"""
+    from fractionate.records.commands import Compaction
     from fractionate.store import compact
 
-    before, after = compact(path)
-    print(f"{path}: {before} shards are {after} now")
+    done = Compaction(str(path), *compact(path))
+    print(done.to_json() if as_json else done)
 
 
 @store_app.command("export")
@@ -58,8 +59,11 @@ def store_export(
     path: Place,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the file or folder to write", show_default=False)],
     to: Annotated[str, typer.Option(help="parquet, datasets, npy or safetensors")] = "parquet",
+    as_json: AsJson = False,
 ) -> None:
     """Take a store elsewhere. Example: fractionate store export runs/run/store signal.parquet --to parquet"""
+    from fractionate.records.commands import Written
     from fractionate.store import export
 
-    print(export(path, to, out))  # type: ignore[arg-type]  # an unknown one is refused by name
+    done = Written.at(export(path, to, out))  # type: ignore[arg-type]  # an unknown one is refused by name
+    print(done.to_json() if as_json else done)

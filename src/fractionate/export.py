@@ -5,8 +5,13 @@ Nothing in the folder needs this package to be read.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,11 @@ from torch import Tensor, nn
 from fractionate.checkpoint import to_bytes
 from fractionate.durable import make_directory, write_file
 from fractionate.engine.council import asking
-from fractionate.errors import MissingExtraError, NumericsError
+from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError
 from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.records import Interval, Run, Scores
 
+FILES = {"torch.export": "model.pt2", "ONNX Runtime": "model.onnx"}
 PARITY = 1e-4  # the largest difference of logits that an exported program may show
 
 
@@ -43,14 +49,17 @@ def export_student(
     class_names: tuple[str, ...] = (),
     licence: str = "",
     head: Head = None,
+    program: bool = True,
     onnx: bool = False,
+    strict: bool = True,
 ) -> Path:
     """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
 
-    A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as the model takes it
-    (its first axis is left free): the program of `torch.export` is written and loaded again, and its logits compared; `onnx`
-    does the same with ONNX Runtime. Raises `NumericsError` where they differ by more than 1e-4 and `MissingExtraError`
-    without the libraries.
+    A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as the model takes
+    it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of ONNX; each is loaded
+    again and its logits compared before it is written. Raises `NumericsError` where they differ by more than 1e-4,
+    `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict` the card
+    says of the first two what was wrong instead.
     """
     out = make_directory(out)
     save_pretrained: Any = getattr(student, "save_pretrained", None)
@@ -67,12 +76,17 @@ def export_student(
             "torch_version": torch.__version__,
         }
         write_file(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
-    parity: dict[str, float] = {}
-    if example is not None:
-        parity["torch.export"] = _export_program(student, example, out / "model.pt2", head)
-        if onnx:
-            parity["ONNX Runtime"] = _export_onnx(student, example, out / "model.onnx", head)
-    write_file(out / "README.md", model_card(student, run, name, data, class_names, licence, parity).encode())
+    makers = {"torch.export": (program, _export_program), "ONNX Runtime": (onnx, _export_onnx)}
+    programs: dict[str, float | str] = {}
+    for kind, (wanted, make) in makers.items():
+        if example is not None and wanted:
+            try:
+                programs[kind] = make(student, example, out, head)
+            except (NumericsError, MismatchError) as error:
+                if strict:
+                    raise
+                programs[kind] = f"{error.what}: {error.got}"
+    write_file(out / "README.md", model_card(student, run, name, data, class_names, licence, programs).encode())
     return out
 
 
@@ -82,10 +96,11 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
 
 
-def _free_batch(example: Any) -> tuple[Any, ...] | dict[str, Any]:
-    free = {0: torch.export.Dim.DYNAMIC}
+def _free_batch(example: Any) -> dict[str, Any] | None:
+    """The first axis of every input of `_Logits` may be of any size, where the model lets it; none for named inputs."""
+    free = {0: torch.export.Dim.AUTO}
     positional, named = _arguments(example)
-    return dict.fromkeys(named, free) if named else tuple(free for _ in positional)
+    return None if named else {"positional": tuple(free for _ in positional)}
 
 
 class _Logits(nn.Module):
@@ -116,42 +131,64 @@ def _expected(student: nn.Module, example: Any, head: Head) -> Tensor:
         return logits_of(call(student, example), head).float().cpu()
 
 
-def _export_program(student: nn.Module, example: Any, path: Path, head: Head) -> float:
+@contextmanager
+def _exporting(kind: str) -> Iterator[None]:
+    """Exporters raise whatever the model makes them raise, and talk while they do."""
+    told = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    try:
+        for name in told:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (FractionateError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"{kind} cannot export this student",
+            got=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
+            fix="leave the program out, or keep what depends on the numbers out of the student's forward",
+        ) from error
+    finally:
+        for name, level in told.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> float:
     positional, named = _arguments(example)
-    plain = isinstance(example, Tensor) and head is None
-    with asking(student):
-        asked = student if plain else _Logits(student, head)
-        program = torch.export.export(
-            asked.eval(), positional, named, dynamic_shapes=None if len(positional) != 1 else (_free_batch(example),)[0]
-        )
-        torch.export.save(program, path)
-        back = torch.export.load(path).module()
+    written = io.BytesIO()
+    with asking(student), _exporting("torch.export"):
+        asked = _Logits(student, head).eval()
+        program = torch.export.export(asked, positional, named, dynamic_shapes=_free_batch(example))
+        torch.export.save(program, written)
+        written.seek(0)
+        back = torch.export.load(written).module()
         said = logits_of(back(*positional, **named), None)
-    return _check("torch.export", said.float().cpu(), _expected(student, example, head))
+    difference = _check("torch.export", said.float().cpu(), _expected(student, example, head))
+    write_file(out / FILES["torch.export"], written.getbuffer())
+    return difference
 
 
-def _export_onnx(student: nn.Module, example: Any, path: Path, head: Head) -> float:
+def _export_onnx(student: nn.Module, example: Any, out: Path, head: Head) -> float:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
         raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
     positional, named = _arguments(example)
-    with asking(student):
-        torch.onnx.export(
-            _Logits(student, head).eval(),
-            positional,
-            str(path),
-            kwargs=named,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+    with asking(student), _exporting("ONNX"):
+        asked = _Logits(student, head).eval()
+        made: Any = torch.onnx.export(
+            asked, positional, kwargs=named, dynamic_shapes=_free_batch(example), dynamo=True, verbose=False
         )
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    given = [*positional, *named.values()]
-    feeds = {entry.name: value.cpu().numpy() for entry, value in zip(session.get_inputs(), given, strict=True)}
-    said = torch.from_numpy(session.run(None, feeds)[0])
-    return _check("ONNX Runtime", said.float(), _expected(student, example, head))
+        content: bytes = made.model_proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        given = [*positional, *named.values()]
+        feeds = {entry.name: value.cpu().numpy() for entry, value in zip(session.get_inputs(), given, strict=True)}
+        said = torch.from_numpy(session.run(None, feeds)[0])
+    difference = _check("ONNX Runtime", said.float(), _expected(student, example, head))
+    write_file(out / FILES["ONNX Runtime"], content)
+    return difference
 
 
 def _one_line(text: str) -> str:
@@ -165,7 +202,7 @@ def model_card(
     data: str,
     class_names: tuple[str, ...],
     licence: str,
-    parity: dict[str, float],
+    programs: dict[str, float | str],
 ) -> str:
     """The card as Markdown with the hub's front matter: data, teacher's hash, scores with intervals, the loss contract."""
     parameters = sum(p.numel() for p in student.parameters())
@@ -204,9 +241,11 @@ def model_card(
                 f"- {key.replace('_', ' ')}: {value:,.3g}" for key, value in run.cost.items()
             ]
         lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in run.versions.items()) + "."]
-    if parity:
+    if programs:
         lines += ["", "## Exported programs", ""]
-        lines += [
-            f"- {kind}: logits differ from the student's by at most {value:.2g}" for kind, value in parity.items()
-        ]
+        for kind, found in programs.items():
+            same = f"`{FILES[kind]}`, logits differ from the student's by at most"
+            lines += [
+                f"- {kind}: " + (f"{same} {found:.2g}" if isinstance(found, float) else f"none; {_one_line(found)}")
+            ]
     return "\n".join(lines) + "\n"

@@ -55,6 +55,11 @@ class Folder:
             return None
         run = Run.load(self.path / RUN)
         self.check(asked, run.settings)
+        self.read_into(student, run)
+        return run
+
+    def read_into(self, student: nn.Module, run: Run) -> None:
+        """Put the weights of a finished run into a student. Raises `DamagedError` where they are not those of the record."""
         aliases = {
             name.removeprefix("alias "): str(of) for name, of in run.settings.items() if name.startswith("alias ")
         }
@@ -71,7 +76,6 @@ class Folder:
             )
         apart = {name: t for name, t in student.state_dict().items() if TRAINING_ONLY in name.split(".")}
         load_weights(student, from_bytes(content, aliases) | apart, str(weights))
-        return run
 
     def keep_last(self, weights: Mapping[str, Tensor]) -> None:
         """Write the last weights where the student is made of earlier, better ones."""

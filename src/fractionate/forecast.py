@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -68,7 +69,10 @@ def _time(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
 
 
-def forecast(chain: Chain) -> Forecast:
+Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
+
+
+def forecast(chain: Chain, verb: Verb = "report") -> Forecast:
     """Check everything a run needs, try a few steps of each training on copies, and tell what all of it will take.
 
     Reads the data and builds the networks; asks no teacher and writes nothing. Raises what the run itself would raise for

@@ -23,6 +23,19 @@ def _adapter(record: type) -> Any:
     return _ADAPTERS[record]
 
 
+def _finite_or_named(schema: Any) -> Any:
+    """The schema with numbers as `to_json` writes them: NaN and infinities are strings."""
+    if isinstance(schema, list):
+        return [_finite_or_named(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _finite_or_named(part) for key, part in schema.items()}
+    if found.get("type") == "number":
+        number = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+        return {key: part for key, part in found.items() if key != "type"} | number
+    return found
+
+
 @dataclass(frozen=True)
 class Record:
     """The one base class: a frozen record that goes to JSON and back and shows itself in terminals and notebooks."""
@@ -47,8 +60,8 @@ class Record:
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema that `to_json` keeps to."""
-        schema: dict[str, Any] = _adapter(cls).json_schema()
-        return schema
+        schema: dict[str, Any] = _finite_or_named(_adapter(cls).json_schema(mode="serialization"))
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
     def save(self, path: Path | str) -> Path:
         """Write the JSON to a file, wholly or not at all, and give its path. Raises `ResourceError` where the disk refuses."""

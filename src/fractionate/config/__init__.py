@@ -6,6 +6,7 @@ All errors are collected and shown together as `file:line:column`. Overrides are
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from fractionate.config.reading import Lines, Place, parse_file, parse_text
 from fractionate.config.sections import ContradictionError, RunFile, all_keys, known_keys, section_of
 from fractionate.errors import ConfigError
+from fractionate.records.commands import Difference, Differences, Setting, Settings
 from fractionate.registry import names_code, nearest
 
 CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
@@ -131,16 +133,15 @@ def dump_run(run: RunFile) -> str:
     return out.getvalue()
 
 
-def differences(first: RunFile, second: RunFile) -> list[tuple[str, str, str]]:
-    """The settings in which two runs differ: key, the one's, the other's."""
+def differences(first: RunFile, second: RunFile) -> Differences:
+    """The settings in which two runs differ."""
     found = []
     for key in all_keys():
         values = [_at(run.model_dump(mode="json"), key) for run in (first, second)]
         if values[0] != values[1]:
             unset = "(the recipe of diagnose)" if key.startswith("objective.") else "(not set)"
-            one, other = (unset if value is None else str(value) for value in values)
-            found.append((key, one, other))
-    return found
+            found.append(Difference(key, *(unset if value is None else str(value) for value in values)))
+    return Differences(tuple(found))
 
 
 def _at(tree: Any, key: str) -> Any:
@@ -149,23 +150,22 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def explain(key: str | None = None) -> str:
-    """What a setting means and its default, or all settings of the run file."""
+def explain(key: str | None = None) -> Settings:
+    """What a setting means and its default, or all settings of a section or of the run file. Raises `ConfigError` for others."""
     keys = all_keys()
-    if key is not None and key not in keys:
-        below = [k for k in keys if k.startswith(f"{key}.")]
-        if not below:
-            near = nearest(key, keys)
-            raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")
-        keys = below
-    else:
-        keys = [key] if key else keys
-    lines = []
-    for name in keys:
-        *heads, last = name.split(".")
-        section: type[BaseModel] = RunFile
-        for head in heads:
-            section = section_of(section, head)
-        field = section.model_fields[last]
-        lines.append(f"{name:<42} default {field.get_default()!r:<14} {field.description}")
-    return "\n".join(lines)
+    found = keys if key is None else [k for k in keys if k == key or k.startswith(f"{key}.")]
+    if not found:
+        near = nearest(str(key), keys)
+        raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")
+    return Settings(tuple(_setting(name) for name in found))
+
+
+def _setting(name: str) -> Setting:
+    *heads, last = name.split(".")
+    section: type[BaseModel] = RunFile
+    for head in heads:
+        section = section_of(section, head)
+    field = section.model_fields[last]
+    default = field.get_default()
+    shown = list(default) if isinstance(default, tuple) else default
+    return Setting(name, "none" if default is None else json.dumps(shown, ensure_ascii=False), field.description or "")

@@ -153,6 +153,7 @@ class DistillSection(Section):
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
         None, description="train through torch.compile in this mode"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one")
     parallel: Literal["copies", "shards"] = Field(
         "copies", description="what the processes of torchrun hold of the student: copies (DDP) or shards (FSDP2)"
     )

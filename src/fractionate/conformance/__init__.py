@@ -161,14 +161,32 @@ def table(records: Sequence[Conformance]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-def main(names: Sequence[str] = ()) -> int:
-    """Run the suite on the named losses, or on all that are registered; 0 if all of them conform."""
+@dataclass(frozen=True)
+class Examination(Record):
+    """What the suite found of several losses."""
+
+    losses: tuple[Conformance, ...]
+
+    @property
+    def conform(self) -> bool:
+        """Whether all of them conform."""
+        return all(loss.conforms for loss in self.losses)
+
+    def __str__(self) -> str:
+        return "\n\n".join([*map(str, self.losses), table(self.losses)])
+
+
+def examine(names: Sequence[str] = ()) -> Examination:
+    """Run the suite on the named losses, or on all that are registered."""
     torch.set_num_threads(1)
-    records = [conformance(name) for name in (names or list(divergences))]
-    for record in records:
-        print(record, end="\n\n")
-    print(table(records))
-    return 0 if all(record.conforms for record in records) else 1
+    return Examination(tuple(conformance(name) for name in (names or list(divergences))))
+
+
+def main(names: Sequence[str] = ()) -> int:
+    """Print what the suite finds; 0 if all losses conform."""
+    found = examine(names)
+    print(found)
+    return 0 if found.conform else 1
 
 
 if __name__ == "__main__":

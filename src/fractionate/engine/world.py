@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,9 +92,25 @@ class World:
         return cut
 
 
+_by_itself: ContextVar[bool] = ContextVar("by_itself", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process trains by itself, whoever was started with it: what one of many prepares for all."""
+    token = _by_itself.set(True)
+    try:
+        yield
+    finally:
+        _by_itself.reset(token)
+
+
 @contextmanager
 def join(parallel: Parallel = "copies") -> Iterator[World]:
     """The processes that were started together: those of a group that is there, or of torchrun's environment, or one."""
+    if _by_itself.get():
+        yield World()
+        return
     distributed = torch.distributed
     mine = False
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ

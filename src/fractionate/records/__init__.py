@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractionate.record import Record
 from fractionate.records.attention import ArmAttention, AttentionStudy
+from fractionate.records.commands import Compaction, Difference, Differences, Setting, Settings, Written
 from fractionate.records.explanations import ExampleExplanation, Explanations, Superfeature, Superfeatures
 from fractionate.records.knowledge import (
     ClassPart,
@@ -27,8 +28,11 @@ __all__ = [
     "ArmAttention",
     "AttentionStudy",
     "ClassPart",
+    "Compaction",
     "Contract",
     "Diagnosis",
+    "Difference",
+    "Differences",
     "Effect",
     "Evidence",
     "ExampleExplanation",
@@ -45,6 +49,8 @@ __all__ = [
     "Record",
     "Run",
     "Scores",
+    "Setting",
+    "Settings",
     "Severity",
     "Share",
     "ShareLevel",
@@ -58,6 +64,7 @@ __all__ = [
     "Try",
     "Tuning",
     "Verdict",
+    "Written",
     "bar",
 ]
 

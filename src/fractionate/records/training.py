@@ -72,6 +72,9 @@ class Preflight(Record):
         )
 
 
+LOOP_SETTINGS = ("micro_batch_size", "clip_norm", "precision", "average_decay", "evaluate_every", "patience", "keep")
+
+
 @dataclass(frozen=True)
 class Training(Record):
     """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`."""
@@ -96,8 +99,7 @@ class Training(Record):
     def loop_settings(self) -> tuple[str, ...]:
         """The settings in use that only `distill` knows; a fleet of students has no place for them."""
         plain = Training()
-        names = ("micro_batch_size", "clip_norm", "precision", "average_decay", "evaluate_every", "patience", "keep")
-        return tuple(name for name in names if getattr(self, name) != getattr(plain, name))
+        return tuple(name for name in LOOP_SETTINGS if getattr(self, name) != getattr(plain, name))
 
     def steps_for(self, examples: int) -> int:
         """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""

@@ -1,0 +1,129 @@
+"""`fractionate config` and `fractionate schema`: run files written, checked and explained; the JSON Schema of what is printed."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fractionate.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from fractionate.config.sections import RunFile
+
+config_app = typer.Typer(help="Write, check and explain run files.", no_args_is_help=True, rich_markup_mode=None)
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+
+SCHEMAS = {  # what --json prints: the module that knows it, and the commands that print it
+    "RunFile": ("config.sections", "config example, config print"),
+    "Settings": ("records.commands", "config explain"),
+    "Differences": ("records.commands", "config diff"),
+    "StoreInfo": ("store.upkeep", "collect, store info"),
+    "Verification": ("store.upkeep", "store verify"),
+    "Repaired": ("store.mending", "store repair"),
+    "Compaction": ("records.commands", "store compact"),
+    "Written": ("records.commands", "store export, report, demo"),
+    "Diagnosis": ("records", "diagnose"),
+    "Study": ("records", "dissect"),
+    "Run": ("records", "distill"),
+    "Forecast": ("forecast", "collect, diagnose, dissect, distill, report with --dry-run"),
+    "Examination": ("conformance", "conformance"),
+}
+
+
+def print_schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RECORD]", help="which; none: a list", show_default=False)
+    ] = None,
+) -> None:
+    """Print the JSON Schema of what --json prints.
+
+    Example: fractionate schema Run
+    """
+    if name is None:
+        print("\n".join(f"{record:<13} {commands}" for record, (_, commands) in SCHEMAS.items()))
+    else:
+        print(json.dumps(schema(name), indent=2))
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a record that a command prints. Raises `UnknownNameError` for other names."""
+    from fractionate.registry import nearest
+
+    if name not in SCHEMAS:
+        near = nearest(name, list(SCHEMAS))
+        raise UnknownNameError(
+            f"no command prints a {name!r}", expected=f"one of {', '.join(SCHEMAS)}",
+            fix=f"did you mean {near!r}?" if near else "see: fractionate schema",
+        )  # fmt: skip
+    record: Any = getattr(import_module(f"fractionate.{SCHEMAS[name][0]}"), name)
+    found: dict[str, Any] = record.model_json_schema() if name == "RunFile" else record.json_schema()
+    return found
+
+
+@config_app.command("example")
+def config_example(as_json: AsJson = False) -> None:
+    """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
+    from fractionate.config.sections import ObjectiveSection, RunFile
+
+    _give(RunFile(), as_json)
+    if not as_json:
+        print("# left out, the recipe of diagnose is taken; a planned one is checked beside it:")
+        print(f"# objective: {ObjectiveSection().model_dump_json()}")
+
+
+@config_app.command("print")
+def config_print(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN.yaml] [key=value]...", show_default=False)
+    ] = None,
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the run file as it is understood. Example: fractionate config print run.yaml study.seeds=8"""
+    from fractionate.config import load_run
+
+    given = arguments or []
+    path = next((a for a in given if "=" not in a), None)
+    _give(load_run(path, tuple(a for a in given if "=" in a), trust=tuple(trust or ())), as_json)
+
+
+def _give(run: RunFile, as_json: bool) -> None:
+    from fractionate.config import dump_run
+
+    print(run.model_dump_json(indent=2) + "\n" if as_json else dump_run(run), end="")
+
+
+@config_app.command("diff")
+def config_diff(first: Path, second: Path, trust: Trust = None, as_json: AsJson = False) -> None:
+    """Print the settings in which two run files differ. Example: fractionate config diff runs/a/run.yaml runs/b/run.yaml"""
+    from fractionate.config import differences, load_run
+
+    found = differences(*(load_run(path, trust=tuple(trust or ())) for path in (first, second)))
+    print(found.to_json() if as_json else found)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of run files, for editors. Example: fractionate config schema > run.schema.json"""
+    print_schema("RunFile")
+
+
+@config_app.command("explain")
+def config_explain(
+    key: Annotated[str | None, typer.Argument(help="a key such as data.transfer; none: all")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a setting means and what its default is. Example: fractionate config explain study.margin"""
+    from fractionate.config import explain
+
+    found = explain(key)
+    print(found.to_json() if as_json else found)

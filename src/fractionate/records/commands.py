@@ -1,0 +1,82 @@
+"""What small commands print: what was written, settings and their meaning, differences of two run files. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fractionate.record import Record
+
+
+@dataclass(frozen=True)
+class Written(Record):
+    """A file or folder that a command wrote."""
+
+    path: str
+    bytes: int
+
+    @classmethod
+    def at(cls, path: Path | str) -> Written:
+        """What lies at a path, a folder with all that is in it."""
+        path = Path(path)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        return cls(str(path), sum(file.stat().st_size for file in files))
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Compaction(Record):
+    """A store whose shards were merged."""
+
+    path: str
+    shards_before: int
+    shards_after: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.shards_before} shards are {self.shards_after} now"
+
+
+@dataclass(frozen=True)
+class Setting(Record):
+    """One setting of a run file: its key, its default as YAML has it, and what it means."""
+
+    key: str
+    default: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.key:<32} default {self.default:<14} {self.meaning}"
+
+
+@dataclass(frozen=True)
+class Settings(Record):
+    """Settings of a run file."""
+
+    settings: tuple[Setting, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.settings)) or "no settings"
+
+
+@dataclass(frozen=True)
+class Difference(Record):
+    """A setting in which two run files differ."""
+
+    key: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.first} → {self.second}"
+
+
+@dataclass(frozen=True)
+class Differences(Record):
+    """The settings in which two run files differ."""
+
+    differences: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.differences)) or "no setting differs"
