@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.records.training import LOOP_SETTINGS
 from fractionate.registry import names_code
 from fractionate.sources.bundled import Parts, data_sets
+from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.weights import read_weights
@@ -79,23 +81,28 @@ class Chain:
     @cached_property
     def out(self) -> Path:
         """The folder; it belongs to one run file."""
+        self.check_folder()
         out = Path(self.run.out)
         written = out / "run.yaml"
+        if not written.exists():
+            _ = self.parts  # data that cannot be read are told of before the folder belongs to this run
+        make_directory(out)
+        if not written.exists():
+            write_file(written, dump_run(self.run).encode())
+        return out
+
+    def check_folder(self) -> None:
+        """Raise `MismatchError` where the folder belongs to another run file."""
+        written = Path(self.run.out) / "run.yaml"
         text = dump_run(self.run)
         if written.exists() and written.read_text(encoding="utf-8") != text:
             old, new = written.read_text(encoding="utf-8").splitlines(), text.splitlines()
             changed = [f"{a.strip()} → {b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
             raise MismatchError(
-                f"{out} holds another run",
+                f"{self.run.out} holds another run",
                 got="; ".join(changed[:3]) or "more settings",
                 fix="write elsewhere with out=FOLDER, or remove that folder",
             )
-        if not written.exists():
-            _ = self.parts  # data that cannot be read are told of before the folder belongs to this run
-        make_directory(out)
-        if not written.exists():
-            write_file(written, text.encode())
-        return out
 
     @cached_property
     def parts(self) -> Parts:
@@ -121,6 +128,17 @@ class Chain:
         transfer = self.parts.transfer
         return find_model(self.run.student.model)(transfer.inputs.shape[1:], transfer.classes)
 
+    @property
+    def taught(self) -> Examples:
+        """What a teacher trained here learns from. Raises `ConfigError` where the other parts leave nothing."""
+        taught = self.parts.teaching if self.run.teacher.train_on == "teaching" else self.parts.transfer
+        if taught is None:
+            raise ConfigError(
+                "there is nothing left to train a teacher on",
+                fix="give teacher.weights, make the parts of data smaller, or set teacher.train_on=transfer",
+            )
+        return taught
+
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher: weights from a file, or trained here once on the labels."""
@@ -132,12 +150,7 @@ class Chain:
             source = Path(asked.weights) if asked.weights else kept
             load_weights(model, read_weights(source), str(source))
             return model.eval()
-        taught = parts.teaching if asked.train_on == "teaching" else parts.transfer
-        if taught is None:
-            raise ConfigError(
-                "there is nothing left to train a teacher on",
-                fix="give teacher.weights, make the parts of data smaller, or set teacher.train_on=transfer",
-            )
+        taught = self.taught
         # label smoothing is distillation from a teacher that says nothing: uniform logits
         silent = TeacherSignal(torch.zeros(len(taught), parts.transfer.classes), taught.labels)
         smoothing = Objective(f"ls({asked.label_smoothing})", temperature=1.0, teacher_weight=1.0)
@@ -203,30 +216,37 @@ class Chain:
             minutes, self.parts.validation, self.training, first_seed=self.run.seed, out=self.out / "pilot"
         )
 
+    @property
+    def study_settings(self) -> dict[str, Any]:
+        """Arms, seeds and judgement of the study, as `dissect` takes them."""
+        asked = self.run.study
+        return {
+            "cells": asked.cells,
+            "temperatures": asked.temperatures,
+            "teacher_weights": asked.teacher_weights,
+            "seeds": asked.seeds,
+            "metric": asked.metric,
+            "margin": asked.margin,
+            "share": asked.shares or (1.0,),
+            "learning_rates": asked.learning_rates,
+            "divergence": asked.divergences or ("cross-entropy",),
+            "tune": None if asked.tune is None else Tuning(**asked.tune.model_dump()),
+        }
+
     @cached_property
     def study(self) -> Study:
         """Which part of the teacher pays."""
         kept = self.out / "study.json"
         if kept.exists():
             return Study.load(kept)
-        asked = self.run.study
         made = dissect(
             self.new_student,
             self.parts.transfer,
             self.store.signal(),
-            cells=asked.cells,
-            temperatures=asked.temperatures,
-            teacher_weights=asked.teacher_weights,
-            seeds=asked.seeds,
+            **self.study_settings,
             training=self.training,
             validation=self.parts.validation,
             test=self.parts.test,
-            metric=asked.metric,
-            margin=asked.margin,
-            share=asked.shares or (1.0,),
-            learning_rates=asked.learning_rates,
-            divergence=asked.divergences or ("cross-entropy",),
-            tune=None if asked.tune is None else Tuning(**asked.tune.model_dump()),
             workers=self.workers,
             out=self.out / "study",
             name=self.run.name,
@@ -296,8 +316,6 @@ class Chain:
         Folder(self.out / "training").read_into(student, made)
         # the signal was stored: the teacher itself has not run beside the student yet
         made = replace(made, cost=made.cost | measure_cost(self.teacher, self.parts.test.inputs[:1], name="teacher"))
-        if self.parts.encoding is not None:
-            self.parts.encoding.save(self.out / "student" / "data.json")
         asked, parts = self.run.export, self.parts
         counts = (
             f"{len(parts.transfer):,} examples, validated on {len(parts.validation):,}, tested on {len(parts.test):,}"
@@ -315,6 +333,8 @@ class Chain:
             onnx=asked.onnx,
             strict=False,
         )
+        if parts.encoding is not None:
+            parts.encoding.save(self.out / "student" / "data.json")
         return made
 
     @cached_property
