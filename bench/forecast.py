@@ -15,16 +15,17 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DATA = "data: {transfer: 400, validation: 300, test: 500}\n"
 CASES = {
     "digits, mlp, 10 arms × 10 seeds": "data: {transfer: 100, validation: 300, test: 600, seed: 1}\n"
     "training: {steps: 400}\nstudy: {seeds: 10}\n",
-    "digits, cnn, 4 arms × 3 seeds": "data: {transfer: 400, validation: 300, test: 500}\nteacher: {model: 'cnn(16, 32)', steps: 200}\n"
-    "student: {model: 'cnn(8, 16)'}\ntraining: {steps: 200}\nstudy: {cells: [hard, ls, kd-pt, kd], seeds: 3}\n",
-    "digits, wide mlp, 3 arms × 2 seeds": "data: {transfer: 600, validation: 300, test: 500}\nteacher: {model: 'mlp(512)', steps: 200}\n"
+    "digits, cnn, 4 arms × 3 seeds": f"{DATA}teacher: {{model: 'cnn(16, 32)', steps: 200}}\nstudent: {{model: 'cnn(8, 16)'}}\n"
+    "training: {steps: 200}\nstudy: {cells: [hard, ls, kd-pt, kd], seeds: 3}\n",
+    "digits, wide mlp, 3 arms × 2 seeds": f"{DATA}teacher: {{model: 'mlp(512)', steps: 200}}\n"
     "student: {model: 'mlp(1024, 1024)'}\ntraining: {steps: 200, batch_size: 64}\nstudy: {cells: [hard, kd-pt, kd], seeds: 2}\n"
     "distill: {average_decay: 0.99, keep: best}\n",
-    "digits, mlp, shares × temperatures, tuned": "data: {transfer: 200, validation: 300, test: 500}\ntraining: {steps: 300}\n"
-    "study: {cells: [hard, kd-pt, kd], seeds: 4, shares: [0.5, 1.0], tune: {teacher_weights: [0.5, 0.9], temperatures: [1, 4]}}\n",
+    "digits, mlp, shares of the data, tuned": f"{DATA}training: {{steps: 300}}\nstudy: {{cells: [hard, kd-pt, kd], seeds: 4, "
+    "shares: [0.5, 1.0], tune: {teacher_weights: [0.5, 0.9], temperatures: [1, 4]}}\n",
 }
 RUN = """
 import json, sys, time
@@ -44,7 +45,8 @@ for name, work in {
     "dissect": lambda: chain.study, "distill": lambda: chain.student, "report": lambda: chain.report(),
 }.items():
     task(name, work)
-print(json.dumps({"tasks": found, "memory": peak_bytes()}))
+way = chain.study.runs[0].settings["way"]
+print(json.dumps({"tasks": found, "memory": peak_bytes(), "way": way}))
 """
 
 
@@ -69,7 +71,8 @@ def main() -> None:
     lines = [
         "# What a dry run foretells, and what the run takes",
         "",
-        "`OMP_NUM_THREADS=1 python bench/forecast.py`: foretold / measured (difference). Two cores, shared with other work; CPU time.",
+        "`OMP_NUM_THREADS=1 python bench/forecast.py`: foretold / measured (difference). Two cores,",
+        "shared with other work.",
         "",
     ]
     for case, settings in CASES.items():
@@ -88,7 +91,7 @@ def main() -> None:
         sizes = sum(t[1] for t in took["tasks"].values()) / 1e3, sum(t["disk_bytes"] for t in told["tasks"]) / 1e3
         lines.append(row("**in all**", (seconds[1], seconds[0], ".2f"), (sizes[1], sizes[0], ",.1f")))
         memory = (told["memory_bytes"] / 2**20, took["memory"] / 2**20, ",.0f")
-        lines += ["", f"Peak memory, MiB: {row('', memory).strip('| ')}", ""]
+        lines += ["", f"Students were trained {took['way']}.", f"Peak memory, MiB: {row('', memory).strip('| ')}", ""]
         print("\n".join(lines[-12:]), flush=True)
     (ROOT / "bench/results/forecast.md").write_text("\n".join(lines), encoding="utf-8")
 

@@ -99,6 +99,19 @@ BAD = {
     "margin": ("study: {margin: 0}", "study.margin: Input should be greater than 0, got 0"),
     "share": ("training: {warmup_share: 2}", "less than or equal to 1, got 2"),
     "map for a name": ("student: {model: {mlp: 3}}", "run.yaml:1:11 student.model"),
+    "micro": (
+        "distill:\n  micro_batch_size: 64",
+        "run.yaml:2:3 distill.micro_batch_size: 64 is more than training.batch_size, 32",
+    ),
+    "never looked": (
+        "training: {steps: 9}\ndistill: {keep: best,\n  evaluate_every: 10}",
+        "run.yaml:3:3 distill.evaluate_every: 10 never comes within training.steps, 9",
+    ),
+    "precision": ("distill: {precision: fp8}", "'float32', 'bfloat16' or 'float16'"),
+    "tracker": ("distill: {trackers: [tensorbord]}", "run.yaml:1:22 distill.trackers.0"),
+    "decay": ("distill: {average_decay: 1}", "less than 1, got 1"),
+    "loop setting elsewhere": ("training: {clip_norm: 1}", "did you mean 'distill.clip_norm'?"),
+    "export": ("export: {onxx: true}", "run.yaml:1:10 unknown key 'onxx'; did you mean 'onnx'?"),
     "list for a number": ("data: {transfer: [3]}", "run.yaml:1:8 data.transfer"),
 }
 
@@ -112,6 +125,14 @@ def test_bad_files_are_refused_with_their_reason(tmp_path, monkeypatch, case):
     assert message in str(caught.value)
     assert "run.yaml" in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_contradictions_are_told_with_the_other_errors(tmp_path):
+    path = write(tmp_path, "tempratur: 4\ntraining: {steps: 5}\ndistill:\n  micro_batch_size: 40\n  log_every: 6\n")
+    with pytest.raises(ConfigError) as caught:
+        load_run(path)
+    told = str(caught.value)
+    assert told.startswith("3 errors") and "run.yaml:4:3" in told and "run.yaml:5:3" in told and "run.yaml:1:1" in told
 
 
 def test_missing_and_undecodable_files(tmp_path):

@@ -45,6 +45,8 @@ print(json.dumps([student(inputs).argmax(1).tolist(), whole(inputs).argmax(1).to
     plain, exported = json.loads(found.stdout)
     expected = student.eval()(test.inputs).argmax(1).tolist()
     assert plain == exported == expected
+    assert (out / "model.pt2").stat().st_size < 60_000  # none of the data lies in it, of which the example is a view
+    assert torch.export.load(out / "model.pt2").example_inputs is None
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name") and "\x1b" not in card
     for part in ("scikit-learn's digits", "95 % interval", str(run.contract), "torch.export", "apache-2.0"):

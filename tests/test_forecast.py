@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -19,6 +20,54 @@ teacher: {model: mlp(16), steps: 20}
 student: {model: mlp(8)}
 training: {steps: 30}
 study: {cells: [hard, kd], seeds: 2}
+export: {program: false}
+"""
+# a person's own data and networks, with every fault that a run file can bring in
+MINE = """
+import torch
+from torch import nn
+from fractionate.sources.examples import Examples
+
+inputs = torch.rand(120, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+labels = torch.arange(120) % 10
+
+
+def float_labels(): return inputs, labels.float()
+def negative_labels(): return inputs, torch.where(labels == 3, -1, labels)
+def nameless_label(): return Examples(inputs, labels, class_names=tuple("abc"))
+def no_data(): return inputs[:0], labels[:0]
+def endless():
+    while True: yield inputs[0], labels[0]
+def same_ids(): return Examples(inputs, labels, ids=("same",) * 120)
+def uneven(): return [(inputs[0], 1), (inputs[0, :, :4], 2)]
+def edited(): return Examples(inputs + 1, labels)
+def plain(): return Examples(inputs, labels)
+def normed(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
+
+
+class Says(nn.Module):
+    def __init__(self, turn):
+        super().__init__()
+        self.body, self.turn = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), turn
+
+    def forward(self, x): return self.turn(self.body(x))
+
+
+def twelve(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+def one(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+def halves(): return Says(lambda y: y.to(torch.int8))
+def complex_(): return Says(lambda y: y.to(torch.complex64))
+def sparse(): return Says(lambda y: y.detach().to_sparse())
+def mapping(): return Says(lambda y: {"logits": y})
+def scalar(): return Says(lambda y: y.sum())
+def masked(): return Says(lambda y: y.index_fill(1, torch.tensor([3]), -torch.inf))
+def not_a_number(): return Says(lambda y: y * torch.nan)
+def wrong_way(): return nn.Sequential(nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(32, 10))
+def vast(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Grows())
+
+
+class Grows(nn.Module):
+    def forward(self, x): return x[:, :, None, None].expand(-1, -1, 1 << 15, 1 << 15).mul(1.0).mean((2, 3))
 """
 
 
@@ -26,6 +75,9 @@ study: {cells: [hard, kd], seeds: 2}
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "mine_to_forecast.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine_to_forecast", raising=False)
     return tmp_path
 
 
@@ -37,46 +89,155 @@ def run(*arguments: str) -> int:
     return 0
 
 
-def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(here, capsys):
-    assert run("dissect", "run.yaml", "--dry-run", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [task["name"] for task in told["tasks"]] == ["teacher", "collect", "dissect", "distill"]
-    assert told["tasks"][2]["what"] == "2 arms × 2 seeds = 4 students of 30 steps"
-    assert told["memory_bytes"] > 0
-    assert sorted(path.name for path in here.iterdir()) == ["run.yaml"]
-
-
-def test_the_disk_is_foretold(here, capsys):
-    assert run("report", "run.yaml", "--dry-run") == 0
-    assert "in all" in capsys.readouterr().out
-    from fractionate.chain import Chain, read_run
-    from fractionate.forecast import forecast
-
-    chain = Chain(read_run("run.yaml"))
-    tasks = {task.name: task for task in forecast(chain).tasks}
-    chain.store  # noqa: B018  # collects
-    weights = (here / "runs/small/teacher.safetensors").stat().st_size
-    assert tasks["teacher"].disk_bytes == pytest.approx(weights, rel=0.1)
-    numbers = sum(path.stat().st_size for path in (here / "runs/small/store").rglob("*.safetensors"))
-    assert tasks["collect"].disk_bytes == pytest.approx(numbers, rel=0.25)  # headers weigh in a store this small
-
-
 @pytest.mark.parametrize(
-    ("settings", "code", "said"),
+    ("verb", "tasks"),
     [
-        (("study.cells=[hard, kd-tpok]",), 2, "did you mean 'kd-topk'"),
-        (("training.steps=0",), 2, "training.steps"),
-        (("student.model=cnn(4)", "data.source=breast-cancer"), None, ""),
-        (("data.transfer=100000",), None, "100000"),
-        (("teacher.weights=missing.safetensors",), None, "missing.safetensors"),
-        (("teacher.weights=other.safetensors",), 4, "the weights in other.safetensors are not those of mlp(16)"),
+        ("collect", ["teacher", "collect"]),
+        ("diagnose", ["teacher", "collect", "diagnose"]),
+        ("dissect", ["teacher", "collect", "dissect"]),
+        ("distill", ["teacher", "collect", "diagnose", "distill"]),
+        ("report", ["teacher", "collect", "diagnose", "dissect", "distill", "report"]),
     ],
 )
-def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, settings, code, said):
+def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(here, capsys, verb, tasks):
+    before = sorted(path.name for path in here.iterdir())
+    assert run(verb, "run.yaml", "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [task["name"] for task in told["tasks"]] == ["start", *tasks]
+    if "dissect" in tasks:
+        study = next(task for task in told["tasks"] if task["name"] == "dissect")
+        assert study["what"] == "2 arms × 2 seeds = 4 students of 30 steps" and study["cpu_seconds"] > 0
+    assert told["memory_bytes"] > 1 << 26
+    assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == before
+
+
+def test_all_factors_of_a_study_count(here, capsys):
+    factors = (
+        "study={cells: [hard, kd], seeds: 3, shares: [0.5, 1.0], tune: {temperatures: [1, 4], teacher_weights: [0.9]}}"
+    )
+    assert run("dissect", "run.yaml", factors, "--dry-run") == 0
+    # hard and kd at two shares; hard has one setting to try at each as kd has two, and as many tries
+    assert "4 arms × 3 seeds = 12 students of 30 steps, tuned by 8" in capsys.readouterr().out
+
+
+def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
+    from fractionate.chain import Chain, read_run
+    from fractionate.forecast import forecast
+    from fractionate.records import Written
+
+    told = forecast(Chain(read_run("run.yaml")))
+    chain = Chain(read_run("run.yaml"))
+    chain.report()
+    written = {
+        "teacher": Written.at(chain.out / "teacher.safetensors").bytes,
+        "collect": Written.at(chain.out / "store").bytes,
+        "diagnose": Written.at(chain.out / "diagnosis.json").bytes,
+        "dissect": Written.at(chain.out / "study").bytes + Written.at(chain.out / "study.json").bytes,
+        "distill": Written.at(chain.out / "student").bytes + Written.at(chain.out / "training").bytes,
+    }
+    for task in told.tasks:
+        if task.name in written:
+            assert task.disk_bytes == pytest.approx(written[task.name], rel=0.15), task.name
+    again = forecast(Chain(read_run("run.yaml")))
+    assert [task.name for task in again.tasks] == ["start", "report"]
+
+
+FAULTS = {  # by the rows of the fault table that a run file can bring about; exit code and what is said
+    "14 a tag": ("name: !!python/name:os.system x", (), 2, "tags such as"),
+    "14 a bomb": ("a: &a [x]\nb: [*a, *a]", (), 2, "anchors and aliases"),
+    "14 twice": ("name: a\nname: b", (), 2, "duplicate key"),
+    "14 a target": ("_target_: os.system", (), 2, "unknown key '_target_'"),
+    "14 code in a file": ("objective: {cell: kd}\ndata: {source: 'os:getcwd'}", (), 2, "--trust os"),
+    "15 misspelt": ("tempratur: 4", (), 2, "did you mean 'objective.temperature'?"),
+    "15 an unknown cell": ("", ("study.cells=[hard, kd-tpok]",), 2, "did you mean 'kd-topk'"),
+    "15 no steps": ("", ("training.steps=0",), 2, "training.steps"),
+    "15 recompute what": ("", ("distill.recompute=[9.linear]",), 2, "no module of the student matches"),
+    "16 weights are not finite": ("", ("teacher.weights=nan.safetensors",), 5, "nan.safetensors holds numbers that are not finite"),
+    "16 a teacher says nan": ("", ("teacher.model=mine_to_forecast:not_a_number",), 5, "not finite"),
+    "17 the student rules out": ("", ("student.model=mine_to_forecast:masked",), 5, "rules out classes"),
+    "18 an extreme temperature": ("", ("objective.temperature=0",), 2, "greater than 0"),
+    "19 labels are no numbers": ("", ("data.source=mine_to_forecast:float_labels",), 4, "class numbers"),
+    "19 negative labels": ("", ("data.source=mine_to_forecast:negative_labels",), 4, "class numbers"),
+    "19 a label without a class": ("", ("data.source=mine_to_forecast:nameless_label",), 4, "no class name"),
+    "20 twelve classes": ("", ("student.model=mine_to_forecast:twelve",), 4, "[2, 12]"),
+    "20 one class": ("", ("student.model=mine_to_forecast:one",), 4, "[2, 1]"),
+    "20 a teacher of twelve": ("", ("teacher.model=mine_to_forecast:twelve",), 4, "the teacher does not fit"),
+    "23 a store of other data": ("", ("data.source=mine_to_forecast:edited", "out=stored"), 4, "belongs to other data"),
+    "23 weights of another": ("", ("teacher.weights=other.safetensors",), 4, "are not those of mlp(16)"),
+    "23 missing weights": ("", ("teacher.weights=missing.safetensors",), 2, "missing.safetensors"),
+    "23 damaged weights": ("", ("teacher.weights=damaged.safetensors",), 3, "damaged.safetensors"),
+    "24 one id for all": ("", ("data.source=mine_to_forecast:same_ids",), 4, "have the same id"),
+    "25 no data": ("", ("data.source=mine_to_forecast:no_data",), 4, "at least one"),
+    "25 too few data": ("", ("data.transfer=100000",), 2, "100000"),
+    "25 data without end": ("", ("data.source=mine_to_forecast:endless",), 4, "length"),
+    "25 a last batch of one": ("", ("student.model=mine_to_forecast:normed", "data.transfer=33"), 2, "a batch of one example"),
+    "26 whole numbers": ("", ("student.model=mine_to_forecast:halves",), 4, "torch.int8"),
+    "26 complex": ("", ("student.model=mine_to_forecast:complex_",), 4, "complex64"),
+    "26 sparse": ("", ("student.model=mine_to_forecast:sparse",), 4, "sparse"),
+    "26 a mapping": ("", ("student.model=mine_to_forecast:mapping",), 4, "dict"),
+    "26 a number": ("", ("student.model=mine_to_forecast:scalar",), 4, "[]"),
+    "26 the wrong layout": ("", ("student.model=mine_to_forecast:wrong_way",), 4, "cannot take these inputs"),
+    "26 pictures of two sizes": ("", ("data.source=mine_to_forecast:uneven",), 4, "one tensor"),
+    "26 no pictures": ("", ("student.model=cnn(4)", "data.source=mine_to_forecast:flat"), 2, "has no 'flat'"),
+    "27 too large for memory": ("", ("student.model=mine_to_forecast:vast",), 6, "does not fit into memory"),
+    "a folder of another run": ("", ("out=other",), 4, "other holds another run"),
+    "a place that cannot be written to": ("", ("out=run.yaml/below",), 6, "cannot write"),
+}  # fmt: skip
+
+
+OWN = ("data.transfer=40", "data.validation=20", "data.test=20")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, monkeypatch, fault):
+    further, settings, code, said = FAULTS[fault]
     torch.manual_seed(0)
     save_file(nn.Linear(3, 2).state_dict(), "other.safetensors")
+    (here / "damaged.safetensors").write_bytes(b"\x10" * 40)
+    if "nan." in str(settings):
+        from fractionate.sources.models import models
+
+        weights = models["mlp(16)"]((1, 8, 8), 10).state_dict()
+        save_file({name: value * torch.nan for name, value in weights.items()}, "nan.safetensors")
+    if "out=stored" in settings:
+        assert run("collect", "run.yaml", "out=stored", *OWN, "data.source=mine_to_forecast:plain") == 0
+        (here / "stored" / "run.yaml").unlink()  # the folder's store alone
+        settings = (*settings, *OWN)
+    if "out=other" in settings:
+        (here / "other").mkdir()
+        (here / "other" / "run.yaml").write_text("name: another\n")
+    if "mine" in str(settings) and "data.source" not in str(settings):
+        settings = (*settings, "data.source=mine_to_forecast:plain")
+    if "mine" in str(settings):
+        settings = (*(own for own in OWN if own.partition("=")[0] not in str(settings)), *settings)
+    if "teacher.model=mine_to_forecast:not_a_number" in settings:
+        import mine_to_forecast
+
+        save_file(mine_to_forecast.not_a_number().state_dict(), "own.safetensors")
+        settings = (*settings, "teacher.weights=own.safetensors")
+    keys = {line.partition(":")[0] for line in further.splitlines()}  # those of the fault stand in the place of ours
+    kept = [line for line in RUN.splitlines() if line.partition(":")[0] not in keys]
+    (here / "run.yaml").write_text("\n".join([*kept, further]))
+    from fractionate.store import teachers
+
+    monkeypatch.setattr(teachers.Asker, "__call__", lambda *_: pytest.fail("a teacher was asked"))
+    capsys.readouterr()
     left = run("report", "run.yaml", *settings, "--dry-run")
     told = capsys.readouterr().err
-    assert left in ((2, 3, 4) if code is None else (code,)), told
+    assert left == code, told
     assert said in told and "Traceback" not in told
     assert not (here / "runs").exists()
+
+
+def test_21_classes_in_another_order_are_remarked_on(here, capsys):
+    assert run("collect", "run.yaml", "teacher.steps=300") == 0
+    from safetensors.torch import load_file
+
+    weights = load_file(here / "runs/small/teacher.safetensors")
+    save_file(
+        {name: value.roll(1, 0) if name.startswith("3.") else value for name, value in weights.items()},
+        "rolled.safetensors",
+    )
+    capsys.readouterr()
+    assert run("collect", "run.yaml", "out=else", "teacher.weights=rolled.safetensors", "--dry-run") == 0
+    assert "check its class order" in capsys.readouterr().out

@@ -53,14 +53,16 @@ def leaves(command=None, way=()):
 
 
 def test_every_command_prints_json_and_each_json_has_a_schema():
-    known = {name: command for name, command in leaves()}
+    known = dict(leaves())
     silent = {"schema", "config schema"}  # these print nothing but JSON
     assert {name for name, command in known.items() if not any("--json" in p.opts for p in command.params)} == silent
     assert {name for name in known if not any(text.startswith(name) for _, text in COMMANDS)} == silent
     assert {record for record, _ in COMMANDS} == set(SCHEMAS)
     for record, (_, commands) in SCHEMAS.items():
         said = {text.split(" with ")[0] for text in commands.split(", ")}
-        assert {name for name in known for kind, text in COMMANDS if kind == record and text.startswith(name)} <= said | {""} or record
+        assert {
+            name for name in known for kind, text in COMMANDS if kind == record and text.startswith(name)
+        } <= said | {""} or record
 
 
 def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
@@ -100,7 +102,11 @@ def test_nan_is_in_the_schema():
 
 def fractionate(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")} | more
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'fractionate'; from fractionate.cli import main; main()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'fractionate'; from fractionate.cli import main; main()",
+    ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=env)
 
 

@@ -1,4 +1,4 @@
-"""The student that goes to production, from the command line: handed over for others, stopped and gone on with, by several processes."""
+"""The student that goes to production, from the command line: handed over, stopped and gone on with, by several processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ assert not [name for name in sys.modules if name.startswith("fractionate")]
 
 
 def test_what_is_handed_over_needs_nothing_of_ours(here, capsys):
-    assert run("distill", "run.yaml", "export.program=true", "export.licence=apache-2.0", "export.data=pen strokes") == 0
+    assert (
+        run("distill", "run.yaml", "export.program=true", "export.licence=apache-2.0", "export.data=pen strokes") == 0
+    )
     told = capsys.readouterr()
     assert told.out.startswith("kd seed 0: completed") and f"student: {here / 'out' / 'student'}" in told.err
     folder = here / "out" / "student"
@@ -90,7 +92,12 @@ def test_a_kill_between_training_and_hand_over_is_made_good(here, monkeypatch):
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(here):
-    settings = ["training.steps=4000", "distill.save_every_steps=50", "distill.average_decay=0.9", "distill.log_every=10"]
+    settings = [
+        "training.steps=4000",
+        "distill.save_every_steps=50",
+        "distill.average_decay=0.9",
+        "distill.log_every=10",
+    ]
     command = [*FRACTIONATE, "distill", "run.yaml", *settings]
     with subprocess.Popen(command, env=HERE, stderr=subprocess.PIPE, text=True) as process:
         checkpoints = here / "out" / "training" / "checkpoints"

@@ -160,6 +160,9 @@ def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> 
     with asking(student), _exporting("torch.export"):
         asked = _Logits(student, head).eval()
         program = torch.export.export(asked, positional, named, dynamic_shapes=_free_batch(example))
+        program.example_inputs = (
+            None  # else they lie in the file: the data are not for everybody, and views bring all of them
+        )
         torch.export.save(program, written)
         written.seek(0)
         back = torch.export.load(written).module()

@@ -76,8 +76,8 @@ def forecast(chain: Chain, verb: Verb = "report") -> Forecast:
     folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
     """
     _ = chain.parts
-    started = time.process_time()  # of the process: libraries and data
     signal, teacher, remarks = precheck(chain)
+    started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     asked_for: dict[Verb, tuple[str, ...]] = {
         "collect": ("teacher", "collect"),
         "diagnose": ("teacher", "collect", "diagnose"),

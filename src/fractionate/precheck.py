@@ -16,7 +16,7 @@ from fractionate.durable import refused
 from fractionate.engine.council import check_finite, no_better_than_chance
 from fractionate.engine.memory import check_memory, foresee
 from fractionate.engine.recompute import recomputed
-from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError
+from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, ResourceError
 from fractionate.production import check_extras
 from fractionate.records import Training
 from fractionate.sources.examples import Examples
@@ -97,6 +97,11 @@ def _logits(model: nn.Module, data: Examples, who: str, rows: int = 2) -> torch.
     except FractionateError:
         raise
     except Exception as error:  # a model of the person's own may raise anything
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+            raise ResourceError(
+                f"the {who} does not fit into memory, not even with {rows} examples",
+                got=str(error).splitlines()[0][:200],
+            ) from error
         raise MismatchError(
             f"the {who} cannot take these inputs",
             expected=f"inputs {list(data.inputs.shape[1:])} of {data.inputs.dtype}",

@@ -44,7 +44,7 @@ EXPORT_SECONDS, ONNX_SECONDS = (
     1.8,
     1.9,
 )  # of a small student, most of it loading torch's exporters (measured on two cores)
-EXPORT_BYTES = 38_000  # of a program beside the weights
+EXPORT_BYTES = 12_500  # of a program beside the weights
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,10 @@ class Rehearsal:
                 break
         except _Enough:
             pass
-        each = np.diff(np.array(stamps), axis=0)[2:]
-        step = (np.median(each, axis=0) if len(each) else np.zeros(2)) / len(group)
+        # by then all shapes of batches have been met; fewer steps than an epoch tell what they can
+        each = np.diff(np.array(stamps), axis=0)
+        settled = each[min(-(-len(transfer) // chain.training.batch_size), len(each) // 2) :]
+        step = (settled.mean(axis=0) if len(settled) else np.zeros(2)) / len(group)
         taught = next((entrant for entrant in entrants if entrant.objective is not None), entrants[0])
         model = make_student(chain.new_student, 0)
         probe, seen = transfer.inputs[course.probe], validation.inputs
@@ -277,14 +279,15 @@ class Rehearsal:
         took = []
         steps = training.steps_for(len(data))
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        for few in (FEW, min(MORE, max(steps, FEW + 1))):
+        more_steps = max(FEW + 1, min(MORE, steps))
+        for few in (FEW, FEW, more_steps):  # the first one loads what the others have
             short = replace(training, steps=few, epochs=None, evaluate_every=None, patience=None, keep="last")
             begin = clock()
             distill(model, data, signal, training=short, log_every=MORE, show="nothing", **asked, **more)
             took.append(clock() - begin)
             model.load_state_dict(weights)
-        step = np.maximum(took[1] - took[0], 0) / max(1, min(MORE, max(steps, FEW + 1)) - FEW)
-        return np.maximum(took[0] - FEW * step, 0) + steps * step
+        step = np.maximum(took[2] - took[1], 0) / (more_steps - FEW)
+        return np.maximum(took[0], FEW * step) + (steps - FEW) * step
 
     def distill(self) -> Share | None:
         """The one student, its looks at held-out data, and its hand-over."""

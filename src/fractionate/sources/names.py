@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fractionate.errors import ConfigError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.registry import names_code, nearest
 from fractionate.sources.bundled import Parts, Undivided, data_sets, split_parts
 from fractionate.sources.examples import as_examples
@@ -70,4 +70,11 @@ def find_parts(name: str, *, transfer: int | None, validation: int | None, test:
         return data
     if isinstance(data, Undivided):
         return data.parts(transfer=transfer, validation=validation, test=test, seed=seed)
+    if not hasattr(data, "__len__"):
+        raise MismatchError(
+            f"{name} gives data without a length",
+            expected="Examples, Parts, a pair of tensors, or a dataset with len()",
+            got=type(data).__name__,
+            fix="read what you need of the stream into Examples; distill() in Python takes streams",
+        )
     return split_parts(as_examples(data, name), transfer=transfer, validation=validation, test=test, seed=seed)
