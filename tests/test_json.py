@@ -58,7 +58,7 @@ def test_every_command_prints_json_and_each_json_has_a_schema():
     assert {name for name, command in known.items() if not any("--json" in p.opts for p in command.params)} == silent
     assert {name for name in known if not any(text.startswith(name) for _, text in COMMANDS)} == silent
     assert {record for record, _ in COMMANDS} == set(SCHEMAS)
-    for record, (_, commands) in SCHEMAS.items():
+    for record, commands in SCHEMAS.items():
         said = {text.split(" with ")[0] for text in commands.split(", ")}
         assert {
             name for name in known for kind, text in COMMANDS if kind == record and text.startswith(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,20 +21,20 @@ Trust = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
 
-SCHEMAS = {  # what --json prints: the module that knows it, and the commands that print it
-    "RunFile": ("config.sections", "config example, config print"),
-    "Settings": ("records.commands", "config explain"),
-    "Differences": ("records.commands", "config diff"),
-    "StoreInfo": ("store.upkeep", "collect, store info"),
-    "Verification": ("store.upkeep", "store verify"),
-    "Repaired": ("store.mending", "store repair"),
-    "Compaction": ("records.commands", "store compact"),
-    "Written": ("records.commands", "store export, report, demo"),
-    "Diagnosis": ("records", "diagnose"),
-    "Study": ("records", "dissect"),
-    "Run": ("records", "distill"),
-    "Forecast": ("forecast", "collect, diagnose, dissect, distill, report with --dry-run"),
-    "Examination": ("conformance", "conformance"),
+SCHEMAS = {  # what --json prints, and the commands that print it
+    "RunFile": "config example, config print",
+    "Settings": "config explain",
+    "Differences": "config diff",
+    "StoreInfo": "collect, store info",
+    "Verification": "store verify",
+    "Repaired": "store repair",
+    "Compaction": "store compact",
+    "Written": "store export, report, demo",
+    "Diagnosis": "diagnose",
+    "Study": "dissect",
+    "Run": "distill",
+    "Forecast": "collect, diagnose, dissect, distill, report with --dry-run",
+    "Examination": "conformance",
 }
 
 
@@ -49,7 +48,7 @@ def print_schema(
     Example: fractionate schema Run
     """
     if name is None:
-        print("\n".join(f"{record:<13} {commands}" for record, (_, commands) in SCHEMAS.items()))
+        print("\n".join(f"{record:<13} {commands}" for record, commands in SCHEMAS.items()))
     else:
         print(json.dumps(schema(name), indent=2))
 
@@ -64,8 +63,24 @@ def schema(name: str) -> dict[str, Any]:
             f"no command prints a {name!r}", expected=f"one of {', '.join(SCHEMAS)}",
             fix=f"did you mean {near!r}?" if near else "see: fractionate schema",
         )  # fmt: skip
-    record: Any = getattr(import_module(f"fractionate.{SCHEMAS[name][0]}"), name)
-    found: dict[str, Any] = record.model_json_schema() if name == "RunFile" else record.json_schema()
+    if name == "RunFile":  # an editor asks for it: no torch
+        from fractionate.config.sections import RunFile
+
+        return RunFile.model_json_schema()
+    from fractionate import records
+    from fractionate.conformance import Examination
+    from fractionate.forecast import Forecast
+    from fractionate.store import mending, upkeep
+
+    known: tuple[Any, ...] = (
+        Examination,
+        Forecast,
+        mending.Repaired,
+        upkeep.StoreInfo,
+        upkeep.Verification,
+        *records.RECORDS,
+    )
+    found: dict[str, Any] = next(record for record in known if record.__name__ == name).json_schema()
     return found
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 
 from fractionate.chain import Chain
-from fractionate.config.sections import DataSection, RunFile, StudySection, TeacherSection, TrainingSection
+from fractionate.config.sections import (
+    DataSection,
+    ExportSection,
+    RunFile,
+    StudySection,
+    TeacherSection,
+    TrainingSection,
+)
 from fractionate.page import report
 
 # A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.
@@ -25,6 +32,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
         teacher=TeacherSection(model="mlp(256, 256)"),
         training=TrainingSection(steps=400),
         study=StudySection(seeds=10),
+        export=ExportSection(program=False),  # loading torch's exporter takes as long as the two students
     )
     sick = healthy.model_copy(
         update={
