@@ -117,7 +117,7 @@ def test_all_factors_of_a_study_count(here, capsys):
     )
     assert run("dissect", "run.yaml", factors, "--dry-run") == 0
     # hard and kd at two shares; hard has one setting to try at each as kd has two, and as many tries
-    assert "4 arms × 3 seeds = 12 students of 30 steps, tuned by 8" in capsys.readouterr().out
+    assert "4 arms × 3 seeds = 12 students of 30 steps, tuned by 8 more" in capsys.readouterr().out
 
 
 def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):

@@ -224,12 +224,13 @@ class Rehearsal:
         each = (steps * share - 1) * step + (points - 1) * point + further * row
         what = f"{len(arms)} arms × {asked.seeds} seeds = {len(arms) * asked.seeds} students of {steps:,} steps"
         if tune is not None:
-            what += f", tuned by {students - len(arms) * asked.seeds}"
+            what += f", tuned by {students - len(arms) * asked.seeds} more"
         workers = chain.workers if isinstance(chain.workers, int) else 1
         speed = np.array([max(1, workers), 1])
         # every run in a file of its own, then all of them in one, and the study once more in its folder
         runs = sum(len(run.to_json().encode()) + 1 for run in study.runs)
-        size = runs + 2 * len(study.to_json().encode())
+        tries = students - len(arms) * asked.seeds
+        size = runs + tries * runs // max(1, len(study.runs)) + 2 * len(study.to_json().encode())
         return Share(what, (seconds + students * each) / speed, size)
 
     def _step_and_point(self, names: tuple[str, ...], arms: Any, points: int) -> tuple[Seconds, Seconds, Seconds]:
@@ -319,7 +320,9 @@ class Rehearsal:
     def run(self) -> Run:
         """A record of a student as long as the real one's, about."""
         objective = self.chain.objective_asked or Objective()
-        few = replace(self.chain.training, steps=100, epochs=None)
+        steps = self.chain.training.steps_for(len(self.chain.parts.transfer))
+        rows = steps // (self.chain.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
+        few = replace(self.chain.training, steps=max(1, min(rows, 200)), epochs=None)
         part, said = some(self.chain.parts.transfer, 64), self.signal.take(torch.arange(min(64, len(self.signal))))
         _, made = distill(
             self.chain.new_student(), part, said, objective=objective, training=few, validation=part, test=part,
