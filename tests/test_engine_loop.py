@@ -254,6 +254,13 @@ def test_the_rescaling_is_recorded_along_the_way():
     assert all(point.rescaling_mean is not None and math.isfinite(point.rescaling_mean) for point in run.history)
 
 
+@pytest.mark.parametrize("setting", [{"keep": "best"}, {"patience": 2}])
+def test_the_best_needs_validation_data(setting):
+    train, _, _ = digits()
+    with pytest.raises(ConfigError, match="found on validation data"):
+        distill(mlp(), train, training=dataclasses.replace(FAST, **setting))
+
+
 def test_what_cannot_be_trained_is_refused():
     train, _, _ = digits()
     frozen = mlp().requires_grad_(False)

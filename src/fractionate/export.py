@@ -241,7 +241,8 @@ def model_card(
                 ]
         if run.cost:
             lines += ["", "## Cost", ""] + [
-                f"- {key.replace('_', ' ')}: {value:,.3g}" for key, value in run.cost.items()
+                f"- {key.replace('_', ' ')}: {value:{',.0f' if value >= 100 else ',.3g'}}"
+                for key, value in run.cost.items()
             ]
         lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in run.versions.items()) + "."]
     if programs:

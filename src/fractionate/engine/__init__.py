@@ -88,6 +88,13 @@ def distill(
         raise ConfigError("an objective needs a teacher", fix="pass signal=, or leave the objective out")
     if signal is not None and objective is None:
         objective = Objective()
+    if validation is None and (training.patience is not None or training.keep == "best"):
+        raise ConfigError(
+            "the best weights are found on validation data",
+            expected="validation= beside keep='best' or patience",
+            got="none",
+            fix="pass validation=, or leave keep and patience out",
+        )
     teacher = as_teacher(
         signal, feed, objective, device=device_of(student), head=teacher_head, predicts_next=predicts_next
     )

@@ -115,7 +115,8 @@ def join(parallel: Parallel = "copies") -> Iterator[World]:
     mine = False
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
     if started and distributed.is_available() and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # each device by its own: a student on the CPU of a machine with GPUs travels by gloo
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         mine = True
     try:
         if distributed.is_available() and distributed.is_initialized():
