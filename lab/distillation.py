@@ -1,11 +1,17 @@
-"""What the two real distillations share: a teacher that never saw the transfer set, arms over seeds, a page and a table."""
+"""What the two real distillations share: two regimes, equal tuning of every arm, paired effects, a page and a table.
+
+Many labels: every example has a label. Few labels: the student has the labels of some, and of the rest only what the teacher says;
+there the teacher's first choice stands where a label is asked for (the `hard` share of an objective, the class of a class mean).
+"""
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -14,104 +20,310 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate import Objective, TeacherSignal, distill
+from fractionate.attribution import METRICS, Contrast, effects
+from fractionate.cells import as_cell
 from fractionate.diagnosis import diagnose
 from fractionate.engine.cost import measure_cost
 from fractionate.page import report
-from fractionate.records import Diagnosis, Run, Training
+from fractionate.records import Diagnosis, Effect, Run, Study, Training, Try
 from fractionate.scores import scores
 from fractionate.sources.examples import Examples
-from fractionate.study.pilot import PilotPlan
+from fractionate.study.arms import redrawn
+from fractionate.study.pilot import USUAL, PilotPlan, Setting
+
+NONE, PSEUDO, TRUE = "no teacher", "hard pseudo-labels", "all labels true"
+TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison
+MARGIN = 0.5  # points of accuracy that do not matter
+# what the pilot tries beside the rule and T = 4 / 0.9: fewer arms than usual, so that each gets more of the steps
+GRID: tuple[Setting, ...] = (
+    *(("kd", t, w) for t in (1.0, 2.0, 4.0) for w in (0.5, 0.9)), ("kd", 1.0, 1.0), ("kd", 2.0, 1.0), ("kd-pt", 1.0, 0.9)
+)  # fmt: skip
 
 
-def compare(
-    title: str,
-    command: str,
-    task: str,
-    teacher: str,
-    student: Callable[[], nn.Module],
-    data: list[Examples],
-    signals: list[TeacherSignal],
-    training: Training,
-    out: Path,
-    page: Path,
-    *,
-    seeds: int = 5,
-    pilot_minutes: float | None = 3.0,
-) -> str:
-    """Diagnose with a pilot, train every arm over the seeds (finished runs are read back); a page, and the table as Markdown.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Student, examples, what the teacher says of them, and how students may be trained; places are those of `every`."""
 
-    `data` and `signals`: transfer, validation and test part, and what the teacher says of each. Settings are chosen on the
-    validation part; the test part is read once, at the end of a run.
-    """
-    from scipy.stats import t
+    title: str
+    command: str
+    about: str
+    student: Callable[[], nn.Module]
+    every: Examples
+    signal: TeacherSignal
+    validation: Sequence[int]
+    test: Sequence[int]
+    training: Training
+    rates: tuple[float, ...]
+    lengths: tuple[int, ...]  # steps
+    teacher_cost: dict[str, float]
+    out: Path
+    seeds: int = 5
+    pilot_minutes: float = 3.0
 
-    train, validation, test = data
-    signal, held_out, test_signal = signals
-    torch.manual_seed(100)
-    more = {"name": title, "class_names": train.class_names, "data": train, "held_out": held_out}
-    rule = diagnose(signal, student(), **more).recipe  # type: ignore[arg-type]
-    kept = out / "diagnosis.json"
+    def part(self, places: Sequence[int]) -> tuple[Examples, TeacherSignal]:
+        """Some of the examples with their labels, and what the teacher says of them."""
+        index = torch.tensor(places)
+        part = self.every.take(index)
+        return part, TeacherSignal(self.signal.logits[index], part.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Regime:
+    """What has labels (`labelled`), all that the student may read (`pool`), and in the second the teacher's word for a label."""
+
+    name: str
+    about: str
+    labelled: tuple[Examples, TeacherSignal]
+    pool: tuple[Examples, TeacherSignal]
+    true: Examples | None = None  # the pool with labels that the student would not have
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """What a student learns from: examples and, with a teacher, its signal under a setting (cell, temperature, teacher weight)."""
+
+    name: str
+    data: Examples
+    signal: TeacherSignal | None = None
+    setting: Setting | None = None
+
+    def objective(self, seed: int) -> Objective | None:
+        """The objective of a seed: placebos are drawn anew for each."""
+        if self.setting is None:
+            return None
+        cell, temperature, weight = self.setting
+        return Objective(redrawn(as_cell(cell), seed), temperature, weight)
+
+
+def many_labels(task: Task, places: Sequence[int]) -> Regime:
+    """Every example has a label."""
+    part = task.part(places)
+    return Regime("many labels", f"{len(places):,} examples, all with labels.", part, part)
+
+
+def few_labels(task: Task, labelled: Sequence[int], places: Sequence[int]) -> Regime:
+    """The examples at `places`, which begin with the `labelled` ones; the rest has been read by the teacher alone."""
+    true, signal = task.part(places)
+    labels = signal.logits.argmax(dim=1)
+    labels[: len(labelled)] = true.labels[: len(labelled)]
+    about = f"{len(labelled):,} examples with labels and {len(places) - len(labelled):,} that only the teacher has labelled."
+    pool = (replace(true, labels=labels), TeacherSignal(signal.logits, labels))
+    return Regime("few labels", about, task.part(labelled), pool, true)
+
+
+def train(task: Task, regime: Regime, arm: Arm, training: Training, seed: int, *, test: bool) -> Run:
+    """One student; read back where it was trained before."""
+    torch.manual_seed(seed)
+    held = task.part(task.validation)
+    name = f"{arm.name} {training.learning_rate:g} {training.steps} {seed}"
+    folder = task.out / slug(regime.name) / ("test" if test else "tuning") / slug(name)
+    more = dict(zip(("test", "test_signal"), task.part(task.test), strict=True)) if test else {}
+    _, run = distill(
+        task.student(), arm.data, arm.signal, objective=arm.objective(seed), training=training, validation=held[0],
+        validation_signal=held[1], seed=seed, arm=arm.name, out=folder, show="nothing", **more,
+    )  # fmt: skip
+    settings = {"learning_rate": training.learning_rate, "steps": training.steps}
+    return replace(run, settings={**run.settings, **settings})
+
+
+def tune(task: Task, regime: Regime, arm: Arm) -> tuple[Training, tuple[tuple[Try, int], ...]]:
+    """The best learning rate and length on validation data, by accuracy, then NLL; and each try with its steps."""
+    found = []
+    for rate, steps in product(task.rates, task.lengths):
+        training = replace(task.training, learning_rate=rate, steps=steps)
+        run = train(task, regime, arm, training, TUNING_SEED, test=False)
+        assert run.validation is not None
+        print("  tuning", arm.name, rate, steps, run.validation, flush=True)
+        found.append((run.validation, training))
+    best = max(range(len(found)), key=lambda i: (found[i][0].accuracy, -found[i][0].nll_nats))
+    _, temperature, weight = arm.setting or ("hard", 1.0, 0.0)
+    tries = tuple(
+        (Try(arm.name, temperature, weight, t.learning_rate, 100 * v.accuracy, chosen=i == best), t.steps or 0)
+        for i, (v, t) in enumerate(found)
+    )
+    return found[best][1], tries
+
+
+def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, Diagnosis]:
+    """What `diagnose` says of the labelled examples, and the same refined by a pilot on all that the student may read."""
+    data, signal = regime.labelled
+    validation, held_out = task.part(task.validation)
+    torch.manual_seed(PILOT_SEED)
+    ruled = diagnose(signal, task.student(), name=f"{task.title}, {regime.name}", data=data, held_out=held_out)
+    kept = task.out / slug(regime.name) / "piloted.json"
     if kept.exists():
-        diagnosis = Diagnosis.load(kept)
-    else:
-        plan = None
-        if pilot_minutes is not None:
-            plan = PilotPlan(
-                pilot_minutes, validation, replace(training, keep="last"), first_seed=100, out=out / "pilot"
-            )
-        diagnosis = diagnose(signal, student if plan else student(), pilot=plan, **more)  # type: ignore[arg-type]
-        diagnosis.save(kept)
-    print(diagnosis, flush=True)
-    arms: dict[str, Objective | None] = {"no teacher": None, "kd T = 4 / 0.9": Objective("kd", 4.0, 0.9)}
-    for source, advice in (("rule", rule), ("pilot", diagnosis.recipe if diagnosis.pilot else None)):
-        if advice is not None and advice.distil:
-            arms[f"{source}: {advice.cell} T = {advice.temperature:g} / {advice.teacher_weight:g}"] = (
-                Objective.from_recipe(advice)
-            )
-    rows: dict[str, list[dict[str, float]]] = {}
+        return ruled, Diagnosis.load(kept)
+    plan = PilotPlan(
+        task.pilot_minutes, validation, training, first_seed=PILOT_SEED, grid=GRID, out=kept.parent / "pilot",
+        progress="off",
+    )  # fmt: skip
+    recipe, pilot = plan(task.student, *regime.pool, ruled.recipe)
+    piloted = replace(ruled, recipe=recipe, pilot=pilot)
+    piloted.save(kept)
+    return ruled, piloted
+
+
+def arms_of(regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[Arm], list[Contrast]]:
+    """The arms of a regime and what is compared: each with no teacher, the shapes with their controls, soft with hard."""
+    assert piloted.pilot is not None
+    few, (pool, signal) = regime.true is not None, regime.pool
+    best = next(t for t in piloted.pilot.trials if t.arm == piloted.pilot.chosen)
+    chosen: Setting = (best.cell, best.temperature, best.teacher_weight)
+    rule: Setting = (ruled.recipe.cell, ruled.recipe.temperature, ruled.recipe.teacher_weight)
+    sources: dict[Setting, list[str]] = {USUAL: ["default"]}
+    if ruled.recipe.distil:
+        sources.setdefault(rule, []).append("rule")
+    sources.setdefault(chosen, []).append("pilot")
+    soft = {setting: f"{' and '.join(by)}: {called(setting)}" for setting, by in sources.items()}
+    at = chosen[1:] if chosen[0] == "kd" else USUAL[1:]  # the controls stand beside the best full kd
+    beside = soft.get(("kd", *at), soft[USUAL])
+    arms = [Arm(NONE, regime.labelled[0])]
+    if few:
+        arms += [Arm(f"labelled alone: {called(('kd', *at))}", *regime.labelled, ("kd", *at)), Arm(PSEUDO, pool)]
+    arms += [Arm(name, pool, signal, setting) for setting, name in soft.items()]
+    for cell in ("kd-pt", "kd-shuffled", *([] if few else ["class-mean"])):
+        if (cell, *at) not in soft:
+            arms.append(Arm(called((cell, *at)), pool, signal, (cell, *at)))
+    contrasts = [Contrast(arm.name, NONE, placebo="shuffled" in arm.name) for arm in arms[1:]]
+    if few:
+        assert regime.true is not None
+        contrasts += [Contrast(name, PSEUDO) for name in soft.values()]
+        arms.append(Arm(TRUE, regime.true))
+        contrasts.append(Contrast(TRUE, NONE))
+    contrasts += [Contrast(beside, arm.name) for arm in arms if arm.name.startswith(("kd-pt", "kd-shuffled"))]
+    return arms, contrasts
+
+
+def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, list[tuple[Try, int]]]:
+    """One regime: tune the arm without soft labels, diagnose and pilot with its training, tune and train every arm."""
+    first = Arm(NONE, regime.labelled[0]) if regime.true is None else Arm(PSEUDO, regime.pool[0])
+    ruled, piloted = advise(task, regime, tune(task, regime, first)[0])
+    print(piloted, flush=True)
+    arms, contrasts = arms_of(regime, ruled, piloted)
     runs: list[Run] = []
-    for arm, objective in arms.items():
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            _, run = distill(
-                student(), train, None if objective is None else signal, objective=objective, training=training,
-                validation=validation, test=test, test_signal=test_signal, seed=seed, arm=arm,
-                out=out / f"{''.join(c if c.isalnum() else '-' for c in arm)}-{seed}", show="nothing",
-            )  # fmt: skip
-            assert run.test is not None and run.test.agreement is not None
-            runs.append(run)
-            rows.setdefault(arm, []).append(
-                {"accuracy": run.test.accuracy * 100, "nll": run.test.nll_nats, "ece": run.test.ece * 100,
-                 "agreement": run.test.agreement * 100}
-            )  # fmt: skip
-            print(arm, seed, run.test, flush=True)
-    none = [row["accuracy"] for row in rows["no teacher"]]
+    tries: list[tuple[Try, int]] = []
+    for arm in arms:
+        training, tried = tune(task, regime, arm)
+        tries += tried
+        for seed in range(task.seeds):
+            runs.append(train(task, regime, arm, training, seed, test=True))
+            print(runs[-1], flush=True)
+    found = [effects(runs, contrasts, metric=name, margin=MARGIN if name == "accuracy" else None) for name in METRICS]
+    lengths = {arm.name: steps for arm in arms for one, steps in tries if one.arm == arm.name and one.chosen}
+    study = Study(
+        f"{task.title}, {regime.name}", "accuracy", NONE, MARGIN, tuple(a.name for a in arms),
+        tuple(range(task.seeds)), tuple(runs), tuple(e for part in found for e in part),
+        notes=(regime.about, "Steps chosen on validation data: " + ", ".join(f"{n} {s:,}" for n, s in lengths.items())),
+        data={"name": task.every.name, "examples": len(regime.pool[0]), "classes": task.every.classes},
+        settings={"command": task.command, "batch_size": task.training.batch_size},
+        wall_seconds=sum(run.wall_seconds for run in runs), tries=tuple(one for one, _ in tries),
+    )  # fmt: skip
+    return study, ruled, piloted, tries
+
+
+def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
+    """Both regimes; writes the page and the tables under `results`."""
+    test, said = task.part(task.test)
+    held = task.part(task.validation)[0]
+    cost = measure_cost(task.student().eval(), test.inputs[:1], name="student") | task.teacher_cost
     lines = [
-        f"# {title}", "", f"`{command}`. {task}", "",
-        f"{len(train):,} training, {len(validation):,} validation, {len(test):,} test examples; {seeds} seeds.",
-        f"Teacher on test: {scores(test_signal.logits, test_signal.labels)}.", "",
-        "| arm | accuracy % | NLL nats | ECE points | agreement % | gain over no teacher, points (95 %) |",
-        "|---|---|---|---|---|---|",
+        f"# {task.title}", "", f"`{task.command}`. {' '.join(task.about.split())}", "",
+        f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
+        f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own; batch "
+        f"{task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
+        "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for arm, found in rows.items():
-        middle = {key: statistics.mean(row[key] for row in found) for key in found[0]}
-        gains = [row["accuracy"] - base for row, base in zip(found, none, strict=True)]
-        width = t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
-        gain = "" if arm == "no teacher" else f"{statistics.mean(gains):+.2f} ± {width:.2f}"
-        lines.append(
-            f"| {arm} | {middle['accuracy']:.2f} | {middle['nll']:.3f} | {middle['ece']:.1f} | "
-            f"{middle['agreement']:.1f} | {gain} |"
-        )
-    cost = measure_cost(student().eval(), train.inputs[:1], name="student")
-    lines += [
-        "",
-        f"Student: {cost['student_parameters']:,.0f} parameters, {cost['student_megabytes']:.2f} MB, "
-        f"{cost['student_latency_ms']:.2f} ms an example on one thread; teacher: {teacher}.",
-        "",
-        f"The rule advised: {rule}",
-        "",
-        f"The pilot: {diagnosis.pilot}" if diagnosis.pilot else "No pilot was run.",
-        "",
+    taught = scores(said.logits, said.labels)
+    parts = [cost_row("teacher", cost) + f" {taught.accuracy:.2%} | {taught.nll_nats:.3f} | {100 * taught.ece:.1f} |"]
+    lines += [part.replace("% |", " |") for part in parts] + [cost_row("student", cost) + " below | | |"]
+    records: list[Diagnosis | Study] = []
+    for regime in regimes:
+        study, ruled, piloted, tries = study_of(task, regime)
+        records += [piloted, study]
+        lines += ["", f"## {regime.name.capitalize()}", "", regime.about, "", *arm_table(study, tries)]
+        lines += ["", *effect_table(study), "", *advice(task, regime, ruled, piloted)]
+        lines += ["", "Validation accuracy by (learning rate, steps), one seed; the chosen one in bold:", ""]
+        lines += tuning_table(tries)
+    results = Path(__file__).parent / "results"
+    (results / f"{name}.md").write_text("\n".join(lines) + "\n")
+    report(records, results / f"{name}.html", title=task.title, command=task.command)
+    print("\n".join(lines))
+
+
+def cost_row(who: str, cost: dict[str, float]) -> str:
+    """Parameters, megabytes and latency of teacher or student."""
+    size = [cost[f"{who}_{key}"] for key in ("parameters", "megabytes", "latency_ms")]
+    return f"| {who} | {size[0]:,.0f} | {size[1]:.2f} | {size[2]:.2f} |"
+
+
+def arm_table(study: Study, tries: Sequence[tuple[Try, int]]) -> list[str]:
+    """Means of the arms on test data."""
+    chosen = {one.arm: f"{one.learning_rate:g}, {steps:,}" for one, steps in tries if one.chosen}
+    lines = ["| arm | rate, steps | accuracy % | NLL nats | ECE points | agreement % |", "|---|---|---|---|---|---|"]
+    for arm in study.arms:
+        found = [run.test for run in study.runs if run.arm == arm and run.test is not None]
+        means = [
+            statistics.mean(metric.read(test) or 0.0 for test in found)
+            for metric in (METRICS[name] for name in ("accuracy", "nll", "ece", "agreement"))
+        ]
+        lines.append(f"| {arm} | {chosen[arm]} | {means[0]:.2f} | {means[1]:.3f} | {means[2]:.1f} | {means[3]:.1f} |")
+    return lines
+
+
+def effect_table(study: Study) -> list[str]:
+    """Paired differences with 95 % intervals; verdicts after Holm over the table's contrasts, metric by metric."""
+    pairs = [(e.arm, e.against) for e in study.effects if e.metric == "accuracy"]
+    found: dict[tuple[str, str, str], Effect] = {(e.arm, e.against, e.metric): e for e in study.effects}
+    lines = [
+        f"Paired differences with 95 % intervals, verdicts after Holm over {len(pairs)} contrasts; equivalent: within {MARGIN:g} "
+        "points of accuracy, 0.02 nats, 0.5 points of ECE and agreement. ~ marks the placebo.", "",
+        "| arm − against | accuracy, points | NLL, nats | ECE, points | agreement, points |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for arm, against in pairs:
+        cells = []
+        for metric, digits in (("accuracy", 2), ("nll", 3), ("ece", 1), ("agreement", 1)):
+            e = found[arm, against, metric]
+            low, high = e.interval.low, e.interval.high
+            cells.append(f"{e.gain:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {e.verdict}")
+        mark = "~ " if found[arm, against, "accuracy"].placebo else ""
+        lines.append(f"| {mark}{arm} − {against} | {' | '.join(cells)} |")
+    return lines
+
+
+def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> list[str]:
+    """What was said before any arm was trained."""
+    said = [f"{f.name} ({f.severity})" for f in ruled.problems]
+    lines = [f"**Said beforehand.** Problems: {', '.join(said) or 'none'}. The rule: {ruled.recipe}"]
+    if regime.true is not None:
+        pool, signal = regime.pool
+        held_out = task.part(task.validation)[1]
+        mixed = diagnose(signal, task.student(), data=pool, held_out=held_out)
+        lines += ["", f"Asked about the pool with the teacher's first choice for a label, it would say: {mixed.recipe}"]
+    return [*lines, "", "```", str(piloted.pilot), f"recipe: {piloted.recipe}", "```"]
+
+
+def tuning_table(tries: Sequence[tuple[Try, int]]) -> list[str]:
+    """Validation accuracy of every try."""
+    places = list(dict.fromkeys((one.learning_rate, steps) for one, steps in tries))
+    lines = [
+        f"| arm | {' | '.join(f'{rate:g}, {steps:,}' for rate, steps in places)} |",
+        "|---" * (len(places) + 1) + "|",
     ]
-    report([diagnosis, *runs], page, title=title, command=command)
-    return "\n".join(lines)
+    for arm in dict.fromkeys(one.arm for one, _ in tries):
+        own = [one for one, _ in tries if one.arm == arm]
+        values = [f"{one.value:.2f}" for one in own]
+        lines.append(
+            f"| {arm} | {' | '.join(f'**{v}**' if one.chosen else v for v, one in zip(values, own, strict=True))} |"
+        )
+    return lines
+
+
+def called(setting: Setting) -> str:
+    """How a setting is named in tables."""
+    cell, temperature, weight = setting
+    return f"{cell} T = {temperature:g} / {weight:g}"
+
+
+def slug(name: str) -> str:
+    """A folder's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
