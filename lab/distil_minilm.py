@@ -101,8 +101,8 @@ def main() -> None:
         validation=validation,
         test=test,
         training=Training(batch_size=256, weight_decay=1e-2),
-        rates=(5e-3, 1.5e-2),
-        lengths=(500, 1500),
+        rates=(6e-3, 2e-2),
+        lengths=(400, 1200),
         teacher_cost=cost,
         out=OUT,
     )

@@ -179,7 +179,8 @@ def arms_of(regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[
     beside = soft.get(("kd", *at), soft[USUAL])
     arms = [Arm(NONE, regime.labelled[0])]
     if few:
-        arms += [Arm(f"labelled alone: {called(('kd', *at))}", *regime.labelled, ("kd", *at)), Arm(PSEUDO, pool)]
+        alone = rule if ruled.recipe.distil else ("kd", *at)
+        arms += [Arm(f"labelled alone: {called(alone)}", *regime.labelled, alone), Arm(PSEUDO, pool)]
     arms += [Arm(name, pool, signal, setting) for setting, name in soft.items()]
     for cell in ("kd-pt", "kd-shuffled", *([] if few else ["class-mean"])):
         if (cell, *at) not in soft:
@@ -299,6 +300,7 @@ def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> 
         held_out = task.part(task.validation)[1]
         mixed = diagnose(signal, task.student(), data=pool, held_out=held_out)
         lines += ["", f"Asked about the pool with the teacher's first choice for a label, it would say: {mixed.recipe}"]
+        lines += ["", f'The pilot\'s "no teacher" is the arm {PSEUDO} here: it reads the pool.']
     return [*lines, "", "```", str(piloted.pilot), f"recipe: {piloted.recipe}", "```"]
 
 
