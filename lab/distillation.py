@@ -25,7 +25,7 @@ from fractionate.cells import as_cell
 from fractionate.diagnosis import diagnose
 from fractionate.engine.cost import measure_cost
 from fractionate.page import report
-from fractionate.records import Diagnosis, Effect, Run, Study, Training, Try
+from fractionate.records import Diagnosis, Effect, Run, Scores, Study, Training, Try
 from fractionate.scores import scores
 from fractionate.sources.examples import Examples
 from fractionate.study.arms import redrawn
@@ -58,7 +58,7 @@ class Task:
     teacher_cost: dict[str, float]
     out: Path
     seeds: int = 5
-    pilot_minutes: float = 3.0
+    pilot_minutes: float = 5.0
 
     def part(self, places: Sequence[int]) -> tuple[Examples, TeacherSignal]:
         """Some of the examples with their labels, and what the teacher says of them."""
@@ -130,17 +130,21 @@ def tune(task: Task, regime: Regime, arm: Arm) -> tuple[Training, tuple[tuple[Tr
     """The best learning rate and length on validation data, and each try with its steps.
 
     Of the tries within the margin of the best accuracy the one of the lowest NLL: fractions of a point of one seed are noise, and
-    students trained too long lose their NLL first.
+    students trained too long lose their NLL first. Where the greatest length wins, twice that is tried as well.
     """
-    found = []
-    for rate, steps in product(task.rates, task.lengths):
-        training = replace(task.training, learning_rate=rate, steps=steps)
-        run = train(task, regime, arm, training, TUNING_SEED, test=False)
-        assert run.validation is not None
-        print("  tuning", arm.name, rate, steps, run.validation, flush=True)
-        found.append((run.validation, training))
-    enough = max(s.accuracy for s, _ in found) - MARGIN / 100
-    best = min((i for i, (s, _) in enumerate(found) if s.accuracy >= enough), key=lambda i: found[i][0].nll_nats)
+    found: list[tuple[Scores, Training]] = []
+    tried = [replace(task.training, learning_rate=r, steps=s) for r, s in product(task.rates, task.lengths)]
+    while tried:
+        for training in tried:
+            run = train(task, regime, arm, training, TUNING_SEED, test=False)
+            assert run.validation is not None
+            print("  tuning", arm.name, training.learning_rate, training.steps, run.validation, flush=True)
+            found.append((run.validation, training))
+        enough = max(s.accuracy for s, _ in found) - MARGIN / 100
+        best = min((i for i, (s, _) in enumerate(found) if s.accuracy >= enough), key=lambda i: found[i][0].nll_nats)
+        longest = max(task.lengths)
+        tried = [replace(found[best][1], steps=2 * longest)] if found[best][1].steps == longest else []
+        tried = [one for one in tried if all(one != known for _, known in found)]
     _, temperature, weight = arm.setting or ("hard", 1.0, 0.0)
     tries = tuple(
         (Try(arm.name, temperature, weight, t.learning_rate, 100 * v.accuracy, chosen=i == best), t.steps or 0)
@@ -158,8 +162,10 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
     kept = task.out / slug(regime.name) / "piloted.json"
     if kept.exists():
         return ruled, Diagnosis.load(kept)
+    # as long as any student is trained: what needs patience must show it
+    training = replace(training, steps=max(task.lengths))
     plan = PilotPlan(
-        task.pilot_minutes, validation, training, first_seed=PILOT_SEED, grid=GRID, out=kept.parent / "pilot",
+        task.pilot_minutes, validation, training, share=0.25, first_seed=PILOT_SEED, grid=GRID, out=kept.parent / "pilot",
         progress="off",
     )  # fmt: skip
     recipe, pilot = plan(task.student, *regime.pool, ruled.recipe)
@@ -237,7 +243,7 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
         f"# {task.title}", "", f"`{task.command}`. {' '.join(task.about.split())}", "",
         f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
         f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own (the "
-        f"lowest NLL within {MARGIN:g} points of the best accuracy); batch "
+        f"lowest NLL within {MARGIN:g} points of the best accuracy; where the greatest length won, twice that was tried too); batch "
         f"{task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -319,11 +325,9 @@ def tuning_table(tries: Sequence[tuple[Try, int]]) -> list[str]:
         "|---" * (len(places) + 1) + "|",
     ]
     for arm in dict.fromkeys(one.arm for one, _ in tries):
-        own = [one for one, _ in tries if one.arm == arm]
-        values = [f"{one.value:.2f}" for one in own]
-        lines.append(
-            f"| {arm} | {' | '.join(f'**{v}**' if one.chosen else v for v, one in zip(values, own, strict=True))} |"
-        )
+        own = {(one.learning_rate, steps): one for one, steps in tries if one.arm == arm}
+        cells = [("**{:.2f}**" if own[p].chosen else "{:.2f}").format(own[p].value) if p in own else "" for p in places]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
 
