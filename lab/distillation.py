@@ -57,6 +57,8 @@ class Task:
     lengths: tuple[int, ...]  # steps
     teacher_cost: dict[str, float]
     out: Path
+    patient: bool = False  # twice the greatest length too, for arms that chose that
+    controls: tuple[str, ...] = ("kd-shuffled",)  # beside the pilot's choice
     seeds: int = 5
     pilot_minutes: float = 5.0
 
@@ -130,7 +132,8 @@ def tune(task: Task, regime: Regime, arm: Arm) -> tuple[Training, tuple[tuple[Tr
     """The best learning rate and length on validation data, and each try with its steps.
 
     Of the tries within the margin of the best accuracy the one of the lowest NLL: fractions of a point of one seed are noise, and
-    students trained too long lose their NLL first. Where the greatest length wins, twice that is tried as well.
+    students trained too long lose their NLL first. Where the greatest length wins and there is patience, twice
+    that is tried as well.
     """
     found: list[tuple[Scores, Training]] = []
     tried = [replace(task.training, learning_rate=r, steps=s) for r, s in product(task.rates, task.lengths)]
@@ -143,8 +146,8 @@ def tune(task: Task, regime: Regime, arm: Arm) -> tuple[Training, tuple[tuple[Tr
         enough = max(s.accuracy for s, _ in found) - MARGIN / 100
         best = min((i for i, (s, _) in enumerate(found) if s.accuracy >= enough), key=lambda i: found[i][0].nll_nats)
         longest = max(task.lengths)
-        tried = [replace(found[best][1], steps=2 * longest)] if found[best][1].steps == longest else []
-        tried = [one for one in tried if all(one != known for _, known in found)]
+        more = task.patient and len(found) == len(task.rates) * len(task.lengths) and found[best][1].steps == longest
+        tried = [replace(found[best][1], steps=2 * longest)] if more else []
     _, temperature, weight = arm.setting or ("hard", 1.0, 0.0)
     tries = tuple(
         (Try(arm.name, temperature, weight, t.learning_rate, 100 * v.accuracy, chosen=i == best), t.steps or 0)
@@ -174,7 +177,7 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
     return ruled, piloted
 
 
-def arms_of(regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[Arm], list[Contrast]]:
+def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[Arm], list[Contrast]]:
     """The arms of a regime and what is compared: each with no teacher, the shapes with their controls, soft with hard."""
     assert piloted.pilot is not None
     few, (pool, signal) = regime.true is not None, regime.pool
@@ -193,7 +196,7 @@ def arms_of(regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[
         alone = rule if ruled.recipe.distil else ("kd", *at)
         arms += [Arm(f"labelled alone: {called(alone)}", *regime.labelled, alone), Arm(PSEUDO, pool)]
     arms += [Arm(name, pool, signal, setting) for setting, name in soft.items()]
-    for cell in ("kd-pt", "kd-shuffled", *([] if few else ["class-mean"])):
+    for cell in task.controls:
         if (cell, *at) not in soft:
             arms.append(Arm(called((cell, *at)), pool, signal, (cell, *at)))
     contrasts = [Contrast(arm.name, NONE, placebo="shuffled" in arm.name) for arm in arms[1:]]
@@ -203,7 +206,7 @@ def arms_of(regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[
         arms.append(Arm(TRUE, regime.true))
         # against true labels, not the other way round: for the page a gain over no teacher is one of distilling
         contrasts += [Contrast(PSEUDO, TRUE), Contrast(beside, TRUE)]
-    contrasts += [Contrast(beside, arm.name) for arm in arms if arm.name.startswith(("kd-pt", "kd-shuffled"))]
+    contrasts += [Contrast(beside, arm.name) for arm in arms if arm.name.startswith(task.controls)]
     return arms, contrasts
 
 
@@ -212,7 +215,7 @@ def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, l
     first = Arm(NONE, regime.labelled[0]) if regime.true is None else Arm(PSEUDO, regime.pool[0])
     ruled, piloted = advise(task, regime, tune(task, regime, first)[0])
     print(piloted, flush=True)
-    arms, contrasts = arms_of(regime, ruled, piloted)
+    arms, contrasts = arms_of(task, regime, ruled, piloted)
     runs: list[Run] = []
     tries: list[tuple[Try, int]] = []
     for arm in arms:
@@ -243,8 +246,8 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
         f"# {task.title}", "", f"`{task.command}`. {' '.join(task.about.split())}", "",
         f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
         f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own (the "
-        f"lowest NLL within {MARGIN:g} points of the best accuracy; where the greatest length won, twice that was tried too); batch "
-        f"{task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
+        f"lowest NLL within {MARGIN:g} points of the best accuracy{"; where the greatest length won, twice that was tried too" * task.patient}). "
+        f"Batch {task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     taught = scores(said.logits, said.labels)
