@@ -242,11 +242,12 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
     test, said = task.part(task.test)
     held = task.part(task.validation)[0]
     cost = measure_cost(task.student().eval(), test.inputs[:1], name="student") | task.teacher_cost
+    longer = "; where the greatest length won, twice that was tried too" * task.patient
     lines = [
         f"# {task.title}", "", f"`{task.command}`. {' '.join(task.about.split())}", "",
         f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
         f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own (the "
-        f"lowest NLL within {MARGIN:g} points of the best accuracy{"; where the greatest length won, twice that was tried too" * task.patient}). "
+        f"lowest NLL within {MARGIN:g} points of the best accuracy{longer}). "
         f"Batch {task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
