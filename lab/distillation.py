@@ -58,7 +58,8 @@ class Task:
     teacher_cost: dict[str, float]
     out: Path
     patient: bool = False  # twice the greatest length too, for arms that chose that
-    controls: tuple[str, ...] = ("kd-shuffled",)  # beside the pilot's choice
+    bound: bool = False  # with few labels, also a student that has the labels of the whole pool
+    controls: tuple[str, ...] = ("kd-shuffled",)  # beside the last of the recipes
     seeds: int = 5
     pilot_minutes: float = 5.0
 
@@ -78,6 +79,8 @@ class Regime:
     labelled: tuple[Examples, TeacherSignal]
     pool: tuple[Examples, TeacherSignal]
     true: Examples | None = None  # the pool with labels that the student would not have
+    soft: tuple[Setting, ...] = ()  # further settings to compare
+    pilot: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +113,7 @@ def few_labels(task: Task, labelled: Sequence[int], places: Sequence[int]) -> Re
     labels[: len(labelled)] = true.labels[: len(labelled)]
     about = f"{len(labelled):,} examples with labels and {len(places) - len(labelled):,} that only the teacher has labelled."
     pool = (replace(true, labels=labels), TeacherSignal(signal.logits, labels))
-    return Regime("few labels", about, task.part(labelled), pool, true)
+    return Regime("few labels", about, task.part(labelled), pool, true, soft=(("kd", 1.0, 1.0),), pilot=False)
 
 
 def train(task: Task, regime: Regime, arm: Arm, training: Training, seed: int, *, test: bool) -> Run:
@@ -163,6 +166,8 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
     torch.manual_seed(PILOT_SEED)
     ruled = diagnose(signal, task.student(), name=f"{task.title}, {regime.name}", data=data, held_out=held_out)
     kept = task.out / slug(regime.name) / "piloted.json"
+    if not regime.pilot:
+        return ruled, ruled
     if kept.exists():
         return ruled, Diagnosis.load(kept)
     # as long as any student is trained: what needs patience must show it
@@ -178,32 +183,33 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
 
 
 def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> tuple[list[Arm], list[Contrast]]:
-    """The arms of a regime and what is compared: each with no teacher, the shapes with their controls, soft with hard."""
-    assert piloted.pilot is not None
-    few, (pool, signal) = regime.true is not None, regime.pool
-    best = next(t for t in piloted.pilot.trials if t.arm == piloted.pilot.chosen)
-    chosen: Setting = (best.cell, best.temperature, best.teacher_weight)
-    rule: Setting = (ruled.recipe.cell, ruled.recipe.temperature, ruled.recipe.teacher_weight)
+    """The arms of a regime and what is compared: each with no teacher, shapes with their placebo, soft with hard.
+
+    A recipe that says "do not distil" is the arm without a teacher.
+    """
+    true, (pool, signal) = regime.true, regime.pool
     sources: dict[Setting, list[str]] = {USUAL: ["default"]}
-    if ruled.recipe.distil:
-        sources.setdefault(rule, []).append("rule")
-    sources.setdefault(chosen, []).append("pilot")
+    for source, recipe in (("rule", ruled.recipe), *((("pilot", piloted.recipe),) if regime.pilot else ())):
+        if recipe.distil:
+            setting = (recipe.cell, recipe.temperature, recipe.teacher_weight)
+            sources.setdefault(setting, []).append(source)
+    for setting in regime.soft:
+        sources.setdefault(setting, []).append("soft labels alone")
     soft = {setting: f"{' and '.join(by)}: {called(setting)}" for setting, by in sources.items()}
-    at = chosen[1:] if chosen[0] == "kd" else USUAL[1:]  # the controls stand beside the best full kd
-    beside = soft.get(("kd", *at), soft[USUAL])
+    main = list(soft)[-1]
+    at, beside = main[1:], soft[main]
     arms = [Arm(NONE, regime.labelled[0])]
-    if few:
-        alone = rule if ruled.recipe.distil else ("kd", *at)
-        arms += [Arm(f"labelled alone: {called(alone)}", *regime.labelled, alone), Arm(PSEUDO, pool)]
+    if true is not None:
+        arms.append(Arm(PSEUDO, pool))
     arms += [Arm(name, pool, signal, setting) for setting, name in soft.items()]
     for cell in task.controls:
         if (cell, *at) not in soft:
             arms.append(Arm(called((cell, *at)), pool, signal, (cell, *at)))
     contrasts = [Contrast(arm.name, NONE, placebo="shuffled" in arm.name) for arm in arms[1:]]
-    if few:
-        assert regime.true is not None
+    if true is not None:
         contrasts += [Contrast(name, PSEUDO) for name in soft.values()]
-        arms.append(Arm(TRUE, regime.true))
+    if true is not None and task.bound:
+        arms.append(Arm(TRUE, true))
         # against true labels, not the other way round: for the page a gain over no teacher is one of distilling
         contrasts += [Contrast(PSEUDO, TRUE), Contrast(beside, TRUE)]
     contrasts += [Contrast(beside, arm.name) for arm in arms if arm.name.startswith(task.controls)]
@@ -255,6 +261,7 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
     parts = [cost_row("teacher", cost) + f" {taught.accuracy:.2%} | {taught.nll_nats:.3f} | {100 * taught.ece:.1f} |"]
     lines += [part.replace("% |", " |") for part in parts] + [cost_row("student", cost) + " below | | |"]
     records: list[Diagnosis | Study] = []
+    results = Path(__file__).parent / "results"
     for regime in regimes:
         study, ruled, piloted, tries = study_of(task, regime)
         records += [piloted, study]
@@ -262,9 +269,8 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
         lines += ["", *effect_table(study), "", *advice(task, regime, ruled, piloted)]
         lines += ["", "Validation accuracy by (learning rate, steps), one seed; the chosen one in bold:", ""]
         lines += tuning_table(tries)
-    results = Path(__file__).parent / "results"
-    (results / f"{name}.md").write_text("\n".join(lines) + "\n")
-    report(records, results / f"{name}.html", title=task.title, command=task.command)
+        (results / f"{name}.md").write_text("\n".join(lines) + "\n")  # each regime as it ends
+        report(records, results / f"{name}.html", title=task.title, command=task.command)
     print("\n".join(lines))
 
 
@@ -309,7 +315,7 @@ def effect_table(study: Study) -> list[str]:
 
 
 def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> list[str]:
-    """What was said before any arm was trained."""
+    """What was said before any arm was trained; where a pilot was run, what it found."""
     said = [f"{f.name} ({f.severity})" for f in ruled.problems]
     lines = [f"**Said beforehand.** Problems: {', '.join(said) or 'none'}. The rule: {ruled.recipe}"]
     if regime.true is not None:
