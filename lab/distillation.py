@@ -32,6 +32,7 @@ from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
 
 NONE, PSEUDO, TRUE = "no teacher", "hard pseudo-labels", "all labels true"
+ACCURATE = "no teacher, most accurate try"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison
 MARGIN = 0.5  # points of accuracy that do not matter
 # what the pilot tries beside the rule and T = 4 / 0.9: fewer arms than usual, so that each gets more of the steps
@@ -164,12 +165,12 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
     data, signal = regime.labelled
     validation, held_out = task.part(task.validation)
     torch.manual_seed(PILOT_SEED)
-    ruled = diagnose(signal, task.student(), name=f"{task.title}, {regime.name}", data=data, held_out=held_out)
+    ruled = diagnose(signal, task.student(), name=regime.name, data=data, held_out=held_out)
     kept = task.out / slug(regime.name) / "piloted.json"
     if not regime.pilot:
         return ruled, ruled
     if kept.exists():
-        return ruled, Diagnosis.load(kept)
+        return ruled, replace(Diagnosis.load(kept), name=regime.name)
     # as long as any student is trained: what needs patience must show it
     training = replace(training, steps=max(task.lengths))
     plan = PilotPlan(
@@ -224,16 +225,26 @@ def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, l
     arms, contrasts = arms_of(task, regime, ruled, piloted)
     runs: list[Run] = []
     tries: list[tuple[Try, int]] = []
-    for arm in arms:
-        training, tried = tune(task, regime, arm)
+    trainings = {}
+    for arm in list(arms):
+        trainings[arm.name], tried = tune(task, regime, arm)
         tries += tried
+        # the baseline as accuracy alone would have it: no gain may come of how its settings were chosen
+        best = max(tried, key=lambda one: one[0].value or 0.0)
+        if arm.name == NONE and not best[0].chosen:
+            arms.append(replace(arm, name=ACCURATE))
+            trainings[ACCURATE] = replace(task.training, learning_rate=best[0].learning_rate, steps=best[1])
+            tries.append((replace(best[0], arm=ACCURATE, chosen=True), best[1]))
+            contrasts += [Contrast(c.arm, ACCURATE) for c in contrasts if c.against == NONE and not c.placebo]
+    for arm in arms:
+        training = trainings[arm.name]
         for seed in range(task.seeds):
             runs.append(train(task, regime, arm, training, seed, test=True))
             print(runs[-1], flush=True)
     found = [effects(runs, contrasts, metric=name, margin=MARGIN if name == "accuracy" else None) for name in METRICS]
     lengths = {arm.name: steps for arm in arms for one, steps in tries if one.arm == arm.name and one.chosen}
     study = Study(
-        f"{task.title}, {regime.name}", "accuracy", NONE, MARGIN, tuple(a.name for a in arms),
+        regime.name, "accuracy", NONE, MARGIN, tuple(a.name for a in arms),
         tuple(range(task.seeds)), tuple(runs), tuple(e for part in found for e in part),
         notes=(regime.about, "Steps chosen on validation data: " + ", ".join(f"{n} {s:,}" for n, s in lengths.items())),
         data={"name": task.every.name, "examples": len(regime.pool[0]), "classes": task.every.classes},
