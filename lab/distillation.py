@@ -32,7 +32,6 @@ from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
 
 NONE, PSEUDO, TRUE = "no teacher", "hard pseudo-labels", "all labels true"
-ACCURATE = "no teacher, most accurate try"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison
 MARGIN = 0.5  # points of accuracy that do not matter
 # what the pilot tries beside the rule and T = 4 / 0.9: fewer arms than usual, so that each gets more of the steps
@@ -229,13 +228,14 @@ def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, l
     for arm in list(arms):
         trainings[arm.name], tried = tune(task, regime, arm)
         tries += tried
-        # the baseline as accuracy alone would have it: no gain may come of how its settings were chosen
+        # a baseline as accuracy alone would have it: no gain may come of how its settings were chosen
         best = max(tried, key=lambda one: one[0].value or 0.0)
-        if arm.name == NONE and not best[0].chosen:
-            arms.append(replace(arm, name=ACCURATE))
-            trainings[ACCURATE] = replace(task.training, learning_rate=best[0].learning_rate, steps=best[1])
-            tries.append((replace(best[0], arm=ACCURATE, chosen=True), best[1]))
-            contrasts += [Contrast(c.arm, ACCURATE) for c in contrasts if c.against == NONE and not c.placebo]
+        if arm.name in (NONE, PSEUDO) and not best[0].chosen:
+            other = f"{arm.name}, most accurate try"
+            arms.append(replace(arm, name=other))
+            trainings[other] = replace(task.training, learning_rate=best[0].learning_rate, steps=best[1])
+            tries.append((replace(best[0], arm=other, chosen=True), best[1]))
+            contrasts += [Contrast(c.arm, other) for c in contrasts if c.against == arm.name and not c.placebo]
     for arm in arms:
         training = trainings[arm.name]
         for seed in range(task.seeds):
