@@ -206,6 +206,7 @@ def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) ->
         if (cell, *at) not in soft:
             arms.append(Arm(called((cell, *at)), pool, signal, (cell, *at)))
     contrasts = [Contrast(arm.name, NONE, placebo="shuffled" in arm.name) for arm in arms[1:]]
+    contrasts += [Contrast(name, soft[USUAL]) for setting, name in soft.items() if setting != USUAL]
     if true is not None:
         contrasts += [Contrast(name, PSEUDO) for name in soft.values()]
     if true is not None and task.bound:
