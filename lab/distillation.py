@@ -31,7 +31,7 @@ from fractionate.sources.examples import Examples
 from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
 
-NONE, PSEUDO, TRUE = "no teacher", "hard pseudo-labels", "all labels true"
+NONE, PSEUDO = "no teacher", "hard pseudo-labels"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison
 MARGIN = 0.5  # points of accuracy that do not matter
 # what the pilot tries beside the rule and T = 4 / 0.9: fewer arms than usual, so that each gets more of the steps
@@ -57,8 +57,6 @@ class Task:
     lengths: tuple[int, ...]  # steps
     teacher_cost: dict[str, float]
     out: Path
-    patient: bool = False  # twice the greatest length too, for arms that chose that
-    bound: bool = False  # with few labels, also a student that has the labels of the whole pool
     controls: tuple[str, ...] = ("kd-shuffled",)  # beside the last of the recipes
     seeds: int = 5
     pilot_minutes: float = 5.0
@@ -78,7 +76,7 @@ class Regime:
     about: str
     labelled: tuple[Examples, TeacherSignal]
     pool: tuple[Examples, TeacherSignal]
-    true: Examples | None = None  # the pool with labels that the student would not have
+    few: bool = False  # most of the pool has no label
     soft: tuple[Setting, ...] = ()  # further settings to compare
     pilot: bool = True
 
@@ -113,7 +111,7 @@ def few_labels(task: Task, labelled: Sequence[int], places: Sequence[int]) -> Re
     labels[: len(labelled)] = true.labels[: len(labelled)]
     about = f"{len(labelled):,} examples with labels and {len(places) - len(labelled):,} that only the teacher has labelled."
     pool = (replace(true, labels=labels), TeacherSignal(signal.logits, labels))
-    return Regime("few labels", about, task.part(labelled), pool, true, soft=(("kd", 1.0, 1.0),), pilot=False)
+    return Regime("few labels", about, task.part(labelled), pool, few=True, soft=(("kd", 1.0, 1.0),), pilot=False)
 
 
 def train(task: Task, regime: Regime, arm: Arm, training: Training, seed: int, *, test: bool) -> Run:
@@ -135,22 +133,17 @@ def tune(task: Task, regime: Regime, arm: Arm) -> tuple[Training, tuple[tuple[Tr
     """The best learning rate and length on validation data, and each try with its steps.
 
     Of the tries within the margin of the best accuracy the one of the lowest NLL: fractions of a point of one seed are noise, and
-    students trained too long lose their NLL first. Where the greatest length wins and there is patience, twice
-    that is tried as well.
+    students trained too long lose their NLL first.
     """
     found: list[tuple[Scores, Training]] = []
-    tried = [replace(task.training, learning_rate=r, steps=s) for r, s in product(task.rates, task.lengths)]
-    while tried:
-        for training in tried:
-            run = train(task, regime, arm, training, TUNING_SEED, test=False)
-            assert run.validation is not None
-            print("  tuning", arm.name, training.learning_rate, training.steps, run.validation, flush=True)
-            found.append((run.validation, training))
-        enough = max(s.accuracy for s, _ in found) - MARGIN / 100
-        best = min((i for i, (s, _) in enumerate(found) if s.accuracy >= enough), key=lambda i: found[i][0].nll_nats)
-        longest = max(task.lengths)
-        more = task.patient and len(found) == len(task.rates) * len(task.lengths) and found[best][1].steps == longest
-        tried = [replace(found[best][1], steps=2 * longest)] if more else []
+    for rate, steps in product(task.rates, task.lengths):
+        training = replace(task.training, learning_rate=rate, steps=steps)
+        run = train(task, regime, arm, training, TUNING_SEED, test=False)
+        assert run.validation is not None
+        print("  tuning", arm.name, rate, steps, run.validation, flush=True)
+        found.append((run.validation, training))
+    enough = max(s.accuracy for s, _ in found) - MARGIN / 100
+    best = min((i for i, (s, _) in enumerate(found) if s.accuracy >= enough), key=lambda i: found[i][0].nll_nats)
     _, temperature, weight = arm.setting or ("hard", 1.0, 0.0)
     tries = tuple(
         (Try(arm.name, temperature, weight, t.learning_rate, 100 * v.accuracy, chosen=i == best), t.steps or 0)
@@ -187,7 +180,7 @@ def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) ->
 
     A recipe that says "do not distil" is the arm without a teacher.
     """
-    true, (pool, signal) = regime.true, regime.pool
+    pool, signal = regime.pool
     sources: dict[Setting, list[str]] = {USUAL: ["default"]}
     for source, recipe in (("rule", ruled.recipe), *((("pilot", piloted.recipe),) if regime.pilot else ())):
         if recipe.distil:
@@ -199,7 +192,7 @@ def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) ->
     main = list(soft)[-1]
     at, beside = main[1:], soft[main]
     arms = [Arm(NONE, regime.labelled[0])]
-    if true is not None:
+    if regime.few:
         arms.append(Arm(PSEUDO, pool))
     arms += [Arm(name, pool, signal, setting) for setting, name in soft.items()]
     for cell in task.controls:
@@ -207,19 +200,15 @@ def arms_of(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) ->
             arms.append(Arm(called((cell, *at)), pool, signal, (cell, *at)))
     contrasts = [Contrast(arm.name, NONE, placebo="shuffled" in arm.name) for arm in arms[1:]]
     contrasts += [Contrast(name, soft[USUAL]) for setting, name in soft.items() if setting != USUAL]
-    if true is not None:
+    if regime.few:
         contrasts += [Contrast(name, PSEUDO) for name in soft.values()]
-    if true is not None and task.bound:
-        arms.append(Arm(TRUE, true))
-        # against true labels, not the other way round: for the page a gain over no teacher is one of distilling
-        contrasts += [Contrast(PSEUDO, TRUE), Contrast(beside, TRUE)]
     contrasts += [Contrast(beside, arm.name) for arm in arms if arm.name.startswith(task.controls)]
     return arms, contrasts
 
 
 def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, list[tuple[Try, int]]]:
     """One regime: tune the arm without soft labels, diagnose and pilot with its training, tune and train every arm."""
-    first = Arm(NONE, regime.labelled[0]) if regime.true is None else Arm(PSEUDO, regime.pool[0])
+    first = Arm(NONE, regime.labelled[0]) if not regime.few else Arm(PSEUDO, regime.pool[0])
     ruled, piloted = advise(task, regime, tune(task, regime, first)[0])
     print(piloted, flush=True)
     arms, contrasts = arms_of(task, regime, ruled, piloted)
@@ -260,12 +249,11 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
     test, said = task.part(task.test)
     held = task.part(task.validation)[0]
     cost = measure_cost(task.student().eval(), test.inputs[:1], name="student") | task.teacher_cost
-    longer = "; where the greatest length won, twice that was tried too" * task.patient
     lines = [
         f"# {task.title}", "", f"`{task.command}`. {' '.join(task.about.split())}", "",
         f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
         f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own (the "
-        f"lowest NLL within {MARGIN:g} points of the best accuracy{longer}). "
+        f"lowest NLL within {MARGIN:g} points of the best accuracy). "
         f"Batch {task.training.batch_size}, AdamW, cosine. Test data were read once.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -330,7 +318,7 @@ def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> 
     """What was said before any arm was trained; where a pilot was run, what it found."""
     said = [f"{f.name} ({f.severity})" for f in ruled.problems]
     lines = [f"**Said beforehand.** Problems: {', '.join(said) or 'none'}. The rule: {ruled.recipe}"]
-    if regime.true is not None:
+    if regime.few:
         pool, signal = regime.pool
         held_out = task.part(task.validation)[1]
         mixed = diagnose(signal, task.student(), data=pool, held_out=held_out)
