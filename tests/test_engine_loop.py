@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fractionate import Objective
+from fractionate import Objective, TeacherSignal
 from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
@@ -252,6 +252,35 @@ def test_the_rescaling_is_recorded_along_the_way():
     _, run = distill(mlp(), train, teacher_signal(), objective=objective, training=FAST, log_every=10)
     assert [point.step for point in run.history] == [10, 20, 30, 40]
     assert all(point.rescaling_mean is not None and math.isfinite(point.rescaling_mean) for point in run.history)
+
+
+def test_examples_without_labels_learn_from_the_teacher_alone(tmp_path):
+    train, _, _ = digits()
+    said = teacher_signal()
+    known = torch.arange(800) < 200
+    guessed = torch.where(known, train.labels, said.logits.argmax(1))
+    data, taught = dataclasses.replace(train, labels=guessed), TeacherSignal(said.logits, guessed)
+    objective = Objective("kd", temperature=2.0, teacher_weight=0.25)
+    settings = {"objective": objective, "training": dataclasses.replace(FAST, micro_batch_size=13), "labelled": known}
+    student, _ = distill(mlp(), data, taught, **settings, out=tmp_path)
+
+    class Split(nn.Module):  # the same by hand, as a loss of its own
+        def __call__(self, output, batch, signal):
+            own, alone = objective(output, signal), dataclasses.replace(objective, teacher_weight=1.0)(output, signal)
+            return torch.where(known[batch.index], own, alone) - own
+
+    by_hand, _ = distill(mlp(), data, taught, **settings | {"labelled": None}, terms=[Split()])
+    assert close(student, by_hand, 1e-5)
+    mixed, _ = distill(mlp(), data, taught, **settings | {"labelled": None})
+    assert not close(student, mixed, 1e-3)
+    with pytest.raises(MismatchError, match="labelled"):  # another question is another run
+        distill(mlp(), data, taught, **settings | {"labelled": ~known}, out=tmp_path)
+    with pytest.raises(ConfigError, match="need a teacher"):
+        distill(mlp(), data, training=FAST, labelled=known)
+    with pytest.raises(ConfigError, match="truth values"):
+        distill(mlp(), data, taught, **settings | {"labelled": known[:5]})
+    with pytest.raises(ConfigError, match="couples"):
+        distill(mlp(), data, taught, labelled=known, objective=Objective(divergence="dist"), training=FAST)
 
 
 @pytest.mark.parametrize("setting", [{"keep": "best"}, {"patience": 2}])

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fractionate.engine.council import as_signal, as_teacher
@@ -21,7 +21,7 @@ from fractionate.engine.interrupt import stop_notice
 from fractionate.engine.progress import Show
 from fractionate.engine.recompute import recomputed
 from fractionate.engine.session import HeldOut, Session
-from fractionate.engine.step import Term
+from fractionate.engine.step import Term, check_labelled
 from fractionate.engine.tracking import Tracker
 from fractionate.engine.world import Parallel, join
 from fractionate.errors import ConfigError
@@ -49,6 +49,7 @@ def distill(
     arm: str = "",
     out: Path | str | None = None,
     weights: Float[Tensor, "examples"] | None = None,
+    labelled: Bool[Tensor, "examples"] | None = None,
     terms: Sequence[Term] = (),
     head: Head = None,
     teacher_head: Head = None,
@@ -65,7 +66,8 @@ def distill(
     """Train a student on labels and, where given, on a teacher; in place, returned with the record of the run.
 
     - `data`: `Examples`, a pair of tensors, a map-style dataset, a loader over one, or a stream (an iterable,
-      read in its order; it needs `Training(steps=…)`). `weights` counts examples for more or less.
+      read in its order; it needs `Training(steps=…)`). `weights` counts examples for more or less; `labelled` is False where
+      the label is only the teacher's guess: there the teacher alone is learned from, whatever its weight elsewhere.
     - `signal`: a `TeacherSignal` in the order of the data, a store, a model (asked in evaluation mode and without a graph; its
       weights are hashed before and after), or None for the labels alone. Several teachers: `council.mix`.
     - `objective`: what is learned from the teacher; `terms` are added to it.
@@ -88,6 +90,8 @@ def distill(
         raise ConfigError("an objective needs a teacher", fix="pass signal=, or leave the objective out")
     if signal is not None and objective is None:
         objective = Objective()
+    if labelled is not None:
+        check_labelled(labelled, feed, objective)
     if validation is None and (training.patience is not None or training.keep == "best"):
         raise ConfigError(
             "the best weights are found on validation data",
@@ -110,6 +114,7 @@ def distill(
             arm=arm or ("hard" if objective is None else objective.describe().cell),
             steps=training.steps_for(len(feed)),
             weights=None if weights is None else weights.to(device_of(student)),
+            labelled=labelled,
             terms=tuple(terms),
             head=head,
             predicts_next=predicts_next,

@@ -11,11 +11,11 @@ from typing import NoReturn, cast
 
 import torch
 import xxhash
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.checkpoint import content_hash, latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
 from fractionate.engine.evaluation import evaluate
@@ -59,6 +59,7 @@ class Session:
     arm: str
     steps: int
     weights: Float[Tensor, "examples"] | None
+    labelled: Bool[Tensor, "examples"] | None
     terms: tuple[Term, ...]
     head: Head
     predicts_next: bool
@@ -93,6 +94,8 @@ class Session:
             arm=self.arm,
             examples=len(self.feed),
             predicts_next=self.predicts_next,
+            weights=content_hash(self.weights) if kept and self.weights is not None else None,
+            labelled=content_hash(self.labelled) if kept and self.labelled is not None else None,
         )
         if self.folder is not None:
             finished = self.folder.finished(self.asked, self.student)
@@ -127,6 +130,7 @@ class Session:
             terms=self.terms,
             training=self.training,
             weights=self.weights,
+            labelled=self.labelled,
             head=self.head,
             predicts_next=self.predicts_next,
             device=self.device,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.compact import CompactSignal
 from fractionate.divergences import couples_batch, written
 from fractionate.engine.council import Teacher
-from fractionate.engine.feed import Batch
+from fractionate.engine.feed import Batch, Feed
 from fractionate.engine.standing import Parts
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
@@ -95,6 +95,7 @@ class Stepper:
     terms: tuple[Term, ...]
     training: Training
     weights: Float[Tensor, "examples"] | None
+    labelled: Bool[Tensor, "examples"] | None
     head: Head
     predicts_next: bool
     device: torch.device
@@ -183,11 +184,22 @@ class Stepper:
         else:
             assert self.objective is not None
             signal = self.teacher.about(batch, labels, place)
-            losses = self.objective(logits, signal)
+            losses = self._taught(logits, signal, batch, place)
         whole = signal.dense() if self.terms and isinstance(signal, CompactSignal) else signal  # terms read all classes
         for term in self.terms:
             losses = losses + term(output, batch, whole)  # type: ignore[arg-type]
         return losses, place, logits, signal
+
+    def _taught(self, logits: Tensor, signal: Signal, batch: Batch, place: Tensor | None) -> Float[Tensor, "rows"]:
+        """The objective's losses; of rows without a label of their own, those of the teacher alone."""
+        assert self.objective is not None
+        if self.labelled is None:
+            return self.objective(logits, signal)
+        known = self.labelled[batch.index if place is None else batch.index[place.cpu()]].to(logits.device)
+        parts = ((known, self.objective), (~known, replace(self.objective, teacher_weight=1.0)))
+        rows_of = [(mask.nonzero().flatten(), objective) for mask, objective in parts]
+        losses = torch.cat([objective(logits[some], signal.take(some)) for some, objective in rows_of if len(some)])
+        return losses[torch.cat([some for some, _ in rows_of]).argsort()]
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients as one vector: torch's get_total_norm in fewer calls."""
@@ -241,6 +253,24 @@ def check_coupling(objective: Objective, training: Training, world: World) -> No
             expected="the whole batch in one piece, on one process",
             got=f"micro_batch_size={size} of {training.batch_size}" if cut else f"{world.size} processes",
             fix="leave micro_batch_size out and take one process, or take a divergence by example (dist(1, 0), forward-kl)",
+        )
+
+
+def check_labelled(labelled: Tensor, feed: Feed, objective: Objective | None) -> None:
+    """Raise `ConfigError` where it cannot be told which examples are labelled, or nobody teaches those that are not."""
+    if labelled.dtype != torch.bool or labelled.shape != (len(feed),):
+        raise ConfigError(
+            "labelled= says of each example whether its label is its own",
+            expected=f"{len(feed)} truth values",
+            got=f"{labelled.dtype} {list(labelled.shape)}",
+        )
+    if not isinstance(objective, Objective):
+        raise ConfigError("examples without labels need a teacher", expected="signal= and an Objective", got="neither")
+    assert not isinstance(objective.divergence, str)
+    if couples_batch(objective.divergence):
+        raise ConfigError(
+            f"divergence {written(objective.divergence)} couples the examples of a batch: labelled ones cannot be told apart",
+            fix="take a divergence by example (dist(1, 0), forward-kl)",
         )
 
 
