@@ -254,7 +254,8 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
         f"{len(held):,} validation and {len(test):,} test examples; {task.seeds} seeds; every arm of a regime chose among the same "
         f"{len(task.rates) * len(task.lengths)} pairs of learning rate and length on validation data with a seed of its own (the "
         f"lowest NLL within {MARGIN:g} points of the best accuracy). "
-        f"Batch {task.training.batch_size}, AdamW, cosine. Each run read the test data once; which contrasts were added after first figures, lab/LOG.md says.", "",
+        f"Batch {task.training.batch_size}, AdamW, cosine. Each run read the test data once; which contrasts were added after "
+        "first figures, lab/LOG.md says.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     taught = scores(said.logits, said.labels)

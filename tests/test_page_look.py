@@ -179,5 +179,11 @@ def test_the_verdict_says_what_the_records_say():
     )
     stop = replace(healthy, recipe=Recipe(False, "hard", 1.0, 0.0, "cross-entropy", True, "it is wrong"))
     assert "The advice is not to distil" in verdict([stop], [], [])
-    assert bool(smoothed.problems) == ("is sick" in verdict([smoothed], [], []))
+    for severity, words in (
+        ("error", "is sick"),
+        ("warning", "gives a warning"),
+        ("ok", "no probe found anything wrong"),
+    ):
+        findings = tuple(replace(finding, severity=severity) for finding in smoothed.findings[:1])
+        assert words in verdict([replace(smoothed, findings=findings)], [], [])
     assert verdict([], [], study.runs[-1:]).endswith("one training cannot tell which part of the teacher pays.")

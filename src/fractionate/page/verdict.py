@@ -1,4 +1,4 @@
-"""The verdict in one plain sentence: which part pays, which recipe to use, what is sick. Nothing that the records do not say."""
+"""The verdict in one plain sentence: which part pays, which recipe to use, what is wrong. Nothing that the records do not say."""
 
 from __future__ import annotations
 
@@ -92,11 +92,12 @@ def _sick(diagnoses: Sequence[Diagnosis]) -> str:
         return (
             "no probe found anything wrong" if len(diagnoses) == 1 else "no probe found anything wrong with any teacher"
         )
-    said = [
-        f"the {_teacher(d.name)} is sick ({listing([short(f.name, 40) for f in problems[:2]])}"
-        f"{f' and {len(problems) - 2} more' if len(problems) > 2 else ''})"
-        for d, problems in sick[:2]
-    ]
+    said = []
+    for d, problems in sick[:2]:
+        state = "is sick" if problems[0].severity == "error" else "gives a warning"
+        found = listing([short(f.name, 40) for f in problems[:2]])
+        rest = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+        said.append(f"the {_teacher(d.name)} {state} ({found}{rest})")
     more = f" and {len(sick) - 2} more" if len(sick) > 2 else ""
     return listing(said) + more
 
