@@ -130,6 +130,19 @@ def _anew(inputs: Any) -> Any:
     return tree_map(lambda part: torch.empty_like(part) if isinstance(part, Tensor) else part, inputs)
 
 
+def small_for_sure(student: nn.Module, inputs: Any, device: torch.device) -> bool:
+    """Whether a step is far below what is free, whatever the student does: then no forecast is needed.
+
+    As if every module gave, for each number it is called with, as many as the longest side of any weight, ten times over.
+    """
+    free = available_bytes(device)
+    widest = max((max(p.shape, default=1) for p in student.parameters()), default=1)
+    numbers = sum(part.numel() for part in tree_iter(inputs) if isinstance(part, Tensor))
+    weights = sum(p.numel() for p in student.parameters())
+    modules = sum(1 for _ in student.modules())
+    return free is not None and 40 * (weights + numbers * widest * modules) < free // 10
+
+
 def check_memory(forecast: Forecast | None, device: torch.device) -> None:
     """Raise `ResourceError`, before anything is allocated, where a step would take more than there is."""
     free = available_bytes(device)

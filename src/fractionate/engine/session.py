@@ -21,7 +21,7 @@ from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
 from fractionate.engine.evaluation import evaluate
 from fractionate.engine.feed import DatasetFeed, Feed
 from fractionate.engine.interrupt import InterruptedLook, Notice, Watched
-from fractionate.engine.memory import check_memory, foresee
+from fractionate.engine.memory import check_memory, foresee, small_for_sure
 from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
 from fractionate.engine.standing import Parts, Standing, asked_for, history, versions
@@ -162,6 +162,8 @@ class Session:
         size = min(self.training.micro_batch_size or self.training.batch_size, len(self.feed))
         feed = replace(self.feed, workers=0) if isinstance(self.feed, DatasetFeed) else self.feed
         inputs = next(feed.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed)).inputs
+        if small_for_sure(self.student, inputs, self.device):
+            return
         copies = (self.training.average_decay is not None) + (self.training.keep == "best")
         learns_from = "labels" if self.teacher is None else "teacher"
         forecast = foresee(self.student, inputs, self.training, learns_from=learns_from, head=self.head, copies=copies)
