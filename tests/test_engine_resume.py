@@ -62,6 +62,13 @@ def train_again(folder: Path, data) -> None:
     train_in(folder, data)
 
 
+def until(path: Path, child: int) -> None:
+    """Wait for a file that a child makes."""
+    while not path.exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), f"the child has ended without {path.name}"
+        time.sleep(0.01)
+
+
 def stoppable(folder: Path, data, *, steps: int = 100_000) -> None:
     train, _, said = data
     training = dataclasses.replace(TRAINING, steps=steps, evaluate_every=None, keep="last")
@@ -75,8 +82,7 @@ def stoppable(folder: Path, data, *, steps: int = 100_000) -> None:
 def test_a_signal_saves_and_stops(undisturbed, tmp_path, number, code):
     _, data, _ = undisturbed
     child = forked(lambda: stoppable(tmp_path, data))
-    while not (tmp_path / METRICS).exists():
-        time.sleep(0.01)
+    until(tmp_path / METRICS, child)
     time.sleep(0.2)
     os.kill(child, number)
     _, status = os.waitpid(child, 0)
@@ -132,11 +138,10 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
     def work() -> None:
         train, _, _ = digits()
-        distill(Slow(), train, training=TRAINING, out=tmp_path / "run", show="nothing")
+        distill(Slow(), train, training=Training(steps=60), out=tmp_path / "run", show="nothing")
 
     child = forked(work)
-    while not (tmp_path / "in").exists():
-        time.sleep(0.01)
+    until(tmp_path / "in", child)
     os.kill(child, signal.SIGINT)
     time.sleep(0.1)
     os.kill(child, signal.SIGINT)
