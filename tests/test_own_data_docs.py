@@ -111,7 +111,7 @@ def test_a_student_of_words_asked_to_read_numbers_is_told_of_the_bag(files, caps
 
 
 def test_a_saved_student_is_fed_as_it_was_trained(files, capsys):
-    """The whole way: run file → student.safetensors and data.json → a row of the file → the class, as the run itself scored it."""
+    """The whole way: run file → model.safetensors and data.json → a row of the file → the class, as the run itself scored it."""
     from safetensors.torch import load_file
 
     from fractionate.sources.models import models
@@ -121,7 +121,7 @@ def test_a_saved_student_is_fed_as_it_was_trained(files, capsys):
     assert run("distill", "run.yaml") == 0, capsys.readouterr().err
     encoding = TableEncoding.load("runs/wine/student/data.json")
     student = models["mlp(8)"]((len(encoding.features),), 3).eval()
-    student.load_state_dict(load_file("runs/wine/student/student.safetensors"))
+    student.load_state_dict(load_file("runs/wine/student/model.safetensors"))
     data = encoded_table("wine.csv", encoding)
     with torch.no_grad():
         right = (student(data.inputs).argmax(1) == data.labels).double().mean()
