@@ -309,12 +309,13 @@ class Rehearsal:
         export = chain.run.export
         seconds = seconds + EXPORT_SECONDS * export.program + ONNX_SECONDS * export.onnx
         size = weight_bytes(student) + 100 * len(student.state_dict())
+        last = size * (training.keep == "best")  # the weights after the last step, beside the best
         programs = export.program * (size + EXPORT_BYTES) + export.onnx * size
         rows = 190 * min(steps, steps // (asked.log_every or max(1, steps // 100))) + 420 * looks
         chosen = f"{objective.cell}" if chain.objective_asked else "the recipe of diagnose"
         what = f"{chain.run.student.model} with {chosen}, {steps:,} steps, and hand it over"
         records = 2 * len(self.run.to_json().encode()) + 1800  # in both folders, and the model card
-        return Share(what, seconds, 2 * size + programs + rows + records)
+        return Share(what, seconds, 2 * size + last + programs + rows + records)
 
     @cached_property
     def run(self) -> Run:
