@@ -166,6 +166,9 @@ BUGS = (
 )  # fmt: skip
 
 
+BEYOND = tuple(sorted({*FIRST.values(), *(bug.tests for bug in BUGS if bug.tests)} - {*TESTS}))
+
+
 def survives(copy: Path, first: str = "") -> tuple[str, str]:
     """Run the kernel's tests, or those of a part beyond it: ("", "") where all pass, else the first that fails and its words."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "--no-header", "--tb=line"]
