@@ -218,7 +218,7 @@ def main() -> int:
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, healthy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", healthy)
-        for part in ("lab", "bench"):  # some tests take models and forks from there
+        for part in ("lab", "bench", "docs", "recipes"):  # some tests take models, forks and examples from there
             (healthy / part).symlink_to(ROOT / part)
         state = digest()
         known = json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
