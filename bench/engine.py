@@ -328,7 +328,7 @@ def main() -> None:
                     gc.collect()
                     Stamped.stamps.clear()
                     times[one].append(contenders[one](build(), task, Training(steps=count, batch_size=size)) * 1e3)
-                each[one] += [b - a for a, b in itertools.pairwise(Stamped.stamps)]
+                each[one] += [b - a for a, b in itertools.pairwise(Stamped.stamps[:steps])]
         base, *_ = contenders
         calm = {one: sorted(times)[len(times) // 10] for one, times in each.items()}
         lines += [
