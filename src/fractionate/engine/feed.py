@@ -113,7 +113,7 @@ class MemoryFeed:
         inputs, labels = self.examples.inputs, self.examples.labels
         for _, index in plan:
             there = index.to(inputs.device)
-            # copies whole rows: two to six times as fast as inputs[index], which gathers number by number
+            # copies whole rows: two to five times as fast as inputs[index], which gathers number by number
             yield Batch(inputs.index_select(0, there), labels.index_select(0, there), index, complete=True)
 
     def fingerprint(self) -> str:
