@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate.sources.delimited import read_delimited
 from test_engine_memory import HERE, MEASURED
+
+ROOT = Path(__file__).parents[1]
 
 
 def micros(work: Callable[[], object], repeats: int = 600) -> float:
