@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate import TeacherSignal
-from fractionate.engine.feed import Batch
+from fractionate.data.splits import Batch
 from fractionate.extensions.chimera import Chimeras
 from fractionate.extensions.explanation import Explaining
 from fractionate.order import batches, draw_seed

@@ -21,9 +21,9 @@ from torch import nn
 
 from fractionate import Objective, distill, report
 from fractionate.attribution import holm, judge, paired
+from fractionate.data.splits import as_split
 from fractionate.durable import write_file
 from fractionate.engine.council import predictions
-from fractionate.engine.feed import as_feed
 from fractionate.extensions.decoding import quality, sequence_level, translate
 from fractionate.extensions.hidden import HiddenStates
 from fractionate.extensions.ranking import tie_kd
@@ -123,7 +123,7 @@ def measure(model: nn.Module, test: Sentences, pieces: Pieces, heard: HiddenStat
     """Beam search as in the paper (4, length penalty 0.6), and what teacher forcing shows, token by token."""
     written = pieces.decode(translate(model, test, beams=4, longest=LONGEST + 2, batch_size=128))
     found: dict[str, object] = asdict(quality(written, [target for _, target in test.texts]))
-    logits, labels = predictions(model, as_feed(test.loader()), batch_size=128)
+    logits, labels = predictions(model, as_split(test.loader()), batch_size=128)
     found |= asdict(scores(logits, labels))
     if heard is not None:
         signal = heard.signal()

@@ -13,8 +13,8 @@ from torch import nn
 
 from encoders import HEADS, LAYERS, WIDTH, encoder, inputs_of, transformers
 from fractionate import Objective, TeacherSignal
+from fractionate.data.splits import Batch
 from fractionate.engine import distill
-from fractionate.engine.feed import Batch
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.extensions.attention import (
     LayerComparison,

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
+from fractionate.data.splits import Batch
 from fractionate.engine import distill
 from fractionate.engine.council import ask
-from fractionate.engine.feed import Batch
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions import features  # noqa: F401  # registers its terms
 from fractionate.extensions.explanation import (

@@ -163,7 +163,7 @@ def test_a_term_trains_the_student_and_leaves_no_trace(name, tmp_path):
 
 
 def _batch(student, data, count=16):
-    from fractionate.engine.feed import Batch
+    from fractionate.data.splits import Batch
 
     student(data.inputs[:count])
     return Batch(data.inputs[:count], data.labels[:count], torch.arange(count))

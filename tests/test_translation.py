@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal, distill
-from fractionate.engine.feed import as_feed
+from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.decoding import greedy, quality, sequence_level, translate
 from fractionate.extensions.hidden import HiddenStates
@@ -27,7 +27,7 @@ TRAINING = Training(steps=4, batch_size=3, learning_rate=1e-2)
 
 
 def batch(data: Sentences):
-    feed = as_feed(data.loader())
+    feed = as_split(data.loader())
     return next(feed.batches([(0, torch.arange(len(data)))], seed=0))
 
 

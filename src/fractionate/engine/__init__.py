@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fractionate.data.splits import as_split
 from fractionate.engine.council import as_signal, as_teacher
-from fractionate.engine.feed import as_feed
 from fractionate.engine.interrupt import stop_notice
 from fractionate.engine.progress import Show
 from fractionate.engine.recompute import recomputed
@@ -85,7 +85,7 @@ def distill(
     meant, `ResourceError` where a step cannot fit into memory, `NumericsError`, naming examples and before the weights are
     touched, for a loss or gradient that is not finite, and `StoppedError` after a signal.
     """
-    feed = as_feed(data, training=training)
+    feed = as_split(data, training=training)
     if objective is not None and signal is None:
         raise ConfigError("an objective needs a teacher", fix="pass signal=, or leave the objective out")
     if signal is not None and objective is None:
@@ -138,5 +138,5 @@ def distill(
 def _held_out(data: Any, signal: Any, name: str) -> HeldOut:
     if data is None:
         return None
-    feed = as_feed(data, name)
+    feed = as_split(data, name)
     return feed, as_signal(signal, feed)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.splits import moved
 from fractionate.engine.council import asking
-from fractionate.engine.feed import moved
 from fractionate.engine.memory import LivingBytes
 from fractionate.outputs import call, device_of
 

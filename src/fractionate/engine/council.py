@@ -16,7 +16,7 @@ from fractionate import shape as shape_rules
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
 from fractionate.compact import CompactSignal
-from fractionate.engine.feed import Batch, Feed, MemoryFeed, as_feed
+from fractionate.data.splits import Batch, MemorySplit, Split, as_split
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.objective import Objective, Signal
 from fractionate.outputs import Head, call, device_of, logits_of, rows
@@ -116,7 +116,7 @@ def asking(model: nn.Module) -> Iterator[None]:
 
 
 def predictions(
-    model: nn.Module, feed: Feed, *, batch_size: int = 512, head: Head = None, predicts_next: bool = False
+    model: nn.Module, feed: Split, *, batch_size: int = 512, head: Head = None, predicts_next: bool = False
 ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, "rows"]]:
     """A model's logits and the labels on all the data, in its order; evaluation mode, no graph, mode put back."""
     device = device_of(model)
@@ -134,14 +134,14 @@ def ask(
     teacher: nn.Module, data: Any, *, batch_size: int = 512, head: Head = None, predicts_next: bool = False
 ) -> TeacherSignal:
     """One teacher's signal on all the data, in memory. Raises `NumericsError` where it is not finite."""
-    feed = as_feed(data)
+    feed = as_split(data)
     logits, labels = predictions(teacher, feed, batch_size=batch_size, head=head, predicts_next=predicts_next)
     return TeacherSignal(logits, labels)
 
 
 def as_teacher(
     signal: Any,
-    feed: Feed,
+    feed: Split,
     objective: Objective | None,
     *,
     device: torch.device,
@@ -159,7 +159,7 @@ def as_teacher(
     if not isinstance(signal, nn.Module):
         stored = kept_or_dense(signal, feed, objective)
         return None if stored is None else Recorded(stored.to(device), checked=feed.labels is not None)
-    if isinstance(feed, MemoryFeed) and feed.labels.ndim == 1 and not predicts_next:
+    if isinstance(feed, MemorySplit) and feed.labels.ndim == 1 and not predicts_next:
         return Recorded(ask(signal, feed, head=head).to(device), checked=True)
     if needs_whole(objective or Objective()):
         return Living(signal, head, predicts_next, whole=ask(signal, feed, head=head, predicts_next=predicts_next))
@@ -188,7 +188,7 @@ def needs_whole(objective: Objective) -> bool:
     )
 
 
-def kept_or_dense(signal: Any, feed: Feed, objective: Objective | None) -> Signal | None:
+def kept_or_dense(signal: Any, feed: Split, objective: Objective | None) -> Signal | None:
     """A signal as it is kept where the objective takes it so, else dense."""
     objective = objective or Objective()
     temperature = objective.temperature if objective.teacher_weight > 0 else None
@@ -206,7 +206,7 @@ def kept_or_dense(signal: Any, feed: Feed, objective: Objective | None) -> Signa
     return found if temperature is None else found.at(temperature)
 
 
-def as_signal(signal: Any, feed: Feed) -> TeacherSignal | None:
+def as_signal(signal: Any, feed: Split) -> TeacherSignal | None:
     """A teacher signal of the data: as it is or out of a store. Raises `MismatchError` where rows or labels do not fit."""
     if signal is None:
         return None
@@ -223,7 +223,7 @@ def as_signal(signal: Any, feed: Feed) -> TeacherSignal | None:
     return signal
 
 
-def check_fits(signal: Signal, feed: Feed) -> None:
+def check_fits(signal: Signal, feed: Split) -> None:
     """Raise `MismatchError` where a signal is not of these data: another number of rows, or other labels."""
     if len(signal) != len(feed):
         raise MismatchError(

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from fractionate.data.splits import as_split
 from fractionate.engine.council import as_signal, predictions
-from fractionate.engine.feed import as_feed
 from fractionate.outputs import Head
 from fractionate.records import Scores
 from fractionate.scores import scores
@@ -27,7 +27,7 @@ def evaluate(
 
     `examples` is anything `distill` takes. Raises `MismatchError` where outputs, labels and signal do not fit.
     """
-    feed = as_feed(examples, "evaluation data")
+    feed = as_split(examples, "evaluation data")
     teacher = as_signal(signal, feed)
     logits, labels = predictions(model, feed, batch_size=batch_size, head=head, predicts_next=predicts_next)
     return scores(logits, labels, None if teacher is None else teacher.logits.to(logits.device))

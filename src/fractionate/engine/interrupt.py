@@ -13,7 +13,7 @@ from types import FrameType
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.engine.feed import Batch, Feed, Plan
+from fractionate.data.splits import Batch, Plan, Split
 
 
 @dataclass
@@ -31,7 +31,7 @@ class InterruptedLook(Exception):  # noqa: N818 (nothing went wrong)
 class Watched:
     """A feed that is left between two batches once a signal has come: a look may take longer than one has to stop."""
 
-    feed: Feed
+    feed: Split
     notice: Notice
 
     @property

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.engine.feed import Feed
+from fractionate.data.splits import Split
 from fractionate.engine.world import World
 from fractionate.records import Training
 
@@ -23,7 +23,7 @@ class Portion:
     pieces: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
 
 
-def portions(feed: Feed, training: Training, world: World, *, seed: int, first: int, steps: int) -> Iterator[Portion]:
+def portions(feed: Split, training: Training, world: World, *, seed: int, first: int, steps: int) -> Iterator[Portion]:
     """The portions of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
     size = training.batch_size
     epoch_steps = -(-len(feed) // size)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import content_hash, latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.data.splits import DatasetSplit, Split
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
 from fractionate.engine.evaluation import evaluate
-from fractionate.engine.feed import DatasetFeed, Feed
 from fractionate.engine.interrupt import InterruptedLook, Notice, Watched
 from fractionate.engine.memory import check_memory, foresee, small_for_sure
 from fractionate.engine.plan import Portion, portions
@@ -37,7 +37,7 @@ from fractionate.schedule import learning_rate, make_optimizer, set_learning_rat
 from fractionate.teacher import TeacherSignal
 
 DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
-HeldOut = tuple[Feed, TeacherSignal | None] | None
+HeldOut = tuple[Split, TeacherSignal | None] | None
 
 
 def _running_average(student: nn.Module, decay: float) -> nn.Module:
@@ -50,7 +50,7 @@ class Session:
     """One call of `distill`: what was asked, and where it stands."""
 
     student: nn.Module
-    feed: Feed
+    feed: Split
     teacher: Teacher | None
     teacher_model: nn.Module | None
     objective: Objective | None
@@ -160,7 +160,7 @@ class Session:
         if self.world.holds_shards(self.student):
             return
         size = min(self.training.micro_batch_size or self.training.batch_size, len(self.feed))
-        feed = replace(self.feed, workers=0) if isinstance(self.feed, DatasetFeed) else self.feed
+        feed = replace(self.feed, workers=0) if isinstance(self.feed, DatasetSplit) else self.feed
         inputs = next(feed.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed)).inputs
         if small_for_sure(self.student, inputs, self.device):
             return

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.compact import CompactSignal
+from fractionate.data.splits import Batch, Split
 from fractionate.divergences import couples_batch, written
 from fractionate.engine.council import Teacher
-from fractionate.engine.feed import Batch, Feed
 from fractionate.engine.standing import Parts
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
@@ -256,7 +256,7 @@ def check_coupling(objective: Objective, training: Training, world: World) -> No
         )
 
 
-def check_labelled(labelled: Tensor, feed: Feed, objective: Objective | None) -> None:
+def check_labelled(labelled: Tensor, feed: Split, objective: Objective | None) -> None:
     """Raise `ConfigError` where it cannot be told which examples are labelled, or nobody teaches those that are not."""
     if labelled.dtype != torch.bool or labelled.shape != (len(feed),):
         raise ConfigError(

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
+from fractionate.data.splits import Batch
 from fractionate.divergences import Divergence
 from fractionate.engine.council import asking
-from fractionate.engine.feed import Batch
 from fractionate.errors import MismatchError
 from fractionate.extensions.vocabulary import HeadSignal, Signal, vocabulary_loss
 from fractionate.objective import Objective

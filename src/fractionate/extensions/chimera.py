@@ -18,8 +18,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
+from fractionate.data.splits import Batch, Plan
 from fractionate.engine.council import asking
-from fractionate.engine.feed import Batch, Plan
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.superfeatures import check_superfeatures
 from fractionate.order import batches as shuffled

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fractionate.data.splits import as_split
 from fractionate.divergences import Divergence
 from fractionate.engine.council import asking, needs_whole, predictions
-from fractionate.engine.feed import as_feed
 from fractionate.engine.step import Term
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.explanation import EXPLANATIONS, explanations_of
@@ -46,7 +46,7 @@ def paper_objective() -> Objective:
 def explanation_signals(teacher: nn.Module, data: Any, *, batch_size: int = 512) -> tuple[TeacherSignal, ...]:
     """What an explaining teacher says of each superfeature on all the data: a signal each, so that every cell, spectrum and
     diagnosis that reads a signal reads an explanation too. Raises `MismatchError` for a teacher that does not explain."""
-    feed = as_feed(data)
+    feed = as_split(data)
     said, labels = predictions(teacher, feed, batch_size=batch_size, head=lambda output: _flat(explanations_of(output)))
     classes = _classes(teacher, feed)
     return tuple(TeacherSignal(part, labels) for part in torch.split(said, classes, dim=1))

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
+from fractionate.data.splits import Batch, as_split
 from fractionate.engine.council import asking, check_finite, check_labels
-from fractionate.engine.feed import Batch, as_feed
 from fractionate.errors import MismatchError
 from fractionate.outputs import Head, call, device_of, logits_of, rows
 from fractionate.teacher import TeacherSignal
@@ -51,7 +51,7 @@ class HiddenStates:
         Raises `MismatchError` where the logits are not a linear function of what enters that layer, and `NumericsError` where
         they are not finite.
         """
-        feed, output_layer = as_feed(data), module_at(teacher, layer)
+        feed, output_layer = as_split(data), module_at(teacher, layer)
         if not isinstance(output_layer, nn.Linear):
             raise MismatchError(
                 f"{layer!r} is no linear layer", expected="the layer that makes logits", got=type(output_layer).__name__

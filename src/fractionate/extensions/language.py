@@ -15,8 +15,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fractionate.data.splits import Batch, Plan
 from fractionate.engine.council import Teacher, asking
-from fractionate.engine.feed import Batch, Plan
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.order import batches as shuffled
 from fractionate.outputs import IGNORED, call, device_of, logits_of, rows

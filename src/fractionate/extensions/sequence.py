@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
+from fractionate.data.splits import Batch
 from fractionate.engine.council import check_labels
-from fractionate.engine.feed import Batch
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.relation import VocabularyPopulation
 from fractionate.objective import Objective

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fractionate.data.splits import split_item
 from fractionate.engine.council import asking
-from fractionate.engine.feed import split_item
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, Head, call, logits_of, rows

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fractionate.data.splits import Batch
 from fractionate.engine.council import asking, check_finite, needs_whole
-from fractionate.engine.feed import Batch
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.outputs import Head, call, logits_of, rows

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import xxhash
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -31,22 +31,49 @@ Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs as the model takes them, their labels, and their places in the data."""
+    """Inputs as the model takes them, their labels, and their places in the split.
+
+    Args:
+        inputs: What the student is called with: a tensor, a tuple of positional arguments, or a mapping of named ones.
+        labels: [batch, *tokens], integer or float: the task knows.
+        index: [batch] place of each example in its split; on the CPU.
+        complete: No label is `IGNORED`.
+        views: Inputs of other readers of the same examples by name, such as "teacher".
+        weight: [batch] counts examples for more or less; None: all alike.
+        labelled: [batch] False where the label is a guess of the teacher: there the teacher alone is learned from.
+    """
 
     inputs: Any
-    labels: Int[Tensor, "batch *tokens"]
+    labels: Tensor
     index: Int[Tensor, "batch"]
-    complete: bool = False  # no label is the ignored one
+    complete: bool = False
+    views: Mapping[str, Any] = field(default_factory=dict)
+    weight: Float[Tensor, "batch"] | None = None
+    labelled: Bool[Tensor, "batch"] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         if device.type == "cpu":
             return self
-        return Batch(moved(self.inputs, device), self.labels.to(device, non_blocking=True), self.index, self.complete)
+        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
+        labelled = None if self.labelled is None else self.labelled.to(device, non_blocking=True)
+        return Batch(
+            moved(self.inputs, device),
+            self.labels.to(device, non_blocking=True),
+            self.index,
+            self.complete,
+            {name: moved(view, device) for name, view in self.views.items()},
+            weight,
+            labelled,
+        )
+
+    def view(self, name: str = "") -> Any:
+        """The inputs of a view; "" and views the data do not have are the student's inputs."""
+        return self.views.get(name, self.inputs)
 
 
 @runtime_checkable
-class Feed(Protocol):
+class Split(Protocol):
     """Data the engine can draw batches from."""
 
     @property
@@ -86,7 +113,7 @@ def moved(inputs: Any, device: torch.device) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class MemoryFeed:
+class MemorySplit:
     """Examples in memory: a batch is one indexing."""
 
     examples: Examples
@@ -137,7 +164,7 @@ class Seeded(Dataset[Any]):
 
 
 @dataclass(frozen=True, eq=False)
-class DatasetFeed:
+class DatasetSplit:
     """A map-style dataset of (input, label) pairs, or of mappings with the label under `label` or `labels`."""
 
     dataset: Any
@@ -232,7 +259,7 @@ def split_item(item: Any, name: str = "data") -> tuple[Any, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamFeed:
+class StreamSplit:
     """The first examples of a stream, in its own order: for data too large to have places.
 
     A place is the number of an example in the stream. A run that goes on reads what it has used once more and leaves it out, so the
@@ -277,7 +304,7 @@ class StreamFeed:
         return fingerprint_of(self.examples, (item for item, _ in zip(self.stream, range(16), strict=False)))
 
 
-def as_stream(data: Any, name: str, training: Training | None, collate: Callable[[list[Any]], Any]) -> StreamFeed:
+def as_stream(data: Any, name: str, training: Training | None, collate: Callable[[list[Any]], Any]) -> StreamSplit:
     """As much of a stream as a training takes. Raises `ConfigError` where that is not known, or it cannot be started again."""
     if not hasattr(data, "__iter__") or iter(data) is data:
         raise ConfigError(
@@ -293,24 +320,24 @@ def as_stream(data: Any, name: str, training: Training | None, collate: Callable
             got=type(data).__name__,
             fix="set Training(steps=…)" if training is not None else "read it into memory once",
         )
-    return StreamFeed(data, training.steps * training.batch_size, name, collate)
+    return StreamSplit(data, training.steps * training.batch_size, name, collate)
 
 
-def as_feed(data: Any, name: str = "data", *, training: Training | None = None) -> Feed:
+def as_split(data: Any, name: str = "data", *, training: Training | None = None) -> Split:
     """A feed of examples, of a pair of tensors, of a map-style dataset, of a loader over one, or of a stream.
 
     A loader lends its dataset, its collate function and its workers; order and batch size are the training's. A stream (an
     iterable without places) is read in its own order, as many examples as the training's steps take. Raises `MismatchError`
     where there is no data and `ConfigError` for streams of unknown length and for those that cannot be started again.
     """
-    if isinstance(data, (MemoryFeed, DatasetFeed, StreamFeed)):
+    if isinstance(data, (MemorySplit, DatasetSplit, StreamSplit)):
         return data
     if isinstance(data, Examples):
-        return MemoryFeed(data)
-    if isinstance(data, Feed):
+        return MemorySplit(data)
+    if isinstance(data, Split):
         return data
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
-        return MemoryFeed(Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name))
+        return MemorySplit(Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name))
     collate: Callable[[list[Any]], Any] = default_collate
     workers = 0
     if isinstance(data, DataLoader):
@@ -321,9 +348,9 @@ def as_feed(data: Any, name: str = "data", *, training: Training | None = None) 
     if len(data) == 0:
         raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
     if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2 and collate is default_collate:
-        return MemoryFeed(Examples(*data.tensors, name=name))
+        return MemorySplit(Examples(*data.tensors, name=name))
     targets = getattr(data, "targets", None)  # torchvision's name for all labels
     known = torch.as_tensor(targets) if isinstance(targets, (list, Tensor, np.ndarray)) else None
     if known is not None and (known.ndim != 1 or known.is_floating_point() or len(known) != len(data)):
         known = None
-    return DatasetFeed(data, name=name, collate=collate, workers=workers, labels=known)
+    return DatasetSplit(data, name=name, collate=collate, workers=workers, labels=known)

@@ -1,0 +1,1 @@
+"""Losses: terms beside the objective."""

@@ -1,0 +1,134 @@
+"""Terms: further losses of a recipe, as frozen data. A spec is bound to example predictions and gives a loss; it sees no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fractionate.errors import ConfigError
+from fractionate.order import draw_seed
+from fractionate.registry import Registry
+from fractionate.tasks.predictions import Needs, Predictions
+
+Unit = Literal["row", "example"]
+
+
+class BoundTerm(Protocol):
+    """A term ready to run: one number for each row or each example of the batch, by the spec's unit."""
+
+    def __call__(
+        self, student: Predictions, teacher: Predictions | None, signal: Any | None
+    ) -> Float[Tensor, "rows_or_examples"]: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Binding:
+    """What a spec may read when it is bound.
+
+    Args:
+        student: The student's predictions on a small batch in evaluation mode, for shapes.
+        teacher: The teacher's on the same batch; None where no term reads them.
+        examples: Size of the transfer set, for memories.
+        generator: Seeded by (run seed, term), so that trained parts start alike whatever ran before.
+        parts: Where the term puts the module that is trained with the student (checkpointed, not exported), under `name`.
+        name: The key of this term in `parts`.
+        models: Student and teacher, for terms that call them again (iterative decoding); (student, None) without a teacher.
+    """
+
+    student: Predictions
+    teacher: Predictions | None
+    examples: int
+    generator: torch.Generator
+    parts: nn.ModuleDict
+    name: str
+    models: tuple[nn.Module, nn.Module | None]
+    precision: str = "float32"
+
+
+@runtime_checkable
+class TermSpec(Protocol):
+    """A further loss of a recipe: frozen, registered, hashed into a run's identity and printed in its contract.
+
+    A loss of unit "row" is averaged over the rows of a step, of unit "example" over its examples.
+    """
+
+    weight: float
+    version: ClassVar[int]  # raised when the arithmetic changes
+    unit: ClassVar[Unit]
+    reads_teacher: ClassVar[bool]  # its signal or its predictions: an arm with such a term uses a teacher
+    reads_signal: ClassVar[bool]
+
+    @property
+    def couples_batch(self) -> bool: ...  # cannot be cut into micro-batches or ranks
+
+    @property
+    def needs(self) -> tuple[Needs, Needs]: ...  # of the student's pass, of the teacher's
+
+    @property
+    def formula(self) -> str: ...
+
+    def bind(self, at: Binding) -> AbstractContextManager[BoundTerm]: ...
+
+
+term_specs: Registry[TermSpec] = Registry("term", "fractionate.term_specs")
+
+
+def check_weight(weight: object, what: str) -> float:
+    """The weight of a term. Raises `ConfigError` unless it is a number of at least 0."""
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise ConfigError(f"invalid weight for {what}", expected="a number of at least 0", got=repr(weight))
+    return float(weight)
+
+
+def needs_of(specs: Sequence[TermSpec]) -> tuple[Needs, Needs]:
+    """What all terms together need of the student's pass and of the teacher's."""
+    student, teacher = Needs(), Needs()
+    for spec in specs:
+        ours, theirs = spec.needs
+        student, teacher = student | ours, teacher | theirs
+    return student, teacher
+
+
+def names_of(specs: Sequence[TermSpec]) -> tuple[str, ...]:
+    """A key for each term: its class and number, stable in its order."""
+    return tuple(f"{type(spec).__name__.lower()}_{number}" for number, spec in enumerate(specs))
+
+
+@contextmanager
+def bind_terms(
+    specs: Sequence[TermSpec],
+    *,
+    student: Predictions,
+    teacher: Predictions | None,
+    examples: int,
+    seed: int,
+    parts: nn.ModuleDict,
+    models: tuple[nn.Module, nn.Module | None],
+    precision: str = "float32",
+) -> Iterator[tuple[BoundTerm, ...]]:
+    """All terms of a recipe, bound. The global random state is as it was afterwards."""
+    with ExitStack() as stack:
+        found = []
+        for name, spec in zip(names_of(specs), specs, strict=True):
+            drawn = draw_seed("term", seed, name)
+            at = Binding(
+                student=student,
+                teacher=teacher,
+                examples=examples,
+                generator=torch.Generator().manual_seed(drawn),
+                parts=parts,
+                name=name,
+                models=models,
+                precision=precision,
+            )
+            with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+                torch.default_generator.manual_seed(drawn)
+                found.append(stack.enter_context(spec.bind(at)))
+        yield tuple(found)

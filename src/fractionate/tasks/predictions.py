@@ -1,0 +1,134 @@
+"""What a model predicts on a batch, as rows, and what else of its forward pass a loss or a metric may need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fractionate.data.splits import Batch
+from fractionate.errors import MismatchError
+
+AttentionPart = Literal["scores", "outputs", "hidden"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a forward pass has to give in addition to logits. Two needs are joined by `|`.
+
+    Args:
+        attention: Parts of each transformer layer: "scores" (before the softmax), "outputs" (after residual and norm), "hidden".
+        layers: Which layers of the attention parts are held; None: all.
+        features: Dotted paths of modules whose output is captured.
+        hidden: The rows that enter the output layer, and the layer, in place of logits.
+        explanations: Class scores of each superfeature (explaining students).
+        generated: Tokens of greedy text; for metrics only.
+    """
+
+    attention: frozenset[str] = frozenset()
+    layers: frozenset[int] | None = None
+    features: frozenset[str] = frozenset()
+    hidden: bool = False
+    explanations: bool = False
+    generated: int = 0
+
+    def __or__(self, other: Needs) -> Needs:
+        if self.attention and other.attention:
+            whole = self.layers is None or other.layers is None
+            layers = None if whole else (self.layers or frozenset()) | (other.layers or frozenset())
+        else:
+            layers = self.layers if self.attention else other.layers
+        return Needs(
+            attention=self.attention | other.attention,
+            layers=layers,
+            features=self.features | other.features,
+            hidden=self.hidden or other.hidden,
+            explanations=self.explanations or other.explanations,
+            generated=max(self.generated, other.generated),
+        )
+
+    def __bool__(self) -> bool:
+        return self != Needs()
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStates:
+    """What the layers of an encoder computed in one pass, by layer number; only the parts that were needed are there.
+
+    `hidden[0]` enters the first block, `hidden[l]` leaves block l. `valid` marks the tokens that are not padding.
+    """
+
+    layers: int
+    scores: Mapping[int, Float[Tensor, "batch heads tokens tokens"]]
+    outputs: Mapping[int, Float[Tensor, "batch tokens width"]]
+    hidden: Mapping[int, Float[Tensor, "batch tokens width"]]
+    valid: Bool[Tensor, "batch tokens"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictions:
+    """Rows: one for each thing to predict. An example of a classifier is one row, of a tagger or language model many.
+
+    Args:
+        logits: [rows, classes], or [rows, outputs] of a task without classes; None where `Needs.hidden` replaced them.
+        labels: [rows].
+        place: [rows] place of each row's example in the batch; None: row i is example i.
+        position: [rows] place of each row within its example; None where an example is one row.
+        batch: The batch that was read.
+    """
+
+    logits: Float[Tensor, "rows classes"] | None
+    labels: Tensor
+    place: Int[Tensor, "rows"] | None
+    position: Int[Tensor, "rows"] | None
+    batch: Batch
+    hidden: Float[Tensor, "rows width"] | None = None
+    head: nn.Linear | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: AttentionStates | None = None
+    explanations: Float[Tensor, "rows superfeatures classes"] | None = None
+    generated: Sequence[Sequence[int]] | None = None
+    output: object = None  # what the model returned: iterative decoding reads the encoder's states from it
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def examples(self) -> int:
+        """How many examples the batch holds."""
+        return len(self.batch.index)
+
+    @property
+    def example(self) -> Int[Tensor, "rows"]:
+        """Each row's example, as its place in the split; on the CPU."""
+        index = self.batch.index.cpu()
+        return index if self.place is None else index[self.place.cpu()]
+
+    @property
+    def required_logits(self) -> Float[Tensor, "rows classes"]:
+        """The logits. Raises `MismatchError` where the pass gave hidden states in their place."""
+        if self.logits is None:
+            raise MismatchError(
+                "this needs logits, and the forward pass gave hidden states in their place",
+                expected="logits [rows, classes]",
+                got=f"hidden states {None if self.hidden is None else list(self.hidden.shape)}",
+                fix="leave Training(loss_from='hidden') out beside terms that read logits",
+            )
+        return self.logits
+
+    def by_row(self, values: Float[Tensor, "batch ..."]) -> Float[Tensor, "rows ..."]:
+        """Values of examples repeated for each of their rows."""
+        return values if self.place is None else values[self.place.to(values.device)]
+
+    def detached(self) -> Predictions:
+        """The same predictions without a graph, for metrics."""
+        return replace(self, logits=None if self.logits is None else self.logits.detach())
+
+
+def evenly(total: int, most: int) -> Int[Tensor, "places"]:
+    """At most `most` places, evenly over all of them: data sorted by class must not be measured on one class."""
+    return torch.arange(total) if total <= most else torch.linspace(0, total - 1, most).round().long()
