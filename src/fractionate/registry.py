@@ -17,6 +17,7 @@ from fractionate.errors import ConfigError, UnknownNameError
 
 Part = TypeVar("Part")
 Factory = TypeVar("Factory", bound=Callable[..., object])
+_registered: dict[object, str] = {}  # class -> "kind:name", the first it was registered under
 
 
 def nearest(name: str, known: list[str], least_likeness: float = 0.5) -> str | None:
@@ -49,6 +50,11 @@ def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
     return name.strip(), arguments, keywords
 
 
+def registered_name(part: type) -> str:
+    """`kind:name` of a registered class, the same whatever module it is in; empty for a class that is not registered."""
+    return _registered.get(part, "")
+
+
 def names_code(name: str) -> bool:
     """Whether a name is `package.module:function`. A colon among arguments (`table('a:b.csv')`) is none of that."""
     return ":" in name.partition("(")[0]
@@ -74,6 +80,7 @@ class Registry(Mapping[str, Part]):
             if name in self._factories:
                 raise ConfigError(f"{self.kind} {name!r} is registered already", fix="choose another name")
             self._factories[name] = factory  # type: ignore[assignment]
+            _registered.setdefault(factory, f"{self.kind}:{name}")
             return factory
 
         return add
