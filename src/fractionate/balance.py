@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError
-from fractionate.terms import TRAINING_ONLY, host_of
+from fractionate.models.hooks import TRAINING_ONLY, host_of
 
 Term = Callable[[Any, Any, Any], Float[Tensor, "rows"]]
 

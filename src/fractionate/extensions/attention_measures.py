@@ -19,9 +19,9 @@ from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.encoders import Layer, find_layers, watching
 from fractionate.extensions.quantizers import only
+from fractionate.models.hooks import module_at
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import ArmAttention, Interval, Matrix
-from fractionate.terms import module_at
 
 Maps = Float[Tensor, "batch heads tokens tokens"]
 Valid = Bool[Tensor, "batch tokens"]

@@ -19,10 +19,10 @@ from fractionate.divergences import Divergence
 from fractionate.engine.council import asking
 from fractionate.errors import MismatchError
 from fractionate.extensions.vocabulary import HeadSignal, Signal, vocabulary_loss
+from fractionate.models.hooks import module_at
 from fractionate.objective import Objective
 from fractionate.outputs import call, logits_of, rows
 from fractionate.records import Contract
-from fractionate.terms import module_at
 
 
 @dataclass(frozen=True, eq=False)

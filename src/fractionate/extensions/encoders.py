@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.models.hooks import module_at
 from fractionate.outputs import call
-from fractionate.terms import module_at
 
 ATTENTION = "fractionate"  # our function's name in transformers' table
 QUANTIZER = "attention_quantizer"  # the child of an attention module that quantizes what is multiplied in it

@@ -17,9 +17,9 @@ from fractionate.checkpoint import content_hash
 from fractionate.data.splits import Batch, as_split
 from fractionate.engine.council import asking, check_finite, check_labels
 from fractionate.errors import MismatchError
+from fractionate.models.hooks import module_at
 from fractionate.outputs import Head, call, device_of, logits_of, rows
 from fractionate.teacher import TeacherSignal
-from fractionate.terms import module_at
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError
 from fractionate.extensions.encoders import ATTENTION, QUANTIZER, attends_by, register, set_attention
-from fractionate.terms import module_at
+from fractionate.models.hooks import module_at
 
 WEIGHTS, MANIFEST, CONFIG = "packed.safetensors", "packed.json", "config.json"
 FORMAT = 1

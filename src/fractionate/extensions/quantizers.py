@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.encoders import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
+from fractionate.models.hooks import module_at
 from fractionate.outputs import call
-from fractionate.terms import module_at
 
 CLIP = 2.5
 THRESHOLD = 0.7  # of the mean size: smaller weights become 0 (TWN)

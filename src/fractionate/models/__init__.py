@@ -1,0 +1,1 @@
+"""Models: modules and what passes through them."""
