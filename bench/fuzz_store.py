@@ -1,4 +1,4 @@
-"""Fuzz what reads a store: head, segment, shard, packed shard, imported arrays. Goal R16.
+"""Fuzz what reads a store: head, segment, shard, imported arrays. Goal R16.
 
     pip install atheris
     python bench/fuzz_store.py [--seconds 60]
@@ -44,7 +44,6 @@ ALLOWED = 64 << 20  # bytes beyond twice the file
 ROWS, CLASSES = 24, 5
 FORMS: dict[str, dict[str, Any]] = {
     "dense": {}, "top-k": {"form": "top-k", "k": 2, "dtype": "float16"}, "sampled": {"form": "sampled", "k": 6},
-    "packed": {"packing": "zlib"}, "packed-top-k": {"form": "top-k", "k": 2, "packing": "zlib"},
     "skipped": {"non_finite": "skip"},
 }  # fmt: skip
 

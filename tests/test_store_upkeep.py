@@ -465,7 +465,7 @@ def test_files_that_could_run_code_or_claim_too_much_are_not_imported(data, tmp_
         {"logits": pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.zeros(20_000_000, "f4")), 5)}
     )
     importorskip("pyarrow.parquet").write_table(zeros, tmp_path / "bomb.parquet", compression="zstd")
-    monkeypatch.setattr("fractionate.store.exchange.available_memory", lambda: 64 << 20)
+    monkeypatch.setattr("fractionate.store.exchange.available_bytes", lambda device: 64 << 20)
     with pytest.raises(DamagedError, match="claims more"):
         import_arrays(tmp_path / "bomb.parquet", data, tmp_path / "s", named="x")
     assert not (tmp_path / "harmed").exists() and not (tmp_path / "s").exists()

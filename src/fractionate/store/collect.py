@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from fractionate.store.identity import (
     vocabulary_size,
 )
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
-from fractionate.store.packing import Packing
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
@@ -64,7 +63,6 @@ def collect(
     non_finite: Literal["refuse", "skip"] = "refuse",
     class_relation: Float[Tensor, "classes classes"] | Literal["auto"] | None = "auto",
     named: str = "",
-    packing: Packing = "none",
     reuse: Store | None = None,
     part: tuple[int, int] = (0, 1),
     shard_bytes: int = 64 << 20,
@@ -78,7 +76,7 @@ def collect(
     mode without a graph and are put back as they were. The same call again goes on where it stopped, or returns at once.
 
     How rows are kept: `form` (dense; top-k: label, k entries, the exact rest at each of `temperatures`; sampled: k draws),
-    `dtype`; `losses` measures what that costs; `packing` (zlib, zstd) makes the same rows smaller and slower. What the
+    `dtype`; `losses` measures what that costs. What the
     teacher is: `precision` it computes in, `named` where its weights cannot be read, `tokenizer` and `template` of a
     language model, whose rows are `tokens`: "next" (logits at a place foretell the label of the next) or "aligned"; labels
     of -100 are left out, and with `vocabulary="trim"` so are the logits beyond the tokenizer's strings. An example of which
@@ -91,11 +89,11 @@ def collect(
     written to or is too small. Nothing half-written stays behind.
     """
     require_folder(out, "collect into")
-    if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip") or packing not in get_args(Packing):
+    if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip"):
         raise ConfigError(
-            "vocabulary, non_finite or packing is not known",
-            expected="whole or trim; refuse or skip; none, zlib or zstd",
-            got=f"{vocabulary!r}, {non_finite!r}, {packing!r}",
+            "vocabulary or non_finite is not known",
+            expected="whole or trim; refuse or skip",
+            got=f"{vocabulary!r}, {non_finite!r}",
         )
     trimmed = vocabulary_size(tokenizer) if vocabulary == "trim" else None
     asker = Asker(teacher, device=device, outputs=outputs, precision=precision, classes=trimmed)
@@ -140,7 +138,6 @@ def collect(
                 shard_bytes,
                 commit_seconds,
                 class_relation,
-                packing,
             )
             if reuse is not None:
                 work.take_over(reuse)
@@ -184,14 +181,13 @@ class _Pass:
         shard_bytes: int,
         commit_seconds: float,
         class_relation: Tensor | str | None,
-        packing: Packing,
     ) -> None:
         self.asker, self.source, self.view, self.root, self.identity = asker, source, view, root, identity
         self.head = existing.head if existing else None
         self.form = existing.form if existing else None
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
-        self.class_relation, self.packing = class_relation, packing
+        self.class_relation = class_relation
         self.waiting: list[dict[str, Array]] = []
         self.waiting_bytes = 0
         self.committed_at = time.monotonic()
@@ -291,9 +287,7 @@ class _Pass:
         assert self.form is not None
         if self.head is None:
             self.head = self._write_head(self.form)
-        write_shard(
-            self.root, joined(self.waiting), head=self.head.sha256, bfloat16=self.form.bfloat16, packing=self.packing
-        )
+        write_shard(self.root, joined(self.waiting), head=self.head.sha256, bfloat16=self.form.bfloat16)
         self.waiting, self.waiting_bytes, self.committed_at = [], 0, time.monotonic()
 
     def _write_head(self, form: Form) -> Head:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fractionate.budget import available_bytes
 from fractionate.durable import make_directory, write_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError
 from fractionate.sources.examples import Examples
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
-from fractionate.store.packing import available_memory
 from fractionate.store.reading import Store
 from fractionate.store.source import Batch, Source
 
@@ -232,7 +232,8 @@ def _read_parquet(path: Path) -> Tensor:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path, page_checksum_verification=True)
-    budget = available_memory() // 2
+    free = available_bytes(torch.device("cpu"))
+    budget = (1 << 62 if free is None else free) // 2
     groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     # repeated values are stored once, so the bytes in the file say little: count the values
     values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))

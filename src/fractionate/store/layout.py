@@ -26,17 +26,13 @@ from numpy.typing import NDArray
 
 from fractionate.durable import publish, write_file
 from fractionate.errors import DamagedError
-from fractionate.store.packing import BLOCKS, PACKED, Packed, Packing, describe, pack_columns, read_description
 
 FORMAT = "fractionate-store/1"
 HEAD, HEAD_COPY = "head.json", "head-copy.json"
 SHARDS, SEGMENTS, RELATION = "shards", "segments", "relation.safetensors"
 JSON_LIMIT = 64 << 20  # bytes: a head or segment larger than this was not written by us
 HEADER_LIMIT = 1 << 20
-INDEX_COLUMNS = (
-    *("hashes", "places", "keys", "views", "row_offsets", "item_offsets"),
-    *(name + BLOCKS for name in PACKED),  # where the blocks of packed columns begin
-)
+INDEX_COLUMNS = ("hashes", "places", "keys", "views", "row_offsets", "item_offsets")
 DTYPES = {  # safetensors name -> numpy type; bfloat16 travels as its bits
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
@@ -248,24 +244,13 @@ def read_header(raw: bytes, size: int, path: Path | str) -> dict[str, Column]:
     return columns
 
 
-def read_packed(raw: bytes, columns: Mapping[str, Column], path: Path | str) -> dict[str, Packed]:
-    """How the packed columns of a shard are packed, out of its header. Raises `DamagedError` for what cannot be."""
-    try:
-        told = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {}).get("packed", "{}")
-        return read_description(told, {name: column.shape for name, column in columns.items()})
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise damaged("this shard is not packed in a way that is known", path) from error
-
-
-def pack(
-    columns: Mapping[str, Array], head: str, bfloat16: Sequence[str] = (), packed: str = ""
-) -> tuple[bytes, list[Array]]:
+def laid_out(columns: Mapping[str, Array], head: str, bfloat16: Sequence[str] = ()) -> tuple[bytes, list[Array]]:
     """A safetensors header and the arrays in the order in which they follow it: the index first, then wide before narrow."""
     order = sorted(columns, key=lambda name: (name not in ("hashes", "places", "keys"), -columns[name].itemsize, name))
     if "keys" in order:  # 16 bytes wide, so it keeps the alignment of what follows
         order.insert(min(2, len(order) - 1), order.pop(order.index("keys")))
     arrays = [np.ascontiguousarray(columns[name]) for name in order]
-    table: dict[str, Any] = {"__metadata__": {"format": FORMAT, "head": head} | ({"packed": packed} if packed else {})}
+    table: dict[str, Any] = {"__metadata__": {"format": FORMAT, "head": head}}
     position = 0
     for name, array in zip(order, arrays, strict=True):
         dtype = "BF16" if name in bfloat16 else NAMES[array.dtype]
@@ -282,13 +267,10 @@ def write_shard(
     *,
     head: str,
     bfloat16: Sequence[str] = (),
-    packing: Packing = "none",
     replaces: Sequence[str] = (),
 ) -> Segment:
     """Write a shard, then commit its segment; both are on the disk when this returns."""
-    columns, told = pack_columns(columns, packing)
-    plain = [name for name in bfloat16 if name not in told]
-    header, arrays = pack(columns, head, plain, describe(told) if told else "")
+    header, arrays = laid_out(columns, head, bfloat16)
     whole = xxhash.xxh3_128(header)
     for array in arrays:
         whole.update(_bytes(array))

@@ -25,14 +25,12 @@ from fractionate.store.layout import (
     SHARDS,
     Head,
     read_header,
-    read_packed,
     write_shard,
 )
-from fractionate.store.packing import BLOCKS, PackedColumn, Packing, fits
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.shards import Scan, columns_fit, columns_in, contents, scan
+from fractionate.store.shards import Scan, columns_fit, columns_in, scan
 from fractionate.store.teachers import find_relation
 from fractionate.store.upkeep import file_hash
 
@@ -86,9 +84,8 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
         columns = salvage(bad, head, there)
         saved = 0 if columns is None else len(columns["places"])
         if columns is not None and saved:
-            packing: Packing = scanned.shards[0].packing if scanned.shards else "none"
             kind = Store(root, scanned).form
-            write_shard(root, columns, head=head.sha256, bfloat16=kind.bfloat16, packing=packing)
+            write_shard(root, columns, head=head.sha256, bfloat16=kind.bfloat16)
         kept, lost = kept + saved, lost + max(0, told - saved)
         removed.append(bad)
     # the rows that could be saved are on the disk now: what is damaged may go
@@ -171,14 +168,7 @@ def salvage(path: Path, head: Head, there: NDArray[np.bool_]) -> dict[str, Array
             size = len(content)
         content = content[:size].ljust(size, b"\0")
         places = read_header(content[: 8 + length], size, path)
-        told = read_packed(content[: 8 + length], places, path)
         columns = columns_in(np.frombuffer(content, np.uint8), places)
-        if not all(fits(columns[name], columns[name + BLOCKS]) for name in told):
-            return None
-        columns = {
-            name: column.whole() if isinstance(column, PackedColumn) else column
-            for name, column in contents(np.frombuffer(content, np.uint8), places, told).items()
-        }
         if not columns_fit(columns):
             return None
     except (DamagedError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

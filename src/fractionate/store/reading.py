@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fractionate.budget import require_bytes
 from fractionate.compact import CompactSignal
-from fractionate.errors import ConfigError, MismatchError, ResourceError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.checks import check_teacher, check_tokenizer
 from fractionate.store.forms import Form
 from fractionate.store.layout import RELATION, damaged
-from fractionate.store.packing import available_memory
 from fractionate.store.ranges import joined, rows_of, spans, stored_of
 from fractionate.store.remote import scan_remote
 from fractionate.store.shards import Array, Scan, Shard, scan
@@ -213,14 +213,11 @@ class Store:
         """
         if self.form.kind != "dense":
             rows = sum(part.segment.rows for part in self.shards)
-            needed, free = rows * self.head.classes * 4, available_memory()
-            if needed > free:
-                raise ResourceError(
-                    "all classes of all rows do not fit into memory",
-                    expected=f"{needed:,} bytes",
-                    got=f"{free:,} bytes free",
-                    fix="read compact_signal(), or batches()",
-                )
+            require_bytes(
+                rows * self.head.classes * 4,
+                "the signal with all its classes",
+                fix="read compact_signal(), or batches()",
+            )
         columns = self.read(self.slots(view))
         found = TeacherSignal(self.form.decode(columns, temperature), _labels(columns), self.class_relation)
         return found if temperature is None else found.at(temperature)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
-from fractionate.store.packing import BLOCKS
 from fractionate.store.ranges import spans
 from fractionate.store.shards import Scan, Shard, scan
 
@@ -157,12 +156,6 @@ class RemoteShard(Shard):
             if name in ("counts", "indices") and "item_offsets" in self.index:
                 items: NDArray[np.int64] = self.index["item_offsets"].astype(np.int64)
                 low, high = items[rows], items[rows + 1]
-            if name in self.packed:
-                blocks: NDArray[np.int64] = self.index[name + BLOCKS].astype(np.int64)
-                which = np.unique(spans(low, high - low) // self.packed[name].rows)
-                starts.append(at.start + blocks[which])
-                stops.append(at.start + blocks[which + 1])
-                continue
             starts.append(at.start + low * width)
             stops.append(at.start + high * width)
         return np.concatenate(starts), np.concatenate(stops)

@@ -25,10 +25,8 @@ from fractionate.store.layout import (
     damaged,
     index_hash,
     read_header,
-    read_packed,
 )
 from fractionate.store.layout import INDEX_COLUMNS as INDEX
-from fractionate.store.packing import BLOCKS, Packed, PackedColumn, Packing, fits
 from fractionate.store.ranges import ENTRY, ITEM, rows_of, stored_of
 
 Array = NDArray[Any]
@@ -56,7 +54,6 @@ class Shard:
             if xxhash.xxh3_128_hexdigest(raw) != segment.header_xxh3:
                 raise damaged("the header of this shard was changed", self.path, where=f"bytes 0-{8 + length}")
             self.columns = read_header(raw, size, self.path)
-            self.packed = read_packed(raw, self.columns, self.path)
             self.bytes: Array = np.memmap(self.path, np.uint8, "r")
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -64,15 +61,8 @@ class Shard:
         if index_hash(self.index) != segment.index_xxh3:
             stop = max(self.columns[name].stop for name in self.index)
             raise damaged("the index of this shard was changed", self.path, where=f"bytes {8 + length}-{stop}")
-        if not all(fits(self.column(name), self.index[name + BLOCKS]) for name in self.packed):
-            raise damaged("the packed blocks of this shard do not fit the file", self.path)
         if not columns_fit(self.contents()):
             raise damaged("the columns of this shard do not fit each other", self.path)
-
-    @property
-    def packing(self) -> Packing:
-        """How its wide columns are packed."""
-        return next((how.packing for how in self.packed.values()), "none")
 
     def _read_index(self, names: list[str]) -> dict[str, Array]:
         return {name: np.asarray(self.column(name)) for name in names}
@@ -81,15 +71,15 @@ class Shard:
         """A column, not copied."""
         return columns_in(self.bytes, {name: self.columns[name]})[name]
 
-    def contents(self) -> dict[str, Any]:
-        """The columns of the rows, not copied; packed ones unpack what is asked for."""
+    def contents(self) -> dict[str, Array]:
+        """The columns of the rows, not copied."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:  # merged away by another process: the map keeps the bytes
             size = self.segment.bytes
         if size < self.segment.bytes:  # reading beyond the end of a mapped file ends the process
             raise damaged("this shard was cut while it was open", self.path)
-        return contents(self.bytes, self.columns, self.packed)
+        return columns_in(self.bytes, self.columns)
 
     def sizes(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many rows each of some entries has."""
@@ -130,15 +120,7 @@ def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array
     return {name: content[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape) for name, at in columns.items()}
 
 
-def contents(content: Array, columns: Mapping[str, Column], packed: Mapping[str, Packed]) -> dict[str, Any]:
-    """The columns of a shard's rows: arrays, and packed columns that read like arrays."""
-    found: dict[str, Any] = columns_in(content, columns)
-    for name, how in packed.items():
-        found[name] = PackedColumn(found[name], found.pop(name + BLOCKS), how)
-    return found
-
-
-def columns_fit(columns: Mapping[str, Any]) -> bool:
+def columns_fit(columns: Mapping[str, Array]) -> bool:
     """Whether columns have a place for every row and every entry, whole numbers where numbers count, and offsets that rise."""
     try:
         entries, rows = len(columns["places"]), len(columns["hashes"])

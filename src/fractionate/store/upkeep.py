@@ -20,7 +20,6 @@ from fractionate.store.layout import (
     SHARDS,
     write_shard,
 )
-from fractionate.store.packing import Packing
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, scan
@@ -46,7 +45,6 @@ class StoreInfo(Record):
     shards: int
     bytes: int
     class_relation: bool
-    packing: str = "none"
     skipped: int = 0  # entries without rows: the teacher said nothing finite of them
     identity: dict[str, str | int | float | tuple[float, ...]] = field(default_factory=dict)
 
@@ -72,7 +70,7 @@ class StoreInfo(Record):
                 if self.form == "top-k"
                 else ""
             ),
-            f"  {self.bytes:,} bytes in {self.shards} shard(s), {self.bytes_a_row:.1f} a row, packing {self.packing}",
+            f"  {self.bytes:,} bytes in {self.shards} shard(s), {self.bytes_a_row:.1f} a row",
             f"  class relation {'stored' if self.class_relation else 'not stored'}",
         ]
         lines += [f"  {self.skipped:,} examples skipped: the teacher's words were not finite"] if self.skipped else []
@@ -124,7 +122,6 @@ def info(path: Path | str) -> StoreInfo:
         shards=len(store.shards),
         bytes=sum(shard.segment.bytes for shard in store.shards),
         class_relation=bool(head.relation_xxh3),
-        packing=", ".join(sorted({shard.packing for shard in store.shards})) or "none",
         skipped=len(store.skipped()),
         identity={key: tuple(value) if isinstance(value, list) else value for key, value in head.identity.items()},
     )
@@ -189,20 +186,17 @@ def leftovers(root: Path, scanned: Scan) -> list[Path]:
     return [path for path in found if path.name not in live]
 
 
-def compact(path: Path | str, *, shard_bytes: int = 256 << 20, packing: Packing | None = None) -> tuple[int, int]:
+def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int]:
     """Merge many shards into few, rows in the order of the data; gives the number of shards before and after.
 
-    With `packing` (none, zlib, zstd) the rows are packed that way, else as the first shard is. Safe to be killed at any
-    moment: the old shards stop counting only when all new ones are there. Raises `DamagedError`.
+    Safe to be killed at any moment: the old shards stop counting only when all new ones are there. Raises `DamagedError`.
     """
     require_folder(path, "compact")
     root = Path(path)
     store = Store.open(root)
     before = len(store.shards)
     total = sum(shard.segment.bytes for shard in store.shards)
-    packing = packing or (store.shards[0].packing if store.shards else "none")
-    packed_so = all(shard.packing == packing for shard in store.shards)
-    if packed_so and before <= max(1, -(-total // shard_bytes)):
+    if before <= max(1, -(-total // shard_bytes)):
         return before, before
     old = [shard.segment for shard in store.shards]
     slots = np.flatnonzero(store.present())
@@ -214,7 +208,6 @@ def compact(path: Path | str, *, shard_bytes: int = 256 << 20, packing: Packing 
             store.read_stored(piece),
             head=store.head.sha256,
             bfloat16=store.form.bfloat16,
-            packing=packing,
             replaces=[segment.name for segment in old] if last else [],
         )
     for segment in old:
