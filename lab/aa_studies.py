@@ -35,7 +35,7 @@ BLOCK, SEEDS, TRANSFER, TEST = 50, 3000, 150, 2000
 CELLS = (*FACTORIAL, "kd-pt-shuffled(1)", "kd-pt-shuffled(2)")
 AGAIN = "hard again"
 MARGIN = 0.5
-FIELDS = ("accuracy", "nll_nats", "ece", "agreement")
+NAMES = ("accuracy", "nll", "ece", "agreement")
 
 
 def student() -> nn.Module:
@@ -65,7 +65,7 @@ def train(minutes: float) -> None:
         for outcome in train_fleet(student, entrants, course, way="stacked"):
             with torch.no_grad():
                 found = scores(outcome.model(test.inputs), test.labels, said.logits)
-            rows.append([outcome.entrant.arm, outcome.entrant.seed, *(getattr(found, f) for f in FIELDS)])
+            rows.append([outcome.entrant.arm, outcome.entrant.seed, *(found.values[name] for name in NAMES)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)
 
@@ -76,7 +76,7 @@ def load() -> dict[int, list[Run]]:
     found: dict[int, list[Run]] = {}
     for file in sorted(CACHE.glob("*.json"), key=lambda f: int(f.stem)):
         for arm, seed, *values in json.loads(file.read_text()):
-            test = Scores(TEST, **dict(zip(FIELDS, values, strict=True)))
+            test = Scores(TEST, TEST, dict(zip(NAMES, values, strict=True)))
             found.setdefault(seed, []).append(Run(arm, seed, "completed", None, 0, 0.0, 0, test=test))
     return found
 

@@ -124,14 +124,15 @@ def measure(model: nn.Module, test: Sentences, pieces: Pieces, heard: HiddenStat
     written = pieces.decode(translate(model, test, beams=4, longest=LONGEST + 2, batch_size=128))
     found: dict[str, object] = asdict(quality(written, [target for _, target in test.texts]))
     logits, labels = predictions(model, as_split(test.loader()), batch_size=128)
-    found |= asdict(scores(logits, labels))
+    one = scores(logits, labels)
+    found |= {"examples": one.examples, "rows": one.rows, **one.values}
     if heard is not None:
         signal = heard.signal()
-        found["ta_rate"] = ta_rate(logits, signal)
+        found["ta-rate"] = 100 * ta_rate(logits, signal)
         sure = torch.softmax(signal.logits, dim=1).amax(dim=1)
         right = signal.logits.argmax(dim=1) == labels
         for name, some in (("gold", right), ("not_gold", ~right), ("sure", sure > 0.9), ("unsure", sure < 0.5)):
-            found[f"ta_where_{name}"] = ta_rate(logits[some], signal.take(some.nonzero().flatten()))
+            found[f"ta_where_{name}"] = 100 * ta_rate(logits[some], signal.take(some.nonzero().flatten()))
             found[f"share_{name}"] = float(some.double().mean())
     return found | {"written": written[:20]}
 
@@ -193,17 +194,17 @@ def main() -> None:
 
             found = kept(RUNS / "results" / f"{arm}-{seed}.json", run)
             assert isinstance(found, dict)
-            print(f"{arm} {seed}: BLEU {found['bleu']:.2f} chrF {found['chrf']:.2f} TA {found['ta_rate']:.3f} "
-                  f"accuracy {found['accuracy']:.3f} in {found['cpu_seconds']:.0f} CPU s", flush=True)  # fmt: skip
+            print(f"{arm} {seed}: BLEU {found['bleu']:.2f} chrF {found['chrf']:.2f} TA {found['ta-rate']:.1f} "
+                  f"accuracy {found['accuracy']:.1f} in {found['cpu_seconds']:.0f} CPU s", flush=True)  # fmt: skip
     tell()
 
 
-COLUMNS = (  # key in the results, heading, factor, margin of practical equivalence, +1 where more is better
-    ("bleu", "BLEU", 1, 0.5, 1),
-    ("chrf", "chrF", 1, 0.5, 1),
-    ("ta_rate", "TA rate, %", 100, 0.5, 1),
-    ("accuracy", "gold token, %", 100, 0.5, 1),
-    ("nll_nats", "NLL, nats", 1, 0.02, -1),
+COLUMNS = (  # key in the results, heading, margin of practical equivalence, +1 where more is better
+    ("bleu", "BLEU", 0.5, 1),
+    ("chrf", "chrF", 0.5, 1),
+    ("ta-rate", "TA rate, %", 0.5, 1),
+    ("accuracy", "gold token, %", 0.5, 1),
+    ("nll", "NLL, nats", 0.02, -1),
 )
 DIRECT = (  # contrasts beside those against no-kd, each a claim of the paper or its control
     ("without-correlation", "word-kd"),
@@ -229,16 +230,14 @@ def read_results() -> dict[str, dict[int, dict[str, float]]]:
     return found
 
 
-def contrasts(
-    found: dict[str, dict[int, dict[str, float]]], key: str, factor: float, margin: float, sign: int
-) -> tuple[Effect, ...]:
+def contrasts(found: dict[str, dict[int, dict[str, float]]], key: str, margin: float, sign: int) -> tuple[Effect, ...]:
     """Paired differences over the seeds that both arms finished, corrected together for their number (Holm)."""
     pairs = [(arm, "no-kd") for arm in found if arm != "no-kd"] + [p for p in DIRECT if set(p) <= set(found)]
     kept, tests = [], []
     for arm, against in pairs:
         seeds = sorted(set(found[arm]) & set(found[against]))
         if len(seeds) > 1:
-            differences = [factor * (found[arm][s][key] - found[against][s][key]) for s in seeds]
+            differences = [found[arm][s][key] - found[against][s][key] for s in seeds]
             kept.append((arm, against))
             tests.append(paired(differences, margin=margin))
     corrected = zip(holm([t.p_value for t in tests]), holm([t.p_beyond_margin for t in tests]), strict=True)
@@ -255,7 +254,7 @@ def contrasts(
 def tell() -> None:
     """Tables and page, of the runs that are finished."""
     found, teacher = read_results(), json.loads((RUNS / "teacher.json").read_text("utf8"))
-    effects = {key: contrasts(found, key, factor, margin, sign) for key, _, factor, margin, sign in COLUMNS}
+    effects = {key: contrasts(found, key, margin, sign) for key, _, margin, sign in COLUMNS}
     lines = [
         "# study_translation",
         "",
@@ -276,12 +275,12 @@ def tell() -> None:
         + " | ".join(c[1] for c in COLUMNS)
         + " | TA where top-1 is gold, % | where not, % | CPU s |",
         "|---|---|" + "---|" * (len(COLUMNS) + 3),
-        "| *teacher* | – | " + " | ".join(f"{f * teacher[k]:.2f}" for k, _, f, _, _ in COLUMNS) + " | – | – | – |",
+        "| *teacher* | – | " + " | ".join(f"{teacher[k]:.2f}" for k, *_ in COLUMNS) + " | – | – | – |",
     ]
     for arm, runs in found.items():
         cells = []
-        for key, _, factor, _, _ in (*COLUMNS, ("ta_where_gold", "", 100, 0, 1), ("ta_where_not_gold", "", 100, 0, 1)):
-            values = [factor * run[key] for run in runs.values()]
+        for key in (*(c[0] for c in COLUMNS), "ta_where_gold", "ta_where_not_gold"):
+            values = [run[key] for run in runs.values()]
             half = (
                 paired(values, margin=1.0).interval.high - sum(values) / len(values)
                 if len(values) > 1
@@ -338,7 +337,7 @@ def tell() -> None:
             wall_seconds=sum(run.wall_seconds for run in runs) if key == "bleu" else 0.0,
             notes=(f"Teacher: BLEU {teacher['bleu']:.1f}, chrF {teacher['chrf']:.1f}.",) * (key == "bleu"),
         )
-        for key, heading, _, margin, _ in COLUMNS[:3]
+        for key, heading, margin, _ in COLUMNS[:3]
     ]  # fmt: skip
     report(studies, results / "study_translation.html", title="Where does a translator's knowledge hide?")
     print("\n".join(lines))
@@ -346,7 +345,9 @@ def tell() -> None:
 
 def as_scores(found: dict[str, float]) -> Scores:
     """What the page shows of a run: tokens under teacher forcing; agreement is the TA rate."""
-    return Scores(int(found["examples"]), found["accuracy"], found["nll_nats"], found["ece"], found["ta_rate"])
+    values = {"bleu": found["bleu"], "chrf": found["chrf"], "ta-rate": found["ta-rate"]}
+    values |= {name: found[name] for name in ("accuracy", "nll", "ece")}
+    return Scores(int(found["examples"]), int(found["rows"]), values)
 
 
 if __name__ == "__main__":

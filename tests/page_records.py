@@ -81,8 +81,11 @@ def scores(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Sco
         inside = (top > low) & (top <= low + 0.1)
         if inside.any():
             ece += float(inside.double().mean() * (right[inside].mean() - top[inside].double().mean()).abs())
-    agreement = None if teacher is None else float((guess == teacher.argmax(1)).double().mean())
-    return Scores(len(labels), float(right.mean()), float(functional.cross_entropy(logits, labels)), ece, agreement)
+    nll = float(functional.cross_entropy(logits, labels))
+    values = {"accuracy": 100 * float(right.mean()), "nll": nll, "ece": 100 * ece}
+    if teacher is not None:
+        values["agreement"] = 100 * float((guess == teacher.argmax(1)).double().mean())
+    return Scores(len(labels), len(labels), values)
 
 
 def histogram(name: str, values: Tensor, low: float, high: float, bins: int = 24) -> Histogram:

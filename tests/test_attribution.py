@@ -19,7 +19,8 @@ NUMBERS = st.floats(-10, 10, allow_nan=False).map(lambda x: round(x, 3))
 def run(
     arm: str, seed: int, accuracy: float, *, status: str = "completed", nll: float = 1.0, examples: int = 10**9
 ) -> Run:
-    scores = Scores(examples, accuracy, nll, 0.1, 0.5) if status == "completed" else None
+    values = {"accuracy": 100 * accuracy, "nll": nll, "ece": 10.0, "agreement": 50.0}
+    scores = Scores(examples, examples, values) if status == "completed" else None
     return Run(arm, seed, status, None, 1, 0.1, 1, test=scores)  # type: ignore[arg-type]
 
 

@@ -115,7 +115,7 @@ def test_wilson_s_interval():
     from scipy.stats import binomtest
 
     for right, examples in ((45, 50), (0, 10), (10, 10), (1, 2000)):
-        found = accuracy_interval(Scores(examples=examples, accuracy=right / examples, nll_nats=0.0, ece=0.0))
+        found = accuracy_interval(Scores(examples, examples, {"accuracy": 100 * right / examples}))
         expected = binomtest(right, examples).proportion_ci(method="wilson")
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 

@@ -28,7 +28,7 @@ def test_tensorboard_is_told_the_rows(tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [10, 20, 30, 40]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([p.loss for p in run.history], rel=1e-5)
-    assert events.Scalars("final_validation/accuracy")[0].value == pytest.approx(run.validation.accuracy)
+    assert events.Scalars("final_validation/accuracy")[0].value == pytest.approx(run.validation.values["accuracy"])
 
 
 class Heard(types.ModuleType):
@@ -105,5 +105,5 @@ def test_rows_are_cut_back_and_damage_is_said(tmp_path):
 
 
 def test_numbers_of_a_row():
-    row = {"step": 3, "loss": 1, "order": "x", "flag": True, "validation": {"accuracy": 0.5, "agreement": None}}
-    assert dict(numbers(row)) == {"loss": 1.0, "validation/accuracy": 0.5}
+    row = {"step": 3, "loss": 1, "order": "x", "flag": True, "validation": {"values": {"accuracy": 50.0}}}
+    assert dict(numbers(row)) == {"loss": 1.0, "validation/accuracy": 50.0}

@@ -94,10 +94,10 @@ def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
 def test_nan_is_in_the_schema():
     from fractionate.records import Scores
 
-    one = json.loads(Scores(3, 0.5, float("nan"), float("inf")).to_json())
+    one = json.loads(Scores(3, 3, {"accuracy": 50.0, "nll": float("nan"), "ece": float("inf")}).to_json())
     jsonschema.validate(one, Scores.json_schema())
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(one | {"accuracy": "much"}, Scores.json_schema())
+        jsonschema.validate(one | {"values": {"accuracy": "much"}}, Scores.json_schema())
 
 
 def fractionate(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

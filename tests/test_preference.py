@@ -17,7 +17,7 @@ def runs(seeds=5, **accuracies):
     for place, (arm, points) in enumerate(accuracies.items()):
         for seed in range(seeds):
             accuracy = points + 2 * NOISE[seed] + NOISE[(2 * seed + place) % 5]
-            scores = Scores(examples=10_000, accuracy=accuracy / 100, nll_nats=1.0, ece=0.1)
+            scores = Scores(10_000, 10_000, {"accuracy": accuracy, "nll": 1.0, "ece": 10.0})
             found.append(
                 Run(arm=arm, seed=seed, status="completed", contract=None, steps=1, wall_seconds=1.0, parameters=1, test=scores)
             )  # fmt: skip

@@ -138,7 +138,7 @@ def test_any_record_can_be_printed(record: type[Record], data: st.DataObject) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324, 1e308, 0.1])
 def test_every_float_survives(value: float) -> None:
-    one = Scores(1, accuracy=value, nll_nats=value, ece=value)
+    one = Scores(1, 1, {"accuracy": value, "nll": value})
     again = Scores.from_json(one.to_json())
     assert repr(again) == repr(one)
     nested = Diagnosis("x", Spectrum(1.0, 1, 2, value, 0.0, 0.0, 0.0, 0.0), (), smallest(Recipe))  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def test_one_record_is_not_another() -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    one = Scores(3, 0.5, 0.25, math.nan)
+    one = Scores(3, 3, {"accuracy": 50.0, "nll": 0.25, "ece": math.nan})
     path = one.save(tmp_path / "scores.json")
     assert repr(Scores.load(path)) == repr(one)
     assert repr(Scores.load(str(path))) == repr(one)

@@ -95,7 +95,7 @@ def test_test_data_are_read_once_for_the_chosen_only(tmp_path: Path, monkeypatch
 
 
 def validated(arm: str, seed: int, accuracy: float, nll: float) -> Run:
-    scores = Scores(examples=100, accuracy=accuracy, nll_nats=nll, ece=0.0)
+    scores = Scores(100, 100, {"accuracy": 100 * accuracy, "nll": nll, "ece": 0.0})
     return Run(arm, seed, "completed", None, 1, 0.0, 1, validation=scores)
 
 

@@ -235,10 +235,11 @@ def model_card(
         lines += ["", "```", contract, "```", ""]
         for part, scores in (("validation", run.validation), ("test", run.test)):
             if scores is not None:
-                between = accuracy_interval(scores)
-                lines += [
-                    f"- {part}: {scores}; accuracy 95 % interval {between.low:.2%} to {between.high:.2%} ({scores.examples:,})"
-                ]
+                line = f"- {part} ({scores.examples:,} examples): {scores}"
+                if "accuracy" in scores.values:
+                    between = accuracy_interval(scores)
+                    line += f"; accuracy 95 % interval {between.low:.2%} to {between.high:.2%}"
+                lines.append(line)
         if run.cost:
             lines += ["", "## Cost", ""] + [
                 f"- {key.replace('_', ' ')}: {value:{',.0f' if value >= 100 else ',.3g'}}"

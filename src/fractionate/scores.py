@@ -55,13 +55,11 @@ def scores(
     log_q = torch.log_softmax(logits.detach().double(), dim=1)
     confidence, predicted = log_q.max(dim=1)
     correct = predicted == labels
-    agreement = None
+    values = {
+        "accuracy": 100 * float(correct.double().mean()),
+        "nll": -float(log_q.gather(1, labels[:, None]).mean()),
+        "ece": 100 * expected_calibration_error(confidence.exp(), correct),
+    }
     if teacher_probabilities is not None:
-        agreement = float((predicted == teacher_probabilities.argmax(dim=1)).double().mean())
-    return Scores(
-        examples=len(labels),
-        accuracy=float(correct.double().mean()),
-        nll_nats=-float(log_q.gather(1, labels[:, None]).mean()),
-        ece=expected_calibration_error(confidence.exp(), correct),
-        agreement=agreement,
-    )
+        values["agreement"] = 100 * float((predicted == teacher_probabilities.argmax(dim=1)).double().mean())
+    return Scores(examples=len(labels), rows=len(labels), values=values)

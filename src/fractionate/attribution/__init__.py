@@ -37,12 +37,10 @@ class Metric:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("accuracy", "points", +1, 0.5, lambda s: 100 * s.accuracy, counts=True),
-        Metric("nll", "nats", -1, 0.02, lambda s: s.nll_nats),
-        Metric("ece", "points", -1, 0.5, lambda s: 100 * s.ece),
-        Metric(
-            "agreement", "points", +1, 0.5, lambda s: None if s.agreement is None else 100 * s.agreement, counts=True
-        ),
+        Metric("accuracy", "points", +1, 0.5, lambda s: s.values.get("accuracy"), counts=True),
+        Metric("nll", "nats", -1, 0.02, lambda s: s.values.get("nll")),
+        Metric("ece", "points", -1, 0.5, lambda s: s.values.get("ece")),
+        Metric("agreement", "points", +1, 0.5, lambda s: s.values.get("agreement"), counts=True),
     )
 }
 
@@ -157,7 +155,7 @@ def grain_of(runs: Sequence[Run], metric: str) -> float:
     if not metric_named(metric).counts:
         return 0.0
     on_test = any(run.test is not None for run in runs)
-    sizes = [s.examples for s in ((r.test if on_test else r.validation) for r in runs) if s is not None]
+    sizes = [s.rows for s in ((r.test if on_test else r.validation) for r in runs) if s is not None]
     return 100 / max(sizes) if sizes else 0.0
 
 

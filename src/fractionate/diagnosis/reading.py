@@ -77,7 +77,9 @@ class Reading:
         """Accuracy, NLL in nats, ECE."""
         # p[y] may underflow to 0 for a certain and wrong teacher: the smallest double keeps the NLL finite
         nll = -self.confidence.clamp_min(5e-324).log().mean()
-        return Scores(len(self.labels), self.accuracy, float(nll), expected_calibration_error(self.top, self.correct))
+        ece = expected_calibration_error(self.top, self.correct)
+        rows = len(self.labels)
+        return Scores(rows, rows, {"accuracy": 100 * self.accuracy, "nll": float(nll), "ece": 100 * ece})
 
     def __len__(self) -> int:
         return len(self.labels)

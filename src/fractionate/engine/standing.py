@@ -47,7 +47,8 @@ class Standing:
         """Whether these scores are better than the best so far: accuracy first, then NLL."""
         if self.best is None:
             return True
-        return (scores.accuracy, -scores.nll_nats) > (self.best["accuracy"], -self.best["nll_nats"])
+        best = Scores(**self.best)
+        return (scores.accuracy, -scores.nll_nats) > (best.accuracy, -best.nll_nats)
 
 
 @dataclass(eq=False)

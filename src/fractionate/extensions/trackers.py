@@ -13,10 +13,10 @@ from fractionate.records import Run
 
 
 def numbers(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a row by name, nested ones as `validation/accuracy`."""
+    """The numbers of a row by name, nested ones as `validation/accuracy`, in the metrics' units."""
     for name, value in row.items():
         if isinstance(value, dict):
-            yield from numbers(value, f"{prefix}{name}/")
+            yield from numbers(value, prefix if name == "values" else f"{prefix}{name}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and name != "step":
             yield f"{prefix}{name}", float(value)
 
@@ -26,9 +26,7 @@ def final(run: Run) -> dict[str, float]:
     found = {"wall_seconds": run.wall_seconds, "parameters": float(run.parameters)}
     for part, scores in (("final_validation", run.validation), ("final_test", run.test)):
         if scores is not None:
-            found |= dict(
-                numbers({part: {"accuracy": scores.accuracy, "nll_nats": scores.nll_nats, "ece": scores.ece}})
-            )
+            found |= dict(numbers({part: scores.values}))
     return found
 
 

@@ -233,14 +233,14 @@ def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], 
     found = {
         (arm, field): mean_interval(values)
         for arm, members in arms.items()
-        for field, _, factor, _ in SCORES
-        if (values := score_values(members, field, factor))
+        for field, *_ in SCORES
+        if (values := score_values(members, field))
     }
     columns = [c for c in SCORES if any((arm, c[0]) in found for arm in arms)]
     best = {}  # as it is shown; where all are alike none is best
     for field, *_ in columns:
         means = [found[arm, field][0] for arm in arms if arm not in placebos and (arm, field) in found]
-        best[field] = number((min if field in ("nll_nats", "ece") else max)(means, default=None))
+        best[field] = number((min if field in ("nll", "ece") else max)(means, default=None))
         if len({number(mean) for mean in means}) == 1:
             best[field] = ""
     rows = []
@@ -251,7 +251,7 @@ def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], 
             half = number((interval.high - interval.low) / 2, 2) if interval else ""
             cells.append((number(mean), half, arm not in placebos and number(mean) == best[field]))
         rows.append(ScoreRow(arm, len(members), arm in placebos, tuple(cells)))
-    head = tuple(f"{word} ({unit})" for _, word, _, unit in columns)
+    head = tuple(f"{word} ({unit})" for _, word, unit in columns)
     return Students(name, tuple(f for f in figures if f), head, tuple(rows), _run_rows(runs))
 
 

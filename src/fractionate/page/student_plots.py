@@ -26,18 +26,18 @@ def arms_of(runs: Sequence[Run], order: Sequence[str] = ()) -> dict[str, list[Ru
     return {arm: members for arm, members in found.items() if members}
 
 
-SCORES: tuple[tuple[str, str, float, str], ...] = (
-    ("accuracy", "accuracy", 100.0, "%"),
-    ("nll_nats", "NLL", 1.0, "nats"),
-    ("ece", "ECE", 100.0, "points"),
-    ("agreement", "agreement", 100.0, "%"),
+SCORES: tuple[tuple[str, str, str], ...] = (  # metric, words, unit
+    ("accuracy", "accuracy", "%"),
+    ("nll", "NLL", "nats"),
+    ("ece", "ECE", "points"),
+    ("agreement", "agreement", "%"),
 )
 
 
-def score_values(runs: Sequence[Run], field: str, factor: float) -> list[float]:
-    """One score over the seeds of an arm."""
-    found = [getattr(s, field) for s in map(of_test, runs) if s is not None]
-    return [factor * float(v) for v in found if v is not None and finite(v)]
+def score_values(runs: Sequence[Run], metric: str) -> list[float]:
+    """One metric over the seeds of an arm."""
+    found = [s.values.get(metric) for s in map(of_test, runs) if s is not None]
+    return [float(v) for v in found if v is not None and finite(v)]
 
 
 def students_figure(
@@ -47,7 +47,7 @@ def students_figure(
     file: str = "students",
 ) -> Figure | None:
     """Accuracy of every arm: each seed a dot, the mean with its interval."""
-    arms = {arm: score_values(members, "accuracy", 100.0) for arm, members in arms_of(runs, order).items()}
+    arms = {arm: score_values(members, "accuracy") for arm, members in arms_of(runs, order).items()}
     arms = {arm: values for arm, values in arms.items() if values}
     if not arms:
         return None
@@ -69,14 +69,14 @@ def students_figure(
     rows: list[tuple[object, ...]] = []
     for arm, members in arms_of(runs, order).items():
         cells: list[object] = [arm, len(members)]
-        for field, _, factor, _ in SCORES:
-            values = score_values(members, field, factor)
+        for metric, *_ in SCORES:
+            values = score_values(members, metric)
             mean, interval = mean_interval(values) if values else (float("nan"), None)
             cells += [mean, interval.low if interval else None, interval.high if interval else None]
         rows.append(tuple(cells))
     head = ["arm", "runs"] + [
         f"{name}{part}"
-        for _, word, _, unit in SCORES
+        for _, word, unit in SCORES
         for name, part in ((f"{word} ({unit})", ""), (word, " low"), (word, " high"))
     ]
     which = "test" if any(r.test for r in runs) else "validation"

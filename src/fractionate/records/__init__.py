@@ -18,7 +18,17 @@ from fractionate.records.knowledge import (
     Term,
     Trial,
 )
-from fractionate.records.measures import LEVEL_NAMES, Histogram, Interval, Level, Matrix, Scores, bar
+from fractionate.records.measures import (
+    LEVEL_NAMES,
+    Direction,
+    Histogram,
+    Interval,
+    Level,
+    Matrix,
+    MetricInfo,
+    Scores,
+    bar,
+)
 from fractionate.records.studies import Effect, Share, ShareLevel, Study, Try, Tuning, Verdict
 from fractionate.records.training import Contract, Point, Preflight, Run, Training
 
@@ -33,6 +43,7 @@ __all__ = [
     "Diagnosis",
     "Difference",
     "Differences",
+    "Direction",
     "Effect",
     "Evidence",
     "ExampleExplanation",
@@ -42,6 +53,7 @@ __all__ = [
     "Interval",
     "Level",
     "Matrix",
+    "MetricInfo",
     "Pilot",
     "Point",
     "Preflight",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
+from fractionate.errors import MismatchError
 from fractionate.record import Record
 
 Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
@@ -47,16 +49,75 @@ class Histogram(Record):
     deviation: float
 
 
+Direction = Literal["more", "less"]
+
+
+@dataclass(frozen=True)
+class MetricInfo(Record):
+    """How a metric is read: its unit, which direction is better, and which differences matter.
+
+    Args:
+        unit: Of values and differences: "points" (shares, 0 to 100), "nats", "" for none.
+        margin: Differences smaller than this do not matter in practice, in the unit.
+        counts: A share of rows: no finer than 100 / rows.
+    """
+
+    name: str
+    unit: str
+    better: Direction
+    margin: float
+    counts: bool = False
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better, -1 where less is."""
+        return 1 if self.better == "more" else -1
+
+    @property
+    def places(self) -> int:
+        """Decimals that tell differences of the size of the margin apart: 2 for 0.5, 3 for 0.02."""
+        return max(0, 1 - math.floor(math.log10(self.margin))) if 0 < self.margin < math.inf else 3
+
+
 @dataclass(frozen=True)
 class Scores(Record):
-    """How good predictions are: accuracy in 0..1, NLL in nats, ECE in 0..1, agreement with the teacher in 0..1."""
+    """How good predictions are.
+
+    Args:
+        examples: How many examples were evaluated.
+        rows: How many predictions: one an example for a classifier, one a labelled token for taggers and language models.
+        values: By the metric's name, in its unit. A metric without a value here (agreement without a teacher) is left out.
+    """
 
     examples: int
-    accuracy: float
-    nll_nats: float
-    ece: float
-    agreement: float | None = None
+    rows: int
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of rows predicted right, 0..1. Raises `MismatchError` where it was not measured, as do `nll_nats` and `ece`."""
+        return self._value("accuracy") / 100
+
+    @property
+    def nll_nats(self) -> float:
+        """Mean negative log-likelihood of the label."""
+        return self._value("nll")
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, 0..1."""
+        return self._value("ece") / 100
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of rows on which student and teacher have the same top-1, 0..1; None without a teacher."""
+        return self.values["agreement"] / 100 if "agreement" in self.values else None
+
+    def _value(self, name: str) -> float:
+        if name not in self.values:
+            known = ", ".join(self.values)
+            raise MismatchError(f"these scores have no {name}", expected=f"one of {known}", fix=f"evaluate {name} too")
+        return self.values[name]
 
     def __str__(self) -> str:
-        agreement = "" if self.agreement is None else f", agreement {self.agreement:.1%}"
-        return f"accuracy {self.accuracy:.2%}, NLL {self.nll_nats:.3f} nats, ECE {self.ece:.3f}{agreement}"
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items()) or "no metric has a value"
