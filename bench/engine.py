@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.objective import Objective
 from fractionate.order import batches
 from fractionate.records import Training
 from fractionate.schedule import learning_rate, make_optimizer
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 LIMIT = 1.03

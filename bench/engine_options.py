@@ -24,11 +24,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.memory import foresee
 from fractionate.engine.recompute import recomputed
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 
 STEPS = 4
 SHORT = Training(steps=STEPS, batch_size=16, learning_rate=1e-3)

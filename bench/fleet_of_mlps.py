@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fractionate.data.examples import Examples
 from fractionate.objective import Objective
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 

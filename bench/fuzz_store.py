@@ -32,8 +32,8 @@ import numpy as np
 import torch
 import xxhash
 
+from fractionate.data.examples import Examples
 from fractionate.errors import FractionateError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, repair
 from fractionate.store.exchange import read_array
 from fractionate.store.layout import HEAD, SEGMENTS, SHARDS, canonical, index_hash, read_header

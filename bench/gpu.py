@@ -19,10 +19,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.objective import Objective
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 ON_GPU = torch.cuda.is_available()

@@ -28,12 +28,12 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate.checkpoint import steps_in
+from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
 from fractionate.engine import distill
 from fractionate.folder import CHECKPOINTS, METRICS, RUN, STUDENT
 from fractionate.objective import Objective
 from fractionate.records import Run, Training
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 RESULTS = Path(__file__).parent / "results"

@@ -24,9 +24,9 @@ from bench.teachers import CACHE, HEALTHY, MLP, Upbringing, parts, signal_of, wi
 from bench.teachers import teacher as trained_teacher
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.objective import Objective
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 DATA = ("digits", "fashion", "glosses", "cancer")

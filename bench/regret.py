@@ -18,10 +18,10 @@ from bench.fleet_of_mlps import Schedule, train
 from bench.teachers import CACHE, MLP, TEACHERS, parts, signal_of, teacher
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.objective import Objective
 from fractionate.records import Recipe
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 Arm = tuple[str, float, float]  # cell, temperature, teacher weight

@@ -24,10 +24,10 @@ from bench.regret import DEFAULT, GRID, SEEDS, Arm, Setting, significantly
 from bench.teachers import CACHE, MLP, TEACHERS, Upbringing, parts, signal_of, teacher
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.objective import Objective
 from fractionate.records import Diagnosis, Recipe, Training
-from fractionate.sources.examples import Examples
 from fractionate.study.pilot import PilotPlan
 from fractionate.teacher import TeacherSignal
 

@@ -33,7 +33,7 @@ TESTS = (
 
 FIRST = {  # where a file's bugs should show; the other tests run after it
     "objective.py": "test_objective_kernel", "divergences/likelihood.py": "test_objective_kernel", "registry.py": "test_registry",
-    "spectrum/__init__.py": "test_spectrum_kernel", "record.py": "test_records", "sources/examples.py": "test_examples",
+    "spectrum/__init__.py": "test_spectrum_kernel", "record.py": "test_records", "data/examples.py": "test_examples",
     "divergences/onepass.py": "test_objective_kernel", "powers.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
     "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
@@ -110,7 +110,7 @@ BUGS = (
         ("arguments = [ast.literal_eval(argument) for", "arguments = [eval(ast.unparse(argument)) for"),)),
     Bug("records ignore unknown fields", "record.py", (('extra="forbid"', 'extra="ignore"'),)),
     Bug("text in notebooks not escaped", "record.py", (("html_text.escape(str(self))", "str(self)"),)),
-    Bug("parts of data overlap", "sources/examples.py", (("start += size", "start += size // 2"),)),
+    Bug("parts of data overlap", "data/examples.py", (("start += size", "start += size // 2"),)),
     Bug("gradient of the mean handed to every reduction", "divergences/onepass.py", (
         ("return scale_rows(kept, gradient_of_loss / ctx.made_for), None, None", "return kept, None, None"),)),
     Bug("one kept array for all uses", "powers.py", (

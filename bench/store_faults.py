@@ -24,8 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from fractionate.data.examples import Examples
 from fractionate.errors import FractionateError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, verify
 
 RESULT = Path(__file__).parent / "results" / "store_faults.md"
@@ -191,7 +191,7 @@ def kills(base: Path) -> list[str]:
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / "src")!r})
 import torch
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 from fractionate.store import collect
 data = Examples(torch.arange(64.0).reshape(16, 4), torch.arange(16) % 4)
 print("ready", flush=True); sys.stdin.read(1)

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, verify
 
 RESULT = Path(__file__).parent / "results" / "store_full.md"

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import torch
 from torch import nn
 
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 from fractionate.store import Store, collect, verify
 
 RESULT = Path(__file__).parent / "results" / "store_parts.md"

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 from fractionate.store import Store, collect, verify
 
 RESULT = Path(__file__).parent / "results" / "store_writers.md"

@@ -22,11 +22,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from fractionate.data.examples import Examples
 from fractionate.objective import Objective
 from fractionate.order import batches
 from fractionate.records import Training
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import models
 from fractionate.study import dissect
 from fractionate.teacher import TeacherSignal

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.extensions.interactions import second_derivatives
 from fractionate.extensions.superfeatures import communities
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.fashion import fashion_mnist
 
 RESULT = Path(__file__).parent / "results" / "superfeatures.md"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / "fractionate-bench"))

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate import TeacherSignal
+from fractionate.data.examples import Examples
 from fractionate.data.splits import Batch
 from fractionate.extensions.chimera import Chimeras
 from fractionate.extensions.explanation import Explaining
 from fractionate.order import batches, draw_seed
-from fractionate.sources.examples import Examples
 
 
 def linears(model: nn.Module) -> list[nn.Linear]:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate.attribution import Contrast, effects
+from fractionate.data.examples import Examples
 from fractionate.records import Effect, Study, Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer
 from fractionate.spectrum import spectrum
 from fractionate.study import FACTORIAL, dissect

@@ -31,9 +31,9 @@ import quantized_tasks
 from distillation import Task, compare, few_labels, many_labels
 
 from fractionate import TeacherSignal, collect
+from fractionate.data.examples import Examples
 from fractionate.engine.cost import measure_cost
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.glosses import TOPICS, read_glosses
 
 OUT = Path("runs/minilm")

@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.attribution import METRICS, Contrast, effects
 from fractionate.cells import as_cell
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.engine.cost import measure_cost
 from fractionate.page import report
 from fractionate.records import Diagnosis, Effect, Run, Scores, Study, Training, Try
 from fractionate.scores import scores
-from fractionate.sources.examples import Examples
 from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
 

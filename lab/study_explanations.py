@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from bundle import Answer, Bundle, Flat, Mixed, Ordered, Said
 
 from fractionate import Objective, TeacherSignal, distill
+from fractionate.data.examples import Examples
 from fractionate.engine.council import ask
 from fractionate.engine.evaluation import evaluate
 from fractionate.extensions.chimera import Chimeras
@@ -32,7 +33,6 @@ from fractionate.extensions.superfeatures import given, superfeatures
 from fractionate.order import draw_seed
 from fractionate.records import Run, Superfeatures, Training
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.fashion import fashion_mnist
 from fractionate.sources.models import mlp
 from fractionate.sources.tables import column_names

@@ -9,8 +9,8 @@ import claims
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.fashion import CLASSES, GROUPS, fashion_mnist
 from fractionate.sources.models import cnn, mlp
 

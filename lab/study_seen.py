@@ -9,9 +9,9 @@ import claims
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.records import Training
 from fractionate.sources.bundled import digits
-from fractionate.sources.examples import Examples
 
 SEEDS = 10
 SIZE = 150

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal, rescaling, spectrum
 from fractionate.cells import PLACEBOS
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.records import (
     LEVEL_NAMES,
@@ -37,7 +38,6 @@ from fractionate.records import (
     Study,
     Verdict,
 )
-from fractionate.sources.examples import Examples
 from fractionate.teacher import relation_from_rows
 
 ARMS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(3)", "kd", "kd-pt-shuffled", "kd-shuffled")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.chimera import Chimeras, Once
@@ -16,7 +17,6 @@ from fractionate.extensions.explanation_terms import Explained, ked, paper_objec
 from fractionate.extensions.superfeatures import given
 from fractionate.order import batches
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from test_explanation import FOUND, data, model
 
 PLACES = torch.arange(40)

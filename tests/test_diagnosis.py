@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose, probes
 from fractionate.errors import MismatchError, UnknownNameError
 from fractionate.objective import Objective
 from fractionate.records import Diagnosis, Finding
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 NAMES = tuple(f"digit {i}" for i in range(10))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import preflight
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.objective import Objective
 from fractionate.records import Preflight, Training
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fractionate import Objective, TeacherSignal
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Run, Training
-from fractionate.sources.examples import Examples
 
 
 @cache

@@ -15,13 +15,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fractionate import Objective, TeacherSignal
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.order import batches, step_seed
 from fractionate.records import Training
 from fractionate.schedule import learning_rate, make_optimizer
-from fractionate.sources.examples import Examples
 from test_engine import FAST, digits, mlp, same, teacher_signal
 
 

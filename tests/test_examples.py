@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from fractionate.data.examples import Examples, as_examples
 from fractionate.errors import ConfigError, FractionateError, MismatchError
-from fractionate.sources.examples import Examples, as_examples
 
 
 def some(examples: int = 10, classes: int = 3) -> Examples:

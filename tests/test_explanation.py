@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
+from fractionate.data.examples import Examples
 from fractionate.data.splits import Batch
 from fractionate.engine import distill
 from fractionate.engine.council import ask
@@ -30,7 +31,6 @@ from fractionate.extensions.explanation_terms import Blend, Explained, Moved, ex
 from fractionate.extensions.superfeatures import given
 from fractionate.outputs import logits_of
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import models
 from fractionate.terms import Hint, taught
 

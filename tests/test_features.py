@@ -13,12 +13,12 @@ from torch import nn
 
 from fractionate import Objective, TeacherSignal
 from fractionate.balance import Balance, gradient_norm
+from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.extensions import contrastive, features  # noqa: F401  # each registers its terms
 from fractionate.outputs import logits_of
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.terms import Growing, Hint, taught, terms
 
 torch.manual_seed(0)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fractionate.data.examples import Examples
 from fractionate.divergences import Target
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
 from fractionate.order import batches, step_seed
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.study import bundle, fleet, traced
 from fractionate.study.fleet import Course, Entrant, make_student, model_logits, plan_fleet, train_fleet
 from fractionate.teacher import TeacherSignal

@@ -26,7 +26,7 @@ export: {program: false}
 MINE = """
 import torch
 from torch import nn
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 
 inputs = torch.rand(120, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 labels = torch.arange(120) % 10

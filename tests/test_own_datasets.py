@@ -12,13 +12,13 @@ from PIL import Image
 from torch import nn
 
 from fractionate import collect, diagnose
+from fractionate.data.examples import as_examples
+from fractionate.data.rows import as_rows
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Training
-from fractionate.sources.examples import as_examples
 from fractionate.sources.names import find_parts
 from fractionate.sources.own_table import Table
-from fractionate.sources.rows import as_rows
 from fractionate.sources.saved import saved
 
 datasets = pytest.importorskip("datasets")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Diagnosis, Pilot, Training
-from fractionate.sources.examples import Examples
 from fractionate.study import pilot as module
 from fractionate.study.pilot import HARD, USUAL, PilotPlan, Round, arm_name, gain_interval
 from fractionate.teacher import TeacherSignal

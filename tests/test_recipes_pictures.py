@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.records import Training
 from fractionate.schedule import learning_rate
 from fractionate.sources.cifar import DEVIATION, MEAN, RECORD, cifar100
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import models
 from fractionate.sources.pictures import PictureFolder, Shifted, centre_view, random_view
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fractionate.checkpoint import load_weights
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, UnknownNameError
 from fractionate.sources.bundled import data_sets, split_parts
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.packages import package_file

@@ -110,7 +110,7 @@ def test_what_needs_all_classes_is_refused():
 
 
 def test_sampled_stores_warn(tmp_path):
-    from fractionate.sources.examples import Examples
+    from fractionate.data.examples import Examples
     from fractionate.store import Store, collect
 
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fractionate import TeacherSignal
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, NumericsError, ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect
 from fractionate.teacher import relation_from_rows
 

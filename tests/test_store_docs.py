@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.sources.examples import Examples
+from fractionate.data.examples import Examples
 from fractionate.store import Store, verify
 
 PAGES = Path(__file__).parents[1] / "docs"

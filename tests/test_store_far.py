@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, compact, info, repair, upload, verify
 
 s3fs = pytest.importorskip("s3fs")

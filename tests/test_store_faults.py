@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
 from fractionate.errors import ConfigError, DamagedError, ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, compact, repair, upload, verify
 
 SOURCE = str(Path(__file__).parents[1] / "src")

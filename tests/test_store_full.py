@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
 from fractionate.errors import ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, collect, compact, repair, verify
 
 ROWS = 32

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, NumericsError
-from fractionate.sources.examples import Examples
 from fractionate.store import Store, check_teacher, collect, compact, export, info, repair
 
 ROWS, CLASSES = 300, 12

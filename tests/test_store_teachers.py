@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from fractionate import TeacherSignal, spectrum
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.sources.examples import Examples
 from fractionate.store import Replay, Store, check_teacher, collect, content_ids, losses, table
 from fractionate.store.identity import tokenizer_fingerprint
 

@@ -16,9 +16,9 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError
-from fractionate.sources.examples import Examples
 from fractionate.store import (
     CompactSignal,
     Replay,

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.divergences import Target
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Study, Training
-from fractionate.sources.examples import Examples
 from fractionate.study import FACTORIAL, dissect
 from fractionate.teacher import TeacherSignal
 

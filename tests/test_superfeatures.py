@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
 from fractionate.extensions.interactions import (
     attribution_interactions,
@@ -20,7 +21,6 @@ from fractionate.extensions.interactions import (
 )
 from fractionate.extensions.superfeatures import between_groups, communities, given, superfeatures
 from fractionate.records import Superfeatures
-from fractionate.sources.examples import Examples
 
 
 def network(activation: type[nn.Module], features: int = 6, classes: int = 3) -> nn.Module:

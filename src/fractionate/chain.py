@@ -19,6 +19,7 @@ from fractionate.cells import as_cell
 from fractionate.checkpoint import load_weights
 from fractionate.config import dump_run, load_run
 from fractionate.config.sections import RunFile
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
 from fractionate.durable import make_directory, write_file
@@ -35,7 +36,6 @@ from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.records.training import LOOP_SETTINGS
 from fractionate.registry import names_code
 from fractionate.sources.bundled import Parts, data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
 from fractionate.sources.weights import read_weights

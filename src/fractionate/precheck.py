@@ -12,6 +12,7 @@ from torch import nn
 
 from fractionate.chain import Chain
 from fractionate.checkpoint import load_weights
+from fractionate.data.examples import Examples
 from fractionate.durable import refused
 from fractionate.engine.council import check_finite, no_better_than_chance
 from fractionate.engine.memory import check_memory, foresee
@@ -19,7 +20,6 @@ from fractionate.engine.recompute import recomputed
 from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, ResourceError
 from fractionate.production import check_extras
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
 from fractionate.sources.names import find_model
 from fractionate.sources.weights import read_weights
 from fractionate.store import Store

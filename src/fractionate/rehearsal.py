@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fractionate.chain import Chain
+from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
 from fractionate.objective import Objective
 from fractionate.page import report
 from fractionate.records import Diagnosis, Run, Study, Training
-from fractionate.sources.examples import Examples
 from fractionate.store import collect
 from fractionate.study import dissect
 from fractionate.study.arms import make_arms

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from fractionate.checkpoint import content_hash
+from fractionate.data.examples import Examples
+from fractionate.data.rows import as_rows
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.order import batches as shuffled
 from fractionate.records import Training
-from fractionate.sources.examples import Examples
-from fractionate.sources.rows import as_rows
 
 Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data) of each batch to come
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.compact import CompactSignal
+from fractionate.data.examples import Examples, as_examples
 from fractionate.diagnosis import alignment_probes, data_probes, store_probes, student_probes, teacher_probes
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes, spectrum_of
@@ -24,7 +25,6 @@ from fractionate.diagnosis.student_probes import first_gradients, student_output
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective, rescaling
 from fractionate.records import Diagnosis, Histogram, Matrix
-from fractionate.sources.examples import Examples, as_examples
 from fractionate.store import Store
 from fractionate.teacher import TeacherSignal
 

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
+from fractionate.data.examples import Examples
 from fractionate.diagnosis.reading import Reading, read
 from fractionate.objective import Objective
 from fractionate.records import Evidence, Finding, Severity, Spectrum
 from fractionate.registry import Registry
-from fractionate.sources.examples import Examples
 from fractionate.spectrum import spectrum
 from fractionate.spectrum.compact import compact_spectrum
 from fractionate.teacher import TeacherSignal

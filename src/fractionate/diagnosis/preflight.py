@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.examples import as_examples
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.records import Preflight, Training
-from fractionate.sources.examples import as_examples
 from fractionate.teacher import TeacherSignal
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from fractionate.compact import CompactSignal
+from fractionate.data.examples import Examples
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.errors import ConfigError
 from fractionate.records import Finding, Pilot, Recipe
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 # faults after which the teacher's word is worth nothing, or is about something else

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
 from fractionate.records import Evidence
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 

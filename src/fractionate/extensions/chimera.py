@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
+from fractionate.data.examples import Examples, as_examples
 from fractionate.data.splits import Batch, Plan
 from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
@@ -26,7 +27,6 @@ from fractionate.order import batches as shuffled
 from fractionate.order import draw_seed
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import Superfeatures
-from fractionate.sources.examples import Examples, as_examples
 
 SIZE = 1_000_000  # the paper's
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fractionate.data.examples import Examples, as_examples
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.interactions import (
     Quantity,
@@ -27,7 +28,6 @@ from fractionate.extensions.interactions import (
 from fractionate.outputs import Head
 from fractionate.records import Matrix, Superfeatures
 from fractionate.registry import nearest
-from fractionate.sources.examples import Examples, as_examples
 
 Way = Literal["second-derivatives", "ablation", "shapley"]
 EXAMPLES = 1_000  # how many training examples the interactions are averaged over, as in the paper

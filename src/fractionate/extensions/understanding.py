@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples, as_examples
 from fractionate.durable import write_file
 from fractionate.engine.council import asking
 from fractionate.errors import MismatchError
@@ -20,7 +21,6 @@ from fractionate.outputs import call, logits_of
 from fractionate.page.text import csv_text
 from fractionate.records import Effect, ExampleExplanation, Explanations, Interval, Matrix, Superfeature, Superfeatures
 from fractionate.records.explanations import HEAD
-from fractionate.sources.examples import Examples, as_examples
 from fractionate.spectrum import spectrum
 from fractionate.teacher import TeacherSignal
 

@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MissingExtraError
 from fractionate.record import Record
 from fractionate.registry import Registry
-from fractionate.sources.examples import Examples
 
 
 @dataclass(frozen=True, eq=False)

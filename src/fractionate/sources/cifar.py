@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError
-from fractionate.sources.examples import Examples
 
 SIDE = 32
 RECORD = 2 + 3 * SIDE * SIDE  # coarse label, fine label, planes of red, green and blue

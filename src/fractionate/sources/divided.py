@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, printable
 from fractionate.record import Record
 from fractionate.sources.bundled import Parts, split_parts
-from fractionate.sources.examples import Examples
 
 PARTS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
          "test": "test"}  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.packages import package_file
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.packages import package_file
 
 TOPICS = (

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.cells import Cell, as_cell
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError
 from fractionate.order import draw_seed
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from fractionate.data.examples import as_examples
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.registry import names_code, nearest
 from fractionate.sources.bundled import Parts, Undivided, data_sets, split_parts
-from fractionate.sources.examples import as_examples
 from fractionate.sources.models import Builder, models
 
 

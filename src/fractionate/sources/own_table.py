@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fractionate.budget import require_bytes
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError, printable
 from fractionate.sources.bundled import Parts, data_sets, split_parts
 from fractionate.sources.columns import (
@@ -27,7 +28,6 @@ from fractionate.sources.columns import (
 )
 from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, existing_file, read_delimited
 from fractionate.sources.encoding import TableEncoding
-from fractionate.sources.examples import Examples
 
 PARQUET = (".parquet", ".pq")
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fractionate.budget import require_bytes
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, printable
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.divided import Divided, class_folders, division
-from fractionate.sources.examples import Examples
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures
 DEVIATION = (0.229, 0.224, 0.225)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from fractionate.budget import require_bytes
+from fractionate.data.examples import Examples
+from fractionate.data.rows import kind_of, label_of
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.columns import MISSING
 from fractionate.sources.divided import PARTS, Divided
-from fractionate.sources.examples import Examples
 from fractionate.sources.own_table import Table, arrow_table
 from fractionate.sources.pictures import PictureEncoding, centre_view, read_picture
-from fractionate.sources.rows import kind_of, label_of
 from fractionate.sources.texts import BUCKETS, PLACES, TextEncoding
 
 SMALLER = "select fewer rows before saving"

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MissingExtraError
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.examples import Examples
 from fractionate.sources.packages import package_file
 
 R_TABLES = {  # of Debian's r-cran packages: file and its hash

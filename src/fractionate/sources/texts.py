@@ -16,13 +16,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.budget import require_bytes
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, printable
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.columns import make_labels
 from fractionate.sources.delimited import existing_file, read_delimited
 from fractionate.sources.divided import Divided, class_folders, division
-from fractionate.sources.examples import Examples
 
 WORD = re.compile(r"\w+")
 BUCKETS, PLACES = 12_000, 48

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fractionate.budget import available_bytes
+from fractionate.data.examples import Examples
 from fractionate.durable import make_directory, write_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError
-from fractionate.sources.examples import Examples
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
 from fractionate.store.reading import Store

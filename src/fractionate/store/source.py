@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from fractionate.data.examples import Examples, as_examples
+from fractionate.data.rows import as_rows
 from fractionate.errors import MismatchError, printable
-from fractionate.sources.examples import Examples, as_examples
-from fractionate.sources.rows import as_rows
 
 LABELS = ("labels", "label", "targets", "target", "y")
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.sources.examples import Examples
 from fractionate.store.source import Batch, Source, key
 
 

@@ -13,10 +13,10 @@ import torch
 from fractionate.attribution import METRICS, Contrast, effects, metric_named, unpaired
 from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
+from fractionate.data.examples import Examples, as_examples
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Run, Study, Training, Try, Tuning
-from fractionate.sources.examples import Examples, as_examples
 from fractionate.study.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, transfer_set
 from fractionate.study.course import StudentFactory, Way, make_student, model_logits
 from fractionate.study.keeping import Folder, Progress, fingerprint

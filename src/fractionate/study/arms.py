@@ -13,10 +13,10 @@ from torch import Tensor
 from fractionate.attribution import Contrast
 from fractionate.attribution.shapley import Place
 from fractionate.cells import PLACEBOS, Cell, as_cell
+from fractionate.data.examples import Examples
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError
 from fractionate.objective import Objective
-from fractionate.sources.examples import Examples
 from fractionate.teacher import TeacherSignal
 
 BASELINE = "hard"

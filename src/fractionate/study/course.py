@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fractionate.data.examples import Examples
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
 from fractionate.order import batches, draw_seed
 from fractionate.records import Point, Training
-from fractionate.sources.examples import Examples
 from fractionate.study.bundle import Bundle
 from fractionate.study.mechanism import said_relation
 from fractionate.teacher import TeacherSignal

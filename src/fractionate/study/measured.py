@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.objective import rescaling
 from fractionate.records import Run
 from fractionate.scores import scores
-from fractionate.sources.examples import Examples
 from fractionate.study.arms import Arm
 from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fractionate.attribution import statistics
 from fractionate.cells import as_cell
+from fractionate.data.examples import Examples, as_examples
 from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.records import Interval, Pilot, Recipe, Training, Trial
-from fractionate.sources.examples import Examples, as_examples
 from fractionate.study.fleet import Course, Entrant, StudentFactory, make_student, model_logits, train_fleet
 from fractionate.study.keeping import Answers, Progress, fingerprint
 from fractionate.teacher import TeacherSignal

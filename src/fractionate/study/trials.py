@@ -8,8 +8,8 @@ from typing import cast
 
 import torch
 
+from fractionate.data.examples import Examples
 from fractionate.records import Run, Training
-from fractionate.sources.examples import Examples
 from fractionate.study.arms import Arm, part_of, transfer_set
 from fractionate.study.course import (
     MEASURED_EXAMPLES,

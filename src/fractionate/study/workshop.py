@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fractionate.data.examples import Examples
 from fractionate.records import Run
-from fractionate.sources.examples import Examples
 from fractionate.study.arms import Arm
 from fractionate.study.course import Course, Entrant, StudentFactory, Way
 from fractionate.study.fleet import Recordings, train_group

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int, Integer, Shaped
 from torch import Tensor
 
+from fractionate.data.rows import as_rows
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.sources.rows import as_rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
