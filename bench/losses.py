@@ -19,12 +19,10 @@ import torch
 from peers_losses import PEERS, plain, shim_torchvision
 
 from fractionate import Objective, TeacherSignal
-from fractionate.divergences.fused import compiled_losses
 
 warnings.simplefilter("ignore")
 SHAPES = ((128, 100), (256, 1_000), (64, 32_000), (16, 151_936))
 TEMPERATURE = 4.0
-COMPILED = ("cross-entropy", "forward-kl", "jsd")
 OURS = ("cross-entropy", "forward-kl", "jsd", "dkd", "reverse-kl", "skew-forward", "bucketed-kl")
 BESIDE = (  # the peers that take logits, and the divergence of ours they are compared with
     ("torchdistill: KDLoss(alpha=1e-12)", "forward-kl"),
@@ -63,14 +61,6 @@ def cases(student, teacher, labels):
     for name in OURS:
         objective = Objective("kd", TEMPERATURE, 1.0, divergence=name)
         found[f"ours: {name}"] = lambda objective=objective: objective(student, signal).mean()
-    for name in COMPILED:
-        objective = Objective("kd", TEMPERATURE, 1.0, divergence=name)
-
-        def loss(objective=objective):
-            with compiled_losses():
-                return objective(student, signal).mean()
-
-        found[f"ours, compiled: {name}"] = loss
     return found
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fractionate.spectrum.stream import SpectrumStream
+from fractionate import TeacherSignal, spectrum
+from fractionate.records import Spectrum
 
 RESULT = Path(__file__).parent / "results" / "spectrum.md"
 SIZES = ((100_000, 1_000, 1_000), (4_000, 151_936, 64))  # rows, classes, of which the labels come from so many
@@ -68,11 +69,10 @@ def measure(rows: int, classes: int, labels_of: int, repeats: int) -> str:
         for piece in flat.split(len(place)):
             place[: len(piece)].copy_(piece)
 
-    def ours() -> SpectrumStream:
-        stream = SpectrumStream(classes, labels_present=labels)
-        stream.add(logits, labels)
-        stream.finish()
-        return stream
+    signal = TeacherSignal(logits, labels)
+
+    def ours() -> Spectrum:
+        return spectrum(signal)
 
     def plain() -> Tensor:  # the least any reading of probabilities does: the softmax alone, in the same chunks
         total = torch.zeros(())

@@ -28,7 +28,6 @@ from fractionate.divergences import (
     reason_against,
     written,
 )
-from fractionate.divergences.fused import can_be_fused, fused, fusing
 from fractionate.divergences.likelihood import CrossEntropy, ForwardKL, hard_labels
 from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.divergences.sparse import Sums, needs_dense, plain_sparse, sparse_rows, sparse_target, sums_of
@@ -124,10 +123,9 @@ class Objective:
             return student_logits.sum(dim=-1)  # no losses, and still a gradient path
         loss: Tensor
         if torch.is_grad_enabled() and student_logits.requires_grad and not couples_batch(self.divergence):
-            both = self._one_kernel if self._fused(signal) else self._in_chunks
             loss = OnePass.apply(  # type: ignore[no-untyped-call]
                 student_logits,
-                lambda logits, scale: both(logits, signal, scale),
+                lambda logits, scale: self._in_chunks(logits, signal, scale),
                 lambda logits: self.plain(logits, signal),
             )
         else:
@@ -159,24 +157,7 @@ class Objective:
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
         """The losses and d(sum of losses)/d(student logits) without autograd: for fused steps and for many students at once."""
         self._check(student_logits, signal)
-        assert not isinstance(self.divergence, str)
-        if self._fused(signal):
-            return self._one_kernel(student_logits, signal)
         return self._in_chunks(student_logits, signal)
-
-    def _fused(self, signal: Signal) -> bool:
-        assert not isinstance(self.divergence, str)
-        if not fusing() or self.teacher_weight < 1 or isinstance(signal, CompactSignal):
-            return False
-        return can_be_fused(self.divergence, self.target(signal))
-
-    def _one_kernel(
-        self, student_logits: Float[Tensor, "batch classes"], signal: Signal, scale: float = 1.0
-    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch classes"]]:
-        assert not isinstance(self.divergence, str) and isinstance(signal, TeacherSignal)
-        target = self.target(signal, compute_dtype(student_logits.dtype))
-        loss, gradient = fused(self.divergence, student_logits, target, self.soft_scale * scale)
-        return loss * self.soft_scale, gradient
 
     def _in_chunks(
         self, student_logits: Float[Tensor, "batch classes"], signal: Signal, scale: float = 1.0

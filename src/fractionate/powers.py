@@ -89,12 +89,6 @@ def raised(exponents_of_two: Logits) -> Rows:
     return Rows(powers, powers.sum(dim=-1, keepdim=True))
 
 
-def raised_beside(exponents_of_two: Logits, name: str) -> Rows:
-    """2^exponents in another kept array."""
-    powers = torch.exp2(exponents_of_two, out=place(name, exponents_of_two))
-    return Rows(powers, powers.sum(dim=-1, keepdim=True))
-
-
 def inner(mass: Logits, value: Logits) -> Column:
     """Σ mass · value of each row with 0 · ±inf = 0 (other NaN show in the totals)."""
     if mass.is_cuda:  # nothing may be read back there
