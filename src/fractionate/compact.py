@@ -128,3 +128,13 @@ class CompactSignal:
             f"CompactSignal({len(self)} rows × {self.logits.shape[1]} of {self.classes} classes, {self.logits.dtype}, "
             f"temperature {self.temperature:g})"
         )
+
+
+def top_one(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
+    """The teacher's top-1 of each row; exact for compact rows too: nothing left out is above what was kept."""
+    if isinstance(signal, TeacherSignal):
+        return signal.logits.argmax(dim=1)
+    values = torch.cat([signal.label_logits[:, None], signal.logits], dim=1)
+    return (
+        torch.cat([signal.labels[:, None], signal.indices], dim=1).gather(1, values.argmax(1, keepdim=True)).squeeze(1)
+    )

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fractionate.compact import top_one
 from fractionate.data.splits import Batch, Plan
 from fractionate.engine.council import Teacher, asking
 from fractionate.errors import ConfigError, MismatchError
@@ -286,8 +287,6 @@ def token_scores(
     model: nn.Module, sentences: Sentences, teacher: Teacher | None = None, *, batch_size: int = 16
 ) -> TokenScores:
     """Mean NLL in nats, accuracy and TA rate over all labelled tokens, batch by batch; the model's mode is left as it was."""
-    from fractionate.extensions.sequence import top_one
-
     count, nll, right, agreed = 0, 0.0, 0, 0
     device = device_of(model)
     for index in torch.split(torch.arange(len(sentences)), batch_size):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
+from fractionate.compact import CompactSignal, top_one
 from fractionate.data.splits import Batch
 from fractionate.engine.council import check_labels
 from fractionate.errors import ConfigError, MismatchError
@@ -218,16 +218,6 @@ def analysis(name: str, *, temperature: float = 1.0, teacher_weight: float = 0.5
         raise ConfigError(f"there is no analysis target {name!r}", expected=", ".join(ANALYSIS))
     cell, divergence = ANALYSIS[name]
     return Objective(cell, temperature, teacher_weight, divergence=divergence)
-
-
-def top_one(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
-    """The teacher's top-1 of each row; exact for compact rows too: nothing left out is above what was kept."""
-    if isinstance(signal, TeacherSignal):
-        return signal.logits.argmax(dim=1)
-    values = torch.cat([signal.label_logits[:, None], signal.logits], dim=1)
-    return (
-        torch.cat([signal.labels[:, None], signal.indices], dim=1).gather(1, values.argmax(1, keepdim=True)).squeeze(1)
-    )
 
 
 def gold_share(signal: TeacherSignal | CompactSignal) -> float:

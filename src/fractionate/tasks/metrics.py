@@ -4,26 +4,44 @@ ranks merge."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from fractionate.records import Direction, MetricInfo
 from fractionate.registry import Registry
 from fractionate.tasks.predictions import Needs, Predictions
-
-Direction = Literal["more", "less"]
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """One number over a split, added up batch by batch: `state = start(); add(state, …)…; value(state)`."""
+    """One number over a split, added up batch by batch: `state = start(); add(state, …)…; value(state)`.
 
-    name: ClassVar[str]
-    unit: ClassVar[str]  # "points" (0 to 100), "nats", "" …
-    better: ClassVar[Direction]
-    margin: ClassVar[float]  # differences smaller than this do not matter in practice, in the unit
-    counts: ClassVar[bool]  # a share of rows: no finer than 100 / rows
-    needs: ClassVar[Needs]
-    reads_teacher: ClassVar[bool]
-    final_only: ClassVar[bool]  # too expensive for evaluations during training (BLEU)
+    `name` is its text in the registry, with the arguments that are not usual: `f1`, `f1('micro')`. What a metric has no value for
+    (no rows, no teacher) is None.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...  # "points" (0 to 100), "nats", "" …
+
+    @property
+    def better(self) -> Direction: ...
+
+    @property
+    def margin(self) -> float: ...  # differences smaller than this do not matter in practice, in the unit
+
+    @property
+    def counts(self) -> bool: ...  # a share of rows: no finer than 100 / rows
+
+    @property
+    def needs(self) -> Needs: ...
+
+    @property
+    def reads_teacher(self) -> bool: ...
+
+    @property
+    def final_only(self) -> bool: ...  # too expensive for evaluations during training (BLEU)
 
     def start(self) -> Any: ...
 
@@ -35,3 +53,8 @@ class Metric(Protocol):
 
 
 metrics: Registry[Metric] = Registry("metric", "fractionate.metrics")
+
+
+def info(metric: Metric) -> MetricInfo:
+    """How the metric is read, as a record of a study or a run holds it."""
+    return MetricInfo(metric.name, metric.unit, metric.better, metric.margin, metric.counts)

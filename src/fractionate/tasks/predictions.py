@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fractionate.data.splits import Batch
 from fractionate.errors import MismatchError
+from fractionate.tasks.row_reading import RowReading, read_rows
 
 AttentionPart = Literal["scores", "outputs", "hidden"]
 
@@ -119,6 +121,11 @@ class Predictions:
                 fix="leave Training(loss_from='hidden') out beside terms that read logits",
             )
         return self.logits
+
+    @cached_property
+    def reading(self) -> RowReading:
+        """What metrics of classes read of the logits; made once, however many metrics there are."""
+        return read_rows(self.required_logits, self.labels, self.example)
 
     def by_row(self, values: Float[Tensor, "batch ..."]) -> Float[Tensor, "rows ..."]:
         """Values of examples repeated for each of their rows."""

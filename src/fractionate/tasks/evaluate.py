@@ -1,0 +1,97 @@
+"""From predictions to scores: every metric added up batch by batch, nothing held but the metrics' own states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fractionate.compact import CompactSignal
+from fractionate.data.splits import Batch
+from fractionate.errors import MismatchError
+from fractionate.records import Scores
+from fractionate.tasks.classification_metrics import accuracy, agreement, ece, nll
+from fractionate.tasks.metrics import Metric
+from fractionate.tasks.predictions import Predictions
+from fractionate.teacher import TeacherSignal
+
+CLASSIFICATION: tuple[Metric, ...] = (accuracy(), nll(), ece(), agreement())  # the first decides
+
+
+@dataclass(eq=False)
+class Tally:
+    """How far an evaluation is: the metrics' states, by place. Tallies of several ranks merge."""
+
+    metrics: tuple[Metric, ...]
+    states: list[Any]
+    examples: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, metrics: Sequence[Metric], *, final: bool = False) -> Tally:
+        """An empty tally of the metrics that are evaluated; those that are `final_only` where this is the last evaluation."""
+        used = tuple(metric for metric in metrics if final or not metric.final_only)
+        return cls(used, [metric.start() for metric in used])
+
+    def add(self, predictions: Predictions, signal: Any | None = None) -> None:
+        """Add a batch. Raises `NumericsError` for predictions that are not finite."""
+        predictions = predictions.detached()
+        for metric, state in zip(self.metrics, self.states, strict=True):
+            metric.add(state, predictions, signal)
+        self.examples += predictions.examples
+        self.rows += len(predictions)
+
+    def merged(self, others: Sequence[Tally]) -> Tally:
+        """This tally and those of the same metrics on other examples as one."""
+        every = [self, *others]
+        states = [m.merge([t.states[place] for t in every]) for place, m in enumerate(self.metrics)]
+        return Tally(self.metrics, states, sum(t.examples for t in every), sum(t.rows for t in every))
+
+    def scores(self) -> Scores:
+        """The values; a metric without one is left out. Raises `MismatchError` where nothing was added."""
+        if not self.rows:
+            raise MismatchError(
+                "there is nothing to evaluate", expected="at least one labelled row", got=f"{self.examples} examples"
+            )
+        values = {metric.name: metric.value(state) for metric, state in zip(self.metrics, self.states, strict=True)}
+        return Scores(self.examples, self.rows, {name: value for name, value in values.items() if value is not None})
+
+
+def evaluate_metrics(
+    batches: Iterable[tuple[Predictions, Any | None]], metrics: Sequence[Metric], *, final: bool = False
+) -> Scores:
+    """Scores of predictions that come batch by batch.
+
+    Args:
+        batches: Predictions of a batch and the teacher's signal on the same rows, None without a teacher.
+        metrics: What is evaluated, in this order.
+        final: Whether metrics that are too expensive during training (`final_only`) are evaluated too.
+
+    Raises:
+        MismatchError: No rows, or predictions that a metric does not fit.
+        NumericsError: Predictions that are not finite, by example.
+    """
+    tally = Tally.of(metrics, final=final)
+    for predictions, signal in batches:
+        tally.add(predictions, signal)
+    return tally.scores()
+
+
+def scores(
+    logits: Float[Tensor, "rows classes"],
+    labels: Int[Tensor, "rows"],
+    signal: TeacherSignal | CompactSignal | None = None,
+    *,
+    metrics: Sequence[Metric] = CLASSIFICATION,
+) -> Scores:
+    """Scores of logits that are held: accuracy, NLL, ECE and, with a teacher's signal on the same rows, agreement.
+
+    Raises `MismatchError` where logits, labels and signal do not fit and `NumericsError` for logits that are not finite.
+    """
+    batch = Batch(inputs=None, labels=labels, index=torch.arange(len(labels)))
+    predictions = Predictions(logits=logits, labels=labels, place=None, position=None, batch=batch)
+    return evaluate_metrics([(predictions, signal)], metrics, final=True)

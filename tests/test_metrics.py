@@ -1,0 +1,405 @@
+"""Metrics of tasks: a contract over all that are registered, and each against scikit-learn, torchmetrics, sacrebleu or numpy."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+import sklearn.metrics as oracle
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+from torch import Tensor
+
+from fractionate.compact import CompactSignal
+from fractionate.data.splits import Batch
+from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
+from fractionate.records import MetricInfo
+from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, metrics, scores
+from fractionate.tasks.evaluate import Tally
+from fractionate.tasks.metrics import Metric
+from fractionate.teacher import TeacherSignal
+
+NUMBERS = ("rmse", "mae", "r2")
+TEXTS = ("bleu", "chrf")
+CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS))
+
+
+def predictions(
+    logits: Tensor, labels: Tensor, index: Tensor | None = None, place: Tensor | None = None, **batch: Any
+) -> Predictions:
+    index = torch.arange(len(labels)) if index is None else index
+    made = Batch(inputs=None, labels=labels, index=index, **batch)
+    return Predictions(logits=logits, labels=labels, place=place, position=None, batch=made)
+
+
+def texts(written: Sequence[Sequence[int]], labels: Tensor, **batch: Any) -> Predictions:
+    made = Batch(inputs=None, labels=labels, index=torch.arange(len(labels)), **batch)
+    place, position = (labels != -100).nonzero(as_tuple=True)
+    flat = labels[place, position]
+    logits = torch.zeros(len(flat), 9)
+    return Predictions(logits=logits, labels=flat, place=place, position=position, batch=made, generated=written)
+
+
+def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
+    """Predictions that fit the metric, and a teacher's signal."""
+    generator = torch.Generator().manual_seed(seed)
+    if name in NUMBERS:
+        labels = torch.randn(rows, generator=generator)
+        return predictions(labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator), labels), None
+    if name in TEXTS:
+        labels = torch.randint(2, 9, (rows, 12), generator=generator)
+        changed = torch.where(torch.rand(labels.shape, generator=generator) < 0.3, 3, labels)
+        return texts(changed.tolist(), labels), None
+    logits = 2 * torch.randn(rows, 4, generator=generator)
+    labels = torch.randint(4, (rows,), generator=generator)
+    return predictions(logits, labels), TeacherSignal(torch.randn(rows, 4, generator=generator), labels)
+
+
+def some(said: Predictions, signal: Any, index: Tensor) -> tuple[Predictions, Any]:
+    """A few of the examples as a batch of their own (one row an example)."""
+    batch = said.batch
+    kept = {n: getattr(batch, n)[index] for n in ("weight", "labelled") if getattr(batch, n) is not None}
+    if said.generated is not None:
+        part = texts([said.generated[i] for i in index.tolist()], batch.labels[index], **kept)
+    else:
+        assert said.logits is not None
+        part = predictions(said.logits[index], said.labels[index], index, **kept)
+    return part, None if signal is None else signal.take(index)
+
+
+def measured(metric: Metric, *parts: tuple[Predictions, Any]) -> float | None:
+    state = metric.start()
+    for said, signal in parts:
+        metric.add(state, said, signal)
+    return metric.value(state)
+
+
+def reading(name: str, logits: Tensor, labels: Tensor, **batch: Any) -> float:
+    value = measured(metrics[name], (predictions(logits, labels, **batch), None))
+    assert value is not None
+    return value
+
+
+# --- the contract --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(metrics))
+def test_a_metric_says_how_it_is_read(name: str) -> None:
+    metric = metrics[name]
+    assert isinstance(metric, Metric)
+    assert metric.name == name and metrics[metric.name].name == name
+    assert metric.better in ("more", "less") and metric.margin > 0 and metric.unit in ("points", "nats", "")
+    assert not metric.counts or (metric.unit == "points" and metric.better == "more")
+    assert metric == metrics[name] and metric == pickle.loads(pickle.dumps(metric))  # workers get it
+    assert info(metric) == MetricInfo(name, metric.unit, metric.better, metric.margin, metric.counts)
+    assert info(metric) == MetricInfo.from_json(info(metric).to_json())
+    assert bool(metric.needs.generated) == (name in TEXTS) == metric.final_only
+
+
+@pytest.mark.parametrize("name", ["f1('micro')", "ece(10)", "auc(bins=64)"])
+def test_the_name_of_a_metric_with_arguments_makes_it_again(name: str) -> None:
+    assert metrics[name].name == name and metrics[name].name != metrics[name.partition("(")[0]].name
+
+
+@pytest.mark.parametrize("name", list(metrics))
+def test_without_rows_there_is_no_value(name: str) -> None:
+    metric = metrics[name]
+    assert metric.value(metric.start()) is None and metric.value(metric.merge([metric.start()] * 2)) is None
+    said, signal = drawn(name, 6)
+    if name not in TEXTS:  # a corpus has no weights
+        said = some(said, None, torch.arange(6))[0]
+        weightless = predictions(said.required_logits, said.labels, weight=torch.zeros(6))
+        assert measured(metric, (weightless, signal)) is None
+    if metric.reads_teacher:
+        assert measured(metric, (said, None)) is None
+    else:
+        none = drawn(name, 6)[0]
+        object.__setattr__(none.batch, "labelled", torch.zeros(6, dtype=torch.bool))
+        assert measured(metric, (none, signal)) is None
+
+
+@pytest.mark.parametrize("name", [*metrics, "f1('micro')", "ece(5)", "auc(bins=32)"])
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_batches_and_ranks_merge_to_the_whole(name: str, data: st.DataObject) -> None:
+    metric = metrics[name]
+    rows = data.draw(st.integers(8, 60))
+    said, signal = drawn(name.partition("(")[0], rows, seed=rows)
+    whole = measured(metric, (said, signal))
+    cuts = sorted(data.draw(st.sets(st.integers(1, rows - 1), max_size=5)))
+    parts = [some(said, signal, part) for part in torch.tensor_split(torch.arange(rows), cuts)]
+    assert measured(metric, *parts) == pytest.approx(whole, rel=1e-9)
+    states = []
+    for rank in range(2):
+        state = metric.start()
+        for part in parts[rank::2]:
+            metric.add(state, *part)
+        states.append(state)
+    kept = [metric.value(state) for state in states]
+    assert metric.value(metric.merge(states)) == pytest.approx(whole, rel=1e-9)
+    assert [metric.value(state) for state in states] == kept, "merging leaves its parts as they were"
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
+def test_a_weight_counts_an_example_so_often(name: str) -> None:
+    said, signal = drawn(name, 40)
+    times = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(1))
+    weighted = predictions(said.required_logits, said.labels, weight=times.float())
+    repeated = some(said, signal, torch.arange(40).repeat_interleave(times))
+    assert measured(metrics[name], (weighted, signal)) == pytest.approx(measured(metrics[name], repeated), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", list(metrics))
+def test_guessed_labels_are_no_truth(name: str) -> None:
+    said, signal = drawn(name, 30)
+    known = torch.arange(30) % 3 != 0
+    guessed = some(said, signal, torch.arange(30))[0]
+    object.__setattr__(guessed.batch, "labelled", known)
+    expected = (said, signal) if metrics[name].reads_teacher else some(said, signal, known.nonzero().flatten())
+    assert measured(metrics[name], (guessed, signal)) == pytest.approx(measured(metrics[name], expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_are_named(name: str, bad: float) -> None:
+    said, signal = drawn(name, 5)
+    logits = said.required_logits.clone()
+    logits[3] = bad
+    broken = predictions(logits, said.labels, torch.tensor([10, 11, 12, 77, 14]))
+    with pytest.raises(NumericsError, match=r"1 of 5 predictions are not finite \(examples 77\)"):
+        measured(metrics[name], (broken, signal))
+
+
+# --- oracles -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(1, 2, 1.0), (60, 3, 0.1), (400, 10, 5.0), (300, 7, 100.0)], ids=str)
+def case(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor, Tensor]:
+    rows, classes, scale = request.param
+    generator = torch.Generator().manual_seed(rows)
+    logits = scale * torch.randn(rows, classes, generator=generator)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    return logits, labels, torch.rand(rows, generator=generator, dtype=torch.float64) + 0.1
+
+
+def test_classes_against_scikit_learn(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, weight = case
+    said, y = logits.argmax(1).numpy(), labels.numpy()
+    q = softmax(logits.double().numpy(), axis=1)
+    classes = list(range(logits.shape[1]))
+    for w, batch in ((None, {}), (weight.numpy(), {"weight": weight})):
+        there = sorted(set(said) | set(y))
+
+        def found(name: str, batch: dict[str, Tensor] = batch) -> float:
+            return reading(name, logits, labels, **batch)
+
+        assert found("accuracy") == pytest.approx(100 * oracle.accuracy_score(y, said, sample_weight=w))
+        recall = oracle.recall_score(y, said, labels=sorted(set(y)), average="macro", sample_weight=w, zero_division=0)
+        assert found("balanced-accuracy") == pytest.approx(100 * recall)
+        for average, name in (("macro", "f1"), ("micro", "f1('micro')")):
+            value = oracle.f1_score(y, said, labels=there, average=average, sample_weight=w, zero_division=0)
+            assert found(name) == pytest.approx(100 * value)
+        nll = -np.average(log_softmax(logits.double().numpy(), axis=1)[np.arange(len(y)), y], weights=w)
+        for name, value in (("nll", nll), ("token-nll", nll), ("perplexity", math.exp(min(nll, 700)))):
+            assert found(name) == pytest.approx(value, rel=1e-9, abs=1e-12)
+        squares = ((q - np.eye(len(classes))[y]) ** 2).sum(axis=1)
+        assert found("brier") == pytest.approx(np.average(squares, weights=w), rel=1e-9, abs=1e-12)
+
+
+def test_balanced_accuracy_is_scikit_learns_where_all_classes_occur() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(200, 4, generator=generator), torch.arange(200) % 4
+    value = oracle.balanced_accuracy_score(labels.numpy(), logits.argmax(1).numpy())
+    assert reading("balanced-accuracy", logits, labels) == pytest.approx(100 * value)
+
+
+def test_calibration_against_torchmetrics(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    logits, labels, _ = case
+    for name, bins in (("ece", 15), ("ece(7)", 7)):
+        value = functional.multiclass_calibration_error(
+            logits.double().softmax(1), labels, logits.shape[1], n_bins=bins
+        )
+        assert reading(name, logits, labels) == pytest.approx(100 * float(value), abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+@pytest.mark.parametrize("ties", [False, True])
+def test_area_against_scikit_learn(classes: int, ties: bool) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    logits, labels = torch.randn(300, classes, generator=generator), torch.arange(300) % classes
+    logits[range(300), labels] += 0.7
+    if ties:
+        logits = logits.round()
+    weight = torch.rand(300, generator=generator, dtype=torch.float64) + 0.1
+    q, y = softmax(logits.double().numpy(), axis=1).round(12), labels.numpy()
+    for w, batch in ((None, {}), (weight.numpy(), {"weight": weight})):
+        each = [oracle.roc_auc_score(y == c, q[:, c], sample_weight=w) for c in range(classes)]
+        assert reading("auc", logits, labels, **batch) == pytest.approx(100 * np.mean(each), abs=1e-3)
+        assert reading("auc(bins=4096)", logits, labels, **batch) == pytest.approx(100 * np.mean(each), abs=0.1)
+    if classes > 2:
+        assert reading("auc", logits, labels) == pytest.approx(
+            100 * oracle.roc_auc_score(y, q, multi_class="ovr", average="macro"), abs=1e-3
+        )
+
+
+def test_area_of_sure_teachers_and_of_classes_that_do_not_occur() -> None:
+    logits = torch.tensor([[50.0, 0.0, 0.0], [60.0, 0.0, 0.0], [0.0, 50.0, 0.0]])
+    assert reading("auc", logits, torch.tensor([0, 0, 1])) == pytest.approx(100.0)  # class 2 has no rows
+    assert measured(metrics["auc"], (predictions(logits, torch.tensor([0, 0, 0])), None)) is None
+
+
+def test_area_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(area_metrics, "MOST_SCORES", 100)
+    said, _ = drawn("auc", 26)
+    with pytest.raises(ResourceError, match=r"auc\(bins=4096\)"):
+        measured(metrics["auc"], (said, None))
+    assert measured(metrics["auc(bins=4096)"], (said, None)) is not None
+    state = metrics["auc"].start()
+    metrics["auc"].add(state, drawn("auc", 20)[0], None)
+    with pytest.raises(ResourceError):
+        metrics["auc"].merge([state, state])
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_numbers_against_scikit_learn(outputs: int) -> None:
+    rng = np.random.default_rng(outputs)
+    y = 2000 + 3 * rng.normal(size=(80, outputs))
+    said = y + rng.normal(size=y.shape)
+    w = rng.random(80) + 0.1
+    labels = torch.tensor(y if outputs > 1 else y[:, 0])
+    for weights, batch in ((None, {}), (w, {"weight": torch.tensor(w)})):
+
+        def found(name: str, batch: dict[str, Tensor] = batch) -> float:
+            return reading(name, torch.tensor(said), labels, **batch)
+
+        square = oracle.mean_squared_error(y, said, sample_weight=weights)
+        assert found("rmse") == pytest.approx(math.sqrt(square), rel=1e-9)
+        assert found("mae") == pytest.approx(oracle.mean_absolute_error(y, said, sample_weight=weights), rel=1e-9)
+        assert found("r2") == pytest.approx(oracle.r2_score(y, said, sample_weight=weights), rel=1e-6)
+    assert measured(metrics["r2"], (predictions(torch.randn(5, 1), torch.full((5,), 0.1)), None)) is None
+
+
+def test_agreement_is_exact_for_compact_signals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(200, 12, generator=generator), 3 * torch.randn(200, 12, generator=generator)
+    labels = torch.randint(12, (200,), generator=generator)
+    signal = TeacherSignal(teacher, labels)
+    own, indices = teacher.scatter(1, labels[:, None], -math.inf).topk(3, dim=1)
+    gone = teacher.scatter(1, labels[:, None], -math.inf).scatter(1, indices, -math.inf).logsumexp(1, keepdim=True)
+    compact = CompactSignal(labels, teacher.gather(1, labels[:, None])[:, 0], own, indices, gone, 12)
+    expected = 100 * float((logits.argmax(1) == teacher.argmax(1)).double().mean())
+    for name in ("agreement", "ta-rate"):
+        for said in (signal, compact):
+            assert measured(metrics[name], (predictions(logits, labels), said)) == pytest.approx(expected)
+
+
+def decode(ids: Sequence[int]) -> str:
+    words = ("", "", "the", "cat", "sat", "on", "a", "mat.", "Dogs,")
+    return " ".join(words[i] for i in ids)
+
+
+def test_texts_against_sacrebleu() -> None:
+    said, _ = drawn("bleu", 40)
+    assert said.generated is not None
+    labels = said.batch.labels.clone()
+    labels[::2, 10:] = -100
+    labels[::2, 9] = 1  # an end token
+    batch = texts(said.generated, labels)
+    kept = [[t for t in row if t not in (-100, 1)] for row in labels.tolist()]
+    written, right = [" ".join(map(str, r)) for r in said.generated], [" ".join(map(str, r)) for r in kept]
+    bleu = sacrebleu.corpus_bleu(written, [right], tokenize="none", force=True).score
+    assert measured(metrics["bleu(special=(1,))"], (batch, None)) == pytest.approx(bleu)
+    assert measured(metrics["chrf(special=(1,))"], (batch, None)) == pytest.approx(
+        sacrebleu.corpus_chrf(written, [right]).score
+    )
+    written, right = [decode(r) for r in said.generated], [decode(r) for r in kept]
+    for name, value in (
+        ("bleu", sacrebleu.corpus_bleu(written, [right]).score),
+        ("chrf", sacrebleu.corpus_chrf(written, [right]).score),
+    ):
+        metric = metrics.factory(name)(decode, special=(1,))
+        assert measured(metric, (batch, None)) == pytest.approx(value) and 20 < value < 100
+    assert metrics["bleu(tokens=7)"].needs.generated == 7
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wrong_types
+def test_what_does_not_fit_is_refused() -> None:
+    said, signal = drawn("accuracy", 6)
+    for other in (signal.take(torch.arange(5)), TeacherSignal(torch.zeros(6, 3), said.labels.clamp(max=2))):
+        with pytest.raises(MismatchError, match="different classes or rows"):
+            measured(metrics["agreement"], (said, other))
+    with pytest.raises(MismatchError, match="not a teacher's signal"):
+        measured(metrics["agreement"], (said, torch.zeros(6, 4)))
+    with pytest.raises(MismatchError, match="no class of the model"):
+        reading("nll", torch.zeros(2, 2), torch.tensor([0, 2]))
+    with pytest.raises(MismatchError, match="do not fit"):
+        reading("accuracy", torch.zeros(2, 1), torch.tensor([0.5, 2.0]))
+    with pytest.raises(MismatchError, match="do not fit"):
+        reading("rmse", torch.zeros(2, 2), torch.tensor([0.5, 2.0]))
+    with pytest.raises(MismatchError, match="generated text"):
+        measured(metrics["bleu"], (said, None))
+    batch, _ = drawn("chrf", 3)
+    assert batch.generated is not None
+    with pytest.raises(ConfigError, match="no weights"):
+        measured(
+            metrics["chrf"], (texts(batch.generated, batch.batch.labels, weight=torch.tensor([1.0, 2.0, 1.0])), None)
+        )
+    for name in ("f1('weighted')", "ece(0)", "auc(bins=1)", "rmse(0)", "mae(-1)", "bleu(tokens=0)"):
+        with pytest.raises(ConfigError, match="invalid"):
+            metrics[name]
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_streams_and_tallies_merge() -> None:
+    said, signal = drawn("accuracy", 50)
+    whole = evaluate_metrics([(said, signal)], CLASSIFICATION)
+    assert list(whole.values) == ["accuracy", "nll", "ece", "agreement"] and (whole.examples, whole.rows) == (50, 50)
+    parts = [some(said, signal, part) for part in torch.arange(50).split(7)]
+    assert evaluate_metrics(iter(parts), CLASSIFICATION).values == pytest.approx(whole.values)
+    tallies = [Tally.of(CLASSIFICATION) for _ in range(3)]
+    for number, part in enumerate(parts):
+        tallies[number % 3].add(*part)
+    merged = tallies[0].merged(tallies[1:]).scores()
+    assert (merged.examples, merged.rows) == (50, 50) and merged.values == pytest.approx(whole.values)
+    assert scores(said.required_logits, said.labels, signal) == whole
+    assert whole.accuracy == pytest.approx(whole.values["accuracy"] / 100)
+    assert evaluate_metrics([(said, None)], CLASSIFICATION).agreement is None
+    with pytest.raises(MismatchError, match="nothing to evaluate"):
+        evaluate_metrics([], CLASSIFICATION)
+
+
+def test_rows_are_not_examples() -> None:
+    labels = torch.tensor([[1, 0, -100], [2, -100, -100]])
+    flat, place = labels[labels != -100], torch.tensor([0, 0, 1])
+    batch = Batch(inputs=None, labels=labels, index=torch.tensor([4, 9]), weight=torch.tensor([1.0, 3.0]))
+    logits = 9 * torch.eye(3)[torch.tensor([1, 2, 2])]
+    said = Predictions(logits=logits, labels=flat, place=place, position=torch.tensor([0, 1, 0]), batch=batch)
+    found = evaluate_metrics([(said, None)], [metrics["accuracy"]])
+    assert (found.examples, found.rows) == (2, 3) and found.values["accuracy"] == pytest.approx(
+        80.0
+    )  # (1 + 0 + 3) of 5
+    broken = torch.full_like(logits, math.nan)
+    with pytest.raises(NumericsError, match=r"3 of 3 predictions are not finite \(examples 4, 9\)"):
+        evaluate_metrics(
+            [(Predictions(logits=broken, labels=flat, place=place, position=None, batch=batch), None)], CLASSIFICATION
+        )
+
+
+def test_expensive_metrics_wait_for_the_end() -> None:
+    said, _ = drawn("bleu", 5)
+    asked = [metrics["bleu"], metrics["token-nll"]]
+    assert list(evaluate_metrics([(said, None)], asked, final=True).values) == ["bleu", "token-nll"]
+    assert list(evaluate_metrics([(said, None)], asked).values) == ["token-nll"]
