@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -16,16 +16,15 @@ from fractionate import Objective, TeacherSignal
 from fractionate.data.splits import Batch
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
-from fractionate.extensions.attention import (
-    LayerComparison,
-    Match,
-    attended,
-    attention_terms,
-    unified,
-)
+from fractionate.extensions.attention import Match, attended
+from fractionate.extensions.attention import unified as unified_matches
 from fractionate.extensions.encoders import ATTENTION, attends_by, find_layers, watching
+from fractionate.losses.terms import term_specs, unified
+from fractionate.losses.terms.attention import AttentionMap, AttentionOutput
 from fractionate.outputs import call
 from fractionate.records import Training
+from fractionate.tasks.predictions import AttentionStates
+from predicted import bound, losses_of, predicted
 
 transformers()
 KINDS = ["bert", "roberta", "vit"]
@@ -71,18 +70,18 @@ def states_by_loops(student, teacher, length):
 FORMULAS = {"map": map_by_loops, "score": score_by_loops, "output": states_by_loops, "hidden": states_by_loops}
 
 
+MAP = AttentionMap()
+SPECS = {name: term_specs[name] for name in FORMULAS}
+
+
 def pair(name):
-    return (OURS, THEIRS) if attention_terms[name].sees == "scores" else STATES
-
-
-def test_every_term_has_an_oracle():
-    assert set(FORMULAS) == set(attention_terms)
+    return (OURS, THEIRS) if SPECS[name].part == "scores" else STATES
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_terms_are_their_formulas(name):
     student, teacher = pair(name)
-    found = attention_terms[name](student, teacher, VALID)
+    found = SPECS[name].compare(student, teacher, VALID)
     for i, length in enumerate(LENGTHS):
         assert float(found[i]) == pytest.approx(FORMULAS[name](student[i], teacher[i], length), rel=1e-10)
 
@@ -90,11 +89,9 @@ def test_terms_are_their_formulas(name):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_gradients_are_right_and_equal_costs_nothing(name):
     student, teacher = pair(name)
-    term = attention_terms[name]
-    assert isinstance(term, LayerComparison)
     student = student.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: term(s, teacher, VALID), (student,))
-    assert not term(teacher, teacher, VALID).any()
+    assert torch.autograd.gradcheck(lambda s: SPECS[name].compare(s, teacher, VALID), (student,))
+    assert not SPECS[name].compare(teacher, teacher, VALID).any()
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -102,7 +99,7 @@ def test_gradients_are_right_and_equal_costs_nothing(name):
 def test_padding_changes_nothing(name, seed, padding):
     """More of it, or other numbers in it: the same losses, and no gradient there."""
     student, teacher = pair(name)
-    scores = attention_terms[name].sees == "scores"
+    scores = SPECS[name].part == "scores"
     wide = []
     for part, offset in ((student, 100), (teacher, 200)):
         grown = 9 * draw(
@@ -116,8 +113,8 @@ def test_padding_changes_nothing(name, seed, padding):
         wide.append(grown)
     valid = torch.nn.functional.pad(VALID, (0, padding))
     wide[0].requires_grad_()
-    found = attention_terms[name](*wide, valid)
-    torch.testing.assert_close(found, attention_terms[name](student, teacher, VALID))
+    found = SPECS[name].compare(*wide, valid)
+    torch.testing.assert_close(found, SPECS[name].compare(student, teacher, VALID))
     (gradient,) = torch.autograd.grad(found.sum(), wide[0])
     outside = ~(valid[:, None, :, None] & valid[:, None, None, :]) if scores else ~valid[..., None]
     assert not gradient[outside.expand_as(gradient)].any()
@@ -127,42 +124,120 @@ def test_padding_changes_nothing(name, seed, padding):
 def test_the_map_term_does_not_see_a_constant_in_a_row_and_the_score_term_does(rows):
     shift = torch.tensor(rows, dtype=torch.float64)[:, None]
     moved = OURS + shift
-    torch.testing.assert_close(
-        attention_terms["map"](moved, THEIRS, VALID), attention_terms["map"](OURS, THEIRS, VALID)
-    )
-    assert float(attention_terms["map"](THEIRS + shift, THEIRS, VALID).abs().max()) < 1e-9
+    torch.testing.assert_close(MAP.compare(moved, THEIRS, VALID), MAP.compare(OURS, THEIRS, VALID))
+    assert float(MAP.compare(THEIRS + shift, THEIRS, VALID).abs().max()) < 1e-9
     expected = shift[:3].square().mean()
-    assert float(attention_terms["score"](THEIRS + shift, THEIRS, VALID)[1]) == pytest.approx(float(expected), abs=1e-9)
+    assert float(SPECS["score"].compare(THEIRS + shift, THEIRS, VALID)[1]) == pytest.approx(float(expected), abs=1e-9)
 
 
 @given(st.integers(0, 200))
 def test_the_map_term_is_zero_only_where_maps_are_equal(seed):
     other = THEIRS.clone()
     other[0, 0, 1, 2] += 0.5 + seed / 100
-    found = attention_terms["map"](other, THEIRS, VALID)
+    found = MAP.compare(other, THEIRS, VALID)
     assert float(found[0]) > 1e-4 and float(found[1]) == 0.0
 
 
 def test_the_gradient_of_the_map_term_is_the_difference_of_maps():
     student = OURS.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(attention_terms["map"](student, THEIRS, VALID).sum(), student)
+    (gradient,) = torch.autograd.grad(MAP.compare(student, THEIRS, VALID).sum(), student)
     difference = torch.softmax(OURS[0], -1) - torch.softmax(THEIRS[0], -1)
     torch.testing.assert_close(gradient[0], difference / 5 / HEADS)
 
 
 def test_the_temperature_of_a_map():
-    hot = attention_terms["map(2.0)"](OURS, THEIRS, VALID)
-    torch.testing.assert_close(hot, attention_terms["map"](OURS / 2, THEIRS / 2, VALID))
+    hot = term_specs["map(temperature=2.0)"].compare(OURS, THEIRS, VALID)
+    torch.testing.assert_close(hot, MAP.compare(OURS / 2, THEIRS / 2, VALID))
     with pytest.raises(ConfigError, match="above 0"):
-        attention_terms["map(0.0)"]
+        term_specs["map(temperature=0.0)"]
 
 
 def test_both_forms_of_the_unified_loss():
-    assert [(m.name, m.weight) for m in unified(0.3)] == [("map", 0.3), ("output", 0.7)]
-    assert [(m.name, m.weight) for m in unified(map_weight=0.4)] == [("map", 0.4), ("output", 1.0)]
+    assert unified(0.3) == (AttentionMap(weight=0.3), AttentionOutput(weight=0.7))
+    assert unified(map_weight=0.4) == (AttentionMap(weight=0.4), AttentionOutput())
+    assert unified(output_weight=0.4) == (AttentionMap(), AttentionOutput(weight=0.4))
     for wrong in ({}, {"gamma": 0.5, "map_weight": 1.0}, {"gamma": 1.5}):
         with pytest.raises(ConfigError):
             unified(**wrong)
+
+
+# -- as specs -------------------------------------------------------------------------------------------------------------
+
+
+def states(layers: int, *, heads: int = HEADS, width: int = WIDTH, seed: int = 0, kept: range | None = None):
+    """Two texts of 5 and 3 tokens; only the layers that are kept."""
+    blocks = range(layers) if kept is None else kept
+    return AttentionStates(
+        layers,
+        {i: draw(2, heads, 5, 5, seed=seed + i) for i in blocks},
+        {i: draw(2, 5, width, seed=seed + i) for i in blocks},
+        {i: draw(2, 5, width, seed=seed + 10 + i) for i in (range(layers + 1) if kept is None else kept)},
+        VALID,
+    )
+
+
+def read(layers: int, **more):
+    return predicted(size=2, attention=states(layers, **more))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_layers_are_summed_all_some_or_in_pairs(name):
+    spec, student, teacher = SPECS[name], read(2), read(4, seed=50)
+    ours, theirs = (getattr(said.attention, spec.part) for said in (student, teacher))
+    expected = sum(spec.compare(ours[a], theirs[b], VALID) for a, b in ((0, 1), (1, 3)))
+    paired = replace(spec, layers=((0, 1), [1, 3]))
+    torch.testing.assert_close(losses_of(paired, student, teacher), expected)
+    alike = read(2, seed=50)
+    whole = losses_of(spec, student, alike)
+    places = range(3 if name == "hidden" else 2)
+    torch.testing.assert_close(whole, sum(losses_of(replace(spec, layers=(i,)), student, alike) for i in places))
+
+
+def test_only_the_layers_that_are_compared_are_needed():
+    spec = term_specs["map(layers=((0, 1), (1, 3)))"]
+    ours, theirs = spec.needs
+    assert (ours.attention, ours.layers, theirs.layers) == ({"scores"}, {0, 1}, {1, 3})
+    few = predicted(size=2, attention=states(4, seed=50, kept=(1, 3)))
+    torch.testing.assert_close(losses_of(spec, read(2), few), losses_of(spec, read(2), read(4, seed=50)))
+    assert SPECS["hidden"].needs[0].layers is None
+
+
+def test_batches_of_token_rows():
+    """A tagger's rows are tokens; attention is of examples, and so is the unit of the loss."""
+    rows = {
+        "logits": draw(7, 3),
+        "place": torch.tensor([0, 0, 0, 0, 1, 1, 1]),
+        "labels": torch.zeros(7, dtype=torch.long),
+    }
+    student, teacher = (predicted(size=2, attention=states(2, seed=s), **rows) for s in (0, 50))
+    for name in FORMULAS:
+        assert SPECS[name].unit == "example"
+        torch.testing.assert_close(
+            losses_of(SPECS[name], student, teacher), losses_of(SPECS[name], read(2), read(2, seed=50))
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs", "said"),
+    [
+        ("map", read(2), read(4), r"(?s)map: student and teacher differ in depth.*4 layers.*pair them"),
+        ("hidden", read(2), read(4), r"(?s)hidden: student and teacher differ in depth"),
+        ("map", read(2, heads=4), read(2), "(?s)layers 0 ~ 0 differ in shape.*same heads"),
+        ("output", read(2, width=8), read(2), "(?s)differ in shape.*same width"),
+        ("map(layers=(2,))", read(2), read(2), "(?s)no such layer.*0..1"),
+        ("hidden(layers=((2, 5),))", read(2), read(4), "(?s)no such layer.*teacher 0..4"),
+        ("map", read(2), predicted(size=2), "no attention states"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_the_term_is_bound(name, ours, theirs, said):
+    with pytest.raises((ConfigError, MismatchError), match=said), bound(term_specs[name], ours, theirs):
+        pass
+
+
+@pytest.mark.parametrize("layers", [(), [], "last", (1.0,), ((0, 1, 2),), 3, ((0, True),)])
+def test_layers_that_are_none(layers):
+    with pytest.raises(ConfigError, match="invalid layers for map"):
+        AttentionMap(layers=layers)
 
 
 # -- inside encoders ------------------------------------------------------------------------------------------------------
@@ -212,7 +287,7 @@ def test_what_is_seen_is_what_transformers_says(kind, attention):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_behind(kind):
     student, teacher = encoder(kind, attention="sdpa"), encoder(kind, attention="sdpa")
-    with attended(student, teacher, unified(0.5), example=inputs_of(kind)):
+    with attended(student, teacher, unified_matches(0.5), example=inputs_of(kind)):
         assert attends_by(student)[""] == ATTENTION
     for model in (student, teacher):
         assert model.training and attends_by(model)[""] == "sdpa"
@@ -227,7 +302,7 @@ def test_a_student_is_drawn_to_its_teacher(kind):
     rows = [{k: v[i] for k, v in batch.inputs.items()} | {"labels": batch.labels[i]} for i in range(12)]
     with torch.no_grad():
         signal = TeacherSignal(teacher.eval()(**batch.inputs).logits, batch.labels)
-    matches = [Match("hidden"), *unified(0.5)]
+    matches = [Match("hidden"), *unified_matches(0.5)]
     with attended(student, teacher, matches, example=inputs_of(kind)) as term:
         call(student.eval(), batch.inputs)
         first = {name: float(v.detach().mean()) for name, v in term.each(batch).items()}

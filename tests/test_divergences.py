@@ -70,6 +70,11 @@ def bucketed(p, q, k):
     return [[row[i] for i in kept] + [sum(row) - sum(row[i] for i in kept)] for row in (p, q)]
 
 
+def ranking(p, q, k):
+    t, s = (sorted(range(len(row)), key=lambda i: -row[i])[:k] for row in (p, q))
+    return sum(max(0.0, q[i] - q[t[0]]) for i in t) + sum(max(0.0, q[j] - q[i]) for i in t for j in s if p[i] > p[j])
+
+
 def pearson(a, b):
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     top = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
@@ -98,6 +103,7 @@ def oracle(name, student, teacher, label, temperature):
         "bucketed-kl": lambda: kl(*bucketed(p, q, 32)),
         "topk-cross-entropy": lambda: -max(p) * math.log(q[p.index(max(p))]),
         "total-variation": lambda: 0.5 * sum(abs(a - b) for a, b in zip(p, q, strict=True)),
+        "ranking": lambda: ranking(p, q, 5),
         "jsd": lambda: 0.5 * kl(p, mix(p, q, 0.5)) + 0.5 * kl(q, mix(p, q, 0.5)),
         "skew-forward": lambda: kl(p, mix(p, q, 0.1)),
         "skew-reverse": lambda: kl(q, mix(p, q, 0.9)),

@@ -17,12 +17,18 @@ from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.extensions import contrastive, features  # noqa: F401  # each registers its terms
+from fractionate.losses.terms import term_specs
 from fractionate.outputs import logits_of
 from fractionate.records import Training
 from fractionate.terms import Growing, Hint, taught, terms
+from predicted import bound, predicted
 
 torch.manual_seed(0)
 OURS, THEIRS = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 9, dtype=torch.float64)
+
+
+def spec(name, **settings):
+    return term_specs.factory(name)("a", "b", **settings)
 
 
 def huber(x):
@@ -50,43 +56,49 @@ def test_rkd_is_the_paper_formula():
     triples = sum(
         huber(angle(OURS, i, j, k) - angle(THEIRS, i, j, k)) for i, j, k in itertools.product(range(5), repeat=3)
     )
-    assert float(terms["rkd(1, 0)"](OURS, THEIRS).mean()) == pytest.approx(pairs, abs=1e-10)
-    assert float(terms["rkd(0, 1)"](OURS, THEIRS).mean()) == pytest.approx(triples / 125, abs=1e-10)
+    distance, angle_part = (
+        spec("rkd", distance_weight=1, angle_weight=0),
+        spec("rkd", distance_weight=0, angle_weight=1),
+    )
+    assert float(distance.compare(OURS, THEIRS).mean()) == pytest.approx(pairs, abs=1e-10)
+    assert float(angle_part.compare(OURS, THEIRS).mean()) == pytest.approx(triples / 125, abs=1e-10)
 
 
 def test_similarity_is_the_paper_formula():
     grams = [f @ f.T for f in (OURS, THEIRS)]
     rows = [g / g.norm(dim=1, keepdim=True) for g in grams]
-    assert float(terms["similarity"](OURS, THEIRS).mean()) == pytest.approx(float((rows[0] - rows[1]).norm() ** 2) / 25)
+    assert float(spec("similarity").compare(OURS, THEIRS).mean()) == pytest.approx(
+        float((rows[0] - rows[1]).norm() ** 2) / 25
+    )
 
 
 def test_cka_is_one_minus_the_index():
     x, y = OURS - OURS.mean(0), THEIRS - THEIRS.mean(0)
     index = (y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
-    shares = terms["cka"](OURS, THEIRS)
+    shares = spec("cka").compare(OURS, THEIRS)
     assert float(shares.mean()) == pytest.approx(1 - float(index)) and bool((shares >= 0).all())
     rotation = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64))[0]
-    assert float(terms["cka"](3 * THEIRS @ rotation, THEIRS).mean()) == pytest.approx(0, abs=1e-12)
+    assert float(spec("cka").compare(3 * THEIRS @ rotation, THEIRS).mean()) == pytest.approx(0, abs=1e-12)
 
 
 def test_attention_is_the_paper_formula():
     student, teacher = torch.randn(3, 4, 2, 2, dtype=torch.float64), torch.randn(3, 7, 2, 2, dtype=torch.float64)
-    found = terms["attention"](student, teacher)
+    found = spec("attention").compare(student, teacher)
     for i in range(3):
         maps = [[float((f[i, :, a, b] ** 2).mean()) for a in range(2) for b in range(2)] for f in (student, teacher)]
         unit = [[x / math.sqrt(sum(v * v for v in row)) for x in row] for row in maps]
         assert float(found[i]) == pytest.approx(sum((a - b) ** 2 for a, b in zip(*unit, strict=True)) / 4)
     bigger = torch.nn.functional.interpolate(teacher, scale_factor=2, mode="nearest")
-    torch.testing.assert_close(terms["attention"](student, bigger), found)
+    torch.testing.assert_close(spec("attention").compare(student, bigger), found)
     with pytest.raises(MismatchError, match="maps"):
-        terms["attention"](OURS, THEIRS)
+        spec("attention").compare(OURS, THEIRS)
 
 
-@pytest.mark.parametrize("name", [n for n in terms if not isinstance(terms[n], Growing)])
+@pytest.mark.parametrize("name", ["attention", "rkd", "similarity", "cka"])
 def test_equal_features_cost_nothing_and_gradients_are_right(name):
     student = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(4, 3, 2, 2, dtype=torch.float64)
-    term = terms[name]
+    term = spec(name).compare
     assert float(term(teacher.clone(), teacher).abs().max()) < 1e-12
     assert torch.autograd.gradcheck(lambda s: term(s, teacher), student, nondet_tol=0.0)
     same = torch.ones(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)  # a batch that does not vary
@@ -94,8 +106,46 @@ def test_equal_features_cost_nothing_and_gradients_are_right(name):
     assert bool(torch.isfinite(gradient).all())
 
 
+def test_fitnets_is_the_mean_square_of_what_the_regressor_leaves():
+    tokens = torch.randn(4, 5, 3), torch.randn(4, 5, 2)
+    maps = torch.randn(4, 3, 6, 6), torch.randn(4, 2, 3, 3)
+    for student, teacher in (tokens, maps, (torch.randn(4, 3), torch.randn(4, 2))):
+        part = spec("fitnets").trained_part(student, teacher, 0)
+        weight, bias = (parameter.detach().double() for parameter in part.map.parameters())
+        channels_last = student.double().movedim(1, -1) if student.ndim == 4 else student.double()
+        mapped = channels_last @ weight.flatten(1).T + bias
+        if student.ndim == 4:
+            mapped = mapped.movedim(-1, 1).unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5))
+        expected = (mapped - teacher.double()).square().flatten(1).mean(1)
+        torch.testing.assert_close(part(student, teacher, torch.arange(4)).double(), expected, rtol=1e-5, atol=1e-6)
+        double = part.double()
+        assert torch.autograd.gradcheck(
+            lambda x, double=double, teacher=teacher: double(x, teacher.double(), torch.arange(4)),
+            student.double().requires_grad_(),
+        )
+
+
+def test_what_cannot_be_compared_is_refused_when_the_term_is_bound():
+    def bind(name, ours, theirs, **more):
+        student, teacher = predicted(size=4, features={"a": ours}), predicted(size=4, features={"b": theirs})
+        with bound(spec(name), student, teacher, **more):
+            pass
+
+    flat, maps = torch.randn(4, 6), torch.randn(4, 6, 2, 2)
+    with pytest.raises(MismatchError, match="regressed"):
+        bind("fitnets", maps, flat)
+    with pytest.raises(MismatchError, match="maps"):
+        bind("attention", flat, maps)
+    with pytest.raises(MismatchError, match="not one an example"):
+        bind("cka", torch.randn(8, 6), torch.randn(8, 6))
+    with pytest.raises(MismatchError, match="not one an example"):
+        bind("fitnets", flat, torch.randn(3, 6))
+    with pytest.raises(ConfigError, match="memory of all examples"):
+        bind("crd", flat, flat, examples=1)
+
+
 def test_crd_critic_is_the_paper_formula():
-    memory = terms["crd(7, 4)"].parts(OURS, THEIRS, 20).double()
+    memory = spec("crd", negatives=7, dim=4).trained_part(OURS, THEIRS, 20).double()
     with torch.no_grad():
         memory.scale[:] = torch.tensor([3.0, 5.0])
     anchor = torch.nn.functional.normalize(torch.randn(5, 4, dtype=torch.float64), dim=1)
@@ -108,10 +158,10 @@ def test_crd_critic_is_the_paper_formula():
 
 
 def test_crd_moves_the_memories_of_the_examples_it_saw():
-    memory = terms["crd"].parts(OURS.float(), THEIRS.float(), 20)
+    memory = spec("crd").trained_part(OURS.float(), THEIRS.float(), 20)
     before = memory.student_memory.clone()
     index = torch.tensor([3, 1, 9, 12, 0])
-    memory(OURS.float(), THEIRS.float(), torch.zeros(5, dtype=torch.long), index).mean().backward()
+    memory(OURS.float(), THEIRS.float(), index).mean().backward()
     moved = (memory.student_memory != before).any(dim=1).nonzero().flatten().tolist()
     assert moved == sorted(index.tolist())
     torch.testing.assert_close(memory.student_memory[index].norm(dim=1), torch.ones(5))

@@ -9,9 +9,13 @@ import torch
 
 import oracles
 from fractionate import Objective, TeacherSignal
+from fractionate.compact import CompactSignal
 from fractionate.contracts import check
+from fractionate.divergences.ranking import Ranking
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.ranking import Ranking, tie_kd
+from fractionate.extensions.ranking import tie_kd
+from fractionate.losses.terms import term_specs
+from predicted import losses_of, predicted
 
 
 def loss(student, teacher, part):
@@ -114,3 +118,49 @@ def test_settings_that_cannot_be_meant(arguments, said):
 def test_only_the_teachers_own_ranking_is_taught():
     with pytest.raises(MismatchError, match="not the teacher's own ranking"):
         Objective("class-mean", 1.0, 1.0, divergence=Ranking())
+
+
+# -- as a term ----------------------------------------------------------------------------------------------------------
+
+
+def rows(count=16, classes=9):
+    generator = torch.Generator().manual_seed(8)
+    student, teacher = torch.randn(2, count, classes, generator=generator, dtype=torch.float64) * 2
+    return student, TeacherSignal(teacher, torch.arange(count) % classes)
+
+
+@pytest.mark.parametrize("text", ["ranking", "ranking(3)", "ranking(2, top1_weight=0.5, topk_weight=2.0)"])
+def test_the_term_is_the_divergence_on_the_signal(text):
+    student, signal = rows()
+    spec = term_specs[text]
+    found = losses_of(spec, predicted(student), None, signal)
+    part = Ranking(spec.k, spec.top1_weight, spec.topk_weight)
+    assert torch.equal(found, loss(student, signal.logits, part))
+    for row in range(16):
+        top1, topk = by_loops(student[row].tolist(), signal.logits[row].tolist(), spec.k)
+        assert float(found[row]) == pytest.approx(spec.top1_weight * top1 + spec.topk_weight * topk, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_signal_of_the_largest_classes_has_the_same_order(temperature):
+    student, signal = rows()
+    wide = signal.logits.scatter(1, signal.labels[:, None], -torch.inf)
+    logits, indices = wide.topk(5, dim=1)
+    rest = wide.scatter(1, indices, -torch.inf).div(temperature).logsumexp(1, keepdim=True)
+    label = signal.logits.gather(1, signal.labels[:, None]).squeeze(1)
+    compact = CompactSignal(
+        signal.labels, label, logits, indices, rest, 9, temperatures=(temperature,), temperature=temperature
+    )
+    found = losses_of(term_specs["ranking(3)"], predicted(student), None, compact)
+    torch.testing.assert_close(found, losses_of(term_specs["ranking(3)"], predicted(student), None, signal))
+
+
+def test_the_term_refuses():
+    with pytest.raises(ConfigError, match="at least 1"):
+        term_specs["ranking(0)"]
+    with pytest.raises(ConfigError, match="at least 0"):
+        term_specs["ranking(topk_weight=-1.0)"]
+    with pytest.raises(ConfigError, match="teacher's signal"):
+        losses_of(term_specs["ranking"], predicted(rows()[0]))
+    with pytest.raises(MismatchError, match="needs logits"):
+        losses_of(term_specs["ranking"], predicted(None, size=16), None, rows()[1])

@@ -15,8 +15,11 @@ import fractionate.divergences.correlation
 import fractionate.divergences.logit
 import fractionate.divergences.mixture
 import fractionate.divergences.ranked
+import fractionate.divergences.ranking
 import fractionate.divergences.split
 import fractionate.divergences.transform  # noqa: F401  # each registers its family
+from fractionate import confidence as confidence_rules
+from fractionate import shape as shape_rules
 from fractionate.cells import Cell, as_cell
 from fractionate.compact import CompactSignal
 from fractionate.divergences import (
@@ -255,6 +258,28 @@ class Objective:
         text = str(self.describe())
         print(text)
         return text
+
+
+def needs_whole(objective: Objective) -> bool:
+    """True where the target depends on more than the example: on statistics of all the data."""
+    assert isinstance(objective.cell, Cell)
+    alone_confidences = (
+        confidence_rules.Certain,
+        confidence_rules.Smoothed,
+        confidence_rules.SmoothedOthers,
+        confidence_rules.Instance,
+        confidence_rules.WithTopOne,
+    )
+    alone_shapes = (
+        shape_rules.Uniform,
+        shape_rules.Instance,
+        shape_rules.TopK,
+        shape_rules.TopOne,
+        shape_rules.WithoutTopOne,
+    )
+    return not (
+        isinstance(objective.cell.confidence, alone_confidences) and isinstance(objective.cell.shape, alone_shapes)
+    )
 
 
 def _check(student_logits: Tensor, signal: Signal) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from fractionate.errors import ConfigError
 from fractionate.order import draw_seed
-from fractionate.registry import Registry
+from fractionate.registry import Registry, registered_name
 from fractionate.tasks.predictions import Needs, Predictions
 
 Unit = Literal["row", "example"]
 
 
 class BoundTerm(Protocol):
-    """A term ready to run: one number for each row or each example of the batch, by the spec's unit."""
+    """A term ready to run: one number for each row or each example of the batch, by the spec's unit, not yet weighted."""
 
     def __call__(
         self, student: Predictions, teacher: Predictions | None, signal: Any | None
@@ -35,6 +35,8 @@ class Binding:
     Args:
         student: The student's predictions on a small batch in evaluation mode, for shapes.
         teacher: The teacher's on the same batch; None where no term reads them.
+        teacher_on_all: Reads the teacher on the whole transfer set, in its order and batch by batch, for terms that need
+            statistics of all the data; None where the teacher cannot be run.
         examples: Size of the transfer set, for memories.
         generator: Seeded by (run seed, term), so that trained parts start alike whatever ran before.
         parts: Where the term puts the module that is trained with the student (checkpointed, not exported), under `name`.
@@ -49,6 +51,7 @@ class Binding:
     parts: nn.ModuleDict
     name: str
     models: tuple[nn.Module, nn.Module | None]
+    teacher_on_all: Callable[[], Iterable[Predictions]] | None = None
     precision: str = "float32"
 
 
@@ -56,35 +59,47 @@ class Binding:
 class TermSpec(Protocol):
     """A further loss of a recipe: frozen, registered, hashed into a run's identity and printed in its contract.
 
-    A loss of unit "row" is averaged over the rows of a step, of unit "example" over its examples.
+    A loss of unit "row" is averaged over the rows of a step, of unit "example" over its examples; then it is multiplied by
+    `weight`. A spec that names this class as its base states only what differs from the defaults below.
     """
 
     weight: float
-    version: ClassVar[int]  # raised when the arithmetic changes
-    unit: ClassVar[Unit]
-    reads_teacher: ClassVar[bool]  # its signal or its predictions: an arm with such a term uses a teacher
-    reads_signal: ClassVar[bool]
+    version: ClassVar[int] = 1  # raised when the arithmetic changes
+    unit: ClassVar[Unit] = "row"
+    reads_teacher: ClassVar[bool] = True  # its signal or its predictions: a variant with such a term uses a teacher
+    reads_signal: ClassVar[bool] = False
 
     @property
-    def couples_batch(self) -> bool: ...  # cannot be cut into micro-batches or ranks
+    def couples_batch(self) -> bool:
+        """Whether an example's loss depends on the others of its batch: no micro-batches, one process."""
+        return False
 
     @property
-    def needs(self) -> tuple[Needs, Needs]: ...  # of the student's pass, of the teacher's
+    def needs(self) -> tuple[Needs, Needs]:
+        """What is read of the student's forward pass and of the teacher's."""
+        return Needs(), Needs()
 
     @property
     def formula(self) -> str: ...
 
     def bind(self, at: Binding) -> AbstractContextManager[BoundTerm]: ...
 
+    def __post_init__(self) -> None:
+        check_weight(self.weight, registered_name(type(self)).replace(":", " ") or type(self).__name__)
+
 
 term_specs: Registry[TermSpec] = Registry("term", "fractionate.term_specs")
 
 
-def check_weight(weight: object, what: str) -> float:
-    """The weight of a term. Raises `ConfigError` unless it is a number of at least 0."""
+def check_weight(weight: object, what: str) -> None:
+    """Raise `ConfigError` unless a weight is a number of at least 0."""
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
         raise ConfigError(f"invalid weight for {what}", expected="a number of at least 0", got=repr(weight))
-    return float(weight)
+
+
+def formula_of(spec: TermSpec) -> str:
+    """A term of the loss as the contract prints it: its weight and its formula."""
+    return f"{spec.weight:g} · {spec.formula}"
 
 
 def needs_of(specs: Sequence[TermSpec]) -> tuple[Needs, Needs]:
@@ -111,6 +126,7 @@ def bind_terms(
     seed: int,
     parts: nn.ModuleDict,
     models: tuple[nn.Module, nn.Module | None],
+    teacher_on_all: Callable[[], Iterable[Predictions]] | None = None,
     precision: str = "float32",
 ) -> Iterator[tuple[BoundTerm, ...]]:
     """All terms of a recipe, bound. The global random state is as it was afterwards."""
@@ -126,6 +142,7 @@ def bind_terms(
                 parts=parts,
                 name=name,
                 models=models,
+                teacher_on_all=teacher_on_all,
                 precision=precision,
             )
             with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
