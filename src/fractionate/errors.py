@@ -19,11 +19,13 @@ class FractionateError(Exception):
     def __init__(
         self, what: str, *, expected: str | None = None, got: str | None = None, fix: str | None = None
     ) -> None:
-        self.what, self.expected, self.got, self.fix = what, expected, got, fix
-        lines = [what]
-        lines += [f"  expected: {expected}"] if expected else []
-        lines += [f"  got:      {got}"] if got else []
-        lines += [f"  fix:      {fix}"] if fix else []
+        # parts of a message come out of files; what a terminal would act on must not
+        self.what = visible(what)
+        self.expected, self.got, self.fix = (None if part is None else visible(part) for part in (expected, got, fix))
+        lines = [self.what]
+        lines += [f"  expected: {self.expected}"] if self.expected else []
+        lines += [f"  got:      {self.got}"] if self.got else []
+        lines += [f"  fix:      {self.fix}"] if self.fix else []
         super().__init__("\n".join(lines))
 
     def __str__(self) -> str:
@@ -87,7 +89,22 @@ class StoppedError(FractionateError):
         self.exit_code = 128 + number
 
 
+def visible(text: str) -> str:
+    """Text that a terminal shows and does not act on: whole, with line ends and tabs; other control characters, changes of
+    direction and lone surrogates are written out (`\\x1b`, `\\u202e`).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def printable(text: str, length: int = 80) -> str:
-    """Foreign text for a message: no control characters, no change of direction, cut to a length."""
+    """Foreign text in one line of a message: `visible`, line ends written out too, cut to a length."""
     clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
     return clean if len(clean) <= length else clean[: length - 1] + "…"
+
+
+def reason(error: BaseException, length: int = 200) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__, length)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fractionate.config.reading import Lines, Place, parse_file, parse_text
+from fractionate.config.reading import MOST_DEEP, Lines, Place, parse_file, parse_text
 from fractionate.config.sections import ContradictionError, RunFile, all_keys, known_keys, section_of
-from fractionate.errors import ConfigError
+from fractionate.errors import ConfigError, FractionateError, printable, visible
 from fractionate.records.commands import Difference, Differences, Setting, Settings
 from fractionate.registry import names_code, nearest
 
 CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
+MOST_FAULTS = 50  # shown at once
+Fault = tuple[int, int, str]  # line and column (0: nowhere in the file), and what is wrong
+_KEY = re.compile(r"\s*[A-Za-z_]\w*(\.\w+)*\s*=")
 
 
 def load_run(
@@ -38,23 +42,9 @@ def load_run(
     Raises `ConfigError` with every error found, each as file:line:column, what is wrong, and the nearest known key.
     """
     source = str(path) if path else "defaults"
-    tree, lines = parse_file(Path(path)) if path else ({}, {})
-    faults: list[tuple[int, int, str]] = []
-    typed: set[str] = set()
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            faults.append((0, 0, f"override {text!r} is not key=value; write for example training.steps=100"))
-            continue
-        typed.add(key.strip())
-        parsed, _ = parse_text(value, f"override {text!r}")
-        node = tree
-        *heads, last = key.strip().split(".")
-        for head in heads:
-            if not isinstance(node.setdefault(head, {}), dict):
-                node[head] = {}
-            node = node[head]
-        node[last] = parsed
+    tree, lines = parse_file(path) if path else ({}, {})
+    faults: list[Fault] = []
+    typed = _override(tree, overrides, faults)
     run: RunFile | None = None
     try:
         run = RunFile.model_validate(tree)
@@ -73,9 +63,9 @@ def load_run(
         for place, name in _names(tree, tuple(key.split("."))):
             try:
                 lookup(name)
-            except ConfigError as error:
+            except FractionateError as error:
                 line, column = _where(lines, place)
-                faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected}"))
+                faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected or error.got}"))
     for key in CODE_KEYS:
         for place, name in _names(tree, tuple(key.split("."))):
             if not names_code(name):
@@ -83,12 +73,55 @@ def load_run(
             module = name.partition(":")[0]
             if key not in typed and not any(module == t or module.startswith(f"{t}.") for t in trust):
                 line, column = _where(lines, place)
-                faults.append((line, column, f"{key} names code, {name!r}; to let it run, add --trust {module}"))
+                shown = printable(module)
+                faults.append(
+                    (line, column, f"{key} names code, {printable(name)!r}; to let it run, add --trust {shown}")
+                )
     if faults:
         said = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
-        raise ConfigError(f"{len(said)} error{'s' * (len(said) > 1)} in the run file\n  " + "\n  ".join(said))
+        more = [f"and {len(said) - MOST_FAULTS} more"] if len(said) > MOST_FAULTS else []
+        raise ConfigError(
+            f"{len(said)} error{'s' * (len(said) > 1)} in the run file\n  " + "\n  ".join(said[:MOST_FAULTS] + more)
+        )
     assert run is not None
     return run
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument of the command line is `key.sub=value`, and not a file whose name has an equals sign."""
+    return _KEY.match(argument) is not None
+
+
+def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> set[str]:
+    """Put overrides into the tree of a run file; gives their keys, and adds what is wrong with them to the faults."""
+    typed: dict[str, str] = {}
+    for text in overrides:
+        shown = printable(text)
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            faults.append((0, 0, f"override {shown!r} is not key=value; write for example training.steps=100"))
+            continue
+        if typed.setdefault(key, value) != value:
+            faults.append(
+                (0, 0, f"override {shown!r}: {printable(key)} is given twice, first as {printable(typed[key])!r}")
+            )
+            continue
+        try:
+            parsed, _ = parse_text(value, f"override {shown!r}")
+        except ConfigError as error:
+            faults.append((0, 0, f"{error.what}; {error.fix or error.expected or error.got or ''}".rstrip("; ")))
+            continue
+        node: Any = tree
+        *heads, last = key.split(".")
+        for head in heads[:MOST_DEEP]:
+            if isinstance(node, dict) and node.get(head) is None:
+                node[head] = {}
+            node = node[head] if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            faults.append((0, 0, f"override {shown!r}: {printable('.'.join(heads))} is not a section in the run file"))
+            continue
+        node[last] = parsed
+    return set(typed)
 
 
 def _names(tree: Any, key: tuple[str, ...]) -> list[tuple[Place, str]]:
@@ -101,16 +134,16 @@ def _names(tree: Any, key: tuple[str, ...]) -> list[tuple[Place, str]]:
 
 
 def _say(fault: Any, place: Place) -> str:
-    key = ".".join(map(str, place))
+    key = printable(".".join(map(str, place)), 200)
     if fault["type"] == "extra_forbidden":
         here = known_keys(place[:-1])
         elsewhere = {key.rpartition(".")[2]: key for key in all_keys()}
         near = nearest(str(place[-1]), here, 0.75) or elsewhere.get(
             nearest(str(place[-1]), list(elsewhere), 0.75) or ""
         )
-        return f"unknown key {place[-1]!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
+        return f"unknown key {printable(str(place[-1]))!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
     got = fault.get("input")
-    shown = "" if isinstance(got, dict) else f", got {got!r}"
+    shown = "" if isinstance(got, dict) else f", got {printable(repr(got))}"
     hint = " (write numbers without quotes)" if isinstance(got, str) and "pars" in fault["type"] else ""
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{shown}{hint}"
 
@@ -123,14 +156,25 @@ def _where(lines: Lines, place: Place) -> tuple[int, int]:
 
 
 def dump_run(run: RunFile) -> str:
-    """The run as the YAML text of a run file with every setting written out."""
+    """The run as the YAML text of a run file with every setting written out; what cannot be printed is escaped."""
     from ruamel.yaml import YAML
 
     out = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
-    yaml.dump(run.model_dump(mode="json", exclude_none=True), out)
-    return out.getvalue()
+    yaml.dump(_quoted(run.model_dump(mode="json", exclude_none=True)), out)
+    return visible(out.getvalue())
+
+
+def _quoted(value: Any) -> Any:
+    """Texts with characters that cannot be printed in double quotes, the one style of YAML that has escapes."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, dict):
+        return {key: _quoted(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def differences(first: RunFile, second: RunFile) -> Differences:

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from fractionate.errors import ConfigError
+from fractionate.paths import as_path
+
+LARGEST_SEED = 2**53 - 1  # every generator takes it, every reader of JSON keeps it
+MOST = 10**9  # examples or steps
+MOST_STUDENTS = 100_000
+Temperature = Annotated[float, Field(gt=0, le=1e3)]
+Weight = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]
+
 
 class Section(BaseModel):
-    """A part of the run file: unknown keys are refused."""
+    """A part of the run file: unknown keys are refused, and so is a yes or no in the place of a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("this is not a yes-or-no setting")
+        return value
+
+
+def _path(value: str | None, what: str) -> str | None:
+    """A path as it will be opened, its home folder written out."""
+    try:
+        return None if value is None else str(as_path(value, what))
+    except ConfigError as error:
+        raise ValueError(error.what + (f"; {error.fix}" if error.fix else f", got {error.got}")) from None
 
 
 class DataSection(Section):
@@ -21,10 +47,10 @@ class DataSection(Section):
         description="a bundled data set, files of yours (table('x.csv', label='y'), pictures, texts, saved), or "
         "package.module:function giving Examples or Parts",
     )
-    transfer: int | None = Field(None, ge=1, description="examples the student learns from")
-    validation: int | None = Field(None, ge=1, description="examples that choose settings")
-    test: int | None = Field(None, ge=1, description="examples read once, for the report")
-    seed: int = Field(0, ge=0, description="seed of the split")
+    transfer: int | None = Field(None, ge=1, le=MOST, description="examples the student learns from")
+    validation: int | None = Field(None, ge=1, le=MOST, description="examples that choose settings")
+    test: int | None = Field(None, ge=1, le=MOST, description="examples read once, for the report")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the split")
 
 
 class TeacherSection(Section):
@@ -34,14 +60,20 @@ class TeacherSection(Section):
     weights: str | None = Field(
         None, description="a .safetensors file (or a tensors-only .pt) to load; none: train here"
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _a_file(cls, value: str | None) -> str | None:
+        return _path(value, "teacher.weights")
+
     train_on: Literal["teaching", "transfer"] = Field(
         "teaching", description="the part a teacher trained here learns from"
     )
-    steps: int = Field(300, ge=1, description="optimiser steps of a teacher trained here")
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW learning rate of a teacher trained here")
-    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of a teacher trained here")
+    steps: int = Field(300, ge=1, le=MOST, description="optimiser steps of a teacher trained here")
+    learning_rate: Rate = Field(2e-3, description="AdamW learning rate of a teacher trained here")
+    weight_decay: float = Field(0.05, ge=0, le=1e3, description="AdamW weight decay of a teacher trained here")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smooths the labels a teacher trained here sees")
-    seed: int = Field(0, ge=0, description="seed of a teacher trained here")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of a teacher trained here")
 
 
 class StudentSection(Section):
@@ -54,8 +86,8 @@ class ObjectiveSection(Section):
     """The loss contract; leave the whole section out to take the recipe that diagnose recommends."""
 
     cell: str = Field("kd", description="the target: a cell by name, or 'confidence * shape'")
-    temperature: float = Field(4.0, gt=0, description="tempers teacher and student alike")
-    teacher_weight: float = Field(0.9, ge=0, le=1, description="weight of the teacher term; the label has the rest")
+    temperature: Temperature = Field(4.0, description="tempers teacher and student alike")
+    teacher_weight: Weight = Field(0.9, description="weight of the teacher term; the label has the rest")
     divergence: str = Field("cross-entropy", description="how far the student is from the target")
     scale_by_temperature_squared: bool = Field(True, description="multiply the teacher term by temperature squared")
 
@@ -63,12 +95,12 @@ class ObjectiveSection(Section):
 class TrainingSection(Section):
     """How long and how fast students are trained: steps, or epochs."""
 
-    steps: int | None = Field(None, ge=1, description="optimiser steps")
-    epochs: float | None = Field(None, gt=0, description="passes over the transfer data, in place of steps")
-    batch_size: int = Field(32, ge=1, description="examples a step")
-    learning_rate: float = Field(5e-3, gt=0, description="the largest learning rate of the schedule")
+    steps: int | None = Field(None, ge=1, le=MOST, description="optimiser steps")
+    epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the transfer data, in place of steps")
+    batch_size: int = Field(32, ge=1, le=MOST, description="examples a step")
+    learning_rate: Rate = Field(5e-3, description="the largest learning rate of the schedule")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: Nesterov momentum 0.9")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="decoupled for adamw, L2 for sgd")
     schedule: Literal["cosine", "constant", "tenths"] = Field("cosine", description="how the learning rate falls")
     warmup_share: float = Field(0.0, ge=0, le=1, description="share of the steps in which the learning rate rises")
 
@@ -87,24 +119,28 @@ LADDER = (
 class TuneSection(Section):
     """What is tried for each arm before the study, chosen on validation data; the same number of tries for every arm."""
 
-    temperatures: tuple[float, ...] = Field((1.0, 4.0), description="tried for every arm but hard")
-    teacher_weights: tuple[float, ...] = Field((0.5, 0.9), description="tried for every arm but hard")
-    learning_rates: tuple[float, ...] = Field((), description="tried for every arm; empty: that of training")
-    seeds: int = Field(1, ge=1, description="students a setting, with seeds of their own")
+    temperatures: tuple[Temperature, ...] = Field((1.0, 4.0), min_length=1, description="tried for every arm but hard")
+    teacher_weights: tuple[Weight, ...] = Field((0.5, 0.9), min_length=1, description="tried for every arm but hard")
+    learning_rates: tuple[Rate, ...] = Field((), description="tried for every arm; empty: that of training")
+    seeds: int = Field(1, ge=1, le=1000, description="students a setting, with seeds of their own")
 
 
 class StudySection(Section):
     """The study that dissect runs: every cell at every temperature and weight, over seeds."""
 
-    cells: tuple[str, ...] = Field(LADDER, description="the arms; hard is the student without a teacher")
-    temperatures: tuple[float, ...] = Field((1.0,), description="every cell is tried at each")
-    teacher_weights: tuple[float, ...] = Field((0.9,), description="every cell is tried at each")
-    seeds: int = Field(5, ge=2, description="students an arm; the same seeds for every arm")
+    cells: tuple[str, ...] = Field(LADDER, min_length=1, description="the arms; hard is the student without a teacher")
+    temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="every cell is tried at each")
+    teacher_weights: tuple[Weight, ...] = Field((0.9,), min_length=1, description="every cell is tried at each")
+    seeds: int = Field(5, ge=2, le=10_000, description="students an arm; the same seeds for every arm")
     metric: Literal["accuracy", "nll", "ece", "agreement"] = Field("accuracy", description="what a gain is counted in")
-    margin: float = Field(0.5, gt=0, description="differences smaller than this count as equal, in the metric's unit")
-    shares: tuple[float, ...] | None = Field(None, description="parts of the data; every cell is tried with each")
-    learning_rates: tuple[float, ...] | None = Field(None, description="every cell is tried at each")
-    divergences: tuple[str, ...] | None = Field(None, description="every cell is tried with each")
+    margin: float = Field(
+        0.5, gt=0, le=1e6, description="differences smaller than this count as equal, in the metric's unit"
+    )
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, min_length=1, description="parts of the data; every cell is tried with each"
+    )
+    learning_rates: tuple[Rate, ...] | None = Field(None, min_length=1, description="every cell is tried at each")
+    divergences: tuple[str, ...] | None = Field(None, min_length=1, description="every cell is tried with each")
     tune: TuneSection | None = Field(None, description="settings tried for each arm before the study; none: not tuned")
 
     @field_validator("cells", mode="before")
@@ -112,11 +148,26 @@ class StudySection(Section):
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> StudySection:
+        factors = (
+            self.cells,
+            self.temperatures,
+            self.teacher_weights,
+            self.shares,
+            self.learning_rates,
+            self.divergences,
+        )
+        students = math.prod(len(factor) for factor in factors if factor) * self.seeds
+        if students > MOST_STUDENTS:
+            raise ValueError(f"{students:,} students in all; at most {MOST_STUDENTS:,}")
+        return self
+
 
 class DiagnosisSection(Section):
     """What diagnose may spend on its recipe."""
 
-    pilot_minutes: float = Field(0.0, ge=0, description="a pilot of this length refines the recipe; 0: none")
+    pilot_minutes: float = Field(0.0, ge=0, le=1e6, description="a pilot of this length refines the recipe; 0: none")
 
 
 class ContradictionError(ValueError):
@@ -157,8 +208,10 @@ class DistillSection(Section):
     parallel: Literal["copies", "shards"] = Field(
         "copies", description="what the processes of torchrun hold of the student: copies (DDP) or shards (FSDP2)"
     )
-    save_every_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints")
-    save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside those by time")
+    save_every_seconds: float = Field(60.0, ge=0, le=1e9, description="seconds between checkpoints")
+    save_every_steps: int | None = Field(
+        None, ge=1, le=MOST, description="steps between checkpoints, beside those by time"
+    )
     log_every: int | None = Field(None, ge=1, description="steps between rows of metrics.jsonl; none: a hundred rows")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = Field(
         (), description="who is told the rows of metrics.jsonl too"
@@ -185,8 +238,8 @@ class RunFile(Section):
     """A whole run: teacher, student and data, what to measure, where to write."""
 
     name: str = Field("run", min_length=1, max_length=80, description="what the report calls this run")
-    out: str = Field("runs/run", description="the folder everything is written to")
-    seed: int = Field(0, ge=0, description="seed of the student that is distilled for real")
+    out: str = Field("runs/run", description="the folder everything is written to; ~ is your home folder")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the student that is distilled for real")
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
@@ -196,6 +249,11 @@ class RunFile(Section):
     study: StudySection = StudySection()
     distill: DistillSection = DistillSection()
     export: ExportSection = ExportSection()
+
+    @field_validator("out")
+    @classmethod
+    def _a_folder(cls, value: str) -> str | None:
+        return _path(value, "out")
 
     @field_validator("distill")
     @classmethod
