@@ -5,7 +5,6 @@ out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from torch import nn
 
 from fractionate.cells import as_cell
 from fractionate.checkpoint import load_weights
-from fractionate.config import dump_run, load_run
+from fractionate.config import dump_run, load_run, trusting
 from fractionate.config.sections import RunFile
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
@@ -31,6 +30,7 @@ from fractionate.export import export_student
 from fractionate.folder import Folder
 from fractionate.objective import Objective
 from fractionate.page import report
+from fractionate.paths import shell_line
 from fractionate.production import check_extras, make_trackers, training_device
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.records.training import LOOP_SETTINGS
@@ -344,5 +344,5 @@ class Chain:
 
     def report(self) -> Path:
         """Everything on one page; makes what is missing first."""
-        again = f"fractionate report {shlex.quote(str(self.out / 'run.yaml'))}"
+        again = shell_line(["fractionate", "report", str(self.out / "run.yaml"), *trusting(self.run)])
         return report([self.diagnosis, self.study, self.student], self.out / "report.html", command=again)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fractionate.cli_config import config_app, print_schema
+from fractionate.cli_config import config_app, print_schema, split_arguments
 from fractionate.cli_store import store_app
-from fractionate.errors import ConfigError, FractionateError, StoppedError
+from fractionate.errors import ConfigError, FractionateError, ResourceError, StoppedError, reason, visible
+from fractionate.paths import as_path, shell_line
+from fractionate.terminal import debugging, give, processes, tell, terminal
 
 if TYPE_CHECKING:
     from fractionate.chain import Chain
@@ -46,32 +48,17 @@ DryRun = Annotated[
 ]
 
 
-def rank() -> int:
-    """Which of the processes of torchrun this is; 0 where there is one."""
-    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
-
-
-def tell(text: str) -> None:
-    """Talk to the person: stderr, once where several processes run the same command."""
-    if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
 def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
     """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
     from fractionate.chain import Chain, read_run
 
-    given = arguments or []
-    files = [a for a in given if "=" not in a]
-    if len(files) > 1:
-        raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
-    overrides = tuple(a for a in given if "=" in a)
-    return Chain(read_run(files[0] if files else None, overrides, trust=tuple(trust or ())), **more)
+    file, overrides = split_arguments(arguments)
+    return Chain(read_run(file, overrides, trust=tuple(trust or ())), **more)
 
 
 def open_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
     """The same, with the folder it writes to; for commands of one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+    if processes()[1] > 1:
         raise ConfigError("this command runs in one process", fix="under torchrun run fractionate distill alone")
     chain = read_chain(arguments, trust, **more)
     tell(f"{chain.run.name}: writing to {chain.out}")
@@ -83,12 +70,6 @@ def foretell(verb: Verb, arguments: list[str] | None, trust: list[str] | None, *
     from fractionate.forecast import forecast
 
     return forecast(read_chain(arguments, trust, **more), verb)
-
-
-def give(record: Record, as_json: bool) -> None:
-    """Print a record: for people, or as JSON."""
-    if rank() == 0:
-        print(record.to_json() if as_json else record)
 
 
 @app.command()
@@ -105,7 +86,8 @@ def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     from fractionate.store import info
 
     give(info(chain.out / "store"), as_json)
-    tell(f"next: fractionate diagnose {' '.join(arguments or [])}".rstrip())
+    trusted = [word for module in trust or () for word in ("--trust", module)]
+    tell(f"next: {shell_line(['fractionate', 'diagnose', *(arguments or ()), *trusted])}")
 
 
 @app.command()
@@ -147,8 +129,9 @@ def diagnose(
     Example: fractionate diagnose run.yaml --pilot 5
     Example: fractionate diagnose logits.npy --labels labels.npy
     """
-    first = Path(arguments[0]) if arguments else Path()
-    if arguments and "=" not in arguments[0] and first.suffix not in (".yaml", ".yml"):
+    file, overrides = split_arguments(arguments)
+    given = None if file is None else as_path(file, "the file of outputs")
+    if given is not None and given.suffix not in (".yaml", ".yml"):
         from fractionate.diagnosis import diagnose as diagnose_signal
 
         if pilot is not None:
@@ -160,7 +143,9 @@ def diagnose(
             raise ConfigError(
                 "a file of outputs needs no dry run", got="--dry-run", fix="leave it out: it trains nothing"
             )
-        give(diagnose_signal(first, name=first.name, labels=labels, second_view=second_view), as_json)
+        if overrides:
+            raise ConfigError("a file of outputs takes no settings", got=shell_line(overrides), fix="leave them out")
+        give(diagnose_signal(given, name=given.name, labels=labels, second_view=second_view), as_json)
     elif dry_run:
         give(foretell("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
     else:
@@ -281,7 +266,7 @@ def _version(asked: bool) -> None:
     if asked:
         from fractionate.versions import versions
 
-        print(versions())
+        print(visible(versions()))
         raise typer.Exit
 
 
@@ -300,16 +285,34 @@ def options(
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and leave with the exit code of what happened."""
     try:
-        return app(arguments, standalone_mode=True)
-    except FractionateError as error:
-        if os.environ.get("FRACTIONATE_DEBUG"):
-            raise
-        if rank() == 0 or not isinstance(error, StoppedError):  # all processes stop for the same signal
-            print(f"error: {error}\n  code:     {error.code} (docs/errors.md)", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        with terminal():
+            return app(arguments, standalone_mode=True)
     except KeyboardInterrupt:
         tell("stopped; run the same command again to go on")
         sys.exit(130)
+    except Exception as error:
+        if debugging():
+            raise
+        known = as_own_error(error)
+        if processes()[0] == 0 or not isinstance(known, StoppedError):  # all processes stop for the same signal
+            print(f"error: {known}\n  code:     {known.code} (docs/errors.md)", file=sys.stderr, flush=True)
+        sys.exit(known.exit_code)
+
+
+def as_own_error(error: Exception) -> FractionateError:
+    """An error as the command line reports it; what the system refuses names the file, what nobody foresaw is a bug of ours."""
+    if isinstance(error, FractionateError):
+        return error
+    what = f"{type(error).__name__}: {reason(error)}"
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return ResourceError(f"{place}{error.strerror or what}", fix="check the file, its folder and their permissions")
+    if isinstance(error, MemoryError):
+        return ResourceError("there is not enough memory", got=what, fix="see --dry-run for what a command needs")
+    return FractionateError(
+        f"a bug of fractionate, or of a plug-in or module of yours: {what}",
+        fix="run it again as fractionate --debug … for the place, and report it with the run file",
+    )
 
 
 if __name__ == "__main__":

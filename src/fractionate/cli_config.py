@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fractionate.errors import UnknownNameError
+from fractionate.errors import ConfigError, UnknownNameError, printable
+from fractionate.terminal import give
 
 if TYPE_CHECKING:
     from fractionate.config.sections import RunFile
@@ -20,6 +22,8 @@ Trust = Annotated[
     typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+
+_KEY = re.compile(r"\s*[A-Za-z_]\w*(\.\w+)*\s*=")  # what begins key.sub=value; a file may have = in its name elsewhere
 
 SCHEMAS = {  # what --json prints, and the commands that print it
     "RunFile": "config example, config print",
@@ -36,6 +40,15 @@ SCHEMAS = {  # what --json prints, and the commands that print it
     "Forecast": "collect, diagnose, dissect, distill, report with --dry-run",
     "Examination": "conformance",
 }
+
+
+def split_arguments(arguments: list[str] | None) -> tuple[str | None, tuple[str, ...]]:
+    """The run file among the arguments of a command, and the settings that override it."""
+    given = arguments or []
+    files = [argument for argument in given if not _KEY.match(argument)]
+    if len(files) > 1:
+        raise ConfigError("one run file at a time", got=", ".join(files), fix="settings are written key=value")
+    return (files[0] if files else None), tuple(argument for argument in given if _KEY.match(argument))
 
 
 def print_schema(
@@ -60,7 +73,7 @@ def schema(name: str) -> dict[str, Any]:
     if name not in SCHEMAS:
         near = nearest(name, list(SCHEMAS))
         raise UnknownNameError(
-            f"no command prints a {name!r}", expected=f"one of {', '.join(SCHEMAS)}",
+            f"no command prints a {printable(name)!r}", expected=f"one of {', '.join(SCHEMAS)}",
             fix=f"did you mean {near!r}?" if near else "see: fractionate schema",
         )  # fmt: skip
     if name == "RunFile":  # an editor asks for it: no torch
@@ -106,15 +119,15 @@ def config_print(
     """Print the run file as it is understood. Example: fractionate config print run.yaml study.seeds=8"""
     from fractionate.config import load_run
 
-    given = arguments or []
-    path = next((a for a in given if "=" not in a), None)
-    _give(load_run(path, tuple(a for a in given if "=" in a), trust=tuple(trust or ())), as_json)
+    file, overrides = split_arguments(arguments)
+    _give(load_run(file, overrides, trust=tuple(trust or ())), as_json)
 
 
 def _give(run: RunFile, as_json: bool) -> None:
     from fractionate.config import dump_run
+    from fractionate.record import escaped
 
-    print(run.model_dump_json(indent=2) + "\n" if as_json else dump_run(run), end="")
+    print(escaped(run.model_dump_json(indent=2)) + "\n" if as_json else dump_run(run), end="")
 
 
 @config_app.command("diff")
@@ -123,7 +136,7 @@ def config_diff(first: Path, second: Path, trust: Trust = None, as_json: AsJson 
     from fractionate.config import differences, load_run
 
     found = differences(*(load_run(path, trust=tuple(trust or ())) for path in (first, second)))
-    print(found.to_json() if as_json else found)
+    give(found, as_json)
 
 
 @config_app.command("schema")
@@ -141,4 +154,4 @@ def config_explain(
     from fractionate.config import explain
 
     found = explain(key)
-    print(found.to_json() if as_json else found)
+    give(found, as_json)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fractionate.terminal import give
+
 store_app = typer.Typer(
     help="Look into a signal store, prove it, mend it.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -21,7 +23,7 @@ def store_info(path: Place, as_json: AsJson = False) -> None:
     from fractionate.store import info
 
     found = info(path)
-    print(found.to_json() if as_json else found)
+    give(found, as_json)
 
 
 @store_app.command("verify")
@@ -30,7 +32,7 @@ def store_verify(path: Place, as_json: AsJson = False) -> None:
     from fractionate.store import verify
 
     found = verify(path)
-    print(found.to_json() if as_json else found)
+    give(found, as_json)
     if not found.whole:
         raise typer.Exit(3)
 
@@ -41,7 +43,7 @@ def store_repair(path: Place, as_json: AsJson = False) -> None:
     from fractionate.store import repair
 
     done = repair(path)
-    print(done.to_json() if as_json else done)
+    give(done, as_json)
 
 
 @store_app.command("compact")
@@ -51,7 +53,7 @@ def store_compact(path: Place, as_json: AsJson = False) -> None:
     from fractionate.store import compact
 
     done = Compaction(str(path), *compact(path))
-    print(done.to_json() if as_json else done)
+    give(done, as_json)
 
 
 @store_app.command("export")
@@ -66,4 +68,4 @@ def store_export(
     from fractionate.store import export
 
     done = Written.at(export(path, to, out))  # type: ignore[arg-type]  # an unknown one is refused by name
-    print(done.to_json() if as_json else done)
+    give(done, as_json)

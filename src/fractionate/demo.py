@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fractionate.config.sections import (
     TrainingSection,
 )
 from fractionate.page import report
+from fractionate.paths import as_path, shell_line
 
 # A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.
 DIGITS = DataSection(source="digits", transfer=100, validation=300, test=600, seed=1)
@@ -25,9 +25,10 @@ DIGITS = DataSection(source="digits", transfer=100, validation=300, test=600, se
 
 def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
     """The two runs of the demo: they differ in the teacher alone."""
+    out = as_path(out, "out")
     healthy = RunFile(
         name="healthy teacher",
-        out=str(Path(out) / "healthy"),
+        out=str(out / "healthy"),
         data=DIGITS,
         teacher=TeacherSection(model="mlp(256, 256)"),
         training=TrainingSection(steps=400),
@@ -37,7 +38,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
     sick = healthy.model_copy(
         update={
             "name": "over-trained teacher",
-            "out": str(Path(out) / "over-trained"),
+            "out": str(out / "over-trained"),
             # trained for long on the very examples it is asked about: certain of every label, it says nothing else
             "teacher": TeacherSection(model="mlp(256, 256)", train_on="transfer", steps=3000, weight_decay=0.0),
             "study": StudySection(cells=("hard", "ls", "class-mean", "kd-pt", "kd"), seeds=10),
@@ -48,6 +49,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
 
 def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -> Path:
     """Run the whole chain on both teachers and give the path of the page. Running it again goes on where it was."""
+    out = as_path(out, "out")
     torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
     records = []
     students = []
@@ -60,5 +62,5 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
         say(f"  student: {chain.student}\n")
         records += [chain.diagnosis, chain.study]
         students.append(chain.student)
-    again = f"fractionate demo --out {shlex.quote(str(out))}"
-    return report([*records, *students], Path(out) / "report.html", command=again)
+    again = shell_line(["fractionate", "demo", "--out", str(out)])
+    return report([*records, *students], out / "report.html", command=again)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fractionate.errors import ResourceError
+from fractionate.paths import as_path
 
 TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
 
@@ -29,7 +30,7 @@ def write_file(
     the disk is full). Raises `ResourceError` where the disk is full,
     read-only or refuses; the older file is then still there, whole.
     """
-    path = Path(path)
+    path = as_path(path)
     with (
         _disk_errors(path, needed if callable(content) else len(content)),
         _temporary_beside(path, content) as temporary,
@@ -44,7 +45,7 @@ def publish(path: Path | str, content: bytes) -> bool:
 
     Of several processes that publish at once exactly one wins. Raises `ResourceError` as `write_file` does.
     """
-    path = Path(path)
+    path = as_path(path)
     with _disk_errors(path, len(content)), _temporary_beside(path, content) as temporary:
         try:
             os.link(temporary, path)
@@ -77,7 +78,7 @@ def write_directory(path: Path | str, write: Callable[[Path], object]) -> Path:
 
     Raises `ResourceError` where the directory is there already or the disk refuses; nothing is then left behind.
     """
-    path = Path(path)
+    path = as_path(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     with _disk_errors(path, None):
         try:
@@ -97,7 +98,7 @@ def write_directory(path: Path | str, write: Callable[[Path], object]) -> Path:
 
 def make_directory(path: Path | str) -> Path:
     """A directory that is there and can be written to. Raises `ResourceError` where it cannot."""
-    path = Path(path)
+    path = as_path(path)
     with _disk_errors(path, None):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f"{TEMPORARY}{secrets.token_hex(8)}"

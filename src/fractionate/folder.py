@@ -34,7 +34,7 @@ class Folder:
     path: Path
 
     def __post_init__(self) -> None:
-        make_directory(self.path)
+        object.__setattr__(self, "path", make_directory(self.path))
 
     @property
     def checkpoints(self) -> Path:

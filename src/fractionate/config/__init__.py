@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from fractionate.registry import names_code, nearest
 CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
 MOST_FAULTS = 50  # shown at once
 Fault = tuple[int, int, str]  # line and column (0: nowhere in the file), and what is wrong
-_KEY = re.compile(r"\s*[A-Za-z_]\w*(\.\w+)*\s*=")
 
 
 def load_run(
@@ -85,11 +83,6 @@ def load_run(
         )
     assert run is not None
     return run
-
-
-def is_override(argument: str) -> bool:
-    """Whether an argument of the command line is `key.sub=value`, and not a file whose name has an equals sign."""
-    return _KEY.match(argument) is not None
 
 
 def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> set[str]:
@@ -175,6 +168,13 @@ def _quoted(value: Any) -> Any:
     if isinstance(value, list):
         return [_quoted(part) for part in value]
     return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+def trusting(run: RunFile) -> list[str]:
+    """The `--trust` options that the run needs once it stands in a file."""
+    names = [_at(run.model_dump(mode="json"), key) for key in CODE_KEYS]
+    modules = dict.fromkeys(name.partition(":")[0] for name in names if names_code(name))
+    return [word for module in modules for word in ("--trust", module)]
 
 
 def differences(first: RunFile, second: RunFile) -> Differences:

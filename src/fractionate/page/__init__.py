@@ -9,6 +9,7 @@ from typing import Any
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import MissingExtraError
 from fractionate.page.reading import Source, read_record, read_records
+from fractionate.paths import as_path
 
 __all__ = ["read_record", "read_records", "report"]
 
@@ -25,7 +26,7 @@ def report(records: Source | Sequence[Source], out: Path | str, *, title: str = 
     cannot be written.
     """
     found = read_records(records)
-    path = Path(out)
+    path = as_path(out)
     path = path / "report.html" if path.is_dir() else path
     make_directory(path.parent)
     return write_file(path, render(found, title=title, command=command).encode("utf-8", "replace"))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fractionate.durable import TEMPORARY, make_directory, refused, write_file
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.paths import as_path
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_labels, check_logits
 from fractionate.store.forms import Form, FormKind, StoredDtype, row_hashes
 from fractionate.store.identity import (
@@ -121,7 +122,7 @@ def collect(
         vocabulary=vocabulary,
         non_finite=non_finite,
     )
-    root = Path(out)
+    root = as_path(out)
     existing = _existing(root, identity, source)
     new = not root.exists()
     try:

@@ -17,6 +17,7 @@ from fractionate.budget import available_bytes
 from fractionate.data.examples import Examples
 from fractionate.durable import make_directory, write_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError
+from fractionate.paths import as_path
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
 from fractionate.store.reading import Store
@@ -35,7 +36,7 @@ def export(path: Path | str, to: Target, out: Path | str) -> Path:
     columns. Raises `ConfigError` where `out` is there already, `MissingExtraError` without the library, `MismatchError` for a
     store that is not complete.
     """
-    store, out = Store.open(path), Path(out)
+    store, out = Store.open(path), as_path(out)
     writers = {"parquet": _parquet, "datasets": _datasets, "npy": _npy, "safetensors": _safetensors}
     if to not in writers:
         raise ConfigError(f"cannot export to {to!r}", expected=", ".join(writers))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fractionate.durable import TEMPORARY, make_directory, removing, sweep, write_file
 from fractionate.errors import DamagedError, MismatchError
+from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.store.collect import collect
 from fractionate.store.forms import row_hashes
@@ -61,7 +62,7 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
     named, tokenizer) the missing rows are collected again. Raises `DamagedError` where head and copy are both damaged.
     """
     require_folder(path, "repair")
-    root = Path(path)
+    root = as_path(path)
     head = _head(root)
     for name in (SHARDS, SEGMENTS):
         make_directory(root / name)

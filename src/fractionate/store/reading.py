@@ -17,6 +17,7 @@ from torch import Tensor
 from fractionate.budget import require_bytes
 from fractionate.compact import CompactSignal
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.paths import as_path
 from fractionate.store.checks import check_teacher, check_tokenizer
 from fractionate.store.forms import Form
 from fractionate.store.layout import RELATION, damaged
@@ -74,10 +75,10 @@ class Store:
         if "://" in str(path):
             opened = cls(*scan_remote(str(path), cache))
         else:
-            scanned = scan(Path(path))
+            scanned = scan(as_path(path))
             if scanned.damages:
                 raise scanned.damages[0]
-            opened = cls(Path(path), scanned)
+            opened = cls(as_path(path), scanned)
         if tokenizer is not None:
             check_tokenizer(opened, tokenizer)
         if teacher is not None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
+from fractionate.paths import as_path
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
 from fractionate.store.ranges import spans
 from fractionate.store.shards import Scan, Shard, scan
@@ -217,11 +218,11 @@ def upload(path: Path | str, url: str) -> str:
     none (on S3 by `If-None-Match: *`), so that of two stores uploaded to one address at once the second is refused. Raises
     `DamagedError` for a damaged store and `ConfigError` where another store lies at the address.
     """
-    store = scan(Path(path))
+    store = scan(as_path(path))
     if store.damages:
         raise store.damages[0]
     system, base = file_system(url)
-    root = Path(path)
+    root = as_path(path)
     names = [f"{SHARDS}/{shard.segment.shard}" for shard in store.shards]
     names += [RELATION] if store.head.relation_xxh3 else []
     names += [f"{SEGMENTS}/{shard.segment.name}" for shard in store.shards]

@@ -11,6 +11,7 @@ import xxhash
 
 from fractionate.durable import removing
 from fractionate.errors import DamagedError, FractionateError
+from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.store.layout import (
     HEAD,
@@ -133,7 +134,7 @@ def verify(path: Path | str) -> Verification:
     Raises `ConfigError` where there is no store and `DamagedError` where its head cannot be read.
     """
     require_folder(path, "verify")
-    root, started = Path(path), time.monotonic()
+    root, started = as_path(path), time.monotonic()
     scanned = scan(root)
     damages = [str(error) for error in scanned.damages]
     seen = 0
@@ -192,7 +193,7 @@ def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int
     Safe to be killed at any moment: the old shards stop counting only when all new ones are there. Raises `DamagedError`.
     """
     require_folder(path, "compact")
-    root = Path(path)
+    root = as_path(path)
     store = Store.open(root)
     before = len(store.shards)
     total = sum(shard.segment.bytes for shard in store.shards)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fractionate.durable import write_file
+from fractionate.durable import make_directory, write_file
 from fractionate.errors import DamagedError, FractionateError, MismatchError
 from fractionate.records import Run
 
@@ -40,10 +40,10 @@ class Folder:
     """The runs of a study on disk, one JSON a run, written whole or not at all."""
 
     def __init__(self, out: Path | str | None, settings: Mapping[str, object]) -> None:
-        self.path = None if out is None else Path(out)
+        self.path = None if out is None else make_directory(out)
         self.settings = settings
         if self.path is not None:
-            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+            make_directory(self.path / "runs")
 
     def _file(self, arm: str, seed: int) -> Path:
         assert self.path is not None
@@ -87,11 +87,10 @@ class Answers:
     """
 
     def __init__(self, out: Path | str | None, mark: str) -> None:
-        self.path = None if out is None else Path(out)
+        self.path = None if out is None else make_directory(out)
         self._share: float | None = None
         if self.path is None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         self._plan = self.path / "plan.json"
         if self._plan.exists():
             kept = _read_json(self._plan)
