@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,73 @@ def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_the_next_line_can_be_pasted(capsys, run_file):
+    settings = ['name=it\'s a "run"', "data.source=digits", f"out={run_file.parent / 'a b'}"]
+    assert run("collect", str(run_file), *settings, "--trust", "my.module") == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("next: "))
+    words = ["fractionate", "diagnose", str(run_file), *settings, "--trust", "my.module"]
+    assert shlex.split(line.removeprefix("next: ")) == words
+
+
+def test_no_control_character_of_a_run_file_is_printed(capsys, run_file):
+    run_file.write_text(run_file.read_text() + 'name: "\\e]0;owned\\a\\e[31mred\\u202e"\n')
+    for arguments in (
+        ["collect"],
+        ["collect", "--dry-run"],
+        ["diagnose", "--json"],
+        ["config", "print"],
+        ["config", "print", "--json"],
+    ):
+        assert run(*arguments, str(run_file)) == 0
+        told = capsys.readouterr()
+        assert all(c.isprintable() or c == "\n" for c in told.out + told.err), arguments
+        assert "x1b" in told.out + told.err or "u001b" in told.out or "\\e" in told.out
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name(capsys, run_file):
+    odd = run_file.parent / "lr=0.1.yaml"
+    run_file.rename(odd)
+    assert run("config", "print", f"./{odd.name}", "seed=3") == 0
+    assert "seed: 3" in capsys.readouterr().out
+    assert run("config", "print", f"./{odd.name}", str(odd)) == 2
+    assert "one run file at a time" in capsys.readouterr().err
+
+
+def test_damage_in_the_folder_of_a_run_is_named(capsys, run_file):
+    out = run_file.parent / "out"
+    assert run("distill", str(run_file), "export.program=false") == 0
+    command = ["distill", str(run_file), "export.program=false"]
+    for name, damage, code in (
+        ("run.yaml", lambda kept: b"\xff" + kept[1:], 3), ("run.yaml", lambda kept: kept[:50], 4),
+        ("run.yaml", lambda kept: b"", 4),
+        ("student/run.json", lambda kept: kept.replace(b'"steps": 20', b'"steps": 21', 1), 3),
+        ("student/run.json", lambda kept: kept[:200], 3), ("student/run.json", lambda kept: b"", 3),
+        ("student/run.json", lambda kept: (out / "diagnosis.json").read_bytes(), 3),
+    ):  # fmt: skip
+        kept = (out / name).read_bytes()
+        (out / name).write_bytes(damage(kept))
+        assert run(*command) == code, name
+        told = capsys.readouterr().err
+        assert name in told and "Traceback" not in told
+        (out / name).write_bytes(kept)
+    assert run("diagnose", str(run_file), "export.program=false") == 0
+    for name in ("run.yaml", "diagnosis.json"):
+        (out / name).rename(out / "aside")
+        (out / name).mkdir()
+        assert run("diagnose", str(run_file), "export.program=false") in (2, 3)
+        assert name in capsys.readouterr().err
+        (out / name).rmdir()
+        (out / "aside").rename(out / name)
+
+
+def test_text_is_shown_on_a_terminal_of_any_encoding(run_file):
+    done = subprocess.run(
+        [sys.executable, "-m", "fractionate", "config", "print", "name=ü→😀"],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0 and b"\\xfc" in done.stdout
 
 
 def test_diagnose_reads_files_of_other_frameworks(capsys, tmp_path):

@@ -113,6 +113,38 @@ BAD = {
     "loop setting elsewhere": ("training: {clip_norm: 1}", "did you mean 'distill.clip_norm'?"),
     "export": ("export: {onxx: true}", "run.yaml:1:10 unknown key 'onxx'; did you mean 'onnx'?"),
     "list for a number": ("data: {transfer: [3]}", "run.yaml:1:8 data.transfer"),
+    "merge": ("<<: {name: x}", "unknown key '<<'"),
+    "merged list": ("<<: [1]", "unknown key '<<'"),
+    "ordered map": ("data: !!omap [a: b]", "run.yaml:1:7 tags such as !!omap"),
+    "text tag": ("name: !!str [a]", "tags such as !!str"),
+    "empty number": ('seed: !!int ""', "tags such as !!int"),
+    "set": ("name: !!set x", "tags such as !!set"),
+    "bare tag": ("name: ! x", "tags such as !"),
+    "verbatim tag": ("name: !<tag:yaml.org,2002:str> x", "tags such as tag:yaml.org,2002:str"),
+    "no character": ('name: "\\UFFFFFFFF"', "this is not YAML"),
+    "half a character": ('name: "\\uD800"', "run.yaml:1:7 this text holds half a character"),
+    "half a character in a key": ('"\\uDFFF": 1', "half a character"),
+    "long number": ("seed: " + "9" * 5000, "run.yaml:1:7 this number is too long"),
+    "long hexadecimal": ("seed: 0x" + "f" * 5000, "this number is too long"),
+    "long fraction": ("training: {learning_rate: 0." + "1" * 100 + "}", "this number is too long"),
+    "large number": ("seed: 9223372036854775808", "this number is too long"),
+    "large seed": ("seed: 9007199254740992", "less than or equal to 9007199254740991"),
+    "list as key": ("? [name]\n: x", "this key is not text"),
+    "two documents": ("name: a\n---\nname: b", "run.yaml:2:1 directives and further documents"),
+    "directive": ("%YAML 1.1\n---\nname: no", "directives and further documents"),
+    "yes for a number": ("seed: true", "this is not a yes-or-no setting"),
+    "yes for a name": ("name: true", "this is not a yes-or-no setting"),
+    "no temperatures": ("study: {temperatures: []}", "study.temperatures"),
+    "cold": ("study: {temperatures: [1, 0]}", "study.temperatures.1"),
+    "weights": ("study: {teacher_weights: [2]}", "study.teacher_weights.0"),
+    "shares": ("study: {shares: [0]}", "study.shares.0"),
+    "too many students": ("study: {temperatures: [" + "1, " * 999 + "1], seeds: 100}", "1,000,000 students in all"),
+    "many steps": ("training: {steps: 1000000000000}", "training.steps"),
+    "long name": ("name: " + "x" * 10_000, "at most 80 characters"),
+    "nowhere": ("out: ''", "an empty name"),
+    "NUL": ('out: "a\\0b"', "out: invalid value for out"),
+    "variable": ("out: $HOME/x", "variable of a shell"),
+    "quotes": ("teacher: {weights: \"'w.safetensors'\"}", "the quotes are part of the name"),
 }
 
 
@@ -125,6 +157,64 @@ def test_bad_files_are_refused_with_their_reason(tmp_path, monkeypatch, case):
     assert message in str(caught.value)
     assert "run.yaml" in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_values_follow_the_core_schema(tmp_path):
+    text = "name: 'yes'\nseed: 0x10\ndata: {transfer: 0o17, validation: 010}\ntraining: {learning_rate: .5, weight_decay: 1.}\n"
+    text += "export:\n  data: |\n    two\n    lines\n  licence: >-\n    folded\n    text\nstudent: ~\n"
+    with pytest.raises(ConfigError, match="student"):
+        load_run(write(tmp_path, text))
+    run = load_run(write(tmp_path, "\ufeff" + text.replace("student: ~", "study: {cells: [no, on, 12e]}")))
+    assert (run.name, run.seed, run.data.transfer, run.data.validation) == ("yes", 16, 15, 10)
+    assert (run.training.learning_rate, run.training.weight_decay) == (0.5, 1.0)
+    assert (run.export.data, run.export.licence, run.study.cells) == (
+        "two\nlines\n",
+        "folded text",
+        ("no", "on", "12e"),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\x1b]0;owned\a", "a\nb\tc", "\u202eabc", "\x85\u2028", "\U000e0001", "\x00", "ß→😀", "a: b #c", "~", "'\"\\"],
+)
+def test_any_text_is_dumped_without_control_characters_and_loads_equal(tmp_path, name):
+    run = RunFile(name=name, out=str(tmp_path))
+    text = dump_run(run)
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert load_run(write(tmp_path, text)) == run
+
+
+def test_faults_show_nothing_that_a_terminal_acts_on(tmp_path):
+    text = 'name: 3\n"\\e[31mkey": 1\nteacher: {train_on: "\\e]0;x\\a"}\nstudent: {model: "\\e:f"}\nobjective: {cell: "\\e[2J(1"}\n'
+    with pytest.raises(ConfigError) as caught:
+        load_run(write(tmp_path, text), ("data.\x1b=1",), lookups={"objective.cell": as_cell})
+    assert all(c.isprintable() or c == "\n" for c in str(caught.value))
+    assert "\\x1b" in str(caught.value)
+
+
+def test_an_override_meets_the_file_it_overrides(tmp_path):
+    path = write(tmp_path, "objective:\ntraining: {steps: 5}\n")
+    run = load_run(path, ("objective.cell=kd", "training.steps = 7", "name='a b'"))
+    assert (run.objective.cell, run.training.steps, run.name) == ("kd", 7, "a b")
+    assert load_run(path, ("seed=1", "seed=1")).seed == 1
+    for overrides, message in (
+        (("seed=1", "seed=2"), "seed is given twice"),
+        (("name=[",), "override 'name=\\['"),
+        (("training.steps.x=1",), "training.steps is not a section"),
+        (("name=!!str x",), "tags such as"),
+        (("a" + ".b" * 50_000 + "=1",), "is not a section|unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_run(path, overrides)
+    with pytest.raises(ConfigError, match="data is not a section"):
+        load_run(write(tmp_path, "data: digits"), ("data.transfer=3",))
+
+
+def test_many_faults_are_counted_and_the_first_shown(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_run(write(tmp_path, "".join(f"key{n}: 1\n" for n in range(3000))))
+    assert str(caught.value).startswith("3000 errors") and "and 2950 more" in str(caught.value)
 
 
 def test_contradictions_are_told_with_the_other_errors(tmp_path):

@@ -30,3 +30,47 @@ def test_the_command_line_names_the_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["store", "info", str(tmp_path)])
     assert caught.value.code == 2 and "code:     FR200 (docs/errors.md)" in capsys.readouterr().err
+
+
+def test_messages_hold_nothing_that_a_terminal_acts_on():
+    text = "a\x1b]0;x\x07\x9b31m\u202eb\ud800\r\x00"
+    error = errors.ConfigError(text, expected=text, got=text, fix=text)
+    for part in (str(error), error.what, error.expected, error.got, error.fix):
+        assert all(c.isprintable() or c == "\n" for c in part) and "\\x1b" in part
+    assert errors.visible("a\n\tü→😀") == "a\n\tü→😀"
+    assert errors.printable("a\nb" * 100, 10) == "a\\nba\\nba\\…"[:9] + "…"
+
+
+def test_the_reason_of_an_error_is_one_line():
+    assert errors.reason(ValueError("first\nsecond")) == "first"
+    assert errors.reason(EOFError()) == "EOFError"
+    assert errors.reason(ValueError(" \n ")) == "ValueError"
+    assert (
+        errors.reason(ValueError("\x1b[2J" + "x" * 999)).startswith("\\x1b[2Jx")
+        and len(errors.reason(ValueError("x" * 999))) == 200
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), 6, "/x/y: Permission denied"),
+        (OSError(36, "File name too long", "n" * 5), 6, "File name too long"),
+        (MemoryError(), 6, "not enough memory"),
+        (TypeError("\x1b[31m"), 1, "a bug of fractionate"),
+    ],
+)
+def test_what_no_part_foresaw_ends_in_a_message(raised, code, words, monkeypatch, capsys):
+    import fractionate.store
+
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr(fractionate.store, "info", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["store", "info", "x"])
+    told = capsys.readouterr()
+    assert caught.value.code == code and words in told.err and "Traceback" not in told.err and "\x1b" not in told.err
+    monkeypatch.setenv("FRACTIONATE_DEBUG", "1")
+    with pytest.raises(type(raised)):
+        main(["store", "info", "x"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import json
 import math
+import os
 import subprocess
 import sys
 import types
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fractionate.errors import ConfigError, ResourceError
+from fractionate.errors import ConfigError, DamagedError, ResourceError
 from fractionate.records import (
     RECORDS,
     Contract,
@@ -200,6 +202,98 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").endswith("}\n")
     assert one.save(path) == path, "an older file is replaced"
     assert [p.name for p in tmp_path.iterdir()] == ["scores.json"]
+
+
+def saved_run(tmp_path: Path) -> Path:
+    contract = Contract("f", "kd", "c", "s", "instance", 4.0, 0.9, "kl", True)
+    run = Run("kd", 3, "completed", contract, 120, 1.25, 4242, settings={"steps": 120, "rate": 0.005, "x": None})
+    return run.save(tmp_path / "run.json")
+
+
+def test_a_saved_record_carries_a_digest_of_its_values(tmp_path: Path) -> None:
+    path = saved_run(tmp_path)
+    run = Run.load(path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    assert fields["digest"].startswith("xxh3-128 ") and list(fields)[-1] == "digest"
+    assert Run.from_json(path.read_text(encoding="utf-8")) == run
+    path.write_text(json.dumps(dict(reversed(fields.items()))))  # another layout holds the same values
+    assert Run.load(path) == run
+    assert "digest" not in json.loads(run.to_json())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("4242", "4243"),
+        ("0.005", "0.006"),
+        ("1.25", "1.26"),
+        ('"kd"', '"ls"'),
+        ("null", "0"),
+        ("true", "false"),
+        ("xxh3-128 ", ""),
+    ],
+)
+def test_a_changed_value_is_damage_named_by_its_file(tmp_path: Path, old: str, new: str) -> None:
+    path = saved_run(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"run\.json is damaged: the values are not those that were saved") as error:
+        Run.load(path)
+    assert f"remove {path}" in str(error.value) and error.value.exit_code == 3
+    with pytest.raises(DamagedError):
+        Run.from_json(path.read_text(encoding="utf-8"))
+
+
+def test_every_bit_of_a_saved_record_counts(tmp_path: Path) -> None:
+    path = saved_run(tmp_path)
+    whole, run = path.read_bytes(), Run.load(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with contextlib.suppress(DamagedError):
+            assert Run.load(path) == run, f"byte {place}: other values"  # a blank became another
+    for length in range(len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedError, match=r"run\.json"):
+            Run.load(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{", "3", '"x"', "[" * 100_000, "\0", "{}", '{"digest": null}', '{"digest": {"a": []}}']
+)
+def test_what_is_no_record_is_damage_named_by_its_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"x\.json"):
+        Scores.load(tmp_path / "x.json")
+
+
+def test_a_record_without_a_digest_is_refused_with_the_fix(tmp_path: Path) -> None:
+    path = saved_run(tmp_path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    del fields["digest"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DamagedError, match="it has no digest") as error:
+        Run.load(path)
+    assert "run the same command again" in str(error.value)
+    with pytest.raises(DamagedError, match=r"run\.json is damaged: this is not the JSON of a Study"):
+        Study.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(ConfigError, match="there is no Scores"):
+        Scores.load(tmp_path / "x.json")
+
+
+def test_json_holds_nothing_that_a_terminal_acts_on(tmp_path: Path) -> None:
+    text = "a\x1b[31m\x7f\x9b\u202e\u2028\U000e0041ß😀"
+    run = Run(text, 0, "completed", None, 1, 1.0, 1, settings={text: text})
+    for written in (run.to_json(), run.save(tmp_path / "x.json").read_text(encoding="utf-8")):
+        assert all(c.isprintable() or c == "\n" for c in written) and "ß😀" in written
+        assert Run.from_json(written) == run
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):
+        Run("\ud800", 0, "completed", None, 1, 1.0, 1).to_json()
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:

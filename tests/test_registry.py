@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fractionate import CELLS
 from fractionate.confidence import confidences
-from fractionate.errors import ConfigError, UnknownNameError
+from fractionate.errors import ConfigError, ResourceError, UnknownNameError
 from fractionate.objective import divergences
 from fractionate.registry import Registry, nearest, parse_call
 from fractionate.shape import shapes
@@ -166,6 +166,74 @@ def test_a_plug_in_is_one_class_and_one_decorator_in_one_file(tmp_path: Path, mo
     assert "zipf" in shapes
     assert "zipf" in list(shapes)
     monkeypatch.delitem(sys.modules, "zipf_plugin")
+
+
+BROKEN = {
+    "raises": ("raise RuntimeError('broken \\x1b[31m')", "RuntimeError: broken"),
+    "leaves": ("raise SystemExit(3)", "SystemExit: 3"),
+    "no such module": ("import nothing_of_that_name", "ModuleNotFoundError"),
+    "not Python": ("def (", "SyntaxError"),
+    "misspelt": ("colour = 1", "AttributeError"),
+    "twice": ("from test_registry import HOST\nHOST[0].register('red')(str)", "registered already"),
+}
+HOST: list[Registry[str]] = []
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plug_in_is_left_out_with_a_word(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, told = BROKEN[fault]
+    info = tmp_path / "broken_plugin-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "broken_plugin.py").write_text(code)
+    (tmp_path / "sound_plugin.py").write_text(
+        "from test_registry import HOST\nHOST[0].register('blue')(lambda: 'blue')"
+    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    points = "[fractionate.test-colours]\na = broken_plugin:color\nb = sound_plugin\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    monkeypatch.setitem(sys.modules, "test_registry", sys.modules[__name__])
+    monkeypatch.setattr(sys.modules[__name__], "HOST", [colours()])
+    registry = HOST[0]
+    assert registry["green"] == "green", "what is known needs no plug-in"
+    with (
+        pytest.warns(UserWarning, match="a plug-in of fractionate.test-colours is left out: a = broken_plugin:color"),
+        pytest.raises(UnknownNameError, match="unknown colour 'gren'") as error,
+    ):
+        registry["gren"]
+    assert "did you mean 'green'?" in str(error.value) and told in str(error.value) and "\x1b" not in str(error.value)
+    assert registry["blue"] == "blue", "the other plug-in is there"
+    for module in ("broken_plugin", "sound_plugin"):
+        sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize("name", ["", "a(b)", " a", "a\x1b", 3, None])
+def test_a_name_that_cannot_be_written_is_not_registered(name: object) -> None:
+    with pytest.raises(ConfigError, match="cannot be the name of a colour"):
+        colours().register(name)(str)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", ["1e999", "0x" + "f" * 400, "9" * 20, "1j", "b'x'", "{1, 2}", "...", "[1, [2, 1e999]]", "{'a': 1j}"]
+)
+def test_arguments_are_plain_values(value: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        parse_call(f"ls({value})")
+
+
+def test_whatever_a_part_raises_for_its_arguments_is_an_error_with_its_name() -> None:
+    registry = colours()
+
+    def brown(size: int) -> str:
+        return "x"[size] if size < 9 else "x" * size
+
+    registry.register("brown")(brown)
+    for name in ("brown(3)", "brown('a')", "brown(2.5)"):
+        with pytest.raises(ConfigError, match="brown"):
+            registry[name]
+    with pytest.raises(ResourceError, match="brown"):
+        registry[f"brown({2**60})"]
 
 
 @pytest.mark.parametrize("registry", [CELLS, confidences, shapes, divergences], ids=lambda r: r.kind)

@@ -5,6 +5,7 @@ out/run.yaml  teacher.safetensors  store/  diagnosis.json  pilot/  study/  study
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +22,11 @@ from fractionate.config.sections import RunFile
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
-from fractionate.durable import make_directory, write_file
+from fractionate.durable import make_directory, read_file, write_file
 from fractionate.engine import distill
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.evaluation import evaluate
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
 from fractionate.export import export_student
 from fractionate.folder import Folder
 from fractionate.objective import Objective
@@ -92,14 +93,20 @@ class Chain:
         return out
 
     def check_folder(self) -> None:
-        """Raise `MismatchError` where the folder belongs to another run file."""
+        """Raise `MismatchError` where the folder belongs to another run file, `DamagedError` where its run file is none."""
         written = Path(self.run.out) / "run.yaml"
-        text = dump_run(self.run)
-        if written.exists() and written.read_text(encoding="utf-8") != text:
-            old, new = written.read_text(encoding="utf-8").splitlines(), text.splitlines()
-            changed = [f"{a.strip()} → {b.strip()}" for a, b in zip(old, new, strict=False) if a != b]
+        if not os.path.lexists(written):
+            return
+        again = f"restore it, or remove {self.run.out}"
+        try:
+            found, text = read_file(written, fix=again).decode(), dump_run(self.run)
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"{written} is damaged: it is not UTF-8 text", got=str(error), fix=again) from None
+        if found != text:
+            pairs = zip(found.splitlines(), text.splitlines(), strict=False)
+            changed = [f"{printable(a.strip())} → {printable(b.strip())}" for a, b in pairs if a != b]
             raise MismatchError(
-                f"{self.run.out} holds another run",
+                f"{self.run.out} holds another run: {written} differs",
                 got="; ".join(changed[:3]) or "more settings",
                 fix="write elsewhere with out=FOLDER, or remove that folder",
             )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fractionate.errors import ResourceError
+from fractionate.errors import DamagedError, ResourceError
 from fractionate.paths import as_path
 
 TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
@@ -38,6 +38,24 @@ def write_file(
         temporary.replace(path)
         sync_directory(path.parent)
     return path
+
+
+def read_file(path: Path | str, *, fix: str) -> bytes:
+    """The bytes of a file that this package wrote.
+
+    Raises:
+        DamagedError: where something else stands in its place, or nothing.
+        ResourceError: where the system refuses to read it.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # a named pipe would be waited for
+            raise DamagedError(f"{path} is {'not a file' if os.path.lexists(path) else 'gone'}", fix=fix)
+        return path.read_bytes()
+    except OSError as error:
+        raise ResourceError(
+            f"cannot read {path}: {error.strerror}", fix="check its permissions and the disk"
+        ) from error
 
 
 def publish(path: Path | str, content: bytes) -> bool:

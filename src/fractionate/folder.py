@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor, nn
 
 from fractionate.checkpoint import from_bytes, load_weights, to_bytes
-from fractionate.durable import make_directory, write_file
+from fractionate.durable import make_directory, read_file, write_file
 from fractionate.errors import DamagedError, MismatchError
 from fractionate.records import Run
 
@@ -65,10 +65,7 @@ class Folder:
         }
         weights = self.path / STUDENT
         again = f"remove {self.path / RUN} and run the same command again"
-        try:
-            content = weights.read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{weights} cannot be read: {error.strerror}", fix=again) from error
+        content = read_file(weights, fix=again)
         digest = xxhash.xxh3_128_hexdigest(content)
         if digest != run.settings.get("student_xxh3_128"):
             raise DamagedError(

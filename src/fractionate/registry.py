@@ -64,7 +64,8 @@ def _plain(value: object) -> object:
         return type(value)(_plain(part) for part in value)
     if isinstance(value, dict):
         return {_plain(key): _plain(part) for key, part in value.items()}
-    number = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < LARGEST
+    whole = isinstance(value, int) and abs(value) < LARGEST
+    number = whole or (isinstance(value, float) and math.isfinite(value))
     if not (number or isinstance(value, str) or value is None):
         raise ValueError("no plain value")
     return value
@@ -93,7 +94,12 @@ class Registry(Mapping[str, Part]):
         """A decorator: register a class or function under a name."""
 
         def add(factory: Factory) -> Factory:
-            if not isinstance(name, str) or not name.isprintable() or parse_call(name)[0] != name or not name:
+            if (
+                not isinstance(name, str)
+                or not name.isprintable()
+                or name != name.partition("(")[0].strip()
+                or not name
+            ):
                 raise ConfigError(f"{name!r} cannot be the name of a {self.kind}", expected="a name without brackets")
             if name in self._factories:
                 raise ConfigError(f"{self.kind} {name!r} is registered already", fix="choose another name")
