@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fractionate.durable import TEMPORARY, make_directory, sweep, write_directory, write_file
+from fractionate.durable import TEMPORARY, make_directory, publish, sweep, sync_directory, write_directory, write_file
 from fractionate.errors import ResourceError
 
 SOURCE = Path(__file__).parents[1] / "src" / "fractionate" / "durable.py"
@@ -74,6 +77,53 @@ def test_sweep_removes_only_what_is_half_written(tmp_path):
     (tmp_path / "kept").write_bytes(b"1")
     assert sweep(tmp_path) == 2
     assert names_in(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES])
+def test_a_file_is_published_once_where_there_are_no_hard_links(tmp_path, monkeypatch, number):
+    def refuse(*arguments, **more):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert publish(tmp_path / "a", b"first")
+    assert not publish(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first" and names_in(tmp_path) == ["a"]
+    (tmp_path / "b").symlink_to("nothing")
+    assert not publish(tmp_path / "b", b"a name that is taken")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_publish_at_once_one_wins(tmp_path, links):
+    script = LOAD + "import os, time\nfrom fractionate.durable import publish\n"
+    if not links:
+        script += "def refuse(*more): raise OSError(1, 'Operation not permitted')\nos.link = refuse\n"
+    script += f"""
+while not os.path.exists({str(tmp_path / "go")!r}): pass
+print(sum(publish({str(tmp_path)!r} + f"/{{i}}", str(os.getpid()).encode()) for i in range(50)))
+"""
+    racing = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    (tmp_path / "go").touch()
+    won = [int(process.communicate()[0]) for process in racing]
+    assert sum(won) == 50
+    assert sorted(names_in(tmp_path)) == sorted(["go", *map(str, range(50))])
+
+
+def test_a_file_system_that_cannot_wait_for_a_folder_is_none_the_less_written_to(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def files_alone(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    write_file(tmp_path / "a", b"1")
+    assert publish(tmp_path / "b", b"1")
+    write_directory(tmp_path / "c", lambda folder: (folder / "x").write_bytes(b"1"))
+    assert sorted(names_in(tmp_path)) == ["a", "b", "c"]
+    monkeypatch.setattr(os, "fsync", lambda number: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sync_directory(tmp_path)
 
 
 @strace

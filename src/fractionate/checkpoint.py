@@ -19,9 +19,10 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from fractionate.durable import make_directory, sweep, write_file
+from fractionate.durable import make_directory, read_file, sweep, write_file
 from fractionate.errors import DamagedError, MismatchError
 
+BEFORE = "the checkpoint before it is used where there is one"
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
 _NAME = re.compile(r"step-(\d{8,})\.json")
 
@@ -76,24 +77,21 @@ def load_checkpoint(folder: Path | str, step: int) -> Checkpoint:
     """Read one checkpoint and verify every byte. Raises `DamagedError` naming the file that does not hold what was written."""
     path = Path(folder) / f"step-{step:08d}.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_file(path, fix=BEFORE))
         seal = manifest.pop("self_xxh3_128")
         sound = seal == _seal(manifest) and manifest["step"] == step
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise DamagedError(f"{path} is damaged", fix="the checkpoint before it is used where there is one")
+        raise DamagedError(f"{path} is damaged", fix=BEFORE)
     tensors_path = path.with_suffix(".safetensors")
-    try:
-        content = tensors_path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{tensors_path} cannot be read: {error.strerror}") from error
+    content = read_file(tensors_path, fix=BEFORE)
     if len(content) != manifest["bytes"] or xxhash.xxh3_128_hexdigest(content) != manifest["xxh3_128"]:
         raise DamagedError(
             f"{tensors_path} is damaged",
             expected=f"{manifest['bytes']:,} bytes, xxh3-128 {manifest['xxh3_128']}",
             got=f"{len(content):,} bytes, xxh3-128 {xxhash.xxh3_128_hexdigest(content)}",
-            fix="the checkpoint before it is used where there is one",
+            fix=BEFORE,
         )
     return Checkpoint(step, from_bytes(content, manifest["aliases"]), manifest["facts"])
 

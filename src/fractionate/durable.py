@@ -19,6 +19,13 @@ from fractionate.errors import DamagedError, ResourceError
 from fractionate.paths import as_path
 
 TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
+NO_DIRECTORY_SYNC = (
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+)  # said by those that cannot
 
 
 def write_file(
@@ -61,7 +68,8 @@ def read_file(path: Path | str, *, fix: str) -> bytes:
 def publish(path: Path | str, content: bytes) -> bool:
     """Write a file atomically and durably unless one of that name is there; True where this call wrote it.
 
-    Of several processes that publish at once exactly one wins. Raises `ResourceError` as `write_file` does.
+    Of several processes that publish at once exactly one wins: a hard link is refused where the name is taken. Where the file
+    system has no hard links, the folder is locked around a look and a rename. Raises `ResourceError` as `write_file` does.
     """
     path = as_path(path)
     with _disk_errors(path, len(content)), _temporary_beside(path, content) as temporary:
@@ -69,9 +77,32 @@ def publish(path: Path | str, content: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        temporary.unlink()
+        except OSError:  # FAT, exFAT, many network mounts; what else is wrong, the rename finds too
+            with _folder_locked(path.parent):
+                if os.path.lexists(path):
+                    return False
+                temporary.rename(path)
+        else:
+            temporary.unlink()
         sync_directory(path.parent)
     return True
+
+
+@contextlib.contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time; a kill lets go. Where a folder cannot be locked, only the look is left."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a rename does not replace
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
@@ -150,18 +181,26 @@ def removing(path: Path | str) -> Iterator[None]:
 
 def sync_file(path: Path | str) -> None:
     """Wait until a file's bytes are on the disk."""
-    _sync(path, os.O_RDONLY)
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def sync_directory(path: Path | str) -> None:
-    """Wait until a directory's entries (names, renames) are on the disk."""
-    _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-
-
-def _sync(path: Path | str, flags: int) -> None:
-    number = os.open(path, flags)
+    """Wait until a directory's entries (names, renames) are on the disk; some file systems cannot open or wait for one."""
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.EACCES):
+            return
+        raise
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY_SYNC:
+            raise
     finally:
         os.close(number)
 

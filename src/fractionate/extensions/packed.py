@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError
 from fractionate.extensions.encoders import ATTENTION, QUANTIZER, attends_by, register, set_attention
+from fractionate.files import existing_file, irregular
 from fractionate.models.hooks import module_at
 
 WEIGHTS, MANIFEST, CONFIG = "packed.safetensors", "packed.json", "config.json"
@@ -192,11 +193,11 @@ def load_packed(folder: Path | str, *, into: nn.Module | None = None) -> nn.Modu
 
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        content = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
+        manifest = json.loads(existing_file(folder / MANIFEST).read_text())
+        content = existing_file(folder / WEIGHTS).read_bytes()
+    except (OSError, ConfigError) as error:
         raise ConfigError(
-            f"there is no packed student in {folder}", expected=f"{MANIFEST} and {WEIGHTS}", got=str(error.strerror),
+            f"there is no packed student in {folder}", expected=f"{MANIFEST} and {WEIGHTS}", got=str(error).splitlines()[0],
             fix="save_packed(student, folder)",
         ) from error  # fmt: skip
     except ValueError as error:
@@ -252,7 +253,7 @@ def _architecture(folder: Path) -> nn.Module:
             expected="transformers",
             fix="pip install 'fractionate[quantize]'",
         ) from error
-    if not (folder / CONFIG).exists():
+    if irregular(folder / CONFIG):
         raise ConfigError(
             f"{folder} does not say which model it is", expected=CONFIG, fix="load_packed(folder, into=your_model())"
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
+from fractionate.files import existing_file
 from fractionate.record import Record
 from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
 
@@ -61,7 +62,7 @@ def read_record(source: Source) -> Record:
     else:
         place = str(source)
         try:
-            text = Path(source).read_text(encoding="utf-8")
+            text = existing_file(source).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise DamagedError(f"{place} is not a text file", expected="the JSON of a record") from None
         except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -147,6 +147,17 @@ def plain_number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes as they are shown, in the order given. Raises `ConfigError` where two would be shown alike."""
+    shown = tuple(map(printable, names))
+    if len(set(shown)) < len(shown):
+        twice = max(shown, key=shown.count)
+        raise ConfigError(
+            "classes share a name", expected="names that differ in their first 79 characters", got=f"{twice!r} twice"
+        )
+    return shown
+
+
 def make_labels(name: str, cells: Cells, *, where: Where) -> Labels:
     """The classes of the rows: names in sorted order, whole numbers in theirs.
 
@@ -186,4 +197,4 @@ def make_labels(name: str, cells: Cells, *, where: Where) -> Labels:
             fix="choose another column, or make classes of it",
         )
     number = {cell: place for place, cell in enumerate(names)}
-    return Labels(np.array([number[cell] for cell in labelled]), tuple(printable(cell) for cell in names))
+    return Labels(np.array([number[cell] for cell in labelled]), class_names(names))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fractionate.budget import require_bytes
 from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
+from fractionate.files import existing_file
 
 SEPARATORS = (",", ";", "\t", "|")
 MOST_COLUMNS = 100_000
@@ -25,18 +26,6 @@ class Delimited:
     file: str
     cells: dict[str, list[str]]
     lines: tuple[int, ...]
-
-
-def existing_file(path: Path | str) -> Path:
-    """A file that is there. Raises `ConfigError` where it is not."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no file {printable(str(path), 200)}",
-            got="a folder" if path.is_dir() else f"nothing of that name in {Path.cwd()}",
-            fix="a path is read from the folder the command runs in",
-        )
-    return path
 
 
 def read_delimited(path: Path | str, *, separator: str | None = None) -> Delimited:

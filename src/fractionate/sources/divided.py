@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, printable
+from fractionate.errors import ConfigError
 from fractionate.record import Record
 from fractionate.sources.bundled import Parts, split_parts
 
@@ -63,49 +62,3 @@ def _cut(data: Examples | None, size: int, name: str, seed: int) -> tuple[Exampl
         return data, None
     made = data.split(size, left - size, seed=seed)
     return made[0], made[1]
-
-
-def division(folder: Path) -> dict[str, Path]:
-    """The folders of the parts, where a folder has them (`train`, and `val` or `test`); else the folder itself as the only part.
-
-    Raises `ConfigError` where two folders are the same part, or folders of classes lie beside them.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"there is no folder {printable(str(folder), 200)}",
-            got="a file" if folder.exists() else f"nothing of that name in {Path.cwd()}",
-            fix="a path is read from the folder the command runs in",
-        )
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    named = [path for path in inside if path.name.lower() in PARTS]
-    if not any(PARTS[path.name.lower()] == "train" for path in named) or len(named) < 2:
-        return {"train": folder}
-    parts = {PARTS[path.name.lower()]: path for path in named}
-    if len(parts) < len(named) or len(named) < len(inside):
-        raise ConfigError(
-            f"{printable(str(folder), 200)} is divided in no clear way",
-            expected="folders train, val and test alone, or a folder for each class",
-            got=", ".join(printable(path.name) for path in inside[:10]),
-        )
-    return parts
-
-
-def class_folders(parts: dict[str, Path]) -> tuple[str, ...]:
-    """The classes: the folders in the training part, in the order of their names. Raises `ConfigError` for one elsewhere alone."""
-    found = {
-        part: {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        for part, folder in parts.items()
-    }
-    for part, names in found.items():
-        if names - found["train"]:
-            raise ConfigError(
-                f"{part} has classes that are not in train: {', '.join(sorted(map(printable, names - found['train']))[:10])}",
-                fix="move some of their examples to train",
-            )
-    if len(found["train"]) < 2:
-        raise ConfigError(
-            f"{printable(str(parts['train']), 200)} does not hold classes",
-            expected="a folder for each class, two at least",
-            got=", ".join(sorted(map(printable, found["train"]))) or "no folders",
-        )
-    return tuple(sorted(found["train"]))

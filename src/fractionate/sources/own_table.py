@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError, printable
+from fractionate.files import existing_file
 from fractionate.sources.bundled import Parts, data_sets, split_parts
 from fractionate.sources.columns import (
     MISSING,
@@ -26,7 +27,7 @@ from fractionate.sources.columns import (
     make_labels,
     told_kind,
 )
-from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, existing_file, read_delimited
+from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, read_delimited
 from fractionate.sources.encoding import TableEncoding
 
 PARQUET = (".parquet", ".pq")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fractionate.durable import write_file
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.files import existing_file
 from fractionate.outputs import IGNORED
 from fractionate.sources.translation import Pairs
 
@@ -52,8 +53,8 @@ class Pieces:
 
     @classmethod
     def read(cls, path: Path | str) -> Pieces:
-        """Read a `.model` file."""
-        return cls(Path(path).read_bytes())
+        """Read a `.model` file. Raises `ConfigError` where there is none."""
+        return cls(existing_file(path).read_bytes())
 
     def save(self, path: Path | str) -> None:
         """Write the `.model` file, whole or not at all."""

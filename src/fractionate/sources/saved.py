@@ -14,6 +14,7 @@ from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
 from fractionate.data.rows import kind_of, label_of
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable
+from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.columns import MISSING
@@ -44,7 +45,7 @@ def saved(
     Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `ResourceError` for data that would not
     fit into memory, `MissingExtraError` without the library.
     """
-    root = Path(folder)
+    root = as_path(folder, "the folder that was saved")
     marks = ("dataset_dict.json", "state.json")
     if not any((root / mark).is_file() for mark in marks):
         raise ConfigError(

@@ -18,11 +18,14 @@ from torch import Tensor
 from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, printable
+from fractionate.files import existing_file
+from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.columns import make_labels
-from fractionate.sources.delimited import existing_file, read_delimited
-from fractionate.sources.divided import Divided, class_folders, division
+from fractionate.sources.columns import class_names, make_labels
+from fractionate.sources.delimited import read_delimited
+from fractionate.sources.divided import Divided
+from fractionate.sources.folders import class_folders, division, files_of_classes
 
 WORD = re.compile(r"\w+")
 BUCKETS, PLACES = 12_000, 48
@@ -103,7 +106,12 @@ class TokenizedTexts:
 
 
 def read_texts(
-    path: Path | str, *, text: str = "text", label: str = "label", separator: str | None = None
+    path: Path | str,
+    *,
+    text: str = "text",
+    label: str = "label",
+    separator: str | None = None,
+    links: bool = False,
 ) -> dict[str, Texts]:
     """Texts by the part they are for ("train" alone where the data are in one piece).
 
@@ -111,11 +119,13 @@ def read_texts(
     or .jsonl file. Raises `ConfigError` where there are none, `DamagedError` naming file and line for what cannot be read, and
     `ResourceError` before reading, where they would not fit into memory.
     """
-    path = Path(path)
+    path = as_path(path, "the path of the texts")
     if path.is_dir():
-        parts = division(path)
-        names = class_folders(parts)
-        return {part: _of_folder(folder, names) for part, folder in parts.items()}
+        parts = division(path, links=links)
+        names = class_folders(parts, links=links)
+        return {
+            part: _of_folder(folder, names, links=links, allow_empty=part != "train") for part, folder in parts.items()
+        }
     file = existing_file(path)
     if file.suffix.lower() == ".txt":
         raise ConfigError(
@@ -142,23 +152,13 @@ def read_texts(
     return {"train": found}
 
 
-def _of_folder(folder: Path, classes: tuple[str, ...]) -> Texts:
-    files = [
-        (file, number)
-        for number, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for file in sorted((folder / name).iterdir())
-        if file.suffix.lower() == ".txt" and file.is_file()
-    ]
-    if not files:
-        raise ConfigError(
-            f"there are no .txt files in the classes of {printable(str(folder), 200)}", expected="CLASS/*.txt"
-        )
+def _of_folder(folder: Path, classes: tuple[str, ...], *, links: bool, allow_empty: bool) -> Texts:
+    files = files_of_classes(folder, classes, (".txt",), what="texts", links=links, allow_empty=allow_empty)
     require_bytes(4 * sum(file.stat().st_size for file, _ in files), printable(str(folder), 200), fix=FEWER)
     return Texts(
         tuple(_text_of(file) for file, _ in files),
         torch.tensor([number for _, number in files]),
-        tuple(map(printable, classes)),
+        class_names(classes),
         printable(folder.name),
         tuple(printable(file.relative_to(folder).as_posix(), 1000) for file, _ in files),
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fractionate.errors import ConfigError, DamagedError
+from fractionate.errors import DamagedError
+from fractionate.files import existing_file
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -27,9 +28,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no weights file {str(path)!r}", fix="check teacher.weights")
+    path = existing_file(path, what="weights file", fix="check teacher.weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
