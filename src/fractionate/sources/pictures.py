@@ -157,9 +157,10 @@ class PictureFolder:
     def __post_init__(self) -> None:
         if self.most is not None and not (isinstance(self.most, int) and self.most >= 1):
             raise ConfigError("most is a number of pictures a class", expected="1 or more", got=repr(self.most))
-        names = tuple(path.name for path in folders_in(Path(self.folder), links=self.links))
+        folder = as_path(self.folder, "the folder of pictures")
+        names = tuple(path.name for path in folders_in(folder, links=self.links))
         found = files_of_classes(
-            Path(self.folder), names, ENDINGS, what="pictures", links=self.links, allow_empty=self.allow_empty
+            folder, names, ENDINGS, what="pictures", links=self.links, allow_empty=self.allow_empty
         )
         if self.most is not None:
             taken = Counter[int]()
