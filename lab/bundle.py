@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate import TeacherSignal
+from fractionate.data.batch import Batch, Places
 from fractionate.data.examples import Examples
-from fractionate.data.splits import Batch
 from fractionate.extensions.chimera import Chimeras
 from fractionate.extensions.explanation import Explaining
 from fractionate.order import batches, draw_seed
@@ -82,9 +82,11 @@ class Ordered:
     """Examples for a bundle: each student meets them in an order of its own."""
 
     labels = None
+    class_names = ()
 
     def __init__(self, examples: Examples, seeds: Sequence[int]) -> None:
         self.examples, self.seeds, self.name = examples, seeds, examples.name
+        self.ids = Places(len(examples))
         self.own_order = torch.stack(
             [torch.randperm(len(examples), generator=torch.Generator().manual_seed(draw_seed("order", s))) for s in seeds], 1
         )  # fmt: skip
@@ -130,9 +132,11 @@ class Mixed:
 
     labels = None
     name = "chimeras"
+    class_names = ()
 
     def __init__(self, chimeras: Chimeras, teachers: Bundle, seeds: Sequence[int]) -> None:
         self.chimeras, self.teachers, self.seeds = chimeras, teachers.eval(), seeds
+        self.ids = Places(len(chimeras))
         self.said: Any = None
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from encoders import HEADS, LAYERS, WIDTH, encoder, inputs_of, transformers
 from fractionate import Objective, TeacherSignal
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.extensions.attention import Match, attended

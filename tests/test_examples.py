@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, FractionateError, MismatchError
 
 
@@ -129,14 +130,14 @@ def test_two_pairs_are_two_examples() -> None:
         (7, "this is not data"),
         (None, "this is not data"),
         ([1, 2, 3], "not (input, label)"),
-        ([{"image": 1, "label": 2}], "not (input, label)"),
+        ([{"image": 1, "label": 2}], "not one tensor"),
         ([(torch.zeros(2), 0), (torch.zeros(3), 1), (torch.zeros(2), 1)], "one shape"),
-        ([("text", 0), ("more", 1), ("words", 1)], "one tensor"),
+        ([("text", 0), ("more", 1), ("words", 1)], "takes numbers"),
         ((torch.zeros(3, 2), torch.zeros(2)), "do not fit"),
         ((torch.zeros(3, 2), torch.zeros(3)), "not class numbers"),
         ((torch.zeros(3, 2), torch.tensor([0, -1, 1])), "least -1"),
         ((torch.zeros(3, 2), torch.eye(3, dtype=torch.long)), "argmax"),
-        ((torch.zeros(3, 2), torch.tensor([True, False, True])), "not class numbers"),
+        ((torch.zeros(3, 2), torch.tensor([[1, 0], [1, 1], [0, 1]])), "several labels"),
         ((torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)), "at least one"),
         ((torch.tensor(1.0), torch.tensor(1)), "do not fit"),
     ],

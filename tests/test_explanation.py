@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
+from fractionate.data.batch import Batch
 from fractionate.data.examples import Examples
-from fractionate.data.splits import Batch
 from fractionate.engine import distill
 from fractionate.engine.council import ask
 from fractionate.errors import ConfigError, MismatchError

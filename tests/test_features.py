@@ -213,7 +213,7 @@ def test_a_term_trains_the_student_and_leaves_no_trace(name, tmp_path):
 
 
 def _batch(student, data, count=16):
-    from fractionate.data.splits import Batch
+    from fractionate.data.batch import Batch
 
     student(data.inputs[:count])
     return Batch(data.inputs[:count], data.labels[:count], torch.arange(count))

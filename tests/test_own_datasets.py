@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from fractionate import collect, diagnose
-from fractionate.data.examples import as_examples
 from fractionate.data.rows import as_rows
+from fractionate.data.splits import as_examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Training

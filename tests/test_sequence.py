@@ -190,7 +190,7 @@ def test_stored_tokens_are_what_the_living_teacher_says(tmp_path, form: str, k: 
     store = collect(teacher, text, tmp_path / "s", tokens="aligned", form=form, k=k, batch_size=3)
     stored = StoredTokens(store)
     inputs, labels = text.tokens[[4, 1, 6]], text.labels[[4, 1, 6]]
-    from fractionate.data.splits import Batch
+    from fractionate.data.batch import Batch
     from fractionate.outputs import rows
 
     with torch.no_grad():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Int, Integer, Shaped
 from torch import Tensor
 
-from fractionate.data.rows import as_rows
+from fractionate.data.labels import advice, as_labels, check_values
 from fractionate.errors import ConfigError, MismatchError
 
 
@@ -42,18 +40,25 @@ class Examples:
                 expected="as many inputs as labels, at least one",
                 got=f"{sizes[0]} inputs, {sizes[1]} labels",
             )
-        whole = not (self.labels.is_floating_point() or self.labels.is_complex() or self.labels.dtype == torch.bool)
-        if self.labels.ndim != 1 or not whole or int(self.labels.min()) < 0:
-            least = f", least {self.labels.min().item()}" if whole else ""
+        labels = as_labels(self.labels, self.name)
+        if labels.ndim != 1:
             raise MismatchError(
                 f"{self.name}: labels are not class numbers",
                 expected="whole numbers from 0, one an example",
-                got=f"{self.labels.dtype} {list(self.labels.shape)}{least}",
-                fix="one-hot labels: labels.argmax(1)" if self.labels.ndim == 2 else None,
+                got=f"{self.labels.dtype} {list(self.labels.shape)}",
+                fix=advice(labels),
+            )
+        check_values(labels, self.name)
+        if int(labels.min()) < 0:
+            raise MismatchError(
+                f"{self.name}: labels are not class numbers",
+                expected="whole numbers from 0, one an example",
+                got=f"least {int(labels.min())}",
+                fix="leave out the examples that count for nothing",
             )
         if self.ids and len(self.ids) != len(self.labels):
             raise MismatchError(f"{self.name}: ids do not fit", expected=f"{len(self)} ids", got=str(len(self.ids)))
-        object.__setattr__(self, "labels", self.labels.long())
+        object.__setattr__(self, "labels", labels)
         names = self.class_names or tuple(str(c) for c in range(int(self.labels.max()) + 1))
         if int(self.labels.max()) >= len(names):
             raise MismatchError(
@@ -103,53 +108,3 @@ class Examples:
 
     def __repr__(self) -> str:
         return f"Examples({self.name}: {len(self):,} × {list(self.inputs.shape[1:])}, {self.classes} classes)"
-
-
-def as_examples(data: Any, name: str = "data") -> Examples:
-    """Examples as they are, from a pair of tensors, or from a dataset or loader that fits in memory.
-
-    Raises `MismatchError` where there are none, where items are not (input, label) and where they differ in shape.
-    """
-    data = as_rows(data, name)
-    if isinstance(data, Examples):
-        return data
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
-        return Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name)
-    batched = isinstance(data, torch.utils.data.DataLoader) and data.batch_sampler is not None
-    inputs: list[Tensor] = []
-    labels: list[Tensor] = []
-    try:
-        for item in _items(data, name):
-            if not (isinstance(item, (tuple, list)) and len(item) >= 2):
-                raise MismatchError(
-                    f"{name}: items are not (input, label)",
-                    expected="pairs",
-                    got=type(item).__name__,
-                    fix="wrap the dataset so that data[i] gives (input, label)",
-                )
-            inputs.append(torch.as_tensor(item[0]))
-            labels.append(torch.as_tensor(item[1]))
-        if not inputs:
-            raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
-        join = torch.cat if batched else torch.stack
-        return Examples(join(inputs), join(labels), tuple(getattr(data, "class_names", ())), name)
-    except (TypeError, RuntimeError) as error:
-        raise MismatchError(
-            f"{name}: items do not fit into one tensor",
-            expected="tensors or arrays of one shape",
-            got=str(error),
-            fix="convert and resize them in the dataset's transform",
-        ) from error
-
-
-def _items(data: Any, name: str) -> Iterator[Any]:
-    """The items one after another: of a loader, of anything with places, of anything that can be walked."""
-    if not isinstance(data, torch.utils.data.DataLoader) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return (data[i] for i in range(len(data)))
-    if isinstance(data, Iterable):
-        return iter(data)
-    raise MismatchError(
-        f"{name}: this is not data",
-        expected="Examples, a pair of tensors, a dataset or a loader",
-        got=type(data).__name__,
-    )

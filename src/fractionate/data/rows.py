@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
+from fractionate.data.items import LABELS, label_name
+from fractionate.data.labels import as_labels
 from fractionate.errors import ConfigError, MismatchError, printable
 
-LABELS = ("labels", "label", "targets", "target", "y")
 DECODED = ("Image", "Audio", "Video", "Pdf", "Nifti")
 
 
@@ -22,7 +24,7 @@ def is_hugging_face(data: Any) -> bool:
 
 def label_of(columns: list[str], name: str) -> str:
     """The column of labels. Raises `MismatchError` where none has a known name."""
-    found = next((label for label in LABELS if label in columns), None)
+    found = label_name(columns)
     if found is None:
         raise MismatchError(
             f"{name}: no column is the label",
@@ -35,7 +37,7 @@ def label_of(columns: list[str], name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What rows become: the one column there is beside the label as a tensor, several as a mapping with `labels`."""
+    """What rows become: the one column there is besides the label as a tensor, several as a mapping with `labels`."""
 
     label: str
     inputs: tuple[str, ...]
@@ -55,7 +57,7 @@ class Rows:
     pairs: Pairs
     name: str
     class_names: tuple[str, ...]
-    targets: Tensor
+    targets: Tensor | None  # all labels; None where an example has a row of them, of a length of its own
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -78,14 +80,22 @@ class Stream:
 def as_rows(data: Any, name: str = "data") -> Any:
     """A data set of `datasets` as (input, label), in torch's format whatever its own; anything else as it is.
 
-    `ClassLabel` names become `class_names`. A data set with a transform of its own (`set_transform`) is left as it is. Raises
-    `ConfigError` for a `DatasetDict`, and `MismatchError` for columns of text or pictures and for labels that are no class numbers.
+    Parts (torch's `Subset`, `ConcatDataset`) are read as what they are parts of. `ClassLabel` names become `class_names`. A data
+    set with a transform of its own (`set_transform`) is left as it is. Raises `ConfigError` for a `DatasetDict`, and
+    `MismatchError` for columns of text or pictures and for labels that are no class numbers.
     """
     if type(data).__module__.startswith("fractionate.sources.") and hasattr(data, "parts"):
         raise MismatchError(
             f"{name}: these are not examples yet", expected="one part", got=type(data).__name__,
             fix="parts = data.parts(transfer=…, validation=…, test=…), then parts.transfer",
         )  # fmt: skip
+    if type(data) is Subset:
+        inner = as_rows(data.dataset, name)
+        return data if inner is data.dataset else Subset(inner, data.indices)
+    if type(data) is ConcatDataset:
+        parts = [as_rows(part, name) for part in data.datasets]
+        same = all(part is given for part, given in zip(parts, data.datasets, strict=True))
+        return data if same else ConcatDataset(parts)
     if not is_hugging_face(data):
         return data
     if isinstance(data, dict):
@@ -106,10 +116,12 @@ def as_rows(data: Any, name: str = "data") -> Any:
         return Stream(data.with_format("torch"), pairs)
     shown = printable(str(data.info.dataset_name or name))
     dataset = data.with_format("torch", columns=[label, *inputs])
-    values = data.with_format("numpy", columns=[label])[label]
-    targets = torch.as_tensor(values[:])
-    if not names and targets.ndim == 1 and len(targets):
-        names = tuple(str(c) for c in range(int(targets.max()) + 1))
+    targets = None
+    if not hasattr(features[label], "feature"):  # else a list of labels in each row
+        values = data.with_format("numpy", columns=[label])[label]
+        targets = as_labels(values[:], shown, classes=False)
+    if not names and targets is not None and len(targets) and not targets.is_floating_point():
+        names = tuple(str(c) for c in range(max(0, int(targets.max()) + 1)))
     return Rows(dataset, pairs, shown, names, targets)
 
 

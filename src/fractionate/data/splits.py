@@ -1,356 +1,252 @@
-"""Where the engine's batches come from: examples in memory, map-style datasets, loaders, streams.
-
-The order is a function of (seed, epoch) alone and what an example looks like in an epoch (augmentation) a function of
-(seed, epoch, example): so a run can go on at any step, with any number of workers and processes, and all arms of a seed
-see the same.
-"""
+"""What a caller may give as data, made a split: arrays, data sets, loaders, streams; and read into memory as `Examples`."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
-import xxhash
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from fractionate.checkpoint import content_hash
+from fractionate.data.batch import Ids, Places, Split
+from fractionate.data.dataset import DatasetSplit, as_batch
 from fractionate.data.examples import Examples
-from fractionate.data.rows import as_rows
-from fractionate.errors import ConfigError, MismatchError
-from fractionate.order import batches as shuffled
+from fractionate.data.items import join, label_name
+from fractionate.data.labels import advice, as_labels, check_values
+from fractionate.data.loaders import Loaded, taken_apart
+from fractionate.data.memory import MemorySplit, as_inputs, in_memory, is_array, is_columns
+from fractionate.data.parts import subset, with_views
+from fractionate.data.rows import Rows, Stream, as_rows
+from fractionate.data.stream import as_stream, stream_items
+from fractionate.errors import MismatchError, printable
 from fractionate.records import Training
 
-Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the data) of each batch to come
+READ_AT_ONCE = 256  # examples in one batch where all are read
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Inputs as the model takes them, their labels, and their places in the split.
+def as_split(
+    data: Any,
+    name: str = "data",
+    *,
+    training: Training | None = None,
+    views: Mapping[str, Any] | None = None,
+    classes: bool = True,
+) -> Split:
+    """Data as a split, checked: the first examples are read here, and what is wrong with them is said before anything is trained.
 
     Args:
-        inputs: What the student is called with: a tensor, a tuple of positional arguments, or a mapping of named ones.
-        labels: [batch, *tokens], integer or float: the task knows.
-        index: [batch] place of each example in its split; on the CPU.
-        complete: No label is `IGNORED`.
-        views: Inputs of other readers of the same examples by name, such as "teacher".
-        weight: [batch] counts examples for more or less; None: all alike.
-        labelled: [batch] False where the label is a guess of the teacher: there the teacher alone is learned from.
+        data: `Examples`; a pair (inputs, labels) of tensors, arrays or frames, where inputs may be a tuple or mapping of them; a
+            mapping of columns with the labels under one of `LABELS`; a map-style data set whose items are pairs, tuples with the
+            label last or mappings; a `datasets.Dataset`; a loader over one of these, which lends its collate function and its
+            workers; a stream (an iterable without places), of which as many examples are read as the training's steps take.
+        name: The data's name where they have none of their own.
+        training: Sets the length of streams; order and batch size are the training's.
+        views: Inputs of other readers of the same examples by name, such as {"teacher": other}.
+        classes: Labels are class numbers; False where they are numbers to foretell.
+
+    Raises:
+        MismatchError: for no data, items that are not (input, label), and labels that are no class numbers.
+        ConfigError: for what a loader has and the training cannot honour, streams of unknown length, and those that cannot be
+            started again.
     """
-
-    inputs: Any
-    labels: Tensor
-    index: Int[Tensor, "batch"]
-    complete: bool = False
-    views: Mapping[str, Any] = field(default_factory=dict)
-    weight: Float[Tensor, "batch"] | None = None
-    labelled: Bool[Tensor, "batch"] | None = None
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        if device.type == "cpu":
-            return self
-        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
-        labelled = None if self.labelled is None else self.labelled.to(device, non_blocking=True)
-        return Batch(
-            moved(self.inputs, device),
-            self.labels.to(device, non_blocking=True),
-            self.index,
-            self.complete,
-            {name: moved(view, device) for name, view in self.views.items()},
-            weight,
-            labelled,
+    split = _as_split(data, name, training, classes)
+    if views:
+        split = with_views(
+            split, {key: _as_view(view, f"{name}: view {key!r}", training) for key, view in views.items()}
         )
-
-    def view(self, name: str = "") -> Any:
-        """The inputs of a view; "" and views the data do not have are the student's inputs."""
-        return self.views.get(name, self.inputs)
+    return split
 
 
-@runtime_checkable
-class Split(Protocol):
-    """Data the engine can draw batches from."""
-
-    @property
-    def name(self) -> str:
-        """The data's name."""
-        ...
-
-    @property
-    def labels(self) -> Int[Tensor, "examples"] | None:
-        """All labels, where known without reading the data."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """The places of the batches of an epoch."""
-        ...
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order."""
-        ...
-
-    def fingerprint(self) -> str:
-        """What tells this data from other data."""
-        ...
-
-
-def moved(inputs: Any, device: torch.device) -> Any:
-    """Tensors, and tensors within mappings, tuples and lists, on a device."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    if isinstance(inputs, Mapping):
-        return {name: moved(part, device) for name, part in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(moved(part, device) for part in inputs)
-    return inputs
-
-
-@dataclass(frozen=True, eq=False)
-class MemorySplit:
-    """Examples in memory: a batch is one indexing."""
-
-    examples: Examples
-
-    @property
-    def name(self) -> str:
-        """The data's name."""
-        return self.examples.name
-
-    @property
-    def labels(self) -> Int[Tensor, "examples"]:
-        """All labels."""
-        return self.examples.labels
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """Shuffled anew in each epoch."""
-        return shuffled(len(self), batch_size, seed, epoch)
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order."""
-        inputs, labels = self.examples.inputs, self.examples.labels
-        for _, index in plan:
-            there = index.to(inputs.device)
-            # copies whole rows: two to five times as fast as inputs[index], which gathers number by number
-            yield Batch(inputs.index_select(0, there), labels.index_select(0, there), index, complete=True)
-
-    def fingerprint(self) -> str:
-        """A hash of every input and label."""
-        return content_hash(self.examples.inputs, self.examples.labels)
-
-
-class Seeded(Dataset[Any]):
-    """A dataset whose randomness is a function of (seed, epoch, example), whoever reads it and when."""
-
-    def __init__(self, dataset: Any, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Any]:
-        epoch, place = key
-        drawn = xxhash.xxh64_intdigest(f"{self.seed}:{epoch}:{place}".encode())
-        torch.default_generator.manual_seed(drawn & 0x7FFF_FFFF_FFFF_FFFF)
-        random.seed(drawn)
-        np.random.seed(drawn & 0xFFFF_FFFF)
-        return place, self.dataset[place]
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetSplit:
-    """A map-style dataset of (input, label) pairs, or of mappings with the label under `label` or `labels`."""
-
-    dataset: Any
-    name: str = "data"
-    collate: Callable[[list[Any]], Any] = default_collate
-    workers: int = 0
-    labels: Int[Tensor, "examples"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """Shuffled anew in each epoch."""
-        return shuffled(len(self), batch_size, seed, epoch)
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order."""
-        keys = ([(epoch, place) for place in index.tolist()] for epoch, index in plan)
-        loader = DataLoader(
-            Seeded(self.dataset, seed),
-            batch_sampler=_Keys(keys),
-            collate_fn=_Collate(self.collate),
-            num_workers=self.workers,
-        )
-        for index, item in loader:
-            inputs, labels = split_item(item, self.name)
-            yield Batch(inputs, labels, index)
-
-    def fingerprint(self) -> str:
-        """The number of examples and a hash of up to 64 of them, evenly spaced, without augmentation draws."""
-        chosen = torch.linspace(0, len(self) - 1, min(64, len(self))).long().tolist()
-        seeded = Seeded(self.dataset, 0)
-        return fingerprint_of(len(self), (seeded[0, place][1] for place in dict.fromkeys(chosen)))
-
-
-def fingerprint_of(examples: int, items: Iterable[Any]) -> str:
-    """A hash of a number of examples and of some of them."""
-    digest = xxhash.xxh3_128(str(examples).encode())
-    for item in items:
-        for leaf in _leaves(item):
-            dense = isinstance(leaf, (Tensor, np.ndarray))
-            digest.update((content_hash(torch.as_tensor(leaf)) if dense else repr(leaf)).encode())
-    return digest.hexdigest()
-
-
-class _Keys:
-    """The batch sampler that torch's loader asks for; read once."""
-
-    def __init__(self, keys: Iterable[list[tuple[int, int]]]) -> None:
-        self.keys = keys
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.keys)
-
-
-class _Collate:
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
-        return torch.tensor([place for place, _ in items]), self.collate([item for _, item in items])
-
-
-def _leaves(item: Any) -> Iterator[Any]:
-    if isinstance(item, Mapping):
-        for name in item:
-            yield name
-            yield from _leaves(item[name])
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from _leaves(part)
-    else:
-        yield item
-
-
-def split_item(item: Any, name: str = "data") -> tuple[Any, Tensor]:
-    """A collated batch as (inputs, labels). Raises `MismatchError` for anything but a pair or a mapping with labels."""
-    if isinstance(item, Mapping):
-        key = next((key for key in ("labels", "label") if key in item), None)
-        if key is not None:
-            return {k: v for k, v in item.items() if k != key}, torch.as_tensor(item[key])
-    elif isinstance(item, (tuple, list)) and len(item) == 2:
-        return item[0], torch.as_tensor(item[1])
-    got = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
-    size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
-    raise MismatchError(
-        f"{name}: items are not (input, label)",
-        expected="pairs, or mappings with the label under 'labels' or 'label'",
-        got=f"{got}{size}",
-        fix="wrap the dataset, or give a DataLoader whose collate_fn returns such a pair",
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class StreamSplit:
-    """The first examples of a stream, in its own order: for data too large to have places.
-
-    A place is the number of an example in the stream. A run that goes on reads what it has used once more and leaves it out, so the
-    stream has to give the same examples each time it is started.
-    """
-
-    stream: Iterable[Any]
-    examples: int
-    name: str = "data"
-    collate: Callable[[list[Any]], Any] = default_collate
-    labels: Int[Tensor, "examples"] | None = None
-
-    def __len__(self) -> int:
-        return self.examples
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """As they come."""
-        return torch.split(torch.arange(len(self)), batch_size)
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order. Raises `MismatchError` where the stream ends early."""
-        numbered = enumerate(self.stream)
-        for _, index in plan:
-            wanted = index.tolist()
-            items: list[Any] = []
-            while len(items) < len(wanted):
-                place, item = next(numbered, (-1, None))
-                if place < 0:
-                    raise MismatchError(
-                        f"{self.name}: the stream ended early",
-                        expected=f"{self.examples} examples: steps × batch_size",
-                        got=f"an end before example {wanted[len(items)]}",
-                        fix="set fewer steps, or let the stream start again by itself",
-                    )
-                if place == wanted[len(items)]:
-                    items.append(item)
-            inputs, labels = split_item(self.collate(items), self.name)
-            yield Batch(inputs, labels, index)
-
-    def fingerprint(self) -> str:
-        """The number of examples and a hash of the first 16."""
-        return fingerprint_of(self.examples, (item for item, _ in zip(self.stream, range(16), strict=False)))
-
-
-def as_stream(data: Any, name: str, training: Training | None, collate: Callable[[list[Any]], Any]) -> StreamSplit:
-    """As much of a stream as a training takes. Raises `ConfigError` where that is not known, or it cannot be started again."""
-    if not hasattr(data, "__iter__") or iter(data) is data:
-        raise ConfigError(
-            f"{name}: this data can be read neither by place nor again from its start",
-            expected="examples, a pair of tensors, a map-style dataset with len() and [i], or an iterable that starts anew",
-            got=type(data).__name__,
-            fix="give the object that makes the iterator, as a run that goes on has to read it again",
-        )
-    if training is None or training.steps is None:
-        raise ConfigError(
-            f"{name}: a stream has no length",
-            expected="a number of steps" if training is not None else "data that can be read by place",
-            got=type(data).__name__,
-            fix="set Training(steps=…)" if training is not None else "read it into memory once",
-        )
-    return StreamSplit(data, training.steps * training.batch_size, name, collate)
-
-
-def as_split(data: Any, name: str = "data", *, training: Training | None = None) -> Split:
-    """A feed of examples, of a pair of tensors, of a map-style dataset, of a loader over one, or of a stream.
-
-    A loader lends its dataset, its collate function and its workers; order and batch size are the training's. A stream (an
-    iterable without places) is read in its own order, as many examples as the training's steps take. Raises `MismatchError`
-    where there is no data and `ConfigError` for streams of unknown length and for those that cannot be started again.
-    """
-    if isinstance(data, (MemorySplit, DatasetSplit, StreamSplit)):
-        return data
+def _as_split(data: Any, name: str, training: Training | None, classes: bool) -> Split:
     if isinstance(data, Examples):
-        return MemorySplit(data)
+        return MemorySplit.of(data)
     if isinstance(data, Split):
         return data
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
-        return MemorySplit(Examples(torch.as_tensor(data[0]), torch.as_tensor(data[1]), name=name))
-    collate: Callable[[list[Any]], Any] = default_collate
-    workers = 0
-    if isinstance(data, DataLoader):
-        collate, workers, data = data.collate_fn or default_collate, data.num_workers, data.dataset
-    data = as_rows(data, name)
-    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        return as_stream(data, name, training, collate)
-    if len(data) == 0:
+    columns = as_columns(data, name)
+    if columns is not None:
+        return in_memory(*columns, name, classes=classes)
+    loaded = taken_apart(data, name) if isinstance(data, DataLoader) else Loaded(data)
+    plain = loaded.collate is default_collate
+    # a collate function of the caller's is given the rows as the caller's data set gives them
+    rows = as_rows(loaded.dataset, name) if plain else _rows_or_none(loaded.dataset, name)
+    dataset = rows if plain else loaded.dataset
+    if isinstance(dataset, IterableDataset) or not _has_places(dataset):
+        return as_stream(dataset, name, training, loaded.collate, loaded.workers, loaded.loading, classes=classes)
+    if len(dataset) == 0:
         raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
-    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2 and collate is default_collate:
-        return MemorySplit(Examples(*data.tensors, name=name))
-    targets = getattr(data, "targets", None)  # torchvision's name for all labels
-    known = torch.as_tensor(targets) if isinstance(targets, (list, Tensor, np.ndarray)) else None
-    if known is not None and (known.ndim != 1 or known.is_floating_point() or len(known) != len(data)):
-        known = None
-    return DatasetSplit(data, name=name, collate=collate, workers=workers, labels=known)
+    own = getattr(dataset, "name", None)
+    name = own if isinstance(own, str) and own else name
+    ids, names = _ids_of(dataset, name), _names_of(rows if rows is not None else dataset)
+    if type(dataset) is TensorDataset and len(dataset.tensors) > 1 and plain and not loaded.loading:
+        *inputs, labels = dataset.tensors
+        made = in_memory(inputs[0] if len(inputs) == 1 else tuple(inputs), labels, name, classes=classes)
+        split: Split = replace(made, ids=ids, class_names=names)
+    else:
+        known = _known_labels(rows) if plain else None
+        if known is not None:
+            known = as_labels(known, name, classes=classes)
+            check_values(known, name, ids.__getitem__)
+        split = DatasetSplit(
+            dataset,
+            name,
+            loaded.collate,
+            loaded.workers,
+            known,
+            ids,
+            names,
+            loaded.loading,
+            classes,
+            canonical=None if plain or rows is dataset else rows,
+        ).check()
+    return split if loaded.places is None else subset(split, loaded.places)
+
+
+def as_columns(data: Any, name: str) -> tuple[Any, Any] | None:
+    """Inputs and labels of data that are given as whole columns; None for data that are given example by example."""
+    if isinstance(data, Mapping):
+        key = label_name(data)
+        if key is not None and all(is_array(part) or _is_scalars(part) for part in data.values()):
+            return {column: part for column, part in data.items() if column != key}, data[key]
+        return None
+    if hasattr(data, "__dataframe__"):
+        raise MismatchError(
+            f"{name}: a frame alone does not say what its label is",
+            expected="a pair (inputs, labels)",
+            got=f"columns {', '.join(printable(str(column), 20) for column in list(data.columns)[:8])}",
+            fix="give (frame.drop(columns='label'), frame['label'])",
+        )
+    if isinstance(data, (tuple, list)) and len(data) >= 2:
+        inputs, labels = data[0] if len(data) == 2 else tuple(data[:-1]), data[-1]
+        if is_columns(inputs) and (is_array(labels) or (isinstance(data, tuple) and _is_scalars(labels))):
+            return inputs, labels
+    return None
+
+
+def _is_scalars(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, (int, float, str)) for value in values)
+
+
+def _as_view(view: Any, name: str, training: Training | None) -> Split:
+    if isinstance(view, (Examples, Split)) or not is_columns(view) or as_columns(view, name) is not None:
+        return as_split(view, name, training=training)
+    inputs = as_inputs(view, name)
+    first: Tensor = (
+        inputs if isinstance(inputs, Tensor) else next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
+    )
+    return MemorySplit(inputs, torch.zeros(len(first), dtype=torch.long), name)
+
+
+def _has_places(data: Any) -> bool:
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping)
+
+
+def _rows_or_none(data: Any, name: str) -> Any:
+    """Rows in torch's format where they have a label and numbers alone; None where only the collate function makes them so."""
+    with suppress(MismatchError):
+        return as_rows(data, name)
+    return None
+
+
+def _known_labels(rows: Any) -> Tensor | None:
+    return rows.targets if isinstance(rows, Rows) and rows.targets is not None and rows.targets.ndim == 1 else None
+
+
+def _ids_of(data: Any, name: str) -> Ids:
+    """The data's own ids; places where they have none."""
+    own = getattr(data, "ids", None)
+    if own is None or callable(own):
+        return Places(len(data))
+    ids = tuple(str(one) for one in own)
+    if len(ids) != len(data):
+        raise MismatchError(f"{name}: {len(ids)} ids for {len(data)} examples")
+    return ids
+
+
+def _names_of(data: Any) -> tuple[str, ...]:
+    """The names of the classes, of the data or of what they are a part of."""
+    while isinstance(data, (Subset, ConcatDataset)):
+        data = data.dataset if isinstance(data, Subset) else data.datasets[0]
+    return tuple(map(str, getattr(data, "class_names", ())))
+
+
+def as_examples(data: Any, name: str = "data") -> Examples:
+    """Examples as they are, or from any data that fit in memory: one tensor of inputs and one class number each.
+
+    Raises `MismatchError` where there are none, where items are not (input, label) and where they differ in shape.
+    """
+    if isinstance(data, Examples):
+        return data
+    columns = None if isinstance(data, Split) else as_columns(data, name)
+    if columns is not None:
+        return _as_one(in_memory(*columns, name), name)
+    loaded = taken_apart(data, name) if isinstance(data, DataLoader) else Loaded(data)
+    dataset = as_rows(loaded.dataset, name)
+    if isinstance(data, Split) or _has_places(dataset):
+        split = as_split(data, name)
+        if isinstance(split, MemorySplit):
+            return _as_one(split, name)
+        plan = ((0, index) for index in torch.split(torch.arange(len(split)), READ_AT_ONCE))
+        parts = [(batch.inputs, batch.labels) for batch in split.batches(plan, 0)]
+        ids, names = split.ids, split.class_names
+    elif isinstance(dataset, Stream) or hasattr(dataset, "__iter__"):
+        items = stream_items(dataset, loaded.workers, loaded.loading)
+        parts = [
+            (batch.inputs, batch.labels)
+            for some in _chunks(items)
+            for batch in [as_batch(join(some, loaded.collate, name), torch.arange(len(some)), name)]
+        ]
+        ids, names = Places(0), ()
+    else:
+        raise MismatchError(
+            f"{name}: this is not data",
+            expected="Examples, a pair of tensors, a dataset or a loader",
+            got=type(data).__name__,
+        )
+    if not parts:
+        raise MismatchError(f"{name}: there is no data", expected="at least one example", got="none")
+    for inputs, _ in parts:
+        _check_one(inputs, name)
+    try:
+        whole, labels = torch.cat([inputs for inputs, _ in parts]), torch.cat([label for _, label in parts])
+    except RuntimeError as error:
+        raise MismatchError(
+            f"{name}: batches do not fit into one tensor",
+            expected="tensors or arrays of one shape",
+            got=printable(str(error), 200),
+            fix="pad or resize all examples to one size",
+        ) from error
+    split = MemorySplit(whole, labels, name, () if isinstance(ids, Places) else ids, names)
+    return _as_one(split, name)
+
+
+def _chunks(items: Iterator[Any]) -> Iterator[list[Any]]:
+    while some := list(islice(items, READ_AT_ONCE)):
+        yield some
+
+
+def _check_one(inputs: Any, name: str) -> None:
+    if not isinstance(inputs, Tensor):
+        got = ", ".join(inputs) if isinstance(inputs, Mapping) else f"{len(inputs)} parts"
+        raise MismatchError(
+            f"{name}: inputs are not one tensor",
+            expected="one tensor an example",
+            got=printable(got),
+            fix="give the data to distill or collect, which take several inputs",
+        )
+
+
+def _as_one(split: MemorySplit, name: str) -> Examples:
+    _check_one(split.inputs, name)
+    if split.labels.ndim != 1:
+        raise MismatchError(
+            f"{name}: labels are not class numbers",
+            expected="whole numbers from 0, one an example",
+            got=f"{split.labels.dtype} {list(split.labels.shape)}",
+            fix=advice(split.labels),
+        )
+    own = () if isinstance(split.ids, Places) else tuple(split.ids)
+    return Examples(split.inputs, split.labels, split.class_names, split.name, own)

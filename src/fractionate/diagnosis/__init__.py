@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.compact import CompactSignal
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.diagnosis import alignment_probes, data_probes, store_probes, student_probes, teacher_probes
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes, spectrum_of

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.examples import as_examples
+from fractionate.data.splits import as_examples
 from fractionate.diagnosis.student_probes import first_gradients, student_outputs
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.splits import moved
+from fractionate.data.batch import moved
 from fractionate.engine.council import asking
 from fractionate.engine.memory import LivingBytes
 from fractionate.outputs import call, device_of

@@ -16,7 +16,9 @@ from fractionate import shape as shape_rules
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
 from fractionate.compact import CompactSignal
-from fractionate.data.splits import Batch, MemorySplit, Split, as_split
+from fractionate.data.batch import Batch, Split
+from fractionate.data.memory import MemorySplit
+from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.objective import Objective, Signal
 from fractionate.outputs import Head, call, device_of, logits_of, rows

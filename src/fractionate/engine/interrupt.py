@@ -13,7 +13,7 @@ from types import FrameType
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.data.splits import Batch, Plan, Split
+from fractionate.data.batch import Batch, Ids, Plan, Split
 
 
 @dataclass
@@ -40,7 +40,17 @@ class Watched:
         return self.feed.name
 
     @property
-    def labels(self) -> Int[Tensor, "examples"] | None:
+    def ids(self) -> Ids:
+        """The feed's."""
+        return self.feed.ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The feed's."""
+        return self.feed.class_names
+
+    @property
+    def labels(self) -> Tensor | None:
         """The feed's."""
         return self.feed.labels
 

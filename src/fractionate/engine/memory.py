@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from fractionate.budget import available_bytes, shown_bytes
-from fractionate.data.splits import moved
+from fractionate.data.batch import moved
 from fractionate.errors import ResourceError
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import Training

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.data.splits import Split
+from fractionate.data.batch import Split
 from fractionate.engine.world import World
 from fractionate.records import Training
 

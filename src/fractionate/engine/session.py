@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import content_hash, latest_checkpoint, random_state, restore_random_state, save_checkpoint
-from fractionate.data.splits import DatasetSplit, Split
+from fractionate.data.batch import Split
+from fractionate.data.dataset import DatasetSplit
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
 from fractionate.engine.evaluation import evaluate

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.compact import CompactSignal
-from fractionate.data.splits import Batch, Split
+from fractionate.data.batch import Batch, Split
 from fractionate.divergences import couples_batch, written
 from fractionate.engine.council import Teacher
 from fractionate.engine.standing import Parts

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fractionate.cells import Cell
 from fractionate.checkpoint import content_hash
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.divergences import Divergence
 from fractionate.engine.council import asking
 from fractionate.errors import MismatchError

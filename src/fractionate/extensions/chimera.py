@@ -18,8 +18,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
-from fractionate.data.examples import Examples, as_examples
-from fractionate.data.splits import Batch, Plan
+from fractionate.data.batch import Batch, Ids, Places, Plan
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.superfeatures import check_superfeatures
@@ -84,6 +85,16 @@ class Chimeras:
     def name(self) -> str:
         """The data's name."""
         return f"chimeras of {self.examples.name}"
+
+    @property
+    def ids(self) -> Ids:
+        """Their places: a chimera is made of several examples."""
+        return Places(self.size)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The examples'."""
+        return self.examples.class_names
 
     @property
     def labels(self) -> None:

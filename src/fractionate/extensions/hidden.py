@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
-from fractionate.data.splits import Batch, as_split
+from fractionate.data.batch import Batch
+from fractionate.data.splits import as_split
 from fractionate.engine.council import asking, check_finite, check_labels
 from fractionate.errors import MismatchError
 from fractionate.models.hooks import module_at

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fractionate.compact import top_one
-from fractionate.data.splits import Batch, Plan
+from fractionate.data.batch import Batch, Ids, Places, Plan
 from fractionate.engine.council import Teacher, asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.order import batches as shuffled
@@ -47,6 +47,16 @@ class Sentences:
                 f"{self.name}: there is no data", expected="at least one sentence",
                 got=", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none",
             )  # fmt: skip
+
+    @property
+    def ids(self) -> Ids:
+        """Places: sentences have no ids."""
+        return Places(len(self.tokens))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes are tokens: they have no names here."""
+        return ()
 
     @property
     def labels(self) -> None:
@@ -205,6 +215,16 @@ class OnPolicy:
     def name(self) -> str:
         """The data's name."""
         return f"{self.sentences.name}, {self.share:g} written by the student"
+
+    @property
+    def ids(self) -> Ids:
+        """The sentences'."""
+        return self.sentences.ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes are tokens: they have no names here."""
+        return ()
 
     @property
     def labels(self) -> None:

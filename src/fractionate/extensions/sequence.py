@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.compact import CompactSignal, top_one
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.engine.council import check_labels
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.relation import VocabularyPopulation

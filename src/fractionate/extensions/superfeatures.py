@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.interactions import (
     Quantity,

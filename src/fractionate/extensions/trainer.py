@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fractionate.data.splits import split_item
+from fractionate.data.items import read_item
+from fractionate.data.labels import as_labels
 from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.objective import Objective
@@ -147,7 +148,8 @@ class Distilling:
         place = inputs.pop(PLACE, None)
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        given, labels = split_item(inputs, "Trainer's batch")
+        item = read_item(inputs, "Trainer's batch")
+        given, labels = item.inputs, as_labels(item.label, "Trainer's batch")
         outputs = model(**self._uncached(model, given))
         if self.signal is not None:
             teacher = self.signal.take(place.to(self.signal.labels.device)).to(labels.device)
@@ -224,7 +226,8 @@ def lightning_distillation(
                     raise MismatchError(
                         "the student was not called in training_step", fix="pass student=, the name of the submodule"
                     )
-                given, labels = split_item(batch, "Lightning's batch")
+                item = read_item(batch, "Lightning's batch")
+                given, labels = item.inputs, as_labels(item.label, "Lightning's batch")
                 with asking(teacher.to(pl_module.device)):
                     said = call(teacher, given)
                 loss = distillation_loss(self.heard[-1], said, labels, objective, head=head, **more)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.engine.council import asking, check_finite, needs_whole
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective

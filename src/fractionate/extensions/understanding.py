@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.durable import write_file
 from fractionate.engine.council import asking
 from fractionate.errors import MismatchError

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fractionate.data.examples import as_examples
+from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.registry import names_code, nearest
 from fractionate.sources.bundled import Parts, Undivided, data_sets, split_parts

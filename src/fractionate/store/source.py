@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.items import LABELS
 from fractionate.data.rows import as_rows
+from fractionate.data.splits import as_examples
 from fractionate.errors import MismatchError, printable
-
-LABELS = ("labels", "label", "targets", "target", "y")
 
 
 @dataclass(frozen=True, eq=False)

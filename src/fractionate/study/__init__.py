@@ -13,7 +13,8 @@ import torch
 from fractionate.attribution import METRICS, Contrast, effects, metric_named, unpaired
 from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Run, Study, Training, Try, Tuning

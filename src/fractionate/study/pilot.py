@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fractionate.attribution import statistics
 from fractionate.cells import as_cell
-from fractionate.data.examples import Examples, as_examples
+from fractionate.data.examples import Examples
+from fractionate.data.splits import as_examples
 from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective

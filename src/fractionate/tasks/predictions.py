@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.errors import MismatchError
 from fractionate.tasks.row_reading import RowReading, read_rows
 

@@ -1,0 +1,195 @@
+"""Data read example by example: map-style data sets, with the collate function and the workers of a loader over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from fractionate.checkpoint import content_hash
+from fractionate.data.batch import Batch, Ids, Note, Places, Plan
+from fractionate.data.draws import Seeded, isolated
+from fractionate.data.items import Collate, check_text, join, read_item
+from fractionate.data.labels import as_labels, check_values
+from fractionate.errors import FractionateError
+from fractionate.order import batches as shuffled
+
+LOOKED_AT = 64  # examples that make a fingerprint of data too large to be read twice
+PROBED = 8  # examples that are read before anything is trained
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSplit:
+    """A map-style data set whose items, or whose collated batches, are (input, label) or mappings with a label.
+
+    Args:
+        dataset: Has `len()` and `[place]`.
+        collate: Makes a batch of a list of items, and the labels where the items have none.
+        workers: Processes that read.
+        labels: All labels, where known without reading.
+        loading: Further arguments of torch's `DataLoader`: worker_init_fn, pin_memory, timeout …
+        classes: Labels are class numbers.
+        canonical: The same rows as the rest of the package takes them, where `dataset` gives them as a collate function wants them;
+            fingerprints are of these.
+    """
+
+    dataset: Any
+    name: str = "data"
+    collate: Collate = default_collate
+    workers: int = 0
+    labels: Tensor | None = None
+    ids: Ids = ()
+    class_names: tuple[str, ...] = ()
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    classes: bool = True
+    canonical: Any = None
+
+    def __post_init__(self) -> None:
+        if not len(self.ids):
+            object.__setattr__(self, "ids", Places(len(self.dataset)))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """Shuffled anew in each epoch."""
+        return shuffled(len(self), batch_size, seed, epoch)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        return (batch for batch, _ in self.read(plan, seed))
+
+    def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
+        """The planned batches, each with what is noted of its examples, where they are read."""
+        for index, joined, noted in self._joined(plan, seed, _Join(self.collate, self.name), note):
+            if isinstance(joined, FractionateError):
+                raise joined
+            yield as_batch(joined, index, self.name, classes=self.classes), noted
+
+    def items(self, places: Int[Tensor, "some"]) -> list[Any]:
+        """Some examples as the data set gives them."""
+        return [item for _, joined, _ in self._joined([(0, places)], 0, list, None) for item in joined]
+
+    def _joined(
+        self, plan: Plan, seed: int, collate: Callable[[list[Any]], Any], note: Note | None
+    ) -> Iterator[tuple[Tensor, Any, list[bytes]]]:
+        # what a worker sets up is there in workers only: then one of them reads, even where none is wanted
+        workers = max(self.workers, 1 if self.loading.get("worker_init_fn") else 0)
+        pinned = {name: value for name, value in self.loading.items() if workers or name == "pin_memory"}
+        loader: DataLoader[Any] = DataLoader(
+            Seeded(self.dataset, seed, self.ids, note, self.canonical),  # type: ignore[arg-type]
+            batch_sampler=_Keys([(epoch, place) for place in index.tolist()] for epoch, index in plan),
+            collate_fn=_Placed(collate),
+            num_workers=workers,
+            generator=torch.Generator(),  # else the processes' seed is drawn from the caller's stream
+            **pinned,
+        )
+        found = iter(loader)
+        while True:
+            with nullcontext() if workers else isolated():
+                batch = next(found, None)
+            if batch is None:
+                return
+            yield batch
+
+    def check(self) -> DatasetSplit:
+        """The same split, once a few evenly spaced examples were read and found to be examples with labels."""
+        for batch in self.batches([(0, _spread(len(self), PROBED))], 0):
+            check_values(batch.labels, self.name, [self.ids[place] for place in batch.index.tolist()].__getitem__)
+        return self
+
+    def fingerprint(self) -> str:
+        """The number of examples and a hash of up to 64 of them, evenly spaced, without augmentation draws."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        plan = [(0, _spread(len(self), LOOKED_AT))]
+        noted = (part for *_, parts in self._joined(plan, 0, _nothing, _described) for part in parts)
+        return digest_of(len(self), noted)
+
+    def alone(self) -> DatasetSplit:
+        """The same split read without workers, for a batch or two."""
+        return replace(self, workers=0)
+
+
+def as_batch(joined: Any, index: Int[Tensor, "batch"], name: str, *, classes: bool = True) -> Batch:
+    """A collated batch, taken apart and checked."""
+    item = read_item(joined, name)
+    check_text(item.inputs, name)
+    return Batch(item.inputs, as_labels(item.label, name, classes=classes), index, views=item.views)
+
+
+def digest_of(examples: int, described: Iterator[bytes]) -> str:
+    """A hash of a number of examples and of descriptions of some of them."""
+    digest = xxhash.xxh3_128(str(examples).encode())
+    for part in described:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def describe(item: Any) -> bytes:
+    """What tells an example from others: the names in it, hashes of tensors and arrays, and everything else as text."""
+    if isinstance(item, Mapping):
+        return b"".join(str(name).encode() + describe(item[name]) for name in item)
+    if isinstance(item, (tuple, list)):
+        return b"".join(map(describe, item))
+    dense = isinstance(item, (Tensor, np.ndarray))
+    return (content_hash(torch.as_tensor(item)) if dense else repr(item)).encode()
+
+
+def _described(_id: str, item: Any) -> bytes:
+    return describe(item)
+
+
+def _nothing(_items: list[Any]) -> None:
+    return None
+
+
+def _spread(examples: int, most: int) -> Tensor:
+    chosen = torch.linspace(0, examples - 1, min(most, examples)).long().tolist()
+    return torch.tensor(list(dict.fromkeys(chosen)))
+
+
+class _Keys:
+    """The batch sampler that torch's loader takes; read once."""
+
+    def __init__(self, keys: Iterator[list[tuple[int, int]]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.keys)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Items that know their places as a batch, its places, and what was noted."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, items: list[tuple[int, Any, bytes]]) -> tuple[Tensor, Any, list[bytes]]:
+        places, found, noted = zip(*items, strict=True)
+        return torch.tensor(places), self.collate(list(found)), list(noted)
+
+
+@dataclass(frozen=True)
+class _Join:
+    """A collate function that gives its error back: a worker would make text of it."""
+
+    collate: Collate
+    name: str
+
+    def __call__(self, items: list[Any]) -> Any:
+        try:
+            return join(items, self.collate, self.name)
+        except FractionateError as error:
+            return error

@@ -1,0 +1,185 @@
+"""Labels, checked alike wherever they come from: whole numbers become int64; words, hidden and several labels are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fractionate.errors import MismatchError, printable
+from fractionate.outputs import IGNORED
+
+SEVERAL = "several labels an example (multi-hot rows) are a task of their own; give each example one class number"
+TOKENS = "labels of tokens belong to a dataset of rows, or to (inputs, labels) given to distill or collect"
+
+
+def as_labels(values: Any, name: str, *, classes: bool = True) -> Tensor:
+    """Labels of any number type, as arrays, series, lists or tensors: class numbers as int64.
+
+    Args:
+        values: One label an example, or one a token.
+        name: The data's name, for messages.
+        classes: Labels are class numbers; False lets floating-point numbers through (regression).
+
+    Raises:
+        MismatchError: for words, missing values, rows of different lengths, and floating-point numbers where classes are wanted.
+    """
+    found = values if isinstance(values, Tensor) else _tensor(values, name)
+    if found.dtype == torch.int64:
+        return found
+    if not (found.is_floating_point() or found.is_complex()):
+        return found.long()
+    if not classes and not found.is_complex():
+        return found
+    missing = int(torch.isnan(found).sum())
+    whole = not found.is_complex() and found.ndim <= 1 and bool((found == found.round()).all())
+    fix = "give class numbers: " + ("labels.long()" if whole else "whole numbers from 0, such as labels.long()")
+    if missing:
+        fix = "leave out the examples that have no label"
+    elif found.ndim > 1:
+        fix = advice(found)
+    raise MismatchError(
+        f"{name}: labels are not class numbers",
+        expected="whole numbers from 0, one an example",
+        got=f"{found.dtype} {list(found.shape)}" + (f", {missing} of them NaN" if missing else ""),
+        fix=fix,
+    )
+
+
+def advice(labels: Tensor) -> str:
+    """What to do with labels that are rows of numbers where one class number an example is wanted."""
+    zero_one = bool(((labels == 0) | (labels == 1)).all())
+    sums = labels.reshape(-1, labels.shape[-1]).sum(dim=1) if labels.ndim else labels
+    if zero_one and bool((sums == 1).all()):
+        return "one-hot labels: labels.argmax(1)"
+    if labels.is_floating_point() and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), beside one class number an example"
+    return SEVERAL if zero_one else TOKENS
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
+        if len({value.shape for value in values}) > 1:
+            raise _ragged(name, sorted({len(value) if value.ndim else 0 for value in values}))
+        return torch.stack(list(values))
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # NumPy's for rows of different lengths
+        raise _ragged(name, sorted({len(value) for value in values if hasattr(value, "__len__")})) from error
+    if array.dtype.kind == "O":
+        array = _plain(array, name)
+    if array.dtype.kind in "UST":
+        words = sorted({str(word) for word in array.flat[:1000]})
+        raise MismatchError(
+            f"{name}: labels are words",
+            expected="class numbers from 0",
+            got=", ".join(repr(printable(word, 20)) for word in words[:5]) + (" …" if len(words) > 5 else ""),
+            fix="names = sorted(set(labels)); numbers = [names.index(label) for label in labels], with the same names for "
+            "every part of the data; a data set of `datasets`: data.class_encode_column('label')",
+        )
+    if array.dtype.kind not in "biufc":
+        raise MismatchError(f"{name}: labels are not class numbers", expected="whole numbers", got=str(array.dtype))
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
+
+
+def _plain(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Objects as what they are: words, whole numbers, floating-point numbers."""
+    kinds = {type(value) for value in array.flat}
+    if kinds and all(issubclass(kind, str) for kind in kinds):
+        return array.astype(str)
+    if any(issubclass(kind, (list, tuple, np.ndarray, Tensor)) for kind in kinds):
+        raise _ragged(name, sorted({len(value) for value in array.flat if hasattr(value, "__len__")}))
+    if kinds and all(issubclass(kind, (bool, int, np.integer, np.bool_)) for kind in kinds):
+        return array.astype(np.int64)
+    raise MismatchError(
+        f"{name}: labels are not class numbers",
+        expected="whole numbers from 0, one an example",
+        got=", ".join(sorted(kind.__name__ for kind in kinds)),
+        fix="leave out the examples that have no label",
+    )
+
+
+def _ragged(name: str, lengths: list[int]) -> MismatchError:
+    shown = ", ".join(map(str, lengths[:6])) + (" …" if len(lengths) > 6 else "")
+    return MismatchError(
+        f"{name}: rows of labels differ in length",
+        expected="one class number an example, or as many as tokens",
+        got=f"lengths {shown}",
+        fix=f"give a DataLoader whose collate_fn pads them with {IGNORED}, such as DataCollatorForTokenClassification(tokenizer)",
+    )
+
+
+def check_values(labels: Tensor, name: str, shown: Callable[[int], str] = str) -> None:
+    """Raise `MismatchError` for labels below 0 that are not `IGNORED`; `shown` names the example at a place."""
+    if labels.is_floating_point() or not labels.numel():
+        return
+    wrong = (labels < 0) & (labels != IGNORED)
+    if bool(wrong.any()):
+        rows = wrong.reshape(len(labels), -1).any(dim=1).nonzero().flatten().tolist()
+        least = int(labels[wrong].min())
+        raise MismatchError(
+            f"{name}: {len(rows)} of {len(labels)} examples have a label below 0 (first: {shown(rows[0])})",
+            expected=f"class numbers from 0, or {IGNORED} for what counts for nothing",
+            got=f"least {least}",
+            fix="-1 marks examples without a label, as hidden test sets have: leave them out, or learn them from the teacher "
+            "alone (labelled=)" if least == -1 else "check the label map",
+        )  # fmt: skip
+
+
+def check_labels(
+    labels: Tensor, classes: int, *, name: str, shown: Callable[[int], str] = str, of: str = "teacher"
+) -> Int[Tensor, "rows"]:
+    """Labels as class numbers of a model with so many classes, one a row.
+
+    Args:
+        labels: [rows].
+        classes: How many classes the model has.
+        name: The data's name, for messages.
+        shown: Names the example of a row.
+        of: Whose classes they are.
+
+    Raises:
+        MismatchError: naming the examples that have no label or a wrong one.
+    """
+    labels = as_labels(labels, name)
+    if labels.ndim != 1:
+        raise MismatchError(
+            f"{name}: labels are not class numbers",
+            expected="one class number a row",
+            got=f"{labels.dtype} {list(labels.shape)}",
+            fix=advice(labels),
+        )
+    wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        rows = wrong.nonzero().flatten().tolist()
+        ids = list(dict.fromkeys(shown(row) for row in rows))
+        raise MismatchError(
+            f"{name}: labels do not fit the {of}'s classes (examples {', '.join(ids[:8])})",
+            expected=f"labels in 0..{classes - 1}",
+            got=str(int(labels[wrong][0])),
+            fix="check the label map; labels that start at 1 need 1 subtracted; leave out examples without a label",
+        )
+    return labels
+
+
+def check_same_labels(taught: Tensor, labels: Tensor, shown: Callable[[int], str] = str) -> None:
+    """Raise `MismatchError` naming the first row whose label is not the one the teacher was given."""
+    if taught is labels or torch.equal(taught, labels):
+        return
+    if taught.shape != labels.shape:
+        raise MismatchError(
+            "teacher signal and data differ in their rows", expected=str(list(labels.shape)), got=str(list(taught.shape)),
+            fix="collect the signal on these very data, in their order",
+        )  # fmt: skip
+    wrong = (taught != labels).nonzero().flatten()
+    first = int(wrong[0])
+    raise MismatchError(
+        f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} rows",
+        expected=f"label {int(labels[first])} at example {shown(first)}",
+        got=f"label {int(taught[first])}",
+        fix="the data were reordered or changed after the teacher's pass: collect the signal again",
+    )

@@ -1,0 +1,229 @@
+"""Splits made of a split: some of its places, weights, and views for other readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import tee
+from typing import Any
+
+import torch
+import xxhash
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fractionate.checkpoint import content_hash
+from fractionate.data.batch import Batch, Ids, Note, NotedSplit, Places, Plan, Split
+from fractionate.data.memory import MemorySplit
+from fractionate.errors import MismatchError
+from fractionate.order import batches as shuffled
+
+
+def read_noted(split: Split, plan: Plan, seed: int, note: Note | None) -> Iterator[tuple[Batch, list[bytes]]]:
+    """The planned batches of any split, each with what is noted of its examples; each read alone where the split cannot note."""
+    if isinstance(split, NotedSplit):
+        yield from split.read(plan, seed, note)
+        return
+    ours, theirs = tee(plan)
+    for (epoch, index), batch in zip(ours, split.batches(theirs, seed), strict=False):
+        noted = []
+        if note is not None:
+            for one in split.batches(((epoch, place[None]) for place in index), seed):
+                noted.append(note(split.ids[int(one.index[0])], (one.inputs, one.labels)))
+        yield batch, noted
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetSplit:
+    """Some examples of a split, under their ids. What an example looks like does not depend on the part it is in."""
+
+    whole: Split
+    places: Int[Tensor, "some"]
+
+    @property
+    def name(self) -> str:
+        """The whole's."""
+        return self.whole.name
+
+    @cached_property
+    def ids(self) -> Ids:
+        """The ids they have in the whole."""
+        return tuple(self.whole.ids[place] for place in self.places.tolist())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The whole's."""
+        return self.whole.class_names
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Their labels, where the whole's are known."""
+        return None if self.whole.labels is None else self.whole.labels[self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """Shuffled anew in each epoch."""
+        return shuffled(len(self), batch_size, seed, epoch)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        return (batch for batch, _ in self.read(plan, seed))
+
+    def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
+        """The planned batches, each with what is noted of its examples."""
+        ours, theirs = tee(plan)
+        inner = ((epoch, self.places[index]) for epoch, index in theirs)
+        for (_, index), (batch, noted) in zip(ours, read_noted(self.whole, inner, seed, note), strict=False):
+            yield replace(batch, index=index), noted
+
+    def fingerprint(self) -> str:
+        """The whole's, with the places."""
+        return xxhash.xxh3_128_hexdigest(f"{self.whole.fingerprint()}:{content_hash(self.places)}".encode())
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedSplit:
+    """A split whose batches carry weights, marks of examples whose label is only a guess, and views for other readers."""
+
+    split: Split
+    weight: Float[Tensor, "examples"] | None = None
+    labelled: Bool[Tensor, "examples"] | None = None
+    views: Mapping[str, Split] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The split's."""
+        return self.split.name
+
+    @property
+    def ids(self) -> Ids:
+        """The split's."""
+        return self.split.ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The split's."""
+        return self.split.class_names
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The split's."""
+        return self.split.labels
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The split's."""
+        return self.split.order(batch_size, seed, epoch)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order."""
+        return (batch for batch, _ in self.read(plan, seed))
+
+    def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
+        """The planned batches, each with what is noted of its examples."""
+        ours, *others = tee(plan, 1 + len(self.views))
+        seen = {name: view.batches(other, seed) for (name, view), other in zip(self.views.items(), others, strict=True)}
+        for batch, noted in read_noted(self.split, ours, seed, note):
+            more: dict[str, Any] = {name: next(found).inputs for name, found in seen.items()}
+            weight = batch.weight if self.weight is None else self.weight[batch.index]
+            labelled = batch.labelled if self.labelled is None else self.labelled[batch.index]
+            yield replace(batch, views={**batch.views, **more}, weight=weight, labelled=labelled), noted
+
+    def fingerprint(self) -> str:
+        """The split's, with the marks and the views."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        marks = [content_hash(mark) if mark is not None else "" for mark in (self.weight, self.labelled)]
+        views = [f"{name}={view.fingerprint()}" for name, view in sorted(self.views.items())]
+        return xxhash.xxh3_128_hexdigest(":".join([self.split.fingerprint(), *marks, *views]).encode())
+
+
+def subset(split: Split, places: Int[Tensor, "some"]) -> Split:
+    """Some examples of a split, under the ids they have there; a place may come several times.
+
+    Raises `MismatchError` for places that the split does not have, and for none.
+    """
+    if not len(places) or not 0 <= int(places.min()) <= int(places.max()) < len(split):
+        raise MismatchError(
+            f"{split.name}: these places are not in the data",
+            expected=f"at least one place in 0..{len(split) - 1}",
+            got="none" if not len(places) else f"{int(places.min())}..{int(places.max())}",
+        )
+    places = places.long().cpu()
+    return split.take(places) if isinstance(split, MemorySplit) else SubsetSplit(split, places)
+
+
+def weighted(
+    split: Split,
+    weights: Float[Tensor, "examples"] | None = None,
+    labelled: Bool[Tensor, "examples"] | None = None,
+) -> Split:
+    """The split with weights, and with marks of examples whose label is only the teacher's guess, in its batches.
+
+    Args:
+        split: The data.
+        weights: [examples] numbers of at least 0, not all 0.
+        labelled: [examples] False where the teacher alone is learned from.
+
+    Raises:
+        MismatchError: for another length than the data's, and for weights that are negative, not finite or all 0.
+    """
+    if weights is None and labelled is None:
+        return split
+    checked: dict[str, Tensor] = {}
+    if weights is not None:
+        numbers = torch.as_tensor(weights)
+        numbers = numbers if numbers.is_floating_point() else numbers.float()
+        usable = numbers.shape == (len(split),) and bool(torch.isfinite(numbers).all())
+        if not usable or bool((numbers < 0).any()) or not bool((numbers > 0).any()):
+            raise MismatchError(
+                f"{split.name}: weights= do not fit the data",
+                expected=f"{len(split)} numbers of at least 0, not all 0: one an example",
+                got=str(list(numbers.shape)) if numbers.shape != (len(split),) else "negative, all 0 or not finite",
+            )
+        checked["weight"] = numbers.cpu()
+    if labelled is not None:
+        marks = torch.as_tensor(labelled)
+        if marks.dtype != torch.bool or marks.shape != (len(split),):
+            raise MismatchError(
+                f"{split.name}: labelled= does not fit the data",
+                expected=f"{len(split)} truth values: whether each example's label is its own",
+                got=f"{marks.dtype} {list(marks.shape)}",
+            )
+        checked["labelled"] = marks.cpu()
+    if isinstance(split, MemorySplit):
+        return replace(split, **{name: mark.to(split.labels.device) for name, mark in checked.items()})  # type: ignore[arg-type]
+    return MarkedSplit(split, checked.get("weight"), checked.get("labelled"))
+
+
+def with_views(split: Split, views: Mapping[str, Split]) -> Split:
+    """The split with inputs of other readers of the same examples, such as {"teacher": other}, in its batches.
+
+    Raises `MismatchError` where a view has another number of examples, or other ids.
+    """
+    for name, view in views.items():
+        if len(view) != len(split):
+            raise MismatchError(
+                f"{split.name}: the view {name!r} has other examples",
+                expected=f"{len(split)} examples",
+                got=f"{len(view)}",
+            )
+        theirs, ours = tuple(view.ids), tuple(split.ids)
+        if theirs != ours and not {theirs, ours} & {tuple(Places(len(split)))}:
+            place = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+            raise MismatchError(
+                f"{split.name}: the view {name!r} has other examples", expected=f"id {ours[place]!r} at place {place}",
+                got=f"id {theirs[place]!r}", fix="give both in the same order",
+            )  # fmt: skip
+    if isinstance(split, MemorySplit) and all(isinstance(view, MemorySplit) for view in views.values()):
+        return replace(
+            split, views={**split.views, **{n: v.inputs for n, v in views.items() if isinstance(v, MemorySplit)}}
+        )
+    return MarkedSplit(split, views=views) if views else split
