@@ -16,6 +16,7 @@ from bench.kill import TRAINING, compare, digits, forked, kill_once, prepare, st
 from torch import nn
 
 from fractionate.checkpoint import steps_in
+from fractionate.data.dataset import PROBED
 from fractionate.engine import distill
 from fractionate.errors import MismatchError, NumericsError, StoppedError
 from fractionate.folder import CHECKPOINTS, METRICS, RUN, STUDENT
@@ -100,7 +101,7 @@ def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(und
         """Validation data that send a signal on their way."""
 
         def __init__(self, at: int | None) -> None:
-            self.at, self.asked = at, 0
+            self.at, self.asked = at, -PROBED  # so many are read before anything is trained
 
         def __len__(self) -> int:
             return len(validation)
