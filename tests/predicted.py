@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.losses.terms import bind_terms
 from fractionate.tasks.predictions import Predictions
 

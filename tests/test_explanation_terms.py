@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms import ked, moved, term_specs
 from fractionate.losses.terms.explanations import Explanations, paper_objective

@@ -18,7 +18,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import MetricInfo
 from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, metrics, scores

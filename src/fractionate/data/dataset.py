@@ -101,9 +101,10 @@ class DatasetSplit:
                 return
             yield batch
 
-    def check(self) -> DatasetSplit:
-        """The same split, once a few evenly spaced examples were read and found to be examples with labels."""
-        for batch in self.batches([(0, _spread(len(self), PROBED))], 0):
+    def check(self, places: Int[Tensor, "some"] | None = None) -> DatasetSplit:
+        """The same split, once a few evenly spaced examples (of some places) were read and found to be examples with labels."""
+        few = _spread(len(self) if places is None else len(places), PROBED)
+        for batch in self.batches([(0, few if places is None else places[few])], 0):
             check_values(batch.labels, self.name, [self.ids[place] for place in batch.index.tolist()].__getitem__)
         return self
 

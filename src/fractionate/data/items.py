@@ -105,7 +105,7 @@ def _cannot_join(items: Sequence[Any], name: str, error: Exception) -> MismatchE
         if len(found) > 1:
             shown = ", ".join(map(str, [list(s) for s in sorted(found)][:4])) + (" …" if len(found) > 4 else "")
             return MismatchError(
-                f"{name}: rows differ in length{f' in {path!r}' if path else ''}",
+                f"{name}: rows differ in length{f' in {path!r}' if path and not path.isdigit() else ''}",
                 expected="tensors or arrays of one shape",
                 got=f"shapes {shown}",
                 fix="give a DataLoader with a collate function that pads, such as DataCollatorWithPadding(tokenizer) or "

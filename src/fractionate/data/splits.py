@@ -101,7 +101,7 @@ def _as_split(data: Any, name: str, training: Training | None, classes: bool) ->
             loaded.loading,
             classes,
             canonical=None if plain or rows is dataset else rows,
-        ).check()
+        ).check(loaded.places)
     return split if loaded.places is None else subset(split, loaded.places)
 
 

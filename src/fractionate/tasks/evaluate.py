@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
-from fractionate.data.splits import Batch
+from fractionate.data.batch import Batch
 from fractionate.errors import MismatchError
 from fractionate.records import Scores
 from fractionate.tasks.classification_metrics import accuracy, agreement, ece, nll
