@@ -33,7 +33,7 @@ TESTS = (
 
 FIRST = {  # where a file's bugs should show; the other tests run after it
     "objective.py": "test_objective_kernel", "divergences/likelihood.py": "test_objective_kernel", "registry.py": "test_registry",
-    "spectrum/__init__.py": "test_spectrum_kernel", "record.py": "test_records", "data/examples.py": "test_examples",
+    "spectrum/stream.py": "test_spectrum_kernel", "record.py": "test_records", "data/examples.py": "test_examples",
     "divergences/onepass.py": "test_objective_kernel", "powers.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
     "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
@@ -97,11 +97,12 @@ BUGS = (
     Bug("label smoothing of another convention", "confidence.py", (
         ("1 - self.epsilon + self.epsilon / signal.classes", "1 - self.epsilon"),)),
     Bug("negative cosines count as related", "confidence.py", (("relation.double().clamp_min(0)", "relation.double().abs()"),)),
-    Bug("class shares dropped from the spectrum", "spectrum/__init__.py", (
-        ("share = counts.double() / examples", "share = torch.ones_like(counts).double() / len(counts)"),)),
-    Bug("class shares in float32", "spectrum/__init__.py", (("counts.double() / examples", "counts / examples"),)),
-    Bug("flat shape over all classes in the spectrum", "spectrum/__init__.py", (
-        ("flat_information = -mean_rest * math.log(classes - 1)", "flat_information = -mean_rest * math.log(classes)"),)),
+    Bug("class shares dropped from the spectrum", "spectrum/stream.py", (
+        ("share = counts / counts.sum()", "share = torch.ones_like(counts) / len(counts)"),)),
+    Bug("class shares in float32", "spectrum/stream.py", (
+        ("share = counts / counts.sum()", "share = (counts.float() / counts.sum().float()).double()"),)),
+    Bug("flat shape over all classes in the spectrum", "spectrum/stream.py", (
+        ("flat = math.log(self.classes - 1)", "flat = math.log(self.classes)"),)),
     Bug("rescaling multiplied by T where it is divided", "objective.py", (
         ("strength = objective.soft_scale / objective.temperature", "strength = objective.soft_scale * objective.temperature"),)),
     Bug("rescaling with the untempered student", "objective.py", (
