@@ -7,42 +7,38 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from fractionate import Objective, TeacherSignal
+from fractionate.objective import rescaling
 
 HERE = Path(__file__).parent
 FILES = (
-    "test_cells", "test_signal", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel", "test_examples",
-    "test_divergences",
+    "test_shapes", "test_cells", "test_signal", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel",
+    "test_examples", "test_divergences",
 )  # fmt: skip
 # left out: the same calls many times over
 CHOSEN = (
-    "not gradcheck and not oracle and not permuted and not mini_batches and not chunks"
+    "not gradcheck and not oracle and not permuted and not mini_batches and not chunks and not ratio_of_gradients"
     " and (not test_divergences or loss_and_gradient or vmap)"
 )
 
 
+@pytest.mark.slow
 def test_the_shapes_in_annotations_are_true(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--shapes"):
         pytest.skip("this is the run it starts")
-    command = [sys.executable, "-m", "pytest", "-q", "--shapes", "-x", "-p", "no:xdist", "-k", CHOSEN]
+    command = [sys.executable, "-m", "pytest", "-v", "--shapes", "-x", "-p", "no:xdist", "-k", CHOSEN]
     done = subprocess.run(
         [*command, *(str(HERE / f"{name}.py") for name in FILES)], capture_output=True, text=True, cwd=HERE.parent
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    assert "test_a_wrong_shape_is_caught PASSED" in done.stdout
 
 
-def test_a_wrong_shape_is_caught(tmp_path: Path) -> None:
-    """The checker is really there: a rule that promises [batch] and gives [batch, 1] is refused."""
-    program = tmp_path / "wrong.py"
-    program.write_text(
-        "import torch\n"
-        "from jaxtyping import install_import_hook\n"
-        "install_import_hook('fractionate', 'shapes_checked.checked')\n"
-        "from fractionate.objective import rescaling, Objective\n"
-        "from fractionate import TeacherSignal\n"
-        "rescaling(torch.zeros(2), TeacherSignal(torch.zeros(2, 3), torch.tensor([0, 1])), Objective())\n"
-    )
-    paths = f"{HERE}:{HERE.parent / 'src'}"
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env={"PYTHONPATH": paths})
-    assert done.returncode != 0
-    assert "TypeCheckError" in done.stderr
+def test_a_wrong_shape_is_caught(request: pytest.FixtureRequest) -> None:
+    """The checker is really there: student logits [batch, classes] that are a vector are refused by their annotation."""
+    signal = TeacherSignal(torch.zeros(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(Exception, match=r"student_logits|student and teacher") as told:
+        rescaling(torch.zeros(2), signal, Objective())
+    assert (type(told.value).__name__ == "TypeCheckError") == request.config.getoption("--shapes")
