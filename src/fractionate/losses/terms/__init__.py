@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from fractionate.losses.terms import attention, contrastive, explanations, features, ranking  # each registers its terms
+from fractionate.losses.terms import (  # each registers its terms
+    attention,
+    contrastive,
+    explanations,
+    features,
+    passes,
+    ranking,
+    smoothing,
+)
 from fractionate.losses.terms.attention import unified
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, bind_terms, term_specs
 from fractionate.losses.terms.explanations import ked, moved
+from fractionate.losses.terms.passes import tie_kd
 
 __all__ = [
     "Binding",
@@ -18,7 +27,10 @@ __all__ = [
     "features",
     "ked",
     "moved",
+    "passes",
     "ranking",
+    "smoothing",
     "term_specs",
+    "tie_kd",
     "unified",
 ]

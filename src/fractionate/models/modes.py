@@ -1,0 +1,47 @@
+"""Training and evaluation mode of modules, and what wrappers hide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+COMPILED = "_orig_mod"  # the name under which torch.compile keeps the module in its state dict
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def frozen_modules(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Modules in evaluation mode within a model that is itself in training mode: they were frozen on purpose."""
+    return tuple(module for module in model.modules() if not module.training) if model.training else ()
+
+
+def train_mode(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
+    """The model in training mode, but for the frozen modules."""
+    model.train()
+    for module in frozen:
+        module.training = False
+
+
+def plain_module(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile's, DataParallel's and DDP's wrappers, whose parameter names others know."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif [name for name, _ in model.named_children()] == [COMPILED]:
+            model = model.get_submodule(COMPILED)
+        else:
+            return model
