@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
-from fractionate.data.splits import Batch, as_split
+from fractionate.data.batch import Batch
+from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms import term_specs, tie_kd
 from fractionate.losses.terms.passes import Passes
