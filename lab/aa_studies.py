@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fractionate.attribution import METRICS, Contrast, effects, judge, paired
+from fractionate.attribution import Contrast, effects, judge, paired
 from fractionate.attribution.shapley import shares
 from fractionate.objective import Objective
 from fractionate.records import Run, Training
@@ -27,6 +27,7 @@ from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import FACTORIAL
 from fractionate.study.arms import PLACES, make_arms, redrawn
 from fractionate.study.fleet import Course, Entrant, train_fleet
+from fractionate.tasks import CLASSIFICATION, infos
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "aa_studies"
@@ -35,7 +36,7 @@ BLOCK, SEEDS, TRANSFER, TEST = 50, 3000, 150, 2000
 CELLS = (*FACTORIAL, "kd-pt-shuffled(1)", "kd-pt-shuffled(2)")
 AGAIN = "hard again"
 MARGIN = 0.5
-NAMES = ("accuracy", "nll", "ece", "agreement")
+METRICS = {metric.name: metric for metric in infos(CLASSIFICATION, margin=MARGIN)}
 
 
 def student() -> nn.Module:
@@ -76,7 +77,7 @@ def load() -> dict[int, list[Run]]:
     found: dict[int, list[Run]] = {}
     for file in sorted(CACHE.glob("*.json"), key=lambda f: int(f.stem)):
         for arm, seed, *values in json.loads(file.read_text()):
-            test = Scores(TEST, TEST, dict(zip(NAMES, values, strict=True)))
+            test = Scores(TEST, TEST, dict(zip(METRICS, values, strict=True)))
             found.setdefault(seed, []).append(Run(arm, seed, "completed", None, 0, 0.0, 0, test=test))
     return found
 
@@ -128,7 +129,7 @@ def real(runs: dict[int, list[Run]]) -> list[str]:
             verdicts = []
             for group in groups(every, size):
                 some = [r for s in group for r in runs[s] if r.arm in (arm, against)]
-                (effect,) = effects(some, [Contrast(arm, against)], metric="accuracy", margin=MARGIN)
+                (effect,) = effects(some, [Contrast(arm, against)], metric=METRICS["accuracy"])
                 verdicts.append(effect.verdict)
             n = len(verdicts)
             share = {v: verdicts.count(v) / n for v in ("helps", "hurts", "equivalent", "cannot tell")}
@@ -164,10 +165,7 @@ def real(runs: dict[int, list[Run]]) -> list[str]:
     places = {p: a.name for p, c in PLACES.items() for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,)) if a.cell == c}
     studies = list(groups(every, 5))
     found_shares = [
-        {
-            (s.method, s.level): s
-            for s in shares([r for x in g for r in runs[x]], places, metric="accuracy", margin=MARGIN)
-        }
+        {(s.method, s.level): s for s in shares([r for x in g for r in runs[x]], places, metric=METRICS["accuracy"])}
         for g in studies
     ]
     for key in found_shares[0]:
@@ -191,9 +189,7 @@ def named(arm: str) -> str:
 def value(runs: list[Run], arm: str, metric: str) -> float:
     test = next(r.test for r in runs if r.arm == arm)
     assert test is not None
-    found = METRICS[metric].read(test)
-    assert found is not None
-    return found
+    return test.values[metric]
 
 
 def groups(seeds: list[int], size: int) -> list[list[int]]:

@@ -117,7 +117,7 @@ TEACHER_HEAD = [
 def compare(study: Study) -> tuple[Effect, ...]:
     """Direct contrasts of cells of one study."""
     there = [c for c in DIRECT if {c.arm, c.against} <= set(study.arms)]
-    return effects(study.runs, there, metric=study.metric, margin=study.margin)
+    return effects(study.runs, there, metric=study.deciding)
 
 
 def run(
@@ -166,7 +166,7 @@ def study_section(study: Study) -> list[str]:
         "",
         f"{len(study.arms)} arms × {len(study.seeds)} seeds, {study.data['examples']:,} transfer and {study.data['test']:,} test "
         f"examples, {max(steps):,} steps; hard labels reach {100 * sum(base) / len(base):.2f} %. "
-        f"Margin {study.margin:g} points.",
+        f"Margin {study.deciding.margin:g} points.",
         "",
         "| arm − hard | accuracy, points | verdict | NLL, nats | ECE, points | agreement, points | rescaling mean / sd |",
         "|---|---|---|---|---|---|---|",

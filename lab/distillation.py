@@ -20,7 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate import Objective, TeacherSignal, distill
-from fractionate.attribution import METRICS, Contrast, effects
+from fractionate.attribution import Contrast, effects
 from fractionate.cells import as_cell
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
@@ -30,6 +30,7 @@ from fractionate.records import Diagnosis, Effect, Run, Scores, Study, Training,
 from fractionate.scores import scores
 from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
+from fractionate.tasks import CLASSIFICATION, infos
 
 NONE, PSEUDO = "no teacher", "hard pseudo-labels"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison
@@ -231,10 +232,11 @@ def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, l
         for seed in range(task.seeds):
             runs.append(train(task, regime, arm, training, seed, test=True))
             print(runs[-1], flush=True)
-    found = [effects(runs, contrasts, metric=name, margin=MARGIN if name == "accuracy" else None) for name in METRICS]
+    metrics = infos(CLASSIFICATION, margin=MARGIN)
+    found = [effects(runs, contrasts, metric=metric) for metric in metrics]
     lengths = {arm.name: steps for arm in arms for one, steps in tries if one.arm == arm.name and one.chosen}
     study = Study(
-        regime.name, "accuracy", NONE, MARGIN, tuple(a.name for a in arms),
+        regime.name, metrics, NONE, tuple(a.name for a in arms),
         tuple(range(task.seeds)), tuple(runs), tuple(e for part in found for e in part),
         notes=(regime.about, "Steps chosen on validation data: " + ", ".join(f"{n} {s:,}" for n, s in lengths.items())),
         data={"name": task.every.name, "examples": len(regime.pool[0]), "classes": task.every.classes},
@@ -288,8 +290,8 @@ def arm_table(study: Study, tries: Sequence[tuple[Try, int]]) -> list[str]:
     for arm in study.arms:
         found = [run.test for run in study.runs if run.arm == arm and run.test is not None]
         means = [
-            statistics.mean(metric.read(test) or 0.0 for test in found)
-            for metric in (METRICS[name] for name in ("accuracy", "nll", "ece", "agreement"))
+            statistics.mean(test.values.get(metric, 0.0) for test in found)
+            for metric in ("accuracy", "nll", "ece", "agreement")
         ]
         lines.append(f"| {arm} | {chosen[arm]} | {means[0]:.2f} | {means[1]:.3f} | {means[2]:.1f} | {means[3]:.1f} |")
     return lines

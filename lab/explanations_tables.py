@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from study_explanations import GROUPS, KEPT, MORE_STEPS, REAL_STEPS, SETTINGS, Setting, kept_at, load
 
-from fractionate.attribution import METRICS, Contrast, effects
+from fractionate.attribution import Contrast, effects
 from fractionate.extensions.explanation import explaining_mlp, matched_width
 from fractionate.extensions.interactions import second_derivatives
 from fractionate.extensions.superfeatures import between_groups
@@ -17,6 +17,7 @@ from fractionate.extensions.understanding import explain, save_table
 from fractionate.page import report
 from fractionate.records import Effect, Explanations, Run, Study, Superfeatures
 from fractionate.sources.models import mlp
+from fractionate.tasks import CLASSIFICATION, infos
 
 RESULTS = Path(__file__).parent / "results"
 COMMAND = "PYTHONPATH=src python lab/study_explanations.py"
@@ -68,14 +69,14 @@ def study_of(setting: Setting) -> Study:
     contrasts = [Contrast(arm, "hard", arm in PLACEBOS) for arm in ARMS[1:]]
     contrasts += [Contrast(arm, against) for arm, against, _ in STEPS if against != "hard"]
     contrasts += [Contrast(arm, "kd grouped") for arm in alone]
-    found = [e for metric in METRICS for e in effects(runs, contrasts, metric=metric)]
+    metrics = infos(CLASSIFICATION)
+    found = [e for metric in metrics for e in effects(runs, contrasts, metric=metric)]
     order = {arm: place for place, arm in enumerate(arms)}
     seeds = tuple(sorted({run.seed for run in runs}))
     return Study(
         name=setting.name,
-        metric="accuracy",
+        metrics=metrics,
         baseline="hard",
-        margin=0.5,
         arms=arms,
         seeds=seeds,
         runs=tuple(sorted(runs, key=lambda run: (order[run.arm], run.seed))),

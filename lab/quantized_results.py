@@ -21,6 +21,7 @@ from fractionate.extensions.packed import save_packed
 from fractionate.extensions.preference import Preference, preference
 from fractionate.page import report
 from fractionate.records import ArmAttention, AttentionStudy, Interval, Run, Scores, Study
+from fractionate.tasks import CLASSIFICATION, infos
 
 HERE = Path(__file__).parent / "results"
 COMMAND = "PYTHONPATH=src python lab/study_quantized.py"
@@ -73,7 +74,8 @@ def study_of(
     contrasts = [Contrast(a, "no KD") for a in every[2:] if a != "no KD"]
     contrasts += [Contrast(a, "hidden") for a in ("score", "map", "output", "unified") if a in every]
     contrasts += [Contrast("map", "score")] * ("map" in every and "score" in every)
-    found = [e for metric in ("accuracy", "nll") for e in effects(runs, contrasts, metric=metric)]
+    metrics = infos(CLASSIFICATION)
+    found = [e for metric in metrics[:2] for e in effects(runs, contrasts, metric=metric)]
     seeds = tuple(sorted({run.seed for run in runs}))
     try:
         wanted: Preference | None = preference(runs, task=NAMES[task])
@@ -81,7 +83,7 @@ def study_of(
         print(error)
         wanted = None
     study = Study(
-        name=f"{NAMES[task]}, {bits}", metric="accuracy", baseline="no KD", margin=0.5, arms=every, seeds=seeds,
+        name=f"{NAMES[task]}, {bits}", metrics=metrics, baseline="no KD", arms=every, seeds=seeds,
         runs=tuple(runs), effects=tuple(found), settings={"command": COMMAND, "quantization": bits},
         wall_seconds=sum(run.wall_seconds for run in runs),
     )  # fmt: skip

@@ -120,7 +120,7 @@ def main(folder: str = "runs/logit_methods") -> None:
     found = [
         effect
         for contrasts in against.values()
-        for metric in ("accuracy", "nll", "ece", "agreement")
+        for metric in study.metrics
         for effect in effects(runs, contrasts, metric=metric)
     ]
     whole = replace(
@@ -158,7 +158,7 @@ def summary(study: Study, chosen: dict[str, tuple[float, float, float]]) -> str:
         "",
         *(__doc__ or "").strip().splitlines()[4:],
         "",
-        f"Margin of equivalence: {study.margin:g} points of accuracy. Plain KD is the row `cross-entropy`.",
+        f"Margin of equivalence: {study.deciding.margin:g} points of accuracy. Plain KD is the row `cross-entropy`.",
         "",
         "| method | T, w, rate | accuracy against hard labels (points) | against plain KD | NLL against plain KD (nats) |",
         "| --- | --- | --- | --- | --- |",

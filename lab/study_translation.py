@@ -34,6 +34,7 @@ from fractionate.scores import scores
 from fractionate.sources.pieces import Pieces, Sentences
 from fractionate.sources.translation import Pairs, descriptions
 from fractionate.spectrum import spectrum
+from fractionate.tasks import info, metrics
 
 RUNS = Path("runs/study_translation")
 WORDS, LONGEST, PIECES = 6, 18, 1200  # of the English side; pieces a side; of the joint vocabulary
@@ -199,13 +200,7 @@ def main() -> None:
     tell()
 
 
-COLUMNS = (  # key in the results, heading, margin of practical equivalence, +1 where more is better
-    ("bleu", "BLEU", 0.5, 1),
-    ("chrf", "chrF", 0.5, 1),
-    ("ta-rate", "TA rate, %", 0.5, 1),
-    ("accuracy", "gold token, %", 0.5, 1),
-    ("nll", "NLL, nats", 0.02, -1),
-)
+COLUMNS = tuple(info(metrics[name]) for name in ("bleu", "chrf", "ta-rate", "accuracy", "nll"))
 DIRECT = (  # contrasts beside those against no-kd, each a claim of the paper or its control
     ("without-correlation", "word-kd"),
     ("without-top1", "word-kd"),
@@ -230,21 +225,21 @@ def read_results() -> dict[str, dict[int, dict[str, float]]]:
     return found
 
 
-def contrasts(found: dict[str, dict[int, dict[str, float]]], key: str, margin: float, sign: int) -> tuple[Effect, ...]:
+def contrasts(found: dict[str, dict[int, dict[str, float]]], metric: MetricInfo) -> tuple[Effect, ...]:
     """Paired differences over the seeds that both arms finished, corrected together for their number (Holm)."""
     pairs = [(arm, "no-kd") for arm in found if arm != "no-kd"] + [p for p in DIRECT if set(p) <= set(found)]
     kept, tests = [], []
     for arm, against in pairs:
         seeds = sorted(set(found[arm]) & set(found[against]))
         if len(seeds) > 1:
-            differences = [found[arm][s][key] - found[against][s][key] for s in seeds]
+            differences = [found[arm][s][metric.name] - found[against][s][metric.name] for s in seeds]
             kept.append((arm, against))
-            tests.append(paired(differences, margin=margin))
+            tests.append(paired(differences, margin=metric.margin))
     corrected = zip(holm([t.p_value for t in tests]), holm([t.p_beyond_margin for t in tests]), strict=True)
     return tuple(
         Effect(
-            arm=arm, against=against, metric=key, gain=t.gain, interval=t.interval, p_value=t.p_value, p_holm=p,
-            seeds=t.seeds, verdict=judge(t.gain, p, beyond, sign=sign),
+            arm=arm, against=against, metric=metric.name, gain=t.gain, interval=t.interval, p_value=t.p_value, p_holm=p,
+            seeds=t.seeds, verdict=judge(t.gain, p, beyond, sign=metric.sign),
             placebo=(arm, against) == ("strength-only", "no-kd"),
         )
         for (arm, against), t, (p, beyond) in zip(kept, tests, corrected, strict=True)
@@ -254,7 +249,8 @@ def contrasts(found: dict[str, dict[int, dict[str, float]]], key: str, margin: f
 def tell() -> None:
     """Tables and page, of the runs that are finished."""
     found, teacher = read_results(), json.loads((RUNS / "teacher.json").read_text("utf8"))
-    effects = {key: contrasts(found, key, margin, sign) for key, _, margin, sign in COLUMNS}
+    effects = {metric.name: contrasts(found, metric) for metric in COLUMNS}
+    heads = [f"{metric.title}, {metric.value_unit}" for metric in COLUMNS]
     lines = [
         "# study_translation",
         "",
@@ -271,15 +267,13 @@ def tell() -> None:
         "",
         "## Arms: mean over seeds, and half of a 95 % t interval",
         "",
-        "| arm | seeds | "
-        + " | ".join(c[1] for c in COLUMNS)
-        + " | TA where top-1 is gold, % | where not, % | CPU s |",
+        "| arm | seeds | " + " | ".join(heads) + " | TA where top-1 is gold, % | where not, % | CPU s |",
         "|---|---|" + "---|" * (len(COLUMNS) + 3),
-        "| *teacher* | – | " + " | ".join(f"{teacher[k]:.2f}" for k, *_ in COLUMNS) + " | – | – | – |",
+        "| *teacher* | – | " + " | ".join(f"{teacher[k]:.2f}" for k in effects) + " | – | – | – |",
     ]
     for arm, runs in found.items():
         cells = []
-        for key in (*(c[0] for c in COLUMNS), "ta_where_gold", "ta_where_not_gold"):
+        for key in (*effects, "ta_where_gold", "ta_where_not_gold"):
             values = [run[key] for run in runs.values()]
             half = (
                 paired(values, margin=1.0).interval.high - sum(values) / len(values)
@@ -293,11 +287,11 @@ def tell() -> None:
         "",
         "## Contrasts: paired over seeds, 95 % intervals, verdicts after Holm",
         "",
-        "| contrast | seeds | " + " | ".join(c[1] for c in COLUMNS) + " |",
+        "| contrast | seeds | " + " | ".join(heads) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
     for number, effect in enumerate(effects["bleu"]):
-        cells = [effects[key][number] for key, *_ in COLUMNS]
+        cells = [own[number] for own in effects.values()]
         said = [f"{e.gain:+.2f} [{e.interval.low:+.2f}, {e.interval.high:+.2f}] {e.verdict}" for e in cells]
         lines.append(f"| {effect.arm} − {effect.against} | {effect.seeds} | " + " | ".join(said) + " |")
     parts = [name for name in teacher["spectrum_test"] if name.endswith("_nats")]
@@ -330,14 +324,15 @@ def tell() -> None:
     )
     studies = [
         Study(
-            name=f"en–it, {heading}", metric=key, baseline="no-kd", margin=margin, arms=tuple(found), seeds=seeds,
-            runs=runs if key == "bleu" else (), effects=effects[key],
+            name=f"en–it, {metric.title}", metrics=(metric, *(m for m in COLUMNS if m != metric)), baseline="no-kd",
+            arms=tuple(found), seeds=seeds,
+            runs=runs if metric == COLUMNS[0] else (), effects=effects[metric.name],
             data={"name": "Debian descriptions, en–it", "fingerprint": teacher["fingerprint"]},
             settings={"command": "python lab/study_translation.py"},
-            wall_seconds=sum(run.wall_seconds for run in runs) if key == "bleu" else 0.0,
-            notes=(f"Teacher: BLEU {teacher['bleu']:.1f}, chrF {teacher['chrf']:.1f}.",) * (key == "bleu"),
+            wall_seconds=sum(run.wall_seconds for run in runs) if metric == COLUMNS[0] else 0.0,
+            notes=(f"Teacher: BLEU {teacher['bleu']:.1f}, chrF {teacher['chrf']:.1f}.",) * (metric == COLUMNS[0]),
         )
-        for key, heading, margin, _ in COLUMNS[:3]
+        for metric in COLUMNS[:3]
     ]  # fmt: skip
     report(studies, results / "study_translation.html", title="Where does a translator's knowledge hide?")
     print("\n".join(lines))

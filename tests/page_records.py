@@ -38,8 +38,10 @@ from fractionate.records import (
     Study,
     Verdict,
 )
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teacher import relation_from_rows
 
+METRICS = infos(CLASSIFICATION)
 ARMS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(3)", "kd", "kd-pt-shuffled", "kd-shuffled")
 LADDER = ("hard", "ls", "class-mean", "kd")
 COMMAND = "fractionate demo --out digits-report"
@@ -102,7 +104,7 @@ def effect(runs: dict[tuple[str, int], Run], arm: str, against: str, metric: str
     def value(which: str, seed: int) -> float:
         found = runs[which, seed].test
         assert found
-        return {"accuracy": 100 * found.accuracy, "nll_nats": found.nll_nats}[metric]
+        return found.values[metric]
 
     gains = np.array([value(arm, seed) - value(against, seed) for seed in range(seeds)])
     mean, error = float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(seeds)) or 1e-9
@@ -167,6 +169,7 @@ def one_run(arm: str, seed: int, steps: int, signal: TeacherSignal, teacher_test
         rescaling=histogram("rescaling", rescaling(logits, signal, objective), -1, 3) if objective else None,
         settings={"steps": steps, "batch_size": 64, "learning_rate": 3e-3, "optimizer": "adamw"},
         versions={"torch": torch.__version__.split("+")[0], "fractionate": "0.1.0"},
+        metrics=METRICS,
     )
 
 
@@ -193,15 +196,12 @@ def digits_records(steps: int = 60, seeds: int = 2, teacher_steps: int = 400) ->
             runs[arm, seed] = one_run(arm, seed, steps, signals[0], test_logits[0])
     study = Study(
         name="digits, 200 examples",
-        metric="accuracy",
+        metrics=METRICS,
         baseline="hard",
-        margin=0.5,
         arms=ARMS,
         seeds=tuple(range(seeds)),
         runs=tuple(runs.values()),
-        effects=tuple(
-            effect(runs, arm, "hard", metric, seeds) for metric in ("accuracy", "nll_nats") for arm in ARMS[1:]
-        )
+        effects=tuple(effect(runs, arm, "hard", metric, seeds) for metric in ("accuracy", "nll") for arm in ARMS[1:])
         + tuple(effect(runs, after, before, "accuracy", seeds) for before, after in list(pairwise(LADDER))[1:]),
         shares=shares(runs, seeds),
         notes=("Test data was read once, after all runs had ended.",),

@@ -64,6 +64,8 @@ def test_usage_errors_leave_with_two(capsys, run_file):
     told = capsys.readouterr()
     assert "did you mean 'kd-topk'?" in told.err
     assert told.out == ""
+    assert run("dissect", str(run_file), "study.metric=acuracy") == 2
+    assert "study.metric: unknown metric 'acuracy'; did you mean 'accuracy'?" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

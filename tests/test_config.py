@@ -95,7 +95,7 @@ BAD = {
     "near": ("training:\n  learning_rat: 1", "run.yaml:2:3 unknown key 'learning_rat'; did you mean 'learning_rate'?"),
     "elsewhere": ("batch_size: 4", "unknown key 'batch_size'; did you mean 'training.batch_size'?"),
     "far": ("qqqq: 4", "run.yaml:1:1 unknown key 'qqqq'"),
-    "metric": ("study: {metric: f1}", "'accuracy', 'nll', 'ece' or 'agreement'"),
+    "metric": ("study: {metric: ''}", "study.metric: String should have at least 1 character"),
     "margin": ("study: {margin: 0}", "study.margin: Input should be greater than 0, got 0"),
     "share": ("training: {warmup_share: 2}", "less than or equal to 1, got 2"),
     "map for a name": ("student: {model: {mlp: 3}}", "run.yaml:1:11 student.model"),

@@ -20,7 +20,8 @@ from fractionate.page.marks import Scale, scale_for, tick_words
 from fractionate.page.order import _chain, blocks, cluster_order
 from fractionate.page.text import decimals, number
 from fractionate.page.verdict import verdict
-from fractionate.records import Histogram, Interval, Recipe, Share
+from fractionate.records import Histogram, Interval, Recipe, Scores, Share
+from fractionate.tasks import CLASSIFICATION, info, infos, metrics
 
 STYLE = files("fractionate.page").joinpath("style.css").read_text(encoding="utf-8")
 COLOURS = {
@@ -187,3 +188,55 @@ def test_the_verdict_says_what_the_records_say():
         findings = tuple(replace(finding, severity=severity) for finding in smoothed.findings[:1])
         assert words in verdict([replace(smoothed, findings=findings)], [], [])
     assert verdict([], [], study.runs[-1:]).endswith("one training cannot tell which part of the teacher pays.")
+
+
+def test_a_metric_where_less_is_better_reads_rightly_everywhere(tmp_path):
+    *_, study = records()
+    nats = infos(CLASSIFICATION, "nll")
+    lower = next(e for e in study.effects if e.metric == "nll" and e.against == "hard" and not e.placebo)
+    helps = replace(lower, gain=-0.125, interval=Interval(-0.2, -0.05), verdict="helps")
+    level = Share("domain.shape", "Shapley", -0.3, Interval(-0.5, -0.1))
+    other = Share("instance.shape", "Shapley", 0.4, Interval(0.1, 0.7))
+    clear = replace(study, metrics=nats, effects=(helps,), shares=(other, level))
+    assert (clear.metric, clear.deciding.unit) == ("nll", "nats")
+    said = verdict([], [clear], [])
+    assert f"{helps.arm} lowers NLL by 0.125 nats against hard" in said and "(domain.shape)" in said
+    hurts = replace(helps, gain=0.125, interval=Interval(0.05, 0.2), verdict="hurts")
+    assert f"{helps.arm} raises NLL by 0.125 nats against hard" in verdict([], [replace(clear, effects=(hurts,))], [])
+    alike = replace(clear, effects=(replace(helps, verdict="equivalent"),))
+    assert "every arm equals hard within ±0.02 nats" in verdict([], [alike], [])
+    page = report(clear, tmp_path / "a.html").read_text()
+    for words in (
+        f"{helps.arm} lowers NLL most: by 0.125 nats against hard",
+        "Paired differences in NLL (nats)",
+        "less is better",
+        "The largest part of the gain comes from domain.shape",
+        "has the lowest mean NLL",
+        "NLL (nats) ↓",
+        "accuracy (%) ↑",
+        "Mean validation NLL (nats) over seeds",
+    ):
+        assert words in page, words
+    means = {
+        arm: sum(r.test.values["nll"] for r in study.runs if r.arm == arm) / len(study.seeds) for arm in study.arms
+    }
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td class="num">\d+</td><td class="num">(<b>)?', page)
+    least = min(means.values())
+    assert {arm for arm, bold in rows if bold} == {arm for arm in means if number(means[arm]) == number(least)}
+    assert f"{min(means, key=means.__getitem__)} has the lowest mean NLL" in page
+    run = study.runs[0]
+    assert f"reaches {number(run.test.values['nll'])} nats NLL on the" in verdict([], [], [replace(run, metrics=nats)])
+
+
+def test_metrics_of_other_tasks_are_columns_with_their_units(tmp_path):
+    *_, study = records()
+    shown = tuple(info(metrics[name]) for name in ("rmse", "f1('micro')", "bleu"))
+    runs = tuple(
+        replace(r, metrics=shown, test=Scores(9, 9, {"rmse": 1.0 + r.seed, "f1('micro')": 50.0}), history=())
+        for r in study.runs
+    )
+    page = report(replace(study, metrics=shown, runs=runs, effects=(), shares=()), tmp_path / "a.html").read_text()
+    assert "RMSE ↓" in page and "F1 (micro) (points) ↑" in page and "BLEU" not in page
+    assert "has the lowest mean RMSE" in page
+    assert "reaches 1.00 RMSE on the test data" in verdict([], [], runs[:1])
+    assert "without scores" in verdict([], [], [replace(runs[0], metrics=())])

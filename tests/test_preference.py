@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fractionate.errors import MismatchError
-from fractionate.extensions.preference import Preference, preference
+from fractionate.extensions.preference import ACCURACY, Preference, preference
 from fractionate.records import Run, Scores
 
 NOISE = (-0.12, 0.05, 0.11, -0.08, 0.04)
@@ -49,7 +51,7 @@ def test_planted_preferences_are_found(expected, points):
 
 def test_noise_is_no_preference():
     noisy = runs(seeds=3, hidden=60, map=60.3, output=60.2, unified=60.5)
-    found = preference(noisy, margin=0.05)
+    found = preference(noisy, metric=replace(ACCURACY, margin=0.05))
     assert found.prefers == "cannot tell" and "seeds would settle it" in found.finding.fix
 
 

@@ -27,6 +27,7 @@ from fractionate.records import (
     Evidence,
     Finding,
     Interval,
+    MetricInfo,
     Recipe,
     Record,
     Run,
@@ -326,7 +327,7 @@ def test_text_from_data_is_escaped_in_notebooks() -> None:
         HOSTILE, "error", 0.0, HOSTILE, HOSTILE, HOSTILE, (Evidence(HOSTILE, 1.0, HOSTILE),), examples=(HOSTILE,)
     )
     recipe = Recipe(True, HOSTILE, 1.0, 0.5, HOSTILE, True, HOSTILE)
-    study = Study(HOSTILE, HOSTILE, HOSTILE, 1.0, (HOSTILE,), (0,), (), ())
+    study = Study(HOSTILE, (MetricInfo(HOSTILE, HOSTILE, "more", 1.0),), HOSTILE, (HOSTILE,), (0,), (), ())
     diagnosis = Diagnosis(HOSTILE, smallest(Spectrum), (finding,), recipe)  # type: ignore[arg-type]
     contract = Contract(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, 0.5, HOSTILE, True)
     for record in (finding, recipe, study, diagnosis, contract):

@@ -17,6 +17,7 @@ from fractionate.study import dissect, trials
 from fractionate.study.arms import make_arms
 from fractionate.study.tuning import choose, settings_of, spread_rates, tried_arms, tuning_seeds
 from fractionate.study.workshop import Workshop
+from fractionate.tasks import CLASSIFICATION, infos
 
 TRAINING = Training(epochs=2, batch_size=16, learning_rate=0.01)
 TUNING = Tuning(temperatures=(1.0, 4.0), teacher_weights=(0.5, 1.0), learning_rates=(0.002, 0.02), seeds=2)
@@ -94,6 +95,9 @@ def test_test_data_are_read_once_for_the_chosen_only(tmp_path: Path, monkeypatch
     assert Study.load(tmp_path / "study.json").tries == found.tries
 
 
+ACCURACY, NLL = infos(CLASSIFICATION, "accuracy")[0], infos(CLASSIFICATION, "nll")[0]
+
+
 def validated(arm: str, seed: int, accuracy: float, nll: float) -> Run:
     scores = Scores(100, 100, {"accuracy": 100 * accuracy, "nll": nll, "ece": 0.0})
     return Run(arm, seed, "completed", None, 1, 0.0, 1, validation=scores)
@@ -112,13 +116,13 @@ def test_the_rule_of_choice() -> None:
     }
     runs = {(name, seed): validated(name, seed, *row[seed]) for name, row in table.items() for seed in (0, 1)}
     runs["kd try 4", 1] = replace(runs["kd try 4", 1], status="diverged", validation=None)
-    choice = choose(arms, tried, runs, "accuracy")
+    choice = choose(arms, tried, runs, ACCURACY)
     assert choice.arms[0].temperature == 4.0  # as accurate as try 2, with fewer nats
     assert [one.value for one in choice.tries] == [pytest.approx(70), pytest.approx(75), pytest.approx(75), None]
-    assert choose(arms, tried, runs, "nll").arms[0].temperature == 4.0
+    assert choose(arms, tried, runs, NLL).arms[0].temperature == 4.0
     everything = {key: replace(run, status="diverged", validation=None) for key, run in runs.items()}
     with pytest.raises(ConfigError, match="no setting tried for the arm 'kd' came to an end"):
-        choose(arms, tried, everything, "accuracy")
+        choose(arms, tried, everything, ACCURACY)
 
 
 def test_seeds_of_the_tries_are_their_own() -> None:

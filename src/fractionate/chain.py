@@ -43,6 +43,7 @@ from fractionate.sources.weights import read_weights
 from fractionate.store import Store, collect
 from fractionate.study import dissect
 from fractionate.study.pilot import PilotPlan
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teacher import TeacherSignal, relation_from_rows
 from fractionate.together import together
 
@@ -61,6 +62,7 @@ def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust:
         "objective.divergence": lambda name: divergences[name],
         "study.cells": as_cell,
         "study.divergences": lambda name: divergences[name],
+        "study.metric": lambda name: infos(CLASSIFICATION, name),
     }
     return load_run(path, overrides, trust=trust, lookups=lookups)
 

@@ -235,7 +235,7 @@ def model_card(
         lines += ["", "```", contract, "```", ""]
         for part, scores in (("validation", run.validation), ("test", run.test)):
             if scores is not None:
-                line = f"- {part} ({scores.examples:,} examples): {scores}"
+                line = f"- {part} ({scores.examples:,} examples): {scores.describe(run.metrics)}"
                 if "accuracy" in scores.values:
                     between = accuracy_interval(scores)
                     line += f"; accuracy 95 % interval {between.low:.2%} to {between.high:.2%}"

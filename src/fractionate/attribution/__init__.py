@@ -7,7 +7,7 @@ together (Holm 1979); equivalence is two one-sided tests against a stated margin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,40 +16,10 @@ from numpy.typing import NDArray
 
 from fractionate.attribution.power import seeds_to_settle
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.records import Effect, Interval, Run, Scores, Verdict
+from fractionate.records import Effect, Interval, MetricInfo, Run, Verdict
 
 SIGNIFICANCE = 0.05
 COVERAGE = 0.95
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What is compared: how it is read from scores, its unit, whether more is better, the usual margin, its grain."""
-
-    name: str
-    unit: str
-    sign: int  # +1: more is better, -1: less is better
-    margin: float  # differences smaller than this do not matter in practice
-    read: Callable[[Scores], float | None]
-    counts: bool = False  # a share of examples: it cannot be finer than one example
-
-
-METRICS: dict[str, Metric] = {
-    m.name: m
-    for m in (
-        Metric("accuracy", "points", +1, 0.5, lambda s: s.values.get("accuracy"), counts=True),
-        Metric("nll", "nats", -1, 0.02, lambda s: s.values.get("nll")),
-        Metric("ece", "points", -1, 0.5, lambda s: s.values.get("ece")),
-        Metric("agreement", "points", +1, 0.5, lambda s: s.values.get("agreement"), counts=True),
-    )
-}
-
-
-def metric_named(name: str) -> Metric:
-    """A metric by name. Raises `ConfigError` naming the known ones."""
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}", expected=f"one of {', '.join(METRICS)}")
-    return METRICS[name]
 
 
 @dataclass(frozen=True)
@@ -135,13 +105,12 @@ def judge(gain: float, p_difference: float, p_beyond_margin: float, *, sign: int
 
 
 def values_of(runs: Sequence[Run], metric: str) -> dict[str, dict[int, float]]:
-    """Arm → seed → the metric of completed runs, from test scores, or from validation scores where no run has test scores."""
-    read = metric_named(metric).read
+    """Arm → seed → a metric, by name, of completed runs: from test scores, or from validation scores where no run has any."""
     on_test = any(run.test is not None for run in runs)
     table: dict[str, dict[int, float]] = {}
     for run in runs:
         found = run.test if on_test else run.validation
-        value = None if found is None or run.status != "completed" else read(found)
+        value = None if found is None or run.status != "completed" else found.values.get(metric)
         row = table.setdefault(run.arm, {})
         if run.seed in row:
             raise MismatchError(f"two runs of arm {run.arm!r} have seed {run.seed}", fix="keep one of them")
@@ -150,26 +119,23 @@ def values_of(runs: Sequence[Run], metric: str) -> dict[str, dict[int, float]]:
     return table
 
 
-def grain_of(runs: Sequence[Run], metric: str) -> float:
-    """The finest step of a metric: one example in points for shares of examples, else 0."""
-    if not metric_named(metric).counts:
+def grain_of(runs: Sequence[Run], metric: MetricInfo) -> float:
+    """The finest step of a metric: one row in points for shares of rows, else 0."""
+    if not metric.counts:
         return 0.0
     on_test = any(run.test is not None for run in runs)
     sizes = [s.rows for s in ((r.test if on_test else r.validation) for r in runs) if s is not None]
     return 100 / max(sizes) if sizes else 0.0
 
 
-def effects(
-    runs: Sequence[Run], contrasts: Sequence[Contrast], *, metric: str, margin: float | None = None
-) -> tuple[Effect, ...]:
+def effects(runs: Sequence[Run], contrasts: Sequence[Contrast], *, metric: MetricInfo) -> tuple[Effect, ...]:
     """The effects of one metric: each contrast over the seeds that both arms completed, corrected together.
 
     A contrast with fewer than two such seeds is left out (say so with `unpaired`). `gain` is in the metric's unit, arm minus
-    against; whether more is better is the metric's: `helps` means better. Raises `MismatchError` for arms without runs.
+    against; whether more is better is the metric's: `helps` means better. Differences below `metric.margin` do not matter.
+    Raises `MismatchError` for arms without runs.
     """
-    kind = metric_named(metric)
-    margin = kind.margin if margin is None else margin
-    table = values_of(runs, metric)
+    table = values_of(runs, metric.name)
     grain = grain_of(runs, metric)
     found: list[tuple[Contrast, Paired]] = []
     for contrast in contrasts:
@@ -179,22 +145,26 @@ def effects(
         seeds = sorted(table[contrast.arm].keys() & table[contrast.against].keys())
         if len(seeds) >= 2:
             differences = [table[contrast.arm][s] - table[contrast.against][s] for s in seeds]
-            found.append((contrast, paired(differences, margin=margin, grain=grain)))
+            found.append((contrast, paired(differences, margin=metric.margin, grain=grain)))
     sure = holm([p.p_value for _, p in found])
     same = holm([p.p_beyond_margin for _, p in found])
     result = []
     for (contrast, pair), p_holm, p_same in zip(found, sure, same, strict=True):
-        verdict = judge(pair.gain, p_holm, p_same, sign=kind.sign)
+        verdict = judge(pair.gain, p_holm, p_same, sign=metric.sign)
         settle = None
         if verdict == "cannot tell":
             settle = seeds_to_settle(
-                pair.gain, pair.deviation, margin=margin, seeds=pair.seeds, significance=SIGNIFICANCE / len(found)
+                pair.gain,
+                pair.deviation,
+                margin=metric.margin,
+                seeds=pair.seeds,
+                significance=SIGNIFICANCE / len(found),
             )
         result.append(
             Effect(
                 arm=contrast.arm,
                 against=contrast.against,
-                metric=metric,
+                metric=metric.name,
                 gain=pair.gain,
                 interval=pair.interval,
                 p_value=pair.p_value,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fractionate.attribution import grain_of, paired, values_of
-from fractionate.records import LEVEL_NAMES, Run, Share, ShareLevel
+from fractionate.records import LEVEL_NAMES, MetricInfo, Run, Share, ShareLevel
 
 Place = tuple[int, int]  # step of confidence and of shape: 0 universe, 1 domain, 2 instance
 Values = Mapping[Place | None, NDArray[np.float64]]  # None: hard labels
@@ -72,12 +72,12 @@ def shapley_parts(values: Values) -> dict[ShareLevel, NDArray[np.float64]]:
     return {level: parts[level] for level in LEVEL_NAMES}
 
 
-def shares(runs: Sequence[Run], places: Mapping[Place | None, str], *, metric: str, margin: float) -> tuple[Share, ...]:
+def shares(runs: Sequence[Run], places: Mapping[Place | None, str], *, metric: MetricInfo) -> tuple[Share, ...]:
     """The shares of the gain, by ladder and by Shapley, as far as the arms are there; empty without hard, ls, class-mean and kd.
 
     `places` names the arm at each place of the grid, None for the hard labels. Only seeds that every named arm completed count.
     """
-    table = values_of(runs, metric)
+    table = values_of(runs, metric.name)
     arms = {place: name for place, name in places.items() if len(table.get(name, {})) >= 2}
     if not {None, *(place for _, place in SHORT_LADDER)} <= arms.keys():
         return ()
@@ -92,6 +92,6 @@ def shares(runs: Sequence[Run], places: Mapping[Place | None, str], *, metric: s
     grain = grain_of(runs, metric)
     for method, split in methods:
         for level, gains in split(values).items():
-            pair = paired(gains, margin=margin, grain=grain)
+            pair = paired(gains, margin=metric.margin, grain=grain)
             found.append(Share(level=level, method=method, gain=pair.gain, interval=pair.interval))  # type: ignore[arg-type]
     return tuple(found)

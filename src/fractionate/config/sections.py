@@ -132,10 +132,11 @@ class StudySection(Section):
     temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="every cell is tried at each")
     teacher_weights: tuple[Weight, ...] = Field((0.9,), min_length=1, description="every cell is tried at each")
     seeds: int = Field(5, ge=2, le=10_000, description="students an arm; the same seeds for every arm")
-    metric: Literal["accuracy", "nll", "ece", "agreement"] = Field("accuracy", description="what a gain is counted in")
-    margin: float = Field(
-        0.5, gt=0, le=1e6, description="differences smaller than this count as equal, in the metric's unit"
-    )
+    metric: str = Field("accuracy", min_length=1, description="what a gain is counted in; one of the task's metrics")
+    margin: float | None = Field(
+        None, gt=0, le=1e6,
+        description="differences smaller than this count as equal, in the metric's unit; none: the metric's own",
+    )  # fmt: skip
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, min_length=1, description="parts of the data; every cell is tried with each"
     )

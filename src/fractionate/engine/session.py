@@ -35,6 +35,7 @@ from fractionate.objective import Objective
 from fractionate.outputs import Head, device_of
 from fractionate.records import Run, Scores, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teacher import TeacherSignal
 
 DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
@@ -339,6 +340,7 @@ class Session:
             versions=versions(),
             note=self.remark,
             cost=self._cost() if self.folder is not None else {},
+            metrics=infos(CLASSIFICATION),
         )
 
     def _cost(self) -> dict[str, float]:

@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fractionate.attribution import Contrast, effects, grain_of, metric_named, paired, values_of
+from fractionate.attribution import Contrast, effects, grain_of, paired, values_of
 from fractionate.attribution import unpaired as too_few
 from fractionate.errors import MismatchError
 from fractionate.record import Record
-from fractionate.records import Effect, Evidence, Finding, Interval, Run
+from fractionate.records import Effect, Evidence, Finding, Interval, MetricInfo, Run
+from fractionate.tasks import CLASSIFICATION, infos
 
 Prefers = Literal["map", "output", "both", "neither", "cannot tell"]
 Roles = Mapping[Literal["base", "map", "output", "both"], str]
+ACCURACY = infos(CLASSIFICATION, "accuracy")[0]
 ROLES: Roles = {"base": "hidden", "map": "map", "output": "output", "both": "unified"}
 
 
@@ -49,8 +51,7 @@ def preference(
     runs: Sequence[Run],
     *,
     roles: Roles = ROLES,
-    metric: str = "accuracy",
-    margin: float | None = None,
+    metric: MetricInfo = ACCURACY,
     task: str = "this task",
 ) -> Preference:
     """Read the four arms' runs.
@@ -65,7 +66,7 @@ def preference(
     fewer than two seeds are common to all.
     """
     names = {role: roles[role] for role in ("base", "map", "output", "both")}
-    table = values_of(runs, metric)
+    table = values_of(runs, metric.name)
     missing = [name for name in names.values() if name not in table]
     if missing:
         raise MismatchError(
@@ -80,17 +81,15 @@ def preference(
         ("both", "output"),
     )
     contrasts = [Contrast(names[a], names[b]) for a, b in pairs]
-    judged = {(e.arm, e.against): e for e in effects(runs, contrasts, metric=metric, margin=margin)}
+    judged = {(e.arm, e.against): e for e in effects(runs, contrasts, metric=metric)}
     found = {(a, b): judged[names[a], names[b]] for a, b in pairs if (names[a], names[b]) in judged}
     seeds = sorted(set.intersection(*(set(table[name]) for name in names.values())))
     if len(seeds) < 2 or len(found) < len(pairs):
-        notes = "; ".join(too_few(runs, contrasts, metric)) or f"{len(seeds)} common seeds"
+        notes = "; ".join(too_few(runs, contrasts, metric.name)) or f"{len(seeds)} common seeds"
         raise MismatchError(
             "these runs cannot be paired", expected="at least two seeds that every arm completed", got=notes
         )
     prefers = _prefers({pair: e.verdict for pair, e in found.items()})
-    kind = metric_named(metric)
-    margin = kind.margin if margin is None else margin
     of = {role: [table[name][s] for s in seeds] for role, name in names.items()}
     shares = []
     for term, other in (("map", "output"), ("output", "map")):
@@ -98,11 +97,11 @@ def preference(
             ((a - b) + (both - c)) / 2
             for a, b, both, c in zip(of[term], of["base"], of["both"], of[other], strict=True)
         ]
-        pair = paired(gains, margin=margin, grain=grain_of(runs, metric))
+        pair = paired(gains, margin=metric.margin, grain=grain_of(runs, metric))
         shares.append(TermShare(term, pair.gain, pair.interval))
     return Preference(
         prefers=prefers,
-        finding=_finding(prefers, found, kind.unit, margin, task),
+        finding=_finding(prefers, found, metric, task),
         effects=tuple(found.values()),
         shares=tuple(shares),
         recipe=RECIPES[prefers],
@@ -134,7 +133,7 @@ RECIPES: dict[Prefers, str] = {
 }
 
 
-def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], unit: str, margin: float, task: str) -> Finding:
+def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: MetricInfo, task: str) -> Finding:
     said = {
         "map": f"{task} prefers the attention map",
         "output": f"{task} prefers the attention output",
@@ -143,7 +142,8 @@ def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], unit: st
         "cannot tell": f"whether {task} prefers map or output cannot be told",
     }[prefers]
     evidence = tuple(
-        Evidence(f"{e.arm} − {e.against}", e.gain, unit, interval=e.interval, threshold=margin) for e in found.values()
+        Evidence(f"{e.arm} − {e.against}", e.gain, metric.unit, interval=e.interval, threshold=metric.margin)
+        for e in found.values()
     )
     settle = [e.seeds_to_settle for e in found.values() if e.seeds_to_settle]
     return Finding(

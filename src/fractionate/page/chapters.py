@@ -18,11 +18,19 @@ from fractionate.page.histogram_plots import histogram_figure
 from fractionate.page.mechanism_plots import mechanism_figures
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.spectrum_plots import spectrum_figure, temperature_figure
-from fractionate.page.student_plots import SCORES, arms_of, curves_figure, score_values, students_figure
+from fractionate.page.student_plots import (
+    arms_of,
+    curves_figure,
+    heading,
+    metrics_of,
+    of_test,
+    score_values,
+    students_figure,
+)
 from fractionate.page.text import number, percent, seconds, sentence, short
 from fractionate.page.verdict import verdict
 from fractionate.record import Record
-from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, Run, Study
+from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, MetricInfo, Run, Study
 
 PLAIN = re.compile(r"[A-Za-z_][\w.+/()-]*( [\w.+/()-]+)*")
 
@@ -82,8 +90,10 @@ def content(records: Sequence[Record], title: str = "", command: str = "") -> Co
     loose = tuple(r for r in records if isinstance(r, Run))
     explained = tuple(r for r in records if isinstance(r, Explanations))
     runs = tuple(run for study in studies for run in study.runs) + loose
-    groups = [(study.name, study.runs, study.arms, _placebos(study)) for study in studies]
-    groups += [("", loose, (), frozenset())] if loose else []
+    groups = [
+        (study.name, study.runs, metrics_of(study.runs, study), study.arms, _placebos(study)) for study in studies
+    ]
+    groups += [("", loose, metrics_of(loose), (), frozenset())] if loose else []
     names = [short(s.name, 60) for s in studies] + [short(d.name, 60) for d in diagnoses]
     names = names or [short(r.name, 60) for r in explained]
     names = names or [short(a.name, 60) for a in attention]
@@ -146,7 +156,7 @@ def _facts(
     if diagnoses:
         d = diagnoses[0]
         facts.append((f"{number(d.spectrum.total_nats)} nats", "known beyond a guess"))
-        if d.teacher:
+        if d.teacher and "accuracy" in d.teacher.values:
             facts.append((percent(d.teacher.accuracy, 1), "teacher accuracy"))
         problems = sum(len(d.problems) for d in diagnoses)
         facts.append((str(problems), "problem found" if problems == 1 else "problems found"))
@@ -204,7 +214,7 @@ def _distributions(diagnoses: Sequence[Diagnosis], groups: Sequence[Any]) -> tup
         [(d.name, d.confidence) for d in diagnoses if d.confidence],
     )
     factors = [(d.name, d.rescaling) for d in diagnoses if d.rescaling]
-    for name, members, order, _ in groups:
+    for name, members, _, order, _ in groups:
         for arm, runs in arms_of(members, order).items():
             found = pooled(run.rescaling for run in runs if run.rescaling)
             factors += (
@@ -222,46 +232,53 @@ def _distributions(diagnoses: Sequence[Diagnosis], groups: Sequence[Any]) -> tup
     return tuple(f for f in (confidence, rescaling) if f)
 
 
-def _students(index: int, name: str, runs: Sequence[Run], order: Sequence[str], placebos: frozenset[str]) -> Students:
+def _students(
+    index: int,
+    name: str,
+    runs: Sequence[Run],
+    metrics: Sequence[MetricInfo],
+    order: Sequence[str],
+    placebos: frozenset[str],
+) -> Students:
     figures = (
-        students_figure(runs, order, placebos, numbered("students", index)),
-        curves_figure(runs, order, numbered("learning-curves", index)),
+        students_figure(runs, metrics, order, placebos, numbered("students", index)),
+        curves_figure(runs, metrics, order, numbered("learning-curves", index)),
         *mechanism_figures(runs, order, lambda file: numbered(file, index)),
         cost_figure(runs, numbered("cost", index)),
     )
     arms = arms_of(runs, order)
     found = {
-        (arm, field): mean_interval(values)
+        (arm, m.name): mean_interval(values)
         for arm, members in arms.items()
-        for field, *_ in SCORES
-        if (values := score_values(members, field))
+        for m in metrics
+        if (values := score_values(members, m.name))
     }
-    columns = [c for c in SCORES if any((arm, c[0]) in found for arm in arms)]
+    columns = [m for m in metrics if any((arm, m.name) in found for arm in arms)]
     best = {}  # as it is shown; where all are alike none is best
-    for field, *_ in columns:
-        means = [found[arm, field][0] for arm in arms if arm not in placebos and (arm, field) in found]
-        best[field] = number((min if field in ("nll", "ece") else max)(means, default=None))
+    for m in columns:
+        means = [found[arm, m.name][0] for arm in arms if arm not in placebos and (arm, m.name) in found]
+        best[m.name] = number((max if m.better == "more" else min)(means, default=None))
         if len({number(mean) for mean in means}) == 1:
-            best[field] = ""
+            best[m.name] = ""
     rows = []
     for arm, members in arms.items():
         cells = []
-        for field, *_ in columns:
-            mean, interval = found.get((arm, field), (None, None))
+        for m in columns:
+            mean, interval = found.get((arm, m.name), (None, None))
             half = number((interval.high - interval.low) / 2, 2) if interval else ""
-            cells.append((number(mean), half, arm not in placebos and number(mean) == best[field]))
+            cells.append((number(mean), half, arm not in placebos and number(mean) == best[m.name]))
         rows.append(ScoreRow(arm, len(members), arm in placebos, tuple(cells)))
-    head = tuple(f"{word} ({unit})" for _, word, unit in columns)
-    return Students(name, tuple(f for f in figures if f), head, tuple(rows), _run_rows(runs))
+    head = tuple(map(heading, columns))
+    return Students(name, tuple(f for f in figures if f), head, tuple(rows), _run_rows(runs, columns))
 
 
-def _run_rows(runs: Sequence[Run]) -> tuple[dict[str, Any], ...]:
+def _run_rows(runs: Sequence[Run], columns: Sequence[MetricInfo]) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "arm": run.arm or "student",
             "seed": run.seed,
             "status": run.status,
-            "scores": run.test or run.validation,
+            "scores": tuple(number(scores.values.get(m.name) if (scores := of_test(run)) else None) for m in columns),
             "steps": f"{run.steps:,}",
             "time": seconds(run.wall_seconds),
             "parameters": f"{run.parameters:,}",
@@ -281,7 +298,8 @@ def _provenance(studies: Sequence[Study], loose: Sequence[Run]) -> tuple[tuple[s
     parts: list[tuple[str, dict[str, str]]] = []
     for s in studies:
         facts: dict[str, object] = {**{f"data {k}" if k != "name" else "data": v for k, v in s.data.items()}}
-        facts |= {"seeds": ", ".join(map(str, s.seeds)), "baseline": s.baseline, "metric": s.metric, "margin": s.margin}
+        facts |= {"seeds": ", ".join(map(str, s.seeds)), "baseline": s.baseline, "metric": s.metric}
+        facts |= {"margin": s.deciding.margin} if s.metrics else {}
         facts |= {k: v for k, v in s.settings.items() if k != "command"}
         shared = _shared([r.settings for r in s.runs])
         facts |= {k: v for k, v in shared.items() if k not in facts and k != "command"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
 from fractionate.page.marks import canvas, rect, scale_for, tag
-from fractionate.page.rows import REACH, ROW, axis_row, ground, key, mark, metric_words, row, with_unit
+from fractionate.page.rows import BETTER, REACH, ROW, axis_row, ground, key, mark, row, with_unit
 from fractionate.page.text import decimals, short
-from fractionate.records import Effect, Share, Study
+from fractionate.records import Effect, MetricInfo, Share, Study
 
 VERDICT_SIGNS = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
 
@@ -29,10 +29,11 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
     effects = [*arms, *steps, *placebos]
     if not effects:
         return None
-    metric, unit, places = metric_words(study.metric)
+    metric = study.deciding
+    title, unit, places, margin = short(metric.title, 40), metric.unit, metric.places, metric.margin
     ends = [v for e in effects for v in (e.gain, e.interval.low, e.interval.high)]
-    scale = scale_for([*ends, -study.margin, study.margin], zero=True)
-    left, right = scale(-study.margin), scale(study.margin)
+    scale = scale_for([*ends, -margin, margin], zero=True)
+    left, right = scale(-margin), scale(margin)
     band = rect(left, -REACH, right - left, ROW + 2 * REACH, "margin")
     baseline = short(study.baseline, 40)
     sham = {e.arm for e in placebos}
@@ -60,25 +61,27 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
             end = [tag("b", gain), tag("span", sign, " ", e.verdict, class_=f"verdict {verdict}")]
             end += [tag("small", f"{settle:,} seeds would settle")] if settle else []
             drawn.append(row(name, plot, tag("div", *end, class_="row-end"), class_))
-    drawn.append(axis_row(scale, with_unit(metric, unit)))
+    drawn.append(axis_row(scale, with_unit(title, unit)))
     best = max((e for e in arms if e.verdict == "helps"), key=lambda e: abs(e.gain), default=None)
-    title = (
-        f"{short(best.arm, 40)} gains most: {decimals(abs(best.gain), places)} {unit} over {baseline}"
-        if best
-        else f"No arm is shown to beat {baseline}"
-    )
+    known = {m.name: m for m in study.metrics}
+    heading = f"No arm is shown to beat {baseline}"
+    if best:
+        size = f"{decimals(abs(best.gain), places)} {unit}".rstrip()
+        heading = f"{short(best.arm, 40)} gains most: {size} over {baseline}"
+        if metric.better == "less":
+            heading = f"{short(best.arm, 40)} lowers {title} most: by {size} against {baseline}"
     seeds = len(study.seeds)
     return Figure(
         file,
-        title,
+        heading,
         tag("div", *drawn, class_="rows"),
-        f"Paired differences in {with_unit(metric, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals. "
-        f"In the shaded band, ±{study.margin:g}, two arms count as equal. Verdicts are corrected for the number of "
-        "contrasts (Holm). A part of the teacher pays where its arm helps and its placebo does not.",
+        f"Paired differences in {with_unit(title, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals; "
+        f"{BETTER[metric.better]}. In the shaded band, ±{margin:g}, two arms count as equal. Verdicts are corrected for the "
+        "number of contrasts (Holm). A part of the teacher pays where its arm helps and its placebo does not.",
         ("arm", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
         tuple(
             (
-                *(e.arm, e.against, *metric_words(e.metric)[:2]),
+                *(e.arm, e.against, *((m.title, m.unit) if (m := known.get(e.metric)) else (e.metric, ""))),
                 *(e.gain, e.interval.low, e.interval.high, e.p_holm, e.seeds),
                 *(e.verdict, "placebo" if e.placebo else ""),
             )
@@ -87,12 +90,18 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
     )
 
 
+def pays(share: Share, metric: MetricInfo) -> bool:
+    """Whether a level's part is an improvement for certain: its interval excludes 0 on the better side."""
+    return share.interval.low > 0 if metric.better == "more" else share.interval.high < 0
+
+
 def shares_figure(study: Study, file: str = "shares") -> Figure | None:
     """The total gain by level: along the ladder and as a Shapley value."""
     shares = study.shares
     if not shares:
         return None
-    metric, unit, places = metric_words(study.metric)
+    metric = study.deciding
+    title, unit, places = short(metric.title, 40), metric.unit, metric.places
     scale = scale_for([v for s in shares for v in (s.gain, s.interval.low, s.interval.high)], zero=True)
     known = (("ladder", "m-ladder", "●", "along the ladder"), ("Shapley", "m-shapley", "◇", "Shapley value"))
     methods = [m for m in known if any(s.method == m[0] for s in shares)]
@@ -114,23 +123,24 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
             swatch = canvas(12, rect(0, 0, 100, 12, f"seg {LEVEL_CLASSES[level]}"), class_="swatch")
             label = tag("div", swatch, level, tag("small", LEVEL_WORDS[level]), class_="row-name")
             drawn.append(row(label, ground(scale, *marks, height=height), tag("div", *values, class_="row-end")))
-    drawn.append(axis_row(scale, with_unit(metric, unit)))
+    drawn.append(axis_row(scale, with_unit(title, unit)))
     totals = [
         f"{words} to {decimals(sum(s.gain for s in shares if s.method == method), places, sign=True)} {unit}".strip()
         for method, _, _, words in (("ladder", "", "", "along the ladder"), ("Shapley", "", "", "as Shapley values"))
         if any(s.method == method for s in shares)
     ]
-    largest: Share = max((s for s in shares if s.method == methods[-1][0]), key=lambda s: s.gain)
+    largest: Share = max((s for s in shares if s.method == methods[-1][0]), key=lambda s: metric.sign * s.gain)
     start = (
         "The largest part of the gain comes from"
-        if largest.interval.low > 0
+        if pays(largest, metric)
         else "No level is sure to pay; the largest is"
     )
     return Figure(
         file,
         f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}",
         tag("div", *drawn, class_="rows"),
-        f"The gain of the whole over {short(study.baseline, 40)}, split by level; the parts add up {' and '.join(totals)}. "
+        f"The gain of the whole over {short(study.baseline, 40)} ({BETTER[metric.better]}), split by level; "
+        f"the parts add up {' and '.join(totals)}. "
         "The ladder adds one level after the other; the Shapley value averages over every order. Bars are 95 % intervals.",
         ("level", "method", with_unit("gain", unit), "low", "high"),
         tuple((s.level, s.method, s.gain, s.interval.low, s.interval.high) for s in shares),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from fractionate.page.marks import Scale, axis, canvas, finite, gridlines, line, tag
-from fractionate.page.text import short
-from fractionate.records import Interval
+from fractionate.page.text import decimals, number, short
+from fractionate.records import Interval, MetricInfo
 
 ROW = 34.0
 REACH = 8.0  # bands and lines reach over the row's edge, so that they join also where a row is higher
@@ -18,21 +18,23 @@ SIGNS = {  # the shape is the second cue beside colour
     "●": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
 }
 
-METRICS: dict[str, tuple[str, str, int]] = {  # name in prose, unit, decimals
-    "accuracy": ("accuracy", "points", 2),
-    "ece": ("ECE", "points", 2),
-    "agreement": ("agreement", "points", 2),
-    "nll": ("NLL", "nats", 3),
-    "nll_nats": ("NLL", "nats", 3),
-    "bleu": ("BLEU", "points", 2),
-    "chrf": ("chrF", "points", 2),
-    "ta_rate": ("TA rate", "points", 2),
-}
+BETTER = {"more": "more is better", "less": "less is better"}
 
 
-def metric_words(metric: str) -> tuple[str, str, int]:
-    """A metric's name in prose, its unit and how many decimals it is read with."""
-    return METRICS.get(metric, (short(metric, 40), "", 3))
+def value_text(metric: MetricInfo, value: float) -> str:
+    """A value of a metric with its unit."""
+    return f"{number(value)} {metric.value_unit}".rstrip()
+
+
+def gain_text(metric: MetricInfo, gain: float, arm: str, against: str) -> str:
+    """What an arm does to a metric, as a clause: it gains or costs points, or raises or lowers what is better low."""
+    size = f"{decimals(abs(gain), metric.places)} {metric.unit}".rstrip()
+    title = short(metric.title, 40)
+    if metric.better == "more":
+        return (
+            f"{arm} {'gains' if gain > 0 else 'costs'} {size} of {title} {'over' if gain > 0 else 'against'} {against}"
+        )
+    return f"{arm} {'raises' if gain > 0 else 'lowers'} {title} by {size} against {against}"
 
 
 def with_unit(name: str, unit: str) -> str:

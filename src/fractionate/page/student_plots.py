@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from fractionate.page.figure import Figure, mean_interval
 from fractionate.page.marks import Scale, canvas, curve, finite, line, scale_for, tag, text, tick_words
-from fractionate.page.rows import ROW, axis_row, ground, mark, row
+from fractionate.page.rows import BETTER, ROW, axis_row, ground, mark, row, value_text, with_unit
 from fractionate.page.text import number, short
-from fractionate.records import Run, Scores
+from fractionate.records import MetricInfo, Run, Scores, Study
 
 
 def of_test(run: Run) -> Scores | None:
@@ -26,12 +26,33 @@ def arms_of(runs: Sequence[Run], order: Sequence[str] = ()) -> dict[str, list[Ru
     return {arm: members for arm, members in found.items() if members}
 
 
-SCORES: tuple[tuple[str, str, str], ...] = (  # metric, words, unit
-    ("accuracy", "accuracy", "%"),
-    ("nll", "NLL", "nats"),
-    ("ece", "ECE", "points"),
-    ("agreement", "agreement", "%"),
-)
+ARROWS = {"more": "↑", "less": "↓"}
+
+
+def metrics_of(runs: Sequence[Run], study: Study | None = None) -> tuple[MetricInfo, ...]:
+    """How the scores of runs are read, the deciding metric first; only those that a run has a value of."""
+    every = {m.name: m for run in runs for m in run.metrics}
+    every = ({m.name: m for m in study.metrics} if study else {}) | every
+    valued = {name for run in runs if (scores := of_test(run)) for name in scores.values}
+    return tuple(m for name, m in every.items() if name in valued)
+
+
+def deciding(runs: Sequence[Run]) -> MetricInfo | None:
+    """The metric that decides; None where no run has scores whose reading is known."""
+    return next(iter(metrics_of(runs)), None)
+
+
+def best_run(runs: Sequence[Run], metric: MetricInfo | None) -> Run:
+    """The run with the best value, the first of runs without."""
+    valued = [run for run in runs if metric and score_values([run], metric.name)]
+    return (
+        max(valued, key=lambda run: metric.sign * score_values([run], metric.name)[0]) if metric and valued else runs[0]
+    )
+
+
+def heading(metric: MetricInfo) -> str:
+    """A metric as the head of a column: its unit and which direction is better."""
+    return f"{with_unit(short(metric.title, 40), metric.value_unit)} {ARROWS[metric.better]}"
 
 
 def score_values(runs: Sequence[Run], metric: str) -> list[float]:
@@ -42,12 +63,17 @@ def score_values(runs: Sequence[Run], metric: str) -> list[float]:
 
 def students_figure(
     runs: Sequence[Run],
+    metrics: Sequence[MetricInfo],
     order: Sequence[str] = (),
     placebos: frozenset[str] = frozenset(),
     file: str = "students",
 ) -> Figure | None:
-    """Accuracy of every arm: each seed a dot, the mean with its interval."""
-    arms = {arm: score_values(members, "accuracy") for arm, members in arms_of(runs, order).items()}
+    """The deciding metric of every arm: each seed a dot, the mean with its interval."""
+    if not metrics:
+        return None
+    first = metrics[0]
+    title = short(first.title, 40)
+    arms = {arm: score_values(members, first.name) for arm, members in arms_of(runs, order).items()}
     arms = {arm: values for arm, values in arms.items() if values}
     if not arms:
         return None
@@ -60,33 +86,35 @@ def students_figure(
         mean, interval = means[arm]
         seeds = [tag("circle", cx=f"{scale(v):.2f}%", cy=ROW / 2, r=3, class_="seed") for v in values]
         ends = f" [{number(interval.low)}, {number(interval.high)}]" if interval else ""
-        said = mark(scale, mean, interval, "m-mean", "●", f"{short(arm)}: {number(mean)} %{ends}")
+        said = mark(scale, mean, interval, "m-mean", "●", f"{short(arm)}: {value_text(first, mean)}{ends}")
         plot = ground(scale, *seeds, said, zero=False)
-        end = tag("div", tag("b", f"{number(mean)} %"), class_="row-end")
+        end = tag("div", tag("b", value_text(first, mean)), class_="row-end")
         drawn.append(row(arm, plot, end, "placebo" if arm in placebos else ""))
-    drawn.append(axis_row(scale, "accuracy (%)"))
-    best = max(means, key=lambda arm: means[arm][0])
+    drawn.append(axis_row(scale, with_unit(title, first.value_unit)))
+    best = max(means, key=lambda arm: first.sign * means[arm][0])
+    most = "highest" if first.better == "more" else "lowest"
     rows: list[tuple[object, ...]] = []
     for arm, members in arms_of(runs, order).items():
         cells: list[object] = [arm, len(members)]
-        for metric, *_ in SCORES:
-            values = score_values(members, metric)
+        for metric in metrics:
+            values = score_values(members, metric.name)
             mean, interval = mean_interval(values) if values else (float("nan"), None)
             cells += [mean, interval.low if interval else None, interval.high if interval else None]
         rows.append(tuple(cells))
     head = ["arm", "runs"] + [
         f"{name}{part}"
-        for _, word, unit in SCORES
-        for name, part in ((f"{word} ({unit})", ""), (word, " low"), (word, " high"))
+        for m in metrics
+        for name, part in ((with_unit(m.title, m.value_unit), ""), (m.title, " low"), (m.title, " high"))
     ]
     which = "test" if any(r.test for r in runs) else "validation"
     return Figure(
         file,
-        f"{short(best, 40)} has the highest mean accuracy: {number(means[best][0])} %"
+        f"{short(best, 40)} has the {most} mean {title}: {value_text(first, means[best][0])}"
         if len(means) > 1
-        else f"{short(best, 40)}: {number(means[best][0])} % accuracy",
+        else f"{short(best, 40)}: {value_text(first, means[best][0])} {title}",
         tag("div", *drawn, class_="rows"),
-        f"Accuracy on the {which} data: a dot a seed, the mean with its 95 % interval (Student’s t over seeds). "
+        f"{title[:1].upper()}{title[1:]} on the {which} data ({BETTER[first.better]}): a dot a seed, the mean with "
+        "its 95 % interval (Student’s t over seeds). "
         "Seeds are paired, so compare arms by the effects above, not by the overlap of these bars.",
         tuple(head),
         tuple(rows),
@@ -119,23 +147,26 @@ def curve_panels(curves: Mapping[str, Sequence[tuple[float, float]]], file: str,
     return panels
 
 
-def curves_figure(runs: Sequence[Run], order: Sequence[str] = (), file: str = "learning-curves") -> Figure | None:
-    """Learning curves: a panel an arm, the mean over seeds in front of the other arms."""
+def curves_figure(
+    runs: Sequence[Run], metrics: Sequence[MetricInfo], order: Sequence[str] = (), file: str = "learning-curves"
+) -> Figure | None:
+    """Learning curves in the deciding metric, or the loss: a panel an arm, the mean over seeds in front of the other arms."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    validated = any(p.validation for r in runs for p in r.history)
+    measured = {name for r in runs for p in r.history if p.validation for name in p.validation.values}
+    metric = next((m for m in metrics if m.name in measured), None)  # BLEU is for the end alone
     for arm, members in arms_of(runs, order).items():
         by_step: dict[int, list[float]] = {}
         for run in members:
             for p in run.history:
-                value = (100 * p.validation.accuracy if p.validation else None) if validated else p.loss
+                value = p.loss if metric is None else p.validation.values.get(metric.name) if p.validation else None
                 if value is not None and finite(value):
                     by_step.setdefault(p.step, []).append(value)
         if len(by_step) > 1:
             curves[arm] = [(float(step), sum(v) / len(v)) for step, v in sorted(by_step.items())]
     if not curves:
         return None
-    panels = curve_panels(curves, file, " %" if validated else "")
-    what = "validation accuracy (%)" if validated else "training loss"
+    panels = curve_panels(curves, file, f" {metric.value_unit}".rstrip() if metric else "")
+    what = with_unit(f"validation {short(metric.title, 40)}", metric.value_unit) if metric else "training loss"
     return Figure(
         file,
         "Learning curves",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fractionate.page.effect_plots import main_effects
+from fractionate.page.effect_plots import main_effects, pays
 from fractionate.page.figure import LEVEL_WORDS
-from fractionate.page.rows import metric_words
-from fractionate.page.student_plots import of_test
-from fractionate.page.text import decimals, listing, percent, short
+from fractionate.page.rows import gain_text, value_text
+from fractionate.page.student_plots import best_run, deciding, of_test
+from fractionate.page.text import listing, short
 from fractionate.records import Diagnosis, Run, Share, Study
 
 
@@ -25,11 +25,11 @@ def verdict(diagnoses: Sequence[Diagnosis], studies: Sequence[Study], runs: Sequ
 
 
 def certain_shares(study: Study) -> list[Share]:
-    """The levels whose part of the gain is above zero for certain, largest first; Shapley values where there are any."""
+    """The levels whose part of the gain is an improvement for certain, largest first; Shapley values where there are any."""
     for method in ("Shapley", "ladder"):
         found = [s for s in study.shares if s.method == method]
         if found:
-            return sorted((s for s in found if s.interval.low > 0), key=lambda s: -s.gain)
+            return sorted((s for s in found if pays(s, study.deciding)), key=lambda s: -abs(s.gain))
     return []
 
 
@@ -39,20 +39,19 @@ def _what_pays(study: Study, named: bool) -> str:
     helping = sorted((e for e in effects if e.verdict == "helps"), key=lambda e: -abs(e.gain))
     hurting = [e for e in effects if e.verdict == "hurts"]
     whose = "it" if "teacher" in where else "the teacher"
-    (name, unit, places), baseline = metric_words(study.metric), short(study.baseline, 40)
+    baseline = short(study.baseline, 40)
     seeds = f"{len(study.seeds)} {'seed' if len(study.seeds) == 1 else 'seeds'}"
     if not helping:
         if effects and all(e.verdict == "equivalent" for e in effects):
-            return (
-                f"{where}no part of {whose} pays: every arm equals {baseline} within ±{study.margin:g} {unit}".strip()
-            )
+            band = f"±{study.deciding.margin:g} {study.deciding.unit}".rstrip()
+            return f"{where}no part of {whose} pays: every arm equals {baseline} within {band}"
         if hurting:
             worst = max(hurting, key=lambda e: abs(e.gain))
-            cost = f"{short(worst.arm, 40)} costs {decimals(abs(worst.gain), places)} {unit} of {name}"
+            cost = gain_text(study.deciding, worst.gain, short(worst.arm, 40), baseline)
             return f"{where}no part of {whose} is shown to pay, and {cost}"
         return f"{where}{seeds} cannot tell whether any part of {whose} pays"
     best = helping[0]
-    gain = f"{short(best.arm, 40)} gains {decimals(abs(best.gain), places)} {unit} of {name} over {baseline}"
+    gain = gain_text(study.deciding, best.gain, short(best.arm, 40), baseline)
     paying = certain_shares(study)
     but = _doubt(best.arm, study)
     if paying:
@@ -108,10 +107,12 @@ def _teacher(name: str) -> str:
 
 
 def _student(runs: Sequence[Run]) -> str:
-    best = max(runs, key=lambda r: s.accuracy if (s := of_test(r)) else -1.0)
+    metric = deciding(runs)
+    best = best_run(runs, metric)
     scores = of_test(best)
-    if scores is None:
+    value = None if scores is None or metric is None else scores.values.get(metric.name)
+    if metric is None or value is None:
         return f"{short(best.arm or 'the student', 40)} {best.status} after {best.steps:,} steps, without scores"
-    reached = f"the student {short(best.arm, 40)} reaches {percent(scores.accuracy, 1)} accuracy on the "
+    reached = f"the student {short(best.arm, 40)} reaches {value_text(metric, value)} {short(metric.title, 40)} on the "
     reached += f"{'test' if best.test else 'validation'} data with {best.parameters:,} parameters"
     return f"{reached}; one training cannot tell which part of the teacher pays" if best.contract else reached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,6 +51,10 @@ class Histogram(Record):
 
 
 Direction = Literal["more", "less"]
+TITLES = {
+    "nll": "NLL", "token-nll": "NLL a token", "ece": "ECE", "auc": "AUC", "f1": "F1", "brier": "Brier score", "bleu": "BLEU",
+    "chrf": "chrF", "ta-rate": "TA rate", "balanced-accuracy": "balanced accuracy", "rmse": "RMSE", "mae": "MAE", "r2": "R²",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,19 @@ class MetricInfo(Record):
     @property
     def places(self) -> int:
         """Decimals that tell differences of the size of the margin apart: 2 for 0.5, 3 for 0.02."""
-        return max(0, 1 - math.floor(math.log10(self.margin))) if 0 < self.margin < math.inf else 3
+        return min(9, max(0, 1 - math.floor(math.log10(self.margin)))) if 0 < self.margin < math.inf else 3
+
+    @property
+    def title(self) -> str:
+        """The name in prose: NLL, F1 (micro)."""
+        name, _, arguments = self.name.partition("(")
+        told = arguments.removesuffix(")").replace("'", "")
+        return TITLES.get(name, name) + (f" ({told})" if told else "")
+
+    @property
+    def value_unit(self) -> str:
+        """The unit of a value: a share of rows is read in per cent, differences of shares in points."""
+        return "%" if self.counts and self.unit == "points" else self.unit
 
 
 @dataclass(frozen=True)
@@ -119,5 +136,16 @@ class Scores(Record):
             raise MismatchError(f"these scores have no {name}", expected=f"one of {known}", fix=f"evaluate {name} too")
         return self.values[name]
 
+    def describe(self, metrics: Sequence[MetricInfo]) -> str:
+        """The values in words, with decimals and units of the metrics that are given."""
+        known = {metric.name: metric for metric in metrics}
+        told = [
+            f"{known[name].title} {value:.{known[name].places}f} {known[name].value_unit}".rstrip()
+            if name in known
+            else f"{name} {value:.4g}"
+            for name, value in self.values.items()
+        ]
+        return ", ".join(told) or "no metric has a value"
+
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items()) or "no metric has a value"
+        return self.describe(())

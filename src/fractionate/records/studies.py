@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fractionate.errors import MismatchError
 from fractionate.record import Record
-from fractionate.records.measures import Interval, Level
+from fractionate.records.measures import Interval, Level, MetricInfo
 from fractionate.records.training import Run
 
 ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
@@ -71,12 +72,14 @@ class Try(Record):
 
 @dataclass(frozen=True)
 class Study(Record):
-    """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels."""
+    """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels.
+
+    `metrics` says how the metrics of effects and scores are read; the first decides: verdicts, shares and tuning are in it.
+    """
 
     name: str
-    metric: str
+    metrics: tuple[MetricInfo, ...]
     baseline: str
-    margin: float
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
@@ -87,6 +90,18 @@ class Study(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     wall_seconds: float = 0.0
     tries: tuple[Try, ...] = ()  # of an equal tuning budget for every arm; empty where nothing was tuned
+
+    @property
+    def deciding(self) -> MetricInfo:
+        """The metric that decides. Raises `MismatchError` where the study has none."""
+        if not self.metrics:
+            raise MismatchError(f"the study {self.name!r} has no metric", fix="give it metrics; the first decides")
+        return self.metrics[0]
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that decides; empty without one."""
+        return self.metrics[0].name if self.metrics else ""
 
     def __str__(self) -> str:
         size = f"{len(self.arms)} arms × {len(self.seeds)} seeds"

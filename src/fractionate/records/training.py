@@ -7,7 +7,7 @@ from typing import Literal
 
 from fractionate.record import Record
 from fractionate.records.knowledge import Spectrum
-from fractionate.records.measures import Histogram, Matrix, Scores
+from fractionate.records.measures import Histogram, Matrix, MetricInfo, Scores
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,10 @@ class Run(Record):
     cost: dict[str, float] = field(
         default_factory=dict
     )  # what student and teacher need: `student_megabytes`, `teacher_latency_ms`
+    metrics: tuple[MetricInfo, ...] = ()  # how the scores are read; the first decided
 
     def __str__(self) -> str:
         scores = self.test or self.validation
         return f"{self.arm} seed {self.seed}: {self.status} after {self.steps} steps in {self.wall_seconds:.1f} s" + (
-            f", {scores}" if scores else ""
+            f", {scores.describe(self.metrics)}" if scores else ""
         )

@@ -10,20 +10,21 @@ from typing import Any, Literal
 
 import torch
 
-from fractionate.attribution import METRICS, Contrast, effects, metric_named, unpaired
+from fractionate.attribution import effects, unpaired
 from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.records import Run, Study, Training, Try, Tuning
+from fractionate.records import MetricInfo, Run, Study, Training, Try, Tuning
 from fractionate.study.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, transfer_set
 from fractionate.study.course import StudentFactory, Way, make_student, model_logits
 from fractionate.study.keeping import Folder, Progress, fingerprint
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teacher import TeacherSignal
 
 
@@ -90,14 +91,13 @@ def dissect(
     the folder do not fit together.
     """
     begin = time.perf_counter()
-    kind = metric_named(metric)
-    margin = kind.margin if margin is None else margin
+    metrics = infos(CLASSIFICATION, metric, margin)
     training = training or Training(epochs=60)
     data = as_examples(data)
     validation = None if validation is None else as_examples(validation, "validation")
     test = None if test is None else as_examples(test, "test")
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    _check_study(seeds, margin, validation, test)
+    _check_study(seeds, metrics[0].margin, validation, test)
     check_workers(workers)
     for part, examples, what in (
         (signal, data, "training"),
@@ -148,7 +148,7 @@ def dissect(
         if tune is not None:
             folder = Folder(None if out is None else Path(out) / "tries", settings)
             found = trials.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
-            choice = choose(arms, tried, found, metric)
+            choice = choose(arms, tried, found, metrics[0])
             arms, tries = choice.arms, choice.tries
         folder = Folder(out, settings)
         runs = trials.runs(arms, seeds, folder, advance=bar.advance, test=test, test_signal=test_signal)
@@ -157,15 +157,14 @@ def dissect(
     ordered = tuple(runs[arm.name, seed] for arm in arms for seed in seeds)
     study = Study(
         name=name,
-        metric=metric,
+        metrics=metrics,
         baseline=baseline,
-        margin=margin,
         arms=tuple(arm.name for arm in arms),
         seeds=seeds,
         runs=ordered,
-        effects=tuple(_all_effects(ordered, contrasts, metric, margin)),
-        shares=_all_shares(ordered, arms, metric, margin),
-        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metric)),
+        effects=tuple(effect for one in metrics for effect in effects(ordered, contrasts, metric=one)),
+        shares=_all_shares(ordered, arms, metrics[0]),
+        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metrics[0].name)),
         data={"name": data.name, "examples": len(data), "classes": data.classes, "fingerprint": str(settings["data"])}
         | ({} if validation is None else {"validation": len(validation)})
         | ({} if test is None else {"test": len(test)}),
@@ -250,17 +249,12 @@ def _unfinished(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(f"{r.arm} seed {r.seed} {words[r.status]}: {r.note}" for r in runs if r.status in words)
 
 
-def _all_effects(runs: Sequence[Run], contrasts: Sequence[Contrast], metric: str, margin: float) -> Iterator[Any]:
-    for other in dict.fromkeys([metric, *METRICS]):
-        yield from effects(runs, contrasts, metric=other, margin=margin if other == metric else None)
-
-
-def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: str, margin: float) -> Any:
+def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: MetricInfo) -> Any:
     """Shares of the levels at the first factors that have them (one temperature, weight and share of the data)."""
     for first in [arm for arm in arms if not arm.hard]:
         own = [arm for arm in arms if arm.meets(first)]
         places = {place: arm.name for place, cell in PLACES.items() for arm in own if arm.cell == cell}
-        found = shares(runs, places, metric=metric, margin=margin)
+        found = shares(runs, places, metric=metric)
         if found:
             return found
     return ()

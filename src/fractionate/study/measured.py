@@ -16,6 +16,7 @@ from fractionate.scores import scores
 from fractionate.study.arms import Arm
 from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teacher import TeacherSignal
 
 
@@ -55,6 +56,7 @@ def make_run(
             "way": outcome.way,
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
+        metrics=infos(CLASSIFICATION),
     )
     if outcome.diverged_at is not None:
         return replace(

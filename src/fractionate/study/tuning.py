@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import isfinite
+from math import isfinite, nan
 
-from fractionate.attribution import metric_named
 from fractionate.errors import ConfigError
 from fractionate.order import draw_seed
-from fractionate.records import Run, Training, Try, Tuning
+from fractionate.records import MetricInfo, Run, Training, Try, Tuning
 from fractionate.study.arms import Arm
 
 
@@ -75,39 +74,38 @@ class Choice:
 
 
 def choose(
-    arms: Sequence[Arm], tried: Mapping[str, Sequence[Arm]], runs: Mapping[tuple[str, int], Run], metric: str
+    arms: Sequence[Arm], tried: Mapping[str, Sequence[Arm]], runs: Mapping[tuple[str, int], Run], metric: MetricInfo
 ) -> Choice:
     """The best try of every arm by one rule: the mean over the tuning's seeds of the metric on validation data.
 
-    Ties go to the lower mean validation NLL, then to the earlier try. A try with a run that diverged is not chosen.
+    Ties go to the lower mean validation NLL, where it was measured, then to the earlier try. A try with a run that
+    diverged is not chosen.
 
     Raises `ConfigError` where every try of an arm diverged.
     """
-    kind = metric_named(metric)
     chosen, tries = [], []
     for arm in arms:
         values: list[tuple[float, float] | None] = []
         for one in tried[arm.name]:
             own = [run for (name, _), run in runs.items() if name == one.name]
-            found = [(kind.read(run.validation), run.validation.nll_nats) for run in own if run.validation is not None]
-            done = len(found) == len(own) > 0 and all(v is not None and isfinite(v) for v, _ in found)
+            found = [run.validation.values for run in own if run.validation is not None]
+            done = len(found) == len(own) > 0 and all(isfinite(one.get(metric.name, nan)) for one in found)
+            nats = [one["nll"] for one in found if "nll" in one]
             values.append(
-                (sum(v for v, _ in found if v is not None) / len(found), sum(n for _, n in found) / len(found))
-                if done
-                else None
+                (sum(one[metric.name] for one in found) / len(found), sum(nats) / max(1, len(nats))) if done else None
             )
         possible = [i for i, v in enumerate(values) if v is not None]
         if not possible:
             raise ConfigError(
                 f"no setting tried for the arm {arm.name!r} came to an end",
-                got=f"{len(values)} tries, all diverged or without the metric {metric}",
+                got=f"{len(values)} tries, all diverged or without the metric {metric.name}",
                 fix="lower tune.learning_rates, or give a validation signal where the metric is agreement",
             )
 
         def rank(i: int, values: list[tuple[float, float] | None] = values) -> tuple[float, float, int]:
             value = values[i]
             assert value is not None
-            return (-kind.sign * value[0], value[1], i)
+            return (-metric.sign * value[0], value[1], i)
 
         best = min(possible, key=rank)
         one = tried[arm.name][best]

@@ -10,7 +10,7 @@ from fractionate.tasks import (  # they register their metrics
     token_metrics,
 )
 from fractionate.tasks.evaluate import CLASSIFICATION, evaluate_metrics, scores
-from fractionate.tasks.metrics import Metric, info, metrics
+from fractionate.tasks.metrics import Metric, info, infos, metrics
 from fractionate.tasks.predictions import AttentionStates, Needs, Predictions
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "classification_metrics",
     "evaluate_metrics",
     "info",
+    "infos",
     "metrics",
     "number_metrics",
     "scores",

@@ -4,10 +4,12 @@ ranks merge."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
+from fractionate.errors import UnknownNameError
 from fractionate.records import Direction, MetricInfo
-from fractionate.registry import Registry
+from fractionate.registry import Registry, nearest
 from fractionate.tasks.predictions import Needs, Predictions
 
 
@@ -58,3 +60,26 @@ metrics: Registry[Metric] = Registry("metric", "fractionate.metrics")
 def info(metric: Metric) -> MetricInfo:
     """How the metric is read, as a record of a study or a run holds it."""
     return MetricInfo(metric.name, metric.unit, metric.better, metric.margin, metric.counts)
+
+
+def infos(metrics: Sequence[Metric], deciding: str = "", margin: float | None = None) -> tuple[MetricInfo, ...]:
+    """How a task's metrics are read, the one that decides first.
+
+    Args:
+        deciding: Its name; empty: the task's first.
+        margin: Differences of the deciding metric that do not matter, in its unit; None: its own margin.
+
+    Raises:
+        UnknownNameError: The task has no metric of that name.
+    """
+    every = {metric.name: info(metric) for metric in metrics}
+    name = deciding or next(iter(every), "")
+    if name not in every:
+        near = nearest(name, list(every))
+        raise UnknownNameError(
+            f"unknown metric {name!r}",
+            expected=f"one of {', '.join(every)}",
+            fix=f"did you mean {near!r}?" if near else None,
+        )
+    first = every.pop(name)
+    return (first if margin is None else replace(first, margin=margin), *every.values())
