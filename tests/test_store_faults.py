@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench.kill import forked
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,6 +22,7 @@ from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
 from fractionate.errors import ConfigError, DamagedError, ResourceError
 from fractionate.store import Store, collect, compact, repair, upload, verify
+from fractionate.store.layout import write_shard
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
@@ -36,23 +39,8 @@ def say(inputs):
     return inputs * 2
 
 
-def gather(place, rows=ROWS, **options):
-    return collect(say, data(rows), place, named="twice", batch_size=16, shard_bytes=1, **options)
-
-
-# what a killed writer does between two system calls; without torch's import in the trace
-COMMIT = f"""
-import sys; sys.path.insert(0, {SOURCE!r})
-import numpy as np
-from pathlib import Path
-from fractionate.store.layout import write_shard
-from fractionate.store.reading import Store
-store = Store.open(sys.argv[1])
-columns = {{n: np.load(sys.argv[2] + "/" + n + ".npy") for n in ("places", "keys", "labels", "values", "hashes")}}
-print("ready", flush=True)
-sys.stdin.read(1)
-write_shard(Path(sys.argv[1]), columns, head=store.head.sha256)
-"""
+def gather(place, rows=ROWS, batch_size=16, **options):
+    return collect(say, data(rows), place, named="twice", batch_size=batch_size, shard_bytes=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +59,36 @@ def part(tmp_path_factory):
     return base, content
 
 
-def traced(store, base, *options):
-    """Start a writer, follow it from the moment it is ready, let it commit."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    writer = subprocess.Popen([sys.executable, "-c", COMMIT, str(store), str(base)], **pipes)
-    assert writer.stdout.readline() == b"ready\n"
-    tracer = subprocess.Popen(["strace", "-f", "-p", str(writer.pid), *options], stderr=subprocess.PIPE)
+def traced(work, log, *options):
+    """Do some work in a fork that strace follows from its first line on; its exit code and what it wrote to stderr."""
+    told, (waits, go) = log.with_name(f"{log.name}-stderr"), os.pipe()
+
+    def follow():
+        os.dup2(os.open(told, os.O_CREAT | os.O_WRONLY), 2)
+        os.read(waits, 1)
+        try:
+            work()
+        except ResourceError as error:
+            os.write(2, f"{error.exit_code} {error}".encode())
+            os._exit(1)
+
+    child = forked(follow)
+    tracer = subprocess.Popen(["strace", "-f", "-p", str(child), "-o", str(log), *options], stderr=subprocess.PIPE)
     tracer.stderr.readline()  # attached
-    _, error = writer.communicate(b"x")
+    os.write(go, b"x")
+    status = os.waitpid(child, 0)[1]
     tracer.wait()
+    for end in (waits, go):
+        os.close(end)
     tracer.stderr.close()
-    return writer.returncode, error.decode()
+    return os.waitstatus_to_exitcode(status), told.read_text()
+
+
+def commits(place, base):
+    """Write the shard that was taken away: what a writer does that is killed between two system calls."""
+    store = Store.open(place)
+    columns = {name: np.load(base / f"{name}.npy") for name in ("places", "keys", "labels", "values", "hashes")}
+    return lambda: write_shard(place, columns, head=store.head.sha256)
 
 
 @strace
@@ -89,16 +96,8 @@ def traced(store, base, *options):
 def test_a_kill_at_a_system_call_of_a_commit_loses_no_row_that_was_there(part, tmp_path, call, when):
     base, content = part
     shutil.copytree(base / "s", tmp_path / "s")
-    code, _ = traced(
-        tmp_path / "s",
-        base,
-        "-o",
-        "/dev/null",
-        "-e",
-        f"trace={call}",
-        "-e",
-        f"inject={call}:signal=SIGKILL:when={when}",
-    )
+    options = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={when}"]
+    code, _ = traced(commits(tmp_path / "s", base), tmp_path / "log", *options)
     assert code == -9
     store = Store.open(tmp_path / "s")  # as if nothing had happened, or all of it
     assert store.present()[:80].all() and store.present()[80:].sum() in (0, 16)
@@ -113,7 +112,7 @@ def test_a_commit_is_shard_then_segment_each_synced_before_and_after_its_rename(
     base, _ = part
     shutil.copytree(base / "s", tmp_path / "s")
     log = tmp_path / "log"
-    code, error = traced(tmp_path / "s", base, "-o", str(log), "-y", "-e", "trace=write,fsync,rename")
+    code, error = traced(commits(tmp_path / "s", base), log, "-y", "-e", "trace=write,fsync,rename")
     assert code == 0, error
     calls = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines() if f"{tmp_path}/s/" in line]
     steps = [(line.split("(")[0], "shards" if "/shards" in line else "segments") for line in calls]
@@ -127,10 +126,9 @@ def test_a_commit_is_shard_then_segment_each_synced_before_and_after_its_rename(
 def test_a_disk_that_fills_leaves_the_old_store_and_says_what_is_needed(part, tmp_path, call, when):
     base, content = part
     shutil.copytree(base / "s", tmp_path / "s")
-    code, error = traced(
-        tmp_path / "s", base, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={when}"
-    )
-    assert code == 1 and "ResourceError" in error and "bytes free" in error and str(tmp_path / "s") in error
+    options = ["-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={when}"]
+    code, error = traced(commits(tmp_path / "s", base), tmp_path / "log", *options)
+    assert code == 1 and error.startswith("6 ") and "bytes free" in error and str(tmp_path / "s") in error
     assert verify(tmp_path / "s").whole
     left = [path for path in (tmp_path / "s").rglob("*") if path.name.startswith(TEMPORARY)]
     assert not left
@@ -163,36 +161,11 @@ def test_a_small_disk(tmp_path):
 
 
 @strace
-def test_a_disk_that_cannot_be_read_is_a_typed_error(part):
+def test_a_disk_that_cannot_be_read_is_a_typed_error(part, tmp_path):
     base, _ = part
-    script = f"""
-import sys; sys.path.insert(0, {SOURCE!r})
-from fractionate.store.reading import Store
-from fractionate.errors import ResourceError
-print("ready", flush=True); sys.stdin.read(1)
-try:
-    Store.open({str(base / "s")!r})
-except ResourceError as error:
-    print(error.exit_code, error)
-"""
-    reader = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert reader.stdout.readline() == b"ready\n"
-    options = [
-        "-o",
-        "/dev/null",
-        "-P",
-        str(base / "s" / "head.json"),
-        "-e",
-        "trace=openat,read",
-        "-e",
-        "inject=openat,read:error=EIO",
-    ]
-    tracer = subprocess.Popen(["strace", "-f", "-p", str(reader.pid), *options], stderr=subprocess.PIPE)
-    tracer.stderr.readline()
-    said, _ = reader.communicate(b"x")
-    tracer.wait()
-    tracer.stderr.close()
-    assert said.startswith(b"6 cannot read") and b"Input/output error" in said
+    options = ["-P", str(base / "s" / "head.json"), "-e", "trace=openat,read", "-e", "inject=openat,read:error=EIO"]
+    code, said = traced(lambda: Store.open(base / "s"), tmp_path / "log", *options)
+    assert code == 1 and said.startswith("6 cannot read") and "Input/output error" in said
 
 
 WRITER = f"""
@@ -204,27 +177,11 @@ gather(sys.argv[1])
 """
 
 
-def writers(place, count):
-    started = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(count)
-    ]
-    for writer in started:
-        assert writer.stdout.readline() == b"ready\n"
-    return started
-
-
 def test_racing_writers_make_the_store_of_one_and_a_killed_one_hinders_nobody(tmp_path):
     content = gather(tmp_path / "one").content()
-    racing = writers(tmp_path / "s", 3)
-    for writer in racing:
-        writer.stdin.write(b"x")
-        writer.stdin.flush()
-    racing[0].kill()
-    for writer in racing[1:]:
-        writer.communicate()
-        assert writer.returncode == 0
-    racing[0].communicate()
+    racing = [forked(lambda: gather(tmp_path / "s")) for _ in range(3)]
+    os.kill(racing[0], signal.SIGKILL)
+    assert [os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) for writer in racing] == [-9, 0, 0]
     store = Store.open(tmp_path / "s")
     assert store.complete and store.content() == content
     repair(tmp_path / "s")
@@ -357,7 +314,7 @@ test_any_order_of_doings = Doings.TestCase
 @pytest.fixture
 def far(tmp_path):
     fsspec = pytest.importorskip("fsspec")
-    store = gather(tmp_path / "near", rows=4000, form="top-k", k=2)
+    store = gather(tmp_path / "near", rows=4000, batch_size=500, form="top-k", k=2)
     url = "memory://bucket/store"
     fsspec.filesystem("memory").rm("/bucket", recursive=True) if fsspec.filesystem("memory").exists("/bucket") else None
     compact(tmp_path / "near")

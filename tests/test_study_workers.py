@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.kill import forked
 from torch import nn
 
 from fractionate.errors import ConfigError, MismatchError
@@ -58,6 +57,7 @@ def test_workers_change_no_bit(way: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert alone.effects == spread.effects and alone.shares == spread.shares
 
 
+@pytest.mark.slow
 def test_fresh_processes_and_what_cannot_be_sent_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_method("cuda") == "spawn" and start_method("cpu") in ("fork", "spawn")
     monkeypatch.setattr(workers, "start_method", lambda _: "spawn")
@@ -130,38 +130,34 @@ def test_workers_that_cannot_be_meant(count: Any) -> None:
         study(workers=count)
 
 
-STUDY = """
-import sys, time, torch
-sys.path[:0] = [{src!r}, {tests!r}]
-torch.set_num_threads(1)
-import test_study_workers as here
-def slow():
-    time.sleep(0.15)  # a student takes long enough to be killed in the middle
-    return here.student()
-found = here.study(slow, way="one by one", workers=2, out={out!r})
-"""
-
-
+@pytest.mark.skipif(start_method("cpu") != "fork", reason="the trap goes to the workers by fork")
 def test_a_killed_study_goes_on_by_the_same_command(tmp_path: Path) -> None:
     """A real kill -9 of the whole study after its first runs; the workers it leaves end by themselves."""
-    out = tmp_path / "study"
-    code = STUDY.format(src=str(ROOT / "src"), tests=str(ROOT / "tests"), out=str(out))
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while len(list((out / "runs").glob("*.json"))) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None, "the study ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    out, home = tmp_path / "study", os.getpid()
+
+    def waits() -> nn.Module:  # once there are two runs the workers go on only when the study is gone
+        parent = os.getppid()
+        while home != parent == os.getppid() and len(list((out / "runs").glob("*.json"))) >= 2:
+            time.sleep(0.01)
+        return student()
+
+    def command(factory: Callable[[], nn.Module]) -> Study:
+        return study(factory, way="one by one", workers=2, out=out)
+
+    process = forked(lambda: command(waits))
+    while len(list((out / "runs").glob("*.json"))) < 2:
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the study ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
     kept = {file: file.read_bytes() for file in (out / "runs").glob("*.json")}
     assert 2 <= len(kept) < 9 and not (out / "study.json").exists()
-    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=120)
+    again = command(student)
     assert all(file.read_bytes() == text for file, text in kept.items())  # what was done is not done again
-    again = Study.load(out / "study.json")
     assert timeless(again) == timeless(study(way="one by one"))
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_runs() -> None:
     pytest.importorskip("ray")
     assert timeless(study(seeds=2, workers="ray")) == timeless(study(seeds=2))
