@@ -18,7 +18,7 @@ from torch import nn
 
 from fractionate.data.examples import Examples
 from fractionate.durable import TEMPORARY
-from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError
+from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError, ResourceError
 from fractionate.store import (
     CompactSignal,
     Replay,
@@ -465,8 +465,12 @@ def test_files_that_could_run_code_or_claim_too_much_are_not_imported(data, tmp_
         {"logits": pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.zeros(20_000_000, "f4")), 5)}
     )
     importorskip("pyarrow.parquet").write_table(zeros, tmp_path / "bomb.parquet", compression="zstd")
-    monkeypatch.setattr("fractionate.store.exchange.available_bytes", lambda device: 64 << 20)
-    with pytest.raises(DamagedError, match="claims more"):
+    noise = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.random.default_rng(0).normal(size=5 * ROWS)), 5)
+    importorskip("pyarrow.parquet").write_table(pyarrow.table({"logits": noise}), tmp_path / "large.parquet")
+    monkeypatch.setattr("fractionate.budget.available_bytes", lambda device: 100)
+    with pytest.raises(ResourceError, match="does not fit into memory"):
+        import_arrays(tmp_path / "large.parquet", data, tmp_path / "s", named="x")
+    with pytest.raises(DamagedError, match="claims more than a file of outputs holds"):
         import_arrays(tmp_path / "bomb.parquet", data, tmp_path / "s", named="x")
     assert not (tmp_path / "harmed").exists() and not (tmp_path / "s").exists()
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, NumericsError
+from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
+from fractionate.errors import ConfigError, MismatchError, NumericsError, printable
 from fractionate.teacher import TeacherSignal
 
+__all__ = ["SUFFIXES", "read_signal", "signal_from_arrays"]
+
 Outputs = Literal["auto", "logits", "probabilities"]
-Array = NDArray[Any]
-SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
+LARGEST_CLASS = 2**31  # more is no class, and may be no number of float32
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 OUTPUT_NAMES = ("logits", "probabilities", "probs", "outputs", "predictions")
 SUM_TOLERANCE = 1e-2  # half precision rounds the sum of a thousand probabilities by less than this
@@ -31,24 +33,14 @@ def signal_from_arrays(outputs: Array | Tensor, labels: Array | Tensor, *, kind:
     Raises `MismatchError` where outputs and labels do not fit (transposed, 1-based, of other lengths, a single class) and
     `NumericsError` for NaN, infinities, and for "probabilities" that are none.
     """
-    values = torch.as_tensor(_plain(outputs))
-    targets = torch.as_tensor(_plain(labels))
-    if values.ndim != 2:
-        raise MismatchError(
-            "outputs are not a table", expected="[examples, classes]", got=str(list(values.shape)),
-            fix="flatten tokens into rows" if values.ndim == 3 else "one row an example, one column a class",
-        )  # fmt: skip
+    values, targets = to_tensor(outputs, "outputs"), to_tensor(labels, "labels")
+    _check_shapes(tuple(values.shape), tuple(targets.shape))
     if targets.ndim == 2 and 1 in targets.shape:
         targets = targets.flatten()
     if targets.ndim == 2 and targets.shape == values.shape:
         targets = _from_one_hot(targets)
-    if len(targets) != len(values) and len(targets) == values.shape[1]:
-        raise MismatchError(
-            "outputs look transposed", expected=f"[{len(targets)} examples, classes]", got=str(list(values.shape)),
-            fix="pass outputs.T",
-        )  # fmt: skip
     if targets.is_floating_point():
-        if not bool((targets == targets.round()).all()):
+        if not bool(((targets == targets.round()) & (targets.abs() < LARGEST_CLASS)).all()):
             raise MismatchError("labels are not class numbers", expected="whole numbers", got=str(targets[:5].tolist()))
         targets = targets.long()
     if not values.is_floating_point():
@@ -83,13 +75,27 @@ def _from_one_hot(targets: Tensor) -> Tensor:
     return hot.argmax(1)
 
 
-def _plain(values: Array | Tensor) -> Array | Tensor:
-    if isinstance(values, Tensor):
-        return values.detach()
-    array = np.asarray(values)
-    if array.dtype == object or array.dtype.kind not in "fiub":
-        raise MismatchError("this array does not hold numbers", got=str(array.dtype))
-    return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else np.ascontiguousarray(array)
+def _check_shapes(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Raise `MismatchError` for outputs that are no table, and for labels that cannot be theirs."""
+    if len(outputs) != 2:
+        raise MismatchError(
+            "outputs are not a table", expected="[examples, classes]", got=str(list(outputs)),
+            fix="flatten tokens into rows" if len(outputs) == 3 else "one row an example, one column a class",
+        )  # fmt: skip
+    if 0 in outputs:
+        raise MismatchError(
+            "there is no data: the outputs are empty", expected="at least one example and two classes", got=str(list(outputs))
+        )
+    count = math.prod(labels) if len(labels) == 2 and 1 in labels else labels[0] if labels else 1
+    if count != outputs[0] and count == outputs[1]:
+        raise MismatchError(
+            "outputs look transposed", expected=f"[{count} examples, classes]", got=str(list(outputs)),
+            fix="pass outputs.T",
+        )  # fmt: skip
+    if count != outputs[0] or len(labels) not in (1, 2):
+        raise MismatchError(
+            "outputs and labels differ in length", expected=f"labels [{outputs[0]}]", got=str(list(labels))
+        )
 
 
 def read_signal(
@@ -104,92 +110,42 @@ def read_signal(
     Raises `ConfigError` for a missing or unknown file, `DamagedError` for one that cannot be read, and what
     `signal_from_arrays` raises. Nothing in a file is executed.
     """
-    arrays = read_arrays(Path(path))
-    found_labels = read_arrays(Path(labels)) if labels is not None else arrays
-    name, outputs = _pick(arrays, OUTPUT_NAMES, Path(path), "the teacher's outputs")
-    named = any(label in found_labels for label in LABEL_NAMES)
-    if known is not None and not named and labels is None:
-        targets: Array | Tensor = known.cpu()
-    else:
-        _, targets = _pick(found_labels, LABEL_NAMES, Path(labels or path), "labels")
+    arrays = arrays_in(path)
+    found_labels = arrays_in(labels) if labels is not None else arrays
+    name, outputs = _pick(arrays, OUTPUT_NAMES, path, "the teacher's outputs")
     if kind == "auto" and name in ("probabilities", "probs"):
         kind = "probabilities"
+    named = any(label in found_labels for label in LABEL_NAMES)
+    if known is not None and not named and labels is None:
+        _check_shapes(outputs.shape, tuple(known.shape))
+        return signal_from_arrays(outputs.load(), known.cpu(), kind=kind)
+    _, targets = _pick(found_labels, LABEL_NAMES, labels or path, "labels")
+    _check_shapes(outputs.shape, targets.shape)  # before anything is read
     ids = arrays.get("ids")
-    if ids is not None and len(np.unique(ids)) < len(ids):
-        values, counts = np.unique(ids, return_counts=True)
-        raise MismatchError(
-            f"{int((counts > 1).sum())} ids come more than once", expected="one row an id",
-            got=str(values[counts > 1][:3].tolist()), fix="drop the repeated rows, or the column of ids",
-        )  # fmt: skip
-    return signal_from_arrays(outputs, targets, kind=kind)
+    if ids is not None:
+        if ids.shape != outputs.shape[:1]:
+            raise MismatchError(
+                "ids and outputs differ in number", expected=f"{outputs.shape[0]}", got=str(list(ids.shape))
+            )
+        values, counts = np.unique(ids.load(), return_counts=True)
+        if bool((counts > 1).any()):
+            raise MismatchError(
+                f"{int((counts > 1).sum())} ids come more than once", expected="one row an id",
+                got=printable(str(values[counts > 1][:3].tolist())), fix="drop the repeated rows, or the column of ids",
+            )  # fmt: skip
+    return signal_from_arrays(outputs.load(), targets.load(), kind=kind)
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name; a .npy file's single array has the name ""."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}", expected="a .npy, .npz, .safetensors or .parquet file")
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"cannot read {path.name}", expected=", ".join(SUFFIXES), got=path.suffix or "no suffix")
-    try:
-        return {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        if isinstance(error, (ConfigError, MismatchError)):
-            raise
-        raise DamagedError(f"{path} cannot be read: {error}", fix="write the file again") from error
-
-
-def _npy(path: Path) -> dict[str, Array]:
-    return {"": np.load(path, allow_pickle=False)}
-
-
-def _npz(path: Path) -> dict[str, Array]:
-    from zipfile import BadZipFile
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except BadZipFile as error:
-        raise ValueError(str(error)) from error
-
-
-def _safetensors(path: Path) -> dict[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in tensors.items()}
-
-
-def _parquet(path: Path) -> dict[str, Array]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow", fix='pip install "fractionate[parquet]"') from error
-    try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise ValueError(str(error)) from error
-    arrays: dict[str, Array] = {}
-    for name in table.column_names:
-        column = table[name].to_pylist()
-        arrays[name] = np.array(column) if not isinstance(column[0], list) else np.array(column, dtype=np.float64)
-    for prefix, name in (("logit_", "logits"), ("p_", "probabilities")):
-        single = sorted((c for c in arrays if c.startswith(prefix) and c[len(prefix) :].isdigit()),
-                        key=lambda c: int(c[len(prefix) :]))  # fmt: skip
-        if len(single) > 1:
-            arrays[name] = np.stack([arrays[c] for c in single], axis=1)
-    return arrays
-
-
-def _pick(arrays: Mapping[str, Array], names: tuple[str, ...], path: Path, what: str) -> tuple[str, Array]:
+def _pick(
+    arrays: Mapping[str, StoredArray], names: tuple[str, ...], path: Path | str, what: str
+) -> tuple[str, StoredArray]:
     for name in names:
         if name in arrays:
             return name, arrays[name]
     if list(arrays) == [""]:
         return "", arrays[""]
     raise ConfigError(
-        f"{path.name} does not name {what}", expected=f"one of {', '.join(names)}", got=", ".join(arrays) or "nothing"
+        f"{Path(path).name} does not name {what}",
+        expected=f"one of {', '.join(names)}",
+        got=printable(", ".join(arrays), 200) or "nothing",
     )

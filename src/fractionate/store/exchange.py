@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.budget import available_bytes
+from fractionate.data.arrays import arrays_in, to_tensor
 from fractionate.data.examples import Examples
 from fractionate.durable import make_directory, write_directory, write_file
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError, printable
 from fractionate.paths import as_path
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
@@ -170,9 +170,9 @@ def import_arrays(
     files that claim more than they hold or more than the memory does, `ConfigError` for other files (pickles above all),
     `MismatchError` where rows, labels and classes do not fit.
     """
-    rows = read_array(Path(logits)) if isinstance(logits, (str, Path)) else torch.as_tensor(logits)
+    rows = read_array(logits) if isinstance(logits, (str, Path)) else to_tensor(logits, "logits")
     if isinstance(data, (Tensor, np.ndarray, list)):
-        labels = torch.as_tensor(np.asarray(data))
+        labels = to_tensor(data, "labels")
         data = Examples(torch.arange(len(labels)), labels)
     source = _Places(data)
     if rows.ndim != 2 or len(rows) != len(source):
@@ -199,58 +199,9 @@ class _Places(Source):
         return Batch(torch.from_numpy(np.ascontiguousarray(places)), batch.labels, places, batch.keys)
 
 
-def read_array(path: Path) -> Tensor:
-    """Logits out of a .npy, .safetensors or .parquet file. Nothing is unpickled; sizes are checked before memory is taken."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    kind = path.suffix
-    try:
-        if kind == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps: a claim beyond the file's end is refused
-            return torch.from_numpy(np.array(array))
-        if kind == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-            if "logits" not in tensors and len(tensors) != 1:
-                raise ConfigError(f"{path} has no tensor 'logits'", got=", ".join(sorted(tensors)))
-            return tensors.get("logits", next(iter(tensors.values())))
-        if kind == ".parquet":
-            return _read_parquet(path)
-    except (ConfigError, DamagedError, MissingExtraError):
-        raise
-    except Exception as error:  # each library has errors of its own for a file that is not what its name says
-        raise DamagedError(f"{path} cannot be read as {kind[1:]}", got=str(error).splitlines()[0][:200]) from error
-    raise ConfigError(
-        f"cannot import {path.name}",
-        expected=".npy, .safetensors or .parquet",
-        fix="pickles (.pt, .pkl) can run code when they are read: convert them where that does no harm",
-    )
-
-
-def _read_parquet(path: Path) -> Tensor:
-    _pyarrow()
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(path, page_checksum_verification=True)
-    free = available_bytes(torch.device("cpu"))
-    budget = (1 << 62 if free is None else free) // 2
-    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
-    # repeated values are stored once, so the bytes in the file say little: count the values
-    values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))
-    claimed = max(values * 4, sum(group.total_byte_size for group in groups))
-    if claimed > budget:
-        raise DamagedError(
-            f"{path} claims more than memory has", expected=f"at most {budget:,} bytes", got=f"{claimed:,}"
-        )
-    if "logits" not in file.schema_arrow.names:
-        raise ConfigError(f"{path} has no column 'logits'", got=", ".join(file.schema_arrow.names))
-    parts, taken = [], 0
-    for batch in file.iter_batches(batch_size=ROWS, columns=["logits"]):
-        taken += batch.nbytes
-        if taken > budget:
-            raise ResourceError(f"{path} does not fit into memory", expected=f"at most {budget:,} bytes")
-        column = batch.column(0)
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        parts.append(flat.reshape(len(column), -1))
-    return torch.from_numpy(np.concatenate(parts))
+def read_array(path: Path | str) -> Tensor:
+    """Logits out of a .npy, .npz, .safetensors or .parquet file: the array of that name, or the only one."""
+    found = arrays_in(path)
+    if "logits" not in found and len(found) != 1:
+        raise ConfigError(f"{path} has no array 'logits'", got=printable(", ".join(sorted(found)), 200) or "nothing")
+    return to_tensor(found.get("logits", next(iter(found.values()))).load(), "logits")
