@@ -208,15 +208,25 @@ def test_damage_in_the_folder_of_a_run_is_named(capsys, run_file):
         ("run.yaml", lambda kept: b"\xff" + kept[1:], 3), ("run.yaml", lambda kept: kept[:50], 4),
         ("run.yaml", lambda kept: b"", 4),
         ("student/run.json", lambda kept: kept.replace(b'"steps": 20', b'"steps": 21', 1), 3),
+        ("teacher.safetensors", lambda kept: kept[:-1], 3), ("teacher.safetensors", lambda kept: kept[:-1] + b"x", 3),
+        ("student/model.safetensors", lambda kept: kept[:-1], 3), ("student/config.json", lambda kept: kept + b" ", 3),
         ("student/run.json", lambda kept: kept[:200], 3), ("student/run.json", lambda kept: b"", 3),
         ("student/run.json", lambda kept: (out / "diagnosis.json").read_bytes(), 3),
     ):  # fmt: skip
         kept = (out / name).read_bytes()
         (out / name).write_bytes(damage(kept))
-        assert run(*command) == code, name
+        if name == "teacher.safetensors":
+            assert run("collect", str(run_file), "export.program=false") == code
+        else:
+            assert run(*command) == code, name
         told = capsys.readouterr().err
         assert name in told and "Traceback" not in told
         (out / name).write_bytes(kept)
+    (out / "student" / "README.md").write_text("my own words")
+    for folder in ("", "store", "store/shards", "training", "student"):
+        (out / folder / ".partial-0123").write_bytes(b"half")
+    assert run(*command) == 0, "the card may be edited"
+    assert not [*out.rglob(".partial-*")]
     assert run("diagnose", str(run_file), "export.program=false") == 0
     for name in ("run.yaml", "diagnosis.json"):
         (out / name).rename(out / "aside")

@@ -168,3 +168,38 @@ def test_a_full_disk_is_a_typed_error_and_the_old_file_stays(tmp_path):
     assert "ResourceError" in done.stderr and "7 bytes free" in done.stderr and str(tmp_path / "a") in done.stderr
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names_in(tmp_path) == ["a"]
+
+
+def test_a_deep_sweep_reaches_every_folder(tmp_path):
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{TEMPORARY}1").write_bytes(b"half")
+        (folder / "whole").write_bytes(b"1")
+    (tmp_path / "a" / f"{TEMPORARY}2").mkdir()
+    (tmp_path / "a" / f"{TEMPORARY}2" / f"{TEMPORARY}3").touch()
+    assert sweep(tmp_path / "nowhere", deep=True) == 0 and sweep(tmp_path, deep=True) >= 3
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["whole", "whole"]
+    assert not [*tmp_path.rglob(f"{TEMPORARY}*")]
+
+
+@pytest.mark.parametrize("write", [write_file, publish])
+def test_a_writer_whose_temporary_file_is_swept_away_writes_it_again(tmp_path, monkeypatch, write):
+    """As when another command begins in the same folder."""
+    left = [2]
+    fsync = os.fsync
+
+    def sweeping(number):
+        fsync(number)
+        if left[0]:
+            left[0] -= 1
+            sweep(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", sweeping)
+    assert write(tmp_path / "x", b"whole")
+    assert (tmp_path / "x").read_bytes() == b"whole" and left == [0]
+    monkeypatch.setattr(os, "fsync", lambda number: sweep(tmp_path))
+    with pytest.raises(ResourceError):
+        write(tmp_path / "y", b"whole")
+    with pytest.raises(ResourceError):
+        write(tmp_path / "nowhere" / "y", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

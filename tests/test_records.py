@@ -283,7 +283,7 @@ def test_a_record_without_a_digest_is_refused_with_the_fix(tmp_path: Path) -> No
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json")
-    with pytest.raises(ConfigError, match="there is no Scores"):
+    with pytest.raises(ConfigError, match="no regular file"):
         Scores.load(tmp_path / "x.json")
 
 

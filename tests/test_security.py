@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import pickle
@@ -14,15 +15,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from fractionate.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from fractionate.checkpoint import Checkpoint, latest_checkpoint, load_weights, save_checkpoint
 from fractionate.engine import distill
-from fractionate.errors import DamagedError, FractionateError
+from fractionate.errors import DamagedError, FractionateError, MismatchError
 from fractionate.folder import RUN, STUDENT
 from fractionate.record import Record
 from fractionate.records import Run
 from fractionate.registry import parse_call
-from fractionate.sources.weights import read_weights
+from fractionate.sources.weights import read_own_weights, read_weights, save_weights
 from test_engine import FAST, digits, mlp, teacher_signal
 
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
@@ -128,8 +130,17 @@ def hostile(folder: Path) -> dict[str, Path]:
         write(f"pickle{protocol}.pt", pickle.dumps({"weight": Bomb(trace)}, protocol=protocol))
     write("pickle.safetensors", pickle.dumps(Bomb(trace)))
     write("renamed.safetensors", (folder / "object.pt").read_bytes())
-    write("list.pt", b"")
-    torch.save([torch.zeros(2)], folder / "list.pt")
+    plain = torch.zeros(4)
+    for name, content in {
+        "list": [plain], "tensor": plain, "number": 3, "nothing": None, "numbered": {0: plain}, "nested": {"a": {"b": plain}},
+        "mixed": {"a": plain, "epoch": 3}, "sparse": {"a": plain.to_sparse()},
+        "meta": {"a": plain.to("meta")}, "spread": {"a": torch.zeros(1).expand(10**6, 10**6)},
+    }.items():  # fmt: skip
+        torch.save(content, folder / f"{name}.pt")
+        made[f"{name}.pt"] = folder / f"{name}.pt"
+    write("empty.pt", b"")
+    write("cut.pt", (folder / "tensor.pt").read_bytes()[:-40])
+    write("zeros.pt", bytes(400))
     torch.save({"a": torch.zeros(50_000_000 // 4)}, folder / "large.pt")
     with (
         zipfile.ZipFile(folder / "large.pt") as whole,
@@ -167,9 +178,39 @@ def test_hostile_weights_are_refused_and_nothing_runs(tmp_path):
     for name, path in files.items():
         with pytest.raises(DamagedError) as caught:
             read_weights(path)
-        assert caught.value.exit_code == 3, name
+        assert caught.value.exit_code == 3 and str(path) in str(caught.value), name
     assert {path.name for path in tmp_path.iterdir()} == before and "ran" not in before
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 256 * 1024  # KiB: no bomb was unfolded
+
+
+@pytest.mark.parametrize("wrong", [torch.int64, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_number_are_not_cut(wrong):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(MismatchError, match=f"weight: {wrong} for torch.float32"):
+        load_weights(model, {"weight": torch.zeros(2, 2, dtype=wrong), "bias": torch.zeros(2)})
+    load_weights(model, {"weight": torch.ones(2, 2, dtype=torch.bfloat16), "bias": torch.zeros(2, dtype=torch.float64)})
+    assert model.weight.tolist() == [[1, 1], [1, 1]]
+
+
+def test_weights_of_our_own_carry_a_digest(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight  # tied
+    path = save_weights(tmp_path / "teacher.safetensors", model.state_dict())
+    read = read_own_weights(path, fix="train again")
+    assert set(read) == set(model.state_dict()) and torch.equal(read["1.weight"], model[0].weight)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with contextlib.suppress(DamagedError):
+            again = read_own_weights(path, fix="train again")
+            assert all(torch.equal(again[name], read[name]) for name in read), f"byte {place}"
+    for content in (whole[:-1], whole[:40], b"", whole + b"x"):
+        path.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"teacher\.safetensors is damaged(.|\n)*train again"):
+            read_own_weights(path, fix="train again")
+    save_file(model[0].state_dict(), path)
+    with pytest.raises(DamagedError, match=r"expected: a digest"):
+        read_own_weights(path, fix="train again")
 
 
 def test_a_pickle_in_the_place_of_a_student_or_checkpoint_is_refused(tmp_path):

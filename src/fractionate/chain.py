@@ -22,13 +22,13 @@ from fractionate.config.sections import RunFile
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.divergences import divergences
-from fractionate.durable import make_directory, read_file, write_file
+from fractionate.durable import make_directory, read_file, sweep, write_file
 from fractionate.engine import distill
 from fractionate.engine.cost import measure_cost
 from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
 from fractionate.export import export_student
-from fractionate.folder import Folder
+from fractionate.folder import Folder, check_files, file_digests
 from fractionate.objective import Objective
 from fractionate.page import report
 from fractionate.paths import shell_line
@@ -39,7 +39,7 @@ from fractionate.registry import names_code
 from fractionate.sources.bundled import Parts, data_sets
 from fractionate.sources.models import logit_layer, models
 from fractionate.sources.names import find_model, find_parts
-from fractionate.sources.weights import read_weights
+from fractionate.sources.weights import read_own_weights, read_weights, save_weights
 from fractionate.store import Store, collect
 from fractionate.study import dissect
 from fractionate.study.pilot import PilotPlan
@@ -90,6 +90,7 @@ class Chain:
         if not written.exists():
             _ = self.parts  # data that cannot be read are told of before the folder belongs to this run
         make_directory(out)
+        sweep(out, deep=True)
         if not written.exists():
             write_file(written, dump_run(self.run).encode())
         return out
@@ -155,9 +156,12 @@ class Chain:
         torch.manual_seed(asked.seed)
         model = find_model(asked.model)(parts.transfer.inputs.shape[1:], parts.transfer.classes)
         kept = self.out / "teacher.safetensors"
-        if asked.weights or kept.exists():
-            source = Path(asked.weights) if asked.weights else kept
-            load_weights(model, read_weights(source), str(source))
+        if asked.weights:
+            load_weights(model, read_weights(asked.weights), asked.weights)
+            return model.eval()
+        if os.path.lexists(kept):
+            again = f"remove {kept} and {self.out / 'store'}, and run the same command again"
+            load_weights(model, read_own_weights(kept, fix=again), str(kept))
             return model.eval()
         taught = self.taught
         # label smoothing is distillation from a teacher that says nothing: uniform logits
@@ -177,9 +181,7 @@ class Chain:
             seed=asked.seed,
             arm="teacher",
         )
-        from safetensors.torch import save
-
-        write_file(kept, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        save_weights(kept, model.state_dict())
         return model.eval()
 
     @cached_property
@@ -285,7 +287,9 @@ class Chain:
             if not kept.exists():
                 made = self._train(first=company.first)
                 company.first_alone(lambda: self._hand_over(made).save(kept))
-            return Run.load(kept)
+            run = Run.load(kept)
+            check_files(kept.parent, run)
+            return run
 
     def _prepare(self) -> None:
         """What the training reads, made by one process; what it will need is looked for before the teacher is asked."""
@@ -344,7 +348,7 @@ class Chain:
         )
         if parts.encoding is not None:
             parts.encoding.save(self.out / "student" / "data.json")
-        return made
+        return replace(made, settings=made.settings | file_digests(self.out / "student"))
 
     @cached_property
     def teacher_scores(self) -> str:

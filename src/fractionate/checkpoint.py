@@ -208,6 +208,10 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(each, int(name[4:]))
 
 
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
     """Put weights and buffers into a model. Raises `MismatchError` listing what is missing, unknown or of another shape."""
     own = model.state_dict()
@@ -217,6 +221,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str = 
         f"{name}: {list(tensors[name].shape)} for {list(own[name].shape)}"
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    faults += [  # a copy would cut fractions and imaginary parts off
+        f"{name}: {tensors[name].dtype} for {own[name].dtype}"
+        for name in own
+        if name in tensors and _kind(tensors[name]) != _kind(own[name])
     ]
     if faults:
         raise MismatchError(

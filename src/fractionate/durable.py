@@ -13,12 +13,15 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from fractionate.errors import DamagedError, ResourceError
+from fractionate.files import irregular
 from fractionate.paths import as_path
 
 TEMPORARY = ".partial-"  # how every temporary name starts; readers skip it, `sweep` removes it
+ATTEMPTS = 5  # to write a file that other commands sweep away
+Done = TypeVar("Done")
 NO_DIRECTORY_SYNC = (
     errno.EBADF,
     errno.EINVAL,
@@ -38,13 +41,26 @@ def write_file(
     read-only or refuses; the older file is then still there, whole.
     """
     path = as_path(path)
-    with (
-        _disk_errors(path, needed if callable(content) else len(content)),
-        _temporary_beside(path, content) as temporary,
-    ):
+    with _disk_errors(path, needed if callable(content) else len(content)):
+        _unless_swept(path.parent, lambda: _replace(path, content))
+    return path
+
+
+def _replace(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
+    with _temporary_beside(path, content) as temporary:
         temporary.replace(path)
         sync_directory(path.parent)
-    return path
+
+
+def _unless_swept(folder: Path, write: Callable[[], Done]) -> Done:
+    """Another command that begins in this folder sweeps it: the temporary file is then gone, and is written again."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return write()
+        except FileNotFoundError:
+            if not folder.is_dir():
+                raise
+    return write()
 
 
 def read_file(path: Path | str, *, fix: str) -> bytes:
@@ -56,8 +72,9 @@ def read_file(path: Path | str, *, fix: str) -> bytes:
     """
     path = Path(path)
     try:
-        if not path.is_file():  # a named pipe would be waited for
-            raise DamagedError(f"{path} is {'not a file' if os.path.lexists(path) else 'gone'}", fix=fix)
+        kind = irregular(path)
+        if kind is not None:  # a named pipe would be waited for
+            raise DamagedError(f"{path} is no file", got=kind, fix=fix)
         return path.read_bytes()
     except OSError as error:
         raise ResourceError(
@@ -72,7 +89,12 @@ def publish(path: Path | str, content: bytes) -> bool:
     system has no hard links, the folder is locked around a look and a rename. Raises `ResourceError` as `write_file` does.
     """
     path = as_path(path)
-    with _disk_errors(path, len(content)), _temporary_beside(path, content) as temporary:
+    with _disk_errors(path, len(content)):
+        return _unless_swept(path.parent, lambda: _publish(path, content))
+
+
+def _publish(path: Path, content: bytes) -> bool:
+    with _temporary_beside(path, content) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -83,7 +105,7 @@ def publish(path: Path | str, content: bytes) -> bool:
                     return False
                 temporary.rename(path)
         else:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     return True
 
@@ -158,10 +180,13 @@ def make_directory(path: Path | str) -> Path:
     return path
 
 
-def sweep(directory: Path | str) -> int:
-    """Remove what killed writers left half-written in a directory; gives how many. Only call where no writer is alive."""
+def sweep(directory: Path | str, *, deep: bool = False) -> int:
+    """Remove what killed writers left half-written in a directory (`deep`: and below it); gives how many.
+
+    A writer that is alive and finds its temporary file gone writes it again; a temporary directory is not made again.
+    """
     swept = 0
-    for left in Path(directory).glob(f"{TEMPORARY}*"):
+    for left in Path(directory).rglob(f"{TEMPORARY}*") if deep else Path(directory).glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             swept += 1

@@ -17,14 +17,54 @@ import xxhash
 from torch import Tensor, nn
 
 from fractionate.checkpoint import from_bytes, load_weights, to_bytes
-from fractionate.durable import make_directory, read_file, write_file
-from fractionate.errors import DamagedError, MismatchError
+from fractionate.durable import TEMPORARY, make_directory, read_file, sweep, write_file
+from fractionate.errors import DamagedError, MismatchError, ResourceError
+from fractionate.files import irregular
 from fractionate.records import Run
 
 STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
 LAST = "last.safetensors"
+FILE = "file "  # how the settings of an exported student name the digests of its files
 TRAINING_ONLY = "training_only"  # a child of this name is in checkpoints, not in what is handed over
 Asked = dict[str, str | float | int | bool | None]
+
+
+CARD = "README.md"  # of a student: the one file of its folder that a person may edit
+
+
+def file_digests(folder: Path) -> Asked:
+    """The digest of every file of a student's folder but its card and its record, as settings of that record."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, RUN))
+    return {f"{FILE}{name}": _digest(folder / name, "") for name in names if not name.startswith(TEMPORARY)}
+
+
+def check_files(folder: Path, run: Run) -> None:
+    """Raise `DamagedError`, naming it, for a file of a student's folder that is not the one that was written."""
+    again = f"remove {folder / RUN} and run the same command again"
+    for key, expected in run.settings.items():
+        name = key.removeprefix(FILE)
+        if name == key or Path(name).name != name:
+            continue
+        found = _digest(folder / name, again)
+        if found != expected:
+            raise DamagedError(f"{folder / name} is damaged", expected=str(expected), got=found, fix=again)
+
+
+def _digest(path: Path, fix: str) -> str:
+    """xxh3-128 of a file, a piece at a time."""
+    kind = irregular(path)
+    if kind is not None:
+        raise DamagedError(f"{path} is no file", got=kind, fix=fix)
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot read {path}: {error.strerror}", fix="check its permissions and the disk"
+        ) from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,6 +75,7 @@ class Folder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", make_directory(self.path))
+        sweep(self.path)
 
     @property
     def checkpoints(self) -> Path:

@@ -16,7 +16,7 @@ import xxhash
 
 from fractionate.durable import write_file
 from fractionate.errors import ConfigError, DamagedError, FractionateError, ResourceError, printable, visible
-from fractionate.paths import as_path
+from fractionate.files import existing_file
 
 DIGEST = "digest"
 MOST_FAULTS = 20  # shown at once
@@ -128,15 +128,9 @@ class Record:
 
         Raises `ConfigError` where there is none and `DamagedError`, naming the file, where it does not hold what was saved.
         """
-        path = as_path(path)
+        path = existing_file(path, what=cls.__name__, fix="check the path")
         again = f"remove {path} and run the same command again"
         try:
-            if not path.is_file():
-                raise ConfigError(
-                    f"there is no {cls.__name__} at {path}",
-                    expected="a JSON file that save() wrote",
-                    fix="check the path",
-                )
             if path.stat().st_size > MOST_BYTES:
                 raise DamagedError(f"{path} is damaged: {path.stat().st_size:,} bytes are no record", fix=again)
             text = path.read_bytes()

@@ -28,7 +28,7 @@ from fractionate.errors import (
     ResourceError,
     reason,
 )
-from fractionate.paths import as_path
+from fractionate.files import existing_file
 
 Array = NDArray[Any]
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
@@ -55,9 +55,7 @@ def arrays_in(path: Path | str) -> dict[str, StoredArray]:
         DamagedError: for a file that does not hold what it claims; so does `load`.
         ResourceError: from `load`, where the values would not fit into memory.
     """
-    path = as_path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}", expected="a .npy, .npz, .safetensors or .parquet file")
+    path = existing_file(path)
     if path.suffix not in SUFFIXES:
         raise ConfigError(
             f"cannot read {path.name}",

@@ -84,7 +84,9 @@ def _check_shapes(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
         )  # fmt: skip
     if 0 in outputs:
         raise MismatchError(
-            "there is no data: the outputs are empty", expected="at least one example and two classes", got=str(list(outputs))
+            "there is no data: the outputs are empty",
+            expected="at least one example and two classes",
+            got=str(list(outputs)),
         )
     count = math.prod(labels) if len(labels) == 2 and 1 in labels else labels[0] if labels else 1
     if count != outputs[0] and count == outputs[1]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.durable import TEMPORARY, make_directory, refused, write_file
+from fractionate.durable import TEMPORARY, make_directory, refused, sweep, write_file
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.paths import as_path
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_labels, check_logits
@@ -127,6 +127,7 @@ def collect(
     new = not root.exists()
     try:
         make_directory(root)
+        sweep(root, deep=True)
         with inert(asker.teacher, device):
             work = _Pass(
                 asker,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fractionate.durable import make_directory, write_file
+from fractionate.durable import make_directory, sweep, write_file
 from fractionate.errors import DamagedError, FractionateError, MismatchError
 from fractionate.records import Run
 
@@ -44,6 +44,7 @@ class Folder:
         self.settings = settings
         if self.path is not None:
             make_directory(self.path / "runs")
+            sweep(self.path, deep=True)
 
     def _file(self, arm: str, seed: int) -> Path:
         assert self.path is not None
@@ -91,6 +92,7 @@ class Answers:
         self._share: float | None = None
         if self.path is None:
             return
+        sweep(self.path)
         self._plan = self.path / "plan.json"
         if self._plan.exists():
             kept = _read_json(self._plan)
