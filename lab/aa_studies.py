@@ -22,12 +22,11 @@ from fractionate.attribution import Contrast, effects, judge, paired
 from fractionate.attribution.shapley import shares
 from fractionate.objective import Objective
 from fractionate.records import Run, Training
-from fractionate.scores import scores
 from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import FACTORIAL
 from fractionate.study.arms import PLACES, make_arms, redrawn
 from fractionate.study.fleet import Course, Entrant, train_fleet
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.tasks import CLASSIFICATION, infos, scores
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "aa_studies"
@@ -65,7 +64,7 @@ def train(minutes: float) -> None:
         rows = []
         for outcome in train_fleet(student, entrants, course, way="stacked"):
             with torch.no_grad():
-                found = scores(outcome.model(test.inputs), test.labels, said.logits)
+                found = scores(outcome.model(test.inputs), test.labels, said)
             rows.append([outcome.entrant.arm, outcome.entrant.seed, *(found.values[name] for name in NAMES)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)

@@ -27,10 +27,9 @@ from fractionate.diagnosis import diagnose
 from fractionate.engine.cost import measure_cost
 from fractionate.page import report
 from fractionate.records import Diagnosis, Effect, Run, Scores, Study, Training, Try
-from fractionate.scores import scores
 from fractionate.study.arms import redrawn
 from fractionate.study.pilot import USUAL, PilotPlan, Setting
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.tasks import CLASSIFICATION, infos, scores
 
 NONE, PSEUDO = "no teacher", "hard pseudo-labels"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison

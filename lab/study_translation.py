@@ -30,11 +30,10 @@ from fractionate.extensions.ranking import tie_kd
 from fractionate.extensions.sequence import analysis, gold_share, ta_rate
 from fractionate.extensions.translation import LabelSmoothing, Passes
 from fractionate.records import Effect, Run, Scores, Study, Training
-from fractionate.scores import scores
 from fractionate.sources.pieces import Pieces, Sentences
 from fractionate.sources.translation import Pairs, descriptions
 from fractionate.spectrum import spectrum
-from fractionate.tasks import info, metrics
+from fractionate.tasks import info, metrics, scores
 
 RUNS = Path("runs/study_translation")
 WORDS, LONGEST, PIECES = 6, 18, 1200  # of the English side; pieces a side; of the joint vocabulary

@@ -9,8 +9,8 @@ from torch import nn
 from fractionate import Objective, distill
 from fractionate.engine.council import ask, mix
 from fractionate.records import Training
-from fractionate.scores import scores
 from fractionate.sources.bundled import data_sets
+from fractionate.tasks import scores
 
 GENERATIONS = 3
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fractionate.compact import CompactSignal
 from fractionate.records import Scores
-from fractionate.scores import expected_calibration_error
+from fractionate.tasks.classification_metrics import calibration_gaps
 from fractionate.teacher import TeacherSignal
 
 CHUNK_ELEMENTS = 1 << 18  # a reading takes some twenty tensors of a chunk's size
@@ -77,8 +77,8 @@ class Reading:
         """Accuracy, NLL in nats, ECE."""
         # p[y] may underflow to 0 for a certain and wrong teacher: the smallest double keeps the NLL finite
         nll = -self.confidence.clamp_min(5e-324).log().mean()
-        ece = expected_calibration_error(self.top, self.correct)
         rows = len(self.labels)
+        ece = float(calibration_gaps(self.top, self.correct).abs().sum()) / rows
         return Scores(rows, rows, {"accuracy": 100 * self.accuracy, "nll": float(nll), "ece": 100 * ece})
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from fractionate.data.splits import as_split
 from fractionate.engine.council import as_signal, predictions
 from fractionate.outputs import Head
 from fractionate.records import Scores
-from fractionate.scores import scores
+from fractionate.tasks import scores
 from fractionate.teacher import TeacherSignal
 
 
@@ -30,4 +30,4 @@ def evaluate(
     feed = as_split(examples, "evaluation data")
     teacher = as_signal(signal, feed)
     logits, labels = predictions(model, feed, batch_size=batch_size, head=head, predicts_next=predicts_next)
-    return scores(logits, labels, None if teacher is None else teacher.logits.to(logits.device))
+    return scores(logits, labels, teacher)

@@ -12,11 +12,10 @@ import torch
 from fractionate.data.examples import Examples
 from fractionate.objective import rescaling
 from fractionate.records import Run
-from fractionate.scores import scores
 from fractionate.study.arms import Arm
 from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.tasks import CLASSIFICATION, infos, scores
 from fractionate.teacher import TeacherSignal
 
 
@@ -25,7 +24,7 @@ def _score(model: torch.nn.Module, examples: Examples | None, signal: TeacherSig
     if examples is None:
         return None, None
     logits = model_logits(model, examples.inputs.to(device)).cpu()
-    return logits, scores(logits, examples.labels, None if signal is None else signal.logits.float())
+    return logits, scores(logits, examples.labels, signal)
 
 
 def make_run(

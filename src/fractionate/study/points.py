@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.records import Point
-from fractionate.scores import scores
 from fractionate.study.course import Course, Entrant, model_logits
 from fractionate.study.mechanism import Geometry, distance_order, measure_rescaling, row_geometry
+from fractionate.tasks import scores
 from fractionate.teacher import TeacherSignal
 
 ORDERED_EXAMPLES = 64  # examples and classes of which the order of distances is asked: it compares all pairs of classes
@@ -80,7 +80,8 @@ def measure(
     validated = None
     looked = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
     if looked and validation_logits is not None and course.validated is not None:
-        validated = scores(validation_logits.cpu(), course.validated.labels, course.validated_teacher)
+        labels, said = course.validated.labels, course.validated_teacher
+        validated = scores(validation_logits.cpu(), labels, None if said is None else TeacherSignal(said, labels))
     return Point(
         step=step + 1,
         loss=loss,
