@@ -58,11 +58,6 @@ def parse_call(text: str) -> tuple[str, list[object], dict[str, object]]:
     return name.strip(), arguments, keywords
 
 
-def registered_name(part: type) -> str:
-    """`kind:name` of a registered class, the same whatever module it is in; empty for a class that is not registered."""
-    return _registered.get(part, "")
-
-
 def _plain(value: object) -> object:
     """A literal of a run file: text, a finite number, yes or no, nothing, or lists and mappings of these."""
     if isinstance(value, (list, tuple)):
