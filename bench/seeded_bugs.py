@@ -37,7 +37,7 @@ FIRST = {  # where a file's bugs should show; the other tests run after it
     "divergences/onepass.py": "test_objective_kernel", "powers.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
     "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
-    "extensions/vocabulary.py": "test_vocabulary", "extensions/remainder.py": "test_vocabulary",
+    "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/remainder.py": "test_vocabulary",
     "extensions/ranking.py": "test_ranking", "extensions/quantizers.py": "test_quantizers",
     "extensions/explanation_terms.py": "test_explanation", "engine/memory.py": "test_engine_memory",
     "engine/recompute.py": "test_engine_memory",
@@ -121,11 +121,11 @@ BUGS = (
     Bug("entries beyond the k largest lose their mass", "divergences/sparse.py", (("mass_left + dropped", "mass_left"),)),
     Bug("entropy of the remainder left out", "divergences/sparse.py", (
         (" + target.left * torch.xlogy(target.even, target.even)", ""),)),
-    Bug("every chunk takes the first tokens' factors", "extensions/vocabulary.py", (
+    Bug("every chunk takes the first tokens' factors", "losses/kernels/vocabulary.py", (
         ("z.mul_(factor[start:stop, None])", "z.mul_(factor[: stop - start, None])"),)),
-    Bug("head learns from the last chunk only", "extensions/vocabulary.py", (
+    Bug("head learns from the last chunk only", "losses/kernels/vocabulary.py", (
         ("made[1][: self.classes].addmm_(z.T, part)", "made[1][: self.classes].copy_(z.T @ part)"),)),
-    Bug("padded entries count as the label", "extensions/remainder.py", (
+    Bug("padded entries count as the label", "losses/kernels/remainder.py", (
         ("torch.where(known, masses - even[:, None], 0.0).mul_(-slope)", "(masses - even[:, None]).mul_(-slope)"),)),
     Bug("classes the teacher holds equal are ordered", "extensions/ranking.py", (
         ("[:, :, None] > heights.gather", "[:, :, None] >= heights.gather"),)),

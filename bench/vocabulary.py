@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from fractionate import Objective
 from fractionate.compact import CompactSignal
-from fractionate.extensions.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
+from fractionate.losses.kernels.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
 
 warnings.simplefilter("ignore")
 CLASSES, WIDTH = 151_936, 512

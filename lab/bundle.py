@@ -115,16 +115,16 @@ class Said:
 
     def __init__(self, data: Ordered, signals: Sequence[TeacherSignal]) -> None:
         self.data = data
-        self.whole = TeacherSignal(torch.cat([s.logits for s in signals]), torch.cat([s.labels for s in signals]))
+        self.signal = TeacherSignal(torch.cat([s.logits for s in signals]), torch.cat([s.labels for s in signals]))
 
-    def about(self, batch: Batch, labels: Tensor, place: Tensor | None) -> TeacherSignal:
-        return self.whole.take(self.data.places(batch.index).flatten())
+    def whole(self) -> TeacherSignal:
+        return self.signal
+
+    def signal_for(self, predictions: Predictions) -> TeacherSignal:
+        return self.signal.take(self.data.places(predictions.batch.index).flatten())
 
     def fingerprint(self) -> str:
         return "bundle"
-
-    def check_inert(self) -> None:
-        pass
 
 
 class Mixed:
@@ -154,14 +154,14 @@ class Mixed:
             self.said = said if isinstance(said, dict) else {"logits": said}
             yield Batch(inputs, self.said["logits"].argmax(-1), index, complete=True)
 
-    def about(self, batch: Batch, labels: Tensor, place: Tensor | None) -> TeacherSignal:
-        return TeacherSignal(self.said["logits"].flatten(0, 1), labels)
+    def whole(self) -> TeacherSignal:
+        raise NotImplementedError
+
+    def signal_for(self, predictions: Predictions) -> TeacherSignal:
+        return TeacherSignal(self.said["logits"].flatten(0, 1), predictions.labels)
 
     def fingerprint(self) -> str:
         return "bundle"
-
-    def check_inert(self) -> None:
-        pass
 
 
 class Flat:

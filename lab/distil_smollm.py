@@ -16,7 +16,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,15 +23,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
 from fractionate import Objective, collect, distill
 from fractionate.attribution import paired
 from fractionate.errors import ConfigError
-from fractionate.extensions.bounded import bounded
-from fractionate.extensions.language import read_sentences, token_scores
-from fractionate.extensions.sequence import StoredTokens, gold_share
+from fractionate.extensions.language import Sentences, read_sentences
 from fractionate.records import Training
 from fractionate.sources.glosses import read_glosses
 from fractionate.store import Store
+from fractionate.tasks import Task
+from fractionate.teachers.tokens import StoredTokens, gold_share
 
 OUT = Path("runs/smollm")
 RESULT = Path(__file__).parent / "results" / "distil_smollm.md"
@@ -80,6 +80,15 @@ def wrong_tokens(stored: StoredTokens, seed: int = 0) -> StoredTokens:
     return stored
 
 
+def measured(student: nn.Module, sentences: Sentences, teacher: StoredTokens) -> dict[str, float]:
+    """NLL in nats, accuracy and TA rate over all labelled tokens."""
+    task = Task("language-modelling", transfer=sentences, batch_size=16)
+    values = task.evaluate(student, sentences, teacher.signal_for).values
+    return {
+        "nll_nats": values["token-nll"], "accuracy": values["accuracy"] / 100, "ta_rate": values["ta-rate"] / 100,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--collect-only", action="store_true")
@@ -124,9 +133,8 @@ def main() -> None:
         "skipped": {name: part.skipped for name, part in parts.items()},
         "test_nll_nats": float(-test_teacher.confidence.double().log().mean()),
         "gold_share": gold_share(test_teacher),
-        "captured": float(taught["train"].whole.captured.double().mean()),
+        "captured": float(taught["train"].whole().captured.double().mean()),
     }
-    example = {"input_ids": torch.tensor([[1, 2, 3]])}
     for group in (("no-kd", "kd"), ("kd-wrong-tokens",)):
         for seed, arm in [(seed, arm) for seed in SEEDS for arm in group]:
             objective, key = ARMS[arm], f"{arm}/{seed}"
@@ -137,13 +145,12 @@ def main() -> None:
             if arm == "kd-wrong-tokens":
                 signal = wrong_tokens(signal)
             started = time.process_time()
-            with bounded(student, objective, example) as loss:
-                training = Training(epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE)
-                distill(
-                    student, parts["train"], signal, objective=loss, training=training, seed=seed, arm=arm, predicts_next=True,
-                    show="nothing",
-                )  # fmt: skip
-            found = {name: asdict(token_scores(student, parts[name], taught[name])) for name in ("validation", "test")}
+            training = Training(epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, loss_from="hidden")
+            distill(
+                student, parts["train"], signal, objective=objective, training=training, seed=seed, arm=arm,
+                predicts_next=True, show="nothing",
+            )  # fmt: skip
+            found = {name: measured(student, parts[name], taught[name]) for name in ("validation", "test")}
             results[key] = found | {
                 "cpu_seconds": time.process_time() - started,
                 "parameters": student.num_parameters(),

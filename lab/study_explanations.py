@@ -24,8 +24,7 @@ from bundle import Answer, Bundle, Flat, Mixed, Ordered, Said
 
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.data.examples import Examples
-from fractionate.engine.council import ask
-from fractionate.engine.evaluation import evaluate
+from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.extensions.chimera import Chimeras
 from fractionate.extensions.explanation import explaining_mlp, matched_width, prior_of
 from fractionate.extensions.explanation_terms import Explained, explanation_signals, ked, paper_objective
@@ -117,8 +116,8 @@ class Bench:
         self.more = Training(steps=MORE_STEPS, batch_size=50, learning_rate=2e-3)
         first = self.plain(setting.teacher)
         self.black_boxes = self.taught("teacher", lambda seed: first())
-        self.signals = [ask(model, self.train) for model in self.black_boxes]
-        self.test_signals = [ask(model, self.test) for model in self.black_boxes]
+        self.signals = [signal_on(model, self.train) for model in self.black_boxes]
+        self.test_signals = [signal_on(model, self.test) for model in self.black_boxes]
         names = () if setting.data == "fashion-mnist" else column_names(setting.data)
         self.found = superfeatures(self.black_boxes[0], self.train, GROUPS, feature_names=names)
         sizes = [len(group) for group in self.found.groups]
@@ -159,7 +158,7 @@ class Bench:
         moved = [shuffled(signals, seed) for signals, seed in zip(said, self.seeds, strict=True)]
         random = [explanation_signals(teacher, self.train) for teacher in others]
         black = Said(self.data, self.signals)
-        explaining, drawn = (Said(self.data, [ask(t, self.train) for t in some]) for some in (teachers, others))
+        explaining, drawn = (Said(self.data, [signal_on(t, self.train) for t in some]) for some in (teachers, others))
 
         def explained(signals: Any, weights: tuple[float, ...] | None = None) -> list[Any]:
             whole = [

@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fractionate import Objective, TeacherSignal, distill
-from fractionate.engine.council import ask
-from fractionate.engine.evaluation import evaluate
+from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.extensions.attention import Match, attended, unified
 from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity, norm_analysis, top_eigenvalue
 from fractionate.extensions.quantizers import Quantization, prepare
@@ -93,7 +92,7 @@ def signal_of(task: str, teacher: nn.Module, train: Texts) -> TeacherSignal:
     """What the teacher says of the training texts, kept."""
     kept = OUT / task / f"said-{len(train)}.safetensors"
     if not kept.exists():
-        save_file({"logits": ask(teacher, train.loader(), batch_size=64).logits}, kept)
+        save_file({"logits": signal_on(teacher, train.loader(), batch_size=64).logits}, kept)
     return TeacherSignal(load_file(kept)["logits"], train.labels)
 
 

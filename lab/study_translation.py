@@ -23,17 +23,17 @@ from fractionate import Objective, distill, report
 from fractionate.attribution import holm, judge, paired
 from fractionate.data.splits import as_split
 from fractionate.durable import write_file
-from fractionate.engine.council import predictions
+from fractionate.engine.evaluation import predictions
 from fractionate.extensions.decoding import quality, sequence_level, translate
-from fractionate.extensions.hidden import HiddenStates
 from fractionate.extensions.ranking import tie_kd
-from fractionate.extensions.sequence import analysis, gold_share, ta_rate
 from fractionate.extensions.translation import LabelSmoothing, Passes
 from fractionate.records import Effect, Run, Scores, Study, Training
 from fractionate.sources.pieces import Pieces, Sentences
 from fractionate.sources.translation import Pairs, descriptions
 from fractionate.spectrum import spectrum
 from fractionate.tasks import info, metrics, scores
+from fractionate.teachers.hidden import HiddenStates
+from fractionate.teachers.tokens import analysis, gold_share, ta_rate
 
 RUNS = Path("runs/study_translation")
 WORDS, LONGEST, PIECES = 6, 18, 1200  # of the English side; pieces a side; of the joint vocabulary

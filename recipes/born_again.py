@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.engine.council import ask, mix
+from fractionate.engine.evaluation import signal_on
 from fractionate.records import Training
 from fractionate.sources.bundled import data_sets
 from fractionate.tasks import scores
+from fractionate.teachers import mix
 
 GENERATIONS = 3
 
@@ -24,14 +25,14 @@ def network(seed: int) -> nn.Module:
 train, test, _ = data_sets["digits"].split(400, 600, 797)
 training = Training(steps=400, batch_size=32, learning_rate=5e-3)
 model, run = distill(network(0), train, training=training, test=test, arm="generation 0")
-heard = [ask(model, test)]
+heard = [signal_on(model, test)]
 print(run.arm, run.test, sep=": ")
 for generation in range(1, GENERATIONS + 1):
     objective = Objective("kd", temperature=1.0, teacher_weight=0.5)
     model, run = distill(
         network(generation),
         train,
-        ask(model, train),
+        signal_on(model, train),
         objective=objective,
         training=training,
         test=test,
@@ -39,6 +40,6 @@ for generation in range(1, GENERATIONS + 1):
         arm=f"generation {generation}",
         out=f"runs/born_again/{generation}",
     )
-    heard.append(ask(model, test))
+    heard.append(signal_on(model, test))
     print(run.arm, run.test, sep=": ")
 print("all of them as one:", scores(mix(heard).logits, test.labels))

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.engine.council import ask
-from fractionate.engine.evaluation import evaluate
+from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.records import Training
 from fractionate.sources.bundled import data_sets
 
@@ -30,7 +29,7 @@ for number, width in enumerate((32, 64)):
     students.append(distill(network(width), train, training=turn)[0])  # a first epoch on the labels alone
 for number in range(TURNS):
     for me, other in ((0, 1), (1, 0)):
-        heard = ask(students[other], train)
+        heard = signal_on(students[other], train)
         students[me], _ = distill(students[me], train, heard, objective=objective, training=turn, seed=number)
 for number, width in enumerate((32, 64)):
     torch.manual_seed(number)

@@ -260,9 +260,9 @@ def test_hugging_face_trainer_with_three_changed_lines(bert, tmp_path, stored):
         pass
 
     if stored:
-        from fractionate.engine.council import ask
+        from fractionate.engine.evaluation import signal_on
 
-        given = {"signal": ask(teacher, data)}
+        given = {"signal": signal_on(teacher, data)}
     else:
         given = {"teacher": teacher}
     arguments = transformers.TrainingArguments(

@@ -18,9 +18,9 @@ from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.extensions.attention import Match, attended
 from fractionate.extensions.attention import unified as unified_matches
-from fractionate.extensions.encoders import ATTENTION, attends_by, find_layers, watching
 from fractionate.losses.terms import term_specs, unified
 from fractionate.losses.terms.attention import AttentionMap, AttentionOutput
+from fractionate.models.attention_hooks import ATTENTION, attends_by, find_layers, watching
 from fractionate.outputs import call
 from fractionate.records import Training
 from fractionate.tasks.predictions import AttentionStates

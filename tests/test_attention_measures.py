@@ -24,8 +24,8 @@ from fractionate.extensions.attention_measures import (
     ranking_loss,
     top_eigenvalue,
 )
-from fractionate.extensions.encoders import find_layers, watching
 from fractionate.extensions.quantizers import Quantization, prepare
+from fractionate.models.attention_hooks import find_layers, watching
 from fractionate.records import Training
 
 transformers()

@@ -12,11 +12,11 @@ from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.chimera import Chimeras, Once
-from fractionate.extensions.explanation import explanations_of
 from fractionate.extensions.explanation_terms import Explained, ked, paper_objective
 from fractionate.extensions.superfeatures import given
 from fractionate.order import batches
 from fractionate.records import Training
+from fractionate.tasks.reader import explanations_of
 from test_explanation import FOUND, data, model
 
 PLACES = torch.arange(40)

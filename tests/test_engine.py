@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from counting_term import Calling
 from fractionate import Objective, TeacherSignal
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
@@ -93,12 +94,19 @@ def test_the_run_is_kept_and_read_back(tmp_path):
     student, run = distill(mlp(), train, training=FAST, test=test, out=tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"student.safetensors", "run.json", "metrics.jsonl"} <= names
-    again, read = distill(mlp(7), train, training=FAST, test=test, out=tmp_path)
+    again, read = distill(mlp(), train, training=FAST, test=test, out=tmp_path)
     assert same(student, again) and read == run
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 40 and rows[-1]["examples"] == run.steps * 32
-    with pytest.raises(MismatchError, match="seed"):
-        distill(mlp(), train, training=FAST, out=tmp_path, seed=1)
+    for other, given in (
+        ("seed", {"seed": 1}),
+        ("test", {"test": train}),
+        ("terms", {"terms": [Calling(lambda predictions, signal: 0.0 * predictions.labels)]}),
+    ):
+        with pytest.raises(MismatchError, match=other):
+            distill(mlp(), train, **{"training": FAST, "test": test, "out": tmp_path} | given)
+    with pytest.raises(MismatchError, match=r"initial_weights(.|\n)*torch.manual_seed"):
+        distill(mlp(7), train, training=FAST, test=test, out=tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched():

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 
 from fractionate import Objective, TeacherSignal
 from fractionate.engine import distill
-from fractionate.engine.council import Together, ask, mix
+from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import Training
+from fractionate.tasks import Needs, Task
+from fractionate.teachers import Ensemble, Online, mix
 from test_engine import FAST, digits, mlp, same, teacher_signal
 from test_engine_loop import Pictures
 
@@ -186,7 +188,7 @@ def test_20_leaks_nothing(tmp_path):
 
 def test_several_teachers_as_one():
     train, _, _ = digits()
-    first, second = ask(mlp(1), train), ask(mlp(2), train)
+    first, second = signal_on(mlp(1), train), signal_on(mlp(2), train)
     mean = (first.probabilities + 3 * second.probabilities) / 4
     torch.testing.assert_close(mix([first, second], [1, 3]).probabilities, mean)
     rows = torch.rand(800, 2, generator=torch.Generator().manual_seed(0))
@@ -213,27 +215,37 @@ def test_several_teachers_as_one():
         mix([first, TeacherSignal(second.logits, train.labels.roll(1))])
 
 
-def test_several_living_teachers_as_one():
+def test_an_ensemble_of_models_is_the_mix_of_their_signals():
     train, _, _ = digits()
     models = [mlp(1), mlp(2)]
-    first, second = (ask(model, train) for model in models)
-    heard = ask(Together(models, [1, 3]), train)
-    torch.testing.assert_close(heard.probabilities, mix([first, second], [1, 3]).probabilities, atol=1e-6, rtol=1e-5)
-    brighter = Together(models, route=lambda inputs: (inputs.mean(1) > 0.3).long())
+    members = tuple(map(Online, models))
+    first, second = (signal_on(model, train) for model in models)
+    task = Task("classification", transfer=train)
+    weighted = Ensemble(members, (1.0, 3.0))
+    brighter = Ensemble(members, route=lambda inputs: (inputs.mean(1) > 0.3).long())
     route = (train.inputs.mean(1) > 0.3).long()
     assert 0 < int(route.sum()) < len(route)
-    expected = mix([first, second], route=route).probabilities
-    torch.testing.assert_close(ask(brighter, train).probabilities, expected, atol=1e-6, rtol=1e-5)
+    for ensemble, expected in ((weighted, mix([first, second], [1, 3])), (brighter, mix([first, second], route=route))):
+        whole = ensemble.signal(task, task.splits.transfer)
+        torch.testing.assert_close(whole.probabilities, expected.probabilities, atol=1e-6, rtol=1e-5)
+        for cell in ("kd", "class-mean"):  # class means are those of all the data, not of a batch
+            with ensemble.open(task, task.splits.transfer, Objective(cell), Needs()) as opened:
+                index = torch.tensor([5, 700, 31])
+                batch = next(iter(task.splits.transfer.batches([(0, index)], 0)))
+                rows = task.rows(torch.zeros(3, 10), {}, batch)
+                found = Objective(cell)(torch.zeros(3, 10), opened.signal_for(rows))
+                torch.testing.assert_close(found, Objective(cell)(torch.zeros(800, 10), expected)[index])
     # on noisy pictures both see what the student sees, and neither learns
-    before = copy.deepcopy(brighter.state_dict())
+    before = [copy.deepcopy(model.state_dict()) for model in models]
     _, run = distill(mlp(), Pictures(train), brighter, training=Training(steps=5))
     assert run.contract is not None and run.contract.cell == "kd"
-    assert all(torch.equal(before[name], value) for name, value in brighter.state_dict().items())
-    for wrong in ({"weights": [1.0]}, {"weights": [-1.0, 2.0]}, {"weights": [1, 1], "route": brighter.route}):
-        with pytest.raises(ConfigError, match="cannot be asked together"):
-            Together(models, **wrong)
+    for model, kept in zip(models, before, strict=True):
+        assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    for wrong in ({"weights": (1.0,)}, {"weights": (-1.0, 2.0)}, {"weights": (1, 1), "route": brighter.route}):
+        with pytest.raises(ConfigError, match="cannot be combined"):
+            Ensemble(members, **wrong)
     with pytest.raises(MismatchError, match="different classes"):
-        Together([mlp(), nn.Linear(64, 9)])(train.inputs[:2])
+        distill(mlp(), train, [mlp(), nn.Linear(64, 11)], training=FAST)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def by_hand(student: nn.Module, training: Training, *, clip: float | None = None
 def test_the_loop_is_the_one_a_person_would_write(training):
     train, _, _ = digits()
     ours, _ = distill(mlp(dropout=0.3), train, teacher_signal(), objective=Objective(), training=training)
-    assert same(ours, by_hand(mlp(dropout=0.3), training))
+    assert close(ours, by_hand(mlp(dropout=0.3), training))
 
 
 def test_clipping_is_torch_s():
@@ -231,7 +231,7 @@ def test_a_living_teacher_serves_rules_that_need_the_whole_data():
 def test_a_teacher_that_the_student_is_part_of_is_noticed():
     train, _, _ = digits()
     student = mlp()
-    with pytest.raises(MismatchError, match="the teacher changed"):
+    with pytest.raises(MismatchError, match="share"):
         distill(student, Pictures(train), student, training=FAST)
 
 

@@ -15,6 +15,7 @@ import torch
 from bench.kill import TRAINING, compare, digits, forked, kill_once, prepare, student
 from torch import nn
 
+from counting_term import Calling
 from fractionate.checkpoint import steps_in
 from fractionate.data.dataset import PROBED
 from fractionate.engine import distill
@@ -156,14 +157,14 @@ def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_p
     training = Training(steps=30, batch_size=32, precision="bfloat16", optimizer="sgd", clip_norm=0.5)
 
     def run(folder: Path, stop_at: int | None) -> None:
-        def stop(output, batch, signal_):
+        def stop(predictions, signal_):
             calls.append(1)
             if len(calls) == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return torch.zeros(len(batch.labels))
+            return torch.zeros(len(predictions))
 
         calls: list[int] = []
-        distill(student(32), train, said, training=training, terms=[stop], out=folder, log_every=1)
+        distill(student(32), train, said, training=training, terms=[Calling(stop)], out=folder, log_every=1)
 
     run(tmp_path / "whole", None)
     with pytest.raises(StoppedError, match="after step 11 of 30"):
@@ -183,14 +184,14 @@ def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_p
 def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
     _, (train, _, said), _ = undisturbed
 
-    def failing(output, batch, signal_):
+    def failing(predictions, signal_):
         calls.append(1)
-        return torch.full((len(batch.labels),), float("nan") if len(calls) > 4 else 0.0)
+        return torch.full((len(predictions),), float("nan") if len(calls) > 4 else 0.0)
 
     calls: list[int] = []
     short = Training(steps=8, batch_size=32)
     with pytest.raises(NumericsError, match="step 4"):
-        distill(student(16), train, said, training=short, terms=[failing], out=tmp_path, save_every_steps=2)
+        distill(student(16), train, said, training=short, terms=[Calling(failing)], out=tmp_path, save_every_steps=2)
     for other, name in [
         ({"seed": 1}, "seed"),
         ({"training": Training(steps=8, batch_size=16)}, "training.batch_size"),

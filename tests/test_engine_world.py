@@ -17,6 +17,7 @@ import torch
 from bench.kill import digits, forked
 from torch import nn
 
+from counting_term import Calling
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, StoppedError
 from fractionate.folder import METRICS, RUN, STUDENT
@@ -60,16 +61,20 @@ def started_together(size: int, work: Callable[[], None]) -> list[int]:
 def train(data, out: Path, *, stop_at: int | None = None, training: Training = TRAINING, **more) -> None:
     examples, validation, said = data
 
-    def stop(output, batch, signal_):
+    def stop(predictions, signal_):
         calls.append(1)
         if stop_at is not None and len(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return torch.zeros(len(batch.labels))
+        return torch.zeros(len(predictions))
 
     calls: list[int] = []
     distill(
         student(), examples, said, training=training, validation=validation,
-        **({"objective": Objective(temperature=2.0), "out": out, "log_every": 1, "terms": [stop], "show": "nothing"} | more),
+        **(
+            {"objective": Objective(temperature=2.0), "out": out, "log_every": 1, "terms": [Calling(stop)]}
+            | {"show": "nothing"}
+            | more
+        ),
     )  # fmt: skip
 
 
@@ -145,15 +150,16 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/src", sys.argv[1] + "/tests"]
 import torch
 import test_engine_world as tests
+from counting_term import Calling
 
-def die(output, batch, signal_, calls=[]):
+def die(predictions, signal_, calls=[]):
     calls.append(1)
     if len(calls) == 20 and os.environ["RANK"] == "1" and sys.argv[3] == "lose":
         os.kill(os.getpid(), signal.SIGKILL)
-    return torch.zeros(len(batch.labels))
+    return torch.zeros(len(predictions))
 
 torch.set_num_threads(1)
-tests.train(tests.digits(), Path(sys.argv[2]), terms=[die], save_every_steps=3)
+tests.train(tests.digits(), Path(sys.argv[2]), terms=[Calling(die)], save_every_steps=3)
 """
 
 

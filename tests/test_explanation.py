@@ -13,7 +13,7 @@ from fractionate import Objective, TeacherSignal
 from fractionate.data.batch import Batch
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
-from fractionate.engine.council import ask
+from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions import features  # noqa: F401  # registers its terms
 from fractionate.extensions.explanation import (
@@ -22,7 +22,6 @@ from fractionate.extensions.explanation import (
     combined,
     explaining_cnn_builder,
     explaining_mlp,
-    explanations_of,
     matched_branch_channels,
     matched_width,
     prior_of,
@@ -32,6 +31,7 @@ from fractionate.extensions.superfeatures import given
 from fractionate.outputs import logits_of
 from fractionate.records import Training
 from fractionate.sources.models import models
+from fractionate.tasks.reader import explanations_of
 from fractionate.terms import Hint, taught
 
 FOUND = given([[0, 3], [1, 4, 5], [2]], features=6)
@@ -257,7 +257,7 @@ def train(share: float, **more: object) -> nn.Module:
     teacher, some = model(2), data()
     objective = paper_objective()
     student = model(1)
-    signal = ask(teacher, some)
+    signal = signal_on(teacher, some)
     terms = [] if share < 0 else [ked(objective, Explained(explanation_signals(teacher, some)), share=share)]
     distill(student, some, signal, objective=objective, training=TRAINING, terms=terms, show="nothing")
     return student
@@ -302,7 +302,13 @@ def test_a_cnn_learns_hidden_maps_of_each_branch_through_the_engine(term_name):
     with taught(student, teacher, hints, example=some.inputs[:2], examples=24) as hidden:
         term = ked(objective, Explained(explanation_signals(teacher, some)), hidden=hidden)
         _, run = distill(
-            student, some, ask(teacher, some), objective=objective, terms=[term], training=TRAINING, show="nothing"
+            student,
+            some,
+            signal_on(teacher, some),
+            objective=objective,
+            terms=[term],
+            training=TRAINING,
+            show="nothing",
         )
         assert set(hidden.values) == {hint.name for hint in hints}
         assert all(bool(torch.isfinite(value).all()) and float(value.mean()) > 0 for value in hidden.values.values())
@@ -321,14 +327,14 @@ def test_students_in_the_bundle_of_the_study_train_as_alone():
     whole = [TeacherSignal(torch.cat([s[m].logits for s in said]), some.labels.repeat(2)) for m in range(3)]
     bundle = Bundle([model(1), model(2)], FOUND.groups, 6)
     distill(
-        bundle, ordered, Said(ordered, [ask(teacher, some) for teacher in teachers]), objective=objective,
+        bundle, ordered, Said(ordered, [signal_on(teacher, some) for teacher in teachers]), objective=objective,
         training=TRAINING, terms=[Flat(ked(objective, Explained(whole)), ordered)], show="nothing",
     )  # fmt: skip
     for seed, together in enumerate(bundle.unbundle()):
         own = some.take(ordered.own_order[:, seed])
         alone, teacher = model(1 + seed), teachers[seed]
         distill(
-            alone, own, ask(teacher, own), objective=objective, training=TRAINING, show="nothing",
+            alone, own, signal_on(teacher, own), objective=objective, training=TRAINING, show="nothing",
             terms=[ked(objective, Explained(explanation_signals(teacher, own)))],
         )  # fmt: skip
         for a, b in zip(alone.parameters(), together.parameters(), strict=True):

@@ -11,11 +11,13 @@ from torch import nn
 
 from fractionate import Objective, collect, distill
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.bounded import HeadTeacher, bounded, head_of, headless
-from fractionate.extensions.language import OnPolicy, Sentences, read_sentences, token_scores
-from fractionate.extensions.sequence import IGNORED, StoredTokens
+from fractionate.extensions.language import OnPolicy, Sentences, read_sentences
 from fractionate.extensions.tokenizers import MappedTeacher, check_pair, differences, token_map
 from fractionate.records import Training
+from fractionate.tasks import Needs, Task, reading
+from fractionate.tasks.reader import output_layer
+from fractionate.teachers import Online
+from fractionate.teachers.tokens import IGNORED, StoredTokens
 
 CLASSES, END = 23, 1
 LETTERS = "abcdefghijklmnopqrst "
@@ -120,16 +122,21 @@ def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_pa
 # -- no logits ---------------------------------------------------------------------------------------------------------------
 
 
+HIDDEN = Training(steps=5, batch_size=4, learning_rate=3e-2, loss_from="hidden")
+
+
 @pytest.mark.parametrize("name", ["forward-kl", "reverse-kl", "jsd"])
 def test_training_without_logits_is_the_same_training(name: str, sentences, teacher) -> None:
     objective = Objective("kd", 1.0, 0.7, divergence=name)
     plain, run = train(causal(2), sentences, teacher, objective)
     student = causal(2)
-    with bounded(student, objective, EXAMPLE) as loss:
-        found, same = train(student, sentences, HeadTeacher(teacher, EXAMPLE, predicts_next=True), loss)
+    found, same = train(student, sentences, teacher, objective, training=HIDDEN)
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
     assert same.contract == run.contract and same.history[-1].loss == pytest.approx(run.history[-1].loss, rel=1e-4)
-    assert student(**EXAMPLE).logits.shape[-1] == CLASSES  # the head is back
+    assert student(**EXAMPLE).logits.shape[-1] == CLASSES  # the output layer is as it was
+    labels_alone, _ = train(causal(2), sentences, None, None)
+    without, _ = train(causal(2), sentences, None, None, training=HIDDEN)
+    torch.testing.assert_close(without, labels_alone, rtol=1e-3, atol=1e-5)
 
 
 def test_compact_rows_teach_without_logits(sentences, teacher, tmp_path) -> None:
@@ -145,9 +152,7 @@ def test_compact_rows_teach_without_logits(sentences, teacher, tmp_path) -> None
     )
     objective = Objective("kd", 1.0, 0.7, divergence="forward-kl")
     plain, _ = train(causal(2), sentences, StoredTokens(store), objective)
-    student = causal(2)
-    with bounded(student, objective, EXAMPLE) as loss:
-        found, _ = train(student, sentences, StoredTokens(store, form="compact"), loss)
+    found, _ = train(causal(2), sentences, StoredTokens(store, form="compact"), objective, training=HIDDEN)
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
 
 
@@ -164,40 +169,29 @@ def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused() -> None:
     model.embed.weight.data.mul_(5)
     with (
         pytest.raises(MismatchError, match="does more to its logits") as error,
-        headless(model, torch.tensor([[1, 2]]), head="lm_head"),
+        reading(model, Needs(hidden=True), torch.tensor([[1, 2]]), head="lm_head"),
     ):
         pass
     assert "apart" in str(error.value) and "soft cap" in str(error.value)
-    assert model.lm_head.forward.__func__ is nn.Linear.forward  # type: ignore[attr-defined]
-    with pytest.raises(MismatchError, match="has no linear head"):
-        head_of(model)
-    with pytest.raises(MismatchError, match="has no linear head at 'embed'"):
-        head_of(model, "embed")
+    with pytest.raises(MismatchError, match="has no linear output layer"):
+        output_layer(model)
+    with pytest.raises(MismatchError, match="has no linear output layer at 'embed'"):
+        output_layer(model, "embed")
 
 
 def test_scores_of_tokens(sentences, teacher) -> None:
-    found = token_scores(teacher, sentences, HeadlessAnswer(teacher), batch_size=3)
+    task = Task("language-modelling", transfer=sentences, batch_size=3)
+    with Online(teacher).open(task, sentences, None, Needs()) as opened:
+        found = task.evaluate(teacher, sentences, opened.signal_for)
     tokens = sum(len(t) - p for t, p in zip(sentences.tokens, sentences.prompts, strict=True))
-    assert found.tokens == tokens and found.ta_rate == 1.0
+    assert found.rows == tokens and found.examples == len(sentences) and found.values["ta-rate"] == 100
     nll = 0.0
     for tokens, prompt in zip(sentences.tokens, sentences.prompts, strict=True):
         log_q = torch.log_softmax(teacher(input_ids=tokens[None]).logits[0].double(), dim=1)
         nll -= sum(float(log_q[i - 1, tokens[i]].detach()) for i in range(prompt, len(tokens)))
-    assert found.nll_nats == pytest.approx(nll / found.tokens, rel=1e-5)
-    assert found.perplexity == pytest.approx(math.exp(found.nll_nats))
-    assert token_scores(causal(5), sentences).ta_rate is None
-
-
-class HeadlessAnswer:
-    """The living teacher as the engine asks it."""
-
-    def __init__(self, model):
-        from fractionate.engine.council import Living
-
-        self.living = Living(model, predicts_next=True)
-
-    def about(self, batch, labels, place):
-        return self.living.about(batch, labels, place)
+    assert found.values["token-nll"] == pytest.approx(nll / found.rows, rel=1e-5)
+    assert found.values["perplexity"] == pytest.approx(math.exp(nll / found.rows), rel=1e-5)
+    assert "ta-rate" not in task.evaluate(causal(5), sentences).values
 
 
 # -- text that the student writes ------------------------------------------------------------------------------------------------

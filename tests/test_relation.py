@@ -11,10 +11,10 @@ import torch
 from fractionate import Objective, TeacherSignal
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.groups import by_frequency, by_position, findings, grouped
-from fractionate.extensions.relation import VocabularyPopulation, VocabularyStream, spectrum_of
-from fractionate.extensions.sequence import TokenSignal
 from fractionate.spectrum import spectrum
+from fractionate.spectrum.vocabulary import VocabularyPopulation, VocabularyStream, spectrum_of
 from fractionate.store.forms import Form
+from fractionate.teachers.tokens import TokenSignal
 
 CLASSES = 13
 

@@ -14,9 +14,13 @@ from fractionate import Objective, TeacherSignal, collect, distill
 from fractionate.cells import as_cell
 from fractionate.confidence import confidences
 from fractionate.contracts import check
+from fractionate.data.batch import Batch
 from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.sequence import (
+from fractionate.records import Training
+from fractionate.shape import shapes
+from fractionate.tasks import Task
+from fractionate.teachers.tokens import (
     ANALYSIS,
     IGNORED,
     StoredTokens,
@@ -26,8 +30,6 @@ from fractionate.extensions.sequence import (
     ta_rate,
     token_signal,
 )
-from fractionate.records import Training
-from fractionate.shape import shapes
 
 CLASSES = 11
 
@@ -190,12 +192,12 @@ def test_stored_tokens_are_what_the_living_teacher_says(tmp_path, form: str, k: 
     store = collect(teacher, text, tmp_path / "s", tokens="aligned", form=form, k=k, batch_size=3)
     stored = StoredTokens(store)
     inputs, labels = text.tokens[[4, 1, 6]], text.labels[[4, 1, 6]]
-    from fractionate.data.batch import Batch
-    from fractionate.outputs import rows
 
+    task = Task("token-classification", transfer=text)
     with torch.no_grad():
-        logits, gold, place = rows(teacher(inputs), labels)
-    signal = stored.about(Batch(inputs, labels, torch.tensor([4, 1, 6])), gold, place)
+        found = task.rows(teacher(inputs), {}, Batch(inputs, labels, torch.tensor([4, 1, 6])))
+    logits, gold = found.logits, found.labels
+    signal = stored.signal_for(found)
     assert torch.equal(signal.labels, gold)
     whole = torch.softmax(logits, 1)
     if form == "dense" or k == 9:  # one class is left out: its mass is exact

@@ -13,12 +13,12 @@ from fractionate import Objective, TeacherSignal, distill
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.decoding import greedy, quality, sequence_level, translate
-from fractionate.extensions.hidden import HiddenStates
 from fractionate.extensions.ranking import tie_kd
 from fractionate.extensions.translation import CallAgain, EncoderDecoder, LabelSmoothing, Passes, shifted
 from fractionate.outputs import logits_of, rows
 from fractionate.records import Training
 from fractionate.sources.pieces import END, PAD, Pieces, Sentences, check_pieces
+from fractionate.teachers.hidden import HiddenStates
 from translators import TEXTS, Plain, marian, pieces, sentences
 
 KD = Objective("kd", 1.0, 1.0, divergence="forward-kl")

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.explanation import Explaining, explaining_mlp, explanations_of
+from fractionate.extensions.explanation import Explaining, explaining_mlp
 from fractionate.extensions.superfeatures import given
 from fractionate.extensions.understanding import evidence, explain, group_attributions, said_of, save_table
 from fractionate.page import read_record, report
 from fractionate.records import Effect, Explanations, Interval
 from fractionate.spectrum import spectrum
+from fractionate.tasks.reader import explanations_of
 from fractionate.teacher import TeacherSignal
 from test_explanation import FOUND, PRIOR, data, model
 

@@ -13,7 +13,7 @@ from fractionate import Objective, TeacherSignal
 from fractionate.compact import CompactSignal
 from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.extensions.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
+from fractionate.losses.kernels.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
 from fractionate.outputs import IGNORED
 from fractionate.store.forms import Form
 

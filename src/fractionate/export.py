@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fractionate.checkpoint import to_bytes
 from fractionate.durable import make_directory, write_file
-from fractionate.engine.council import asking
 from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.records import Interval, Run, Scores
 
@@ -127,7 +127,7 @@ def _check(kind: str, said: Tensor, expected: Tensor) -> float:
 
 
 def _expected(student: nn.Module, example: Any, head: Head) -> Tensor:
-    with asking(student):
+    with eval_mode(student):
         return logits_of(call(student, example), head).float().cpu()
 
 
@@ -157,7 +157,7 @@ def _exporting(kind: str) -> Iterator[None]:
 def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> float:
     positional, named = _arguments(example)
     written = io.BytesIO()
-    with asking(student), _exporting("torch.export"):
+    with eval_mode(student), _exporting("torch.export"):
         asked = _Logits(student, head).eval()
         program = torch.export.export(asked, positional, named, dynamic_shapes=_free_batch(example))
         program.example_inputs = (
@@ -179,7 +179,7 @@ def _export_onnx(student: nn.Module, example: Any, out: Path, head: Head) -> flo
     except ImportError as error:
         raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
     positional, named = _arguments(example)
-    with asking(student), _exporting("ONNX"):
+    with eval_mode(student), _exporting("ONNX"):
         asked = _Logits(student, head).eval()
         made: Any = torch.onnx.export(
             asked, positional, kwargs=named, dynamic_shapes=_free_batch(example), dynamo=True, verbose=False

@@ -139,5 +139,7 @@ class Folder:
                 f"{self.path} holds another run: {', '.join(differing)} differ",
                 expected=f"{name} = {asked[name]}",
                 got=f"{name} = {found.get(name)}",
-                fix="choose another output folder, or ask for the same run again to go on with it",
+                fix="build the student under a fixed seed (torch.manual_seed), or let a Task make it; else choose another folder"
+                if name == "initial_weights"
+                else "choose another output folder, or ask for the same run again to resume it",
             )

@@ -14,7 +14,6 @@ from fractionate.chain import Chain
 from fractionate.checkpoint import load_weights
 from fractionate.data.examples import Examples
 from fractionate.durable import refused
-from fractionate.engine.council import check_finite, no_better_than_chance
 from fractionate.engine.memory import check_memory, foresee
 from fractionate.engine.recompute import recomputed
 from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, ResourceError
@@ -26,6 +25,7 @@ from fractionate.store import Store
 from fractionate.store.checks import check_data
 from fractionate.store.source import Source
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers.source import check_finite, no_better_than_chance
 
 PROBED = 256  # examples on which a teacher that comes trained is looked at
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.batch import moved
-from fractionate.engine.council import asking
 from fractionate.engine.memory import LivingBytes
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, device_of
+from fractionate.teachers import TeacherSource
 
 
 def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats: int = 15) -> dict[str, float]:
@@ -29,7 +30,7 @@ def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats:
     inputs = moved(inputs, device)
     on_cuda = device.type == "cuda"
     times: list[float] = []
-    with asking(model):
+    with eval_mode(model):
         call(model, inputs)
         if on_cuda:
             torch.cuda.synchronize()
@@ -56,3 +57,12 @@ def _peak(model: nn.Module, inputs: Any, weights: Sequence[Tensor]) -> int:
         output = call(model, inputs)
     del output
     return int(living.peak)
+
+
+def cost_of(student: nn.Module, source: TeacherSource | None, split: Split, seed: int) -> dict[str, float]:
+    """What the student and a teacher model need for one example."""
+    one = next(iter(split.batches([(0, torch.tensor([0]))], seed)))
+    found = measure_cost(student, one.inputs, name="student")
+    if source is not None and source.model is not None:
+        found |= measure_cost(source.model, one.view("teacher"), name="teacher")
+    return found

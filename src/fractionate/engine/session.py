@@ -1,45 +1,54 @@
-"""One call of `distill` from its first check to its record: resume or start, train, measure, write down."""
+"""One call of `distill` from its first check to its record: resume or start, train, evaluate, write down."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, cast
 
 import torch
 import xxhash
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fractionate.checkpoint import content_hash, latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.compact import CompactSignal
 from fractionate.data.batch import Split
 from fractionate.data.dataset import DatasetSplit
-from fractionate.engine.cost import measure_cost
-from fractionate.engine.council import Recorded, Teacher, no_better_than_chance
-from fractionate.engine.evaluation import evaluate
+from fractionate.engine.cost import cost_of
+from fractionate.engine.identity import check_apart, identity_of, settings_of
 from fractionate.engine.interrupt import InterruptedLook, Notice, Watched
 from fractionate.engine.memory import check_memory, foresee, small_for_sure
+from fractionate.engine.observer import Observer
 from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
-from fractionate.engine.standing import Parts, Standing, asked_for, history, versions
-from fractionate.engine.step import Stepper, Taken, Term, seed_run, seed_step
+from fractionate.engine.standing import Parts, Standing, history, versions
+from fractionate.engine.step import Stepper, Taken, seed_run, seed_step
 from fractionate.engine.tracking import Ledger, Tracker
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, DamagedError, StoppedError
 from fractionate.folder import Folder
-from fractionate.objective import Objective
-from fractionate.outputs import Head, device_of
-from fractionate.records import Run, Scores, Training
+from fractionate.losses.terms import bind_terms
+from fractionate.losses.terms.base import needs_of
+from fractionate.losses.terms.plain import CallableTerm
+from fractionate.models.modes import frozen_modules, plain_module, train_mode
+from fractionate.outputs import device_of
+from fractionate.records import Point, Run, Scores
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.tasks.metrics import infos
+from fractionate.tasks.predictions import Needs
+from fractionate.tasks.task import SignalOf, Task
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers import OpenTeacher, TeacherSource
+from fractionate.teachers.cached import OpenCache
+from fractionate.teachers.source import no_better_than_chance
+from fractionate.training.recipe import Recipe
 
 DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
-HeldOut = tuple[Split, TeacherSignal | None] | None
 
 
 def _running_average(student: nn.Module, decay: float) -> nn.Module:
@@ -49,126 +58,163 @@ def _running_average(student: nn.Module, decay: float) -> nn.Module:
 
 @dataclass(kw_only=True, eq=False)
 class Session:
-    """One call of `distill`: what was asked, and where it stands."""
+    """One call of `distill`: what was given, and where it stands."""
 
+    task: Task
+    recipe: Recipe
     student: nn.Module
-    feed: Split
-    teacher: Teacher | None
-    teacher_model: nn.Module | None
-    objective: Objective | None
-    training: Training
+    split: Split  # what the student is trained on, transforms done
+    source: TeacherSource | None
     seed: int
     arm: str
     steps: int
-    weights: Float[Tensor, "examples"] | None
-    labelled: Bool[Tensor, "examples"] | None
-    terms: tuple[Term, ...]
-    head: Head
-    predicts_next: bool
     folder: Folder | None
     save_every_steps: int | None
     save_every_seconds: float
     log_every: int
-    validation: HeldOut
-    test: HeldOut
+    held_out: dict[str, TeacherSource]  # teachers of the evaluation splits by name
     trackers: tuple[Tracker, ...]
     show: Show
     compile_mode: str | None
     recompute: tuple[str, ...]
     notice: Notice
     world: World
+    observer: Observer | None = None
 
     standing: Standing = field(default_factory=Standing)
     started: float = field(default_factory=time.monotonic)
+    points: list[Point] = field(default_factory=list)
 
     def run(self) -> tuple[nn.Module, Run]:
-        """Check, resume or start, train to the end, measure, write down."""
+        """Check, resume or start, train to the end, evaluate, write down."""
         before = random_state()
-        kept = self.folder is not None
-        self.asked = asked_for(
-            self.student,
-            self.training,
-            data=self.feed.fingerprint() if kept else None,
-            teacher=self.teacher.fingerprint() if kept and self.teacher is not None else None,
-            objective=repr(self.objective),
-            seed=self.seed,
-            steps=self.steps,
-            arm=self.arm,
-            examples=len(self.feed),
-            predicts_next=self.predicts_next,
-            weights=content_hash(self.weights) if kept and self.weights is not None else None,
-            labelled=content_hash(self.labelled) if kept and self.labelled is not None else None,
+        self.training = self.recipe.training
+        self.plain = plain_module(self.student)
+        task, recipe, plain = self.task, self.recipe, self.plain
+        self.asked = settings_of(
+            task, recipe, plain, seed=self.seed, steps=self.steps, arm=self.arm, examples=len(self.split)
         )
         if self.folder is not None:
-            finished = self.folder.finished(self.asked, self.student)
+            self.asked = identity_of(self.asked, task, recipe, plain, self.source, self.split, self.world)
+        if self.folder is not None:
+            finished = self.folder.finished(self.asked, self.plain)
             if finished is not None:
                 restore_random_state(before)
                 return self.student, finished
         self.device = device_of(self.student)
         try:
-            self._foresee()  # before processes share the student: a pass over shapes would confuse them
-        except BaseException:
-            restore_random_state(before)
-            raise
-        seed_run(self.seed)
-        called = self.world.wrap(self.student)
-        trained = [p for p in self.student.parameters() if p.requires_grad]
-        if not trained:
-            raise ConfigError(
-                "the student has nothing to train", expected="parameters that require gradients", got="none"
-            )
-        self.parts = Parts(self.student, make_optimizer(trained, self.training))
-        if self.training.average_decay is not None:
-            self.parts.average = _running_average(self.student, self.training.average_decay)
-        if self.training.precision == "float16":
-            self.parts.scaler = torch.amp.GradScaler(self.device.type)
-        if self.compile_mode is not None:
-            called = cast(nn.Module, torch.compile(called, mode=self.compile_mode))
-        self.stepper = Stepper(
-            called=called,
-            parts=self.parts,
-            teacher=self.teacher,
-            objective=self.objective,
-            terms=self.terms,
-            training=self.training,
-            weights=self.weights,
-            labelled=self.labelled,
-            head=self.head,
-            predicts_next=self.predicts_next,
-            device=self.device,
-            world=self.world,
-            trained=list(trained),
-            labels_checked=isinstance(self.teacher, Recorded) and self.teacher.checked,
-        )
-        try:
-            self._open()
-            self._train()
-            run = self._record()
-            self.ledger.sync()  # before run.json, which says that all is there
-            if self.folder is not None:
-                weights = self.world.whole(self.student.state_dict())
-                run = self.folder.finish(run, weights) if self.world.rank == 0 else run
-            self.world.wait()
-            self.ledger.finish(run)
+            with ExitStack() as stack:
+                return self._run(stack)
         finally:
             restore_random_state(before)
             if hasattr(self, "ledger"):
                 self.ledger.close()
                 self.progress.close()
+
+    def _run(self, stack: ExitStack) -> tuple[nn.Module, Run]:
+        self._foresee()  # before processes share the student: a pass over shapes would confuse them
+        seed_run(self.seed)
+        self._prepare(stack)
+        self._open()
+        self._train()
+        run = self._record()
+        self.ledger.sync()  # before run.json, which says that all is there
+        if self.folder is not None:
+            weights = self.world.whole(self.plain.state_dict())
+            run = self.folder.finish(run, weights) if self.world.rank == 0 else run
+        self.world.wait()
+        self.ledger.finish(run)
         return self.student, run
+
+    def _prepare(self, stack: ExitStack) -> None:
+        """Reader, teacher, terms and optimiser."""
+        recipe, training = self.recipe, self.training
+        ours, theirs = needs_of(recipe.specs)
+        if training.loss_from == "hidden":
+            ours, theirs = ours | Needs(hidden=True), theirs | Needs(hidden=True)
+        if training.average_decay is not None:  # before hooks are set, which a copy would take along
+            average: nn.Module | None = _running_average(self.plain, training.average_decay)
+        else:
+            average = None
+        bound_here = [spec for spec in recipe.specs if not isinstance(spec, CallableTerm)]
+        example = self.task.example(self.split).to(self.device) if ours or bound_here else None
+        reader = stack.enter_context(self.task.open(self.student, ours, example))
+        teacher: OpenTeacher | None = None
+        if self.source is not None and recipe.needs_teacher:
+            if self.source.model is not None:
+                check_apart(self.plain, self.source.model)
+            teacher = stack.enter_context(self.source.open(self.task, self.split, recipe.objective, theirs))
+        bound: tuple[object, ...] = ()
+        if recipe.specs:
+            said = None if example is None else self.task.read(reader, example, head=self.task.head)
+            inside = None if teacher is None or not theirs or example is None else teacher.predictions_for(example)
+            bound = stack.enter_context(
+                bind_terms(
+                    recipe.specs,
+                    student=said,
+                    teacher=inside,
+                    examples=len(self.split),
+                    seed=self.seed,
+                    parts=reader.parts,
+                    models=(self.student, None if self.source is None else self.source.model),
+                    precision=training.precision,
+                )
+            )
+            reader.parts.to(self.device)
+        self.reader, self.teacher = reader, teacher
+        called = self.world.wrap(reader)
+        trained = [p for p in (*self.plain.parameters(), *reader.parts.parameters()) if p.requires_grad]
+        if not any(p.requires_grad for p in self.plain.parameters()):
+            raise ConfigError(
+                "the student has nothing to train", expected="parameters that require gradients", got="none"
+            )
+        self.parts = Parts(self.plain, make_optimizer(trained, training), reader.parts)
+        self.parts.average = average
+        if training.precision == "float16":
+            self.parts.scaler = torch.amp.GradScaler(self.device.type)
+        if self.compile_mode is not None:
+            called = cast(nn.Module, torch.compile(called, mode=self.compile_mode))
+        targets = None
+        if teacher is not None and recipe.objective is not None and training.loss_from == "logits":
+            targets = teacher.targets(recipe.objective)
+        self.stepper = Stepper(
+            task=self.task,
+            called=called,
+            parts=self.parts,
+            teacher=teacher,
+            objective=recipe.objective,
+            objective_weight=recipe.objective_weight,
+            terms=tuple(zip(recipe.specs, bound, strict=True)),  # type: ignore[arg-type]
+            targets=targets,
+            training=training,
+            device=self.device,
+            world=self.world,
+            trained=trained,
+            output_layer=reader.head,
+            labels_checked=isinstance(teacher, OpenCache) and teacher.checked,
+        )
+        self.signal_of = {name: self._signal_of(stack, name) for name in ("validation", "test")}
+
+    def _signal_of(self, stack: ExitStack, name: str) -> SignalOf | None:
+        """The teacher's signal of the rows of an evaluation split, where one was given."""
+        split, source = getattr(self.task.splits, name), self.held_out.get(name)
+        if split is None or source is None:
+            return None
+        return stack.enter_context(source.open(self.task, split, None, Needs())).signal_for
 
     def _foresee(self) -> None:
         """Refuse a step that cannot fit before anything is allocated for it."""
-        if self.world.holds_shards(self.student):
+        if self.world.holds_shards(self.plain):
             return
-        size = min(self.training.micro_batch_size or self.training.batch_size, len(self.feed))
-        feed = replace(self.feed, workers=0) if isinstance(self.feed, DatasetSplit) else self.feed
-        inputs = next(feed.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed)).inputs
-        if small_for_sure(self.student, inputs, self.device):
+        training = self.training
+        size = min(training.micro_batch_size or training.batch_size, len(self.split))
+        split = replace(self.split, workers=0) if isinstance(self.split, DatasetSplit) else self.split
+        inputs = next(iter(split.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed))).inputs
+        if small_for_sure(self.plain, inputs, self.device):
             return
-        copies = (self.training.average_decay is not None) + (self.training.keep == "best")
-        learns_from = "labels" if self.teacher is None else "teacher"
-        forecast = foresee(self.student, inputs, self.training, learns_from=learns_from, head=self.head, copies=copies)
+        copies = (training.average_decay is not None) + (training.keep == "best")
+        learns_from = "teacher" if self.recipe.needs_teacher else "labels"
+        forecast = foresee(self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies)
         check_memory(forecast, self.device)
 
     def _open(self) -> None:
@@ -186,9 +232,13 @@ class Session:
         self.ledger.start(self.arm, self.asked)
         show = self.show if self.world.rank == 0 else "nothing"
         self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.standing.step)
-        if self.objective is not None:
-            self.progress.say(str(self.objective.describe()))
-        self.remark = no_better_than_chance(self.teacher.signal) if isinstance(self.teacher, Recorded) else ""
+        contract = self.recipe.contract()
+        if contract is not None:
+            self.progress.say(str(contract))
+        self.remark = ""
+        cached = self.teacher.signal if isinstance(self.teacher, OpenCache) else None
+        if cached is not None and isinstance(cached, (TeacherSignal, CompactSignal)):
+            self.remark = no_better_than_chance(cached)
         if self.remark:
             self.progress.say(f"warning: {self.remark}")
         for error in damaged:
@@ -196,10 +246,12 @@ class Session:
         self.world.wait()
 
     def _train(self) -> None:
-        self.student.train()
+        self.frozen = frozen_modules(self.student)
+        train_mode(self.student, self.frozen)
+        self.reader.parts.train()
         look = self.training.evaluate_every
         if look is None and (self.training.patience is not None or self.training.keep == "best"):
-            look = -(-len(self.feed) // self.training.batch_size)
+            look = -(-len(self.split) // self.training.batch_size)
         if self.standing.look_due:  # a signal came within it
             self._look()
             if self.standing.look_due:
@@ -207,7 +259,7 @@ class Session:
         saved = time.monotonic()
         ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
         wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
-        fetched = self.feed.batches(wanted, self.seed)
+        fetched = self.split.batches(wanted, self.seed)
         for step in plan:
             if self.standing.ended:
                 break
@@ -225,7 +277,11 @@ class Session:
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
-            if self.validation is not None and look and (number % look == 0 or number == self.steps):
+            if self.observer is not None and number in self.observer.steps:
+                point = self.observer.measure(number, taken.loss, self.student)
+                self.points.append(point)
+                train_mode(self.student, self.frozen)
+            if self.task.splits.validation is not None and look and (number % look == 0 or number == self.steps):
                 self._look()
                 stop = stop or self.standing.look_due
             if self.save_every_steps and self.standing.step % self.save_every_steps == 0:
@@ -249,7 +305,7 @@ class Session:
 
     def _plan(self) -> Iterator[Portion]:
         return portions(
-            self.feed, self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
+            self.split, self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
         )
 
     def _note(self, step: Portion, taken: Taken, rate: float, *, row_due: bool) -> None:
@@ -272,12 +328,13 @@ class Session:
 
     def _look(self) -> None:
         """Measure on the validation data; keep the best weights; end where patience has run out."""
-        assert self.validation is not None
-        now, (feed, signal) = self.standing, self.validation
+        now, split = self.standing, self.task.splits.validation
+        assert split is not None
         now.look_due = True
         try:
-            # processes that look apart cannot agree to stop in between
-            scores = self._measure((Watched(feed, self.notice), signal) if self.world.size == 1 else self.validation)
+            # processes that evaluate apart cannot agree to stop in between
+            watched = Watched(split, self.notice) if self.world.size == 1 else split
+            scores = self._measure("validation", watched, final=False)
         except InterruptedLook:
             return
         now.look_due = False
@@ -295,13 +352,13 @@ class Session:
     def _measured(self) -> nn.Module:
         """The module whose weights become the student."""
         average = self.parts.average
-        return self.student if average is None else average.module  # type: ignore[return-value]
+        return self.plain if average is None else average.module  # type: ignore[return-value]
 
-    def _measure(self, held_out: HeldOut) -> Scores | None:
-        if held_out is None:
+    def _measure(self, name: str, split: Split | None, *, final: bool = True) -> Scores | None:
+        """The task's metrics on an evaluation split, with the weights that would become the student."""
+        if split is None:
             return None
-        feed, signal = held_out
-        return evaluate(self._measured(), feed, signal=signal, head=self.head, predicts_next=self.predicts_next)
+        return self.task.evaluate(self._measured(), split, self.signal_of[name], final=final)
 
     def _save(self) -> None:
         assert self.folder is not None
@@ -319,34 +376,26 @@ class Session:
             last = self.world.whole(self._measured().state_dict()) if now.best_step != now.step else {}
             if self.folder is not None and last and self.world.rank == 0:
                 self.folder.keep_last(last)
-            self.student.load_state_dict(self.world.like(self.parts.best, self.student.state_dict()))
+            self.plain.load_state_dict(self.world.like(self.parts.best, self.plain.state_dict()))
         elif self.parts.average is not None:
-            self.student.load_state_dict(self._measured().state_dict())
+            self.plain.load_state_dict(self._measured().state_dict())
         self.parts.average = None
         if self.teacher is not None:
-            self.teacher.check_inert()
+            self.teacher.check_unchanged()
         return Run(
             arm=self.arm,
             seed=self.seed,
             status="completed",
-            contract=None if self.objective is None else self.objective.describe(),
+            contract=self.recipe.contract(),
             steps=now.step,
             wall_seconds=now.seconds + time.monotonic() - self.started,
-            parameters=sum(p.numel() for p in self.student.parameters()),
-            validation=self._measure(self.validation),
-            test=self._measure(self.test),
-            history=history(self.ledger.rows),
+            parameters=sum(p.numel() for p in self.plain.parameters()),
+            validation=self._measure("validation", self.task.splits.validation),
+            test=self._measure("test", self.task.splits.test),
+            history=tuple(self.points) or history(self.ledger.rows),
             settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
             versions=versions(),
             note=self.remark,
-            cost=self._cost() if self.folder is not None else {},
-            metrics=infos(CLASSIFICATION),
+            cost=cost_of(self.plain, self.source, self.split, self.seed) if self.folder is not None else {},
+            metrics=infos(self.task.metrics),
         )
-
-    def _cost(self) -> dict[str, float]:
-        """What student and living teacher need for one example."""
-        one = next(self.feed.batches([(0, torch.tensor([0]))], self.seed)).inputs
-        found = measure_cost(self.student, one, name="student")
-        if self.teacher_model is not None:
-            found |= measure_cost(self.teacher_model, one, name="teacher")
-        return found

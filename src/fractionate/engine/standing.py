@@ -57,6 +57,7 @@ class Parts:
 
     student: nn.Module
     optimizer: torch.optim.Optimizer
+    trained: nn.Module = field(default_factory=nn.ModuleDict)  # parts of terms that are trained with the student
     average: nn.Module | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     scaler: torch.amp.GradScaler | None = None
@@ -64,6 +65,7 @@ class Parts:
     def snapshot(self, standing: Standing, asked: Asked, world: World) -> Checkpoint:
         """All of it, as a checkpoint (every process has to ask)."""
         tensors = {f"student/{name}": t for name, t in world.whole(self.student.state_dict()).items()}
+        tensors |= {f"parts/{name}": t for name, t in world.whole(self.trained.state_dict()).items()}
         tensors |= {f"optimizer/{name}": t for name, t in world.whole(optimizer_tensors(self.optimizer)).items()}
         tensors |= {f"random/{name}": t for name, t in random_state().items()}
         if self.average is not None:
@@ -75,6 +77,7 @@ class Parts:
     def restore(self, found: Checkpoint, world: World) -> Standing:
         """Put a checkpoint back. Raises `MismatchError` where it belongs to another student."""
         load_weights(self.student, world.like(found.part("student"), self.student.state_dict()))
+        load_weights(self.trained, world.like(found.part("parts"), self.trained.state_dict()))
         owners = [p for group in self.optimizer.param_groups for p in group["params"]]
         state = found.part("optimizer")
         restore_optimizer(self.optimizer, world.like(state, {key: owners[int(key.split("/")[0])] for key in state}))

@@ -1,38 +1,35 @@
-"""One optimiser step: forward, one loss a row, the exact weighted mean over pieces and processes, check, update."""
+"""One optimiser step: forward, one loss a row or example, the exact weighted mean over micro-batches and ranks, check, update."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
 from fractionate.divergences import couples_batch, written
-from fractionate.engine.council import Teacher
 from fractionate.engine.standing import Parts
 from fractionate.engine.world import World
-from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
+from fractionate.errors import ConfigError, NumericsError, ResourceError
+from fractionate.losses.kernels.vocabulary import HeadSignal, vocabulary_loss
+from fractionate.losses.targets import Targets
+from fractionate.losses.terms import BoundTerm, TermSpec
 from fractionate.objective import Objective, Signal, rescaling
 from fractionate.order import draw_seed, step_seed
-from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.records import Training
-from fractionate.teacher import TeacherSignal
+from fractionate.tasks.predictions import Predictions
+from fractionate.tasks.task import Task
+from fractionate.teachers import OpenTeacher
 
 DESCRIBED_NUMBERS = 1 << 20  # the rescaling is measured on as many rows as hold so many logits: memory is for the step
-
-
-class Term(Protocol):
-    """A further loss: called with the student's output, the batch and the teacher's signal of its rows; one number a row."""
-
-    def __call__(self, output: Any, batch: Batch, signal: TeacherSignal | None) -> Float[Tensor, "rows"]: ...
+AnySignal: TypeAlias = Signal | HeadSignal
 
 
 def seed_run(seed: int) -> None:
@@ -84,23 +81,33 @@ class TypedErrors:
             ) from error
 
 
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """The losses of one micro-batch: one for each row, and from some terms one for each example."""
+
+    rows: Float[Tensor, "rows"]
+    examples: Float[Tensor, "batch"] | None
+    predictions: Predictions
+    signal: AnySignal | None
+
+
 @dataclass(kw_only=True, eq=False)
 class Stepper:
-    """All that a step reads: the called student, who teaches it what, and how the gradient is used."""
+    """All that a step reads: the model as it is called, the teacher, the losses, and how the gradient is used."""
 
-    called: nn.Module
+    task: Task
+    called: nn.Module  # the reader, or what wraps it
     parts: Parts
-    teacher: Teacher | None
+    teacher: OpenTeacher | None
     objective: Objective | None
-    terms: tuple[Term, ...]
+    objective_weight: float
+    terms: tuple[tuple[TermSpec, BoundTerm], ...]
+    targets: Targets | None
     training: Training
-    weights: Float[Tensor, "examples"] | None
-    labelled: Bool[Tensor, "examples"] | None
-    head: Head
-    predicts_next: bool
     device: torch.device
     world: World
     trained: list[Tensor]
+    output_layer: nn.Linear | None = None  # where losses come from hidden states
     labels_checked: bool = False  # all of them are known to be classes of the student
     errors: ClassVar[TypedErrors] = TypedErrors()
 
@@ -109,104 +116,144 @@ class Stepper:
         alike = len(kinds) == 1 and self.world.parallel == "copies"
         self._scale = torch.ones((), device=self.trained[0].device) if alike else None
         self._found = torch.zeros((), device=self.trained[0].device)
-        if self.objective is not None:
-            check_coupling(self.objective, self.training, self.world)
+        self._by_example = any(spec.unit == "example" for spec, _ in self.terms)
+        self._reads_signal = any(spec.reads_signal for spec, _ in self.terms)
+        self._reads_inside = any(spec.needs[1] for spec, _ in self.terms)
+        check_coupling(self.objective, [spec for spec, _ in self.terms], self.training, self.world)
 
     def take(
         self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
     ) -> Taken:
-        """Step the optimiser on some pieces of a batch (False: a piece that only keeps other processes company).
+        """Step the optimiser on the micro-batches of a batch (False: one that only keeps other processes company).
 
-        `describe` asks how the objective rescales the gradient; `also` are numbers to sum over all processes on the way.
+        `describe` measures how the objective rescales the gradient; `also` are numbers to sum over all processes on the way.
         Raises `NumericsError`, on every process and before the optimiser steps, for a loss or gradient that is not finite.
         """
-        total, *summed_also = self.world.total(sum(self._count(batch) for batch, real in pieces if real), *also)
-        losses: list[Tensor] = []
-        seen: list[tuple[Batch, Tensor, Tensor | None]] = []
-        rescaled = None
-        for number, (batch, real) in enumerate(pieces, 1):
+        real = [batch for batch, real in pieces if real]
+        rows, examples, *summed_also = self.world.total(
+            sum(self.task.reader.count(batch) for batch in real),
+            sum(_weight(batch) for batch in real) if self._by_example else 0.0,
+            *also,
+        )
+        values: list[Tensor] = []
+        seen: list[Losses] = []
+        for number, (batch, counts) in enumerate(pieces, 1):
             with self.world.piece(self.called, last=number == len(pieces)), self.errors:
-                row_losses, place, logits, signal = self._losses(batch)
-                loss = self._reduced(row_losses, batch, place, total if real else 0.0)
+                found = self._losses(batch)
+                loss = self._mean(found, batch, rows if counts else 0.0, examples if counts else 0.0)
                 scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)
                 scaled.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            if real:
-                seen.append((batch, row_losses, place))
-        if describe and isinstance(self.objective, Objective) and signal is not None and logits.shape[0]:
-            few = torch.arange(min(len(logits), max(1, DESCRIBED_NUMBERS // logits.shape[-1])), device=logits.device)
-            factors = rescaling(logits.detach()[: len(few)], signal.take(few), self.objective)
-            deviation, mean = torch.std_mean(factors, correction=0)
-            rescaled = (float(mean), float(deviation))
-        value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            values.append(loss.detach())
+            if counts:
+                seen.append(found)
+        rescaled = self._rescaled(found) if describe else None
+        value = values[0] if len(values) == 1 else torch.stack(values).sum()
         return Taken(self._update(value, seen, step), rescaled, tuple(summed_also))
 
-    def _reduced(self, losses: Tensor, batch: Batch, place: Tensor | None, total: float) -> Tensor:
-        """These rows' part of the step's loss, Σ weight · loss / total; 0 with a gradient path where nothing counts."""
-        if self.weights is not None:
-            at = batch.index if place is None else batch.index[place.cpu()]
-            losses = losses * self.weights[at.to(self.weights.device)]
-        elif 0 < losses.shape[0] == total and self.world.size == 1:
+    def _rescaled(self, found: Losses) -> tuple[float, float] | None:
+        """Mean and deviation of the objective's gradient rescaling on some rows of a micro-batch."""
+        logits = found.predictions.logits
+        if self.objective is None or self.teacher is None or logits is None or not len(logits):
+            return None
+        signal = found.signal or self.teacher.signal_for(found.predictions)
+        if isinstance(signal, HeadSignal):
+            return None
+        few = torch.arange(min(len(logits), max(1, DESCRIBED_NUMBERS // logits.shape[-1])), device=logits.device)
+        factors = rescaling(logits.detach()[: len(few)], signal.take(few), self.objective)
+        deviation, mean = torch.std_mean(factors, correction=0)
+        return float(mean), float(deviation)
+
+    def _mean(self, found: Losses, batch: Batch, rows: float, examples: float) -> Tensor:
+        """This micro-batch's part of the step's loss: Σ weight · loss / total of rows, and likewise of examples.
+
+        0 with a gradient path where nothing counts. A process's gradient is averaged over all processes: their number undoes that.
+        """
+        losses, size = found.rows, self.world.size
+        if batch.weight is not None:
+            losses = losses * found.predictions.by_row(batch.weight)
+        if batch.weight is None and found.examples is None and size == 1 and 0 < losses.shape[0] == rows:
             return losses.mean()
-        # a process's gradient is averaged over all processes: their number undoes that
-        return losses.sum() * (self.world.size / total if total else 0.0)
+        loss = losses.sum() * (size / rows if rows else 0.0)
+        if found.examples is not None:
+            own = found.examples if batch.weight is None else found.examples * batch.weight
+            loss = loss + own.sum() * (size / examples if examples else 0.0)
+        return loss
 
-    def _count(self, batch: Batch) -> float:
-        if batch.complete and self.weights is None:
-            return float(batch.labels.shape[0])
-        labels = batch.labels[:, 1:] if self.predicts_next else batch.labels
-        valid = labels != IGNORED
-        if self.weights is None:
-            return float(valid.sum())
-        return float(
-            (valid.to(self.weights.dtype) * self.weights[batch.index].reshape(-1, *[1] * (valid.ndim - 1))).sum()
-        )
-
-    def _losses(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"] | None, Float[Tensor, "rows classes"], Signal | None]:
-        """The loss of each row, the rows' places in the batch, the student's logits and the teacher's signal."""
+    def _read(self, batch: Batch) -> Predictions:
         if self.training.precision == "float32":
-            output = call(self.called, batch.inputs)
+            output, captured = self.called(batch.inputs)
         else:
             half = torch.bfloat16 if self.training.precision == "bfloat16" else torch.float16
             with torch.autocast(self.device.type, dtype=half):
-                output = call(self.called, batch.inputs)
-        logits, labels, place = rows(
-            logits_of(output, self.head), batch.labels, predicts_next=self.predicts_next, complete=batch.complete
-        )
-        signal = None
-        if not self.labels_checked:
-            # an objective that is called with hidden states knows the classes itself
-            check_classes(batch, labels, place, getattr(self.objective, "classes", logits.shape[-1]))
-        if self.teacher is None or not labels.shape[0]:  # a batch in which nothing counts asks nobody
-            losses = functional.cross_entropy(logits.float(), labels, reduction="none")
-        else:
-            assert self.objective is not None
-            signal = self.teacher.about(batch, labels, place)
-            losses = self._taught(logits, signal, batch, place)
-        whole = signal.dense() if self.terms and isinstance(signal, CompactSignal) else signal  # terms read all classes
-        for term in self.terms:
-            losses = losses + term(output, batch, whole)  # type: ignore[arg-type]
-        return losses, place, logits, signal
+                output, captured = self.called(batch.inputs)
+        return self.task.rows(output, captured, batch, head=self.task.head)
 
-    def _taught(self, logits: Tensor, signal: Signal, batch: Batch, place: Tensor | None) -> Float[Tensor, "rows"]:
-        """The objective's losses; of rows without a label of their own, those of the teacher alone."""
-        assert self.objective is not None
-        if self.labelled is None:
+    def _losses(self, batch: Batch) -> Losses:
+        found = self._read(batch)
+        if not self.labels_checked and self.task.reader.distributions:
+            self.task.reader.check_labels(found, self._classes(found))
+        signal: AnySignal | None = None
+        if self.teacher is not None and len(found) and (self._reads_signal or not self._quick(batch, found)):
+            signal = self.teacher.signal_for(found)
+        rows = self._objective(found, signal, batch)
+        if self.objective_weight != 1:
+            rows = rows * self.objective_weight
+        examples = None
+        if self.terms:
+            inside = None
+            if self.teacher is not None and self._reads_inside:
+                inside = self.teacher.predictions_for(batch)
+            for spec, term in self.terms:
+                values = spec.weight * term(found, inside, signal)
+                if spec.unit == "row":
+                    rows = rows + values
+                else:
+                    examples = values if examples is None else examples + values
+        return Losses(rows, examples, found, signal)
+
+    def _classes(self, found: Predictions) -> int:
+        if found.logits is not None:
+            return int(found.logits.shape[-1])
+        assert self.output_layer is not None
+        return int(self.output_layer.weight.shape[0])
+
+    def _quick(self, batch: Batch, found: Predictions) -> bool:
+        """Whether the objective needs no signal of this batch: there is none, or its targets were made once."""
+        return self.objective is None or (self.targets is not None and batch.labelled is None and found.place is None)
+
+    def _objective(self, found: Predictions, signal: AnySignal | None, batch: Batch) -> Float[Tensor, "rows"]:
+        """The losses on labels alone, or those of the objective."""
+        if self.objective is None or self.teacher is None or not len(found):
+            return self._labels_alone(found)
+        if found.hidden is not None:
+            layer = self.output_layer
+            assert layer is not None and signal is not None
+            return vocabulary_loss(
+                found.hidden, layer.weight, signal, self.objective, bias=layer.bias, classes=self.task.classes
+            )
+        logits = found.required_logits
+        if self.targets is not None and self._quick(batch, found):
+            return self.targets(logits, found.labels, batch.index)
+        assert signal is not None and not isinstance(signal, HeadSignal)
+        if batch.labelled is None:
             return self.objective(logits, signal)
-        known = self.labelled[batch.index if place is None else batch.index[place.cpu()]].to(logits.device)
-        parts = ((known, self.objective), (~known, replace(self.objective, teacher_weight=1.0)))
-        rows_of = [(mask.nonzero().flatten(), objective) for mask, objective in parts]
-        losses = torch.cat([objective(logits[some], signal.take(some)) for some, objective in rows_of if len(some)])
-        return losses[torch.cat([some for some, _ in rows_of]).argsort()]
+        return _partly_labelled(self.objective, logits, signal, found.by_row(batch.labelled))
+
+    def _labels_alone(self, found: Predictions) -> Float[Tensor, "rows"]:
+        if found.hidden is not None and len(found):
+            layer = self.output_layer
+            assert layer is not None
+            return labels_from_hidden(found, layer, self.task.classes)
+        if found.hidden is not None:
+            return found.hidden.sum(dim=-1)  # no losses, and still a gradient path
+        return self.task.reader.label_loss(found)
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients as one vector: torch's get_total_norm in fewer calls."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         return self.world.whole({"norm": norm})["norm"] if self.world.parallel == "shards" else norm
 
-    def _update(self, loss: Tensor, seen: list[tuple[Batch, Tensor, Tensor | None]], step: int) -> float:
+    def _update(self, loss: Tensor, seen: list[Losses], step: int) -> float:
         """Step the optimiser; the loss over all processes."""
         optimizer, scaler = self.parts.optimizer, self.parts.scaler
         if scaler is not None:
@@ -240,52 +287,61 @@ class Stepper:
         return value
 
 
-def check_coupling(objective: Objective, training: Training, world: World) -> None:
-    """Raise `ConfigError` where a step is cut into pieces whose losses do not add up to the loss of the whole."""
-    assert not isinstance(objective.divergence, str)
-    if objective.teacher_weight == 0 or not couples_batch(objective.divergence):
-        return
+def _weight(batch: Batch) -> float:
+    return float(len(batch.index)) if batch.weight is None else float(batch.weight.sum())
+
+
+def _partly_labelled(objective: Objective, logits: Tensor, signal: Signal, known: Tensor) -> Float[Tensor, "rows"]:
+    """The objective's losses; of rows whose label is the teacher's guess, those of the teacher alone."""
+    parts = ((known, objective), (~known, replace(objective, teacher_weight=1.0)))
+    rows_of = [(mask.nonzero().flatten(), own) for mask, own in parts]
+    losses = torch.cat([own(logits[some], signal.take(some)) for some, own in rows_of if len(some)])
+    return losses[torch.cat([some for some, _ in rows_of]).argsort()]
+
+
+def labels_from_hidden(found: Predictions, layer: nn.Linear, classes: int | None) -> Float[Tensor, "rows"]:
+    """Cross-entropy with the labels from hidden states, without [rows, classes] logits: the objective `hard` of no teacher."""
+    assert found.hidden is not None
+    none = HeadSignal(found.hidden.detach(), layer.weight.detach(), found.labels)
+    plain = Objective("hard", temperature=1.0, teacher_weight=0.0)
+    return vocabulary_loss(found.hidden, layer.weight, none, plain, bias=layer.bias, classes=classes)
+
+
+def check_coupling(objective: Objective | None, terms: Sequence[TermSpec], training: Training, world: World) -> None:
+    """Raise `ConfigError` where a step is cut into micro-batches whose losses do not add up to the loss of the whole."""
+    found = [f"term {spec!r}" for spec in terms if spec.couples_batch and spec.weight > 0]
+    if objective is not None and objective.teacher_weight > 0:
+        assert not isinstance(objective.divergence, str)
+        if couples_batch(objective.divergence):
+            found.append(f"divergence {written(objective.divergence)}")
     size = training.micro_batch_size
     cut = size is not None and size < training.batch_size
-    if cut or world.size > 1:
+    if found and (cut or world.size > 1):
         raise ConfigError(
-            f"divergence {written(objective.divergence)} couples the examples of a batch: it cannot be cut into pieces",
-            expected="the whole batch in one piece, on one process",
+            f"{found[0]} couples the examples of a batch: it cannot be cut into micro-batches",
+            expected="the whole batch at once, on one process",
             got=f"micro_batch_size={size} of {training.batch_size}" if cut else f"{world.size} processes",
-            fix="leave micro_batch_size out and take one process, or take a divergence by example (dist(1, 0), forward-kl)",
+            fix="leave micro_batch_size out and take one process, or take a loss by example (dist(1, 0), forward-kl)",
         )
 
 
-def check_labelled(labelled: Tensor, feed: Split, objective: Objective | None) -> None:
-    """Raise `ConfigError` where it cannot be told which examples are labelled, or nobody teaches those that are not."""
-    if labelled.dtype != torch.bool or labelled.shape != (len(feed),):
+def check_labelled(labelled: Tensor, split: Split, objective: Objective | None) -> None:
+    """Raise `ConfigError` where it is not clear which examples are labelled, or nobody teaches those that are not."""
+    if labelled.dtype != torch.bool or labelled.shape != (len(split),):
         raise ConfigError(
             "labelled= says of each example whether its label is its own",
-            expected=f"{len(feed)} truth values",
+            expected=f"{len(split)} truth values",
             got=f"{labelled.dtype} {list(labelled.shape)}",
         )
-    if not isinstance(objective, Objective):
-        raise ConfigError("examples without labels need a teacher", expected="signal= and an Objective", got="neither")
+    if objective is None:
+        raise ConfigError(
+            "examples without labels need a teacher", expected="a teacher and an Objective", got="neither"
+        )
     assert not isinstance(objective.divergence, str)
     if couples_batch(objective.divergence):
         raise ConfigError(
             f"divergence {written(objective.divergence)} couples the examples of a batch: labelled ones cannot be told apart",
             fix="take a divergence by example (dist(1, 0), forward-kl)",
-        )
-
-
-def check_classes(batch: Batch, labels: Int[Tensor, "rows"], place: Tensor | None, classes: int) -> None:
-    """Raise `MismatchError` naming the examples whose label is no class of the student."""
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise MismatchError("labels are not class numbers", expected="whole numbers", got=str(labels.dtype))
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten().cpu()
-        found = batch.index[wrong if place is None else place.cpu()[wrong]].tolist()
-        raise MismatchError(
-            f"{len(wrong)} of {len(labels)} labels are no class of the student",
-            expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
-            got=f"{int(labels[wrong[0]])} at example {found[0]}; examples {', '.join(map(str, found[:8]))}",
-            fix="check the label map and the student's number of outputs",
         )
 
 
@@ -295,15 +351,18 @@ def forget(trained: list[Tensor]) -> None:
         parameter.grad = None
 
 
-def _not_finite(seen: list[tuple[Batch, Tensor, Tensor | None]], norm: float, step: int) -> NumericsError:
+def _not_finite(seen: list[Losses], norm: float, step: int) -> NumericsError:
     found: list[int] = []
-    for batch, losses, place in seen:
-        bad = (~torch.isfinite(losses.detach())).nonzero().flatten().cpu()
-        found += batch.index[bad if place is None else place.cpu()[bad]].tolist()
+    for each in seen:
+        bad = (~torch.isfinite(each.rows.detach())).nonzero().flatten().cpu()
+        found += each.predictions.example[bad].tolist()
+        if each.examples is not None:
+            bad = (~torch.isfinite(each.examples.detach())).nonzero().flatten().cpu()
+            found += each.predictions.batch.index.cpu()[bad].tolist()
     what = f"the loss is not finite at step {step}, from {len(found)} of its rows"
     if not found:
         what = f"the gradient is not finite at step {step} (norm {norm}), though the loss is"
-        found = [place for batch, _, _ in seen for place in batch.index.tolist()]
+        found = [place for each in seen for place in each.predictions.batch.index.tolist()]
     return NumericsError(
         what,
         expected="finite numbers; the weights have not been touched",

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fractionate.tasks.reader import Reader
+
 Parallel = Literal["copies", "shards"]
 
 
@@ -23,22 +25,25 @@ class World:
     size: int = 1
     parallel: Parallel = "copies"
 
-    def wrap(self, student: nn.Module) -> nn.Module:
-        """The module to call in training: the student itself when alone, else one whose gradients are averaged over ranks."""
+    def wrap(self, reader: Reader) -> nn.Module:
+        """The module to call in training: the reader itself when alone, else one whose gradients are averaged over ranks."""
         if self.parallel == "shards":
             from torch.distributed.fsdp import FSDPModule, fully_shard
 
-            if isinstance(student, FSDPModule):
-                return student
-            for child in student.children():
-                if sum(p.numel() for p in child.parameters()):
-                    fully_shard(child)
-            fully_shard(student)
-            return student
+            student = reader.model
+            if not isinstance(student, FSDPModule):
+                for child in student.children():
+                    if sum(p.numel() for p in child.parameters()):
+                        fully_shard(child)
+                fully_shard(student)
+            for part in reader.parts.values():  # a ModuleDict has no forward to hook into
+                if sum(p.numel() for p in part.parameters()):
+                    fully_shard(part)
+            return reader
         if self.size == 1:
-            return student
-        device = next(student.parameters()).device
-        return nn.parallel.DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
+            return reader
+        device = next(reader.parameters()).device
+        return nn.parallel.DistributedDataParallel(reader, device_ids=[device] if device.type == "cuda" else None)
 
     def holds_shards(self, student: nn.Module) -> bool:
         """Whether the student came here in shards already, from an earlier training."""

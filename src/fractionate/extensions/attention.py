@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.encoders import Watch, find_layers, masked_softmax, watching
+from fractionate.models.attention_hooks import Watch, find_layers, masked_softmax, watching
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import call
 from fractionate.registry import Registry
 
@@ -206,7 +206,7 @@ class Attending:
                 "the student ran on another batch", expected=f"{len(batch.labels)} examples", got=str(len(valid))
             )
         half = torch.bfloat16 if self.precision == "bfloat16" else torch.float16
-        with asking(self.model), torch.autocast(valid.device.type, half, enabled=self.precision != "float32"):
+        with eval_mode(self.model), torch.autocast(valid.device.type, half, enabled=self.precision != "float32"):
             call(self.model, batch.inputs)
         found = {}
         for match in self.matches:
@@ -251,9 +251,9 @@ def attended(
 
 def _check(term: Attending, student: nn.Module, example: Any) -> None:
     """Run both once and compare the shapes that will meet."""
-    with asking(student):
+    with eval_mode(student):
         call(student, example)
-    with asking(term.model):
+    with eval_mode(term.model):
         call(term.model, example)
     for match in term.matches:
         assert not isinstance(match.comparison, str)

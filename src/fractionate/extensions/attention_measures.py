@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.attribution import paired
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.encoders import Layer, find_layers, watching
 from fractionate.extensions.quantizers import only
+from fractionate.models.attention_hooks import Layer, find_layers, watching
 from fractionate.models.hooks import module_at
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import ArmAttention, Interval, Matrix
 
@@ -79,7 +79,12 @@ def compare_maps(student: nn.Module, teacher: nn.Module, batches: Batches, *, to
         )
     sums: list[list[Tensor]] = [[], []]
     count = 0
-    with watching(student, layers[0]) as ours, watching(teacher, layers[1]) as theirs, asking(student), asking(teacher):
+    with (
+        watching(student, layers[0]) as ours,
+        watching(teacher, layers[1]) as theirs,
+        eval_mode(student),
+        eval_mode(teacher),
+    ):
         for inputs, labels in batches:
             call(student, inputs)
             call(teacher, inputs)
@@ -132,7 +137,7 @@ def layer_sensitivity(
     paths = [getattr(layer, part) for layer in layers]
 
     def predictions(prefixes: Sequence[str]) -> Tensor:
-        with only(student, prefixes), asking(student):
+        with only(student, prefixes), eval_mode(student):
             return torch.cat([logits_of(call(student, inputs), head).double().log_softmax(-1) for inputs, _ in batches])
 
     full = predictions(())
@@ -144,7 +149,7 @@ def output_ranges(model: nn.Module, batches: Batches) -> tuple[tuple[float, floa
     """Least and largest entry of each layer's attention output (after residual and norm) over the tokens that are no padding."""
     layers = find_layers(model, batches[0][0])
     found = [[float("inf"), -float("inf")] for _ in layers]
-    with watching(model, layers) as watch, asking(model):
+    with watching(model, layers) as watch, eval_mode(model):
         for inputs, _ in batches:
             call(model, inputs)
             for place, bounds in enumerate(found):
@@ -173,7 +178,7 @@ def norm_analysis(
     """
     layers = find_layers(model, inputs)
     result = []
-    with watching(model, layers) as watch, asking(model):
+    with watching(model, layers) as watch, eval_mode(model):
         call(model, inputs)
         valid = watch.required_valid
         for place, layer in enumerate(layers):

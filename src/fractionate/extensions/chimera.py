@@ -21,9 +21,9 @@ from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Ids, Places, Plan
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
 from fractionate.order import draw_seed
 from fractionate.outputs import Head, call, logits_of
@@ -68,7 +68,7 @@ class Chimeras:
         classes = self.examples.classes
         self.size, self.seed, self.head = size, seed, head
         self.teacher = teacher if isinstance(teacher, Once) else Once(teacher)
-        with asking(self.teacher):
+        with eval_mode(self.teacher):
             said = logits_of(call(self.teacher, self.examples.inputs[:2]), head)
         if said.ndim != 2 or said.shape[1] != classes:
             raise MismatchError(
@@ -130,7 +130,7 @@ class Chimeras:
         """The planned batches, in their order, each made and labelled when it is asked for."""
         for _, index in plan:
             made = self.inputs(index)
-            with asking(self.teacher):
+            with eval_mode(self.teacher):
                 labels = logits_of(call(self.teacher, made), self.head).argmax(dim=1)
             yield Batch(made, labels, index, complete=True)
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.translation import Decoding
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import device_of
 from fractionate.sources.pieces import END, PAD, Pieces, Sentences, padded
 
@@ -105,7 +105,7 @@ def _written(model: nn.Module, sentences: Sentences, batch_size: int, write: Any
     order = sorted(range(len(sentences)), key=lambda place: len(sentences.sources[place]))
     found: list[list[int]] = [[] for _ in order]
     device = device_of(model)
-    with asking(model):
+    with eval_mode(model):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             batch = {name: part.to(device) for name, part in padded([sentences[place] for place in places]).items()}

@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.modes import eval_mode
 from fractionate.records import Superfeatures
 from fractionate.sources.models import Builder
+from fractionate.tasks.reader import EXPLANATIONS
 from fractionate.teacher import TeacherSignal
 
-EXPLANATIONS = "explanations"  # the name under which a model's output holds them, as log-probabilities
 SubNetwork = Callable[[int, int], nn.Module]  # (features, classes) -> a module that gives logits
 
 
@@ -126,19 +126,6 @@ class Explaining(nn.Module):
 def prior_of(signal: TeacherSignal) -> Float[Tensor, "classes"]:
     """The class prior of the combination: the mean of a teacher's predictions on the training data."""
     return torch.softmax(signal.logits.double(), dim=1).mean(dim=0).float()
-
-
-def explanations_of(output: Any) -> Float[Tensor, "batch superfeatures classes"]:
-    """The explanations in a model's output. Raises `MismatchError` where there are none."""
-    found = output.get(EXPLANATIONS) if isinstance(output, dict) else getattr(output, EXPLANATIONS, None)
-    if not isinstance(found, Tensor) or found.ndim != 3:
-        raise MismatchError(
-            "this model does not explain",
-            expected=f"an output with {EXPLANATIONS!r} [batch, superfeatures, classes] beside 'logits'",
-            got=", ".join(map(str, found.shape)) if isinstance(found, Tensor) else type(output).__name__,
-            fix="build it with explaining_mlp, explaining_cnn or Explaining",
-        )
-    return found
 
 
 def fully_connected(features: int, widths: Sequence[int], classes: int) -> nn.Sequential:
@@ -243,7 +230,7 @@ def explaining_cnn(
 
     def head() -> nn.Sequential:
         maps = nn.Sequential(branch(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        with asking(maps):  # how many channels it gives
+        with eval_mode(maps):  # how many channels it gives
             given = maps(torch.zeros(1, branch_channels, 8, 8)).shape[1]
         return nn.Sequential(*maps, nn.Linear(given, classes))
 

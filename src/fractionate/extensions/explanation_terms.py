@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from fractionate.data.splits import as_split
 from fractionate.divergences import Divergence
-from fractionate.engine.council import asking, needs_whole, predictions
-from fractionate.engine.step import Term
+from fractionate.engine.evaluation import predictions
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.explanation import EXPLANATIONS, explanations_of
-from fractionate.objective import Objective
+from fractionate.models.modes import eval_mode
+from fractionate.objective import Objective, needs_whole
 from fractionate.outputs import IGNORED, call, logits_of
+from fractionate.tasks.reader import EXPLANATIONS, explanations_of
 from fractionate.teacher import TeacherSignal
 
 SHARE = 0.7  # the paper's μ
@@ -58,7 +58,7 @@ def _flat(explanations: Tensor) -> Tensor:
 
 def _classes(teacher: nn.Module, feed: Any) -> int:
     one = next(feed.batches([(0, torch.tensor([0]))], 0))
-    with asking(teacher):
+    with eval_mode(teacher):
         return int(explanations_of(call(teacher, one.inputs)).shape[-1])
 
 
@@ -139,7 +139,7 @@ class Explained:
 
     def _living(self, batch: Any, kept: Tensor, counted: Sequence[int]) -> TeacherSignal:
         assert isinstance(self.teacher, nn.Module)
-        with asking(self.teacher):
+        with eval_mode(self.teacher):
             said = explanations_of(call(self.teacher, batch.inputs))[kept][:, list(counted)]
         return TeacherSignal(said.flatten(0, 1), batch.labels[kept].repeat_interleave(len(counted)))
 
@@ -152,7 +152,7 @@ class Moved:
     """
 
     objective: Objective
-    to: Term
+    to: Any
     share: float
 
     def __post_init__(self) -> None:
@@ -174,7 +174,7 @@ class Moved:
 class Blend:
     """Several terms, each with its weight."""
 
-    parts: tuple[tuple[float, Term], ...]
+    parts: tuple[tuple[float, Any], ...]
 
     def __call__(self, output: Any, batch: Any, signal: TeacherSignal | None) -> Float[Tensor, "rows"]:
         return torch.stack([w * term(output, batch, signal) for w, term in self.parts if w]).sum(dim=0)
@@ -185,7 +185,7 @@ def ked(
     explained: Explained,
     *,
     share: float = SHARE,
-    hidden: Term | None = None,
+    hidden: Any = None,
     hidden_share: float = HIDDEN_SHARE,
 ) -> Moved:
     """The term that makes an objective KED: μ = `share` of the teacher's part goes to the explanations; at 0 it is KD.

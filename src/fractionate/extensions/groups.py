@@ -10,11 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.errors import MismatchError
-from fractionate.extensions.relation import spectrum_of
-from fractionate.extensions.sequence import TokenSignal, gold_share
 from fractionate.record import Record
 from fractionate.records import Evidence, Finding, Spectrum
 from fractionate.records.knowledge import Severity
+from fractionate.spectrum.vocabulary import spectrum_of
+from fractionate.teachers.tokens import TokenSignal, gold_share
 
 ANCHOR = "sequences.md#tokens"
 MOSTLY_GOLD, OFTEN_GOLD = 0.9, 0.8  # TIE-KD reports 0.68 to 0.94

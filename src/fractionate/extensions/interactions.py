@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, logits_of
 
 Quantity = Literal["log-probabilities", "log-odds"]
@@ -107,7 +107,7 @@ def second_derivatives(
     elements = memory_mebibytes * 2**20 / flat.element_size()
     pairs = max(1, int(elements / (COPIES * (activations + features))))  # examples × tangents at once
     modules = teacher if isinstance(teacher, nn.Module) else nn.Module()
-    with asking(modules):
+    with eval_mode(modules):
         said = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
         named = said.argmax(dim=1)
         linear = _is_piecewise_linear(logits, flat, named, quantity)
@@ -166,7 +166,7 @@ def _activations(teacher: Teacher, inputs: Tensor, head: Head) -> int:
     if not probe.is_floating_point():
         raise _no_gradient(f"inputs of {probe.dtype}")
     probe.requires_grad_()
-    with asking(modules), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+    with eval_mode(modules), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         try:
             said = logits_of(call(cast(nn.Module, teacher), probe), head)
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
@@ -265,7 +265,7 @@ def attribution_interactions(
     def asked(x: Tensor, who: Tensor) -> Tensor:
         return quantity_of(logits(x), who, quantity)
 
-    with asking(modules):
+    with eval_mode(modules):
         said = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
         named = said.argmax(dim=1)
         classes = said.shape[1] if quantity == "log-odds" else 1

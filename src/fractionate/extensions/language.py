@@ -15,13 +15,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fractionate.compact import top_one
 from fractionate.data.batch import Batch, Ids, Places, Plan
-from fractionate.engine.council import Teacher, asking
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
-from fractionate.outputs import IGNORED, call, device_of, logits_of, rows
-from fractionate.record import Record
+from fractionate.outputs import IGNORED, device_of
 
 Text = str | tuple[str, str]
 OverLong = Literal["skip", "cut", "refuse"]
@@ -260,7 +258,7 @@ class OnPolicy:
         kept = torch.random.get_rng_state()
         try:
             torch.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
-            with asking(self.student):
+            with eval_mode(self.student):
                 found = self.student.generate(  # type: ignore[operator]
                     input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=self.new_tokens, do_sample=True,
                     temperature=self.sampling_temperature, top_k=0, top_p=1.0, pad_token_id=padding, eos_token_id=self.end,
@@ -283,43 +281,3 @@ class OnPolicy:
         """The data's, with how the student writes."""
         written = f"{self.share}:{self.sampling_temperature}:{self.new_tokens}:{self.end}"
         return xxhash.xxh3_128_hexdigest(f"{self.sentences.fingerprint()}:{written}".encode())
-
-
-# --- how good a language model is, without holding its logits --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TokenScores(Record):
-    """How well a model foretells tokens; `ta_rate` is the share of tokens on which student and teacher have the same top-1."""
-
-    tokens: int
-    nll_nats: float
-    accuracy: float
-    ta_rate: float | None = None
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-likelihood of a token."""
-        return float(torch.tensor(self.nll_nats, dtype=torch.float64).exp())
-
-
-def token_scores(
-    model: nn.Module, sentences: Sentences, teacher: Teacher | None = None, *, batch_size: int = 16
-) -> TokenScores:
-    """Mean NLL in nats, accuracy and TA rate over all labelled tokens, batch by batch; the model's mode is left as it was."""
-    count, nll, right, agreed = 0, 0.0, 0, 0
-    device = device_of(model)
-    for index in torch.split(torch.arange(len(sentences)), batch_size):
-        batch = sentences.batch(index).to(device)
-        with asking(model):
-            logits = logits_of(call(model, batch.inputs))
-        logits, labels, place = rows(logits, batch.labels, predicts_next=True)
-        count += len(labels)
-        nll += float(torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
-        best = logits.argmax(dim=1)
-        right += int((best == labels).sum())
-        if teacher is not None:
-            agreed += int((best == top_one(teacher.about(batch, labels, place)).to(device)).sum())
-    if not count:
-        raise MismatchError(f"{sentences.name}: no token has a label", expected=f"labels other than {IGNORED}")
-    return TokenScores(count, nll / count, right / count, None if teacher is None else agreed / count)

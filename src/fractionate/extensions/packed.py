@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError
-from fractionate.extensions.encoders import ATTENTION, QUANTIZER, attends_by, register, set_attention
 from fractionate.files import existing_file, irregular
+from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, register, set_attention
 from fractionate.models.hooks import module_at
 
 WEIGHTS, MANIFEST, CONFIG = "packed.safetensors", "packed.json", "config.json"

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.extensions.encoders import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
+from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
 from fractionate.models.hooks import module_at
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import call
 
 CLIP = 2.5
@@ -239,7 +239,7 @@ def prepare(model: nn.Module, quantization: Quantization, *, example: Any) -> nn
     if layers:
         register()
         set_attention(student, dict.fromkeys(attends_by(student), ATTENTION))
-    with asking(student):
+    with eval_mode(student):
         call(student, example)
     return student
 
@@ -325,7 +325,7 @@ def calibrate(student: nn.Module, batches: Sequence[Any], *, least: int = LEAST_
     for quantizer in found.values():
         quantizer.peak, quantizer.seen = None, []
     try:
-        with asking(student):
+        with eval_mode(student):
             for inputs in batches:
                 call(student, inputs)
         missed = [name for name, q in found.items() if not q.seen]

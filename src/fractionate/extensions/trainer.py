@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from fractionate.data.items import read_item
 from fractionate.data.labels import as_labels
-from fractionate.engine.council import asking
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.models.modes import eval_mode
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, Head, call, logits_of, rows
 from fractionate.teacher import TeacherSignal
@@ -70,7 +70,7 @@ def row_losses(
 
 
 def _refuse_whole(objective: Objective) -> None:
-    from fractionate.engine.council import needs_whole
+    from fractionate.objective import needs_whole
 
     if needs_whole(objective):
         raise ConfigError(
@@ -157,7 +157,7 @@ class Distilling:
                 raise MismatchError("teacher signal and data have different labels", fix="collect the signal again")
         else:
             assert self.teacher is not None
-            with asking(self.teacher):
+            with eval_mode(self.teacher):
                 teacher = call(self.teacher, self._uncached(self.teacher, given))
         losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
         loss = losses.sum() / self._share(len(losses), num_items_in_batch)
@@ -228,7 +228,7 @@ def lightning_distillation(
                     )
                 item = read_item(batch, "Lightning's batch")
                 given, labels = item.inputs, as_labels(item.label, "Lightning's batch")
-                with asking(teacher.to(pl_module.device)):
+                with eval_mode(teacher.to(pl_module.device)):
                     said = call(teacher, given)
                 loss = distillation_loss(self.heard[-1], said, labels, objective, head=head, **more)
                 return {**own, "loss": loss} if isinstance(own, Mapping) else loss

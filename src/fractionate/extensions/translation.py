@@ -11,11 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
-from fractionate.engine.council import asking, check_finite, needs_whole
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective
+from fractionate.models.modes import eval_mode
+from fractionate.objective import Objective, needs_whole
 from fractionate.outputs import Head, call, logits_of, rows
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers.source import check_finite
 
 WordLoss = Callable[[Float[Tensor, "rows classes"], TeacherSignal], Float[Tensor, "rows"]]  # an Objective is one
 
@@ -210,13 +211,13 @@ class Passes:
         assert self.teacher is not None
         prefix = self.decoding.prefix(batch.inputs)
         memory = self.decoding.encode(self.student, batch.inputs, output)
-        with self._half(logits), asking(self.teacher):
+        with self._half(logits), eval_mode(self.teacher):
             known = self.teacher_decoding.encode(self.teacher, batch.inputs, None)
         for _ in range(self.passes - 1):
             prefix = shifted(prefix, logits.detach().argmax(dim=-1))
             with self._half(logits):
                 logits = self.decoding.decode(self.student, batch.inputs, memory, prefix)
-                with asking(self.teacher):
+                with eval_mode(self.teacher):
                     heard = self.teacher_decoding.decode(self.teacher, batch.inputs, known, prefix)
             said, labels, place = rows(heard, batch.labels, complete=batch.complete)
             check_finite(said, batch.index if place is None else batch.index[place.cpu()])

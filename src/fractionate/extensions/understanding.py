@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
 from fractionate.durable import write_file
-from fractionate.engine.council import asking
 from fractionate.errors import MismatchError
-from fractionate.extensions.explanation import explanations_of
 from fractionate.extensions.interactions import captum_attributions, quantity_of
 from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, logits_of
 from fractionate.page.text import csv_text
 from fractionate.records import Effect, ExampleExplanation, Explanations, Interval, Matrix, Superfeature, Superfeatures
 from fractionate.records.explanations import HEAD
 from fractionate.spectrum import spectrum
+from fractionate.tasks.reader import explanations_of
 from fractionate.teacher import TeacherSignal
 
 ROWS_AT_ONCE = 512
@@ -31,7 +31,7 @@ ROWS_AT_ONCE = 512
 def said_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [examples, classes] and explanations [examples, superfeatures, classes] of an explaining model, in float64."""
     found = []
-    with asking(model):
+    with eval_mode(model):
         for part in torch.split(inputs, ROWS_AT_ONCE):
             out = call(model, part)
             found.append((logits_of(out).double(), explanations_of(out).double()))
@@ -188,7 +188,7 @@ def group_attributions(
     def asked(x: Tensor, who: Tensor) -> Tensor:
         return quantity_of(logits_of(call(model, x.reshape(-1, *inputs.shape[1:]))), who, "log-odds")
 
-    with asking(model), torch.random.fork_rng(devices=[]):
+    with eval_mode(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         given = from_captum.ShapleyValueSampling(asked).attribute(
             flat, without, additional_forward_args=(named,), feature_mask=mask, n_samples=samples
@@ -202,7 +202,7 @@ def _outside(
     """The correlation over examples of the black box's Shapley values and the explaining teacher's evidence."""
     places = torch.linspace(0, len(examples) - 1, min(count, len(examples))).long()
     inputs = examples.inputs[places]
-    with asking(black_box):
+    with eval_mode(black_box):
         named = logits_of(call(black_box, inputs)).argmax(dim=1)
     baseline = examples.inputs.mean(dim=0)
     theirs = group_attributions(black_box, inputs, found, named, baseline=baseline).double()

@@ -23,7 +23,11 @@ class Contract(Record):
     teacher_weight: float
     divergence: str
     scale_by_temperature_squared: bool
-    reduction: str = "none: one number an example; the engine takes the weighted mean over valid examples"
+    reduction: str = "none: one number a row; the loss of a step is the weighted mean over its rows"
+    objective_weight: float = 1.0  # beside the terms
+    terms: tuple[str, ...] = ()  # further losses with weight, formula and what they are averaged over
+    preparations: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         squared = "times T²" if self.scale_by_temperature_squared else "not scaled by T²"
@@ -35,6 +39,9 @@ class Contract(Record):
                 f"  weights     label {1 - self.teacher_weight:g}, teacher {self.teacher_weight:g}",
                 f"  divergence  {self.divergence}",
                 f"  reduction   {self.reduction}",
+                *(f"  term        {term}" for term in self.terms),
+                *(f"  prepared    {part}" for part in self.preparations),
+                *(f"  data        {part}" for part in self.transforms),
             ]
         )
 
@@ -72,7 +79,16 @@ class Preflight(Record):
         )
 
 
-LOOP_SETTINGS = ("micro_batch_size", "clip_norm", "precision", "average_decay", "evaluate_every", "patience", "keep")
+LOOP_SETTINGS = (
+    "micro_batch_size",
+    "clip_norm",
+    "precision",
+    "average_decay",
+    "evaluate_every",
+    "patience",
+    "keep",
+    "loss_from",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,10 @@ class Training(Record):
     average_decay: float | None = None  # the student is the running average of the weights, with this decay a step
     evaluate_every: int | None = None  # steps between looks at the validation data; None: an epoch where one is needed
     patience: int | None = None  # stop after so many looks without a better one
-    keep: Literal["last", "best"] = "last"  # which weights become the student; best by validation accuracy, then NLL
+    keep: Literal["last", "best"] = "last"  # which weights become the student; best by the task's first metric
+    loss_from: Literal["logits", "hidden"] = (
+        "logits"  # hidden: the loss never holds [rows, classes]; for large vocabularies
+    )
 
     @property
     def loop_settings(self) -> tuple[str, ...]:

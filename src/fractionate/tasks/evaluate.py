@@ -93,5 +93,5 @@ def scores(
     Raises `MismatchError` where logits, labels and signal do not fit and `NumericsError` for logits that are not finite.
     """
     batch = Batch(inputs=None, labels=labels, index=torch.arange(len(labels)))
-    predictions = Predictions(logits=logits, labels=labels, place=None, position=None, batch=batch)
+    predictions = Predictions(logits=logits, labels=labels, place=None, batch=batch)
     return evaluate_metrics([(predictions, signal)], metrics, final=True)

@@ -57,6 +57,9 @@ class Needs:
         return self != Needs()
 
 
+NOTHING = Needs()
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionStates:
     """What the layers of an encoder computed in one pass, by layer number; only the parts that were needed are there.
@@ -79,14 +82,12 @@ class Predictions:
         logits: [rows, classes], or [rows, outputs] of a task without classes; None where `Needs.hidden` replaced them.
         labels: [rows].
         place: [rows] place of each row's example in the batch; None: row i is example i.
-        position: [rows] place of each row within its example; None where an example is one row.
         batch: The batch that was read.
     """
 
     logits: Float[Tensor, "rows classes"] | None
     labels: Tensor
     place: Int[Tensor, "rows"] | None
-    position: Int[Tensor, "rows"] | None
     batch: Batch
     hidden: Float[Tensor, "rows width"] | None = None
     head: nn.Linear | None = None
@@ -109,6 +110,15 @@ class Predictions:
         """Each row's example, as its place in the split; on the CPU."""
         index = self.batch.index.cpu()
         return index if self.place is None else index[self.place.cpu()]
+
+    @property
+    def position(self) -> Int[Tensor, "rows"]:
+        """Each row's place among the labelled rows of its example, from 0; on the CPU."""
+        if self.place is None:
+            return torch.zeros(len(self.labels), dtype=torch.long)
+        sizes = torch.bincount(self.place.cpu(), minlength=self.examples)
+        starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+        return torch.arange(len(self.labels)) - starts
 
     @property
     def required_logits(self) -> Float[Tensor, "rows classes"]:

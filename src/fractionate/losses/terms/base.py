@@ -33,7 +33,7 @@ class Binding:
     """What a spec may read when it is bound.
 
     Args:
-        student: The student's predictions on a small batch in evaluation mode, for shapes.
+        student: The student's predictions on a small batch in evaluation mode, for shapes; None where nothing reads them.
         teacher: The teacher's on the same batch; None where no term reads them.
         teacher_on_all: Reads the teacher on the whole transfer set, in its order and batch by batch, for terms that need
             statistics of all the data; None where the teacher cannot be run.
@@ -44,7 +44,7 @@ class Binding:
         models: Student and teacher, for terms that call them again (iterative decoding); (student, None) without a teacher.
     """
 
-    student: Predictions
+    student: Predictions | None
     teacher: Predictions | None
     examples: int
     generator: torch.Generator
@@ -120,7 +120,7 @@ def names_of(specs: Sequence[TermSpec]) -> tuple[str, ...]:
 def bind_terms(
     specs: Sequence[TermSpec],
     *,
-    student: Predictions,
+    student: Predictions | None,
     teacher: Predictions | None,
     examples: int,
     seed: int,

@@ -15,15 +15,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.compact import CompactSignal, top_one
-from fractionate.data.batch import Batch
-from fractionate.engine.council import check_labels
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.relation import VocabularyPopulation
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, rows
+from fractionate.spectrum.vocabulary import VocabularyPopulation
 from fractionate.store import Store
 from fractionate.store.ranges import spans
+from fractionate.tasks.predictions import Predictions
 from fractionate.teacher import Population, TeacherSignal
+from fractionate.teachers.source import check_labels
 
 __all__ = ["ANALYSIS", "IGNORED", "StoredTokens", "TokenSignal", "analysis", "gold_share", "ta_rate", "token_signal"]
 
@@ -97,7 +97,7 @@ class StoredTokens:
 
     The store was collected with `tokens="next"` or `"aligned"` over the same sentences. `form="dense"` hands out all classes of a
     batch's tokens (compact rows with the remainder spread evenly), `"compact"` label, entries and remainder, for the losses of
-    `extensions.vocabulary`. `places` are the places in the store of the sentences of the data, where these are fewer.
+    `losses.kernels.vocabulary`. `places` are the places in the store of the sentences of the data, where these are fewer.
 
     Raises `MismatchError` where sentences have no cached signal, and when asked, where a sentence has other tokens now.
     """
@@ -131,27 +131,27 @@ class StoredTokens:
                 fix="run collect again: it goes on where it stopped; or leave them out: places=cached(store)",
             )
         columns = store.read(self.places)
-        self.whole = store.form.compact(columns) if store.form.kind != "dense" else None
+        self._compact = store.form.compact(columns) if store.form.kind != "dense" else None
         self.labels = torch.from_numpy(columns["labels"].astype(np.int64))
-        self._dense = None if self.whole is not None else store.form.decode(columns)
+        self._dense = None if self._compact is not None else store.form.decode(columns)
         order = {place: number for number, place in enumerate(self.places.tolist())}
         self._sentence = torch.tensor([order[place] for place in columns["places"].tolist()])
         sizes = torch.bincount(self._sentence, minlength=len(self.places))
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
         self.classes = store.head.classes
         self._content = f"{store.head.sha256}:{form}:{temperature}:{len(self.places)}:{int(self.places.sum())}"
-        self._vocabulary: Any = None if self.whole is None else VocabularyPopulation(self.whole)
+        self._vocabulary: Any = None if self._compact is None else VocabularyPopulation(self._compact)
         self._population = None if self._dense is None else Population(self._dense, self.labels)
 
     @property
     def tokens(self) -> TokenSignal:
         """All rows, to be measured."""
-        signal = self.whole if self.whole is not None else TeacherSignal(self._dense, self.labels)  # type: ignore[arg-type]
+        signal = self._compact if self._compact is not None else TeacherSignal(self._dense, self.labels)  # type: ignore[arg-type]
         return TokenSignal(signal, self._sentence, _counted(self.offsets.diff()))
 
-    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> Any:
+    def signal_for(self, predictions: Predictions) -> Any:
         """The signal of these tokens. Raises `MismatchError` where they are not the tokens that the teacher was asked about."""
-        index = batch.index.cpu()
+        index, labels, place = predictions.batch.index.cpu(), predictions.labels, predictions.place
         starts, sizes = self.offsets[index].numpy(), self.offsets.diff()[index].numpy()
         found = torch.from_numpy(spans(starts, sizes))
         which = index if place is None else index[place.cpu()]
@@ -166,6 +166,10 @@ class StoredTokens:
         check_labels(self.labels[found], labels.cpu(), which)
         return self.rows(found).to(labels.device)
 
+    def whole(self) -> TeacherSignal | CompactSignal:
+        """All rows."""
+        return self.tokens.signal
+
     def rows(self, found: Int[Tensor, "some"]) -> TeacherSignal | CompactSignal:
         """Some of the tokens by their places in the whole."""
         if self._dense is not None:
@@ -176,8 +180,8 @@ class StoredTokens:
                 population=self._population,
                 rows=found,
             )
-        assert self.whole is not None
-        part = self.whole.take(found).at(self.temperature)
+        assert self._compact is not None
+        part = self._compact.take(found).at(self.temperature)
         if self.form == "compact":
             return part
         dense: TeacherSignal = replace(part.dense(), population=self._vocabulary, rows=found)  # the statistics of all
@@ -186,9 +190,6 @@ class StoredTokens:
     def fingerprint(self) -> str:
         """What tells this store from others."""
         return self._content
-
-    def check_inert(self) -> None:
-        """A record cannot change."""
 
 
 def cached(store: Store) -> Int[Tensor, "sentences"]:

@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
-from fractionate.data.batch import Batch
 from fractionate.data.splits import as_split
-from fractionate.engine.council import asking, check_finite, check_labels
 from fractionate.errors import MismatchError
 from fractionate.models.hooks import module_at
+from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, device_of, logits_of, rows
+from fractionate.tasks.predictions import Predictions
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers.source import check_finite, check_labels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +67,7 @@ class HiddenStates:
         weight = output_layer.weight.detach().clone()
         plan = ((0, index) for index in torch.split(torch.arange(len(feed)), batch_size))
         try:
-            with asking(teacher):
+            with eval_mode(teacher):
                 for batch in feed.batches(plan, seed=0):
                     batch = batch.to(device_of(teacher))
                     entered.clear()
@@ -113,9 +114,13 @@ class HiddenStates:
             tokens = torch.cat([torch.arange(*self.offsets[i : i + 2].tolist()) for i in sentences.tolist()])
         return TeacherSignal(self.logits(tokens), self.labels[tokens])
 
-    def about(self, batch: Batch, labels: Int[Tensor, "rows"], place: Int[Tensor, "rows"] | None) -> TeacherSignal:
+    def whole(self) -> TeacherSignal:
+        """All rows."""
+        return self.signal()
+
+    def signal_for(self, predictions: Predictions) -> TeacherSignal:
         """The signal of a batch. Raises `MismatchError` naming a sentence the teacher did not see, or not with these tokens."""
-        index = batch.index.cpu()
+        index, labels, place = predictions.batch.index.cpu(), predictions.labels, predictions.place
         absent = index[(index < 0) | (index >= len(self.offsets) - 1)]
         if len(absent):
             raise MismatchError(
@@ -139,6 +144,3 @@ class HiddenStates:
     def fingerprint(self) -> str:
         """A hash of all of it."""
         return content_hash(self.hidden, self.labels, self.offsets, self.weight, self.constant)
-
-    def check_inert(self) -> None:
-        """A record cannot change."""

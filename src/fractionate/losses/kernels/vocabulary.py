@@ -17,10 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from fractionate.compact import CompactSignal
 from fractionate.divergences import couples_batch, written
-from fractionate.engine.council import needs_whole
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.extensions.remainder import closed_form, has_closed_form
-from fractionate.objective import Objective
+from fractionate.losses.kernels.remainder import closed_form, has_closed_form
+from fractionate.objective import Objective, needs_whole
 from fractionate.outputs import IGNORED
 from fractionate.teacher import Population, TeacherSignal, compute_dtype
 

@@ -1,0 +1,28 @@
+"""Transforms of the transfer set: frozen, registered, in a run's identity; each says what of the data it changes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import nn
+
+from fractionate.data.batch import Split
+from fractionate.registry import Registry
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change of the transfer set.
+
+    `changes` names what it alters, of "inputs", "labels" and "examples": a teacher source that does not hold after it is refused.
+    `reads_student` for text that the student writes: it is bound after the preparations.
+    """
+
+    version: ClassVar[int]
+    changes: ClassVar[frozenset[str]]
+    reads_student: ClassVar[bool]
+
+    def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split: ...
+
+
+transforms: Registry[Any] = Registry("transform", "fractionate.transforms")

@@ -1,0 +1,1 @@
+"""Kernels: losses without logits, and the remainder of truncated signals in closed form."""

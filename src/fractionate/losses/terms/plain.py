@@ -1,0 +1,43 @@
+"""A plain function as a term: for experiments in memory. It has no identity, so a run that is kept on disk refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fractionate.compact import CompactSignal
+from fractionate.losses.terms.base import Binding, BoundTerm, Unit
+from fractionate.tasks.predictions import Needs, Predictions
+
+
+@dataclass(frozen=True)
+class CallableTerm:
+    """`function(output, batch, signal)` → one number a row; `output` is what the student returned."""
+
+    function: Callable[..., Tensor]
+    weight: float = 1.0
+    version: ClassVar[int] = 1
+    unit: ClassVar[Unit] = "row"
+    reads_teacher: ClassVar[bool] = False
+    reads_signal: ClassVar[bool] = True
+    couples_batch: ClassVar[bool] = False
+    needs: ClassVar[tuple[Needs, Needs]] = (Needs(), Needs())
+
+    @property
+    def formula(self) -> str:
+        """The function's name."""
+        return f"{getattr(self.function, '__qualname__', type(self.function).__name__)}(…)"
+
+    @contextmanager
+    def bind(self, at: Binding) -> Iterator[BoundTerm]:
+        """The function as it is."""
+
+        def term(student: Predictions, teacher: Predictions | None, signal: Any | None) -> Tensor:
+            whole = signal.dense() if isinstance(signal, CompactSignal) else signal
+            return self.function(student.output, student.batch, whole)
+
+        yield term

@@ -1,0 +1,133 @@
+"""What differs from task to task: how outputs become rows, which loss the labels have, which metrics judge. One file a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fractionate.data.batch import Batch
+from fractionate.errors import MismatchError
+from fractionate.outputs import IGNORED
+from fractionate.registry import Registry
+from fractionate.tasks.predictions import Predictions
+
+Rows = tuple[Tensor, Tensor, Tensor | None]  # values [rows, …], labels [rows], place [rows] or None
+
+
+class Kind(Protocol):
+    """A kind of task: frozen, registered by name; a subclass says what differs from one row an example or labelled token.
+
+    `metrics` are names of the registry of metrics; the first decides.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    distributions: ClassVar[bool] = True  # rows are distributions over classes: cells, spectrum and objectives apply
+    predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
+
+    def rows(self, values: Tensor, batch: Batch) -> Rows:
+        """The rows of logits, or of what enters the output layer."""
+        return select_rows(values, batch, predicts_next=self.predicts_next)
+
+    def count(self, batch: Batch) -> float:
+        """The weight of a batch's rows, known before the forward pass."""
+        return count_labels(batch, predicts_next=self.predicts_next)
+
+    def label_loss(self, predictions: Predictions) -> Float[Tensor, "rows"]:
+        """The loss on labels alone."""
+        return cross_entropy(predictions)
+
+    def check_labels(self, predictions: Predictions, classes: int) -> None:
+        """Raise `MismatchError` naming the examples whose label the student cannot learn."""
+        check_class_labels(predictions, classes)
+
+    def generate(self, model: nn.Module, batch: Batch, tokens: int) -> Sequence[Sequence[int]]:
+        """Greedy text for metrics that read it. Raises `MismatchError` where models of this task write none."""
+        raise MismatchError(
+            f"{type(model).__name__} writes no text in this task",
+            expected="a task whose metrics read text: translation",
+        )
+
+
+kinds: Registry[Kind] = Registry("task", "fractionate.tasks")
+
+
+def select_rows(values: Tensor, batch: Batch, *, predicts_next: bool = False) -> Rows:
+    """One row for each label that is not `IGNORED`: of [batch, …] with labels [batch], or [batch, tokens, …] with [batch, tokens].
+
+    Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
+    """
+    labels = batch.labels
+    if values.ndim != labels.ndim + 1 or values.shape[:-1] != labels.shape or values.ndim not in (2, 3):
+        raise MismatchError(
+            "the model's logits do not fit the labels",
+            expected=f"[{', '.join(map(str, labels.shape))}, classes]",
+            got=str(list(values.shape)),
+            fix="one row of logits for each label; choose another head= if this is not the classifying one",
+        )
+    place = None
+    if values.ndim == 3:
+        if predicts_next:
+            values, labels = values[:, :-1], labels[:, 1:]
+        size, tokens = labels.shape
+        place = torch.arange(size, device=labels.device)[:, None].expand(size, tokens).reshape(-1)
+        values, labels = values.reshape(-1, values.shape[-1]), labels.reshape(-1)
+    if batch.complete:
+        return values, labels, place
+    ignored = labels == IGNORED
+    if bool(ignored.any()):
+        kept = ~ignored
+        place = kept.nonzero().flatten() if place is None else place[kept]
+        values, labels = values[kept], labels[kept]
+    return values, labels, place
+
+
+def count_labels(batch: Batch, *, predicts_next: bool = False) -> float:
+    """The number of rows of a batch, or the sum of their examples' weights."""
+    if batch.complete and batch.weight is None:
+        return float(len(batch.labels))
+    labels = batch.labels[:, 1:] if predicts_next and batch.labels.ndim > 1 else batch.labels
+    valid = labels != IGNORED
+    if batch.weight is None:
+        return float(valid.sum())
+    return float((valid.to(batch.weight.dtype) * batch.weight.reshape(-1, *[1] * (valid.ndim - 1))).sum())
+
+
+def cross_entropy(predictions: Predictions) -> Float[Tensor, "rows"]:
+    """Cross-entropy of each row with its label, in float32 at least."""
+    logits = predictions.required_logits
+    return functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)), predictions.labels, reduction="none"
+    )
+
+
+def check_class_labels(predictions: Predictions, classes: int) -> None:
+    """Raise `MismatchError` naming the examples whose label is no class of the student."""
+    labels = predictions.labels
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise MismatchError("labels are not class numbers", expected="whole numbers", got=str(labels.dtype))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten().cpu()
+        found = predictions.example[wrong].tolist()
+        raise MismatchError(
+            f"{len(wrong)} of {len(labels)} labels are no class of the student",
+            expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
+            got=f"{int(labels[wrong[0]])} at example {found[0]}; examples {', '.join(map(str, found[:8]))}",
+            fix="check the label map and the student's number of outputs",
+        )
+
+
+def inputs_by_name(inputs: Any) -> dict[str, Any]:
+    """The named inputs of a batch. Raises `MismatchError` for inputs without names."""
+    if not isinstance(inputs, Mapping):
+        raise MismatchError("inputs have no names", expected="a mapping with input_ids", got=type(inputs).__name__)
+    return dict(inputs)
+
+
+def class_count(values: Int[Tensor, "examples"] | None) -> int | None:
+    """How many classes labels have that are known without reading the data."""
+    return None if values is None or values.is_floating_point() or not len(values) else int(values.max()) + 1

@@ -1,0 +1,247 @@
+"""A task: data in splits, models by name, how outputs become rows, and the metrics that judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Batch, Split
+from fractionate.data.splits import as_split
+from fractionate.errors import ConfigError, FractionateError, MismatchError
+from fractionate.models.modes import eval_mode
+from fractionate.outputs import Head, device_of, logits_of
+from fractionate.records import Scores
+from fractionate.registry import nearest
+from fractionate.tasks.evaluate import evaluate_metrics
+from fractionate.tasks.kinds import Kind, kinds
+from fractionate.tasks.metrics import Metric, metrics
+from fractionate.tasks.predictions import NOTHING, Needs, Predictions
+from fractionate.tasks.reader import ATTENTION, EXPLANATIONS, FEATURES, HIDDEN, Captured, Reader, reading
+
+Factory = Callable[[], nn.Module]
+SignalOf = Callable[[Predictions], Any]  # the teacher's signal of some rows
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The parts of the data by name: `transfer` is trained on, `validation` chooses, `test` judges, `teaching` trains a teacher."""
+
+    transfer: Split
+    validation: Split | None = None
+    test: Split | None = None
+    teaching: Split | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all students of a comparison share.
+
+        task = Task("classification", transfer=train, test=test, student=lambda: MyModel())
+
+    Args:
+        kind: "classification", "token-classification", "language-modelling", "translation", or a kind of your own.
+        transfer, validation, test, teaching: Whatever the verbs take as data: a pair of tensors, a dataset, a loader, a `Split`.
+        student: What makes a fresh student, or several by name; called under the seed of the run.
+        metrics: Names or metrics; the first decides. Left out: those of the kind.
+        head, teacher_head: Where the logits are in what student and teacher give (a place, a name or a function).
+        classes: The number of classes, where it is not the students' number of outputs.
+        batch_size: Examples at once in evaluations.
+    """
+
+    kind: Kind | str
+    transfer: Any = field(kw_only=True)
+    validation: Any = field(default=None, kw_only=True)
+    test: Any = field(default=None, kw_only=True)
+    teaching: Any = field(default=None, kw_only=True)
+    student: Factory | Mapping[str, Factory] | None = field(default=None, kw_only=True)
+    name: str = field(default="", kw_only=True)
+    metrics: Sequence[Metric | str] = field(default=(), kw_only=True)
+    head: Head = field(default=None, kw_only=True)
+    teacher_head: Head = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True)
+    class_names: Sequence[str] = field(default=(), kw_only=True)
+    batch_size: int = field(default=512, kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+    output_layer: str = field(default="", kw_only=True)
+    show: Callable[[str, int], Any] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kind, str):
+            object.__setattr__(self, "kind", kinds[self.kind])
+        given = self.metrics or self.reader.metrics
+        object.__setattr__(
+            self, "metrics", tuple(metrics[m] if isinstance(m, str) else m for m in given) if len(metrics) else ()
+        )
+
+    @property
+    def reader(self) -> Kind:
+        """The kind, which makes rows."""
+        assert not isinstance(self.kind, str)
+        return self.kind
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data. Raises `MismatchError` and `ConfigError` as `as_split` does."""
+        parts = {name: getattr(self, name) for name in ("transfer", "validation", "test", "teaching")}
+        return Splits(
+            **{
+                name: None if data is None else as_split(data, name, classes=self.reader.distributions)
+                for name, data in parts.items()
+            }
+        )
+
+    @cached_property
+    def title(self) -> str:
+        """What people call it."""
+        return self.name or self.splits.transfer.name
+
+    @property
+    def deciding(self) -> Metric:
+        """The metric by which weights, settings and variants are chosen."""
+        first = self.metrics[0]
+        assert not isinstance(first, str)
+        return first
+
+    # -- models ---------------------------------------------------------------------------------------------------------------
+
+    def model(self, name: str = "student", seed: int = 0) -> nn.Module:
+        """A fresh model by name, with the initial weights of a seed; the global random state is left as it was."""
+        factories = self.student if isinstance(self.student, Mapping) else {"student": self.student}
+        factory = factories.get(name)
+        if factory is None:
+            near = nearest(name, list(factories))
+            raise ConfigError(
+                f"the task has no model {name!r}",
+                expected=f"one of {', '.join(factories)}" if self.student is not None else "Task(student=factory)",
+                fix=f"did you mean {near!r}?" if near else "pass student=, a function that makes a fresh model",
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return factory().to(self.device)
+
+    def open(
+        self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None
+    ) -> AbstractContextManager[Reader]:
+        """A reader of a model, with hooks for the needs; opened once a run, before the model is wrapped or compiled."""
+        return reading(model, needs, None if example is None else example.inputs, head=self.output_layer)
+
+    def rows(self, output: Any, captured: Captured, batch: Batch, *, head: Head = None) -> Predictions:
+        """What a model said on a batch, as rows. `head` is where its logits are."""
+        hidden = captured.get(HIDDEN)
+        values = logits_of(output, head) if hidden is None else hidden
+        chosen, labels, place = self.reader.rows(values, batch)
+        explained = captured.get(EXPLANATIONS)
+        if explained is not None and place is not None:
+            explained = explained[place]
+        return Predictions(
+            logits=chosen if hidden is None else None,
+            hidden=None if hidden is None else chosen,
+            labels=labels,
+            place=place,
+            batch=batch,
+            features=captured.get(FEATURES, {}),
+            attention=captured.get(ATTENTION),
+            explanations=explained,
+            output=output,
+        )
+
+    def read(self, reader: Reader, batch: Batch, *, head: Head = None, view: str = "") -> Predictions:
+        """One forward pass in evaluation mode without gradients, as rows."""
+        with eval_mode(reader.model):
+            output, captured = reader(batch.view(view))
+            return self.rows(output, captured, batch, head=head)
+
+    # -- data -----------------------------------------------------------------------------------------------------------------
+
+    def example(self, split: Split | None = None, size: int = 2) -> Batch:
+        """A small batch, for shapes."""
+        split = split or self.splits.transfer
+        return next(iter(split.batches([(0, torch.arange(min(size, len(split))))], 0)))
+
+    def predictions(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        head: Head = None,
+        view: str = "",
+        batch_size: int | None = None,
+        tokens: int = 0,
+    ) -> Iterator[Predictions]:
+        """A model's rows on all of a split, batch by batch, in evaluation mode without gradients. `tokens` of text are written."""
+        device = device_of(model)
+        plan = ((0, index) for index in torch.split(torch.arange(len(split)), batch_size or self.batch_size))
+        with reading(model) as reader:
+            for batch in split.batches(plan, 0):
+                found = self.read(reader, batch.to(device), head=head, view=view)
+                if tokens:
+                    with eval_mode(model):
+                        text = self.reader.generate(model, found.batch, tokens)
+                    object.__setattr__(found, "generated", text)
+                yield found
+
+    def evaluate(
+        self, model: nn.Module, split: Split, signal_of: SignalOf | None = None, *, final: bool = True
+    ) -> Scores:
+        """All metrics in one pass over a split; nothing but their states is held.
+
+        Args:
+            signal_of: Gives the teacher's signal of some rows, for metrics that compare with it.
+            final: Metrics that are too expensive for evaluations during training too (BLEU).
+        """
+        kinds_of = tuple(m for m in self.metrics if not isinstance(m, str) and (final or not m.final_only))
+        tokens = max((m.needs.generated for m in kinds_of), default=0)
+        said = self.predictions(model, split, head=self.head, tokens=tokens)
+        pairs = ((each, None if signal_of is None or not len(each) else signal_of(each)) for each in said)
+        return evaluate_metrics(pairs, kinds_of, final=final)
+
+    def class_count(self, outputs: int) -> int | None:
+        """How many classes there are, given a student's number of outputs; None for a task without classes."""
+        if not self.reader.distributions:
+            return None
+        return self.classes or outputs
+
+    def check(self, student: nn.Module, teacher: nn.Module | None = None) -> None:
+        """Raise one error with every way in which data, models and metrics do not fit, before a step is taken."""
+        faults: list[FractionateError] = []
+        outputs: dict[str, int] = {}
+        batch = self.example()
+        models = {"student": (student, self.head, ""), "teacher": (teacher, self.teacher_head, "teacher")}
+        for name, (model, head, view) in models.items():
+            if model is None:
+                continue
+            try:
+                with reading(model) as reader:
+                    found = self.read(reader, batch.to(device_of(model)), head=head, view=view)
+                outputs[name] = found.required_logits.shape[-1]
+                if name == "student" and self.reader.distributions:
+                    self.reader.check_labels(found, outputs[name])
+            except FractionateError as error:
+                faults.append(error)
+        if len(set(outputs.values())) > 1:
+            faults.append(
+                MismatchError(
+                    "student and teacher have different classes",
+                    expected=f"{outputs['teacher']} outputs, as the teacher",
+                    got=f"{outputs['student']}",
+                    fix="give the student the teacher's classes",
+                )
+            )
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            raise MismatchError(f"{len(faults)} things do not fit", got="; ".join(str(fault) for fault in faults))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells this task from others, field by field; metrics do not count."""
+        found = {"task": f"{type(self.kind).__name__}({self.kind!r})", "head": repr(self.head)}
+        for name in ("validation", "test"):
+            split = getattr(self.splits, name)
+            found[name] = "" if split is None else split.fingerprint()
+        return found

@@ -1,0 +1,198 @@
+"""Cached teachers: stored logits, top-k entries or hidden states, checked against the data and found by the places of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.checkpoint import content_hash
+from fractionate.compact import CompactSignal
+from fractionate.data.batch import Batch, Split
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.targets import Targets, make_targets
+from fractionate.objective import Objective, Signal
+from fractionate.store import Store
+from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.tasks.task import Task
+from fractionate.teacher import TeacherSignal
+from fractionate.teachers.model import OpenModel, open_model
+from fractionate.teachers.source import check_labels
+from fractionate.teachers.tokens import StoredTokens
+
+
+@runtime_checkable
+class TokenRows(Protocol):
+    """Cached rows of tokens, found by example and place within it: `StoredTokens`, `HiddenStates`."""
+
+    def signal_for(self, predictions: Predictions) -> Signal: ...
+
+    def whole(self) -> Signal: ...
+
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(eq=False)
+class OpenCache:
+    """A cached signal in use: rows by the places of examples, and beside it the model, where terms read inside it."""
+
+    signal: Signal | TokenRows
+    checked: bool = False  # its labels are known to be the data's
+    inside: OpenModel | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    explanations: Tensor | None = None
+
+    def signal_for(self, predictions: Predictions) -> Signal:
+        """The rows of these examples. Raises `MismatchError` where their labels are not the batch's."""
+        if not isinstance(self.signal, (TeacherSignal, CompactSignal)):
+            return self.signal.signal_for(predictions)
+        index = predictions.example
+        found = self.signal.take(index.to(self.signal.labels.device))
+        if not self.checked:
+            check_labels(found.labels, predictions.labels, index)
+        return found
+
+    def predictions_for(self, batch: Batch) -> Predictions | None:
+        """The model's predictions, or stored features and explanations; None where the run needs neither."""
+        if self.inside is not None:
+            return self.inside.predictions_for(batch)
+        if not self.features and self.explanations is None:
+            return None
+        index = batch.index
+        features = {path: kept[index.to(kept.device)] for path, kept in self.features.items()}
+        explained = None if self.explanations is None else self.explanations[index.to(self.explanations.device)]
+        return Predictions(
+            logits=None, labels=batch.labels, place=None, batch=batch, features=features, explanations=explained
+        )
+
+    def targets(self, objective: Objective) -> Targets | None:
+        """The targets of all rows, made once."""
+        if not isinstance(self.signal, TeacherSignal) or not self.checked:
+            return None
+        return make_targets(objective, self.signal)
+
+    def check_unchanged(self) -> None:
+        """A cache cannot change; the model beside it can."""
+        if self.inside is not None:
+            self.inside.check_unchanged()
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """A stored signal, and what terms may read inside the teacher: its model, or its features and explanations as stored.
+
+    Args:
+        cached: `TeacherSignal`, `CompactSignal`, a store, its path, `StoredTokens` or `HiddenStates`, in the order of the data.
+        model: The teacher itself, for terms that read features, attention or explanations; run only where a term needs them.
+        features: Stored features by path, [examples, ...] in the order of the data, in place of the model.
+        explanations: [examples, superfeatures, classes], likewise.
+    """
+
+    cached: Any
+    model: nn.Module | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    explanations: Tensor | None = None
+    view: str = "teacher"
+    holds_after: frozenset[str] = frozenset()
+
+    def fingerprint(self) -> str:
+        """A hash of logits, labels and class relation, and of the model."""
+        parts = [fingerprint_of(self.cached)]
+        if self.model is not None:
+            parts.append(content_hash(*self.model.state_dict().values()))
+        parts += [content_hash(kept) for _, kept in sorted(self.features.items())]
+        if self.explanations is not None:
+            parts.append(content_hash(self.explanations))
+        return ":".join(parts)
+
+    def signal(self, task: Task, split: Split) -> TeacherSignal:
+        """The dense signal of the data. Raises `MismatchError` where it is of other data."""
+        kept: Any = self.cached
+        if isinstance(kept, Store) and not kept.head.tokens:
+            kept = kept.signal()
+        elif isinstance(kept, Store):
+            kept = StoredTokens(kept).tokens.signal
+        elif isinstance(kept, TokenRows):
+            kept = kept.whole()
+        else:
+            kept = fitting(kept, split, None)
+        found: TeacherSignal = kept.dense() if isinstance(kept, CompactSignal) else kept
+        return found
+
+    @contextmanager
+    def open(self, task: Task, split: Split, objective: Objective | None, needs: Needs) -> Iterator[OpenCache]:
+        """Check rows and labels against the data. Raises `MismatchError` where they do not fit."""
+        device = torch.device(task.device)
+        kept: Any = self.cached
+        if isinstance(kept, Store) and kept.head.tokens:
+            compact = kept.form.kind != "dense" and not (objective or Objective()).needs_dense()
+            kept = StoredTokens(kept, form="compact" if compact else "dense")
+        if not isinstance(kept, TokenRows):
+            kept = fitting(kept, split, objective).to(device)
+        absent = needs.features - self.features.keys()
+        asked = needs.attention or absent or (needs.explanations and self.explanations is None)
+        with ExitStack() as stack:
+            inside = None
+            if asked:
+                if self.model is None:
+                    raise ConfigError(
+                        "a term reads inside the teacher, and only its cached signal was given",
+                        expected="the teacher's model, or its stored features",
+                        got=", ".join(sorted(needs.features)) or "a cached signal",
+                        fix="teacher=Cached(signal, model=teacher), or the teacher itself",
+                    )
+                inside = stack.enter_context(open_model(task, self.model, needs, split, view=self.view))
+            yield OpenCache(kept, split.labels is not None, inside, self.features, self.explanations)
+
+
+def fingerprint_of(signal: Any) -> str:
+    """A hash of a signal's content."""
+    if isinstance(signal, CompactSignal):
+        return content_hash(signal.logits, signal.indices, signal.label_logits, signal.rest, signal.labels)
+    if isinstance(signal, TeacherSignal):
+        relation = signal.class_relation
+        return content_hash(signal.logits, signal.labels, *([] if relation is None else [relation]))
+    if isinstance(signal, Store):
+        return str(signal.head.sha256)
+    found: str = signal.fingerprint()
+    return found
+
+
+def fitting(signal: Any, split: Split, objective: Objective | None) -> Signal:
+    """A signal of the data as it is kept where the objective can be computed from it, else dense.
+
+    Raises `MismatchError` where rows or labels are not the data's and `ConfigError` for what is no signal.
+    """
+    objective = objective or Objective()
+    temperature = objective.temperature if objective.teacher_weight > 0 else None
+    if isinstance(signal, CompactSignal):
+        objective.check_compact(signal)
+    elif isinstance(signal, Store):
+        usable = not objective.needs_dense() and temperature in (None, *signal.form.temperatures)
+        signal = signal.compact_signal() if signal.form.kind != "dense" and usable else signal.signal()
+    if not isinstance(signal, (TeacherSignal, CompactSignal)):
+        raise ConfigError(
+            "this is not a teacher",
+            expected="a TeacherSignal, a CompactSignal, a store, a model or None",
+            got=type(signal).__name__,
+            fix="wrap logits and labels: TeacherSignal(logits, labels)",
+        )
+    check_fits(signal, split)
+    return signal.at(temperature) if isinstance(signal, CompactSignal) and temperature is not None else signal
+
+
+def check_fits(signal: Signal, split: Split) -> None:
+    """Raise `MismatchError` where a signal is not of these data: another number of rows, or other labels."""
+    if len(signal) != len(split):
+        raise MismatchError(
+            "teacher signal and data differ in length",
+            expected=f"{len(split)} rows, as the data",
+            got=f"{len(signal)} rows",
+            fix="collect the signal on these very data, in their order",
+        )
+    if split.labels is not None:
+        check_labels(signal.labels.cpu(), split.labels.cpu(), torch.arange(len(split)))

@@ -1,0 +1,78 @@
+"""A teacher model in use by one run: at most one forward pass a batch, whoever needs it, in evaluation mode without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from fractionate.checkpoint import content_hash
+from fractionate.data.batch import Batch, Split
+from fractionate.errors import MismatchError
+from fractionate.losses.kernels.vocabulary import HeadSignal
+from fractionate.outputs import device_of
+from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.tasks.reader import Reader
+from fractionate.tasks.task import Task
+from fractionate.teacher import TeacherSignal
+from fractionate.teachers.source import check_finite
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers."""
+    return content_hash(*model.state_dict().values())
+
+
+@dataclass(eq=False)
+class OpenModel:
+    """The last batch's predictions are kept, so that logits, features and attention come from one pass."""
+
+    task: Task
+    reader: Reader
+    view: str
+    before: str
+    last: Batch | None = None
+    kept: Predictions | None = None
+
+    def predictions_for(self, batch: Batch) -> Predictions:
+        """The model's predictions on this batch."""
+        if self.kept is None or self.last is not batch:
+            self.kept = self.task.read(self.reader, batch, head=self.task.teacher_head, view=self.view)
+            self.last = batch
+        return self.kept
+
+    def signal(self, batch: Batch) -> TeacherSignal | HeadSignal:
+        """The signal of the rows of a batch. Raises `NumericsError` naming examples where it is not finite."""
+        found = self.predictions_for(batch)
+        if found.hidden is not None:
+            layer = self.reader.head
+            assert layer is not None
+            bias = None if layer.bias is None else layer.bias.detach()
+            return HeadSignal(found.hidden, layer.weight.detach(), found.labels, bias)
+        logits = found.required_logits
+        check_finite(logits, found.example)
+        return TeacherSignal(logits, found.labels)
+
+    def check_unchanged(self) -> None:
+        """Raise `MismatchError` if parameters or buffers are not what they were: something trained the teacher."""
+        after = model_fingerprint(self.reader.model)
+        if after != self.before:
+            raise MismatchError(
+                "the teacher changed while it taught",
+                expected=f"parameters and buffers with hash {self.before}",
+                got=after,
+                fix="student and teacher must not share modules; give the teacher a copy.deepcopy",
+            )
+
+
+@contextmanager
+def open_model(
+    task: Task, model: nn.Module, needs: Needs, split: Split, *, view: str = "", before: str | None = None
+) -> Iterator[OpenModel]:
+    """A model opened for reading on the data of a split."""
+    example = task.example(split).to(device_of(model)) if needs else None
+    example_view = example
+    with task.open(model, needs, example_view) as reader:
+        yield OpenModel(task, reader, view, before or model_fingerprint(model))

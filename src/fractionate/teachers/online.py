@@ -1,0 +1,85 @@
+"""Online teachers: a model that is run on the very batch the student sees, for data whose views change from epoch to epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Batch, Split
+from fractionate.data.memory import MemorySplit
+from fractionate.losses.targets import Targets
+from fractionate.objective import Objective, Signal, needs_whole
+from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.tasks.task import Task
+from fractionate.teacher import TeacherSignal
+from fractionate.teachers.cached import OpenCache
+from fractionate.teachers.model import OpenModel, model_fingerprint, open_model
+
+
+@dataclass(eq=False)
+class OpenOnline:
+    """A model run on every batch; `whole` is its signal on all the data where the objective needs statistics of it."""
+
+    model: OpenModel
+    whole: TeacherSignal | None = None
+
+    def signal_for(self, predictions: Predictions) -> Signal:
+        """The teacher's rows on this very batch."""
+        found = self.model.signal(predictions.batch)
+        if self.whole is None or not isinstance(found, TeacherSignal):
+            return found  # type: ignore[return-value]
+        where = predictions.example.to(found.labels.device)
+        return TeacherSignal(
+            found.logits, found.labels, self.whole.class_relation, population=self.whole.population, rows=where
+        )
+
+    def predictions_for(self, batch: Batch) -> Predictions | None:
+        """The teacher's predictions on this batch, from the same pass."""
+        return self.model.predictions_for(batch)
+
+    def targets(self, objective: Objective) -> Targets | None:
+        """None: batches differ from epoch to epoch."""
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise `MismatchError` if the teacher was trained meanwhile."""
+        self.model.check_unchanged()
+
+
+@dataclass(frozen=True, eq=False)
+class Online:
+    """A model run on every batch, or once where the data are the same in every epoch (examples in memory) and no term reads inside.
+
+    Class-level cells need the teacher's statistics: one pass over all the data comes first.
+    """
+
+    model: nn.Module
+    view: str = "teacher"
+    holds_after: frozenset[str] = frozenset({"inputs", "labels", "examples"})
+
+    def fingerprint(self) -> str:
+        """A hash of all parameters and buffers."""
+        return model_fingerprint(self.model)
+
+    @contextmanager
+    def open(
+        self, task: Task, split: Split, objective: Objective | None, needs: Needs
+    ) -> Iterator[OpenOnline | OpenCache]:
+        """Hooks for the needs, and the signal on all data where it is needed."""
+        with open_model(task, self.model, needs, split, view=self.view) as model:
+            same = isinstance(split, MemorySplit) and split.labels.ndim == 1 and not task.reader.predicts_next
+            if same and not needs:
+                yield OpenCache(self.signal(task, split), checked=True, inside=model)
+            else:
+                whole = self.signal(task, split) if objective is not None and needs_whole(objective) else None
+                yield OpenOnline(model, whole)
+
+    def signal(self, task: Task, split: Split) -> TeacherSignal:
+        """The model's signal on a whole split, in memory. Raises `NumericsError` where it is not finite."""
+        found = list(task.predictions(self.model, split, head=task.teacher_head, view=self.view))
+        logits = torch.cat([each.required_logits.float() for each in found])
+        return TeacherSignal(logits, torch.cat([each.labels for each in found]))

@@ -1,0 +1,111 @@
+"""Teacher sources: where the teacher's signal of a batch comes from; a model is run at most once a batch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fractionate.compact import CompactSignal
+from fractionate.data.batch import Batch, Split
+from fractionate.errors import MismatchError, NumericsError
+from fractionate.losses.targets import Targets
+from fractionate.objective import Objective, Signal
+from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.tasks.task import Task
+from fractionate.teacher import TeacherSignal
+
+
+class OpenTeacher(Protocol):
+    """A source in use by one run."""
+
+    def signal_for(self, predictions: Predictions) -> Signal:
+        """The teacher's signal of the student's rows, in their order."""
+        ...
+
+    def predictions_for(self, batch: Batch) -> Predictions | None:
+        """The teacher's own predictions on a batch, for terms that read features, attention or explanations."""
+        ...
+
+    def targets(self, objective: Objective) -> Targets | None:
+        """The targets of all rows made once, where they fit into memory; None where they do not."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise `MismatchError` if the teacher is not what it was when it was opened."""
+        ...
+
+
+@runtime_checkable
+class TeacherSource(Protocol):
+    """A teacher: cached outputs, a model that is run on every batch, or several as one.
+
+    `view` names the inputs of a batch that it reads ("" the student's); `holds_after` which changes of the data by a transform
+    it stays true under: of "inputs", "labels", "examples".
+    """
+
+    view: str
+    model: nn.Module | None
+    holds_after: frozenset[str]
+
+    def fingerprint(self) -> str:
+        """What tells this teacher from others."""
+        ...
+
+    def signal(self, task: Task, split: Split) -> TeacherSignal:
+        """The dense signal on a whole split, in memory."""
+        ...
+
+    def open(
+        self, task: Task, split: Split, objective: Objective | None, needs: Needs
+    ) -> AbstractContextManager[OpenTeacher]:
+        """Check it against the data and hold what a run needs of it."""
+        ...
+
+
+def check_finite(logits: Float[Tensor, "rows classes"], examples: Tensor) -> None:
+    """Raise `NumericsError` naming the examples on which a teacher gives NaN, +inf or nothing but -inf."""
+    bad = (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
+    if bool(bad.any()):
+        named = ", ".join(map(str, examples[bad.nonzero().flatten().to(examples.device)][:8].tolist()))
+        raise NumericsError(
+            f"the teacher's logits are not finite on {int(bad.sum())} of {len(logits)} rows",
+            expected="finite numbers, -inf only to mask some of the classes",
+            got=f"examples {named}",
+            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
+        )
+
+
+def check_labels(taught: Tensor, labels: Tensor, examples: Tensor) -> None:
+    """Raise `MismatchError` naming the first example whose label is not the one the teacher was given."""
+    if taught is labels or torch.equal(taught, labels):
+        return
+    wrong = (taught != labels).nonzero().flatten()
+    raise MismatchError(
+        f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} examples",
+        expected=f"label {int(labels[wrong[0]])} at example {int(examples[wrong[0].to(examples.device)])}",
+        got=f"label {int(taught[wrong[0]])}",
+        fix="the data were reordered or changed since the signal was collected: collect it again",
+    )
+
+
+def no_better_than_chance(signal: Signal) -> str:
+    """A remark where the teacher names the label no more often than chance would, within three deviations; else nothing.
+
+    Most often its classes are in another order than the data's. At most 2,048 examples, evenly spaced, are checked, and fewer
+    where there are more than 2,048 classes.
+    """
+    most = min(2048, len(signal), max(64, (1 << 22) // signal.classes))
+    chosen = torch.linspace(0, len(signal) - 1, min(most, len(signal))).long().to(signal.labels.device)
+    if isinstance(signal, CompactSignal):  # nothing left out is above what was kept
+        named = signal.label_logits[chosen] >= signal.logits[chosen].amax(dim=1)
+    else:
+        named = signal.logits[chosen].argmax(dim=1) == signal.labels[chosen]
+    right = named.double().mean().item()
+    chance = 1 / signal.classes
+    if right > chance + 3 * (chance * (1 - chance) / len(chosen)) ** 0.5:
+        return ""
+    return f"the teacher names the label of {right:.1%} of {len(chosen)} examples, chance is {chance:.1%}: check its class order"

@@ -1,0 +1,7 @@
+"""Recipes: what is varied between students, as frozen data."""
+
+from __future__ import annotations
+
+from fractionate.training.recipe import Recipe
+
+__all__ = ["Recipe"]

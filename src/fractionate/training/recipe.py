@@ -1,0 +1,85 @@
+"""Recipe: what is varied. Student, preparations, objective, terms, transforms and training, each in a run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fractionate.data.transforms import Transform
+from fractionate.errors import ConfigError
+from fractionate.losses.terms import TermSpec, term_specs
+from fractionate.models.preparations import Preparation
+from fractionate.objective import Objective
+from fractionate.records import Contract, Training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to make a student of a task.
+
+        Recipe(objective=Objective("kd", 4.0, 0.9), terms=("fitnets('0', '2', weight=0.5)",))
+
+    Args:
+        student: The task's model by name.
+        preparations: What is done to the student before it is trained, in order: quantize(...), from_teacher(...), lora(...).
+        objective: What is learned from the teacher's outputs; None: the labels alone.
+        objective_weight: Weight of the objective (or label loss) beside the terms.
+        terms: Further losses, as specs or by name.
+        data: Transforms of the transfer set: augment(...), on_policy(...), sequence_level(...), chimeras(...).
+        training: Length, rate, optimizer, precision.
+    """
+
+    student: str = "student"
+    preparations: tuple[Preparation, ...] = ()
+    objective: Objective | None = None
+    objective_weight: float = 1.0
+    terms: tuple[TermSpec | str, ...] = ()
+    data: tuple[Transform, ...] = ()
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        named = tuple(term_specs[term] if isinstance(term, str) else term for term in self.terms)
+        object.__setattr__(self, "terms", named)
+        weight = self.objective_weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise ConfigError("invalid value for objective_weight", expected="a number of at least 0", got=repr(weight))
+
+    @property
+    def specs(self) -> tuple[TermSpec, ...]:
+        """The terms, none of them by name."""
+        return tuple(term for term in self.terms if not isinstance(term, str))
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the teacher's outputs or insides are learned from."""
+        learns = self.objective is not None and self.objective.teacher_weight > 0 and self.objective_weight > 0
+        return learns or any(spec.reads_teacher and spec.weight > 0 for spec in self.specs)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher has to be at hand, for losses, transforms or preparations."""
+        return self.objective is not None or any(spec.reads_teacher for spec in self.specs)
+
+    def formula(self, label_loss: str = "CE(label, student)") -> str:
+        """The whole loss in one line, terms with their weights."""
+        base = label_loss if self.objective is None else self.objective.describe().formula
+        several = " + " in base and self.specs
+        first = base if self.objective_weight == 1 else f"{self.objective_weight:g} · [{base}]"
+        parts = [first if not several or self.objective_weight != 1 else base]
+        parts += [f"{spec.weight:g} · {spec.formula}" for spec in self.specs]
+        return " + ".join(parts)
+
+    def contract(self) -> Contract | None:
+        """What is computed, as a record: the objective's contract with weights, terms, preparations and transforms."""
+        if self.objective is None and not self.specs:
+            return None
+        from dataclasses import replace
+
+        plain = Objective("hard", 1.0, 0.0) if self.objective is None else self.objective
+        return replace(
+            plain.describe(),
+            formula=self.formula(),
+            objective_weight=float(self.objective_weight),
+            terms=tuple(f"{spec.weight:g} · {spec.formula}  (mean over {spec.unit}s)" for spec in self.specs),
+            preparations=tuple(map(repr, self.preparations)),
+            transforms=tuple(map(repr, self.data)),
+        )
