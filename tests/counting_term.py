@@ -7,21 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fractionate.losses.terms import Binding, BoundTerm
-from fractionate.tasks import Needs, Predictions
+from fractionate.losses.terms import Binding, BoundTerm, TermSpec
+from fractionate.tasks import Predictions
 
 
 @dataclass(frozen=True)
-class Calling:
+class Calling(TermSpec):
     function: Callable[[Predictions, Any], Any] = field(compare=False)
     weight: float = 1.0
-    version: ClassVar[int] = 1
-    unit: ClassVar[str] = "row"
     reads_teacher: ClassVar[bool] = False
     reads_signal: ClassVar[bool] = True
-    couples_batch: ClassVar[bool] = False
-    needs: ClassVar[tuple[Needs, Needs]] = (Needs(), Needs())
-    formula: ClassVar[str] = "test"
+
+    @property
+    def formula(self) -> str:
+        return "test"
 
     @contextmanager
     def bind(self, at: Binding) -> Iterator[BoundTerm]:

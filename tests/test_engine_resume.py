@@ -102,7 +102,7 @@ def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(und
         """Validation data that send a signal on their way."""
 
         def __init__(self, at: int | None) -> None:
-            self.at, self.asked = at, -PROBED  # so many are read before anything is trained
+            self.at, self.asked = at, -PROBED - 64  # so many are read before anything is trained
 
         def __len__(self) -> int:
             return len(validation)
@@ -189,6 +189,7 @@ def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
         return torch.full((len(predictions),), float("nan") if len(calls) > 4 else 0.0)
 
     calls: list[int] = []
+    silent = Calling(lambda predictions, signal_: torch.zeros(len(predictions)))
     short = Training(steps=8, batch_size=32)
     with pytest.raises(NumericsError, match="step 4"):
         distill(student(16), train, said, training=short, terms=[Calling(failing)], out=tmp_path, save_every_steps=2)
@@ -197,9 +198,11 @@ def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
         ({"training": Training(steps=8, batch_size=16)}, "training.batch_size"),
     ]:
         with pytest.raises(MismatchError, match=f"another run: .*{name}"):
-            distill(student(16), train, said, **({"training": short, "out": tmp_path} | other))
+            distill(student(16), train, said, **({"training": short, "out": tmp_path, "terms": [silent]} | other))
     with pytest.raises(MismatchError, match="student"):
-        distill(student(17), train, said, training=short, out=tmp_path)
+        distill(student(17), train, said, training=short, terms=[silent], out=tmp_path)
     with pytest.raises(MismatchError, match="teacher"):
         distill(student(16), train, training=short, arm="kd", out=tmp_path)
-    distill(student(16), train, said, training=short, out=tmp_path)
+    with pytest.raises(MismatchError, match="terms"):
+        distill(student(16), train, said, training=short, out=tmp_path)
+    distill(student(16), train, said, training=short, terms=[silent], out=tmp_path)

@@ -7,7 +7,6 @@ from torch import nn
 from fractionate.canonical import canonical_text
 from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Split
-from fractionate.data.parts import MarkedSplit
 from fractionate.engine.standing import asked_for
 from fractionate.engine.world import World
 from fractionate.errors import MismatchError
@@ -50,11 +49,8 @@ def identity_of(
     specs = tuple(spec for spec in recipe.specs if not isinstance(spec, CallableTerm))
     found |= {f"recipe.{name}": canonical_text(getattr(recipe, name)) for name in ("preparations", "data")}
     found["terms"] = canonical_text(specs)
-    marks = (split.weight, split.labelled) if isinstance(split, MarkedSplit) else (None, None)
-    for name, mark in zip(("weights", "labelled"), marks, strict=True):
-        found[name] = None if mark is None else content_hash(mark)
     found |= {
-        "data": (split.split if isinstance(split, MarkedSplit) and not split.views else split).fingerprint(),
+        "data": split.fingerprint(),
         "teacher": None if source is None or not recipe.needs_teacher else source.fingerprint(),
         "initial_weights": content_hash(*world.whole(student.state_dict()).values()),
     }

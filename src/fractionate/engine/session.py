@@ -28,6 +28,7 @@ from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
 from fractionate.engine.standing import Parts, Standing, history, versions
 from fractionate.engine.step import Stepper, Taken, seed_run, seed_step
+from fractionate.engine.student import teacher_on
 from fractionate.engine.tracking import Ledger, Tracker
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, DamagedError, StoppedError
@@ -157,6 +158,7 @@ class Session:
                     seed=self.seed,
                     parts=reader.parts,
                     models=(self.student, None if self.source is None else self.source.model),
+                    teacher_on_all=None if teacher is None else lambda: teacher_on(teacher, self.split, self.device),
                     precision=training.precision,
                 )
             )

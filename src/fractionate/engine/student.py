@@ -12,9 +12,12 @@ from fractionate.data.batch import Split
 from fractionate.errors import ConfigError
 from fractionate.models.preparations import Preparing
 from fractionate.order import batches
+from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
-from fractionate.teachers import TeacherSource
+from fractionate.teachers import OpenTeacher, TeacherSource
 from fractionate.training.recipe import Recipe
+
+PASS_SIZE = 256
 
 
 def make_student(
@@ -68,3 +71,12 @@ def transform_split(
             )
         split = transform.bind(split, student, None if source is None else source.model, seed)
     return split
+
+
+def teacher_on(teacher: OpenTeacher, split: Split, device: torch.device) -> Iterator[Predictions]:
+    """The teacher's own predictions on a whole split, batch by batch."""
+    for index in torch.split(torch.arange(len(split)), PASS_SIZE):
+        batch = next(iter(split.batches([(0, index)], 0))).to(device)
+        found = teacher.predictions_for(batch)
+        if found is not None:
+            yield found

@@ -10,22 +10,18 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
-from fractionate.losses.terms.base import Binding, BoundTerm, Unit
-from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec
+from fractionate.tasks.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class CallableTerm:
+class CallableTerm(TermSpec):
     """`function(output, batch, signal)` → one number a row; `output` is what the student returned."""
 
     function: Callable[..., Tensor]
     weight: float = 1.0
-    version: ClassVar[int] = 1
-    unit: ClassVar[Unit] = "row"
     reads_teacher: ClassVar[bool] = False
     reads_signal: ClassVar[bool] = True
-    couples_batch: ClassVar[bool] = False
-    needs: ClassVar[tuple[Needs, Needs]] = (Needs(), Needs())
 
     @property
     def formula(self) -> str:
