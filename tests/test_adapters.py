@@ -63,7 +63,7 @@ def test_outputs_of_every_form_teach_the_same(form, head):
     plain, _ = distill(mlp(), train, teacher_signal(), training=FAST)
     wrapped, run = distill(Wrapped(form), train, teacher_signal(), training=FAST, head=head, validation=train)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain.parameters(), wrapped.parameters(), strict=True))
-    assert run.validation.examples == 800
+    assert run.validation.rows == 800
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_tokens_are_averaged_over_all_valid_ones_of_a_step(micro):
     expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).item()
     assert run.history[0].loss == pytest.approx(expected, rel=1e-5)
     _, run = distill(Tagger(), data, training=Training(steps=60, batch_size=12, learning_rate=0.05), validation=data)
-    assert run.validation.accuracy == 1.0 and run.validation.examples == int((labels != IGNORED).sum())
+    assert run.validation.accuracy == 1.0 and run.validation.rows == int((labels != IGNORED).sum())
 
 
 def test_a_living_teacher_teaches_tokens():
@@ -238,7 +238,7 @@ def test_a_causal_language_model_distils():
     teacher, run = distill(
         transformers.LlamaForCausalLM(config), data, training=training, predicts_next=True, validation=data
     )
-    assert run.validation.accuracy > 0.95 and run.validation.examples == 32 * 9
+    assert run.validation.accuracy > 0.95 and run.validation.rows == 32 * 9
     objective = Objective("kd", temperature=1.0, teacher_weight=1.0)
     _, run = distill(
         transformers.LlamaForCausalLM(config), data, teacher, objective=objective, training=training,

@@ -277,7 +277,7 @@ def test_examples_without_labels_learn_from_the_teacher_alone(tmp_path):
         distill(mlp(), data, taught, **settings | {"labelled": ~known}, out=tmp_path)
     with pytest.raises(ConfigError, match="need a teacher"):
         distill(mlp(), data, training=FAST, labelled=known)
-    with pytest.raises(ConfigError, match="truth values"):
+    with pytest.raises(MismatchError, match="truth values"):
         distill(mlp(), data, taught, **settings | {"labelled": known[:5]})
     with pytest.raises(ConfigError, match="couples"):
         distill(mlp(), data, taught, labelled=known, objective=Objective(divergence="dist"), training=FAST)

@@ -13,7 +13,6 @@ from typing import NoReturn, cast
 import torch
 import xxhash
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.compact import CompactSignal
@@ -26,7 +25,7 @@ from fractionate.engine.memory import check_memory, foresee, small_for_sure
 from fractionate.engine.observer import Observer
 from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
-from fractionate.engine.standing import Parts, Standing, history, versions
+from fractionate.engine.standing import Parts, Standing, history, running_average, versions
 from fractionate.engine.step import Stepper, Taken, seed_run, seed_step
 from fractionate.engine.student import teacher_on
 from fractionate.engine.tracking import Ledger, Tracker
@@ -50,11 +49,6 @@ from fractionate.teachers.source import no_better_than_chance
 from fractionate.training.recipe import Recipe
 
 DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
-
-
-def _running_average(student: nn.Module, decay: float) -> nn.Module:
-    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(student, multi_avg_fn=update)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -134,7 +128,7 @@ class Session:
         if training.loss_from == "hidden":
             ours, theirs = ours | Needs(hidden=True), theirs | Needs(hidden=True)
         if training.average_decay is not None:  # before hooks are set, which a copy would take along
-            average: nn.Module | None = _running_average(self.plain, training.average_decay)
+            average: nn.Module | None = running_average(self.plain, training.average_decay)
         else:
             average = None
         bound_here = [spec for spec in recipe.specs if not isinstance(spec, CallableTerm)]
@@ -343,7 +337,7 @@ class Session:
         assert scores is not None
         self.ledger.write({"step": now.step, "validation": asdict(scores)})
         now.looks_without_better += 1
-        if now.better(scores):
+        if now.better(scores, infos(self.task.metrics)):
             now.best, now.best_step, now.looks_without_better = asdict(scores), now.step, 0
             if self.training.keep == "best":
                 state = self.world.whole(self._measured().state_dict())

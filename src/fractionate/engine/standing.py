@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xxhash
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fractionate.checkpoint import (
     Checkpoint,
@@ -23,7 +24,7 @@ from fractionate.checkpoint import (
 from fractionate.engine.tracking import Row
 from fractionate.engine.world import World
 from fractionate.folder import Asked
-from fractionate.records import Point, Scores, Training
+from fractionate.records import MetricInfo, Point, Scores, Training
 
 
 @dataclass
@@ -43,12 +44,17 @@ class Standing:
     look_due: bool = False  # at this step, and not yet taken
     ended: bool = False  # by patience, before the last step
 
-    def better(self, scores: Scores) -> bool:
-        """Whether these scores are better than the best so far: accuracy first, then NLL."""
+    def better(self, scores: Scores, metrics: Sequence[MetricInfo]) -> bool:
+        """Whether these scores are better than the best so far, by the first metric, then by the second."""
         if self.best is None:
             return True
         best = Scores(**self.best)
-        return (scores.accuracy, -scores.nll_nats) > (best.accuracy, -best.nll_nats)
+        return _rank(scores, metrics) > _rank(best, metrics)
+
+
+def _rank(scores: Scores, metrics: Sequence[MetricInfo]) -> tuple[float, ...]:
+    deciding = [m for m in metrics if m.name in scores.values][:2]
+    return tuple(scores.values[m.name] * (1 if m.better == "more" else -1) for m in deciding)
 
 
 @dataclass(eq=False)
@@ -98,6 +104,12 @@ def asked_for(
     asked: Asked = {f"training.{name}": value for name, value in asdict(training).items()}
     asked |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
     return asked | more
+
+
+def running_average(student: nn.Module, decay: float) -> nn.Module:
+    """A copy of the student whose weights are the exponential average of its own."""
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=update)
 
 
 def versions() -> dict[str, str]:
