@@ -71,6 +71,11 @@ def _plain(value: object) -> object:
     return value
 
 
+def registered_name(part: type) -> str:
+    """`kind:name` of a registered class, the same whatever module it is in; empty for a class that is not registered."""
+    return _registered.get(part, "")
+
+
 def names_code(name: str) -> bool:
     """Whether a name is `package.module:function`. A colon among arguments (`table('a:b.csv')`) is none of that."""
     return ":" in name.partition("(")[0]

@@ -16,7 +16,6 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fractionate.data.batch import Split
 from fractionate.data.parts import weighted
 from fractionate.data.splits import as_split
 from fractionate.engine.interrupt import stop_notice
@@ -24,6 +23,7 @@ from fractionate.engine.observer import Observer
 from fractionate.engine.progress import Show
 from fractionate.engine.recompute import recomputed
 from fractionate.engine.session import Session
+from fractionate.engine.step import check_labelled
 from fractionate.engine.student import make_student, transform_split
 from fractionate.engine.tracking import Tracker
 from fractionate.engine.world import Parallel, join
@@ -127,7 +127,7 @@ def distill(
     split = transform_split(task, split, recipe, source, model, seed)
     if weights is not None or labelled is not None:
         split = weighted(split, weights, labelled)
-    _check(task, recipe, source, split, labelled=labelled, kept=out is not None)
+    _check(task, recipe, labelled=labelled)
     steps = recipe.training.steps_for(len(split))
     with ExitStack() as stack:
         session = Session(
@@ -198,15 +198,11 @@ def _held_out(**signals: Any) -> dict[str, TeacherSource]:
     return {name: source for name, source in found.items() if source is not None}
 
 
-def _check(
-    task: Task, recipe: Recipe, source: TeacherSource | None, split: Split, *, labelled: Tensor | None, kept: bool
-) -> None:
+def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None) -> None:
     """Raise `ConfigError` for settings that cannot be combined, before anything is trained."""
-    from fractionate.engine.step import check_labelled
-
     training = recipe.training
     if labelled is not None:
-        check_labelled(labelled, split, recipe.objective)
+        check_labelled(recipe.objective)
     if task.validation is None and (training.patience is not None or training.keep == "best"):
         raise ConfigError(
             "the best weights are found on validation data",

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fractionate.data.batch import Batch, Split
+from fractionate.data.batch import Batch
 from fractionate.divergences import couples_batch, written
 from fractionate.engine.standing import Parts
 from fractionate.engine.world import World
@@ -325,14 +325,8 @@ def check_coupling(objective: Objective | None, terms: Sequence[TermSpec], train
         )
 
 
-def check_labelled(labelled: Tensor, split: Split, objective: Objective | None) -> None:
-    """Raise `ConfigError` where it is not clear which examples are labelled, or nobody teaches those that are not."""
-    if labelled.dtype != torch.bool or labelled.shape != (len(split),):
-        raise ConfigError(
-            "labelled= says of each example whether its label is its own",
-            expected=f"{len(split)} truth values",
-            got=f"{labelled.dtype} {list(labelled.shape)}",
-        )
+def check_labelled(objective: Objective | None) -> None:
+    """Raise `ConfigError` where nobody teaches the examples whose labels are only guesses."""
     if objective is None:
         raise ConfigError(
             "examples without labels need a teacher", expected="a teacher and an Objective", got="neither"
