@@ -27,6 +27,7 @@ TEXTS = {  # every registered spec, as a run file writes it
     "output": "output(weight=0.4)",
     "hidden": "hidden",
     "ranking": "ranking(3, topk_weight=2.0)",
+    "balance": "balance((\"cka('a', 'b')\", \"fitnets('a', 'b')\"), shares=(0.5, None))",
     "label-smoothing": "label-smoothing(0.2)",
     "passes": "passes(1, losses=({'divergence': 'reverse-kl'}, {'divergence': 'ranking(3)'}))",
     "explanations": "explanations({'temperature': 4.0}, weights=(1, 0, 2))",
@@ -91,7 +92,7 @@ def test_what_is_needed_is_joined():
     assert teacher.layers == frozenset({3, 4}) and teacher.features == frozenset({"b"})
     assert needs_of([*specs, term_specs["output"]])[0].layers is None
     assert [s.couples_batch for s in map(term_specs.__getitem__, TEXTS.values())] == [
-        name in ("rkd", "similarity", "cka") for name in TEXTS
+        name in ("rkd", "similarity", "cka", "balance") for name in TEXTS
     ]
 
 

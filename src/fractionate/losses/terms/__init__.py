@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractionate.losses.terms import (  # each registers its terms
     attention,
+    balance,
     contrastive,
     explanations,
     features,
@@ -21,6 +22,7 @@ __all__ = [
     "BoundTerm",
     "TermSpec",
     "attention",
+    "balance",
     "bind_terms",
     "contrastive",
     "explanations",
