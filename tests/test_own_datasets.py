@@ -155,7 +155,7 @@ def test_saved_arrays_pictures_texts_and_tables(digits, tmp_path):
 def test_saved_says_what_it_cannot_read(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"nothing is ever downloaded(.|\n)*save_to_disk"):
         saved("imdb")
-    with pytest.raises(ConfigError, match="no folder that `datasets` saved"):
+    with pytest.raises(ConfigError, match="it is a URL"):
         saved("s3://bucket/data")
     two = datasets.Dataset.from_dict(
         {"a": ["x", "y"] * 4, "b": ["x", "y"] * 4, "v": [[1], [2]] * 4, "label": [0, 1] * 4}

@@ -6,10 +6,14 @@ import importlib
 import inspect
 import json
 import os
+import re
+import unicodedata
 
 import pytest
 import sklearn.datasets
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from fractionate.engine import distill
@@ -18,7 +22,7 @@ from fractionate.records import Training
 from fractionate.sources.models import models
 from fractionate.sources.names import find_parts
 from fractionate.sources.pictures import PictureEncoding, PictureFolder, pictures
-from fractionate.sources.texts import TextEncoding, read_texts, texts, tokenized
+from fractionate.sources.texts import TextEncoding, read_texts, texts, tokenized, words_of
 
 
 def digits_to(folder, first, last):
@@ -210,6 +214,43 @@ def test_hashing_is_what_it_says():
     assert made[1].tolist() == [0] * 6
     assert made[2].count_nonzero() == 3
     assert made[3].tolist() == [zlib.crc32(word.encode()) % 100 + 1 for word in "abcdef"]
+
+
+WORDS = {
+    "Hindi": ("हिन्दी में लिखा", 3),
+    "Tamil": ("தமிழ் மொழி", 2),
+    "Bengali, with a joiner": ("ক\u200dষ র\u200c্য", 2),
+    "Persian, with a non-joiner": ("می\u200cخواهم بروم", 2),
+    "Arabic, with vowels": ("كِتَابٌ جَدِيدٌ", 2),
+    "Hebrew, with points": ("שָׁלוֹם עוֹלָם", 2),
+    "Thai, which writes no spaces": ("สวัสดีครับ", 1),
+    "Burmese": ("မြန်မာ", 1),
+    "Vietnamese": ("tiếng Việt", 2),
+    "Turkish": ("İstanbul ışık", 2),
+    "a soft hyphen, a mark of direction": ("Zusammen\u00adfassung \u200eab\u200f", 2),
+    "a space of no width": ("one\u200btwo", 2),
+    "pictures, joined and drawn in colour": ("ok \U0001f469\u200d\U0001f467 \u2764\ufe0f well", 2),
+    "a mark without a letter": ("\u0301 \u200d a", 1),
+    "punctuation of other scripts": ("「日本」、中国。¿qué? «да»", 4),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_word_is_one_entry_in_every_script_and_spelling(name, form):
+    text, count = WORDS[name]
+    assert len(words_of(text)) == count
+    assert words_of(unicodedata.normalize(form, text)) == words_of(text)
+    assert words_of(unicodedata.normalize(form, text.upper())) == words_of(text.upper())
+
+
+@given(st.text(max_size=30))
+def test_words_are_composed_and_never_empty(text):
+    words = words_of(text)
+    assert words == words_of(unicodedata.normalize("NFD", text)) == words_of(" ".join(words))
+    assert all(any(c.isalnum() or c == "_" for c in word) for word in words)
+    if text.isascii():
+        assert words == re.findall(r"\w+", text.lower())
 
 
 def test_texts_in_parts_of_their_own(tmp_path):

@@ -21,10 +21,10 @@ from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError, NumericsError, ResourceError
 from fractionate.records import Training
 from fractionate.sources.bundled import Undivided, data_sets
-from fractionate.sources.columns import number_of
 from fractionate.sources.delimited import read_delimited
 from fractionate.sources.encoding import TableEncoding
 from fractionate.sources.names import find_parts
+from fractionate.sources.numerals import PLAIN
 from fractionate.sources.own_table import encoded_table, table
 
 BUNDLED = Path(sklearn.datasets.__file__).parent / "data"
@@ -186,9 +186,12 @@ GOOD = [(i * 1.5, i % 2) for i in range(20)]
         ('x,y\n1,2\n"1,2\n3,4\n', {}, DamagedError, r"t.csv:3 this record cannot be read"),
         ('x,y\n1,2\n"1"z,2\n', {}, DamagedError, r"t.csv:3 this record"),
         (b"x,y\n1,2\n\xff,2\n", {}, DamagedError, r"t.csv:3 this is not UTF-8(.|\n)*0xff"),
-        ("x,y\n1,2\n".encode("utf-16"), {}, DamagedError, "UTF-16"),
+        ("x,y\n1,2\n".encode("utf-16-le"), {}, DamagedError, r"NUL characters(.|\n)*encoding='utf-16-le'"),
+        ("x,y\n1,2\n".encode("utf-16") + b"3", {}, DamagedError, "t.csv:3 this is not UTF-16"),
         (b"\x1f\x8b\x08\x00" + b"\xff" * 40, {}, DamagedError, "compressed"),
-        ("x,y\n" + "9" * 200_000 + ",1\n", {}, DamagedError, "t.csv:2"),
+        (b"PK\x03\x04" + b"\xff" * 40, {}, DamagedError, r"zip archive(.|\n)*CSV"),
+        ("x,y\n" + "9" * 200_000 + ",1\n", {}, ConfigError, "a single class"),
+        ('x,y\n1,2\n"' + "9" * 200_000 + ",1\n", {}, DamagedError, "t.csv:3 this record"),
         (rows_of([*GOOD, ("oops", 1)]), {}, ConfigError, r"'x' is numbers, but 1 cells are not: .*t.csv:22 'oops'"),
         (rows_of([*GOOD, ("1e999", 1)]), {}, ConfigError, r"t.csv:22 '1e999'"),
         (rows_of([*GOOD, (3, "")]), {}, ConfigError, r"1 rows have no label: .*t.csv:22"),
@@ -200,7 +203,7 @@ GOOD = [(i * 1.5, i % 2) for i in range(20)]
         (rows_of([("", i % 2) for i in range(30)]), {}, ConfigError, "'x' is empty"),
         (rows_of([(i, i % 2) for i in range(30)]), {}, ConfigError, "counts the rows"),
         (rows_of([(f"text {i}", i % 2) for i in range(30)]), {}, ConfigError, r"is text, 30 different values \(.*t.csv:2"),
-        (rows_of([(f'"{i},5"', i % 2) for i in range(30)]), {}, ConfigError, "decimal commas"),
+        (rows_of([(f'"{i},5"', i % 2) for i in range(30)]), {}, ConfigError, r"t.csv:2 '0,5' \(decimal=',', or kinds"),
         (rows_of(GOOD), {"label": "z"}, ConfigError, r"no column 'z'(.|\n)*one of x, y"),
         (rows_of(GOOD), {"drop": ["z"]}, ConfigError, "no column 'z'"),
         (rows_of(GOOD), {"drop": "x"}, ConfigError, "drop= takes a list"),
@@ -355,7 +358,7 @@ def test_any_bytes_are_a_table_or_a_typed_error(tmp_path_factory, content):
     st.one_of(st.floats().map(repr), st.text(max_size=6), st.integers().map(str), st.from_regex(r"[-+0-9.eE_]{1,8}"))
 )
 def test_a_number_is_what_python_reads_and_nothing_stranger(cell):
-    found = number_of(cell)
+    found = PLAIN.number(cell)
     if found is not None:
         assert found == float(cell) and np.isfinite(found) and cell.isascii() and "_" not in cell
     elif cell.isascii() and cell == cell.strip() and "_" not in cell:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fractionate.budget import require_bytes
 from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
 from fractionate.files import existing_file
+from fractionate.sources.text_file import open_text, refuse_other_kind
 
 SEPARATORS = (",", ";", "\t", "|")
 MOST_COLUMNS = 100_000
@@ -28,20 +30,28 @@ class Delimited:
     lines: tuple[int, ...]
 
 
-def read_delimited(path: Path | str, *, separator: str | None = None) -> Delimited:
-    """Read a table with a header line; quoted cells may hold separators and line ends, a byte-order mark is passed over.
+def read_delimited(path: Path | str, *, separator: str | None = None, encoding: str | None = None) -> Delimited:
+    """Read a table with a header line; quoted cells may hold separators and line ends, and be of any length.
 
-    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given. Empty lines
-    are left out. Raises `DamagedError` naming file and line for a row that is longer or shorter than the header, quotes that do not
-    close and bytes that are not UTF-8; `ConfigError` for a file without rows and for a name that two columns share; `ResourceError`
-    before reading, where the table would not fit into memory.
+    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given. The text is
+    as its byte-order mark says, else of the encoding given, else UTF-8. Empty lines are left out. Raises `DamagedError` naming file
+    and line for a row that is longer or shorter than the header, quotes that do not close and bytes of another encoding;
+    `ConfigError` for a file without rows and for a name that two columns share; `ResourceError` before reading, where the table
+    would not fit into memory.
     """
-    path = existing_file(path)
+    path = existing_file(path, what="table")
     file = printable(str(path), 200)
-    if separator is not None and len(separator) != 1:
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise ConfigError("a separator is one character", expected=", ; | or a tab", got=repr(separator))
+    refuse_other_kind(path)
     require_bytes(BYTES_A_BYTE * path.stat().st_size, file, fix=SMALLER)
-    records = _records(path, file, separator)
+    records = _records(path, file, separator, encoding)
+    with contextlib.closing(records):
+        return _table(file, records)
+
+
+def _table(file: str, records: Iterator[tuple[int, list[str]]]) -> Delimited:
+    """The records by column, the first one being the names."""
     first = next(records, None)
     if first is None:
         raise ConfigError(f"{file} is empty", expected="a line of column names, then rows")
@@ -76,45 +86,32 @@ def read_delimited(path: Path | str, *, separator: str | None = None) -> Delimit
     return Delimited(file, dict(zip(header, columns, strict=True)), tuple(lines))
 
 
-def _records(path: Path, file: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, file: str, separator: str | None, encoding: str | None) -> Generator[tuple[int, list[str]]]:
     """Every record that is not an empty line, with the line it begins on."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            if separator is None:
-                head = text.readline()
-                separator = max(SEPARATORS, key=head.count)  # the first of them where there are none
-                text.seek(0)
-            reader = csv.reader(text, delimiter=separator, strict=True)
-            line = 1
-            try:
-                for record in reader:
-                    if record:
-                        yield line, record
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                raise DamagedError(
-                    f"{file}:{line} this record cannot be read",
-                    expected='cells in quotes end with a quote, and quotes within are doubled: "a ""word"""',
-                    got=str(error),
-                    fix="mend the quotes of this record",
-                ) from error
-    except UnicodeDecodeError as error:
-        raise _not_text(path, file) from error
-    except OSError as error:
-        raise ResourceError(f"cannot read {file}: {error.strerror}", fix="check its permissions") from error
-
-
-def _not_text(path: Path, file: str) -> DamagedError:
-    """The error for bytes that are not UTF-8, with their line."""
-    whole = path.read_bytes()
-    if whole[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return DamagedError(f"{file} is UTF-16", expected="UTF-8", fix="save it again as UTF-8")
-    if whole[:2] == b"\x1f\x8b":
-        return DamagedError(f"{file} is compressed", expected="text", fix="unpack it first")
-    try:
-        whole.decode()
-    except UnicodeDecodeError as error:
-        line = whole[: error.start].count(b"\n") + 1
-        got = f"the byte 0x{whole[error.start]:02x}"
-        return DamagedError(f"{file}:{line} this is not UTF-8", got=got, fix="save it again as UTF-8")
-    return DamagedError(f"{file} changed while it was read", fix="run again")
+    with open_text(path, encoding) as text:
+        head = text.readline()
+        if "\0" in head:
+            raise DamagedError(
+                f"{file}:1 there are NUL characters in the names of the columns",
+                got="no text, or UTF-16 without a byte-order mark",
+                fix="encoding='utf-16-le', or 'utf-16-be', where it is that",
+            )
+        text.seek(0)
+        separator = separator or max(SEPARATORS, key=head.count)  # the first of them where there are none
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        line = 1
+        longest = csv.field_size_limit(min(path.stat().st_size + 1, 2**31 - 1))  # of this process: put back below
+        try:
+            for record in reader:
+                if record:
+                    yield line, record
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DamagedError(
+                f"{file}:{line} this record cannot be read",
+                expected='cells in quotes end with a quote, and quotes within are doubled: "a ""word"""',
+                got=str(error),
+                fix="mend the quotes of this record",
+            ) from error
+        finally:
+            csv.field_size_limit(longest)

@@ -16,7 +16,8 @@ from torch import Tensor
 from fractionate.budget import require_bytes
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.record import Record
-from fractionate.sources.columns import Column, Kind, number_of, plain_number
+from fractionate.sources.columns import Column, Kind, plain_number
+from fractionate.sources.numerals import PLAIN, Numerals
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class TableEncoding(Record):
     class_names: tuple[str, ...]
     columns: tuple[ColumnEncoding, ...]
     missing: tuple[str, ...]
+    decimal: str = PLAIN.decimal
+    thousands: str = PLAIN.thousands
 
     @classmethod
     def fit(
@@ -78,9 +81,11 @@ class TableEncoding(Record):
         label: str,
         class_names: tuple[str, ...],
         missing: tuple[str, ...],
+        numerals: Numerals = PLAIN,
     ) -> Self:
         """The encoding that some rows of a table give, and no others."""
-        return cls(label, class_names, tuple(_fitted(column, places) for column in columns), missing)
+        fitted = tuple(_fitted(column, places) for column in columns)
+        return cls(label, class_names, fitted, missing, numerals.decimal, numerals.thousands)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -97,14 +102,17 @@ class TableEncoding(Record):
         return torch.from_numpy(np.concatenate(parts, 1))
 
     def class_of(self, row: Mapping[str, Any]) -> str:
-        """The name of a row's class, as `class_names` has it."""
+        """The name of a row's class, as `class_names` has it; a number also where it is written in another way."""
         cell = _text(row.get(self.label)) or ""
-        number = number_of(cell)
-        return printable(cell) if number is None or cell in self.class_names else plain_number(number)
+        number, numerals = PLAIN.exact(cell), Numerals(self.decimal, self.thousands)
+        if number is None or cell in self.class_names:
+            return printable(cell)
+        return next((name for name in self.class_names if numerals.exact(name) == number), cell)
 
     def _values(self, column: ColumnEncoding, rows: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
         places = {category: place for place, category in enumerate(column.categories)}
         found: list[float] = []
+        numerals = Numerals(self.decimal, self.thousands)
         for number, row in enumerate(rows):
             where = f"row {number}, column {printable(column.name)!r}"
             if column.name not in row:
@@ -115,7 +123,9 @@ class TableEncoding(Record):
                 as_given = places.get(str(row[column.name]).strip(), -2)  # 1.0, where the file says 1.0 and not 1
                 found.append(-1 if gone else places.get(str(cell), as_given))
                 continue
-            value = math.nan if gone else number_of(str(cell))
+            given = row[column.name]
+            typed = isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
+            value = math.nan if gone else (PLAIN if typed else numerals).number(str(cell))
             if value is None:
                 raise MismatchError(f"{where}: this is no number", got=printable(str(cell), 40))
             found.append(value)

@@ -25,10 +25,12 @@ from fractionate.sources.columns import (
     Where,
     make_columns,
     make_labels,
+    names_of,
     told_kind,
 )
 from fractionate.sources.delimited import MOST_COLUMNS, SMALLER, read_delimited
 from fractionate.sources.encoding import TableEncoding
+from fractionate.sources.numerals import PLAIN, Numerals
 
 PARQUET = (".parquet", ".pq")
 
@@ -46,6 +48,7 @@ class Table:
     labels: Labels
     ids: tuple[str, ...]
     missing: tuple[str, ...] = MISSING
+    numerals: Numerals = PLAIN
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +75,7 @@ class Table:
         """
         rows = split_parts(self._rows(), transfer=transfer, validation=validation, test=test, seed=seed)
         learned = rows.transfer.inputs.numpy()
-        encoding = TableEncoding.fit(self.columns, learned, self.label, self.labels.names, self.missing)
+        encoding = TableEncoding.fit(self.columns, learned, self.label, self.labels.names, self.missing, self.numerals)
 
         def encoded(part: Examples) -> Examples:
             return replace(part, inputs=encoding.encode_columns(self.columns, part.inputs.numpy()))
@@ -90,42 +93,62 @@ def table(
     drop: Sequence[str] = (),
     missing: Sequence[str] = MISSING,
     separator: str | None = None,
+    encoding: str | None = None,
+    decimal: str = ".",
+    thousands: str = "",
 ) -> Table:
     """A CSV or Parquet file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
     `label` names the column of classes, `drop` columns to leave out, `kinds` what a column holds ("number" or "category") where
-    the rule of `make_columns` would not tell it, `missing` the cells that stand for nothing. Row ids are the lines of the file.
+    the rule of `make_columns` would not tell it, `missing` the cells that stand for nothing, `decimal` and `thousands` the marks in
+    its numbers, `separator` and `encoding` what `read_delimited` takes. Row ids are the lines of the file.
 
     Raises `ConfigError` for columns that cannot be learned from and labels that are no classes, `DamagedError` naming file and line
     for a file that is no table, `ResourceError` for one that would not fit into memory, `MissingExtraError` for Parquet
     without pyarrow.
     """
-    drop, missing = _names(drop, "drop"), _names(missing, "missing")
-    if Path(path).suffix.lower() in PARQUET:
-        return arrow_table(read_parquet(path), Path(path).name, label, kinds=kinds, drop=drop, missing=missing)
-    read = read_delimited(path, separator=separator)
+    drop, missing, numerals = names_of(drop, "drop"), names_of(missing, "missing"), Numerals(decimal, thousands)
+    name = Path(path).name
+    if _is_parquet(path, separator, encoding):
+        return arrow_table(read_parquet(path), name, label, kinds=kinds, drop=drop, missing=missing, numerals=numerals)
+    read = read_delimited(path, separator=separator, encoding=encoding)
     names, gone = tuple(read.cells), frozenset(missing)
 
     def where(place: int) -> str:
         return f"{read.file}:{read.lines[place]}"
 
-    cells: dict[str, Cells] = {
-        name: [None if cell in gone else cell for cell in read.cells.pop(name)] for name in names if name not in drop
-    }
+    cells: dict[str, Cells] = {}
+    for column in names:
+        found = read.cells.pop(column)
+        if column not in drop:
+            cells[column] = found if column == label else [None if cell in gone else cell for cell in found]
     ids = tuple(str(line) for line in read.lines)
-    return _made(cells, names, Path(path).name, label, ids, kinds=kinds, drop=drop, missing=missing, where=where)
+    return _made(
+        cells, names, name, label, ids, kinds=kinds, drop=drop, missing=missing, where=where, numerals=numerals
+    )
 
 
-def encoded_table(path: Path | str, encoding: TableEncoding, *, separator: str | None = None) -> Examples:
+def _is_parquet(path: Path | str, separator: str | None, encoding: str | None) -> bool:
+    if Path(path).suffix.lower() not in PARQUET:
+        return False
+    if separator is not None or encoding is not None:
+        raise ConfigError("separator and encoding are settings of text files", got=printable(str(path), 200))
+    return True
+
+
+def encoded_table(
+    path: Path | str, encoding: TableEncoding, *, separator: str | None = None, text_encoding: str | None = None
+) -> Examples:
     """Another file with labels, as the student that the encoding lies beside was fed: to score it on new data.
 
-    Raises `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
+    `separator` and `text_encoding` are what `read_delimited` takes; the marks in numbers are those of the first table. Raises
+    `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
     """
-    if Path(path).suffix.lower() in PARQUET:
+    if _is_parquet(path, separator, text_encoding):
         rows = read_parquet(path).to_pylist()
         ids = tuple(str(row) for row in range(len(rows)))
     else:
-        read = read_delimited(path, separator=separator)
+        read = read_delimited(path, separator=separator, encoding=text_encoding)
         rows = [dict(zip(read.cells, cells, strict=True)) for cells in zip(*read.cells.values(), strict=True)]
         ids = tuple(map(str, read.lines))
     numbers = {name: number for number, name in enumerate(encoding.class_names)}
@@ -141,12 +164,6 @@ def encoded_table(path: Path | str, encoding: TableEncoding, *, separator: str |
     return Examples(encoding.encode(rows), told, encoding.class_names, printable(Path(path).name), ids)
 
 
-def _names(given: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise ConfigError(f"{what}= takes a list", expected=f"{what}=['one', 'two']", got=repr(given))
-    return tuple(given)
-
-
 def _made(
     cells: dict[str, Cells],
     names: Sequence[str],
@@ -158,14 +175,15 @@ def _made(
     drop: tuple[str, ...],
     missing: tuple[str, ...],
     where: Where,
+    numerals: Numerals = PLAIN,
     unfit: Mapping[str, str] | None = None,
 ) -> Table:
     told_kind(kinds or {}, names, drop, label)
     if label in (unfit or {}):
         raise ConfigError(f"the label {printable(label)!r} is no class", got=(unfit or {})[label])
-    labels = make_labels(label, cells.pop(label), where=where)
-    columns = make_columns(cells, kinds or {}, where=where, unfit=unfit)
-    return Table(printable(name), label, columns, labels, ids, missing)
+    labels = make_labels(label, cells.pop(label), where=where, missing=missing, numerals=numerals)
+    columns = make_columns(cells, kinds or {}, where=where, numerals=numerals, unfit=unfit)
+    return Table(printable(name), label, columns, labels, ids, missing, numerals)
 
 
 def read_parquet(path: Path | str) -> Any:
@@ -198,8 +216,12 @@ def arrow_table(
     kinds: Mapping[str, Kind] | None = None,
     drop: tuple[str, ...] = (),
     missing: tuple[str, ...] = MISSING,
+    numerals: Numerals = PLAIN,
 ) -> Table:
-    """A `Table` out of an Arrow table: numbers are numbers, text and booleans categories; other types have to be dropped."""
+    """A `Table` out of an Arrow table: numbers are numbers, text and booleans categories; other types have to be dropped.
+
+    Whole numbers that floating-point numbers would not keep apart, and those of the label, are read as text.
+    """
     from pyarrow import types
 
     names = [str(column) for column in found.column_names]
@@ -216,14 +238,19 @@ def arrow_table(
         values = found[column]
         if types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        if types.is_integer(values.type) or types.is_floating(values.type) or types.is_decimal(values.type):
+        if types.is_floating(values.type):
             cells[column] = _as_numbers(values)
+        elif types.is_integer(values.type) or types.is_decimal(values.type):
+            cells[column] = (
+                [None if cell is None else str(cell) for cell in values.to_pylist()]
+                if column == label or _many_digits(values)
+                else _as_numbers(values)
+            )
         elif types.is_boolean(values.type):
             cells[column] = [None if cell is None else str(cell).lower() for cell in values.to_pylist()]
         elif types.is_string(values.type) or types.is_large_string(values.type):
-            cells[column] = [
-                None if cell is None or cell.strip() in gone else cell.strip() for cell in values.to_pylist()
-            ]
+            text = [None if cell is None else cell.strip() for cell in values.to_pylist()]
+            cells[column] = text if column == label else [None if cell in gone else cell for cell in text]
         else:
             unfit[column] = printable(str(values.type))
     if not found.num_rows:
@@ -239,8 +266,19 @@ def arrow_table(
         drop=drop,
         missing=missing,
         where=lambda place: f"row {place}",
+        numerals=numerals,
         unfit=unfit,
     )
+
+
+def _many_digits(values: Any) -> bool:
+    """Whether some of these whole or decimal numbers have more digits than a floating-point number keeps."""
+    from pyarrow import compute, types
+
+    if types.is_decimal(values.type):
+        return bool(values.type.precision > 15)
+    ends = compute.min_max(values).as_py()
+    return any(end is not None and abs(end) > 2**53 for end in ends.values())
 
 
 def _as_numbers(values: Any) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fractionate.errors import ConfigError, DamagedError, MismatchError, Missing
 from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.columns import MISSING
+from fractionate.sources.columns import MISSING, names_of
 from fractionate.sources.divided import PARTS, Divided
 from fractionate.sources.own_table import Table, arrow_table
 from fractionate.sources.pictures import PictureEncoding, centre_view, read_picture
@@ -35,12 +35,14 @@ def saved(
     side: int = 64,
     buckets: int = BUCKETS,
     places: int = PLACES,
+    missing: Sequence[str] | None = None,
 ) -> Table | Divided:
     """A folder that `datasets` wrote with `save_to_disk`: its texts as hashed words, its pictures, its arrays, or a table.
 
     `label` is the column of classes (one named label, labels or target where it is not said), `column` the one to learn from where
-    there are several; columns of single numbers and words alone are a table, as in `table`. Splits train, validation and test
-    become the parts. Only local folders: nothing is downloaded, and no script of a data set runs.
+    there are several; columns of single numbers and words alone are a table, as in `table`, and `missing` are its cells that stand
+    for nothing. Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a
+    data set runs.
 
     Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `ResourceError` for data that would not
     fit into memory, `MissingExtraError` without the library.
@@ -82,6 +84,10 @@ def saved(
     if (len(chosen) == 1 and kinds[chosen[0]] in ("text", "a picture")) or all(
         _is_array(features[name]) for name in chosen
     ):
+        if missing is not None:
+            raise ConfigError(
+                "missing is a setting of tables", got=f"{chosen[0]!r} is {kinds[chosen[0]]}", fix="leave it out"
+            )
         return _one_column(named, chosen, label, shown, kinds, side=side, buckets=buckets, places=places)
     others = {name: kind for name, kind in kinds.items() if kind != "numbers" and kind != "text"}
     if others or len(named) > 1 or any(_is_array(features[name]) for name in chosen):
@@ -91,14 +97,19 @@ def saved(
             got=", ".join(f"{printable(name)!r} ({kind})" for name, kind in kinds.items()),
             fix=f"column={chosen[0]!r}",
         )
-    return _as_table(named["train"].select_columns([*chosen, label]), label, shown)
+    return _as_table(
+        named["train"].select_columns([*chosen, label]),
+        label,
+        shown,
+        names_of(MISSING if missing is None else missing, "missing"),
+    )
 
 
 def _is_array(feature: Any) -> bool:
     return type(feature).__name__ in ("Sequence", "List", "LargeList", "Array2D", "Array3D", "Array4D", "Array5D")
 
 
-def _as_table(rows: Any, label: str, name: str) -> Table:
+def _as_table(rows: Any, label: str, name: str, missing: tuple[str, ...]) -> Table:
     if hasattr(rows.features[label], "names"):  # class numbers: their names stand in a table
         names = list(rows.features[label].names)
         said = [None if number is None or number < 0 else names[number] for number in rows[label][:]]
@@ -106,9 +117,9 @@ def _as_table(rows: Any, label: str, name: str) -> Table:
 
         arrow = rows.remove_columns([label]).with_format("arrow")[:]
         return arrow_table(
-            arrow.append_column(label, pyarrow.array(said, pyarrow.string())), name, label, missing=MISSING
+            arrow.append_column(label, pyarrow.array(said, pyarrow.string())), name, label, missing=missing
         )
-    return arrow_table(rows.with_format("arrow")[:], name, label, missing=MISSING)
+    return arrow_table(rows.with_format("arrow")[:], name, label, missing=missing)
 
 
 def _one_column(

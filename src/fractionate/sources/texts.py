@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +19,57 @@ from torch import Tensor
 
 from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, printable
+from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
 from fractionate.files import existing_file
 from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.columns import class_names, make_labels
+from fractionate.sources.columns import MISSING, class_names, make_labels, names_of
 from fractionate.sources.delimited import read_delimited
 from fractionate.sources.divided import Divided
 from fractionate.sources.folders import class_folders, division, files_of_classes
+from fractionate.sources.text_file import check_encoding, read_text
 
 WORD = re.compile(r"\w+")
+MAYBE_WORDS = re.compile(r"[\w\u0080-\U0010ffff]+")
+JOINERS = "\u200c\u200d"  # between letters of one word, in Persian and the scripts of India
+# soft hyphens, word joiners, marks of direction and of how a character is drawn: not seen, and no part of a spelling
+UNSEEN = dict.fromkeys(
+    (0xAD, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), *range(0xFE00, 0xFE10), 0xFEFF)
+)
 BUCKETS, PLACES = 12_000, 48
 FEWER = "take fewer texts"
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text: runs of letters, digits and the marks that belong to them, in small letters, composed (Unicode NFC).
+
+    Scripts that write no space between words, as those of China, Japan and Thailand, give one word a phrase: a tokenizer cuts them
+    better (`tokenized`).
+    """
+    if text.isascii():
+        return WORD.findall(text.lower())
+    words = []
+    for run in MAYBE_WORDS.findall(unicodedata.normalize("NFC", text.lower().translate(UNSEEN))):
+        for inside, characters in itertools.groupby(run, _in_word):
+            word = "".join(characters).rstrip(JOINERS)
+            begin = WORD.search(word)  # a mark belongs to the letter before it, and there has to be one
+            if inside and begin:
+                words.append(word[begin.start() :])
+    return words
+
+
+@lru_cache(maxsize=100_000)
+def _in_word(character: str) -> bool:
+    return bool(WORD.match(character)) or character in JOINERS or unicodedata.category(character).startswith("M")
 
 
 @dataclass(frozen=True)
 class TextEncoding(Record):
     """How texts become inputs: the buckets of their words, then of their pairs of neighbours, 0 where there are no more.
 
-    Words are runs of letters and digits in small letters; the bucket of one is its CRC-32 modulo `buckets`, plus 1. The first
-    `places` count. Kept as data.json beside a student.
+    Words are those of `words_of`; the bucket of one is its CRC-32 modulo `buckets`, plus 1. The first `places` count. Kept as
+    data.json beside a student.
     """
 
     class_names: tuple[str, ...]
@@ -48,7 +80,7 @@ class TextEncoding(Record):
         """Texts as inputs."""
         made = torch.zeros(len(texts), self.places, dtype=torch.long)
         for row, text in enumerate(texts):
-            words = WORD.findall(text.lower())
+            words = words_of(text)
             pairs = (f"{a} {b}" for a, b in itertools.pairwise(words))
             grams = itertools.islice(itertools.chain(words, pairs), self.places)
             found = [zlib.crc32(gram.encode("utf-8", "surrogatepass")) % self.buckets + 1 for gram in grams]
@@ -111,21 +143,29 @@ def read_texts(
     text: str = "text",
     label: str = "label",
     separator: str | None = None,
+    encoding: str | None = None,
+    missing: Sequence[str] = MISSING,
     links: bool = False,
 ) -> dict[str, Texts]:
     """Texts by the part they are for ("train" alone where the data are in one piece).
 
     From `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from two columns of a .csv, .tsv
-    or .jsonl file. Raises `ConfigError` where there are none, `DamagedError` naming file and line for what cannot be read, and
-    `ResourceError` before reading, where they would not fit into memory.
+    or .jsonl file. The text is as its byte-order mark says, else of the encoding given, else UTF-8; `missing` are the cells that
+    stand for no label, `links` follows links out of a folder. Raises `ConfigError` where there are none and for settings of another
+    kind of file, `DamagedError` naming file and line for what cannot be read, and `ResourceError` before reading, where they would
+    not fit into memory.
     """
+    check_encoding(encoding)
     path = as_path(path, "the path of the texts")
     if path.is_dir():
         parts = division(path, links=links)
         names = class_folders(parts, links=links)
+        _refuse(path, "a folder", separator=separator)
         return {
-            part: _of_folder(folder, names, links=links, allow_empty=part != "train") for part, folder in parts.items()
+            part: _of_folder(folder, names, encoding, links=links, allow_empty=part != "train")
+            for part, folder in parts.items()
         }
+    _refuse(path, "a file", links=links)
     file = existing_file(path)
     if file.suffix.lower() == ".txt":
         raise ConfigError(
@@ -133,9 +173,10 @@ def read_texts(
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv or .jsonl file",
         )
     if file.suffix.lower() in (".jsonl", ".ndjson"):
-        lines, columns = _of_json_lines(file, text, label)
+        _refuse(path, "a file of JSON lines", separator=separator)
+        lines, columns = _of_json_lines(file, text, label, encoding)
     else:
-        read = read_delimited(file, separator=separator)
+        read = read_delimited(file, separator=separator, encoding=encoding)
         absent = [name for name in (text, label) if name not in read.cells]
         if absent:
             raise ConfigError(
@@ -143,20 +184,31 @@ def read_texts(
                 expected=f"one of {', '.join(printable(name) for name in list(read.cells)[:50])}",
                 fix="name them: text='review', label='stars'",
             )
-        lines, columns = read.lines, (read.cells[text], read.cells[label])
+        lines, columns = read.lines, (read.cells[text], [*read.cells[label]])
     shown = printable(str(file), 200)
-    cells = [cell or None for cell in columns[1]]
-    labels = make_labels(label, cells, where=lambda place: f"{shown}:{lines[place]}")
+    gone = names_of(missing, "missing")
+    labels = make_labels(label, columns[1], where=lambda place: f"{shown}:{lines[place]}", missing=gone)
     ids = tuple(str(line) for line in lines)
     found = Texts(tuple(columns[0]), torch.from_numpy(labels.numbers), labels.names, printable(file.name), ids)
     return {"train": found}
 
 
-def _of_folder(folder: Path, classes: tuple[str, ...], *, links: bool, allow_empty: bool) -> Texts:
+def _refuse(path: Path, what: str, **settings: object) -> None:
+    """Raise `ConfigError` for settings that mean nothing for this kind of file."""
+    given = [name for name, value in settings.items() if value not in (None, False)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} cannot be set for {what}", got=printable(str(path), 200), fix="leave it out"
+        )
+
+
+def _of_folder(
+    folder: Path, classes: tuple[str, ...], encoding: str | None, *, links: bool, allow_empty: bool
+) -> Texts:
     files = files_of_classes(folder, classes, (".txt",), what="texts", links=links, allow_empty=allow_empty)
     require_bytes(4 * sum(file.stat().st_size for file, _ in files), printable(str(folder), 200), fix=FEWER)
     return Texts(
-        tuple(_text_of(file) for file, _ in files),
+        tuple(read_text(file, encoding) for file, _ in files),
         torch.tensor([number for _, number in files]),
         class_names(classes),
         printable(folder.name),
@@ -164,24 +216,14 @@ def _of_folder(folder: Path, classes: tuple[str, ...], *, links: bool, allow_emp
     )
 
 
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DamagedError(
-            f"{printable(str(file), 200)}:{line} this is not UTF-8", got=error.reason, fix="save it again as UTF-8"
-        ) from error
-    except OSError as error:
-        raise ResourceError(f"cannot read {printable(str(file), 200)}: {error.strerror}") from error
-
-
-def _of_json_lines(file: Path, text: str, label: str) -> tuple[tuple[int, ...], tuple[list[str], list[str]]]:
+def _of_json_lines(
+    file: Path, text: str, label: str, encoding: str | None
+) -> tuple[tuple[int, ...], tuple[list[str], list[str | None]]]:
     shown = printable(str(file), 200)
     require_bytes(8 * file.stat().st_size, shown, fix=FEWER)
     lines: list[int] = []
-    columns: tuple[list[str], list[str]] = ([], [])
-    for number, line in enumerate(_text_of(file).split("\n"), 1):
+    columns: tuple[list[str], list[str | None]] = ([], [])
+    for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -201,7 +243,7 @@ def _of_json_lines(file: Path, text: str, label: str) -> tuple[tuple[int, ...], 
         lines.append(number)
         columns[0].append(item[text])
         columns[1].append(
-            "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
+            None if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
         )
     if not lines:
         raise ConfigError(f"{shown} is empty", expected="a JSON object in each line")
@@ -217,6 +259,9 @@ def texts(
     buckets: int = BUCKETS,
     places: int = PLACES,
     separator: str | None = None,
+    encoding: str | None = None,
+    missing: Sequence[str] = MISSING,
+    links: bool = False,
 ) -> Divided:
     """Texts of yours, `folder/CLASS/*.txt` or columns of a .csv, .tsv or .jsonl, as hashed words for a student `bag()`.
 
@@ -225,15 +270,17 @@ def texts(
     """
     if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
-    found = read_texts(path, text=text, label=label, separator=separator)
-    encoding = TextEncoding(found["train"].class_names, buckets, places)
+    found = read_texts(
+        path, text=text, label=label, separator=separator, encoding=encoding, missing=missing, links=links
+    )
+    hashed = TextEncoding(found["train"].class_names, buckets, places)
     count = sum(len(part.texts) for part in found.values())
     require_bytes(8 * count * places, f"{count:,} texts of {places:,} places", fix="set fewer places=")
     made = {
-        name: Examples(encoding.encode(part.texts), part.labels, part.class_names, part.name, part.ids)
+        name: Examples(hashed.encode(part.texts), part.labels, part.class_names, part.name, part.ids)
         for name, part in found.items()
     }
-    return Divided(made["train"], made.get("validation"), made.get("test"), encoding)
+    return Divided(made["train"], made.get("validation"), made.get("test"), hashed)
 
 
 def tokenized(
@@ -245,6 +292,9 @@ def tokenized(
     label: str = "label",
     part: str = "train",
     separator: str | None = None,
+    encoding: str | None = None,
+    missing: Sequence[str] = MISSING,
+    links: bool = False,
 ) -> TokenizedTexts:
     """The same texts by a Hugging Face tokenizer, read as they are asked for: for `collect`, `distill` and Hugging Face models.
 
@@ -252,7 +302,9 @@ def tokenized(
     """
     if not callable(tokenizer):
         raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
-    found = read_texts(path, text=text, label=label, separator=separator)
+    found = read_texts(
+        path, text=text, label=label, separator=separator, encoding=encoding, missing=missing, links=links
+    )
     if part not in found:
         raise MismatchError(f"there is no part {part!r}", expected=", ".join(found))
     return TokenizedTexts(found[part], tokenizer, length)
