@@ -1,8 +1,9 @@
-"""What the text of a table says: names that look like numbers, numbers of other countries, encodings, words for nothing, long cells."""
+"""The text of a table: names that look like numbers, numbers of other countries, encodings, words for nothing, long cells."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import json
 import os
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError
+from fractionate.sources.columns import MISSING
 from fractionate.sources.delimited import read_delimited
 from fractionate.sources.encoding import TableEncoding
 from fractionate.sources.numerals import PLAIN, Numerals
@@ -160,12 +162,14 @@ def test_a_class_called_like_nothing_is_read_or_the_setting_is_named(tmp_path, w
         return texts(jsonl, **more).examples.class_names
 
     for read in (label_table, label_texts):
-        try:
-            names = read()
-        except ConfigError as error:
-            assert "20 rows have no label" in str(error) and f"20 × {word!r}" in str(error)
-            said = str(error).rpartition("missing=")[2]
+        if word in MISSING:
+            with pytest.raises(ConfigError, match="20 rows have no label") as told:
+                read()
+            assert f"20 × {word!r}" in str(told.value)
+            said = str(told.value).rpartition("missing=")[2]
             names = read(missing=json.loads(said.replace("'", '"')))
+        else:
+            names = read()
         assert word in names
 
 
@@ -321,7 +325,7 @@ def test_another_encoding_is_told_with_its_line_and_the_setting(tmp_path):
     for read in (lambda: table(path, "y"), lambda: texts(path, text="größe", label="y")):
         with pytest.raises(DamagedError, match=r"t.csv:1 this is not UTF-8(.|\n)*0xf6(.|\n)*encoding='cp1252'"):
             read()
-    with pytest.raises(DamagedError, match="t.csv:1 this is not ASCII"):
+    with pytest.raises(DamagedError, match=r"t.csv:1 this is not ASCII"):
         table(path, "y", encoding="ascii")
     path = tmp_path / "marked.csv"
     path.write_bytes(codecs.BOM_UTF8 + TEXT.encode())
@@ -347,10 +351,8 @@ def test_encodings_that_are_none_are_refused(tmp_path, encoding):
 def test_any_bytes_in_any_encoding_are_a_table_or_a_typed_error(tmp_path_factory, content, encoding):
     path = tmp_path_factory.mktemp("bytes") / "t.csv"
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(FractionateError):
         read_delimited(path, encoding=encoding)
-    except FractionateError:
-        pass
 
 
 # --- long cells, and settings of other kinds of files
@@ -364,7 +366,7 @@ def test_long_cells_are_read_and_the_limit_of_the_process_is_left_alone(tmp_path
     assert len(texts(path).examples) == 20
     assert len(read_texts(path)["train"].texts[3]) > length - 10
     write(path, "\n".join(["text,label", *rows, '"never closed']))
-    with pytest.raises(DamagedError, match="t.csv:22 this record cannot be read"):
+    with pytest.raises(DamagedError, match=r"t.csv:22 this record cannot be read"):
         texts(path)
     assert csv.field_size_limit() == before
 

@@ -220,7 +220,7 @@ def make_labels(
                 fix="write them alike where they are one class, with a letter before them where they are not",
             )
     if len(numbers) == len(values):
-        fractions = [cell for cell, value in values.items() if value is not None and value % 1]
+        fractions = [cell for cell, value in values.items() if value is not None and value != value.to_integral_value()]
         if fractions:
             raise ConfigError(
                 f"{shown} is a quantity",
