@@ -39,7 +39,7 @@ def read_delimited(path: Path | str, *, separator: str | None = None, encoding: 
     `ConfigError` for a file without rows and for a name that two columns share; `ResourceError` before reading, where the table
     would not fit into memory.
     """
-    path = existing_file(path, what="table")
+    path = existing_file(path)
     file = printable(str(path), 200)
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise ConfigError("a separator is one character", expected=", ; | or a tab", got=repr(separator))
