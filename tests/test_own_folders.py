@@ -192,10 +192,11 @@ def test_texts_of_a_folder_and_of_tables_are_the_same(tmp_path):
     parts = texts(tmp_path / "docs.jsonl", text="words", label="package", **options).parts(
         test=60, validation=60, transfer=120
     )
+    torch.manual_seed(0)
     _, run = distill(
         models["bag(3000, 32)"]((60,), 4),
         parts.transfer,
-        training=Training(epochs=12, learning_rate=1e-2),
+        training=Training(epochs=40, learning_rate=1e-2),
         test=parts.test,
     )
     share = float(parts.test.labels.bincount().max()) / 60
