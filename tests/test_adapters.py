@@ -74,7 +74,6 @@ def test_outputs_of_every_form_teach_the_same(form, head):
         (lambda x: x.argmax(1), "not logits"),
         (lambda x: x.to(torch.int8), "not logits"),
         (lambda x: x.to(torch.complex64), "not logits"),
-        (lambda x: x.to_sparse(), "not logits"),
         (lambda x: x[:, :1].squeeze(1), "do not fit the labels"),
         (lambda x: x[:5], "do not fit the labels"),
         (lambda x: x.mean(), "do not fit the labels"),

@@ -2,35 +2,107 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.errors import MismatchError
+from fractionate.errors import FractionateError, MismatchError
 
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
+ONE_HOT = "one-hot labels: labels.argmax(1)"
+SEVERAL = "several labels an example (multi-hot rows) are a task of their own; give each example one class number"
+SUM_TOLERANCE = 1e-2  # half precision rounds the sum of a thousand probabilities by less than this
 Head = int | str | Callable[[Any], Tensor] | None  # where the logits are in what a model gives
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """The model on a batch: a mapping as keyword arguments, a tuple as positional ones, anything else as it is."""
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    # a tensor is asked for first: whether something is a mapping takes a microsecond to tell
-    return model(**inputs) if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping) else model(inputs)
+    """The model on a batch: a mapping as keyword arguments, a tuple as positional ones, anything else as it is.
+
+    Raises `MismatchError` in place of an error of the model's where the inputs can be seen not to be its own: ids that its
+    embedding does not have, names that it does not take, integers where it computes with floating-point numbers.
+    """
+    try:
+        if isinstance(inputs, (tuple, list)):
+            return model(*inputs)
+        # a tensor is checked first: whether something is a mapping takes a microsecond to tell
+        return model(**inputs) if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping) else model(inputs)
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        found = None if isinstance(error, FractionateError) else misfit(model, inputs)
+        if found is None:
+            raise
+        raise found from error
+
+
+def misfit(model: nn.Module, inputs: Any) -> MismatchError | None:
+    """What about some inputs does not fit a model, where it can be seen; None where it cannot."""
+    who = type(model).__name__
+    if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping):
+        parts, names = list(inputs.values()), list(map(str, inputs))
+        taken = inspect.signature(model.forward).parameters
+        unknown = [name for name in names if name not in taken]
+        if unknown and not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+            return MismatchError(
+                f"the model {who} does not take {', '.join(map(repr, unknown))}",
+                expected=f"inputs named {', '.join(taken)}",
+                got=", ".join(names),
+                fix="leave these columns out of the data, data.remove_columns(...), or rename them",
+            )
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and "decoder_input_ids" not in names:
+            return MismatchError(
+                f"the encoder-decoder {who} was given no decoder_input_ids",
+                expected="input_ids and decoder_input_ids",
+                got=", ".join(names),
+                fix="give decoder_input_ids in the data (DataCollatorForSeq2Seq(tokenizer, model=model) makes them)",
+            )
+    else:
+        parts = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    whole = [p for p in parts if isinstance(p, Tensor) and p.numel() and not (p.is_floating_point() or p.is_complex())]
+    sizes = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    if whole and sizes:
+        largest, least = max(int(part.max()) for part in whole), min(int(part.min()) for part in whole)
+        words = getattr(model, "get_input_embeddings", None)
+        known = getattr(words() if callable(words) else None, "num_embeddings", max(sizes))
+        if largest >= known or least < 0:
+            return MismatchError(
+                f"the data have token ids that the embedding of {who} does not: its vocabulary is smaller",
+                expected=f"ids in 0..{known - 1}",
+                got=f"ids {least}..{largest}",
+                fix="use the tokenizer that belongs to this model, or model.resize_token_embeddings(len(tokenizer))",
+            )
+        places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        longest = max(part.shape[-1] for part in whole if part.ndim)
+        if isinstance(places, int) and longest > places:
+            return MismatchError(
+                f"the data have longer sequences than {who} has positions",
+                expected=f"at most {places} tokens",
+                got=f"{longest}",
+                fix="tokenizer(..., truncation=True, max_length=…)",
+            )
+    floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if whole and not sizes and floats and len(whole) == len(parts):
+        return MismatchError(
+            f"the model {who} computes with floating-point numbers",
+            expected=f"inputs of {', '.join(sorted(map(str, floats)))}",
+            got=", ".join(sorted({str(part.dtype) for part in whole})),
+            fix="inputs.float(); bytes of pictures: inputs.float() / 255",
+        )
+    return None
 
 
 def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
     """The logits in a model's output: a tensor, `.logits` (Hugging Face, torchvision), a mapping, or the first of a tuple.
 
-    `head` chooses among several: a place in a tuple, a name in a mapping or an attribute, or a function of the output.
-    Raises `MismatchError` where no floating-point tensor is found.
+    `head` chooses among several: a place in a tuple, a name in a mapping or an attribute, or a function of the output. What is no
+    tensor (an array of a function of one's own, lists of numbers) becomes one. Raises `MismatchError` where no floating-point
+    numbers are found.
     """
     found: Any = output
-    if head is None and isinstance(output, Tensor):
+    if head is None and (isinstance(output, Tensor) or _is_numbers(output)):
         pass
     elif callable(head):
         found = head(output)
@@ -44,6 +116,9 @@ def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
         found = output.get("logits", output.get("out"))
     elif isinstance(output, (tuple, list)) and output:
         found = output[0]
+    if not isinstance(found, Tensor) and _is_numbers(found):
+        with suppress(TypeError, ValueError, RuntimeError):  # objects, or lists of different lengths
+            found = torch.as_tensor(found)
     if not isinstance(found, Tensor):
         names = list(output) if isinstance(output, Mapping) else type(output).__name__
         raise MismatchError(
@@ -52,11 +127,38 @@ def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
             got=f"{names}" if found is None else f"{type(found).__name__} from {names}",
             fix="pass head=: a place in a tuple, a name, or a function of the output",
         )
-    if found.layout != torch.strided or not found.is_floating_point():
+    logits: Tensor = found.to_dense() if found.layout in (torch.sparse_coo, torch.sparse_csr) else found
+    if logits.layout != torch.strided or not logits.is_floating_point():
         raise MismatchError(
-            "these are not logits", expected="a dense floating-point tensor", got=f"{found.dtype}, {found.layout}"
+            "these are not logits", expected="a dense floating-point tensor", got=f"{logits.dtype}, {logits.layout}"
         )
-    return found
+    return logits
+
+
+def are_probabilities(values: Float[Tensor, "*rows classes"]) -> bool:
+    """Whether all numbers lie in 0..1 and all rows sum to 1 (within `SUM_TOLERANCE`, as half precision rounds)."""
+    inside = bool(((values >= 0) & (values <= 1 + SUM_TOLERANCE)).all())
+    return inside and values.numel() > 0 and bool(((values.double().sum(-1) - 1).abs() < SUM_TOLERANCE).all())
+
+
+def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str) -> None:
+    """Raise `MismatchError` where what a teacher gives as logits are probabilities: a softmax of them is nearly flat."""
+    if are_probabilities(logits):
+        raise MismatchError(
+            "the teacher gives probabilities, not logits: the softmax would be taken twice",
+            expected="logits, before the softmax",
+            got=f"{len(logits)} rows of numbers in 0..1 that sum to 1",
+            fix=fix,
+        )
+
+
+def _is_numbers(value: Any) -> bool:
+    """An array, or lists of numbers, such as a function of one's own returns."""
+    while isinstance(value, list) and value:
+        value = value[0]
+        if isinstance(value, (int, float)):
+            return True
+    return hasattr(value, "__array__") and not isinstance(value, Tensor)
 
 
 def rows(
@@ -70,6 +172,14 @@ def rows(
     Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
     """
     if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape or logits.ndim not in (2, 3):
+        if logits.shape == labels.shape and labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()):
+            one = bool((labels.sum(dim=1) == 1).all())
+            raise MismatchError(
+                "the labels are rows of zeros and ones, one number a class",
+                expected="one class number an example",
+                got=f"{labels.dtype} {list(labels.shape)}",
+                fix=ONE_HOT if one else SEVERAL,
+            )
         raise MismatchError(
             "the model's logits do not fit the labels",
             expected=f"[{', '.join(map(str, labels.shape))}, classes]",

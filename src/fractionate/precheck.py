@@ -23,7 +23,7 @@ from fractionate.sources.names import find_model
 from fractionate.sources.weights import read_weights
 from fractionate.store import Store
 from fractionate.store.checks import check_data
-from fractionate.store.source import Source
+from fractionate.store.keys import Keyed
 from fractionate.teacher import TeacherSignal
 from fractionate.teachers.source import check_finite, no_better_than_chance
 
@@ -42,7 +42,7 @@ def precheck(chain: Chain) -> tuple[TeacherSignal, nn.Module, tuple[str, ...]]:
     transfer = parts.transfer
     for part in (transfer, parts.validation, parts.test):
         _check_like(part, transfer)
-    source = Source(transfer)  # refuses ids that are there twice
+    source = Keyed.of(transfer)  # refuses ids that are there twice
     if (Path(chain.run.out) / "store" / "head.json").exists():
         check_data(Store.open(Path(chain.run.out) / "store"), source)
     student = chain.new_student()

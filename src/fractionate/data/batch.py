@@ -89,6 +89,23 @@ class Places:
         return map(str, range(self.count))
 
 
+@dataclass(frozen=True, eq=False)
+class Repeated:
+    """The ids of several views of the same examples, one view after the other."""
+
+    ids: Ids
+    times: int
+
+    def __len__(self) -> int:
+        return len(self.ids) * self.times
+
+    def __getitem__(self, place: int, /) -> str:
+        return self.ids[range(len(self))[place] % len(self.ids)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[place] for place in range(len(self)))
+
+
 @runtime_checkable
 class Split(Protocol):
     """One named part of the data, drawn from in batches."""
@@ -130,10 +147,23 @@ class Split(Protocol):
 
 @runtime_checkable
 class NotedSplit(Split, Protocol):
-    """A split that also notes something of each example where it is read: in a worker, before anything is joined."""
+    """A split of examples that can be read one by one, and noted where they are read: in a worker, before anything is joined."""
+
+    def __getitem__(self, place: int, /) -> Any:
+        """One example as the data give it."""
+        ...
 
     def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
         """The planned batches, each with what `note` says of its examples (nothing without one)."""
+        ...
+
+
+@runtime_checkable
+class MakesSplit(Protocol):
+    """Data that know how they are read in batches, such as views of other data."""
+
+    def as_split(self) -> Split:
+        """The data as a split."""
         ...
 
 

@@ -60,6 +60,10 @@ class DatasetSplit:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getitem__(self, place: int, /) -> Any:
+        """One example as the data set gives it. Draws of its own change the random streams: read within `isolated()`."""
+        return self.dataset[place]
+
     def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
         """Shuffled anew in each epoch."""
         return shuffled(len(self), batch_size, seed, epoch)
@@ -74,10 +78,6 @@ class DatasetSplit:
             if isinstance(joined, FractionateError):
                 raise joined
             yield as_batch(joined, index, self.name, classes=self.classes), noted
-
-    def items(self, places: Int[Tensor, "some"]) -> list[Any]:
-        """Some examples as the data set gives them."""
-        return [item for _, joined, _ in self._joined([(0, places)], 0, list, None) for item in joined]
 
     def _joined(
         self, plan: Plan, seed: int, collate: Callable[[list[Any]], Any], note: Note | None

@@ -61,6 +61,16 @@ def read_item(value: Any, name: str, *, labelled: bool = True) -> Item:
     )
 
 
+def with_inputs(value: Any, inputs: Any) -> Any:
+    """An example in its own form with other inputs."""
+    if isinstance(value, Mapping):
+        kept = {label_name(value), VIEWS}
+        return {**{name: part for name, part in value.items() if name in kept}, **inputs}
+    if len(value) == 2:
+        return inputs, value[1]
+    return (*inputs, value[-1])
+
+
 def check_text(inputs: Any, name: str) -> None:
     """Raise `MismatchError` where the inputs are text, which no model takes."""
     if isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and any(isinstance(part, str) for part in inputs)):

@@ -11,9 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.errors import MismatchError, printable
-from fractionate.outputs import IGNORED
+from fractionate.outputs import IGNORED, ONE_HOT, SEVERAL
 
-SEVERAL = "several labels an example (multi-hot rows) are a task of their own; give each example one class number"
 TOKENS = "labels of tokens belong to a dataset of rows, or to (inputs, labels) given to distill or collect"
 
 
@@ -55,7 +54,7 @@ def advice(labels: Tensor) -> str:
     zero_one = bool(((labels == 0) | (labels == 1)).all())
     sums = labels.reshape(-1, labels.shape[-1]).sum(dim=1) if labels.ndim else labels
     if zero_one and bool((sums == 1).all()):
-        return "one-hot labels: labels.argmax(1)"
+        return ONE_HOT
     if labels.is_floating_point() and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
         return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), beside one class number an example"
     return SEVERAL if zero_one else TOKENS

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.checkpoint import content_hash
-from fractionate.data.batch import Batch, Ids, Note, Places, Plan, leaves, mapped
+from fractionate.data.batch import Batch, Ids, Note, Places, Plan, leaves, mapped, moved
 from fractionate.data.examples import Examples
 from fractionate.data.items import VIEWS, check_text
 from fractionate.data.labels import as_labels, check_values
@@ -106,6 +106,17 @@ class MemorySplit:
             views={name: selected(view, there) for name, view in self.views.items()},
             weight=None if self.weight is None else self.weight.index_select(0, there),
             labelled=None if self.labelled is None else self.labelled.index_select(0, there),
+        )
+
+    def to(self, device: torch.device) -> MemorySplit:
+        """The same examples on a device."""
+        return replace(
+            self,
+            inputs=moved(self.inputs, device),
+            labels=self.labels.to(device),
+            views={name: moved(view, device) for name, view in self.views.items()},
+            weight=None if self.weight is None else self.weight.to(device),
+            labelled=None if self.labelled is None else self.labelled.to(device),
         )
 
     def fingerprint(self) -> str:

@@ -34,6 +34,16 @@ def read_noted(split: Split, plan: Plan, seed: int, note: Note | None) -> Iterat
         yield batch, noted
 
 
+def example_at(split: Split, place: int) -> Any:
+    """One example as the data give it. Raises `MismatchError` where a split is read in batches only."""
+    if not isinstance(split, NotedSplit):
+        raise MismatchError(
+            f"{split.name}: these data are read in batches only", expected="examples that can be read one by one",
+            got=type(split).__name__,
+        )  # fmt: skip
+    return split[place]
+
+
 @dataclass(frozen=True, eq=False)
 class SubsetSplit:
     """Some examples of a split, under their ids. What an example looks like does not depend on the part it is in."""
@@ -63,6 +73,10 @@ class SubsetSplit:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def __getitem__(self, place: int, /) -> Any:
+        """One example as the data give it."""
+        return example_at(self.whole, int(self.places[place]))
 
     def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
         """Shuffled anew in each epoch."""
@@ -115,6 +129,10 @@ class MarkedSplit:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def __getitem__(self, place: int, /) -> Any:
+        """One example as the data give it."""
+        return example_at(self.split, place)
 
     def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
         """The split's."""

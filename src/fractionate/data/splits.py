@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from fractionate.data.batch import Ids, Places, Split
+from fractionate.data.batch import Ids, MakesSplit, Places, Split
 from fractionate.data.dataset import DatasetSplit, as_batch
 from fractionate.data.examples import Examples
 from fractionate.data.items import join, label_name
@@ -66,6 +66,8 @@ def _as_split(data: Any, name: str, training: Training | None, classes: bool) ->
         return MemorySplit.of(data)
     if isinstance(data, Split):
         return data
+    if isinstance(data, MakesSplit):
+        return data.as_split()
     columns = as_columns(data, name)
     if columns is not None:
         return in_memory(*columns, name, classes=classes)
@@ -180,6 +182,7 @@ def as_examples(data: Any, name: str = "data") -> Examples:
     """
     if isinstance(data, Examples):
         return data
+    data = data.as_split() if isinstance(data, MakesSplit) else data
     columns = None if isinstance(data, Split) else as_columns(data, name)
     if columns is not None:
         return _as_one(in_memory(*columns, name), name)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
 from fractionate.errors import ConfigError, MismatchError, NumericsError, printable
+from fractionate.outputs import are_probabilities
 from fractionate.teacher import TeacherSignal
 
 __all__ = ["SUFFIXES", "read_signal", "signal_from_arrays"]
@@ -21,7 +22,6 @@ Outputs = Literal["auto", "logits", "probabilities"]
 LARGEST_CLASS = 2**31  # more is no class, and may be no number of float32
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 OUTPUT_NAMES = ("logits", "probabilities", "probs", "outputs", "predictions")
-SUM_TOLERANCE = 1e-2  # half precision rounds the sum of a thousand probabilities by less than this
 
 
 def signal_from_arrays(outputs: Array | Tensor, labels: Array | Tensor, *, kind: Outputs = "auto") -> TeacherSignal:
@@ -57,12 +57,6 @@ def signal_from_arrays(outputs: Array | Tensor, labels: Array | Tensor, *, kind:
         # a probability of 0 becomes -inf: a class the teacher rules out
         values = values.double().log().to(values.dtype if values.dtype == torch.float64 else torch.float32)
     return TeacherSignal(values, targets)
-
-
-def are_probabilities(values: Tensor) -> bool:
-    """Whether all numbers lie in 0..1 and all rows sum to 1."""
-    inside = bool(((values >= 0) & (values <= 1)).all())
-    return inside and bool(((values.double().sum(1) - 1).abs() < SUM_TOLERANCE).all())
 
 
 def _from_one_hot(targets: Tensor) -> Tensor:

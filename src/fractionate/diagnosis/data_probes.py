@@ -14,6 +14,7 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.diagnosis.reading import Reading
+from fractionate.outputs import SUM_TOLERANCE
 from fractionate.records import Evidence, Interval
 
 
@@ -258,7 +259,7 @@ class UnusableNumbers:
         reading = case.reading
         n = len(reading)
         hidden = reading.label_masked
-        sums = (reading.row_sum - 1).abs() < 1e-2
+        sums = (reading.row_sum - 1).abs() < SUM_TOLERANCE
         positive = reading.least >= 0
         probable = float((sums & positive).double().mean()) if int(reading.masked.sum()) == 0 else 0.0
         # half precision rounds sums; rows that are flat by themselves (1/K each) count as probabilities too

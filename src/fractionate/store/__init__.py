@@ -7,11 +7,11 @@ from fractionate.store.checks import check_teacher
 from fractionate.store.collect import collect
 from fractionate.store.exchange import export, import_arrays
 from fractionate.store.forms import Form
+from fractionate.store.keys import content_ids
 from fractionate.store.losses import FormLoss, estimate, losses, table
 from fractionate.store.mending import Repaired, repair
 from fractionate.store.reading import Store
 from fractionate.store.remote import upload
-from fractionate.store.source import content_ids
 from fractionate.store.upkeep import StoreInfo, Verification, compact, info, verify
 from fractionate.store.views import Crop, Flip, MixUp, Replay, Sequence
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fractionate.errors import MismatchError, NumericsError
 from fractionate.store.identity import tokenizer_fingerprint
-from fractionate.store.source import Source
-from fractionate.store.teachers import Asker, inert, token_rows
+from fractionate.store.keys import Keyed
+from fractionate.store.teachers import Asker, token_rows
 from fractionate.store.views import Replay
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SPOT_CHECK = 64  # a store with 10 % wrong rows passes a check of 64 with probab
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-3, "bfloat16": 3e-2}  # of the largest logit in size
 
 
-def check_data(store: Store, source: Source, sample: int | None = None) -> None:
+def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
     """Raise `MismatchError` naming field and examples unless the rows that are there belong to these examples.
 
     All rows are checked where the data lie in memory, else `sample` (64) of them, drawn at random.
@@ -36,7 +36,7 @@ def check_data(store: Store, source: Source, sample: int | None = None) -> None:
             fix="collect(..., reuse=this store) into a new folder takes over the examples that are the same",
         )
     places = np.unique(np.flatnonzero(store.present()) % store.examples)
-    if source.examples is None:
+    if not source.in_memory:
         sample = SPOT_CHECK if sample is None else sample
     if sample is not None and sample < len(places):
         places = np.sort(np.random.default_rng().choice(places, sample, replace=False))
@@ -63,7 +63,8 @@ def check_teacher(
     whose rows differ by more than rounding, or whose data are not those the store was collected on.
     """
     view = data if isinstance(data, Replay) else None
-    source = view.source if view else Source(data)
+    source = view.keyed if view else Keyed.of(data)
+    items = Keyed(view.as_split()) if view else source
     check_data(store, source, sample=sample)
     identity, head = store.head.identity, store.head
     trimmed = head.classes if identity.get("vocabulary") == "trim" else None
@@ -71,15 +72,15 @@ def check_teacher(
     there = store.kept()
     slots = np.sort(np.random.default_rng(seed).choice(there, min(sample, len(there)), replace=False))
     largest, wrong = 0.0, list[str]()
-    with inert(asker.teacher, device):
-        for start in range(0, len(slots), head.batch_size):  # no more at once than the pass did
-            some = slots[start : start + head.batch_size]
-            batch = view.batch(some) if view else source.batch(some)
-            logits, labels, sizes = token_rows(
-                asker(batch.inputs), batch.labels, identity["tokens"], source, batch.places
-            )
+    with asker.ready():
+        # no more at once than the pass did
+        parts = (slots[start : start + head.batch_size] for start in range(0, len(slots), head.batch_size))
+        for batch, _ in items.batches(parts):
+            some = batch.index.numpy()
+            each = some % len(source)
+            logits, labels, sizes = token_rows(asker(batch), batch.labels, identity["tokens"], source, each)
             gap, bad = _differences(store, some, logits, labels)
-            places = batch.places if sizes is None else np.repeat(batch.places, sizes)
+            places = each if sizes is None else np.repeat(each, sizes)
             wrong += dict.fromkeys(source.shown(int(places[row])) for row in bad)
             largest = max(largest, gap)
     if wrong:
@@ -130,7 +131,7 @@ def check_tokenizer(store: Store, tokenizer: Any) -> None:
 
 
 def check_logits(
-    logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Source, classes: int | None
+    logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Keyed, classes: int | None
 ) -> None:
     """Raise `MismatchError` for a wrong number of rows or classes."""
     if len(logits) != len(places):
@@ -139,7 +140,7 @@ def check_logits(
             expected=f"[{len(places)}, classes]",
             got=str(list(logits.shape)),
         )
-    named = len(source.class_names) if source.names_given else None
+    named = len(source.split.class_names) if source.names_given else None
     for wanted in (classes, named):
         if wanted is not None and wanted != logits.shape[1]:
             raise MismatchError(
@@ -155,7 +156,7 @@ def broken_rows(logits: Float[Tensor, "rows classes"]) -> Bool[Tensor, "rows"]:
     return (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
 
 
-def check_finite(logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Source) -> None:
+def check_finite(logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Keyed) -> None:
     """Raise `NumericsError` naming the examples of which the teacher says nothing finite."""
     bad = broken_rows(logits)
     if bool(bad.any()):
@@ -167,25 +168,3 @@ def check_finite(logits: Float[Tensor, "rows classes"], places: NDArray[np.int64
             fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16; "
             'or leave such examples out: non_finite="skip"',
         )
-
-
-def check_labels(labels: Tensor, places: NDArray[np.int64], source: Source, classes: int) -> Int[Tensor, "rows"]:
-    """Labels as whole numbers from 0, one a row. Raises `MismatchError` naming the examples that have none or a wrong one."""
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise MismatchError(
-            f"{source.name}: labels are not class numbers",
-            expected=f"integers [{len(places)}]",
-            got=f"{labels.dtype} {list(labels.shape)}",
-            fix="pass labels.long(), one class an example",
-        )
-    labels = labels.long().cpu()
-    wrong = (labels < 0) | (labels >= classes)
-    if bool(wrong.any()):
-        ids = list(dict.fromkeys(source.shown(int(places[row])) for row in wrong.nonzero().flatten().tolist()))
-        raise MismatchError(
-            f"labels do not fit the teacher's classes (examples {', '.join(ids[:8])})",
-            expected=f"labels in 0..{classes - 1}",
-            got=str(int(labels[wrong][0])),
-            fix="check the label map; labels that start at 1 need 1 subtracted; drop examples without a label",
-        )
-    return labels

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fractionate.data.batch import Batch
+from fractionate.data.labels import check_labels
 from fractionate.durable import TEMPORARY, make_directory, refused, sweep, write_file
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.outputs import check_not_probabilities
 from fractionate.paths import as_path
-from fractionate.store.checks import broken_rows, check_data, check_finite, check_labels, check_logits
+from fractionate.store.checks import broken_rows, check_data, check_finite, check_logits
 from fractionate.store.forms import Form, FormKind, StoredDtype, row_hashes
 from fractionate.store.identity import (
     Identity,
@@ -32,12 +36,12 @@ from fractionate.store.identity import (
     tokenizer_fingerprint,
     vocabulary_size,
 )
+from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.source import Source
-from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, inert, token_rows
+from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, token_rows
 from fractionate.store.views import Replay
 
 Array = NDArray[Any]
@@ -99,12 +103,12 @@ def collect(
     trimmed = vocabulary_size(tokenizer) if vocabulary == "trim" else None
     asker = Asker(teacher, device=device, outputs=outputs, precision=precision, classes=trimmed)
     view = data if isinstance(data, Replay) else None
-    source = view.source if view else data if isinstance(data, Source) else Source(data)
+    source = view.keyed if view else Keyed.of(data)
     if batch_size < 1 or not 0 <= part[0] < part[1]:
         raise ConfigError("batch_size or part cannot be used", got=f"batch_size={batch_size}, part={part}")
     identity = Identity(
         data=source.fingerprint,
-        ids="place" if source.ids is None else "data",
+        ids="data" if source.ids_given else "place",
         teacher=teacher_weights(asker.teacher, named),
         teacher_config=named or teacher_config(asker.teacher),
         outputs=outputs,
@@ -128,7 +132,7 @@ def collect(
     try:
         make_directory(root)
         sweep(root, deep=True)
-        with inert(asker.teacher, device):
+        with asker.ready():
             work = _Pass(
                 asker,
                 source,
@@ -151,7 +155,7 @@ def collect(
     return Store.open(root)
 
 
-def _existing(root: Path, identity: Identity, source: Source) -> Store | None:
+def _existing(root: Path, identity: Identity, source: Keyed) -> Store | None:
     if not (root / HEAD).exists():
         strange = root.exists() and (
             not root.is_dir() or any(p.name not in OURS and not p.name.startswith(TEMPORARY) for p in root.iterdir())
@@ -174,7 +178,7 @@ class _Pass:
     def __init__(
         self,
         asker: Asker,
-        source: Source,
+        source: Keyed,
         view: Replay | None,
         root: Path,
         identity: Identity,
@@ -184,7 +188,8 @@ class _Pass:
         commit_seconds: float,
         class_relation: Tensor | str | None,
     ) -> None:
-        self.asker, self.source, self.view, self.root, self.identity = asker, source, view, root, identity
+        self.asker, self.source, self.root, self.identity = asker, source, root, identity
+        self.items = Keyed(view.as_split()) if view else source  # what is read: every view of every example
         self.head = existing.head if existing else None
         self.form = existing.form if existing else None
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
@@ -202,8 +207,9 @@ class _Pass:
         share = grid[len(grid) * part[0] // part[1] : len(grid) * (part[0] + 1) // part[1]]
         missing = [start for start in share if not self.done[start : start + size].all()]
         with progress(len(missing) * size, f"teacher on {self.source.name}") as advance:
-            for start in missing:
-                self._ask(np.arange(start, min(start + size, len(self.done))))
+            wanted = (np.arange(start, min(start + size, len(self.done))) for start in missing)
+            for batch, keys in self.items.batches(wanted):
+                self._ask(batch, keys)
                 advance(size)
                 late = time.monotonic() - self.committed_at > self.commit_seconds
                 if self.waiting_bytes >= self.shard_bytes or late:
@@ -234,31 +240,33 @@ class _Pass:
             self._keep(np.array([slot for slot, _ in some]), columns)
         self._commit()
 
-    def _ask(self, slots: NDArray[np.int64]) -> None:
-        batch = self.view.batch(slots) if self.view else self.source.batch(slots)
-        logits, labels, sizes = token_rows(
-            self.asker(batch.inputs), batch.labels, self.identity.tokens, self.source, batch.places
-        )
-        places = batch.places if sizes is None else np.repeat(batch.places, sizes)
+    def _ask(self, batch: Batch, keys: Keys) -> None:
+        slots = batch.index.numpy()
+        each = slots % len(self.source)  # the place of each item's example
+        logits, labels, sizes = token_rows(self.asker(batch), batch.labels, self.identity.tokens, self.source, each)
+        places = each if sizes is None else np.repeat(each, sizes)
         check_logits(logits, places, self.source, self.form.classes if self.form else None)
         if self.identity.non_finite == "skip":
             sizes = np.ones(len(slots), np.int64) if sizes is None else sizes
             logits, labels, sizes = without(logits, labels, sizes, broken_rows(logits))
-            places = np.repeat(batch.places, sizes)
+            places = np.repeat(each, sizes)
         check_finite(logits, places, self.source)
-        labels = check_labels(labels, places, self.source, logits.shape[-1])
+        shown = partial(_shown, self.source, places)
+        labels = check_labels(labels, logits.shape[-1], name=self.source.name, shown=shown).cpu()
         if self.form is None:
+            if self.identity.outputs == "logits":
+                check_not_probabilities(logits, 'outputs="probabilities"')
             identity = self.identity
             self.form = Form(identity.form, logits.shape[-1], identity.dtype, identity.k, identity.temperatures)
             self._check_room(len(labels) / len(slots))
-        drawn = (xxhash.xxh3_64_intdigest(key, 1 + slot) for key, slot in zip(batch.keys, slots.tolist(), strict=True))
+        drawn = (xxhash.xxh3_64_intdigest(key, 1 + slot) for key, slot in zip(keys, slots.tolist(), strict=True))
         seeds: NDArray[np.uint64] = np.fromiter(drawn, np.uint64, len(slots))
         if sizes is not None:
-            each = np.arange(len(labels), dtype=np.uint64) - np.repeat(np.cumsum(sizes) - sizes, sizes).astype(
+            within = np.arange(len(labels), dtype=np.uint64) - np.repeat(np.cumsum(sizes) - sizes, sizes).astype(
                 np.uint64
             )
-            seeds = np.repeat(seeds, sizes) + each * np.uint64(0x9E3779B97F4A7C15)
-        columns: dict[str, Array] = {"keys": batch.keys}
+            seeds = np.repeat(seeds, sizes) + within * np.uint64(0x9E3779B97F4A7C15)
+        columns: dict[str, Array] = {"keys": keys}
         if sizes is not None:
             columns["row_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
         columns |= self.form.encode(logits, labels, seeds)
@@ -297,6 +305,7 @@ class _Pass:
         if isinstance(relation, str):
             relation = find_relation(self.asker.teacher, form.classes)
         digest = "" if relation is None else _write_relation(self.root, relation, form.classes)
+        names = self.source.split.class_names
         head = Head(
             identity=asdict(self.identity),
             examples=len(self.source),
@@ -307,8 +316,8 @@ class _Pass:
             dtype=form.dtype,
             temperatures=form.temperatures,
             batch_size=self.batch_size,
-            name=self.source.title,
-            class_names=self.source.class_names if len(self.source.class_names) == form.classes else (),
+            name=self.source.split.name,
+            class_names=names if len(names) == form.classes else (),
             relation_xxh3=digest,
             tokens=self.identity.tokens,
         )
@@ -318,6 +327,10 @@ class _Pass:
             head = Head.read(self.root / HEAD)
             self.identity.require(head.identity, self.root)
         return head
+
+
+def _shown(source: Keyed, places: NDArray[np.int64], row: int) -> str:
+    return source.shown(int(places[row]))
 
 
 def _write_relation(root: Path, relation: Tensor, classes: int) -> str:

@@ -20,8 +20,9 @@ from fractionate.errors import ConfigError, MismatchError, MissingExtraError, pr
 from fractionate.paths import as_path
 from fractionate.store.collect import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
+from fractionate.store.keys import Keyed
 from fractionate.store.reading import Store
-from fractionate.store.source import Batch, Source
+from fractionate.store.teachers import ByPlace
 
 Array = NDArray[Any]
 Target = Literal["parquet", "datasets", "npy", "safetensors"]
@@ -174,29 +175,18 @@ def import_arrays(
     if isinstance(data, (Tensor, np.ndarray, list)):
         labels = to_tensor(data, "labels")
         data = Examples(torch.arange(len(labels)), labels)
-    source = _Places(data)
-    if rows.ndim != 2 or len(rows) != len(source):
+    examples = len(Keyed.of(data))
+    if rows.ndim != 2 or len(rows) != examples:
         raise MismatchError(
-            "these logits do not belong to these data", expected=f"[{len(source)}, classes]", got=str(list(rows.shape))
+            "these logits do not belong to these data", expected=f"[{examples}, classes]", got=str(list(rows.shape))
         )
     if not named:
         raise ConfigError("a teacher nobody saw needs a name", fix='named="resnet50 of 3 May"')
 
-    def say(places: Tensor) -> Tensor:
-        return rows[places]
-
     return collect(
-        say, source, out, named=named, outputs=outputs, form=form, k=k, dtype=dtype, temperatures=temperatures,
+        ByPlace(rows), data, out, named=named, outputs=outputs, form=form, k=k, dtype=dtype, temperatures=temperatures,
         class_relation=None,
     )  # fmt: skip
-
-
-class _Places(Source):
-    """Data whose inputs, for the one who is asked, are their places."""
-
-    def batch(self, places: NDArray[np.int64]) -> Batch:
-        batch = super().batch(places)
-        return Batch(torch.from_numpy(np.ascontiguousarray(places)), batch.labels, places, batch.keys)
 
 
 def read_array(path: Path | str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +14,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
-from fractionate.store.source import Source
+from fractionate.models.modes import eval_mode
+from fractionate.models.placing import placed
+from fractionate.outputs import IGNORED, call, logits_of
+from fractionate.store.keys import Keyed
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teacher import relation_from_rows
 
 Outputs = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Tokens = Literal["", "aligned", "next"]
-IGNORED = -100  # the label of tokens that are not foretold
+VIEW = "teacher"  # the view of a batch that a teacher reads; the student's inputs where the data have none
 RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
 
 
@@ -45,11 +51,24 @@ class OnnxTeacher:
         if isinstance(inputs, Mapping):
             given = {name: torch.as_tensor(inputs[name]).cpu().numpy() for name in names if name in inputs}
         else:
-            given = {names[0]: inputs.detach().cpu().numpy()}
+            parts = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+            given = {
+                name: torch.as_tensor(part).detach().cpu().numpy() for name, part in zip(names, parts, strict=True)
+            }
         return torch.as_tensor(self.session.run(None, given)[0])
 
     def __repr__(self) -> str:
         return f"OnnxTeacher({self.file.name})"
+
+
+@dataclass(frozen=True, eq=False)
+class ByPlace:
+    """A teacher that has spoken elsewhere: called with places, gives their rows."""
+
+    rows: Tensor
+
+    def __call__(self, places: Tensor) -> Tensor:
+        return self.rows[places]
 
 
 class Asker:
@@ -79,16 +98,30 @@ class Asker:
             raise ConfigError("outputs or precision is not known", got=f"{outputs!r}, {precision!r}")
         self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
         self.classes = classes
+        self.there = self.device  # where its inputs belong
+        self.takes = ModelInputs.of(teacher, VIEW) if isinstance(teacher, nn.Module) else None
 
-    def __call__(self, inputs: Any) -> Float[Tensor, "batch *tokens classes"]:
-        inputs = to_device(inputs, self.device)
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """The teacher in evaluation mode on its device, put back afterwards: mode, module by module, and device."""
+        if not isinstance(self.teacher, nn.Module):
+            yield
+            return
+        with eval_mode(self.teacher), placed(self.teacher, self.device) as self.there:
+            yield
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "batch *tokens classes"]:
+        """The logits of a batch's rows, on the CPU."""
+        batch = batch.to(self.there)
         half = contextlib.nullcontext() if self.precision == "float32" else torch.autocast(
-            self.device.type, dtype=getattr(torch, self.precision)
+            self.there.type, dtype=getattr(torch, self.precision)
         )  # fmt: skip
         with torch.inference_mode(), half:
-            named = isinstance(inputs, Mapping) and isinstance(self.teacher, nn.Module)
-            raw = self.teacher(**inputs) if named else self.teacher(inputs)
-        values = logits_of(raw)
+            if isinstance(self.teacher, nn.Module):
+                raw = call(self.teacher, self.takes(batch))
+            else:
+                raw = self.teacher(batch.index if isinstance(self.teacher, ByPlace) else batch.view(VIEW))
+        values = self._checked(raw)
         values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
         values = values if self.outputs == "logits" else log_of_probabilities(values)
         if self.classes is not None and values.shape[-1] < self.classes:
@@ -100,33 +133,23 @@ class Asker:
             )
         return values[..., : self.classes]
 
-
-def logits_of(raw: Any) -> Tensor:
-    """The logits in what a teacher returned: a tensor, an array, `.logits`, `["logits"]`, or the first of a tuple."""
-    found = raw
-    if isinstance(found, Mapping) and not isinstance(found, Tensor):
-        found = found.get("logits", next(iter(found.values()), None))
-    elif hasattr(found, "logits"):
-        found = found.logits
-    elif isinstance(found, (tuple, list)) and found and not isinstance(found[0], (int, float, list)):
-        found = found[0]
-    try:
-        values = torch.as_tensor(found).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MismatchError(
-            "the teacher does not return logits",
-            expected="a tensor [batch, classes], or an output with .logits",
-            got=type(raw).__name__,
-        ) from error
-    if values.is_sparse:
-        values = values.to_dense()
-    if not values.is_floating_point() or values.ndim not in (2, 3) or values.shape[-1] < 2:
-        raise MismatchError(
-            "the teacher does not return logits",
-            expected="floating point [batch, classes] (or [batch, tokens, classes]) with at least 2 classes",
-            got=f"{values.dtype} {list(values.shape)}",
-        )
-    return values
+    def _checked(self, raw: Any) -> Tensor:
+        try:
+            values = logits_of(raw).detach()
+        except MismatchError as error:
+            raise MismatchError(
+                "the teacher does not return logits",
+                expected=error.expected,
+                got=error.got,
+                fix="return a tensor of logits",
+            ) from error
+        if values.ndim not in (2, 3) or values.shape[-1] < 2:
+            raise MismatchError(
+                "the teacher does not return logits",
+                expected="floating point [batch, classes] (or [batch, tokens, classes]) with at least 2 classes",
+                got=f"{values.dtype} {list(values.shape)}",
+            )
+        return values
 
 
 def log_of_probabilities(values: Tensor) -> Tensor:
@@ -148,7 +171,7 @@ def token_rows(
     logits: Float[Tensor, "batch *tokens classes"],
     labels: Tensor,
     tokens: str,
-    source: Source,
+    source: Keyed,
     places: NDArray[np.int64],
 ) -> tuple[Float[Tensor, "rows classes"], Tensor, NDArray[np.int64] | None]:
     """Rows of logits with their labels, and how many rows each example has (None: one each).
@@ -181,38 +204,6 @@ def token_rows(
             got=f"{IGNORED} everywhere",
         )
     return logits[valid], labels[valid], valid.sum(dim=1).numpy().astype(np.int64)
-
-
-def to_device(inputs: Any, device: torch.device) -> Any:
-    """A batch on a device: tensors, and tensors in mappings or tuples."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {name: to_device(value, device) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(to_device(value, device) for value in inputs)
-    return inputs
-
-
-@contextlib.contextmanager
-def inert(teacher: Any, device: str) -> Iterator[None]:
-    """The teacher in evaluation mode on a device, put back afterwards: mode, module by module, and device."""
-    if not isinstance(teacher, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in teacher.modules()}
-    parameter = next(iter(teacher.parameters()), None)
-    home = None if parameter is None else parameter.device
-    try:
-        teacher.eval()
-        if home is not None and home != torch.device(device):
-            teacher.to(device)
-        yield
-    finally:
-        if home is not None and home != torch.device(device):
-            teacher.to(home)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:

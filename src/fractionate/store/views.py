@@ -6,42 +6,26 @@ torch are set from these, and put back afterwards. So any transform will do, and
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import xxhash
 from jaxtyping import Shaped
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fractionate.data.batch import Batch, Repeated
+from fractionate.data.dataset import DatasetSplit
+from fractionate.data.draws import isolated, seed_streams
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, MismatchError
-from fractionate.store.source import Batch, Source, key
-
-
-@contextlib.contextmanager
-def isolated() -> Iterator[None]:
-    """Python's, NumPy's and torch's (CPU) random streams are put back as they were."""
-    python, numpy, tensor = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.default_generator.set_state(tensor)
-
-
-def seed_streams(seed: int) -> None:
-    """Let all three streams follow from a seed."""
-    torch.default_generator.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
-    np.random.seed(seed & 0xFFFF_FFFF)
-    random.seed(seed)
+from fractionate.data.items import read_item, with_inputs
+from fractionate.data.parts import SubsetSplit, example_at, subset
+from fractionate.data.splits import as_examples
+from fractionate.errors import ConfigError
+from fractionate.store.keys import Keyed, key
 
 
 class Replay:
@@ -60,9 +44,16 @@ class Replay:
             )
         if isinstance(data, Replay):
             raise ConfigError("these data are views already", fix="compose the transforms into one")
-        self.source = Source(data)
+        self.keyed = Keyed.of(data)
+        self.split = self.keyed.split
+        if isinstance(self.split, DatasetSplit) and self.split.loading.get("worker_init_fn"):
+            raise ConfigError(
+                f"{self.name}: views read the data in the process that makes them: worker_init_fn is not taken over",
+                fix="set up what the data need when they are first read",
+            )
         self.transform, self.views, self.seed = transform, views, seed
         self.partners: int = getattr(transform, "partners", 0)
+        self._last: tuple[int, Any] = (-1, None)  # an example is read once for its view and its fingerprint
         if not same(self[0][0], self[0][0]):
             raise ConfigError(
                 f"the transform {transform!r} gives another view each time",
@@ -73,62 +64,72 @@ class Replay:
     @property
     def name(self) -> str:
         """The name of the data."""
-        return self.source.name
+        return self.keyed.name
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, where the data has them."""
-        return self.source.class_names
-
-    @property
-    def targets(self) -> Tensor | None:
-        """All labels, view after view; None where they would have to be read."""
-        examples = self.source.examples
-        return None if examples is None else examples.labels.repeat(self.views)
+        return self.split.class_names
 
     def __len__(self) -> int:
-        return self.views * len(self.source)
+        return self.views * len(self.split)
 
     def __getitem__(self, slot: int) -> tuple[Any, Any]:
+        item = read_item(self.shown(slot), self.name, labelled=False)
+        return item.inputs, item.label
+
+    def original(self, slot: int) -> Any:
+        """The example that an item is a view of, as the data give it."""
+        place = slot % len(self.split)
+        if self._last[0] != place:
+            self._last = place, example_at(self.split, place)
+        return self._last[1]
+
+    def shown(self, slot: int) -> Any:
+        """An item, in the form of the data."""
         if not 0 <= slot < len(self):
             raise IndexError(slot)
         with isolated():
-            view, place = divmod(int(slot), len(self.source))
-            inputs, label = self.source.item(place)
-            return self.apply(inputs, place, view), label
+            view, place = divmod(int(slot), len(self.split))
+            given = self.original(slot)
+            inputs = self.apply(read_item(given, self.name, labelled=False).inputs, place, view)
+            return with_inputs(given, inputs)
 
     def apply(self, inputs: Any, place: int, view: int) -> Any:
         """One input as a view shows it. Leaves the random streams changed: call it within `isolated()`."""
-        content = f"{self.seed}:{view}:{self.source.id(place)}".encode("utf-8", "surrogatepass")
+        content = f"{self.seed}:{view}:{self.split.ids[place]}".encode("utf-8", "surrogatepass")
         seed_streams(xxhash.xxh3_64_intdigest(content))
-        others = [self.source.item(int(torch.randint(len(self.source), ())))[0] for _ in range(self.partners)]
+        drawn = [int(torch.randint(len(self.split), ())) for _ in range(self.partners)]
+        others = [read_item(example_at(self.split, other), self.name).inputs for other in drawn]
         return self.transform(inputs, *others)
 
-    def batch(self, slots: NDArray[np.int64] | Tensor) -> Batch:
-        """Inputs, labels and fingerprints (of the examples as they are) of some items."""
-        wanted = np.asarray(slots, np.int64)
-        places = wanted % len(self.source)
-        items, raw = [], []
-        with isolated():
-            for slot, place in zip(wanted.tolist(), places.tolist(), strict=True):
-                inputs, label = self.source.item(place)
-                raw.append((inputs, label))
-                items.append((self.apply(inputs, place, slot // len(self.source)), label))
-        inputs, labels = self.source.collate(items)
-        return Batch(inputs, labels, places, self.source.keys(places, raw))
+    def as_split(self) -> DatasetSplit:
+        """The items as data in batches. The views of an example share its id, and the fingerprint of the example as it is."""
+        inner, known = self.split, self.split.labels
+        whole = inner.whole if isinstance(inner, SubsetSplit) else inner
+        read = whole if isinstance(whole, DatasetSplit) else DatasetSplit(self)
+        return replace(
+            read,
+            dataset=_Shown(self),
+            name=inner.name,
+            labels=None if known is None or known.ndim != 1 else known.repeat(self.views),
+            ids=Repeated(inner.ids, self.views),
+            class_names=inner.class_names,
+            canonical=_Originals(self),
+        )
+
+    def batch(self, slots: Any) -> Batch:
+        """Some items as one batch."""
+        return next(self.as_split().batches([(0, torch.as_tensor(slots))], 0))
 
     def examples(self, view: int = 0) -> Examples:
         """One view in memory."""
-        count = len(self.source)
-        batch = self.batch(np.arange(view * count, (view + 1) * count))
-        if not isinstance(batch.inputs, Tensor):
-            raise MismatchError(
-                "inputs are not single tensors", got=type(batch.inputs).__name__, fix="read them batch by batch"
-            )
-        return Examples(batch.inputs, batch.labels, self.class_names, f"{self.name}, view {view}")
+        count = len(self.split)
+        part = subset(self.as_split(), torch.arange(view * count, (view + 1) * count))
+        return replace(as_examples(part), name=f"{self.name}, view {view}", ids=())
 
     def __repr__(self) -> str:
-        return f"Replay({self.name}: {len(self.source):,} examples × {self.views} views, {self.transform!r}, seed {self.seed})"
+        return f"Replay({self.name}: {len(self.split):,} examples × {self.views} views, {self.transform!r}, seed {self.seed})"
 
 
 def same(a: Any, b: Any) -> bool:
@@ -188,3 +189,32 @@ class MixUp:
         if self.before is not None:
             inputs, other = self.before(inputs), self.before(other)
         return share * inputs + (1 - share) * other
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The items of a replay in the form of its data, as a collate function takes them."""
+
+    replay: Replay
+
+    def __len__(self) -> int:
+        return len(self.replay)
+
+    def __getitem__(self, slot: int) -> Any:
+        return self.replay.shown(slot)
+
+
+@dataclass(frozen=True, eq=False)
+class _Originals:
+    """The examples that the items of a replay are views of."""
+
+    replay: Replay
+
+    def __len__(self) -> int:
+        return len(self.replay)
+
+    def __getitem__(self, slot: int) -> Any:
+        split = self.replay.split
+        if isinstance(split, DatasetSplit) and split.canonical is not None:
+            return split.canonical[slot % len(split)]
+        return self.replay.original(slot)
