@@ -36,15 +36,15 @@ def predictions(
 ) -> Predictions:
     index = torch.arange(len(labels)) if index is None else index
     made = Batch(inputs=None, labels=labels, index=index, **batch)
-    return Predictions(logits=logits, labels=labels, place=place, position=None, batch=made)
+    return Predictions(logits=logits, labels=labels, place=place, batch=made)
 
 
 def texts(written: Sequence[Sequence[int]], labels: Tensor, **batch: Any) -> Predictions:
     made = Batch(inputs=None, labels=labels, index=torch.arange(len(labels)), **batch)
-    place, position = (labels != -100).nonzero(as_tuple=True)
-    flat = labels[place, position]
+    place, token = (labels != -100).nonzero(as_tuple=True)
+    flat = labels[place, token]
     logits = torch.zeros(len(flat), 9)
-    return Predictions(logits=logits, labels=flat, place=place, position=position, batch=made, generated=written)
+    return Predictions(logits=logits, labels=flat, place=place, batch=made, generated=written)
 
 
 def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
@@ -386,16 +386,23 @@ def test_rows_are_not_examples() -> None:
     flat, place = labels[labels != -100], torch.tensor([0, 0, 1])
     batch = Batch(inputs=None, labels=labels, index=torch.tensor([4, 9]), weight=torch.tensor([1.0, 3.0]))
     logits = 9 * torch.eye(3)[torch.tensor([1, 2, 2])]
-    said = Predictions(logits=logits, labels=flat, place=place, position=torch.tensor([0, 1, 0]), batch=batch)
+    said = Predictions(logits=logits, labels=flat, place=place, batch=batch)
     found = evaluate_metrics([(said, None)], [metrics["accuracy"]])
     assert (found.examples, found.rows) == (2, 3) and found.values["accuracy"] == pytest.approx(
         80.0
     )  # (1 + 0 + 3) of 5
     broken = torch.full_like(logits, math.nan)
     with pytest.raises(NumericsError, match=r"3 of 3 predictions are not finite \(examples 4, 9\)"):
-        evaluate_metrics(
-            [(Predictions(logits=broken, labels=flat, place=place, position=None, batch=batch), None)], CLASSIFICATION
-        )
+        evaluate_metrics([(Predictions(logits=broken, labels=flat, place=place, batch=batch), None)], CLASSIFICATION)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
+def test_a_batch_without_labelled_rows_adds_nothing(name: str) -> None:
+    said, signal = drawn(name, 9)
+    empty = predictions(said.required_logits[:0], said.labels[:0])
+    none = None if signal is None else signal.take(torch.arange(0))
+    assert measured(metrics[name], (said, signal), (empty, none)) == measured(metrics[name], (said, signal))
+    assert measured(metrics[name], (empty, none)) is None
 
 
 def test_expensive_metrics_wait_for_the_end() -> None:
