@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import html.parser
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import markdown_it
 import pytest
 import torch
 from torch import nn
@@ -127,3 +130,67 @@ def test_what_a_model_needs():
     assert found["student_latency_ms"] > 0
     # the widest moment: the hidden layer before and after its ReLU (the logits come when the first of them is gone)
     assert found["student_forward_megabytes"] == pytest.approx(2 * 32 * 4e-6)
+
+
+HOSTILE = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](https://example.org/pixel.png)", "[x](javascript:alert(1))",
+    "<!-- ", "-->", "</code></pre><iframe src=x>", "``` ```\n</code><svg onload=alert(1)>", "~~~", "a`b``c```d", "<a href=x>",
+    "\n# heading\n", "| a | b |", "\x1b]0;x\x07", "\u202eabc", "$\\\\frac$", "&lt;b&gt;",
+    "\n---\nlicense: evil\n", "<details open ontoggle=x>",
+    "\\\\<b>", "[ref]: https://example.org", "<https://example.org>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_is_more_than_text_on_the_card(trained, tmp_path, text):
+    student, run = trained
+    contract = replace(run.contract, formula=text, cell=text)
+    hostile = replace(
+        run,
+        arm=text,
+        contract=contract,
+        versions={text: text},
+        cost={text: 1.0},
+        settings={"teacher": text, "data": text},
+    )
+    export_student(student, tmp_path, run=hostile, name=text, data=text, class_names=(text, "b"), licence=text)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert all(c.isprintable() or c == "\n" for c in card)
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert [line.partition(":")[0] for line in front.splitlines()] == ["library_name", "tags", "license"]
+    page = markdown_it.MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(body)
+    own = markdown_it.MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(
+        body_of(trained, tmp_path / "plain")
+    )
+    assert tags(page) == tags(own)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"]["0"] == text
+
+
+def body_of(trained, out):
+    """The same card with plain names."""
+    student, run = trained
+    plain = replace(
+        run,
+        versions={"x": "x"},
+        cost={"x": 1.0},
+        settings={"teacher": "x", "data": "x"},
+        contract=replace(run.contract, formula="x", cell="x"),
+    )
+    export_student(student, out, run=plain, name="x", data="x", class_names=("x", "b"), licence="x")
+    return (out / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
+
+
+def tags(page):
+    """The tags of an HTML page in their order, with their attributes."""
+    seen = []
+
+    class Tags(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            seen.append((tag, attrs))
+
+        def handle_comment(self, data):
+            seen.append(("comment", data))
+
+    Tags().feed(page)
+    return seen

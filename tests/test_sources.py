@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+import zlib
 
 import pytest
 import torch
 
 from fractionate.checkpoint import load_weights
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError, UnknownNameError
+from fractionate.errors import (
+    ConfigError,
+    DamagedError,
+    FractionateError,
+    MismatchError,
+    ResourceError,
+    UnknownNameError,
+)
 from fractionate.sources.bundled import data_sets, split_parts
 from fractionate.sources.models import logit_layer, models
-from fractionate.sources.names import find_model, find_parts
+from fractionate.sources.names import find_model, find_parts, import_function
 from fractionate.sources.packages import package_file
 from fractionate.sources.tables import column_names
 from fractionate.sources.weights import read_weights
@@ -161,3 +169,64 @@ def test_package_files_are_checked(tmp_path, monkeypatch):
 def test_examples_that_do_not_fit_are_refused(inputs, labels, message):
     with pytest.raises(MismatchError, match=message):
         Examples(inputs, labels)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp(-1)", "mlp(0)", "mlp('a')", "mlp(1.5)", "mlp(True)", "mlp([8])", "mlp(8, dropout=1)", "mlp(8, dropout='a')", "cnn(0)",
+     "bag(0)", "bag(hidden=-1)", "linear(3)", "mlp(8, widths=3)", "timm()", "mlp(None)"],
+)  # fmt: skip
+def test_sizes_that_no_model_has_are_refused(name):
+    with pytest.raises(ConfigError, match=name.partition("(")[0]):
+        find_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp(1000000000, 1000000000)", (4,)), ("mlp(4611686018427387904)", (4,)), ("cnn(1000000, 1000000)", (1, 8, 8)),
+     ("bag(1000000000000)", (8,))],
+)  # fmt: skip
+def test_a_model_that_cannot_fit_is_refused_before_it_is_made(name, shape):
+    with pytest.raises(ResourceError, match="does not fit into memory"):
+        find_model(name)(shape, 3)
+
+
+OWN = {
+    "import nothing_of_that_name": "there is no module",
+    "raise RuntimeError('\x1b[31m')": "RuntimeError",
+    "raise SystemExit(3)": "SystemExit",
+    "def (": "SyntaxError",
+    "build = 3": "cannot be called",
+    "other = 3": "has no 'build'",
+    "def build(): raise KeyError('x')": "KeyError",
+    "def build(): raise MemoryError": "not enough memory",
+    "def build(): return 3": "does not give",
+    "def build(*, x): pass": "TypeError",
+    "from builtins import dict as build": "does not give|gives no|without a length|cannot be built",
+}
+
+
+@pytest.mark.parametrize("code", OWN)
+def test_whatever_own_code_raises_ends_in_a_message(tmp_path, monkeypatch, code):
+    module = f"own_{zlib.crc32(code.encode())}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for find in (
+        lambda name: find_model(name)((4,), 3),
+        lambda name: find_parts(name, transfer=None, validation=None, test=None, seed=0),
+    ):
+        with pytest.raises(FractionateError) as error:
+            find(f"{module}:build")
+        assert "\x1b" not in str(error.value)
+        sys.modules.pop(module, None)
+    with pytest.raises(FractionateError, match=OWN[code]):
+        find_model(f"{module}:build")((4,), 3)
+    sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize(
+    "name", [":", "a:", ":b", "..a:b", "a b:c", "a:b.c", "a:b c", "a.:b", "a\0:b", "a\x1b:b", "1:2", "a:b:c"]
+)
+def test_what_is_no_place_in_a_module_is_refused(name):
+    with pytest.raises(ConfigError, match="no place in a module"):
+        import_function(name)

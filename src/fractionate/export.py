@@ -5,10 +5,12 @@ Nothing in the folder needs this package to be read.
 
 from __future__ import annotations
 
+import html as html_text
 import io
 import json
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +22,10 @@ from torch import Tensor, nn
 
 from fractionate.checkpoint import to_bytes
 from fractionate.durable import make_directory, write_file
-from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError
+from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError, reason, visible
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, device_of, logits_of
+from fractionate.record import escaped
 from fractionate.records import Interval, Run, Scores
 
 FILES = {"torch.export": "model.pt2", "ONNX Runtime": "model.onnx"}
@@ -75,7 +78,7 @@ def export_student(
             "shared_tensors": aliases,
             "torch_version": torch.__version__,
         }
-        write_file(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False).encode())
+        write_file(out / "config.json", escaped(json.dumps(config, indent=2, ensure_ascii=False)).encode())
     makers = {"torch.export": (program, _export_program), "ONNX Runtime": (onnx, _export_onnx)}
     programs: dict[str, float | str] = {}
     for kind, (wanted, make) in makers.items():
@@ -146,7 +149,7 @@ def _exporting(kind: str) -> Iterator[None]:
     except Exception as error:
         raise MismatchError(
             f"{kind} cannot export this student",
-            got=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
+            got=reason(error, 300),
             fix="leave the program out, or keep what depends on the numbers out of the student's forward",
         ) from error
     finally:
@@ -198,6 +201,23 @@ def _one_line(text: str) -> str:
     return "".join(c for c in text if c.isprintable()).strip()
 
 
+def _plain(text: str) -> str:
+    """Foreign text in a line of Markdown, shown as it is: no tag, no link, no picture, no formula."""
+    return re.sub(r"([\\`*_\[\]~|$#])", r"\\\1", html_text.escape(_one_line(text), quote=False))
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks enough to hold a text that has some itself."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+def _code(text: str) -> str:
+    """Foreign text as code within a line."""
+    line = _one_line(text)
+    fence = _fence(line, 1)
+    return f"{fence}{line}{fence}" if len(fence) == 1 else f"{fence} {line} {fence}"
+
+
 def model_card(
     student: nn.Module,
     run: Run | None,
@@ -209,30 +229,31 @@ def model_card(
 ) -> str:
     """The card as Markdown with the hub's front matter: data, teacher's hash, scores with intervals, the loss contract."""
     parameters = sum(p.numel() for p in student.parameters())
-    front = {"library_name": "pytorch", "tags": ["knowledge-distillation"], "license": licence or "unknown"}
+    front = {"library_name": "pytorch", "tags": ["knowledge-distillation"], "license": _one_line(licence) or "unknown"}
     lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
     lines += [
-        f"# {_one_line(name)}",
+        f"# {_plain(name)}",
         "",
         f"A {type(student).__name__} with {parameters:,} parameters, on {device_of(student)}.",
     ]
-    lines += ["", "## Data", "", _one_line(data) or "not stated", ""]
+    lines += ["", "## Data", "", _plain(data) or "not stated", ""]
     if class_names:
-        lines += [f"{len(class_names)} classes: {_one_line(', '.join(class_names[:50]))}", ""]
+        lines += [f"{len(class_names)} classes: {_plain(', '.join(class_names[:50]))}", ""]
     if run is not None:
         lines += [
             "## Training",
             "",
-            f"Arm `{_one_line(run.arm)}`, seed {run.seed}, {run.steps:,} steps, {run.wall_seconds:.0f} s.",
+            f"Arm {_code(run.arm)}, seed {run.seed}, {run.steps:,} steps, {run.wall_seconds:.0f} s.",
         ]
         teacher = run.settings.get("teacher")
-        lines += ["", f"Teacher: {f'xxh3-128 `{teacher}`' if teacher else 'none recorded'}."]
+        lines += ["", f"Teacher: {f'xxh3-128 {_code(str(teacher))}' if teacher else 'none recorded'}."]
         if run.settings.get("data"):
-            lines += [f"Data: xxh3-128 `{run.settings['data']}`."]
+            lines += [f"Data: xxh3-128 {_code(str(run.settings['data']))}."]
         contract = (
             str(run.contract) if run.contract is not None else "loss = H(label, softmax(student)): the labels alone"
         )
-        lines += ["", "```", contract, "```", ""]
+        fence = _fence(contract, 3)
+        lines += ["", fence, *map(str.rstrip, map(visible, contract.splitlines())), fence, ""]
         for part, scores in (("validation", run.validation), ("test", run.test)):
             if scores is not None:
                 line = f"- {part} ({scores.examples:,} examples): {scores.describe(run.metrics)}"
@@ -242,15 +263,13 @@ def model_card(
                 lines.append(line)
         if run.cost:
             lines += ["", "## Cost", ""] + [
-                f"- {key.replace('_', ' ')}: {value:{',.0f' if value >= 100 else ',.3g'}}"
+                f"- {_plain(key.replace('_', ' '))}: {value:{',.0f' if value >= 100 else ',.3g'}}"
                 for key, value in run.cost.items()
             ]
-        lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in run.versions.items()) + "."]
+        lines += ["", "Versions: " + ", ".join(_plain(f"{key} {value}") for key, value in run.versions.items()) + "."]
     if programs:
         lines += ["", "## Exported programs", ""]
         for kind, found in programs.items():
             same = f"`{FILES[kind]}`, logits differ from the student's by at most"
-            lines += [
-                f"- {kind}: " + (f"{same} {found:.2g}" if isinstance(found, float) else f"none; {_one_line(found)}")
-            ]
+            lines += [f"- {kind}: " + (f"{same} {found:.2g}" if isinstance(found, float) else f"none; {_plain(found)}")]
     return "\n".join(lines) + "\n"

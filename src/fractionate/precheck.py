@@ -16,7 +16,7 @@ from fractionate.data.examples import Examples
 from fractionate.durable import refused
 from fractionate.engine.memory import check_memory, foresee
 from fractionate.engine.recompute import recomputed
-from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, ResourceError
+from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, ResourceError, reason
 from fractionate.production import check_extras
 from fractionate.records import Training
 from fractionate.sources.names import find_model
@@ -100,12 +100,12 @@ def _logits(model: nn.Module, data: Examples, who: str, rows: int = 2) -> torch.
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
             raise ResourceError(
                 f"the {who} does not fit into memory, not even with {rows} examples",
-                got=str(error).splitlines()[0][:200],
+                got=reason(error),
             ) from error
         raise MismatchError(
             f"the {who} cannot take these inputs",
             expected=f"inputs {list(data.inputs.shape[1:])} of {data.inputs.dtype}",
-            got=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
+            got=reason(error, 300),
         ) from error
     if not isinstance(logits, torch.Tensor):
         raise MismatchError(

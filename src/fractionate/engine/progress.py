@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
+from fractionate.errors import printable, visible
+
 Show = Literal["auto", "bar", "lines", "nothing"]
 
 
@@ -22,9 +24,11 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            printable = "".join(c for c in name if c.isprintable())
             self._bar = Bar(
-                TextColumn(escape(printable)), *columns, TextColumn("{task.fields[said]}"), console=Console(stderr=True)
+                TextColumn(escape(printable(name))),
+                *columns,
+                TextColumn("{task.fields[said]}"),
+                console=Console(stderr=True),
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=steps, completed=done, said="")
@@ -32,9 +36,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A remark, where anything is shown."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(visible(text), markup=False, highlight=False)
         elif self.show == "lines":
-            print(text, file=sys.stderr)
+            print(visible(text), file=sys.stderr)
 
     def step(self, step: int, loss: float | None = None) -> None:
         """The training has come to a step."""
@@ -43,7 +47,7 @@ class Progress:
             self._bar.update(self._task, completed=step, **said)
         elif self.show == "lines" and step * 10 // self.steps > self.shown:
             self.shown = step * 10 // self.steps
-            print(f"{self.name}: step {step} of {self.steps}", file=sys.stderr)
+            print(f"{printable(self.name)}: step {step} of {self.steps}", file=sys.stderr)
 
     def close(self) -> None:
         """Give the terminal back."""

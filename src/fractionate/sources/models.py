@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fractionate.budget import require_bytes
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.registry import Registry, nearest
 
@@ -35,6 +36,21 @@ class Flat(nn.Flatten):
         return super().forward(input)
 
 
+def _check(model: str, *counts: int, dropout: float = 0.0) -> None:
+    """Raise `ConfigError` for settings of a model that are no counts, or no share."""
+    wrong = [count for count in counts if isinstance(count, bool) or not isinstance(count, int) or count < 1]
+    if wrong or isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        got = f"{wrong[0]!r}" if wrong else f"dropout={dropout!r}"
+        raise ConfigError(
+            f"invalid size of {model}", expected="whole numbers from 1; dropout from 0 to below 1", got=got
+        )
+
+
+def _check_memory(model: str, weights: int) -> None:
+    """Raise `ResourceError` where that many weights do not fit into memory, before any is made."""
+    require_bytes(4 * weights, f"{model} with {weights:,} weights", fix="make it smaller")
+
+
 @models.register("linear")
 def linear() -> Builder:
     """One linear layer on the flattened input."""
@@ -45,8 +61,11 @@ def linear() -> Builder:
 def mlp(*widths: int, dropout: float = 0.0) -> Builder:
     """Fully connected layers with ReLU on the flattened input: `mlp(256, 256)`."""
 
+    _check("mlp", *widths, dropout=dropout)
+
     def build(shape: Sequence[int], classes: int) -> nn.Module:
         sizes = [math.prod(shape), *widths]
+        _check_memory("mlp", sum(before * after for before, after in pairwise((*sizes, classes))))
         layers: list[nn.Module] = [Flat()]
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
@@ -59,6 +78,7 @@ def mlp(*widths: int, dropout: float = 0.0) -> Builder:
 @models.register("cnn")
 def cnn(*channels: int, dropout: float = 0.0) -> Builder:
     """3×3 convolutions with batch normalisation, ReLU and halving of the picture, then global mean: `cnn(16, 32)`."""
+    _check("cnn", *channels, dropout=dropout)
     widths = channels or (16, 32)
 
     def build(shape: Sequence[int], classes: int) -> nn.Module:
@@ -69,6 +89,7 @@ def cnn(*channels: int, dropout: float = 0.0) -> Builder:
                 got=str(list(shape)),
                 fix="use mlp(...)",
             )
+        _check_memory("cnn", sum(9 * before * after for before, after in pairwise((shape[0], *widths))))
         layers: list[nn.Module] = []
         for before, after in pairwise((shape[0], *widths)):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -114,6 +135,7 @@ class Bag(nn.Module):
 @models.register("bag")
 def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: float = 0.3) -> Builder:
     """For `texts(...)`: the mean vector of a text's hashed words and pairs, then two layers; as many buckets as `texts` has."""
+    _check("bag", buckets, width, hidden, dropout=dropout)
 
     def build(shape: Sequence[int], classes: int) -> nn.Module:
         if len(shape) != 1:
@@ -123,6 +145,7 @@ def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: f
                 got=str(list(shape)),
                 fix="use texts(...), or another model",
             )
+        _check_memory("bag", (buckets + hidden) * width + hidden * classes)
         return Bag(buckets, width, hidden, classes, dropout)
 
     return build

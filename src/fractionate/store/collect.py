@@ -23,7 +23,7 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.data.labels import check_labels
 from fractionate.durable import TEMPORARY, make_directory, refused, sweep, write_file
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.errors import ConfigError, MismatchError, printable
 from fractionate.outputs import check_not_probabilities
 from fractionate.paths import as_path
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_logits
@@ -362,7 +362,7 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
 
             bar = Progress(console=Console(stderr=True), transient=True)
             bar.start()
-            task = bar.add_task(escape(title), total=total)
+            task = bar.add_task(escape(printable(title)), total=total)
         if bar is not None and task is not None:
             bar.update(task, completed=min(seen, total))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError, reason
 from fractionate.models.modes import eval_mode
 from fractionate.models.placing import placed
 from fractionate.outputs import IGNORED, call, logits_of
@@ -44,7 +44,7 @@ class OnnxTeacher:
         try:
             self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises classes of its own for each way a file can be wrong
-            raise ConfigError(f"cannot read {self.file} as ONNX", got=str(error).splitlines()[0]) from error
+            raise ConfigError(f"cannot read {self.file} as ONNX", got=reason(error)) from error
 
     def __call__(self, inputs: Any) -> Tensor:
         names = [wanted.name for wanted in self.session.get_inputs()]

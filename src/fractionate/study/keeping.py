@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from fractionate.durable import make_directory, sweep, write_file
-from fractionate.errors import DamagedError, FractionateError, MismatchError
+from fractionate.errors import DamagedError, FractionateError, MismatchError, printable
 from fractionate.records import Run
 
 
@@ -153,10 +153,11 @@ class Progress:
         self._bar: Any = None
         if show == "auto" and sys.stderr.isatty():
             from rich.console import Console
+            from rich.markup import escape
             from rich.progress import Progress as Bar
 
             self._bar = Bar(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(name, total=self.total)
+            self._task = self._bar.add_task(escape(printable(name)), total=self.total)
             self._bar.start()
 
     def advance(self, steps: int) -> None:
@@ -166,7 +167,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done)
         elif self.lines and time.perf_counter() - self.begin > 10 * (self.shown + 1):
             self.shown = int((time.perf_counter() - self.begin) / 10)
-            print(f"{self.name}: {self.done / self.total:.0%}", file=sys.stderr, flush=True)
+            print(f"{printable(self.name)}: {self.done / self.total:.0%}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""
