@@ -177,7 +177,7 @@ FAULTS = {  # by the rows of the fault table that a run file can bring about; ex
     "26 a mapping": ("", ("student.model=mine_to_forecast:mapping",), 4, "dict"),
     "26 a number": ("", ("student.model=mine_to_forecast:scalar",), 4, "[]"),
     "26 the wrong layout": ("", ("student.model=mine_to_forecast:wrong_way",), 4, "cannot take these inputs"),
-    "26 pictures of two sizes": ("", ("data.source=mine_to_forecast:uneven",), 4, "one tensor"),
+    "26 pictures of two sizes": ("", ("data.source=mine_to_forecast:uneven",), 4, "rows differ in length"),
     "26 no pictures": ("", ("student.model=cnn(4)", "data.source=mine_to_forecast:flat"), 2, "has no 'flat'"),
     "27 too large for memory": ("", ("student.model=mine_to_forecast:vast",), 6, "does not fit into memory"),
     "a folder of another run": ("", ("out=other",), 4, "other holds another run"),

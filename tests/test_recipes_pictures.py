@@ -168,7 +168,7 @@ def test_pictures_in_folders(pictures: Path) -> None:
     (pictures / "val" / "n01" / "0.JPEG").write_bytes(b"no picture")
     with pytest.raises(DamagedError, match="cannot be read as a picture"):
         PictureFolder(pictures / "val", 32)[0]
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         PictureFolder(pictures / "test")
     (pictures / "empty" / "n01").mkdir(parents=True)
     with pytest.raises(ConfigError, match="1 folders"):
