@@ -200,7 +200,8 @@ class DistillSection(Section):
         "last", description="which weights become the student; best: by validation accuracy, then NLL"
     )
     loss_from: Literal["logits", "hidden"] = Field(
-        "logits", description="hidden: losses from hidden states, without [rows, classes] logits; for large vocabularies"
+        "logits",
+        description="hidden: losses from hidden states, without [rows, classes] logits; for large vocabularies",
     )
     recompute: tuple[str, ...] = Field(
         (), description="paths of modules, with *, that keep no activations and compute them again"
