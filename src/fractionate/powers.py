@@ -21,6 +21,7 @@ from torch import Tensor
 KEPT_ELEMENTS = 1 << 20  # larger arrays are not kept
 LONG_ROW = 1 << 12  # elements that are worth a call a row
 BLOCK_CLASSES = 1 << 15  # classes multiplied at once
+FAR = 32.0  # exponents of a row's largest logit from which a product rounded by itself would lose digits
 LN2 = math.log(2.0)
 
 Column = Float[Tensor, "batch 1"]
@@ -77,10 +78,16 @@ class Rows:
 
 
 def exponents(logits: Logits, temperature: float, name: str) -> Logits:
-    """(logits - largest) / T · log2 e in a kept array; all rows counted from about 0 at their largest."""
+    """(logits - largest) / T · log2 e in a kept array; all rows counted from about 0 at their largest.
+
+    One operator where it is exact enough; rows far from 0 are shifted first, as not every processor fuses product and sum.
+    """
     factor = 1 / (LN2 * temperature)
-    zero = logits.amax(dim=-1, keepdim=True).mul_(-factor)
-    return torch.add(zero, logits, alpha=factor, out=place(name, logits))
+    largest, out = logits.amax(dim=-1, keepdim=True), place(name, logits)
+    zero = largest * -factor
+    if not logits.is_cuda and bool((zero.abs() > FAR).any()):
+        return torch.sub(logits, largest, out=out).mul_(factor)
+    return torch.add(zero, logits, alpha=factor, out=out)
 
 
 def raised(exponents_of_two: Logits) -> Rows:

@@ -109,12 +109,10 @@ class SpectrumStream:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Powers of two with 0 at the label; what makes probabilities of them; by row the label's power, the sum of the others',
         and Σ power · exponent."""
-        largest = logits.amax(dim=1, keepdim=True).to(dtype)
-        if dtype == torch.float32 and float(largest.abs().max()) > LARGE * self.temperature:
-            dtype, largest = torch.float64, largest.double()
+        if dtype == torch.float32 and bool((logits.amax(dim=1).abs() > LARGE * self.temperature).any()):
+            dtype = torch.float64
         z = logits if logits.dtype == dtype else place("spectrum", logits, dtype).copy_(logits)
-        factor = 1 / (LN2 * self.temperature)
-        z = torch.add(largest.mul_(-factor), z, alpha=factor, out=place("spectrum", z))
+        z = exponents(z, self.temperature, "spectrum")
         powers = torch.exp2(z, out=place("spectrum powers", z))
         own_power = powers.gather(1, own)[:, 0]
         powers.scatter_(
