@@ -99,6 +99,105 @@ def test_nothing_left_and_over_long_texts_are_errors_that_say_so() -> None:
         read_sentences(Letters(), ["ab"], longest=1)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [("ab", "cd"), "ef"],
+        [["ab", "cd"], "ef"],
+        [{"prompt": "ab", "completion": "cd"}, {"text": "ef"}],
+        iter([{"completion": "cd", "prompt": "ab"}, "ef"]),
+    ],
+)
+def test_texts_in_every_form_that_is_read(texts) -> None:
+    found = read_sentences(Letters(), texts, longest=9)
+    assert [t.tolist() for t in found.tokens] == [[2, 3, 4, 5, 1], [6, 7, 1]] and found.prompts == (2, 1)
+
+
+def test_rows_of_datasets_are_texts() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"prompt": ["ab"], "completion": ["cd"]})
+    assert read_sentences(Letters(), rows, longest=9).prompts == (2,)
+    with pytest.raises(MismatchError, match=r"text 0 is of a form(.|\n)*a mapping of id, prompt, completion"):
+        read_sentences(Letters(), rows.add_column("id", [1]).select_columns(["id", "prompt", "completion"]), longest=9)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"question": "ab", "answer": "cd"}, "a mapping of question, answer"),
+        ({"messages": [{"role": "user", "content": "ab"}]}, "a mapping of messages"),
+        ({"prompt": [{"role": "user", "content": "ab"}], "completion": [{"role": "assistant"}]}, "list and list"),
+        ({"prompt": "ab", "completion": None}, "str and NoneType"),
+        ({"prompt": "ab"}, "a mapping of prompt"), ({}, "a mapping of"), (("ab", 3), "str and int"),
+        (("ab", "cd", "ef"), "tuple of 3"), ((), "tuple of 0"), (3, "int"), (None, "NoneType"), (b"ab", "bytes"),
+        ([2, 3, 4], "list of 3"),
+    ],
+)  # fmt: skip
+def test_texts_of_another_form_are_named_by_their_place(item, message) -> None:
+    with pytest.raises(MismatchError, match=rf"text 1 is of a form that is not read(.|\n)*got: *{message}(.|\n)*fix"):
+        read_sentences(Letters(), ["ab", item], longest=9)
+
+
+def test_columns_and_single_texts_are_no_lists_of_texts() -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = {"prompt": ["ab"], "completion": ["cd"]}
+    for texts in ("abc", b"abc", columns, pandas.DataFrame(columns), pandas.Series(["ab"]), {"ab"}, 3, None):
+        with pytest.raises(ConfigError, match="this is no list of texts"):
+            read_sentences(Letters(), texts, longest=9)
+
+
+def words_with(template, **marks):
+    """A tokenizer of whole words of transformers, which puts special tokens around a text by itself."""
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import PreTrainedTokenizerFast
+
+    known = {word: n for n, word in enumerate(["[UNK]", "<s>", "</s>", "[SEP]", "a", "b", "c", "d"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if template:
+        special = [(word, known[word]) for word in ("<s>", "</s>", "[SEP]")]
+        made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", **marks)
+
+
+BOTH = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("template", "marks", "more", "around"),
+    [
+        ("<s> $A </s>", BOTH, {}, ("<s>", "</s>")),
+        ("<s> $A", BOTH, {}, ("<s>", "</s>")),
+        ("$A </s>", BOTH, {}, ("", "</s>")),
+        ("", BOTH, {}, ("", "</s>")),
+        ("<s> $A </s>", BOTH, {"end": False}, ("<s>", "")),
+        ("<s> $A [SEP]", {"sep_token": "[SEP]"}, {}, ("<s>", "[SEP]")),
+        ("<s> $A [SEP]", BOTH, {}, ("<s>", "[SEP] </s>")),
+        ("<s> [SEP] $A </s>", BOTH, {}, ("<s> [SEP]", "</s>")),
+    ],
+)
+def test_special_tokens_stand_once_around_prompt_and_completion(template, marks, more, around) -> None:
+    words = words_with(template, **marks)
+    begin, end = (part.split() for part in around)
+    texts = [("a b", "c d"), "a b c", ("<s> a b", "c d </s>"), ("a", "</s> b")]
+    found = read_sentences(words, texts, longest=32, **more)
+    said = [words.convert_ids_to_tokens(tokens.tolist()) for tokens in found.tokens]
+    assert said[0] == [*begin, "a", "b", "c", "d", *end] and found.prompts[0] == len(begin) + 2
+    assert said[1] == [*begin, "a", "b", "c", *end] and found.prompts[1] == max(1, len(begin))
+    assert said[3][len(begin) : len(begin) + 3] == ["a", "</s>", "b"], "what a text itself says stays"
+    if around == ("<s>", "</s>"):
+        assert said[2] == said[0], "a chat template may have added them"
+
+
+def test_special_tokens_that_cannot_be_told_are_refused() -> None:
+    class Odd(Letters):
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [9] if add_special_tokens else [3, 4]}
+
+    with pytest.raises(ConfigError, match="special tokens of this tokenizer"):
+        read_sentences(Odd(), ["ab"], longest=9)
+
+
 def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_path) -> None:
     """The teacher asked once teaches what the living one teaches; the store knows the tokenizer."""
     store = collect(

@@ -5,7 +5,7 @@ The loop is `distill` with `predicts_next=True`. Everything here is data for it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 
 from fractionate.data.batch import Batch, Ids, Places, Plan
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.extensions.prompts import SpecialTokens, Text, prompts_and_completions
 from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
 from fractionate.outputs import IGNORED, device_of
 
-Text = str | tuple[str, str]
 OverLong = Literal["skip", "cut", "refuse"]
 
 
@@ -131,17 +131,24 @@ class _Items(torch.utils.data.Dataset[Any]):
 
 def read_sentences(
     tokenizer: Any,
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     *,
     longest: int,
     over_long: OverLong = "skip",
     end: bool = True,
     name: str = "sentences",
 ) -> Sentences:
-    """Texts, or pairs (prompt, completion), as tokens; the loss is on what follows the prompt, and on the end of the text.
+    """Texts as tokens; the loss is on what follows the prompt, and on the end of the text.
 
-    Without a prompt the first token is given. Empty texts and those with nothing to foretell are left out and counted; texts of
-    more than `longest` tokens too (`over_long="skip"`), or they are cut, or refused. Raises `MismatchError` where nothing is left.
+    A text is a string, a pair (prompt, completion), or a mapping of `text` or of `prompt` and `completion`. Without a prompt the
+    first token is given. What the tokenizer itself puts before and after a text stands there once, around prompt and completion
+    together; its end of text follows unless it is there already, and `end=False` leaves out all that follows the text. Empty texts
+    and those with nothing to foretell are left out and counted; texts of more than `longest` tokens too (`over_long="skip"`), or
+    they are cut, or refused.
+
+    Raises:
+        ConfigError: for settings, and for what is no list of texts.
+        MismatchError: for a text of another form, and where nothing is left.
     """
     if over_long not in ("skip", "cut", "refuse") or longest < 2:
         raise ConfigError(
@@ -151,13 +158,17 @@ def read_sentences(
         )
     skipped = {"empty": 0, "over-long": 0}
     tokens, prompts = [], []
-    last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
-    for place, text in enumerate(texts):
-        prompt, completion = ("", text) if isinstance(text, str) else text
-        first = tokenizer(prompt, add_special_tokens=True)["input_ids"] if prompt else []
-        rest = tokenizer(completion, add_special_tokens=not prompt)["input_ids"] if completion.strip() else []
-        whole = [*first, *rest, *last]
-        if not rest or len(whole) < 2:
+    special: SpecialTokens | None = None
+    for place, (prompt, completion) in enumerate(prompts_and_completions(texts, name)):
+        rest = tokenizer(completion, add_special_tokens=False)["input_ids"] if completion.strip() else []
+        if not rest:
+            skipped["empty"] += 1
+            continue
+        special = special or SpecialTokens.of(tokenizer, completion)
+        first = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
+        given = [*special.opening([*first, *rest]), *first]
+        whole = [*given, *rest, *(special.closing(rest, tokenizer.eos_token_id) if end else [])]
+        if len(whole) < 2:
             skipped["empty"] += 1
             continue
         if len(whole) > longest:
@@ -166,12 +177,12 @@ def read_sentences(
                     f"{name}: text {place} is too long", expected=f"at most {longest} tokens", got=str(len(whole)),
                     fix='over_long="skip" leaves such texts out and counts them, "cut" cuts them',
                 )  # fmt: skip
-            if over_long == "skip" or len(first) >= longest:
+            if over_long == "skip" or len(given) >= longest:
                 skipped["over-long"] += 1
                 continue
             whole = whole[:longest]
         tokens.append(torch.tensor(whole))
-        prompts.append(max(1, len(first)))
+        prompts.append(max(1, len(given)))
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Sentences(tuple(tokens), tuple(prompts), padding or 0, name, skipped)
 
