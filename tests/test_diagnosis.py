@@ -193,3 +193,21 @@ def test_bad_input(data, healthy):
 def test_every_probe_states_its_needs_and_thresholds():
     for name in probes:
         assert isinstance(probes[name].needs, tuple) and probes.factory(name).__doc__
+
+
+@pytest.mark.parametrize("absent", [9, 0, 5])
+def test_names_that_nobody_gave_are_no_finding_and_names_that_were_given_are(absent: int) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 10
+    labels = labels[labels != absent]
+    signal = TeacherSignal(torch.randn(len(labels), 10) + 4 * nn.functional.one_hot(labels, 10), labels)
+    data = Examples(torch.randn(len(labels), 6), labels)
+    for made in (
+        diagnose(signal, data=data),
+        diagnose(signal, data=data, class_names=data.class_names),
+        diagnose(signal, data=Examples(data.inputs, labels, NAMES)),
+    ):
+        assert found(made, "vocabulary-mismatch").severity == "ok"
+        assert len(made.class_names) == 10
+    few = diagnose(signal, class_names=NAMES[:9])
+    assert found(few, "vocabulary-mismatch").summary == "9 class names for 10 classes"

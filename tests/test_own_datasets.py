@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -193,6 +194,69 @@ def test_a_path_or_address_inside_a_saved_picture_is_never_opened(tmp_path):
         (folder / "dataset_info.json").write_text(json.dumps(info))
         with pytest.raises(MismatchError, match="row 0 has no picture in it"):
             saved(folder)
+
+
+def rewritten(path, change):
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+
+
+OUTSIDE = {
+    "a path above": lambda folder, away: rewritten(
+        folder / "train" / "state.json",
+        lambda s: s["_data_files"][0].update(filename="../../away/data-00000-of-00001.arrow"),
+    ),
+    "an absolute path": lambda folder, away: rewritten(
+        folder / "train" / "state.json",
+        lambda s: s["_data_files"][0].update(filename=str(away / "data-00000-of-00001.arrow")),
+    ),
+    "a split above": lambda folder, away: rewritten(
+        folder / "dataset_dict.json", lambda d: d.update(splits=["../away", "test"])
+    ),
+    "a number": lambda folder, away: rewritten(
+        folder / "train" / "state.json", lambda s: s["_data_files"][0].update(filename=3)
+    ),
+    "a link": lambda folder, away: linked(folder / "train" / "data-00000-of-00001.arrow", away),
+    "a linked split": lambda folder, away: linked(folder / "train", away),
+    "a linked state": lambda folder, away: linked(folder / "train" / "state.json", away),
+}
+
+
+def linked(path, away):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(away if path.name == "train" else away / path.name)
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_a_saved_folder_opens_no_file_outside_of_it(digits, tmp_path, how):
+    digits.save_to_disk(tmp_path / "away")
+    digits.train_test_split(0.3, seed=0).save_to_disk(tmp_path / "d")
+    assert len(saved(tmp_path / "d").parts().test) == 60
+    OUTSIDE[how](tmp_path / "d", tmp_path / "away")
+    with pytest.raises(DamagedError, match=r"names a file outside of it(.|\n)*save the data set again"):
+        saved(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_saved_folder_with_a_pipe_in_it_is_refused_at_once(digits, tmp_path, name):
+    digits.save_to_disk(tmp_path / "d")
+    (tmp_path / "d" / name).unlink()
+    os.mkfifo(tmp_path / "d" / name)
+    with pytest.raises(ConfigError, match=r"no regular file|no folder that"):
+        saved(tmp_path / "d")
+
+
+def test_what_is_missing_is_a_setting_of_tables(tmp_path):
+    rows = {"size": [1.0, 2.0, 3.0] * 20, "country": ["NA", "ZA", "BW"] * 20}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "t")
+    with pytest.raises(ConfigError, match=r"20 rows have no label(.|\n)*missing="):
+        saved(tmp_path / "t", label="country")
+    assert saved(tmp_path / "t", label="country", missing=[]).labels.names == ("BW", "NA", "ZA")
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["NA", "ZA"]}).save_to_disk(tmp_path / "texts")
+    assert saved(tmp_path / "texts").examples.class_names == ("NA", "ZA")
+    with pytest.raises(ConfigError, match="missing is a setting of tables"):
+        saved(tmp_path / "texts", missing=[])
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])

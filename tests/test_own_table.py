@@ -305,6 +305,8 @@ def test_parquet_that_is_none_or_claims_too_much(tmp_path, wine):
         patched.setattr("fractionate.budget.available_bytes", lambda device: 1 << 30)
         with pytest.raises(ResourceError, match=r"bomb.parquet does not fit(.|\n)*bytes"):
             table(tmp_path / "bomb.parquet", "y")
+    with pytest.raises(DamagedError, match=r"bomb.parquet unfolds to more(.|\n)*60,000,000 cells"):
+        table(tmp_path / "bomb.parquet", "y")
     dated = pyarrow.table(
         {"when": pyarrow.array([0, 1, 2, 3], pyarrow.timestamp("s")), "l": [[1], [2], [3], [4]], "y": [0, 1, 0, 1]}
     )

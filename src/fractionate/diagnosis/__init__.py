@@ -80,6 +80,8 @@ def diagnose(
     examples = None if data is None else as_examples(data)
     _check(signal, examples, second_view, _as_signal(second_pass))
     names = tuple(class_names) or (examples.class_names if examples is not None else ())
+    if all(name == str(number) for number, name in enumerate(names)):
+        names = ()  # counted from the labels that occur: nobody has named the classes
     check_pilot(pilot, student, examples)
     module = student if isinstance(student, nn.Module) or student is None else student()
     student_logits = student_outputs(module, examples) if module is not None and examples is not None else None

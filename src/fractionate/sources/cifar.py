@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError
+from fractionate.sources.pictures import shown_picture
+from fractionate.sources.saved import check_saved, picture_of
 
 SIDE = 32
 RECORD = 2 + 3 * SIDE * SIDE  # coarse label, fine label, planes of red, green and blue
@@ -93,17 +95,20 @@ def _assembled(
 
 def _from_datasets(folder: Path) -> Cifar:
     try:
-        from datasets import load_from_disk
+        from datasets import Image, load_from_disk
     except ImportError as error:
         raise MissingExtraError(
             "this folder was saved by datasets", expected="datasets", fix="pip install 'fractionate[hf]'"
         ) from error
+    check_saved(folder)
     saved: Any = load_from_disk(str(folder))
     features = saved["train"].features
     splits = []
     for name in ("train", "test"):
         rows = saved[name]
-        pictures = np.stack([np.asarray(picture.convert("RGB")) for picture in rows["img"]])
+        raw = rows.select_columns(["img"]).cast_column("img", Image(decode=False))["img"][:]
+        found = (shown_picture(picture_of(row, place), name=f"row {place}") for place, row in enumerate(raw))
+        pictures = np.stack([np.asarray(picture) for picture in found])
         splits.append(
             (
                 torch.from_numpy(pictures).permute(0, 3, 1, 2),

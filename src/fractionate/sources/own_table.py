@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, ResourceError, printable
+from fractionate.errors import (
+    ConfigError,
+    DamagedError,
+    FractionateError,
+    MismatchError,
+    MissingExtraError,
+    ResourceError,
+    printable,
+)
 from fractionate.files import existing_file
 from fractionate.sources.bundled import Parts, data_sets, split_parts
 from fractionate.sources.columns import (
@@ -33,6 +41,8 @@ from fractionate.sources.encoding import TableEncoding
 from fractionate.sources.numerals import PLAIN, Numerals
 
 PARQUET = (".parquet", ".pq")
+UNFOLDS = 1000  # a table with something in it unfolds to less, in multiples of its file; 5 values in long runs: 1,800
+UNFOLDS_BYTES = 256 << 20  # a table that unfolds to less than this is no bomb
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,10 +210,18 @@ def read_parquet(path: Path | str) -> Any:
             if head.num_columns > MOST_COLUMNS:
                 raise ResourceError(f"{file} has {head.num_columns:,} columns", expected=f"at most {MOST_COLUMNS:,}")
             unfolded = sum(head.row_group(group).total_byte_size for group in range(head.num_row_groups))
-            require_bytes(max(unfolded, 0) + 24 * max(head.num_rows, 0) * head.num_columns, file, fix=SMALLER)
+            cells = max(head.num_rows, 0) * head.num_columns
+            require_bytes(max(unfolded, 0) + 24 * cells, file, fix=SMALLER)
+            if UNFOLDS_BYTES < 8 * cells > UNFOLDS * path.stat().st_size:
+                raise DamagedError(
+                    f"{file} unfolds to more than a table holds",
+                    expected=f"at most {UNFOLDS:,} times its {path.stat().st_size:,} bytes",
+                    got=f"{cells:,} cells",
+                    fix="take fewer rows, or give a CSV file",
+                )
             return opened.read()
     except (ArrowException, OSError, ValueError) as error:
-        if isinstance(error, ResourceError):
+        if isinstance(error, FractionateError):
             raise
         raise DamagedError(f"{file} cannot be read as Parquet", got=printable(str(error), 200)) from error
 
@@ -241,15 +259,12 @@ def arrow_table(
         if types.is_floating(values.type):
             cells[column] = _as_numbers(values)
         elif types.is_integer(values.type) or types.is_decimal(values.type):
-            cells[column] = (
-                [None if cell is None else str(cell) for cell in values.to_pylist()]
-                if column == label or _many_digits(values)
-                else _as_numbers(values)
-            )
+            exact = column == label or _many_digits(values)
+            cells[column] = _as_text(values) if exact else _as_numbers(values)
         elif types.is_boolean(values.type):
             cells[column] = [None if cell is None else str(cell).lower() for cell in values.to_pylist()]
         elif types.is_string(values.type) or types.is_large_string(values.type):
-            text = [None if cell is None else cell.strip() for cell in values.to_pylist()]
+            text = _as_text(values)
             cells[column] = text if column == label else [None if cell in gone else cell for cell in text]
         else:
             unfit[column] = printable(str(values.type))
@@ -269,6 +284,15 @@ def arrow_table(
         numerals=numerals,
         unfit=unfit,
     )
+
+
+def _as_text(values: Any) -> list[str | None]:
+    """Cells as text, each different one kept once."""
+    from pyarrow import types
+
+    coded = (values if types.is_dictionary(values.type) else values.dictionary_encode()).combine_chunks()
+    words = [None if word is None else str(word).strip() for word in coded.dictionary.to_pylist()]
+    return [None if place is None else words[place] for place in coded.indices.to_pylist()]
 
 
 def _many_digits(values: Any) -> bool:

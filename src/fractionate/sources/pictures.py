@@ -66,7 +66,15 @@ def random_view(picture: Any, side: int) -> Any:
 def read_picture(
     file: Path | BinaryIO, view: View, side: int, *, name: str | None = None
 ) -> Float[Tensor, "3 side side"]:
-    """A picture file, viewed and normalised: the pixels that a viewer shows, on white where they are transparent.
+    """A picture file, viewed and normalised. Raises what `shown_picture` raises."""
+    picture = view(shown_picture(file, name=name), side)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1).float() / 255
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
+    return (pixels - mean) / deviation
+
+
+def shown_picture(file: Path | BinaryIO, *, name: str | None = None) -> Any:
+    """A picture file as a viewer shows it, a PIL picture in RGB: on white where it is transparent.
 
     Turned and mirrored as its EXIF says; 16 bits of grey become 8. Only the formats of `ENDINGS` are read, whatever the name says:
     Pillow would start other programs for some of the others. Colour profiles are not applied. Raises `DamagedError` where it cannot
@@ -82,7 +90,7 @@ def read_picture(
     if isinstance(file, Path):
         existing_file(file, what="picture")
     try:
-        decoded = _decoded(file)
+        return _decoded(file)
     except MemoryError:
         raise
     except Exception as error:  # decoders have errors of their own for bytes that are not what their beginning says
@@ -91,9 +99,6 @@ def read_picture(
             got=printable(str(error), 200),
             fix="replace or remove it",
         ) from error
-    pixels = torch.from_numpy(np.array(view(decoded, side), dtype=np.uint8)).permute(2, 0, 1).float() / 255
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
-    return (pixels - mean) / deviation
 
 
 def _decoded(file: Path | BinaryIO) -> Any:

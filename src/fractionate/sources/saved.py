@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from fractionate.budget import require_bytes
 from fractionate.data.examples import Examples
 from fractionate.data.rows import kind_of, label_of
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable
+from fractionate.files import existing_file
 from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
@@ -44,8 +47,8 @@ def saved(
     for nothing. Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a
     data set runs.
 
-    Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `ResourceError` for data that would not
-    fit into memory, `MissingExtraError` without the library.
+    Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `DamagedError` for one that names files
+    outside of it, `ResourceError` for data that would not fit into memory, `MissingExtraError` without the library.
     """
     root = as_path(folder, "the folder that was saved")
     marks = ("dataset_dict.json", "state.json")
@@ -62,6 +65,7 @@ def saved(
         raise MissingExtraError(
             "this folder was saved by datasets", expected="datasets", fix="pip install 'fractionate[hf]'"
         ) from error
+    check_saved(root)
     try:
         found: Any = datasets.load_from_disk(str(root))
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -102,6 +106,52 @@ def saved(
         label,
         shown,
         names_of(MISSING if missing is None else missing, "missing"),
+    )
+
+
+def check_saved(root: Path) -> None:
+    """Raise `DamagedError` where a saved folder names files that are not its own: `datasets` opens what these JSON files say.
+
+    Raises `ConfigError` for pipes, devices and sockets among them.
+    """
+    parts = [root]
+    if (root / "dataset_dict.json").exists():
+        named = _json_of(root / "dataset_dict.json").get("splits", [])
+        parts = [_own(root, root, name) for name in (named if isinstance(named, list) else [named])]
+    for part in parts:
+        state = _json_of(_own(root, part, "state.json"))
+        _json_of(_own(root, part, "dataset_info.json"))
+        for key in ("_data_files", "_indices_data_files"):
+            for entry in state.get(key) or ():
+                name = entry.get("filename") if isinstance(entry, dict) else entry
+                existing_file(_own(root, part, name), fix="save the data set again")
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(existing_file(path, fix="save the data set again").read_bytes())
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{printable(str(path), 200)} cannot be read", got=printable(str(error), 200)) from error
+    if not isinstance(found, dict):
+        raise DamagedError(
+            f"{printable(str(path), 200)} cannot be read", expected="an object", got=type(found).__name__
+        )
+    return found
+
+
+def _own(root: Path, folder: Path, name: Any) -> Path:
+    """A file or folder by its name in a folder, wherever links lead still within the root."""
+    if isinstance(name, str) and Path(name).name == name and "\0" not in name:
+        path = folder / name
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            return path
+    raise DamagedError(
+        f"{printable(str(folder), 200)} names a file outside of it",
+        expected="files of its own",
+        got=printable(repr(name), 200),
+        fix="save the data set again",
     )
 
 
@@ -194,14 +244,18 @@ def _arrays(rows: Any) -> torch.Tensor:
 
 
 def _pictures(rows: list[Any], side: int) -> torch.Tensor:
-    """Pictures out of the bytes in the file: a path in it is never opened, whatever it points to."""
     made = torch.empty(len(rows), 3, side, side)
     for place, row in enumerate(rows):
-        content = row.get("bytes") if isinstance(row, dict) else None
-        if not content:
-            raise MismatchError(
-                f"row {place} has no picture in it", expected="the bytes of one", got="a path" if row else "nothing",
-                fix="save_to_disk puts the bytes in, where the pictures were read from files",
-            )  # fmt: skip
-        made[place] = read_picture(io.BytesIO(content), centre_view, side, name=f"row {place}")
+        made[place] = read_picture(picture_of(row, place), centre_view, side, name=f"row {place}")
     return made
+
+
+def picture_of(row: Any, place: int) -> io.BytesIO:
+    """The picture in a row of `Image(decode=False)`: its bytes. A path in it is never opened, whatever it points to."""
+    content = row.get("bytes") if isinstance(row, dict) else None
+    if not content:
+        raise MismatchError(
+            f"row {place} has no picture in it", expected="the bytes of one", got="a path" if row else "nothing",
+            fix="save_to_disk puts the bytes in, where the pictures were read from files",
+        )  # fmt: skip
+    return io.BytesIO(content)
