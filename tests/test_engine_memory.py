@@ -143,7 +143,7 @@ def measure(case):
                 return self.head(self.layers(inputs).mean(1))
         student, inputs = Encoder(), torch.randn(rows, 128, 256)
     else:
-        rows, classes = 1024, 20_000
+        rows, classes = 1024 if case == "taught" else 512, 20_000
         student, inputs = nn.Linear(32, classes), torch.randn(rows, 32)
     labels = torch.randint(0, classes, (rows,))
     signal = TeacherSignal(torch.randn(rows, classes), labels) if case == "taught" else None

@@ -75,7 +75,9 @@ def stoppable(folder: Path, data, *, steps: int = 100_000) -> None:
     train, _, said = data
     training = dataclasses.replace(TRAINING, steps=steps, evaluate_every=None, keep="last")
     try:
-        distill(student(), train, said, training=training, out=folder, save_every_seconds=1e9, show="nothing")
+        distill(
+            student(), train, said, training=training, out=folder, save_every_seconds=1e9, log_every=9, show="nothing"
+        )
     except StoppedError as error:
         os._exit(error.exit_code)
 

