@@ -155,6 +155,7 @@ def test_config_commands(capsys, run_file):
     assert "torch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
     done = subprocess.run(
         [sys.executable, "-m", "fractionate.cli", "collect", str(run_file), "teacher.weights=missing.safetensors"],

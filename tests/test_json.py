@@ -65,6 +65,7 @@ def test_every_command_prints_json_and_each_json_has_a_schema():
         } <= said | {""} or record
 
 
+@pytest.mark.slow
 def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     import fractionate.demo as demo

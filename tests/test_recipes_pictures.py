@@ -198,6 +198,7 @@ def run(recipe: str, *arguments: str) -> None:
     runpy.run_path(str(ROOT / "recipes" / recipe))["main"](list(arguments))
 
 
+@pytest.mark.slow
 def test_the_cifar_recipe_runs(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--models", "resnet_cifar(8)", "resnet_cifar(8)", "--epochs", "1", "--share", "0.5", "--seeds", "2"]
     small += ["--cells", "kd"]
@@ -208,6 +209,7 @@ def test_the_cifar_recipe_runs(cifar: Path, tmp_path: Path, capsys: pytest.Captu
     assert "of 8 settings tried" in page
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipe_runs(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import save_file
 
