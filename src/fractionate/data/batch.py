@@ -43,7 +43,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        if device.type == "cpu":
+        if device.type == "cpu" and self.labels.device.type == "cpu":
             return self
         weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
         labelled = None if self.labelled is None else self.labelled.to(device, non_blocking=True)

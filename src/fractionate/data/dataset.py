@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -117,10 +117,6 @@ class DatasetSplit:
         plan = [(0, _spread(len(self), LOOKED_AT))]
         noted = (part for *_, parts in self._joined(plan, 0, _nothing, _described) for part in parts)
         return digest_of(len(self), noted)
-
-    def alone(self) -> DatasetSplit:
-        """The same split read without workers, for a batch or two."""
-        return replace(self, workers=0)
 
 
 def as_batch(joined: Any, index: Int[Tensor, "batch"], name: str, *, classes: bool = True) -> Batch:

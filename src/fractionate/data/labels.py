@@ -152,21 +152,22 @@ def check_labels(
             got=f"{labels.dtype} {list(labels.shape)}",
             fix=advice(labels),
         )
-    wrong = (labels < 0) | (labels >= classes)
-    if bool(wrong.any()):
-        rows = wrong.nonzero().flatten().tolist()
-        ids = list(dict.fromkeys(shown(row) for row in rows))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        rows = ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist()
+        ids = list(dict.fromkeys(shown(row) for row in rows[:64]))
         raise MismatchError(
-            f"{name}: labels do not fit the {of}'s classes (examples {', '.join(ids[:8])})",
-            expected=f"labels in 0..{classes - 1}",
-            got=str(int(labels[wrong][0])),
-            fix="check the label map; labels that start at 1 need 1 subtracted; leave out examples without a label",
+            f"{name}: {len(rows)} of {len(labels)} labels are no class of the {of}",
+            expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
+            got=f"{int(labels[rows[0]])} at example {ids[0]}; examples {', '.join(ids[:8])}",
+            fix=f"check the label map and the {of}'s number of outputs; labels that start at 1 need 1 subtracted; leave out "
+            "examples without a label",
         )
     return labels
 
 
-def check_same_labels(taught: Tensor, labels: Tensor, shown: Callable[[int], str] = str) -> None:
-    """Raise `MismatchError` naming the first row whose label is not the one the teacher was given."""
+def check_same_labels(taught: Tensor, labels: Tensor, examples: Tensor | None = None) -> None:
+    """Raise `MismatchError` naming the first of the examples (of each row; its number where left out) whose label is not the one
+    the teacher was given."""
     if taught is labels or torch.equal(taught, labels):
         return
     if taught.shape != labels.shape:
@@ -176,9 +177,10 @@ def check_same_labels(taught: Tensor, labels: Tensor, shown: Callable[[int], str
         )  # fmt: skip
     wrong = (taught != labels).nonzero().flatten()
     first = int(wrong[0])
+    place = first if examples is None else int(examples[first])
     raise MismatchError(
-        f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} rows",
-        expected=f"label {int(labels[first])} at example {shown(first)}",
+        f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} examples",
+        expected=f"label {int(labels[first])} at example {place}",
         got=f"label {int(taught[first])}",
-        fix="the data were reordered or changed after the teacher's pass: collect the signal again",
+        fix="the data were reordered or changed since the signal was collected: collect it again",
     )

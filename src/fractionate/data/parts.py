@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Ids, Note, NotedSplit, Places, Plan, Split
+from fractionate.data.dataset import DatasetSplit
 from fractionate.data.memory import MemorySplit
 from fractionate.errors import MismatchError
 from fractionate.order import batches as shuffled
@@ -42,6 +43,16 @@ def example_at(split: Split, place: int) -> Any:
             got=type(split).__name__,
         )  # fmt: skip
     return split[place]
+
+
+def first_batch(split: Split, size: int, seed: int) -> Batch:
+    """The first examples as a batch, for shapes; read without worker processes where that can be."""
+    places = torch.arange(min(size, len(split)))
+    while isinstance(split, SubsetSplit):
+        places = split.places[places]
+        split = split.whole
+    split = replace(split, workers=0) if isinstance(split, DatasetSplit) else split
+    return next(iter(split.batches([(0, places)], seed)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from fractionate.data.batch import moved
 from fractionate.engine.memory import LivingBytes
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, device_of
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teachers import TeacherSource
 
 
@@ -62,7 +63,7 @@ def _peak(model: nn.Module, inputs: Any, weights: Sequence[Tensor]) -> int:
 def cost_of(student: nn.Module, source: TeacherSource | None, split: Split, seed: int) -> dict[str, float]:
     """What the student and a teacher model need for one example."""
     one = next(iter(split.batches([(0, torch.tensor([0]))], seed)))
-    found = measure_cost(student, one.inputs, name="student")
+    found = measure_cost(student, ModelInputs.of(student)(one), name="student")
     if source is not None and source.model is not None:
-        found |= measure_cost(source.model, one.view("teacher"), name="teacher")
+        found |= measure_cost(source.model, ModelInputs.of(source.model)(one, "teacher"), name="teacher")
     return found

@@ -17,7 +17,7 @@ from torch import nn
 from fractionate.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Split
-from fractionate.data.dataset import DatasetSplit
+from fractionate.data.parts import first_batch
 from fractionate.engine.cost import cost_of
 from fractionate.engine.identity import check_apart, identity_of, settings_of
 from fractionate.engine.interrupt import InterruptedLook, Notice, Watched
@@ -204,8 +204,8 @@ class Session:
             return
         training = self.training
         size = min(training.micro_batch_size or training.batch_size, len(self.split))
-        split = replace(self.split, workers=0) if isinstance(self.split, DatasetSplit) else self.split
-        inputs = next(iter(split.batches([(0, torch.arange(-(-size // self.world.size)))], self.seed))).inputs
+        batch = first_batch(self.split, -(-size // self.world.size), self.seed)
+        inputs = self.task.inputs_of(self.plain, batch)
         if small_for_sure(self.plain, inputs, self.device):
             return
         copies = (training.average_decay is not None) + (training.keep == "best")

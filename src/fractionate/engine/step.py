@@ -24,6 +24,7 @@ from fractionate.losses.terms import BoundTerm, TermSpec
 from fractionate.objective import Objective, Signal, rescaling
 from fractionate.order import draw_seed, step_seed
 from fractionate.records import Training
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers import OpenTeacher
@@ -116,6 +117,9 @@ class Stepper:
         alike = len(kinds) == 1 and self.world.parallel == "copies"
         self._scale = torch.ones((), device=self.trained[0].device) if alike else None
         self._found = torch.zeros((), device=self.trained[0].device)
+        if self.training.precision == "float16":
+            check_scaled(self.trained)
+        self._inputs_of = ModelInputs.of(self.parts.student)
         self._by_example = any(spec.unit == "example" for spec, _ in self.terms)
         self._reads_signal = any(spec.reads_signal for spec, _ in self.terms)
         self._reads_inside = any(spec.needs[1] for spec, _ in self.terms)
@@ -181,11 +185,11 @@ class Stepper:
 
     def _read(self, batch: Batch) -> Predictions:
         if self.training.precision == "float32":
-            output, captured = self.called(batch.inputs)
+            output, captured = self.called(self._inputs_of(batch))
         else:
             half = torch.bfloat16 if self.training.precision == "bfloat16" else torch.float16
             with torch.autocast(self.device.type, dtype=half):
-                output, captured = self.called(batch.inputs)
+                output, captured = self.called(self._inputs_of(batch))
         return self.task.rows(output, captured, batch, head=self.task.head)
 
     def _losses(self, batch: Batch) -> Losses:
@@ -322,6 +326,17 @@ def check_coupling(objective: Objective | None, terms: Sequence[TermSpec], train
             expected="the whole batch at once, on one process",
             got=f"micro_batch_size={size} of {training.batch_size}" if cut else f"{world.size} processes",
             fix="leave micro_batch_size out and take one process, or take a loss by example (dist(1, 0), forward-kl)",
+        )
+
+
+def check_scaled(trained: Sequence[Tensor]) -> None:
+    """Raise `ConfigError` where the loss is scaled for float16 and the weights are in float16: small steps would be lost."""
+    if any(weight.dtype == torch.float16 for weight in trained):
+        raise ConfigError(
+            'a student in float16 and precision="float16" cannot be combined',
+            expected="a student in float32, which computes in float16 and keeps its weights exact",
+            got="weights in torch.float16",
+            fix="student.float()",
         )
 
 

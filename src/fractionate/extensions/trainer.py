@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fractionate.data.items import read_item
-from fractionate.data.labels import as_labels
+from fractionate.data.dataset import as_batch
+from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.models.modes import eval_mode
+from fractionate.models.modes import eval_mode, plain_module
+from fractionate.models.placing import place
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, Head, call, logits_of, rows
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teacher import TeacherSignal
 
 PLACE = "place"  # the name under which an example's place in the data travels with it
@@ -135,7 +137,8 @@ class Distilling:
             settings["train_dataset"] = Placed(data)
             settings["args"].remove_unused_columns = False
         super().__init__(*arguments, **settings)
-        self.teacher = None if teacher is None else teacher.to(self.args.device)  # type: ignore[attr-defined]
+        self.teacher = teacher
+        self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
         self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
         own = getattr(self, "_loss_shifts_labels", False)  # so Trainer says of the loss of a causal language model
         self.predicts_next = own if predicts_next is None else predicts_next
@@ -145,20 +148,20 @@ class Distilling:
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The objective in place of the model's own loss; the model's own where it is only evaluated."""
-        place = inputs.pop(PLACE, None)
+        places = inputs.pop(PLACE, None)
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        item = read_item(inputs, "Trainer's batch")
-        given, labels = item.inputs, as_labels(item.label, "Trainer's batch")
-        outputs = model(**self._uncached(model, given))
+        batch = as_batch(inputs, torch.arange(0), "Trainer's batch")
+        given, labels = batch.inputs, batch.labels
+        outputs = model(**self._uncached(model, ModelInputs.of(plain_module(model))(batch)))
         if self.signal is not None:
-            teacher = self.signal.take(place.to(self.signal.labels.device)).to(labels.device)
-            if not torch.equal(teacher.labels, labels):
-                raise MismatchError("teacher signal and data have different labels", fix="collect the signal again")
+            teacher = self.signal.take(places.to(self.signal.labels.device)).to(labels.device)
+            check_same_labels(teacher.labels, labels)
         else:
-            assert self.teacher is not None
+            assert self.teacher is not None and self.teacher_device is not None
+            theirs = ModelInputs.of(self.teacher)(batch.to(self.teacher_device))
             with eval_mode(self.teacher):
-                teacher = call(self.teacher, self._uncached(self.teacher, given))
+                teacher = logits_of(call(self.teacher, self._uncached(self.teacher, theirs))).to(labels.device)
         losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
         loss = losses.sum() / self._share(len(losses), num_items_in_batch)
         if hasattr(self, "_total_train_tokens"):
@@ -208,6 +211,8 @@ def lightning_distillation(
     objective = objective or Objective()
     _refuse_whole(objective)
 
+    teacher_head: Head = more.pop("teacher_head", None)
+
     class Distillation(lightning.Callback):
         """Watches the student's output in each training step and returns the objective's loss for it."""
 
@@ -226,11 +231,13 @@ def lightning_distillation(
                     raise MismatchError(
                         "the student was not called in training_step", fix="pass student=, the name of the submodule"
                     )
-                item = read_item(batch, "Lightning's batch")
-                given, labels = item.inputs, as_labels(item.label, "Lightning's batch")
-                with eval_mode(teacher.to(pl_module.device)):
-                    said = call(teacher, given)
-                loss = distillation_loss(self.heard[-1], said, labels, objective, head=head, **more)
+                read = as_batch(batch, torch.arange(0), "Lightning's batch")
+                there = place(teacher, pl_module.device)
+                with eval_mode(teacher):
+                    said = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
+                loss = distillation_loss(
+                    self.heard[-1], said.to(read.labels.device), read.labels, objective, head=head, **more
+                )
                 return {**own, "loss": loss} if isinstance(own, Mapping) else loss
 
             pl_module.training_step = training_step

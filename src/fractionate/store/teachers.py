@@ -99,7 +99,7 @@ class Asker:
         self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
         self.classes = classes
         self.there = self.device  # where its inputs belong
-        self.takes = ModelInputs.of(teacher, VIEW) if isinstance(teacher, nn.Module) else None
+        self.takes = ModelInputs.of(teacher) if isinstance(teacher, nn.Module) else None
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -118,7 +118,7 @@ class Asker:
         )  # fmt: skip
         with torch.inference_mode(), half:
             if isinstance(self.teacher, nn.Module):
-                raw = call(self.teacher, self.takes(batch))
+                raw = call(self.teacher, self.takes(batch, VIEW))
             else:
                 raw = self.teacher(batch.index if isinstance(self.teacher, ByPlace) else batch.view(VIEW))
         values = self._checked(raw)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.data.batch import Batch
+from fractionate.data.labels import check_labels
 from fractionate.errors import MismatchError
-from fractionate.outputs import IGNORED
+from fractionate.outputs import IGNORED, rows
 from fractionate.registry import Registry
 from fractionate.tasks.predictions import Predictions
 
@@ -61,29 +62,7 @@ def select_rows(values: Tensor, batch: Batch, *, predicts_next: bool = False) ->
 
     Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
     """
-    labels = batch.labels
-    if values.ndim != labels.ndim + 1 or values.shape[:-1] != labels.shape or values.ndim not in (2, 3):
-        raise MismatchError(
-            "the model's logits do not fit the labels",
-            expected=f"[{', '.join(map(str, labels.shape))}, classes]",
-            got=str(list(values.shape)),
-            fix="one row of logits for each label; choose another head= if this is not the classifying one",
-        )
-    place = None
-    if values.ndim == 3:
-        if predicts_next:
-            values, labels = values[:, :-1], labels[:, 1:]
-        size, tokens = labels.shape
-        place = torch.arange(size, device=labels.device)[:, None].expand(size, tokens).reshape(-1)
-        values, labels = values.reshape(-1, values.shape[-1]), labels.reshape(-1)
-    if batch.complete:
-        return values, labels, place
-    ignored = labels == IGNORED
-    if bool(ignored.any()):
-        kept = ~ignored
-        place = kept.nonzero().flatten() if place is None else place[kept]
-        values, labels = values[kept], labels[kept]
-    return values, labels, place
+    return rows(values, batch.labels, predicts_next=predicts_next, complete=batch.complete)
 
 
 def count_labels(batch: Batch, *, predicts_next: bool = False) -> float:
@@ -107,17 +86,13 @@ def cross_entropy(predictions: Predictions) -> Float[Tensor, "rows"]:
 
 def check_class_labels(predictions: Predictions, classes: int) -> None:
     """Raise `MismatchError` naming the examples whose label is no class of the student."""
-    labels = predictions.labels
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise MismatchError("labels are not class numbers", expected="whole numbers", got=str(labels.dtype))
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten().cpu()
-        found = predictions.example[wrong].tolist()
-        raise MismatchError(
-            f"{len(wrong)} of {len(labels)} labels are no class of the student",
-            expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
-            got=f"{int(labels[wrong[0]])} at example {found[0]}; examples {', '.join(map(str, found[:8]))}",
-            fix="check the label map and the student's number of outputs",
+    if len(predictions):
+        check_labels(
+            predictions.labels,
+            classes,
+            name="data",
+            shown=lambda row: str(int(predictions.example[row])),
+            of="student",
         )
 
 

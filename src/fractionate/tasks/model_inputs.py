@@ -26,23 +26,24 @@ class ModelInputs:
     Args:
         dtype: The one floating-point type of the model's parameters; None: several, or none.
         decoder: The model's method that makes a decoder's inputs of labels; None where it has none.
-        view: Which of the batch's views; "" for the student's inputs.
     """
 
     dtype: torch.dtype | None
     decoder: Callable[..., Tensor] | None
-    view: str = ""
 
     @classmethod
-    def of(cls, model: nn.Module, view: str = "") -> ModelInputs:
+    def of(cls, model: nn.Module) -> ModelInputs:
         """What this model takes."""
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
         decoder = getattr(model, MAKES_THEM, None)
-        return cls(dtypes.pop() if len(dtypes) == 1 else None, decoder if callable(decoder) else None, view)
+        return cls(dtypes.pop() if len(dtypes) == 1 else None, decoder if callable(decoder) else None)
 
-    def __call__(self, batch: Batch) -> Any:
-        """The inputs. Raises `MismatchError` where a decoder's inputs cannot be made of the labels."""
-        inputs = batch.view(self.view)
+    def __call__(self, batch: Batch, view: str = "") -> Any:
+        """The inputs, of one of the batch's views ("": the student's).
+
+        Raises `MismatchError` where a decoder's inputs cannot be made of the labels.
+        """
+        inputs = batch.view(view)
         if self.decoder is not None and isinstance(inputs, Mapping) and batch.labels.ndim == 2:
             inputs = self._with_decoder_inputs(inputs, batch.labels)
         return inputs if self.dtype is None else mapped(inputs, self._cast)

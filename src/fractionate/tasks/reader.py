@@ -16,6 +16,7 @@ from fractionate.models.attention_hooks import Watch, find_layers, watching
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, logits_of
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, AttentionStates, Needs
 
 HIDDEN = "hidden"  # what enters the output layer, among the captured
@@ -72,6 +73,7 @@ class Reader(nn.Module):
         self.model = model
         self.parts = nn.ModuleDict()
         self.needs = needs
+        self.inputs_of = ModelInputs.of(model)
         self.head: nn.Linear | None = None
         self.watch: Watch | None = None
         self.active = False

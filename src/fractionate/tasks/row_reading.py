@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fractionate.data.labels import check_labels
 from fractionate.errors import MismatchError, NumericsError
 from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS
 
@@ -70,13 +71,7 @@ def read_rows(logits: Float[Tensor, "rows classes"], labels: Tensor, example: In
             got=f"logits {list(logits.shape)}, labels {list(labels.shape)} of {labels.dtype}",
         )
     logits, labels = logits.detach(), labels.to(logits.device)
-    outside = (labels < 0) | (labels >= logits.shape[1])
-    if bool(outside.any()):
-        raise MismatchError(
-            "there are labels that are no class of the model",
-            expected=f"0 to {logits.shape[1] - 1}",
-            got=f"{int(labels[outside][0])} in row {int(outside.nonzero()[0])}",
-        )
+    check_labels(labels, logits.shape[1], name="evaluation", of="model")
     predicted, top, truth = [], [], []
     step = max(1, ROWS_A_CHUNK_ELEMENTS // logits.shape[1])
     for chunk, own in zip(torch.split(logits, step), torch.split(labels, step), strict=True):

@@ -21,6 +21,7 @@ from fractionate.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
 from fractionate.tasks.kinds import Kind, kinds
 from fractionate.tasks.metrics import Metric, metrics
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions
 from fractionate.tasks.reader import ATTENTION, EXPLANATIONS, FEATURES, HIDDEN, Captured, Reader, reading
 
@@ -126,10 +127,11 @@ class Task:
             return factory().to(self.device)
 
     def open(
-        self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None
+        self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None, *, view: str = ""
     ) -> AbstractContextManager[Reader]:
         """A reader of a model, with hooks for the needs; opened once a run, before the model is wrapped or compiled."""
-        return reading(model, needs, None if example is None else example.inputs, head=self.output_layer)
+        inputs = None if example is None else ModelInputs.of(model)(example, view)
+        return reading(model, needs, inputs, head=self.output_layer)
 
     def rows(self, output: Any, captured: Captured, batch: Batch, *, head: Head = None) -> Predictions:
         """What a model said on a batch, as rows. `head` is where its logits are."""
@@ -154,8 +156,12 @@ class Task:
     def read(self, reader: Reader, batch: Batch, *, head: Head = None, view: str = "") -> Predictions:
         """One forward pass in evaluation mode without gradients, as rows."""
         with eval_mode(reader.model):
-            output, captured = reader(batch.view(view))
+            output, captured = reader(reader.inputs_of(batch, view))
             return self.rows(output, captured, batch, head=head)
+
+    def inputs_of(self, model: nn.Module, batch: Batch, view: str = "") -> Any:
+        """What a model is called with on a batch."""
+        return ModelInputs.of(model)(batch, view)
 
     # -- data -----------------------------------------------------------------------------------------------------------------
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from fractionate.checkpoint import content_hash
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
+from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.targets import Targets, make_targets
 from fractionate.objective import Objective, Signal
+from fractionate.outputs import check_not_probabilities
 from fractionate.store import Store
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
-from fractionate.teachers.model import OpenModel, open_model
-from fractionate.teachers.source import check_labels
+from fractionate.teachers.model import LEAVE_OUT, OpenModel, open_model
 from fractionate.teachers.tokens import StoredTokens
 
 
@@ -53,7 +54,7 @@ class OpenCache:
         index = predictions.example
         found = self.signal.take(index.to(self.signal.labels.device))
         if not self.checked:
-            check_labels(found.labels, predictions.labels, index)
+            check_same_labels(found.labels, predictions.labels, index)
         return found
 
     def predictions_for(self, batch: Batch) -> Predictions | None:
@@ -182,6 +183,9 @@ def fitting(signal: Any, split: Split, objective: Objective | None) -> Signal:
             fix="wrap logits and labels: TeacherSignal(logits, labels)",
         )
     check_fits(signal, split)
+    if isinstance(signal, TeacherSignal):
+        few = torch.linspace(0, len(signal) - 1, min(len(signal), 256)).long().to(signal.labels.device)
+        check_not_probabilities(signal.logits[few], LEAVE_OUT)
     return signal.at(temperature) if isinstance(signal, CompactSignal) and temperature is not None else signal
 
 
@@ -195,4 +199,4 @@ def check_fits(signal: Signal, split: Split) -> None:
             fix="collect the signal on these very data, in their order",
         )
     if split.labels is not None:
-        check_labels(signal.labels.cpu(), split.labels.cpu(), torch.arange(len(split)))
+        check_same_labels(signal.labels.cpu(), split.labels.cpu())

@@ -13,13 +13,14 @@ from torch import nn
 
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
+from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.targets import Targets
 from fractionate.objective import Objective, Signal, needs_whole
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
-from fractionate.teachers.source import OpenTeacher, TeacherSource, check_labels
+from fractionate.teachers.source import OpenTeacher, TeacherSource
 
 
 def mix(
@@ -44,7 +45,7 @@ def mix(
                 expected=str(list(first.logits.shape)),
                 got=str(list(signal.logits.shape)),
             )
-        check_labels(signal.labels, first.labels, torch.arange(len(first)))
+        check_same_labels(signal.labels, first.labels)
     dtype, device = torch.float64, first.logits.device
     if route is not None:
         if (

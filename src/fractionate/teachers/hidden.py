@@ -14,14 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
+from fractionate.data.labels import check_same_labels
 from fractionate.data.splits import as_split
 from fractionate.errors import MismatchError
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, call, device_of, logits_of, rows
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import Predictions
 from fractionate.teacher import TeacherSignal
-from fractionate.teachers.source import check_finite, check_labels
+from fractionate.teachers.source import check_finite
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,12 +68,13 @@ class HiddenStates:
         constant: Tensor | None = None
         weight = output_layer.weight.detach().clone()
         plan = ((0, index) for index in torch.split(torch.arange(len(feed)), batch_size))
+        takes = ModelInputs.of(teacher)
         try:
             with eval_mode(teacher):
                 for batch in feed.batches(plan, seed=0):
                     batch = batch.to(device_of(teacher))
                     entered.clear()
-                    logits = logits_of(call(teacher, batch.inputs), head)
+                    logits = logits_of(call(teacher, takes(batch, "teacher")), head)
                     said, gold, place = rows(logits, batch.labels)
                     place = torch.arange(len(gold)) if place is None else place
                     states = rows(entered[-1], batch.labels)[0]
@@ -138,7 +141,7 @@ class HiddenStates:
                 expected=f"{int(before[wrong])} labelled tokens", got=str(int(now[wrong])),
                 fix="the same pieces and the same length limit on both sides",
             )  # fmt: skip
-        check_labels(found.labels, labels.cpu(), which)
+        check_same_labels(found.labels, labels.cpu(), which)
         return found.to(labels.device)
 
     def fingerprint(self) -> str:

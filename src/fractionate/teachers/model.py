@@ -12,12 +12,14 @@ from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
-from fractionate.outputs import device_of
+from fractionate.outputs import check_not_probabilities, device_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
 from fractionate.teachers.source import check_finite
+
+LEAVE_OUT = "leave the softmax out of the teacher; of stored probabilities: TeacherSignal(probabilities.log(), labels)"
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -35,6 +37,7 @@ class OpenModel:
     before: str
     last: Batch | None = None
     kept: Predictions | None = None
+    checked: bool = False  # that it gives logits
 
     def predictions_for(self, batch: Batch) -> Predictions:
         """The model's predictions on this batch."""
@@ -53,6 +56,9 @@ class OpenModel:
             return HeadSignal(found.hidden, layer.weight.detach(), found.labels, bias)
         logits = found.required_logits
         check_finite(logits, found.example)
+        if not self.checked:
+            check_not_probabilities(logits, LEAVE_OUT)
+            self.checked = True
         return TeacherSignal(logits, found.labels)
 
     def check_unchanged(self) -> None:
@@ -73,6 +79,5 @@ def open_model(
 ) -> Iterator[OpenModel]:
     """A model opened for reading on the data of a split."""
     example = task.example(split).to(device_of(model)) if needs else None
-    example_view = example
-    with task.open(model, needs, example_view) as reader:
+    with task.open(model, needs, example, view=view) as reader:
         yield OpenModel(task, reader, view, before or model_fingerprint(model))

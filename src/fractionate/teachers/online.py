@@ -13,11 +13,12 @@ from fractionate.data.batch import Batch, Split
 from fractionate.data.memory import MemorySplit
 from fractionate.losses.targets import Targets
 from fractionate.objective import Objective, Signal, needs_whole
+from fractionate.outputs import check_not_probabilities
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import OpenCache
-from fractionate.teachers.model import OpenModel, model_fingerprint, open_model
+from fractionate.teachers.model import LEAVE_OUT, OpenModel, model_fingerprint, open_model
 
 
 @dataclass(eq=False)
@@ -82,4 +83,5 @@ class Online:
         """The model's signal on a whole split, in memory. Raises `NumericsError` where it is not finite."""
         found = list(task.predictions(self.model, split, head=task.teacher_head, view=self.view))
         logits = torch.cat([each.required_logits.float() for each in found])
+        check_not_probabilities(logits, LEAVE_OUT)
         return TeacherSignal(logits, torch.cat([each.labels for each in found]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
-from fractionate.errors import MismatchError, NumericsError
+from fractionate.errors import NumericsError
 from fractionate.losses.targets import Targets
 from fractionate.objective import Objective, Signal
 from fractionate.tasks.predictions import Needs, Predictions
@@ -77,19 +77,6 @@ def check_finite(logits: Float[Tensor, "rows classes"], examples: Tensor) -> Non
             got=f"examples {named}",
             fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
         )
-
-
-def check_labels(taught: Tensor, labels: Tensor, examples: Tensor) -> None:
-    """Raise `MismatchError` naming the first example whose label is not the one the teacher was given."""
-    if taught is labels or torch.equal(taught, labels):
-        return
-    wrong = (taught != labels).nonzero().flatten()
-    raise MismatchError(
-        f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} examples",
-        expected=f"label {int(labels[wrong[0]])} at example {int(examples[wrong[0].to(examples.device)])}",
-        got=f"label {int(taught[wrong[0]])}",
-        fix="the data were reordered or changed since the signal was collected: collect it again",
-    )
 
 
 def no_better_than_chance(signal: Signal) -> str:

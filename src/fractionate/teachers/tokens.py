@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.compact import CompactSignal, top_one
+from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
 from fractionate.outputs import IGNORED, rows
@@ -23,7 +24,6 @@ from fractionate.store import Store
 from fractionate.store.ranges import spans
 from fractionate.tasks.predictions import Predictions
 from fractionate.teacher import Population, TeacherSignal
-from fractionate.teachers.source import check_labels
 
 __all__ = ["ANALYSIS", "IGNORED", "StoredTokens", "TokenSignal", "analysis", "gold_share", "ta_rate", "token_signal"]
 
@@ -163,7 +163,7 @@ class StoredTokens:
                 expected=f"{int(sizes[wrong])} labelled tokens", got=str(int(now[wrong])),
                 fix="the same tokenizer, truncation and template on both sides, or collect again",
             )  # fmt: skip
-        check_labels(self.labels[found], labels.cpu(), which)
+        check_same_labels(self.labels[found], labels.cpu(), which)
         return self.rows(found).to(labels.device)
 
     def whole(self) -> TeacherSignal | CompactSignal:
