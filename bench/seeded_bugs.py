@@ -38,8 +38,10 @@ FIRST = {  # where a file's bugs should show; the other tests run after it
     # parts beyond the kernel have their own tests, and only these run
     "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
     "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/remainder.py": "test_vocabulary",
-    "extensions/ranking.py": "test_ranking", "extensions/quantizers.py": "test_quantizers",
-    "extensions/explanation_terms.py": "test_explanation", "engine/memory.py": "test_engine_memory",
+    "divergences/ranking.py": "test_ranking", "extensions/quantizers.py": "test_quantizers",
+    "losses/terms/explanations.py": "test_explanation_terms", "losses/terms/features.py": "test_terms",
+    "losses/terms/attention.py": "test_attention", "losses/terms/passes.py": "test_passes",
+    "engine/memory.py": "test_engine_memory",
     "engine/recompute.py": "test_engine_memory",
 }  # fmt: skip
 
@@ -127,9 +129,9 @@ BUGS = (
         ("made[1][: self.classes].addmm_(z.T, part)", "made[1][: self.classes].copy_(z.T @ part)"),)),
     Bug("padded entries count as the label", "losses/kernels/remainder.py", (
         ("torch.where(known, masses - even[:, None], 0.0).mul_(-slope)", "(masses - even[:, None]).mul_(-slope)"),)),
-    Bug("classes the teacher holds equal are ordered", "extensions/ranking.py", (
+    Bug("classes the teacher holds equal are ordered", "divergences/ranking.py", (
         ("[:, :, None] > heights.gather", "[:, :, None] >= heights.gather"),)),
-    Bug("top-1 by the student's own order", "extensions/ranking.py", (
+    Bug("top-1 by the student's own order", "divergences/ranking.py", (
         ("ranked = heights.topk(k, dim=-1).indices", "ranked = own.topk(k, dim=-1).indices"),)),
     Bug("ternary scale of all weights", "extensions/quantizers.py", (
         ("total / kept.sum(dim=over, keepdim=True).clamp_min(1)", "total / size.numel()"),)),
@@ -137,11 +139,19 @@ BUGS = (
         ("return gradient if inside is None else gradient * inside, None", "return gradient, None"),)),
     Bug("calibrated by the last batch", "extensions/quantizers.py", (
         ("quantizer.peak = sum(quantizer.seen) / len(quantizer.seen)", "quantizer.peak = quantizer.seen[-1]"),)),
-    Bug("stored explanations of the first examples", "extensions/explanation_terms.py", (
-        ("places = rows[:, None] * len", "places = torch.arange(len(rows))[:, None] * len"),)),
-    Bug("teacher weight missing on the share moved", "extensions/explanation_terms.py", (
-        ("(self.objective.teacher_weight * self.to(output, batch, signal) - soft)",
-         "(self.to(output, batch, signal) - soft)"),)),
+    Bug("statistics of the first rows", "losses/terms/explanations.py", (
+        ("rows = self.starts[student.example]", "rows = torch.arange(len(student))"),)),
+    Bug("teacher weight missing on the share moved", "losses/terms/explanations.py", (
+        ('weight = objective.teacher_weight * check_share(share, "the share")', 'weight = check_share(share, "the share")'),)),
+    Bug("a feature term trains the teacher", "losses/terms/features.py", (
+        ("theirs.detach().to(ours.dtype)", "theirs.to(ours.dtype)"),)),
+    Bug("layers paired the wrong way round", "losses/terms/attention.py", (
+        ("one, other = _states(ours, self.part)[a], _states(theirs, self.part)[b].detach()",
+         "one, other = _states(ours, self.part)[b], _states(theirs, self.part)[a].detach()"),)),
+    Bug("padding counts in a map", "losses/terms/attention.py", (
+        ("each.sum(dim=(2, 3)).mean(dim=1) / valid.sum(dim=1)", "each.sum(dim=(2, 3)).mean(dim=1) / valid.shape[1]"),)),
+    Bug("every pass reads the gold tokens", "losses/terms/passes.py", (
+        ("prefix = shifted(prefix, logits.detach().argmax(dim=-1))", "prefix = own.prefix(inputs)"),)),
     Bug("forecast without the optimiser", "engine/memory.py", (
         ("(OPTIMIZER_COPIES[training.optimizer] + copies) * trained", "copies * trained"),)),
     Bug("weights counted as activations", "engine/memory.py", (

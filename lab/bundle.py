@@ -6,14 +6,14 @@ of the bundle is a step of each. Plain networks and explaining ones (every branc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fractionate import TeacherSignal
+from fractionate import Objective, TeacherSignal
 from fractionate.data.batch import Batch, Places
 from fractionate.data.examples import Examples
 from fractionate.extensions.chimera import Chimeras
@@ -164,24 +164,27 @@ class Mixed:
         return "bundle"
 
 
-class Flat:
-    """A term of `distill` on a bundle: each student's row an example of its own."""
+class Explained:
+    """The explanations' part of KED on a bundle: each student's row is an example of its own.
 
-    def __init__(self, term: Any, data: Any) -> None:
-        self.term, self.data = term, data
+    `said` gives the explanations of each row's teacher, [batch · students, superfeatures, classes].
+    """
+
+    def __init__(
+        self, said: Callable[[Batch], Tensor], objective: Objective, weights: tuple[float, ...] | None = None
+    ) -> None:
+        self.said, self.objective, self.weights = said, objective, weights
 
     def __call__(self, output: Any, batch: Batch, signal: Any) -> Tensor:
-        flat = {name: value.flatten(0, 1) for name, value in output.items()}
-        index = self.data.places(batch.index) if isinstance(self.data, Ordered) else torch.arange(batch.labels.numel())
-        return self.term(flat, Batch(None, batch.labels.flatten(), index.flatten(), complete=True), signal)
+        ours, theirs = output["explanations"].flatten(0, 1), self.said(batch)
+        count = ours.shape[1]
+        labels = batch.labels.flatten().repeat_interleave(count)
+        losses = self.objective(ours.flatten(0, 1), TeacherSignal(theirs.flatten(0, 1), labels)).view(-1, count)
+        share = torch.tensor(self.weights or [1.0] * count)
+        return losses @ (share / share.sum())
 
 
-class Answer(nn.Module):
-    """The explaining teachers of chimeras for `Explained`: they have been asked already."""
-
-    def __init__(self, mixed: Mixed) -> None:
-        super().__init__()
-        self.mixed = mixed
-
-    def forward(self, inputs: Any) -> Any:
-        return {name: value.flatten(0, 1) for name, value in self.mixed.said.items()}
+def explanations_on(data: Ordered, signals: Sequence[Sequence[TeacherSignal]]) -> Callable[[Batch], Tensor]:
+    """What each student's teacher explains on the examples, from a signal for each superfeature."""
+    whole = torch.cat([torch.stack([signal.logits for signal in own], dim=1) for own in signals])
+    return lambda batch: whole[data.places(batch.index).flatten()]

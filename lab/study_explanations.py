@@ -20,21 +20,23 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from bundle import Answer, Bundle, Flat, Mixed, Ordered, Said
+from bundle import Bundle, Explained, Mixed, Ordered, Said, explanations_on
 
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.data.examples import Examples
 from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.extensions.chimera import Chimeras
 from fractionate.extensions.explanation import explaining_mlp, matched_width, prior_of
-from fractionate.extensions.explanation_terms import Explained, explanation_signals, ked, paper_objective
 from fractionate.extensions.superfeatures import given, superfeatures
+from fractionate.extensions.understanding import explanation_signals
+from fractionate.losses.terms import CallableTerm, ked, paper_objective
 from fractionate.order import draw_seed
 from fractionate.records import Run, Superfeatures, Training
 from fractionate.sources.bundled import data_sets
 from fractionate.sources.fashion import fashion_mnist
 from fractionate.sources.models import mlp
 from fractionate.sources.tables import column_names
+from fractionate.training.recipe import Recipe
 
 KEPT = Path("runs/explanations")
 GROUPS = 4
@@ -160,19 +162,15 @@ class Bench:
         black = Said(self.data, self.signals)
         explaining, drawn = (Said(self.data, [signal_on(t, self.train) for t in some]) for some in (teachers, others))
 
-        def explained(signals: Any, weights: tuple[float, ...] | None = None) -> list[Any]:
-            whole = [
-                TeacherSignal(torch.cat([s[m].logits for s in signals]), torch.cat([s[m].labels for s in signals]))
-                for m in range(GROUPS)
-            ]
-            return [Flat(explained_by(whole, weights), self.data)]
+        def explained(signals: Any, weights: tuple[float, ...] | None = None) -> Explained:
+            return explained_by(explanations_on(self.data, signals), weights)
 
         plain = self.plain(setting.student)
-        arms: dict[str, tuple[Callable[[int], nn.Module], Superfeatures | None, Said | None, list[Any]]] = {
-            "hard": (lambda place: plain(), None, None, []),
-            "hard grouped": (grouped, self.found, None, []),
-            "kd": (lambda place: plain(), None, black, []),
-            "kd grouped": (grouped, self.found, explaining, []),
+        arms: dict[str, tuple[Callable[[int], nn.Module], Superfeatures | None, Said | None, Explained | None]] = {
+            "hard": (lambda place: plain(), None, None, None),
+            "hard grouped": (grouped, self.found, None, None),
+            "kd": (lambda place: plain(), None, black, None),
+            "kd grouped": (grouped, self.found, explaining, None),
             "ked": (grouped, self.found, explaining, explained(said)),
             "ked shuffled": (grouped, self.found, explaining, explained(moved)),
             "ked random groups": (by_chance, self.random, drawn, explained(random)),
@@ -183,11 +181,11 @@ class Bench:
                 arms[f"ked {self.found.names[m]} alone"] = (grouped, self.found, explaining, explained(said, only))
         runs: dict[str, list[Run]] = {}
         kept: dict[str, nn.Module] = {"teacher": teachers[0], "black_box": self.black_boxes[0]}
-        for arm, (build, found, taught, terms) in arms.items():
+        for arm, (build, found, taught, why) in arms.items():
             bundle = self.bundle("student", build, found)
-            self.go(bundle, self.data, taught, terms, self.real, arm)
+            self.go(bundle, self.data, taught, why, self.real, arm)
             mixed = copy.deepcopy(bundle)
-            runs[arm] = self.go(bundle, self.data, taught, terms, self.more, arm)
+            runs[arm] = self.go(bundle, self.data, taught, why, self.more, arm)
             if arm == "ked":
                 kept["student"] = copy.deepcopy(bundle.unbundle()[0])
                 runs["ked + chimeras"] = self.chimeric(
@@ -199,14 +197,18 @@ class Bench:
                 )
         return runs, kept
 
-    def go(self, bundle: Bundle, data: Any, taught: Any, terms: list[Any], training: Training, arm: str) -> list[Run]:
+    def go(
+        self, bundle: Bundle, data: Any, taught: Any, why: Explained | None, training: Training, arm: str
+    ) -> list[Run]:
         """Train a bundle and measure each of its students."""
-        _, run = distill(
-            bundle, data, taught, objective=None if taught is None else the_objective(),
-            training=training, terms=terms, arm=arm, show="nothing", log_every=10**6,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"objective": None if taught is None else the_objective()}
+        if why is not None:
+            fields = dict(ked(the_objective(), share=SHARE))
+            fields["terms"] = (CallableTerm(why, weight=fields["terms"][0].weight),)
+        recipe = Recipe(**fields, training=training)
+        _, run = distill(bundle, data, taught, recipe=recipe, arm=arm, show="nothing", log_every=10**6)
         contract = run.contract
-        if terms and contract is not None:
+        if why is not None and contract is not None:
             soft = f"0.21 · KL(p ‖ q) + 0.49 / {GROUPS} · Σ KL(e_m ‖ e_m of the student)"
             formula = f"0.3 · H(label, q) + {TEMPERATURE:g}² · ({soft})"
             contract = replace(contract, formula=formula)
@@ -222,10 +224,8 @@ class Bench:
     def chimeric(self, bundle: Bundle, teachers: Bundle, arm: str) -> list[Run]:
         chimeras = Chimeras(self.train, self.found, teachers.unbundle()[0], size=MORE_STEPS * 50)
         mixed = Mixed(chimeras, teachers, self.seeds)
-        terms = []
-        if teachers.explains:
-            terms = [Flat(explained_by(Answer(mixed)), mixed)]
-        return self.go(bundle, mixed, mixed, terms, self.more, arm)
+        why = explained_by(lambda batch: mixed.said["explanations"].flatten(0, 1)) if teachers.explains else None
+        return self.go(bundle, mixed, mixed, why, self.more, arm)
 
 
 def the_objective() -> Objective:
@@ -233,10 +233,9 @@ def the_objective() -> Objective:
     return replace(paper_objective(), temperature=TEMPERATURE)
 
 
-def explained_by(teacher: Any, weights: tuple[float, ...] | None = None) -> Any:
-    """The paper's loss at the temperature of this study."""
-    inner = Objective("kd", TEMPERATURE, 1.0, divergence="forward-kl")
-    return ked(the_objective(), Explained(teacher, inner, weights), share=SHARE)
+def explained_by(said: Callable[[Any], torch.Tensor], weights: tuple[float, ...] | None = None) -> Explained:
+    """The paper's loss on explanations at the temperature of this study."""
+    return Explained(said, Objective("kd", TEMPERATURE, 1.0, divergence="forward-kl"), weights)
 
 
 def kept_at(setting: Setting) -> Path:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.engine.evaluation import evaluate, signal_on
-from fractionate.extensions.attention import Match, attended, unified
 from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity, norm_analysis, top_eigenvalue
 from fractionate.extensions.quantizers import Quantization, prepare
 from fractionate.records import Run, Training
+from fractionate.teachers import Cached
 
 SEEDS = 3
 EXAMPLES = {  # of the training texts; every arm and seed sees these
@@ -41,14 +41,13 @@ QUANTIZATIONS = {
 }
 STEPS = {("glosses", "W2A8"): 120, ("glosses", "W4A8"): 6, ("pairs", "W2A8"): 15, ("pairs", "W4A8"): 6}
 ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))
-HIDDEN = (Match("hidden"),)
-ARMS: dict[str, tuple[Match, ...]] = {
+ARMS: dict[str, tuple[str, ...]] = {
     "no KD": (),
-    "hidden": HIDDEN,
-    "score": (*HIDDEN, Match("score")),
-    "map": (*HIDDEN, Match("map")),
-    "output": (*HIDDEN, Match("output")),
-    "unified": (*HIDDEN, *unified(map_weight=1.0, output_weight=1.0)),
+    "hidden": ("hidden",),
+    "score": ("hidden", "score"),
+    "map": ("hidden", "map"),
+    "output": ("hidden", "output"),
+    "unified": ("hidden", "map", "output"),
 }
 LOOKED_AT = 32  # test texts on which attention is compared
 
@@ -107,11 +106,8 @@ def train_one(
     }  # fmt: skip
     if not ARMS[arm]:
         return distill(student, train.loader(), **common)
-    with attended(student, teacher, ARMS[arm], example=train.batch(0, 2)[0], precision="bfloat16") as term:
-        return distill(
-            student, train.loader(), signal_of(task, teacher, train), objective=Objective("kd", 1.0, 1.0), terms=[term],
-            **common,
-        )  # fmt: skip
+    source = Cached(signal_of(task, teacher, train), model=teacher)
+    return distill(student, train.loader(), source, objective=Objective("kd", 1.0, 1.0), terms=ARMS[arm], **common)
 
 
 def look(student: nn.Module, teacher: nn.Module, test: Texts) -> dict[str, Any]:

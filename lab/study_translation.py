@@ -25,13 +25,13 @@ from fractionate.data.splits import as_split
 from fractionate.durable import write_file
 from fractionate.engine.evaluation import predictions
 from fractionate.extensions.decoding import quality, sequence_level, translate
-from fractionate.extensions.ranking import tie_kd
-from fractionate.extensions.translation import LabelSmoothing, Passes
+from fractionate.losses.terms import Passes, tie_kd
 from fractionate.records import Effect, Run, Scores, Study, Training
 from fractionate.sources.pieces import Pieces, Sentences
 from fractionate.sources.translation import Pairs, descriptions
 from fractionate.spectrum import spectrum
 from fractionate.tasks import info, metrics, scores
+from fractionate.teachers import Cached
 from fractionate.teachers.hidden import HiddenStates
 from fractionate.teachers.tokens import analysis, gold_share, ta_rate
 
@@ -105,7 +105,7 @@ def teach(rest: Pairs, pieces: Pieces) -> nn.Module:
     model = translator(len(pieces), width=192, layers=3, seed=1)
     sentences = Sentences.of(rest, pieces, longest=LONGEST)
     distill(
-        model, sentences.loader(), training=TEACHING, terms=[LabelSmoothing(0.1)], arm="teacher", out=RUNS / "teacher",
+        model, sentences.loader(), training=TEACHING, terms=["label-smoothing(0.1)"], arm="teacher", out=RUNS / "teacher",
         save_every_seconds=120,
     )  # fmt: skip
     return model
@@ -143,12 +143,11 @@ def learn(arm: str, seed: int, data: Sentences, teacher: nn.Module, heard: Hidde
     model = student(pieces, seed)
     common = {"training": LEARNING, "seed": seed, "arm": arm, "out": RUNS / arm / str(seed)}
     if not losses:
-        distill(model, data.loader(), terms=[LabelSmoothing(0.1)], **common)
+        distill(model, data.loader(), terms=["label-smoothing(0.1)"], **common)
         return model
-    taught = Passes(model, losses, passes=passes, teacher=teacher if passes > 1 else None, precision="bfloat16")
     distill(
-        model, data.loader(), heard, objective=Objective("hard", 1.0, 0.0),
-        terms=[LabelSmoothing(0.1), taught], **common,
+        model, data.loader(), Cached(heard, model=teacher), objective=Objective("hard", 1.0, 0.0),
+        terms=["label-smoothing(0.1)", Passes(passes, tuple(losses))], **common,
     )  # fmt: skip
     return model
 

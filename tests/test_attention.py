@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from encoders import HEADS, LAYERS, WIDTH, encoder, inputs_of, transformers
-from fractionate import Objective, TeacherSignal
+from fractionate import Objective
 from fractionate.data.batch import Batch
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
-from fractionate.extensions.attention import Match, attended
-from fractionate.extensions.attention import unified as unified_matches
-from fractionate.losses.terms import term_specs, unified
-from fractionate.losses.terms.attention import AttentionMap, AttentionOutput
-from fractionate.models.attention_hooks import ATTENTION, attends_by, find_layers, watching
-from fractionate.outputs import call
+from fractionate.losses.terms import AttentionMap, AttentionOutput, term_specs, unified
+from fractionate.models.attention_hooks import attends_by, find_layers, masked_softmax, watching
 from fractionate.records import Training
-from fractionate.tasks.predictions import AttentionStates
+from fractionate.tasks.predictions import AttentionStates, Needs
+from fractionate.tasks.reader import reading
+from fractionate.training.recipe import Recipe
 from predicted import bound, losses_of, predicted
 
 transformers()
@@ -284,68 +282,106 @@ def test_what_is_seen_is_what_transformers_says(kind, attention):
     assert attends_by(model)[""] == attention
 
 
+EVERYTHING = Needs(attention=frozenset({"scores", "outputs", "hidden"}))
+
+
+def said_by(model, batch, needs=EVERYTHING):
+    """One pass of an encoder with its attention, gradients included."""
+    with reading(model, needs, batch.inputs) as reader:
+        output, captured = reader(batch.inputs)
+    return predicted(output.logits, batch=batch, attention=captured["attention"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_behind(kind):
-    student, teacher = encoder(kind, attention="sdpa"), encoder(kind, attention="sdpa")
-    with attended(student, teacher, unified_matches(0.5), example=inputs_of(kind)):
-        assert attends_by(student)[""] == ATTENTION
+    student, teacher = encoder(kind, attention="sdpa"), encoder(kind, attention="sdpa", seed=1)
+    batch = batch_of(kind)
+    recipe = Recipe(terms=unified(0.5), training=Training(steps=2, batch_size=4))
+    distill(student, rows_of(batch), teacher, recipe=recipe, show="nothing")
     for model in (student, teacher):
         assert model.training and attends_by(model)[""] == "sdpa"
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def rows_of(batch):
+    """The examples of a batch one by one, as a dataset."""
+    return [
+        {name: part[i] for name, part in batch.inputs.items()} | {"labels": batch.labels[i]}
+        for i in range(len(batch.labels))
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_is_drawn_to_its_teacher(kind):
     teacher, student = encoder(kind, seed=0), encoder(kind, seed=1)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    batch = batch_of(kind, 12)
-    rows = [{k: v[i] for k, v in batch.inputs.items()} | {"labels": batch.labels[i]} for i in range(12)]
-    with torch.no_grad():
-        signal = TeacherSignal(teacher.eval()(**batch.inputs).logits, batch.labels)
-    matches = [Match("hidden"), *unified_matches(0.5)]
-    with attended(student, teacher, matches, example=inputs_of(kind)) as term:
-        call(student.eval(), batch.inputs)
-        first = {name: float(v.detach().mean()) for name, v in term.each(batch).items()}
-        training = Training(steps=30, batch_size=12, learning_rate=5e-3)
-        distill(student, rows, signal, objective=Objective("kd", 1.0, 1.0), training=training, terms=[term])
-        call(student.eval(), batch.inputs)
-        last = {name: float(v.detach().mean()) for name, v in term.each(batch).items()}
-    assert all(last[name] < 0.8 * first[name] for name in first), (first, last)
+    batch, terms = batch_of(kind, 12), (term_specs["hidden"], *unified(0.5))
+
+    def losses():
+        with torch.no_grad():
+            ours, theirs = said_by(student.eval(), batch), said_by(teacher.eval(), batch)
+            return [float(losses_of(term, ours, theirs).mean()) for term in terms]
+
+    first = losses()
+    training = Training(steps=30, batch_size=12, learning_rate=5e-3)
+    recipe = Recipe(objective=Objective("kd", 1.0, 1.0), terms=terms, training=training)
+    distill(student.train(), rows_of(batch), teacher, recipe=recipe, show="nothing")
+    last = losses()
+    assert all(after < 0.8 * earlier for earlier, after in zip(first, last, strict=True)), (first, last)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-def test_the_term_is_the_weighted_sum_over_layers_and_dropout_is_not_in_the_map():
+def test_a_tagger_learns_attention_beside_rows_of_tokens(tmp_path):
+    """Rows are tokens, attention is of sentences: each loss has its own mean."""
+    library = transformers()
+    batch = batch_of("bert", 8)
+    batch = replace(batch, labels=torch.where(batch.inputs["attention_mask"] > 0, batch.inputs["input_ids"] % 3, -100))
+
+    config = encoder("bert").config
+
+    def tagger(seed):
+        torch.manual_seed(seed)
+        return library.BertForTokenClassification(config)
+
+    student, teacher, term = tagger(1), tagger(0), term_specs["map(weight=20.0)"]
+
+    def loss():
+        with torch.no_grad():
+            return float(losses_of(term, said_by(student.eval(), batch), said_by(teacher.eval(), batch)).mean())
+
+    first = loss()
+    training = Training(steps=30, batch_size=8, learning_rate=5e-3)
+    recipe = Recipe(objective=Objective("kd", 1.0, 0.5), terms=(term,), training=training)
+    _, run = distill(student.train(), rows_of(batch), teacher, recipe=recipe, out=tmp_path, show="nothing")
+    assert loss() < 0.7 * first and run.status == "completed"
+
+
+def test_dropout_and_values_are_not_in_the_map():
     teacher, student, batch = encoder(seed=0), encoder(seed=1), batch_of("bert")
-    with attended(
-        student, teacher, [Match("map", 2.0, (0,), "first"), Match("map", 3.0)], example=batch.inputs
-    ) as term:
-        call(student.eval(), batch.inputs)
-        whole = term(None, batch, None)
-        torch.testing.assert_close(whole.detach(), 2 * term.values["first"] + 3 * term.values["map"])
-        whole.sum().backward()
-        key, value = (getattr(student.bert.encoder.layer[1].attention.self, n).weight.grad for n in ("key", "value"))
-        assert key.any() and (value is None or not value.any())  # the last layer's values are in no map
-        student.train()
-        maps = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)
-            with torch.no_grad():
-                call(student, batch.inputs)
-            maps.append(term.student.maps(0))
-        assert not torch.equal(*maps) and all(torch.allclose(m.sum(-1), torch.ones(())) for m in maps)
+    ours, theirs = said_by(student.eval(), batch), said_by(teacher.eval(), batch)
+    losses_of(MAP, ours, theirs).sum().backward()
+    key, value = (getattr(student.bert.encoder.layer[1].attention.self, n).weight.grad for n in ("key", "value"))
+    assert key.any() and (value is None or not value.any())  # the last layer's values are in no map
+    student.train()
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found.append(said_by(student, batch).attention)
+    maps = [masked_softmax(each.scores[0], each.valid) for each in found]
+    assert not torch.equal(*maps) and all(torch.allclose(m.sum(-1), torch.ones(())) for m in maps)
 
 
 def test_layers_of_different_depths_are_paired():
     teacher, student, batch = encoder(num_hidden_layers=4), encoder(seed=1), batch_of("bert")
-    with (
-        pytest.raises(ConfigError, match=r"(?s)differ in depth.*4 layers.*pair them"),
-        attended(student, teacher, [Match("map")], example=batch.inputs),
-    ):
-        pass
-    matches = [Match("map", layers=((0, 1), (1, 3))), Match("hidden", layers=((0, 0), (2, 4)))]
-    with attended(student, teacher, matches, example=batch.inputs) as term:
-        call(student, batch.inputs)
-        assert term(None, batch, None).shape == (4,)
+
+    def train(*terms):
+        recipe = Recipe(terms=terms, training=Training(steps=1, batch_size=4))
+        return distill(student, rows_of(batch), teacher, recipe=recipe, show="nothing")[1]
+
+    with pytest.raises(ConfigError, match=r"(?s)differ in depth.*4 layers.*pair them"):
+        train("map")
+    assert train("map(layers=((0, 1), (1, 3)))", "hidden(layers=((0, 0), (2, 4)))").steps == 1
 
 
 class OwnAttention(nn.Module):
@@ -382,46 +418,23 @@ class FusedSelfAttention(nn.Module):
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)[:, 0], None
 
 
-@dataclass(frozen=True)
-class Loud:
-    sees = "anything"
-
-
 def test_attention_that_cannot_be_seen_is_refused_by_name():
     batch = batch_of("bert")
 
-    def attach(student, teacher, *matches, example=batch.inputs):
-        with attended(student, teacher, matches or [Match("map")], example=example):
-            pass
+    def train(student, teacher, text="map", data=None):
+        recipe = Recipe(terms=(text,), training=Training(steps=1, batch_size=4))
+        distill(student, rows_of(batch) if data is None else data, teacher, recipe=recipe, show="nothing")
 
+    own = torch.randn(4, 5, WIDTH), torch.zeros(4, 5, dtype=torch.long)
     with pytest.raises(MismatchError, match=r"(?s)no attention outputs.*transformers.*layer.self_attn, which hides"):
-        attach(OwnAttention(), encoder(), example=torch.randn(2, 5, WIDTH))
+        train(OwnAttention(), encoder(), data=own)
     with pytest.raises(MismatchError, match=r"(?s)cannot be seen.*FusedSelfAttention"):
-        attach(Fused(), encoder())
+        train(Fused(), encoder())
     with pytest.raises(MismatchError, match=r"(?s)differ in shape.*same heads"):
-        attach(encoder(num_attention_heads=4), encoder())
+        train(encoder(num_attention_heads=4), encoder())
     with pytest.raises(MismatchError, match=r"(?s)differ in shape.*same width"):
-        attach(encoder(hidden_size=8), encoder(), Match("output"))
+        train(encoder(hidden_size=8), encoder(), "output")
     with pytest.raises(ConfigError, match="no such layer"):
-        attach(encoder(), encoder(), Match("map", layers=(2,)))
-    with pytest.raises(ConfigError, match="one name"):
-        attach(encoder(), encoder(), Match("map"), Match("map"))
+        train(encoder(), encoder(), "map(layers=(2,))")
     with pytest.raises(UnknownNameError, match="did you mean 'score'"):
-        Match("scores")
-    for wrong in ({"weight": -1.0}, {"layers": ()}):
-        with pytest.raises(ConfigError):
-            Match("map", **wrong)
-    with pytest.raises(ConfigError, match="nothing to match"), attended(encoder(), encoder(), [], example=batch.inputs):
-        pass
-
-
-def test_a_term_asked_before_its_student_ran():
-    batch = batch_of("bert")
-    with attended(encoder(), encoder(), [Match("map")], example=batch.inputs) as term:
-        term.student.clear()
-        with pytest.raises(ConfigError, match="has not run"):
-            term(None, batch, None)
-        call(term.model, batch.inputs)
-        term.student.valid = torch.ones(7, 5, dtype=torch.bool)
-        with pytest.raises(MismatchError, match="another batch"):
-            term(None, batch, None)
+        train(encoder(), encoder(), "scores")

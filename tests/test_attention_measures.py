@@ -12,7 +12,6 @@ from encoders import HEADS, LAYERS, encoder, inputs_of, transformers
 from fractionate import Objective, TeacherSignal
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.attention import Match, attended, unified
 from fractionate.extensions.attention_measures import (
     MapChange,
     attention_arm,
@@ -25,8 +24,11 @@ from fractionate.extensions.attention_measures import (
     top_eigenvalue,
 )
 from fractionate.extensions.quantizers import Quantization, prepare
+from fractionate.losses.terms import unified
 from fractionate.models.attention_hooks import find_layers, watching
 from fractionate.records import Training
+from fractionate.teachers import Cached
+from fractionate.training.recipe import Recipe
 
 transformers()
 LENGTHS = (8, 6, 3)
@@ -202,7 +204,7 @@ ARMS = {
 }
 
 
-def test_arms_of_a_ternary_student_are_compared_by_their_matches_alone():
+def test_arms_of_a_ternary_student_are_compared_by_their_terms_alone():
     """From a full-precision teacher to ternary weights and 8-bit activations, end to end: order of tokens, cover length, scores."""
     teacher, inputs = encoder().eval(), inputs_of(batch=24, seed=3)
     with torch.no_grad():
@@ -213,15 +215,9 @@ def test_arms_of_a_ternary_student_are_compared_by_their_matches_alone():
     found = {}
     for arm, names in ARMS.items():
         student = prepare(teacher, Quantization(activation_clip=10.0), example=inputs)
-        if names:
-            matches = [name if isinstance(name, Match) else Match(name) for name in names]
-            with attended(student, teacher, matches, example=inputs) as term:
-                student, run = distill(
-                    student, rows, TeacherSignal(logits, labels), objective=Objective("kd", 1.0, 1.0), terms=[term],
-                    training=training, test=rows, arm=arm,
-                )  # fmt: skip
-        else:
-            student, run = distill(student, rows, training=training, test=rows, arm=arm)
+        recipe = Recipe(objective=Objective("kd", 1.0, 1.0) if names else None, terms=names, training=training)
+        source = Cached(TeacherSignal(logits, labels), model=teacher) if names else None
+        student, run = distill(student, rows, source, recipe=recipe, test=rows, arm=arm)
         change = compare_maps(student, teacher, [(inputs, labels)])
         found[arm] = torch.tensor(change.ranking_loss).mean(), torch.tensor(change.cover_length_ratio).mean(), run
     assert all(run.status == "completed" and run.test.nll_nats < 2 for *_, run in found.values())

@@ -12,11 +12,12 @@ from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.chimera import Chimeras, Once
-from fractionate.extensions.explanation_terms import Explained, ked, paper_objective
 from fractionate.extensions.superfeatures import given
+from fractionate.losses.terms import ked
 from fractionate.order import batches
 from fractionate.records import Training
 from fractionate.tasks.reader import explanations_of
+from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
 
 PLACES = torch.arange(40)
@@ -70,19 +71,17 @@ def test_a_million_are_streamed():
 
 
 def test_training_goes_on_with_chimeras():
-    """KED on chimeras through the one loop, the teacher alive; asked once a batch by three who ask."""
+    """KED on chimeras through the one loop: the teacher runs once a batch, for labels, prediction and explanations together."""
     teacher = model(2)
     asked = []
     teacher.register_forward_hook(lambda *_: asked.append(1))
-    chimeras = Chimeras(data(), FOUND, teacher, size=300)
-    student, objective = model(1), paper_objective()
+    chimeras = Chimeras(data(), FOUND, teacher, size=600)
+    student = model(1)
     before = [p.clone() for p in student.parameters()]
     asked.clear()
-    _, run = distill(
-        student, chimeras, chimeras.teacher, objective=objective, terms=[ked(objective, Explained(chimeras.teacher))],
-        training=Training(epochs=1, batch_size=100), show="nothing",
-    )  # fmt: skip
-    assert run.steps == 3
+    recipe = Recipe(**ked(share=0.7), training=Training(epochs=1, batch_size=100))
+    _, run = distill(student, chimeras, chimeras.teacher, recipe=recipe, show="nothing")
+    assert run.steps == 6
     assert len(asked) < 2 * run.steps, "not once for each of labels, prediction and explanations"
     assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
 

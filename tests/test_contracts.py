@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,14 +15,19 @@ from fractionate.contracts import check
 from fractionate.diagnosis import probes
 from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions import contrastive, features  # noqa: F401  # each registers its terms
+from fractionate.losses.terms import TermSpec, term_specs
+from fractionate.losses.terms.base import Unit
+from fractionate.losses.terms.features import FeatureTerm
 from fractionate.shape import shapes
-from fractionate.terms import terms
+from test_terms import TEXTS
 
 
 @pytest.mark.parametrize(
     ("registry", "name"),
-    [(r, n) for r in (confidences, shapes, CELLS, divergences, terms, probes) for n in r],
+    [
+        *((r, n) for r in (confidences, shapes, CELLS, divergences, probes) for n in r),
+        *((term_specs, text) for text in TEXTS.values()),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.kind,
 )
 def test_every_registered_part_keeps_its_contract(registry, name):
@@ -73,9 +79,55 @@ class WrongGradient:
 
 
 @dataclass(frozen=True)
-class OneNumber:
-    def __call__(self, student, teacher):
+class OneNumber(FeatureTerm):
+    student: str = "a"
+    teacher: str = "b"
+    weight: float = 1.0
+    formula: ClassVar[str] = "mean square"
+
+    def compare(self, student, teacher):
         return (student - teacher).square().mean()
+
+
+@dataclass(frozen=True)
+class Coupled(OneNumber):
+    """The share of each example in a mean over its batch, without saying so."""
+
+    def compare(self, student, teacher):
+        return (student - teacher - (student - teacher).mean(0)).square().flatten(1).mean(1)
+
+
+@dataclass
+class Careless(TermSpec):
+    """Not frozen, of the wrong unit, without a formula, and the teacher learns too."""
+
+    weight: float = 1.0
+    unit: ClassVar[Unit] = "row"
+    needs = OneNumber().needs
+
+    @property
+    def formula(self):
+        return ""
+
+    def __post_init__(self):
+        pass
+
+    @contextmanager
+    def bind(self, at):
+        yield (
+            lambda student, teacher, signal: (student.features["a"] - teacher.features["b"]).square().flatten(1).mean(1)
+        )
+
+
+@dataclass(frozen=True)
+class Unsaved(OneNumber):
+    """What it trains is hidden from the checkpoint."""
+
+    def trained_part(self, student, teacher, examples):
+        part = torch.nn.Identity()
+        part.scale = torch.ones(())
+        part.forward = lambda ours, theirs, index: (ours - theirs).square().flatten(1).mean(1) * part.scale
+        return part
 
 
 @pytest.mark.parametrize(
@@ -86,7 +138,10 @@ class OneNumber:
         (Everywhere(), ["gives the label nothing"]),
         (Unsquared(), ["equality"]),
         (WrongGradient(), ["finite difference", "analytic gradient"]),
-        (OneNumber(), ["one number an example"]),
+        (OneNumber(), ["one number a row or an example"]),
+        (Coupled(), ["couples_batch"]),
+        (Careless(), ["frozen", "formula", "in every process", "at least 0", "unit", "the teacher none"]),
+        (Unsaved(), ["parameter or a buffer"]),
     ],
     ids=lambda value: type(value).__name__,
 )

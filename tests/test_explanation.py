@@ -1,21 +1,16 @@
-"""Explaining models and the KED objective: own columns, the formula, the size, the loss as loops, KD at share 0."""
+"""Explaining models: own columns, the formula, the size; and their trainings with KED. The loss itself: test_explanation_terms."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
-from fractionate.data.batch import Batch
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions import features  # noqa: F401  # registers its terms
 from fractionate.extensions.explanation import (
     Channels,
     Explaining,
@@ -26,13 +21,15 @@ from fractionate.extensions.explanation import (
     matched_width,
     prior_of,
 )
-from fractionate.extensions.explanation_terms import Blend, Explained, Moved, explanation_signals, ked, paper_objective
 from fractionate.extensions.superfeatures import given
+from fractionate.extensions.understanding import explanation_signals
+from fractionate.losses.terms import CallableTerm, Explanations, ked, paper_objective, term_specs
 from fractionate.outputs import logits_of
 from fractionate.records import Training
 from fractionate.sources.models import models
 from fractionate.tasks.reader import explanations_of
-from fractionate.terms import Hint, taught
+from fractionate.teachers import Cached
+from fractionate.training.recipe import Recipe
 
 FOUND = given([[0, 3], [1, 4, 5], [2]], features=6)
 PRIOR = torch.tensor([0.2, 0.5, 0.3])
@@ -157,109 +154,11 @@ def test_a_cnn_explains_by_groups_of_channels():
         explaining_cnn_builder(8)((1, 12, 12), 5)
 
 
-def kl(ours, theirs, temperature):
-    """Σ p log(p / q) of tempered distributions given as logits, by plain Python."""
-    p, q = ([math.exp(v / temperature) for v in side.tolist()] for side in (theirs, ours))
-    p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
-def double_parts() -> tuple[Explaining, Explaining, Batch, TeacherSignal]:
-    student, teacher = model(1).double(), model(2).double()
-    some = data(5)
-    batch = Batch(some.inputs.double(), some.labels, torch.arange(5), complete=True)
-    with torch.no_grad():
-        return student, teacher, batch, TeacherSignal(teacher(batch.inputs)["logits"], some.labels)
-
-
-@pytest.mark.parametrize("living", [True, False])
-def test_the_loss_is_the_paper_formula(living):
-    student, teacher, batch, signal = double_parts()
-    with torch.no_grad():
-        said = teacher(batch.inputs)
-        signals = [TeacherSignal(part, batch.labels) for part in said["explanations"].unbind(1)]
-    objective = paper_objective()
-    term = ked(objective, Explained(teacher if living else signals))
-    out = student(batch.inputs)
-    losses = objective(out["logits"], signal) + term(out, batch, signal)
-    weight, share, tau = 0.7, 0.7, 10.0
-    for n in range(5):
-        explained = sum(kl(out["explanations"][n, m].detach(), said["explanations"][n, m], tau) for m in range(3))
-        wanted = (1 - weight) * float(functional.cross_entropy(out["logits"][n], batch.labels[n]).detach())
-        wanted += weight * (1 - share) * tau**2 * kl(out["logits"][n].detach(), said["logits"][n], tau)
-        wanted += weight * share / 3 * tau**2 * explained
-        assert float(losses[n].detach()) == pytest.approx(wanted, abs=1e-10)
-
-
-def test_the_gradient_is_that_of_differences():
-    _, teacher, batch, signal = double_parts()
-    objective = Objective("kd", 3.0, 0.6, divergence="forward-kl")
-    term = ked(objective, Explained(teacher, Objective("kd", 2.0, 1.0)), share=0.4)
-    raw = torch.randn(5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
-
-    def loss(raw: torch.Tensor) -> torch.Tensor:
-        said = torch.log_softmax(raw, 2)
-        return term({"logits": combined(said, PRIOR.double().log()), "explanations": said}, batch, signal)
-
-    assert torch.autograd.gradcheck(loss, raw)
-
-
-def test_weights_pick_superfeatures_and_any_cell_can_be_an_explanation():
-    student, teacher, batch, signal = double_parts()
-    out = student(batch.inputs)
-    signals = [TeacherSignal(part, batch.labels) for part in teacher(batch.inputs)["explanations"].detach().unbind(1)]
-    objective = Objective("kd", 2.0, 1.0)
-    each = torch.stack([objective(out["explanations"][:, m], signals[m]) for m in range(3)], 1)
-    torch.testing.assert_close(Explained(signals, objective)(out, batch, signal), each.mean(1))
-    torch.testing.assert_close(
-        Explained(signals, objective, (0, 3, 1))(out, batch, signal), each @ torch.tensor([0, 0.75, 0.25]).double()
-    )
-    domain = Objective("class-mean", 1.0, 1.0)
-    wanted = torch.stack([domain(out["explanations"][:, m], signals[m]) for m in range(3)], 1).mean(1)
-    torch.testing.assert_close(Explained(signals, domain)(out, batch, signal), wanted)
-    with pytest.raises(ConfigError, match=r"explanation_signals"):
-        Explained(teacher, domain)
-    with pytest.raises(ConfigError, match="not all 0"):
-        Explained(signals, weights=(0.0, 0.0, 0.0))
-    with pytest.raises(MismatchError, match=r"2 superfeatures, 3 classes[\s\S]*3 superfeatures"):
-        Explained(signals[:2], objective)(out, batch, signal)
-    for share in (-0.1, 1.1):
-        with pytest.raises(ConfigError, match=r"number in \[0, 1\]"):
-            Moved(objective, Explained(signals), share)
-    with pytest.raises(ConfigError, match="without a teacher"):
-        Moved(objective, Explained(signals), 0.5)(out, batch, None)
-
-
-def test_stored_explanations_are_those_of_the_examples_in_the_batch():
-    student, teacher, batch, signal = double_parts()
-    signals = [TeacherSignal(part, batch.labels) for part in teacher(batch.inputs)["explanations"].detach().unbind(1)]
-    drawn = torch.tensor([3, 0, 4])
-    part = Batch(batch.inputs[drawn], batch.labels[drawn], drawn, complete=True)
-    for objective in (Objective("kd", 2.0, 1.0), Objective("class-mean", 1.0, 1.0)):
-        whole = Explained(signals, objective)(student(batch.inputs), batch, signal)
-        some = Explained(signals, objective)(student(part.inputs), part, signal.take(drawn))
-        torch.testing.assert_close(some, whole[drawn])
-
-
-def test_ignored_labels_have_no_row():
-    student, teacher, batch, signal = double_parts()
-    signals = [TeacherSignal(part, batch.labels) for part in teacher(batch.inputs)["explanations"].detach().unbind(1)]
-    out = student(batch.inputs)
-    whole = ked(paper_objective(), Explained(signals))(out, batch, signal)
-    labels = batch.labels.clone()
-    labels[2] = -100
-    kept = torch.tensor([0, 1, 3, 4])
-    some = ked(paper_objective(), Explained(signals))(out, Batch(batch.inputs, labels, batch.index), signal.take(kept))
-    torch.testing.assert_close(some, whole[kept])
-
-
-def train(share: float, **more: object) -> nn.Module:
-    teacher, some = model(2), data()
-    objective = paper_objective()
-    student = model(1)
-    signal = signal_on(teacher, some)
-    terms = [] if share < 0 else [ked(objective, Explained(explanation_signals(teacher, some)), share=share)]
-    distill(student, some, signal, objective=objective, training=TRAINING, terms=terms, show="nothing")
+def train(share: float, source: object = None) -> nn.Module:
+    teacher, some, student = model(2), data(), model(1)
+    fields = {"objective": paper_objective()} if share < 0 else ked(share=share)
+    recipe = Recipe(**fields, training=TRAINING)
+    distill(student, some, source or teacher, recipe=recipe, show="nothing")
     return student
 
 
@@ -269,74 +168,71 @@ def test_at_share_0_it_is_kd_bit_for_bit_and_above_it_is_not():
     assert not all(torch.equal(kd[name], some[name]) for name in kd)
 
 
-def test_hidden_features_take_their_share():
-    """λ μ (1 - ρ) on explanations, λ μ ρ / M on the features of each branch, from the terms there are."""
-    student, teacher, batch, signal = double_parts()
-    objective, rho, share = paper_objective(), 0.6, 0.5
-    explained = Explained(teacher)
-    hints = [Hint("similarity", f"branches.{m}.1", f"branches.{m}.1", weight=1 / 3) for m in range(3)]
-    with taught(student, teacher, hints, example=batch.inputs[:2], examples=5) as hidden:
-        out = student(batch.inputs)
-        found = ked(objective, explained, share=share, hidden=hidden, hidden_share=rho)(out, batch, signal)
-        each = sum(hidden.each(batch).values()) / 3
-        soft = objective.soft_scale * objective.divergence(out["logits"], objective.target(signal, torch.float64))
-        wanted = share * (0.7 * ((1 - rho) * explained(out, batch, signal) + rho * each) - soft)
-        torch.testing.assert_close(found, wanted)
-        torch.testing.assert_close(  # the KD side: λ (1 - ρ) T² KL + λ ρ D
-            Moved(objective, hidden, rho)(out, batch, signal), rho * (0.7 * each - soft)
-        )
-        torch.testing.assert_close(Blend(((2.0, explained),))(out, batch, signal), 2 * explained(out, batch, signal))
+def test_stored_explanations_train_as_the_model_does():
+    teacher, some = model(2).eval(), data()
+    with torch.no_grad():
+        said = teacher(some.inputs)
+    stored = Cached(TeacherSignal(said["logits"], some.labels), explanations=said["explanations"])
+    living, kept = train(0.7).state_dict(), train(0.7, stored).state_dict()
+    for name in living:
+        torch.testing.assert_close(living[name], kept[name], rtol=1e-5, atol=1e-6)
+    signals = explanation_signals(teacher, some, batch_size=7)
+    torch.testing.assert_close(torch.stack([s.logits for s in signals], 1), said["explanations"])
+
+
+@pytest.mark.parametrize("cell", ["class-mean", "kd-shuffled"])
+def test_explanations_of_all_the_data_are_read_once_for_class_level_cells(cell):
+    teacher, some, student = model(2), data(), model(1)
+    fields = ked(share=0.7, explanations=Explanations(Objective(cell, 2.0, 1.0)))
+    _, run = distill(student, some, teacher, recipe=Recipe(**fields, training=TRAINING), show="nothing")
+    assert run.status == "completed" and run.history[-1].loss < run.history[0].loss
+
+
+def test_only_explaining_models_can_be_explained():
+    plain = nn.Linear(6, 3)
+    recipe = Recipe(**ked(share=0.7), training=TRAINING)
+    for student, teacher in ((model(1), plain), (plain, model(2))):
+        with pytest.raises(MismatchError, match="does not explain"):
+            distill(student, data(), teacher, recipe=recipe, show="nothing")
+    other = explaining_mlp(given([[0, 3], [1, 4, 5, 2]], features=6), 3, width=5)
+    with pytest.raises(MismatchError, match="explain differently"):
+        distill(other, data(), model(2), recipe=recipe, show="nothing")
 
 
 @pytest.mark.parametrize("term_name", ["fitnets", "attention", "similarity"])
-def test_a_cnn_learns_hidden_maps_of_each_branch_through_the_engine(term_name):
+def test_a_cnn_learns_hidden_maps_of_each_branch(term_name):
     def build(width: int) -> nn.Module:
         return explaining_cnn_builder(4, width, superfeatures=2, branch_channels=3)((1, 8, 8), 3)
 
     torch.manual_seed(0)
     some = Examples(torch.randn(24, 1, 8, 8), torch.arange(24) % 3)
     student, teacher = build(4), build(6).eval()
-    objective = paper_objective()
-    hints = [Hint(term_name, f"branches.{m}.0", f"branches.{m}.0", weight=1 / 2) for m in range(2)]
+    places = [f"branches.{m}.0" for m in range(2)]
+    hidden = tuple(term_specs.factory(term_name)(place, place, weight=1 / 2) for place in places)
     names = set(student.state_dict())
-    with taught(student, teacher, hints, example=some.inputs[:2], examples=24) as hidden:
-        term = ked(objective, Explained(explanation_signals(teacher, some)), hidden=hidden)
-        _, run = distill(
-            student,
-            some,
-            signal_on(teacher, some),
-            objective=objective,
-            terms=[term],
-            training=TRAINING,
-            show="nothing",
-        )
-        assert set(hidden.values) == {hint.name for hint in hints}
-        assert all(bool(torch.isfinite(value).all()) and float(value.mean()) > 0 for value in hidden.values.values())
-    assert run.steps == 12
-    assert set(student.state_dict()) == names, "regressors leave with the block"
+    recipe = Recipe(**ked(share=0.5, hidden=hidden, hidden_share=0.6), training=TRAINING)
+    _, run = distill(student, some, teacher, recipe=recipe, show="nothing")
+    assert run.steps == 12 and run.contract is not None and len(run.contract.terms) == 3
+    assert set(student.state_dict()) == names, "regressors leave with the training"
 
 
 def test_students_in_the_bundle_of_the_study_train_as_alone():
     """The study trains the students of all seeds at once: a step of the bundle is a step of each, to rounding."""
-    from lab.bundle import Bundle, Flat, Ordered, Said
+    from lab.bundle import Bundle, Explained, Ordered, Said, explanations_on
 
-    some, objective = data(), paper_objective()
+    some, fields = data(), ked(share=0.7)
     teachers = [model(10), model(11)]
     ordered = Ordered(some, [0, 1])
-    said = [explanation_signals(teacher, some) for teacher in teachers]
-    whole = [TeacherSignal(torch.cat([s[m].logits for s in said]), some.labels.repeat(2)) for m in range(3)]
+    why = explanations_on(ordered, [explanation_signals(teacher, some) for teacher in teachers])
+    term = CallableTerm(Explained(why, fields["terms"][0].objective), weight=fields["terms"][0].weight)
     bundle = Bundle([model(1), model(2)], FOUND.groups, 6)
-    distill(
-        bundle, ordered, Said(ordered, [signal_on(teacher, some) for teacher in teachers]), objective=objective,
-        training=TRAINING, terms=[Flat(ked(objective, Explained(whole)), ordered)], show="nothing",
-    )  # fmt: skip
+    said = Said(ordered, [signal_on(teacher, some) for teacher in teachers])
+    recipe = Recipe(**fields | {"terms": (term,)}, training=TRAINING)
+    distill(bundle, ordered, said, recipe=recipe, show="nothing")
     for seed, together in enumerate(bundle.unbundle()):
         own = some.take(ordered.own_order[:, seed])
         alone, teacher = model(1 + seed), teachers[seed]
-        distill(
-            alone, own, signal_on(teacher, own), objective=objective, training=TRAINING, show="nothing",
-            terms=[ked(objective, Explained(explanation_signals(teacher, own)))],
-        )  # fmt: skip
+        distill(alone, own, teacher, recipe=Recipe(**fields, training=TRAINING), show="nothing")
         for a, b in zip(alone.parameters(), together.parameters(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
         assert not torch.allclose(next(alone.parameters()), next(model(1 + seed).parameters()), atol=1e-3)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fractionate.extensions import features  # noqa: F401  # registers the terms of the page
 from fractionate.extensions.chimera import Chimeras
-from fractionate.extensions.explanation_terms import Explained, ked
-from fractionate.terms import Hint, taught
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanations.md"
 
@@ -22,9 +19,8 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/why/report.html").exists()
     assert (tmp_path / "runs/why/reasons.csv").read_text().count("\n") == 12 * 4 + 1
 
-    names |= {"Hint": Hint, "taught": taught, "Chimeras": Chimeras, "Explained": Explained, "ked": ked}
-    exec("signals = explanation_signals(teacher, train)", names)
-    exec(hidden.replace("terms=[term])", "terms=[term], training=training)"), names)
+    names |= {"Chimeras": Chimeras}
+    exec(hidden, names)
     exec(chimeric.replace("1_000_000", "500"), names)
 
     from sklearn.tree import DecisionTreeClassifier

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fractionate import Objective, TeacherSignal
-from fractionate.balance import Balance, gradient_norm
+from fractionate import TeacherSignal
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
-from fractionate.extensions import contrastive, features  # noqa: F401  # each registers its terms
-from fractionate.losses.terms import term_specs
-from fractionate.outputs import logits_of
+from fractionate.losses.terms import TermSpec, term_specs
 from fractionate.records import Training
-from fractionate.terms import Growing, Hint, taught, terms
+from fractionate.teachers import Cached
+from fractionate.training.recipe import Recipe
 from predicted import bound, predicted
 
 torch.manual_seed(0)
@@ -184,56 +184,84 @@ def networks():
     return student, teacher
 
 
-ALL = ["fitnets", "attention", "rkd", "similarity", "cka", "crd(8, 16)"]
+ALL = ["fitnets", "attention", "rkd", "similarity", "cka", "crd"]
+TRAINED = {"fitnets": 2, "crd": 7}  # tensors that are trained or remembered with the student
+SEEN: list[tuple[nn.ModuleDict, dict[str, torch.Tensor]]] = []  # what is trained with the student, and its beginning
+
+
+@dataclass(frozen=True)
+class Watching(TermSpec):
+    """Costs nothing, shows the test what is trained with the student, and stops the training at a call."""
+
+    stop_at: int = field(default=0, compare=False)
+    weight: float = 0.0
+    reads_teacher: ClassVar[bool] = False
+    formula: ClassVar[str] = "0"
+
+    @contextmanager
+    def bind(self, at):
+        SEEN.append((at.parts, {name: tensor.clone() for name, tensor in at.parts.state_dict().items()}))
+        calls = 0
+
+        def term(student, teacher, signal):
+            nonlocal calls
+            calls += 1
+            if calls == self.stop_at:
+                raise KeyboardInterrupt
+            return student.logits.sum(1)
+
+        yield term
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_term_trains_the_student_and_leaves_no_trace(name, tmp_path):
-    data = data_of()
-    student, teacher = networks()
-    teacher_before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    data, (student, teacher) = data_of(), networks()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
     keys, training = list(student.state_dict()), Training(steps=6, batch_size=16)
-    with torch.no_grad():
-        signal = TeacherSignal(teacher.eval()(data.inputs), data.labels)
-    teacher.train()
-    with taught(student, teacher, [Hint(name, "0", "0")], example=data.inputs[:2], examples=len(data)) as term:
-        parts = {k: v.clone() for k, v in student.state_dict().items() if "training_only" in k}
-        first = float(term.each(_batch(student, data))[term.hints[0].name].detach().mean())
-        trained, run = distill(student, data, signal, training=training, terms=[term], out=tmp_path)
-        last = float(term.each(_batch(student, data))[term.hints[0].name].detach().mean())
-        after = {k: v for k, v in student.state_dict().items() if k in parts}
-        assert all(not torch.equal(after[k], parts[k]) for k in parts if "weight" in k)
-    assert run.status == "completed" and math.isfinite(last) and math.isfinite(first)
+    settings = {"negatives": 8, "dim": 16} if name == "crd" else {}
+    recipe = Recipe(terms=(term_specs.factory(name)("0", "0", **settings), Watching()), training=training)
+    trained, run = distill(student, data, teacher, recipe=recipe, out=tmp_path, show="nothing")
+    assert run.status == "completed" and math.isfinite(run.history[-1].loss)
     assert list(trained.state_dict()) == keys and list(load_file(tmp_path / "student.safetensors")) == sorted(keys)
-    assert bool(parts) == isinstance(terms[name], Growing)
-    assert all(torch.equal(v, teacher_before[k]) for k, v in teacher.state_dict().items()) and teacher.training
+    parts, start = SEEN[-1]
+    assert len(parts.state_dict()) == TRAINED.get(name, 0)
+    assert all(not torch.equal(v, start[k]) for k, v in parts.state_dict().items() if "weight" in k or "memory" in k)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items()) and teacher.training
     assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
-    alone, _ = distill(networks()[0], data, signal, training=training)
+    alone, _ = distill(networks()[0], data, training=training, show="nothing")
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), alone.parameters(), strict=True))
 
 
-def _batch(student, data, count=16):
-    from fractionate.data.batch import Batch
+def loss_of(term, student, teacher, data):
+    """The mean loss of a term without a trained part, on all the data."""
+    with torch.no_grad():
+        return float(term.compare(student[0](data.inputs), teacher[0](data.inputs)).mean())
 
-    student(data.inputs[:count])
-    return Batch(data.inputs[:count], data.labels[:count], torch.arange(count))
 
-
-def test_fitnets_learns_its_hint():
+@pytest.mark.parametrize("name", ["attention", "rkd", "similarity", "cka"])
+def test_a_student_is_drawn_to_its_teacher(name):
     data, (student, teacher) = data_of(), networks()
-    with taught(student, teacher, [Hint("fitnets", "0", "0", weight=10.0)], example=data.inputs[:2]) as term:
-        before = float(term.each(_batch(student, data))[term.hints[0].name].detach().mean())
-        distill(student, data, training=Training(steps=80, batch_size=16, learning_rate=1e-2), terms=[term])
-        assert float(term.each(_batch(student, data))[term.hints[0].name].detach().mean()) < 0.5 * before
+    term = term_specs.factory(name)("0", "0", weight=30.0)
+    before = loss_of(term, student, teacher, data)
+    training = Training(steps=60, batch_size=16, learning_rate=1e-2)
+    distill(student, data, teacher, recipe=Recipe(terms=(term,), training=training), show="nothing")
+    assert loss_of(term, student, teacher, data) < 0.7 * before
 
 
-def test_a_finished_run_with_projectors_is_read_back(tmp_path):
+def test_fitnets_learns_its_hint(tmp_path):
+    data, (student, teacher) = data_of(), networks()
+    training = Training(steps=80, batch_size=16, learning_rate=1e-2)
+    recipe = Recipe(terms=("fitnets('0', '0', weight=10.0)",), training=training)
+    _, run = distill(student, data, teacher, recipe=recipe, show="nothing", log_every=1)
+    assert run.history[-1].loss < 0.5 * run.history[0].loss
+
+
+def test_a_finished_run_with_a_memory_is_read_back(tmp_path):
     data = data_of()
 
     def train():
-        student, teacher = networks()
-        with taught(student, teacher, [Hint("crd(8, 16)", "0", "0")], example=data.inputs[:2], examples=48) as term:
-            return distill(student, data, training=Training(steps=4, batch_size=16), terms=[term], out=tmp_path)
+        recipe = Recipe(terms=("crd('0', '0', negatives=8, dim=16)",), training=Training(steps=4, batch_size=16))
+        return distill(networks()[0], data, networks()[1], recipe=recipe, out=tmp_path, show="nothing")
 
     (one, first), (other, second) = train(), train()
     assert first == second
@@ -243,119 +271,81 @@ def test_a_finished_run_with_projectors_is_read_back(tmp_path):
 def test_a_killed_run_with_a_memory_goes_on_bit_for_bit(tmp_path):
     data, training = data_of(), Training(steps=9, batch_size=16)
 
-    def train(out, stop_at=None):
+    def train(out, stop_at=0):
+        terms = ("crd('0', '0', negatives=8, dim=16)", Watching(stop_at))
+        recipe = Recipe(terms=terms, training=training)
         student, teacher = networks()
-        with taught(student, teacher, [Hint("crd(8, 16)", "0", "0")], example=data.inputs[:2], examples=48) as term:
-            calls = 0
+        distill(student, data, teacher, recipe=recipe, out=out, save_every_steps=2, show="nothing")
+        return student, SEEN[-1][0].state_dict()
 
-            def counted(*arguments):
-                nonlocal calls
-                calls += 1
-                if calls == stop_at:
-                    raise KeyboardInterrupt
-                return term(*arguments)
-
-            return distill(student, data, training=training, terms=[counted], out=out, save_every_steps=2)[0]
-
-    whole = train(tmp_path / "whole")
+    whole, memory = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", stop_at=6)
-    again = train(tmp_path / "cut")
+    again, resumed = train(tmp_path / "cut")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(memory[name], resumed[name]) for name in memory) and len(memory) == 7
 
 
-def test_stored_teacher_features_stand_for_a_living_teacher():
-    data, (student, teacher) = data_of(), networks()
+def test_trained_parts_start_alike_whatever_ran_before():
+    data = data_of()
+    recipe = Recipe(terms=("fitnets('0', '0')",), training=Training(steps=3, batch_size=16))
+
+    def train(noise):
+        student, teacher = networks()
+        torch.manual_seed(noise)
+        return distill(student, data, teacher, recipe=recipe, show="nothing")[0]
+
+    one, other = train(1), train(2)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_stored_teacher_features_stand_for_the_model():
+    data, (_, teacher) = data_of(), networks()
     with torch.no_grad():
-        kept = {"conv": teacher[0](data.inputs)}
-    results = []
-    for source, path in ((teacher, "0"), (kept, "conv")):
-        student, _ = networks()
-        with taught(student, source, [Hint("similarity", "0", path, weight=100.0)], example=data.inputs[:2]) as term:
-            results.append(distill(student, data, training=Training(steps=5, batch_size=16), terms=[term])[0])
-    assert all(torch.equal(a, b) for a, b in zip(*(r.parameters() for r in results), strict=True))
+        teacher.eval()
+        signal = TeacherSignal(teacher(data.inputs), data.labels)
+        kept = {"0": teacher[0](data.inputs)}
+    recipe = Recipe(terms=("similarity('0', '0', weight=100.0)",), training=Training(steps=5, batch_size=16))
+    results = [
+        distill(networks()[0], data, source, recipe=recipe, show="nothing")[0]
+        for source in (teacher, Cached(signal, features=kept), Cached(signal, model=teacher))
+    ]
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0].parameters(), other.parameters(), strict=True))
 
 
 def test_faults_are_named_and_everything_is_taken_off_again():
     data, (student, teacher) = data_of(), networks()
-    example = data.inputs[:2]
+    signal = TeacherSignal(torch.zeros(48, 2), data.labels)
 
-    def attach(*hints, of=teacher, **more):
-        with taught(student, of, list(hints), example=example, **more):
-            pass
+    def train(*terms, of=teacher):
+        distill(student, data, of, recipe=Recipe(terms=terms, training=Training(steps=2)), show="nothing")
 
-    with pytest.raises(MismatchError, match="no module '9'"):
-        attach(Hint("cka", "9", "0"))
-    with pytest.raises(MismatchError, match="did you mean 'conv1'"):
-        attach(Hint("cka", "0", "conv"), of={"conv1": torch.zeros(48, 3)})
-    with pytest.raises(ConfigError, match="one name"):
-        attach(Hint("cka", "0", "0"), Hint("cka", "0", "0"))
-    with pytest.raises(ConfigError, match="memory of all examples"):
-        attach(Hint("crd", "0", "0"))
-    with pytest.raises(MismatchError, match="regressed"):
-        attach(Hint("fitnets", "0", "4"))
-    with pytest.raises(ConfigError, match="no hints"):
-        attach()
+    for text, said in (
+        ("cka('9', '0')", "no module '9'"),
+        ("cka('0', 'conv')", "no module 'conv'"),
+        ("fitnets('0', '4')", "regressed"),
+        ("attention('2', '0')", "maps"),
+    ):
+        with pytest.raises(MismatchError, match=said):
+            train(text)
+    with pytest.raises(ConfigError, match="reads inside the teacher"):
+        train("cka('0', '0')", of=signal)
     with pytest.raises(UnknownNameError, match="fitnets"):
-        Hint("fitnet", "0", "0")
-    with pytest.raises(ConfigError, match="at least 0"):
-        Hint("cka", "0", "0", weight=-1)
-    with (
-        taught(student, teacher, [Hint("cka", "0", "0")], example=example),
-        pytest.raises(ConfigError, match="already"),
-    ):
-        attach(Hint("rkd", "0", "0"))
-    assert not any(m._forward_hooks for m in student.modules()) and "training_only" not in str(
-        list(student.state_dict())
-    )
+        train("fitnet('0', '0')")
+    with pytest.raises(ConfigError, match="needs a teacher"):
+        train("cka('0', '0')", of=None)
+    assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
+    assert list(student.state_dict()) == list(networks()[0].state_dict()) and student.training
 
 
-# -- the balance --------------------------------------------------------------------------------------------------------
-
-
-def test_shares_hold_the_gradient_norms_and_the_log_keeps_the_raw_terms(tmp_path):
+def test_batches_that_are_coupled_are_not_cut():
     data, (student, teacher) = data_of(), networks()
-    with torch.no_grad():
-        signal = TeacherSignal(teacher.eval()(data.inputs), data.labels)
-    objective = Objective("kd", 2.0, 0.9)
-    hints = [Hint("similarity", "0", "0", name="similarity")]
-    log = tmp_path / "terms.jsonl"
-    with taught(student, teacher, hints, example=data.inputs[:2]) as inside:
-        balance = Balance(
-            student, {"similarity": inside}, shares={"similarity": 0.5}, every=1, smoothing=0.0, log=log,
-            main=lambda output, batch, taken: objective(logits_of(output), taken),
-        )  # fmt: skip
-        distill(student, data, signal, objective=objective, training=Training(steps=5, batch_size=16), terms=[balance])
-        for step in range(5):
-            rows = {row["name"]: row for row in balance.rows if row["step"] == step}
-            pull = rows["similarity"]["weight"] * rows["similarity"]["gradient_norm"]
-            assert pull == pytest.approx(0.5 * rows["main"]["gradient_norm"], rel=1e-6)
-        balance.detach()
-    assert [json.loads(line) for line in log.read_text().splitlines()] == balance.rows
-    assert "training_only" not in str(list(student.state_dict()))
-
-
-def test_fixed_weights_are_the_weighted_sum():
-    data, (student, _) = data_of(), networks()
-    batch = _batch(student, data)
-    terms_by_name = {"a": lambda o, b, s: o.sum(1), "b": lambda o, b, s: o.square().sum(1)}
-    balance = Balance(student, terms_by_name, weights={"a": 2.0, "b": 0.5})
-    output = student(batch.inputs)
-    torch.testing.assert_close(balance(output, batch, None), 2 * output.sum(1) + 0.5 * output.square().sum(1))
-    assert {row["name"] for row in balance.rows} == {"a", "b"} and balance.rows[0]["gradient_norm"] > 0
-
-
-def test_a_balance_that_cannot_be_meant():
-    student, _ = networks()
-    term = {"a": lambda o, b, s: o.sum(1)}
-    for settings in (
-        {},
-        {"weights": {"a": 1.0}, "shares": {"a": 1.0}},
-        {"weights": {"b": 1.0}},
-        {"weights": {"a": -1.0}},
-    ):
-        with pytest.raises(ConfigError):
-            Balance(student, term, **settings)
-    with pytest.raises(ConfigError, match="main"):
-        Balance(student, term, shares={"a": 1.0})
-    assert gradient_norm(torch.zeros(()), []) == 0.0
+    training = Training(steps=2, batch_size=16, micro_batch_size=8)
+    for name in ALL:
+        recipe = Recipe(terms=(term_specs.factory(name)("0", "0"),), training=training)
+        if name in ("rkd", "similarity", "cka"):
+            with pytest.raises(ConfigError, match="couple"):
+                distill(student, data, teacher, recipe=recipe, show="nothing")
+        else:
+            distill(student, data, teacher, recipe=recipe, show="nothing")

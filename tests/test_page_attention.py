@@ -16,7 +16,7 @@ def study(**changes):
             ArmAttention(name, 3, matrix, matrix, 1.5 - place / 2, 0.5, Interval(0.4, 0.8) if place else None, None)
         )
     finding = Finding(
-        "attention preference", "info", 1.0, "glosses prefers the attention map", "", 'teach it Match("map")',
+        "attention preference", "info", 1.0, "glosses prefers the attention map", "", 'train it with terms=("hidden", "map")',
         (Evidence("map − output", 1.25, "points", Interval(0.5, 2.0), 0.5),),
     )  # fmt: skip
     settings = {"name": "glosses", "quantization": "W2A8", "attention_arms": tuple(arms), "finding": finding}

@@ -13,8 +13,7 @@ from fractionate.compact import CompactSignal
 from fractionate.contracts import check
 from fractionate.divergences.ranking import Ranking
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.ranking import tie_kd
-from fractionate.losses.terms import term_specs
+from fractionate.losses.terms import term_specs, tie_kd
 from predicted import losses_of, predicted
 
 

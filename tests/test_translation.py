@@ -7,18 +7,19 @@ import sys
 
 import pytest
 import torch
-from torch.nn import functional
 
-from fractionate import Objective, TeacherSignal, distill
-from fractionate.data.splits import as_split
+from counting_term import Calling
+from fractionate import Objective, distill
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.extensions.decoding import greedy, quality, sequence_level, translate
-from fractionate.extensions.ranking import tie_kd
-from fractionate.extensions.translation import CallAgain, EncoderDecoder, LabelSmoothing, Passes, shifted
+from fractionate.losses.terms import CallableTerm, Passes
+from fractionate.models.decoding import CallAgain, EncoderDecoder
 from fractionate.outputs import logits_of, rows
 from fractionate.records import Training
 from fractionate.sources.pieces import END, PAD, Pieces, Sentences, check_pieces
+from fractionate.teachers import Cached
 from fractionate.teachers.hidden import HiddenStates
+from fractionate.training.recipe import Recipe
 from translators import TEXTS, Plain, marian, pieces, sentences
 
 KD = Objective("kd", 1.0, 1.0, divergence="forward-kl")
@@ -26,180 +27,80 @@ SMOOTHED = Objective("smoothed-others(0.1) * uniform", 1.0, 1.0)
 TRAINING = Training(steps=4, batch_size=3, learning_rate=1e-2)
 
 
-def batch(data: Sentences):
-    feed = as_split(data.loader())
-    return next(feed.batches([(0, torch.arange(len(data)))], seed=0))
-
-
-def asked(model, given):
-    output = model(**given.inputs)
-    said, labels, _ = rows(logits_of(output), given.labels)
-    return output, said, labels
-
-
 def weights_of(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_label_smoothing_makes_fairseqs_loss_of_cross_entropy():
-    given, model = batch(sentences()), marian()
-    output, said, labels = asked(model, given)
-    found = functional.cross_entropy(said, labels, reduction="none") + LabelSmoothing(0.1)(output, given, None)
-    log_q = torch.log_softmax(said.detach().double(), dim=1)
-    own = log_q.gather(1, labels[:, None]).squeeze(1)
-    assert torch.allclose(found.detach().double(), -0.9 * own - 0.1 / 59 * (log_q.sum(1) - own), atol=1e-5)
-    assert torch.allclose(found, SMOOTHED(said, TeacherSignal(torch.zeros_like(said), labels)), atol=1e-5)
-    with pytest.raises(ConfigError, match="below 1"):
-        LabelSmoothing(1.0)
+def recipe(*terms, training=TRAINING):
+    return Recipe(objective=SMOOTHED, terms=terms, training=training)
 
 
 @pytest.mark.parametrize("kind", ["marian", "plain"])
-def test_one_pass_is_word_level_distillation_bit_for_bit(kind):
-    make, decoding = (marian, EncoderDecoder()) if kind == "marian" else (Plain, CallAgain())
+def test_one_pass_is_word_level_distillation_and_two_are_not(kind):
+    make, decoding = (marian, "encoder-decoder") if kind == "marian" else (Plain, "call-again")
     teacher, data = make(7), sentences()
 
-    def by_hand(output, given, signal):
-        return KD(rows(logits_of(output), given.labels)[0], signal)
-
-    def train(term_of):
+    def train(term):
         model = make(1)
-        distill(
-            model, data.loader(), teacher, objective=SMOOTHED, training=TRAINING, terms=[term_of(model)], show="nothing"
-        )
+        distill(model, data.loader(), teacher, recipe=recipe(term), show="nothing")
         return weights_of(model)
 
-    plain = train(lambda model: by_hand)
-    one = train(lambda model: Passes(model, [KD], decoding=decoding))
-    two = train(lambda model: Passes(model, [KD], passes=2, teacher=teacher, decoding=decoding))
+    plain = train(CallableTerm(lambda output, given, signal: KD(rows(logits_of(output), given.labels)[0], signal)))
+    one = train(Passes(1, (KD,), decoding=decoding))
+    two = train(Passes(2, (KD,), decoding=decoding))
     assert torch.equal(plain, one)
     assert not torch.equal(plain, two)
 
 
-@pytest.mark.parametrize("kind", ["marian", "plain"])
-def test_further_passes_read_what_the_student_said(kind):
-    make, decoding = (marian, EncoderDecoder()) if kind == "marian" else (Plain, CallAgain())
-    student, teacher, given = make(1).eval(), make(7).eval(), batch(sentences())
-    output, said, labels = asked(student, given)
-    with torch.no_grad():
-        taught = TeacherSignal(asked(teacher, given)[1], labels)
-    term = Passes(student, tie_kd(3), passes=3, teacher=teacher, weight=0.5, decoding=decoding)
-    found = term(output, given, taught)
-    # the same by whole calls: nothing of the encoder is reused, every prefix is built by loops
-    expected = sum(part(said, taught) for part in tie_kd(3))
-    logits, prefix = logits_of(output), given.inputs["decoder_input_ids"]
-    for _ in range(2):
-        likely = logits.argmax(dim=-1)
-        prefix = torch.tensor([[begun[0], *row[:-1]] for begun, row in zip(prefix.tolist(), likely.tolist())])  # noqa: B905
-        inputs = {**given.inputs, "decoder_input_ids": prefix}
-        logits = logits_of(student(**inputs))
-        with torch.no_grad():
-            heard = rows(logits_of(teacher(**inputs)), given.labels)[0]
-        signal = TeacherSignal(heard, labels)
-        expected = expected + sum(part(rows(logits, given.labels)[0], signal) for part in tie_kd(3))
-    assert torch.allclose(found, expected * 0.5 / 3, atol=1e-5)
-    assert len(term.values) == 3
-    assert term.values[0] != term.values[1]
-    learned = [p for p in student.parameters() if p.requires_grad]
-    theirs = [
-        torch.autograd.grad(loss.sum(), learned, allow_unused=True, retain_graph=True) for loss in (found, expected)
-    ]
-    for one, other in zip(*theirs, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            assert torch.allclose(one, other * 0.5 / 3, atol=1e-4)
-
-
-def test_beginnings_are_what_was_said_one_place_later():
-    gold, said = torch.tensor([[0, 5, 6, 7], [9, 5, 6, 0]]), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-    assert shifted(gold, said).tolist() == [[0, 1, 2, 3], [9, 5, 6, 7]]
-
-
-def test_the_teacher_gets_no_gradient_and_keeps_its_mode():
+def test_the_teacher_is_not_trained_and_keeps_its_mode():
     student, teacher = marian(1), marian(7, dropout=0.3).train()
     before = weights_of(teacher).clone()
-    term = Passes(student, [KD], passes=2, teacher=teacher)
-    distill(student, sentences().loader(), teacher, objective=SMOOTHED, training=TRAINING, terms=[term], show="nothing")
+    distill(student, sentences().loader(), teacher, recipe=recipe(Passes(2, (KD,))), show="nothing")
     assert torch.equal(before, weights_of(teacher))
     assert all(p.grad is None for p in teacher.parameters())
     assert teacher.training
 
 
-def test_rows_without_a_label_count_in_no_pass():
-    data, student, teacher = sentences(), marian(1).eval(), marian(7).eval()
-    given, longer = batch(data), batch(data)
-    longer.inputs["decoder_input_ids"] = functional.pad(longer.inputs["decoder_input_ids"], (0, 3))
-    longer = type(longer)(longer.inputs, functional.pad(longer.labels, (0, 3), value=-100), longer.index)
-    found = []
-    for each in (given, longer):
-        output, _, labels = asked(student, each)
-        with torch.no_grad():
-            signal = TeacherSignal(asked(teacher, each)[1], labels)
-        found.append(Passes(student, tie_kd(3), passes=2, teacher=teacher)(output, each, signal))
-    assert found[0].shape == found[1].shape
-    assert torch.allclose(*found, atol=1e-5)
-
-
 def test_losses_on_labels_count_once():
-    """With a teacher's loss of 0 the passes change nothing: the labels are the engine's, on pass 1."""
+    """With a teacher's loss of weight 0 the passes change nothing: the labels are the objective's, on pass 1."""
 
-    def nothing(logits, signal):
-        return logits.sum(dim=1) * 0
-
-    def train(terms_of):
-        model, teacher = marian(1), marian(7)
-        distill(
-            model, sentences().loader(), teacher, objective=SMOOTHED, training=TRAINING,
-            terms=terms_of(model, teacher), show="nothing",
-        )  # fmt: skip
+    def train(*terms):
+        model = marian(1)
+        distill(model, sentences().loader(), marian(7), recipe=recipe(*terms), show="nothing")
         return weights_of(model)
 
-    alone = train(lambda model, teacher: [])
-    assert torch.equal(alone, train(lambda model, teacher: [Passes(model, [nothing], passes=3, teacher=teacher)]))
+    assert torch.equal(train(), train(Passes(3, (KD,), weight=0.0)))
 
 
 def test_half_precision_goes_through_all_passes():
     student, teacher = marian(1), marian(7)
-    seen = []
-    for model in (student, teacher):
-        model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    distill(
-        student, sentences().loader(), teacher, objective=SMOOTHED, show="nothing",
-        training=Training(steps=1, batch_size=3, precision="bfloat16"),
-        terms=[Passes(student, [KD], passes=2, teacher=teacher, precision="bfloat16")],
-    )  # fmt: skip
-    # the engine asks the student in half and the teacher in full precision, then the second pass asks both in half
-    assert seen[:4] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
+    seen = {"student": [], "teacher": []}
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.lm_head.register_forward_hook(lambda module, inputs, output, name=name: seen[name].append(output.dtype))
+    training = Training(steps=1, batch_size=3, precision="bfloat16")
+    distill(student, sentences().loader(), teacher, recipe=recipe(Passes(2, (KD,)), training=training), show="nothing")
+    # the loop runs the student in half and the teacher in full precision, then the second pass runs both in half
+    assert seen["student"][-2:] == [torch.bfloat16] * 2
+    assert seen["teacher"][-2:] == [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"losses": [KD], "passes": 0}, "at least 1"),
-        ({"losses": []}, "leave the term out"),
-        ({"losses": [KD], "passes": 2}, "passes=1 works with stored signals"),
-        (
-            {"losses": [Objective("class-mean", 1.0, 1.0)], "passes": 2, "teacher": marian()},
-            "no statistics of all the data",
-        ),
-    ],
-)
-def test_passes_that_cannot_be_meant(arguments, said):
-    with pytest.raises(ConfigError, match=said):
-        Passes(marian(), **arguments)
+def test_passes_without_a_model_as_teacher_are_refused_before_the_first_step():
+    data, teacher = sentences(), marian(7)
+    heard = HiddenStates.of(teacher, data.loader())
+    with pytest.raises(ConfigError, match="passes=1 works with stored signals"):
+        distill(marian(1), data.loader(), heard, recipe=recipe("passes(2)"), show="nothing")
+    with_model = Cached(heard, model=teacher)
+    assert distill(marian(1), data.loader(), with_model, recipe=recipe("passes(2)"), show="nothing")[1].steps == 4
 
 
-def test_passes_say_what_they_miss():
-    student, given = marian(), batch(sentences())
-    output, said, labels = asked(student, given)
-    with pytest.raises(ConfigError, match="needs a teacher"):
-        Passes(student, [KD])(output, given, None)
-    signal = TeacherSignal(said.detach(), labels)
-    elsewhere = Passes(student, [KD], passes=2, teacher=marian(7), decoding=CallAgain("prefix"))
-    with pytest.raises(MismatchError, match="no beginnings of targets at 'prefix'"):
-        elsewhere(output, given, signal)
-    plain = Passes(student, [KD], passes=2, teacher=Plain())
-    with pytest.raises(MismatchError, match="Plain is no encoder-decoder of Hugging Face"):
-        plain(output, given, signal)
+def test_label_smoothing_needs_no_teacher(tmp_path):
+    calm = Training(steps=4, batch_size=3, learning_rate=1e-2, optimizer="sgd")  # Adam makes much of roundings
+    smooth = Recipe(terms=("label-smoothing(0.1)",), training=calm)
+    model, cell = marian(1), marian(1)
+    _, run = distill(model, sentences().loader(), recipe=smooth, out=tmp_path, show="nothing")
+    distill(cell, sentences().loader(), marian(7), recipe=recipe(training=calm), show="nothing")
+    assert torch.allclose(weights_of(model), weights_of(cell), atol=1e-5), "fairseq's convention, as the cell's"
+    assert "log q[y] - log q[i]" in str(run.contract)
 
 
 @pytest.mark.parametrize(("make", "layer"), [(marian, "lm_head"), (Plain, "head")])
@@ -320,16 +221,24 @@ def test_a_distillation_goes_on_where_it_was_cut_off(tmp_path):
     """Two passes with dropout: what is drawn in a step follows from the step alone."""
     teacher = marian(7)
 
-    def run(steps, out):
+    def run(out, **more):
         model = marian(1, dropout=0.2)
-        term = Passes(model, [KD], passes=2, teacher=teacher)
-        training = Training(steps=steps, batch_size=3, learning_rate=1e-2, schedule="constant")
+        training = Training(steps=4, batch_size=3, learning_rate=1e-2, schedule="constant")
+        calling = Calling(more.pop("calls", lambda student, signal: student.logits.sum(1)), weight=0.0)
         distill(
-            model, sentences().loader(), copy.deepcopy(teacher), objective=SMOOTHED, training=training, terms=[term],
-            out=tmp_path / out, save_every_steps=2, show="nothing",
+            model, sentences().loader(), copy.deepcopy(teacher), out=tmp_path / out, save_every_steps=1, show="nothing",
+            recipe=recipe(Passes(2, (KD,)), calling, training=training),
         )  # fmt: skip
         return weights_of(model)
 
-    whole = run(4, "whole")
-    again = run(4, "whole")  # finished: read back
-    assert torch.equal(whole, again)
+    def interrupt(student, signal, calls=[]):  # noqa: B006  # counts its calls
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return student.logits.sum(1)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", calls=interrupt)
+    assert torch.equal(whole, run("cut"))
+    assert torch.equal(whole, run("whole")), "finished: read back"

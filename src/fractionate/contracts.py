@@ -15,30 +15,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fractionate.canonical import canonical_text
 from fractionate.cells import Cell
 from fractionate.confidence import ConfidenceRule
 from fractionate.conformance import conformance
 from fractionate.conformance.checks import Subject
+from fractionate.data.batch import Batch
 from fractionate.diagnosis import Case
 from fractionate.diagnosis.case import Judgement, Measurement
 from fractionate.divergences import Divergence, couples_batch, falls_as_squared, least_at_equality, own_temperature
 from fractionate.errors import ConfigError, FractionateError, MismatchError
+from fractionate.losses.terms import TermSpec, bind_terms
 from fractionate.objective import Objective
 from fractionate.shape import ShapeRule
+from fractionate.tasks.predictions import AttentionStates, Needs, Predictions
 from fractionate.teacher import TeacherSignal
-from fractionate.terms import Comparison, Growing
 
 Promise = tuple[str, Callable[[], bool]]
 
 
-def check(part: Any, *, features: tuple[Tensor, Tensor] | None = None) -> tuple[str, ...]:
+def check(part: Any) -> tuple[str, ...]:
     """Check a part against the contract of its kind, found by what it is; give the names of the promises that hold.
 
-    Confidence and shape rules, cells, divergences, comparisons of features and probes are known. `features` are a student's
-    and a teacher's for comparisons that need a certain form (maps, say). Raises `ConfigError` listing every promise that is
+    Confidence and shape rules, cells, divergences, terms and probes are known. Raises `ConfigError` listing every promise that is
     broken, and `MismatchError` for something that is no part.
     """
-    kind, promises = _promises(part, features)
+    kind, promises = _promises(part)
     broken: list[str] = []
     held: list[str] = []
     for name, holds in promises:
@@ -57,9 +59,11 @@ def check(part: Any, *, features: tuple[Tensor, Tensor] | None = None) -> tuple[
     return tuple(held)
 
 
-def _promises(part: Any, features: tuple[Tensor, Tensor] | None) -> tuple[str, Iterator[Promise]]:
+def _promises(part: Any) -> tuple[str, Iterator[Promise]]:
     if isinstance(part, Cell):
         return "cell", _cell(part)
+    if isinstance(part, TermSpec):
+        return "term", _spec(part)
     if hasattr(part, "formula"):
         return "divergence", _divergence(part)
     if hasattr(part, "judge"):
@@ -67,11 +71,9 @@ def _promises(part: Any, features: tuple[Tensor, Tensor] | None) -> tuple[str, I
     if hasattr(part, "level"):
         found = part(_signal())
         return ("shape rule", _shape(part)) if found.ndim == 2 else ("confidence rule", _confidence(part))
-    if isinstance(part, Growing) or callable(part):
-        return "term", _term(part, features)
     raise MismatchError(
         "this is no part of ours",
-        expected="a confidence or shape rule, a cell, a divergence, a comparison of features or a probe",
+        expected="a confidence or shape rule, a cell, a divergence, a term or a probe",
         got=type(part).__name__,
     )
 
@@ -216,27 +218,126 @@ def _meets_or_refuses(part: Divergence) -> bool:
     return True
 
 
-def _term(part: Comparison | Growing, features: tuple[Tensor, Tensor] | None) -> Iterator[Promise]:
-    generator = torch.Generator().manual_seed(2)
-    if features is None:
-        drawn = torch.randn(2, 6, 4, 3, 3, generator=generator)
-        features = (drawn[0], drawn[1])
-    student, teacher = features[0].detach().clone().requires_grad_(), features[1].detach().clone().requires_grad_()
-    labels, index = torch.arange(len(student)) % 2, torch.arange(len(student))
+def _spec(part: Any) -> Iterator[Promise]:
+    whole = list(range(len(ROWS)))
+    losses = _term_losses(part, whole)
     yield _frozen(part)
-    if isinstance(part, Growing):
-        with torch.random.fork_rng(devices=[]):
-            module = part.parts(student, teacher, 4 * len(student))
-        found = module(student, teacher.detach(), labels, index)
-        yield "its parts can be saved: every tensor is a parameter or a buffer", lambda: _saved(module)
-    else:
-        found = part(student, teacher.detach())
-        same = part(teacher.detach(), teacher.detach())
-        yield "equal features cost nothing", lambda: float(same.detach().abs().max()) < 1e-5
-    yield "gives one number an example", lambda: found.shape == (len(student),)
-    yield "is finite", lambda: bool(torch.isfinite(found).all())
-    (gradient,) = torch.autograd.grad(found.sum(), student)
-    yield "the student gets a finite gradient", lambda: bool(torch.isfinite(gradient).all()) and bool(gradient.any())
+    yield "has a formula", lambda: bool(part.formula)
+    yield "has a text of its own, the same in every process", lambda: bool(canonical_text(part))
+    yield "its weight is a field of at least 0", lambda: part.weight >= 0 and _refuses_weight(part)
+    yield "gives one number a row or an example, as its unit says", lambda: losses.shape == (_units(part, whole),)
+    yield "is finite", lambda: bool(torch.isfinite(losses).all())
+    yield "the student gets a finite gradient, the teacher none", lambda: _gradient(part)
+    yield "bound twice with one seed it is the same", lambda: torch.equal(losses, _term_losses(part, whole))
+    yield "its trained part can be saved: every tensor is a parameter or a buffer", lambda: _term_parts(part)
+    random = not torch.equal(losses, _term_losses(part, whole, seed=1))  # negatives drawn in the step
+    if not part.couples_batch and not random:
+        yield "examples are independent, or couples_batch says otherwise", lambda: _independent(part, losses)
+
+
+ROWS = (1, 3, 2, 2, 1, 3)  # rows of each example
+
+
+def _units(part: TermSpec, examples: list[int]) -> int:
+    return len(examples) if part.unit == "example" else sum(ROWS[i] for i in examples)
+
+
+def _refuses_weight(part: Any) -> bool:
+    try:
+        dataclasses.replace(part, weight=-1.0)
+    except ConfigError:
+        return True
+    return False
+
+
+def _said(needs: Needs, examples: list[int], seed: int) -> Predictions:
+    """Predictions of some of six examples with one to three rows each, on 5 classes, with what is needed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(len(ROWS), *shape, generator=generator)[examples].requires_grad_()
+
+    def rows(*shape: int) -> Tensor:
+        found = torch.randn(len(ROWS), max(ROWS), *shape, generator=generator)
+        return torch.cat([found[i, : ROWS[i]] for i in examples]).requires_grad_()
+
+    place = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor([ROWS[i] for i in examples]))
+    labels = torch.tensor([(i + j) % 5 for i in examples for j in range(ROWS[i])])
+    attention = None
+    if needs.attention:
+        count = 2 if needs.layers is None else max(needs.layers) + 1
+        layers = range(count)
+        attention = AttentionStates(
+            count,
+            {i: drawn(2, 4, 4) for i in layers},
+            {i: drawn(4, 6) for i in layers},
+            {i: drawn(4, 6) for i in range(count + 1)},
+            torch.arange(4) < torch.tensor([4, 2, 3, 4, 1, 2])[examples][:, None],
+        )
+    return Predictions(
+        logits=rows(5),
+        labels=labels,
+        place=place,
+        batch=Batch(torch.zeros(len(examples)), labels, torch.tensor(examples)),
+        features={path: drawn(4, 3, 3) for path in sorted(needs.features)},
+        attention=attention,
+        explanations=torch.log_softmax(rows(3, 5), 2).detach().requires_grad_() if needs.explanations else None,
+    )
+
+
+def _read(part: TermSpec, examples: list[int]) -> tuple[Predictions, Predictions | None, TeacherSignal | None]:
+    ours, theirs = part.needs
+    student, teacher = _said(ours, examples, 3), _said(theirs, examples, 4)
+    signal = TeacherSignal(teacher.required_logits.detach(), teacher.labels) if part.reads_signal else None
+    return student, teacher if theirs else None, signal
+
+
+def _bound(part: TermSpec, parts: torch.nn.ModuleDict) -> Any:
+    student, teacher, _ = _read(part, list(range(len(ROWS))))
+    models = (torch.nn.Identity(), torch.nn.Identity() if part.reads_teacher else None)
+    whole = None if teacher is None else lambda: [teacher]
+    return bind_terms(
+        [part], student=student, teacher=teacher, examples=24, seed=0, parts=parts, models=models, teacher_on_all=whole
+    )
+
+
+def _term_losses(part: TermSpec, examples: list[int], *, seed: int = 0) -> Tensor:
+    with torch.random.fork_rng(devices=[]), _bound(part, torch.nn.ModuleDict()) as (term,):
+        torch.default_generator.manual_seed(seed)
+        losses: Tensor = term(*_read(part, examples)).detach()
+        return losses
+
+
+def _gradient(part: TermSpec) -> bool:
+    with torch.random.fork_rng(devices=[]), _bound(part, torch.nn.ModuleDict()) as (term,):
+        student, teacher, signal = _read(part, list(range(len(ROWS))))
+        term(student, teacher, signal).sum().backward()
+    found = [leaf.grad for leaf in _leaves(student) if leaf.grad is not None]
+    left = teacher is None or all(leaf.grad is None for leaf in _leaves(teacher))
+    return left and all(bool(torch.isfinite(g).all()) for g in found) and any(bool(g.any()) for g in found)
+
+
+def _leaves(said: Predictions) -> list[Tensor]:
+    states = said.attention
+    inside = [] if states is None else [*states.scores.values(), *states.outputs.values(), *states.hidden.values()]
+    found = [said.logits, said.explanations, *said.features.values(), *inside]
+    return [leaf for leaf in found if leaf is not None]
+
+
+def _term_parts(part: TermSpec) -> bool:
+    parts = torch.nn.ModuleDict()
+    with _bound(part, parts):
+        return _saved(parts)
+
+
+def _independent(part: TermSpec, losses: Tensor) -> bool:
+    some = [1, 4]
+    alone = _term_losses(part, some)
+    if part.unit == "example":
+        return torch.allclose(alone, losses[some], rtol=1e-5, atol=1e-6)
+    starts = [sum(ROWS[:i]) for i in some]
+    rows = torch.cat([losses[a : a + ROWS[i]] for a, i in zip(starts, some, strict=True)])
+    return torch.allclose(alone, rows, rtol=1e-5, atol=1e-6)
 
 
 def _saved(module: torch.nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Chimeric sets: new inputs from the superfeatures of different examples, labelled by a teacher, made batch by batch.
 
     chimeras = Chimeras(data, found, teacher, size=1_000_000)
-    distill(student, chimeras, chimeras.teacher, objective=objective, terms=[ked(objective, Explained(chimeras.teacher))])
+    distill(student, chimeras, chimeras.teacher, recipe=Recipe(**ked(share=0.7)))
 
 An explanation depends on its own superfeature only, so it is as valid on a chimera as on real data; the prediction of a black box
 is not. Source: Chowdhury, Liang, Tizghadam and Albanese (arXiv 2310.02572) and their code.

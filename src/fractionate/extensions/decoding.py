@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.extensions.translation import Decoding
+from fractionate.models.decoding import Decoding
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import device_of
 from fractionate.sources.pieces import END, PAD, Pieces, Sentences, padded

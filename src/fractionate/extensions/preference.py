@@ -125,11 +125,11 @@ def _prefers(verdicts: Mapping[tuple[str, str], str]) -> Prefers:
 
 
 RECIPES: dict[Prefers, str] = {
-    "map": 'Match("hidden"), Match("map")',
-    "output": 'Match("hidden"), Match("output")',
-    "both": 'Match("hidden"), *unified(map_weight=1.0, output_weight=1.0)',
-    "neither": 'Match("hidden")',
-    "cannot tell": 'Match("hidden"), *unified(map_weight=1.0, output_weight=1.0): both, as the paper does, until more seeds tell',
+    "map": 'terms=("hidden", "map")',
+    "output": 'terms=("hidden", "output")',
+    "both": 'terms=("hidden", "map", "output")',
+    "neither": 'terms=("hidden",)',
+    "cannot tell": 'terms=("hidden", "map", "output"): both, as the paper does, until more seeds tell',
 }
 
 
@@ -155,6 +155,6 @@ def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: 
         cause=""
         if prefers != "cannot tell"
         else "the differences between arms are small beside their spread over seeds",
-        fix=f"teach it {RECIPES[prefers]}"
+        fix=f"train it with {RECIPES[prefers]}"
         + (f"; about {max(settle)} seeds would settle it" if prefers == "cannot tell" and settle else ""),
     )

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.data.examples import Examples
-from fractionate.data.splits import as_examples
+from fractionate.data.splits import as_examples, as_split
 from fractionate.durable import write_file
 from fractionate.errors import MismatchError
 from fractionate.extensions.interactions import captum_attributions, quantity_of
@@ -36,6 +36,19 @@ def said_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
             out = call(model, part)
             found.append((logits_of(out).double(), explanations_of(out).double()))
     return torch.cat([logits for logits, _ in found]), torch.cat([said for _, said in found])
+
+
+def explanation_signals(teacher: nn.Module, data: Any, *, batch_size: int = 512) -> tuple[TeacherSignal, ...]:
+    """A teacher's explanations of all the data, a signal for each superfeature, for cells, spectrum and diagnosis.
+
+    Raises `MismatchError` for a teacher that does not explain.
+    """
+    split, found, labels = as_split(data), [], []
+    with eval_mode(teacher):
+        for batch in split.batches(((0, index) for index in torch.split(torch.arange(len(split)), batch_size)), 0):
+            found.append(explanations_of(call(teacher, batch.inputs)).float())
+            labels.append(batch.labels)
+    return tuple(TeacherSignal(part, torch.cat(labels)) for part in torch.cat(found).unbind(1))
 
 
 def evidence(

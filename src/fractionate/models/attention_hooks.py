@@ -138,7 +138,7 @@ def seen(model: nn.Module) -> Iterator[None]:
             f"{type(model).__name__} gives no attention outputs: nothing in it is a transformers model",
             expected="an encoder of transformers (BERT-, RoBERTa- or ViT-like), alone or inside a module",
             got=f"torch's fused attention in {', '.join(fused[:4])}, which hides its map" if fused else None,
-            fix="use the transformers model, or terms on features (fractionate.extensions.features)",
+            fix="use the transformers model, or terms on features (fitnets, cka)",
         )
     register()
     try:

@@ -1,6 +1,6 @@
 """Attention terms: score, map, output of each layer, hidden states, and the unified loss in both of its forms.
 
-    Recipe(objective=Objective("kd", 1.0, 1.0), terms=(HiddenStates(), *unified(0.5)))
+    Recipe(objective=Objective("kd", 1.0, 1.0), terms=("hidden", *unified(0.5)))
 
 Student and teacher are encoders of transformers (BERT-, RoBERTa-, ViT-like) with any output: one row an example or one a token.
 Padding never counts. Source: Kim et al. (EMNLP 2022, arXiv 2211.11014) and their code.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, term_specs
+from fractionate.models.attention_hooks import masked_softmax
 from fractionate.registry import registered_name
 from fractionate.tasks.predictions import AttentionPart, AttentionStates, Needs, Predictions
 
@@ -205,11 +206,6 @@ class AttentionMap(LayerTerm):
         return each.sum(dim=(2, 3)).mean(dim=1) / valid.sum(dim=1)
 
 
-def masked_softmax(scores: Scores, valid: Valid) -> Scores:
-    """softmax over the valid tokens; padding gets exactly nothing."""
-    return torch.softmax(scores.masked_fill(~valid[:, None, None, :], -torch.inf), dim=-1)
-
-
 def mean_square(student: States, teacher: States, valid: Valid) -> Loss:
     """The mean over valid tokens and width of the squared difference."""
     squares = (student - teacher).masked_fill(~valid[..., None], 0.0).square()
@@ -237,7 +233,7 @@ class AttentionOutput(LayerTerm):
 
 @term_specs.register("hidden")
 @dataclass(frozen=True)
-class HiddenStates(LayerTerm):
+class HiddenState(LayerTerm):
     """Mean over tokens and width of (X_student − X_teacher)²; layer 0 is the embeddings, layer l the output of block l.
 
     Source: TinyBERT (Jiao et al., arXiv 1909.10351), eqs. 8-9 without the projection.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.errors import ConfigError
-from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, names_of, needs_of, term_specs
+from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, as_spec, names_of, needs_of, term_specs
 from fractionate.objective import Objective
 from fractionate.tasks.predictions import Needs, Predictions
 
@@ -74,7 +74,7 @@ class Balance(TermSpec):
 
     def __post_init__(self) -> None:
         TermSpec.__post_init__(self)
-        terms = tuple(term_specs[term] if isinstance(term, str) else term for term in self.terms)
+        terms = tuple(map(as_spec, self.terms))
         object.__setattr__(self, "terms", terms)
         object.__setattr__(self, "shares", tuple(self.shares))
         if not terms or len(terms) != len(self.shares):

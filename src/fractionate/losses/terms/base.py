@@ -88,7 +88,12 @@ class TermSpec(Protocol):
         check_weight(self.weight, registered_name(type(self)).replace(":", " ") or type(self).__name__)
 
 
-term_specs: Registry[TermSpec] = Registry("term", "fractionate.term_specs")
+term_specs: Registry[TermSpec] = Registry("term", "fractionate.terms")
+
+
+def as_spec(term: TermSpec | str) -> TermSpec:
+    """A term as it is, or by its name."""
+    return term_specs[term] if isinstance(term, str) else term
 
 
 def check_weight(weight: object, what: str) -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, term_specs
+from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, as_spec, term_specs
 from fractionate.objective import Objective, needs_whole
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.teacher import TeacherSignal
@@ -137,7 +137,6 @@ class WholeExplanations:
         """The signals of a batch's rows, with the statistics of all the data."""
         rows = self.starts[student.example]
         if student.place is not None:
-            assert student.position is not None
             rows = rows + student.position
         for signal, part in zip(self.signals, explanations.unbind(1), strict=True):
             yield TeacherSignal(part, student.labels, population=signal.population, rows=rows.to(signal.labels.device))
@@ -157,7 +156,7 @@ class Fields(TypedDict):
     terms: tuple[TermSpec, ...]
 
 
-def moved(objective: Objective, share: float, terms: Sequence[TermSpec]) -> Fields:
+def moved(objective: Objective, share: float, terms: Sequence[TermSpec | str]) -> Fields:
     """A share of an objective's teacher part moved to terms: (1 - w) CE + w (1 - share) · D + w · share · Σ weight · term.
 
     With w = teacher_weight the objective keeps the weight 1 - w · share and within it the teacher weight
@@ -174,7 +173,7 @@ def moved(objective: Objective, share: float, terms: Sequence[TermSpec]) -> Fiel
         return Fields(objective=objective, objective_weight=1.0, terms=())
     left = 1 - weight
     kept = replace(objective, teacher_weight=objective.teacher_weight * (1 - share) / left) if left > 0 else None
-    scaled = tuple(replace(term, weight=term.weight * weight) for term in terms)  # type: ignore[type-var]
+    scaled = tuple(replace(term, weight=term.weight * weight) for term in map(as_spec, terms))  # type: ignore[type-var]
     return Fields(objective=kept, objective_weight=left, terms=scaled)
 
 
@@ -183,7 +182,7 @@ def ked(
     *,
     share: float = SHARE,
     explanations: Explanations | None = None,
-    hidden: Sequence[TermSpec] = (),
+    hidden: Sequence[TermSpec | str] = (),
     hidden_share: float = HIDDEN_SHARE,
 ) -> Fields:
     """The fields of a recipe that make an objective KED: μ = `share` of the teacher's part goes to the explanations; 0 is KD.
@@ -202,9 +201,8 @@ def ked(
     if not hidden:
         return moved(objective, share, (explained,))
     rho = check_share(hidden_share, "the hidden share")
-    parts = [replace(explained, weight=explained.weight * (1 - rho))] if rho < 1 else []
-    inside = [replace(term, weight=term.weight * rho) for term in hidden] if rho > 0 else []  # type: ignore[type-var]
-    return moved(objective, share, (*parts, *inside))
+    shares = [(explained, 1 - rho), *((as_spec(term), rho) for term in hidden)]
+    return moved(objective, share, [replace(term, weight=term.weight * part) for term, part in shares if part > 0])  # type: ignore[type-var]
 
 
 def check_share(value: float, what: str) -> float:

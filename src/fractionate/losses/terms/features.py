@@ -51,7 +51,7 @@ class FeatureTerm(TermSpec, Protocol):
     @contextmanager
     def bind(self, at: Binding) -> Iterator[BoundTerm]:
         """Raises `MismatchError` for features that are not one an example, or that cannot be compared."""
-        assert at.teacher is not None
+        assert at.student is not None and at.teacher is not None
         ours, theirs = self._features(at.student, at.teacher)
         part = self.trained_part(ours, theirs, at.examples)
         if part is not None:
