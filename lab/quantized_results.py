@@ -155,7 +155,7 @@ def section(task: str, bits: str, arms: Sequence[str]) -> tuple[list[str], list[
     if wanted:
         shares = ", ".join(f"{s.term} {s.gain:+.2f} {s.interval}" for s in wanted.shares)
         lines += ["", f"**Finding: {wanted.finding.summary}.** Shares of what both bring over `hidden`, points: {shares}. "
-                  f"Recipe: `{wanted.recipe}`."]  # fmt: skip
+                  f"Recommendation: `{wanted.recipe}`."]  # fmt: skip
     return [*lines, ""], [study, attention]
 
 

@@ -15,10 +15,17 @@ from fractionate.divergences import Target
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
 from fractionate.order import batches, step_seed
-from fractionate.records import Training
+from fractionate.records import Run, Training
 from fractionate.study import bundle, fleet, traced
-from fractionate.study.fleet import Course, Entrant, make_student, model_logits, plan_fleet, train_fleet
+from fractionate.study.arms import Arm
+from fractionate.study.course import Course, Entrant, make_student, model_logits
+from fractionate.study.jobs import Workshop
+from fractionate.study.setup import Setup
+from fractionate.study.trials import Trials
+from fractionate.tasks import Task
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers import Cached
+from fractionate.training import Recipe
 
 CLASSES, FEATURES, EXAMPLES = 5, 7, 43
 
@@ -119,6 +126,30 @@ def entrants(seeds: tuple[int, ...] = (0, 1)) -> list[Entrant]:
     return [Entrant(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a backend makes of an entrant."""
+
+    entrant: Entrant
+    model: nn.Module | None
+    run: Run
+
+
+def train(factory: Callable[[], nn.Module], entered: list[Entrant], course: Course, backend: str) -> list[Trained]:
+    """The entrants trained as a study trains them."""
+    data, signal = course.transfer[entered[0].seed], course.signals[entered[0].seed]
+    task = Task("classification", transfer=data, validation=data, student=factory)
+    setup = Setup(task, Cached(signal), {"validation": Cached(signal)}, {}, points=3)
+    by_arm = {e.arm: Arm(Recipe(objective=e.objective, training=course.training), name=e.arm) for e in entered}
+    seeds = list(dict.fromkeys(e.seed for e in entered))
+    found, shop = {}, Workshop(setup)
+    for job in Trials(setup, backend).jobs(list(by_arm.values()), seeds):  # type: ignore[arg-type]
+        assert job.stacked or backend != "stacked"
+        for trial, run, model in shop.train(job, lambda _: None):
+            found[trial.key] = Trained(next(e for e in entered if (e.arm, e.seed) == trial.key), model, run)
+    return [found[e.arm, e.seed] for e in entered]
+
+
 def alone(factory: Callable[[], nn.Module], entrant: Entrant, course: Course) -> nn.Module:
     """The training written out once more, plainly: what every way must equal."""
     torch.manual_seed(entrant.seed)
@@ -158,14 +189,14 @@ def alone(factory: Callable[[], nn.Module], entrant: Entrant, course: Course) ->
 
 
 @pytest.mark.parametrize("factory", [mlp, mlp_with_everything, Convolutional, pictures])
-@pytest.mark.parametrize("way", ["stacked", "recorded", "one by one"])
+@pytest.mark.parametrize("backend", ["stacked", "recorded", "loop"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_fleet_equals_training_alone(
-    factory: Callable[[], nn.Module], way: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+    factory: Callable[[], nn.Module], backend: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[object] = []
-    if way == "recorded":
-        way = "stacked"
+    if backend == "recorded":
+        backend = "stacked"
         monkeypatch.setattr(fleet, "RECORDED_STEPS", 1)
         monkeypatch.setattr(fleet, "record", lambda *a: recorded.append(traced.record(*a)) or recorded[-1])
     training = Training(
@@ -177,7 +208,7 @@ def test_a_fleet_equals_training_alone(
         optimizer=optimizer,  # type: ignore[arg-type]
     )
     course = make_course(training)
-    found = list(train_fleet(factory, entrants(), course, way=way))  # type: ignore[arg-type]
+    found = train(factory, entrants(), course, backend)
     assert [o.entrant for o in found] == entrants()
     assert None not in recorded and len(recorded) in (0, 2)  # once for whole batches, once for the last one of an epoch
     for outcome in found:
@@ -190,14 +221,16 @@ def test_a_fleet_equals_training_alone(
             outcome.model.state_dict().items(), expected.state_dict().items(), strict=True
         ):
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
-        assert outcome.way == way and outcome.diverged_at is None and outcome.steps == course.steps
+        assert outcome.run.settings["backend"].startswith(backend) and outcome.run.status == "completed"
+        assert outcome.run.steps == course.steps
 
 
 @pytest.mark.parametrize("factory", [FunctionalDropout, Branching])
 def test_what_cannot_be_stacked_is_trained_alone(factory: Callable[[], nn.Module], course: Course) -> None:
-    assert plan_fleet(factory, entrants(), course).way == "one by one"
+    found = train(factory, entrants((0,))[:2], course, "auto")
+    assert all(str(one.run.settings["backend"]).startswith("loop: ") for one in found)  # the record says why
     with pytest.raises(MismatchError, match="cannot be stacked"):
-        plan_fleet(factory, entrants(), course, "stacked")
+        train(factory, entrants((0,))[:2], course, "stacked")
 
 
 @pytest.mark.parametrize("stored", [bundle.STORED_BYTES, 0])
@@ -209,7 +242,7 @@ def test_other_divergences_and_targets_too_large_to_keep(
     entrant = Entrant(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
     both = [Entrant("hard", 0, None), entrant, Entrant("kd", 0, Objective("kd", 2.0, 0.7))]
     inputs = course.transfer[0].inputs
-    for found in train_fleet(mlp, both, course, way="stacked"):
+    for found in train(mlp, both, course, "stacked"):
         expected = model_logits(alone(mlp, found.entrant, course), inputs)
         torch.testing.assert_close(model_logits(found.model, inputs), expected, atol=1e-5, rtol=1e-5)
 
@@ -232,11 +265,11 @@ class Exploding:
 def test_a_diverging_student_leaves_the_others_alone() -> None:
     course = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
     bad = Entrant("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
-    for way in ("stacked", "one by one"):
-        found = list(train_fleet(mlp, [bad, *entrants((0,))], course, way=way))  # type: ignore[arg-type]
-        assert found[0].diverged_at is not None
+    for backend in ("stacked", "loop"):
+        found = train(mlp, [bad, *entrants((0,))], course, backend)
+        assert found[0].run.status == "diverged" and found[0].model is None
         for outcome in found[1:]:
-            assert outcome.diverged_at is None
+            assert outcome.run.status == "completed"
             inputs = course.transfer[0].inputs
             expected = model_logits(alone(mlp, outcome.entrant, course), inputs)
             torch.testing.assert_close(model_logits(outcome.model, inputs), expected, atol=1e-5, rtol=1e-5)
@@ -251,9 +284,11 @@ def test_students_of_one_seed_start_equal_and_another_draw_does_not() -> None:
 
 
 def test_measurements_along_training(course: Course) -> None:
-    found = {o.entrant.arm: o for o in train_fleet(mlp, entrants((0,)), course, way="stacked")}
-    points = found["kd T=4"].points
-    assert points[-1].step == course.steps and 3 <= len(points) <= 4
-    assert all(p.validation is not None and p.rescaling_mean is not None for p in points)
-    assert found["hard"].points[-1].rescaling_mean is None
-    assert points[-1].loss < points[0].loss + 1
+    for backend in ("stacked", "loop"):
+        found = {o.entrant.arm: o.run.history for o in train(mlp, entrants((0,)), course, backend)}
+        points = found["kd T=4"]
+        assert points[-1].step == course.steps and 3 <= len(points) <= 4
+        assert all(p.validation is not None and p.rescaling_mean is not None for p in points)
+        assert all(p.rows_to_relation is not None and p.distance_order is not None for p in points)
+        assert found["hard"][-1].rescaling_mean is None
+        assert points[-1].loss < points[0].loss + 1

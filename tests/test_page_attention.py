@@ -47,7 +47,7 @@ def test_darker_is_worse(tmp_path):
 
 def test_what_was_not_measured_is_left_out(tmp_path):
     page = report(study(sensitivity=(), attention_sensitivity=(), finding=None), tmp_path / "a.html").read_text()
-    assert len(re.findall("<figure", page)) == 2 and "Recipe" not in page
+    assert len(re.findall("<figure", page)) == 2 and "Recommendation" not in page
     two = report([study(), study(name="pairs")], tmp_path / "b.html").read_text()
     assert len(set(re.findall(r'<figure id="([\w-]+)"', two))) == 6
 

@@ -14,7 +14,7 @@ from tests.test_page import records
 
 from fractionate.page import report
 from fractionate.page.text import clean, csv_text, short
-from fractionate.records import Diagnosis, Evidence, Finding, Recipe, Run, Study
+from fractionate.records import Diagnosis, Evidence, Finding, Recommendation, Run, Study
 
 SIGN = "document.documentElement.setAttribute('data-pwned', 1)"
 HOSTILE = (
@@ -93,7 +93,7 @@ def hostile_records() -> tuple[Diagnosis, Diagnosis, Study, Run]:
             name=text(),
             class_names=tuple(text() for _ in d.class_names),
             findings=tuple(sick(f, i) for i, f in enumerate([*d.findings, *d.findings])),
-            recipe=Recipe(True, text(), 2.0, 0.9, text(), True, text()),
+            recipe=Recommendation(True, text(), 2.0, 0.9, text(), True, text()),
         )
 
     names = {arm: HOSTILE[i] if i < len(HOSTILE) else arm for i, arm in enumerate(study.arms)}

@@ -20,7 +20,7 @@ from fractionate.page.marks import Scale, scale_for, tick_words
 from fractionate.page.order import _chain, blocks, cluster_order
 from fractionate.page.text import decimals, number
 from fractionate.page.verdict import verdict
-from fractionate.records import Histogram, Interval, Recipe, Scores, Share
+from fractionate.records import Histogram, Interval, Recommendation, Scores, Share
 from fractionate.tasks import CLASSIFICATION, info, infos, metrics
 
 STYLE = files("fractionate.page").joinpath("style.css").read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def test_the_verdict_says_what_the_records_say():
     assert "No part of the teacher pays: every arm equals hard within ±0.5 points" in verdict(
         [], [replace(clear, effects=(same,))], []
     )
-    stop = replace(healthy, recipe=Recipe(False, "hard", 1.0, 0.0, "cross-entropy", True, "it is wrong"))
+    stop = replace(healthy, recipe=Recommendation(False, "hard", 1.0, 0.0, "cross-entropy", True, "it is wrong"))
     assert "The advice is not to distil" in verdict([stop], [], [])
     for severity, words in (
         ("error", "is sick"),

@@ -82,13 +82,13 @@ def test_it_repeats_itself_and_goes_on_from_its_folder(tmp_path: Path, monkeypat
     assert plain is not None and replace(plain, wall_seconds=0.0) == replace(first, wall_seconds=0.0)
     next((tmp_path / "pilot").glob("kd_T=1_w=1*seed-1.json")).unlink()
     trained: list[int] = []
-    train_fleet = module.train_fleet
+    train = module.Workshop.train
 
-    def counting(factory: Any, entrants: Any, course: Any) -> Any:
-        trained.extend([course.steps] * len(entrants))
-        return train_fleet(factory, entrants, course)
+    def counting(shop: Any, job: Any, advance: Any) -> Any:
+        trained.extend([shop.steps(job)] * len(job.group))
+        return train(shop, job, advance)
 
-    monkeypatch.setattr(module, "train_fleet", counting)
+    monkeypatch.setattr(module.Workshop, "train", counting)
     again = piloted(out=tmp_path / "pilot").pilot
     assert again is not None and replace(again, wall_seconds=0.0) == replace(first, wall_seconds=0.0)
     assert trained.count(60) == len(again.trials) + 1  # the seed that misses an answer: all its arms

@@ -28,7 +28,7 @@ from fractionate.records import (
     Finding,
     Interval,
     MetricInfo,
-    Recipe,
+    Recommendation,
     Record,
     Run,
     Scores,
@@ -99,7 +99,7 @@ def _some(hint: Any) -> Any:
 
 
 def test_every_record_is_listed() -> None:
-    for name in ("Interval", "Spectrum", "Evidence", "Finding", "Recipe", "Histogram", "Diagnosis", "Scores", "Contract",
+    for name in ("Interval", "Spectrum", "Evidence", "Finding", "Recommendation", "Histogram", "Diagnosis", "Scores", "Contract",
                  "Training", "Point", "Run", "Effect", "Share", "Study"):  # fmt: skip
         assert name in {record.__name__ for record in RECORDS}
 
@@ -144,7 +144,7 @@ def test_every_float_survives(value: float) -> None:
     one = Scores(1, 1, {"accuracy": value, "nll": value})
     again = Scores.from_json(one.to_json())
     assert repr(again) == repr(one)
-    nested = Diagnosis("x", Spectrum(1.0, 1, 2, value, 0.0, 0.0, 0.0, 0.0), (), smallest(Recipe))  # type: ignore[arg-type]
+    nested = Diagnosis("x", Spectrum(1.0, 1, 2, value, 0.0, 0.0, 0.0, 0.0), (), smallest(Recommendation))  # type: ignore[arg-type]
     assert repr(Diagnosis.from_json(nested.to_json())) == repr(nested)
 
 
@@ -180,7 +180,7 @@ def test_wrong_json_names_every_fault(text: str | bytes, words: tuple[str, ...])
 
 
 def test_faults_deep_inside_are_named_by_their_place() -> None:
-    found = Diagnosis("x", smallest(Spectrum), (smallest(Finding),), smallest(Recipe))  # type: ignore[arg-type]
+    found = Diagnosis("x", smallest(Spectrum), (smallest(Finding),), smallest(Recommendation))  # type: ignore[arg-type]
     text = found.to_json().replace('"severity": "error"', '"severity": "terrible"').replace('"distil"', '"distill"')
     with pytest.raises(ConfigError) as error:
         Diagnosis.from_json(text)
@@ -326,7 +326,7 @@ def test_text_from_data_is_escaped_in_notebooks() -> None:
     finding = Finding(
         HOSTILE, "error", 0.0, HOSTILE, HOSTILE, HOSTILE, (Evidence(HOSTILE, 1.0, HOSTILE),), examples=(HOSTILE,)
     )
-    recipe = Recipe(True, HOSTILE, 1.0, 0.5, HOSTILE, True, HOSTILE)
+    recipe = Recommendation(True, HOSTILE, 1.0, 0.5, HOSTILE, True, HOSTILE)
     study = Study(HOSTILE, (MetricInfo(HOSTILE, HOSTILE, "more", 1.0),), HOSTILE, (HOSTILE,), (0,), (), ())
     diagnosis = Diagnosis(HOSTILE, smallest(Spectrum), (finding,), recipe)  # type: ignore[arg-type]
     contract = Contract(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, 0.5, HOSTILE, True)
@@ -348,11 +348,13 @@ def test_what_people_read_first() -> None:
     assert bar(0.5, 10) == "█████"
     assert bar(-1.0) == ""
     assert bar(2.0, 4) == "████"
-    assert str(Recipe(False, "kd", 1.0, 0.5, "cross-entropy", True, "the teacher is worse")).startswith("do not distil")
+    assert str(Recommendation(False, "kd", 1.0, 0.5, "cross-entropy", True, "the teacher is worse")).startswith(
+        "do not distil"
+    )
     warning = Finding("b", "warning", 0.2, "s", "c", "f")
     error = Finding("a", "error", 0.9, "s", "c", "f")
     fine = Finding("c", "ok", 1.0, "s", "c", "f")
-    diagnosis = Diagnosis("t", spectrum, (fine, warning, error), smallest(Recipe))  # type: ignore[arg-type]
+    diagnosis = Diagnosis("t", spectrum, (fine, warning, error), smallest(Recommendation))  # type: ignore[arg-type]
     assert diagnosis.problems == (error, warning)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,25 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
         assert one.gain == pytest.approx(other.gain, abs=0.3) and one.arm == other.arm
 
 
-def test_a_study_goes_on_in_the_way_it_began(tmp_path: Path) -> None:
-    study(tmp_path, seeds=2, cells=("kd",), way="one by one")
-    again = study(tmp_path, seeds=3, cells=("kd",), way="auto")  # a measurement of this student would say: stacked
-    assert {run.settings["way"] for run in again.runs} == {"one by one"}
+def test_a_lost_run_of_a_stack_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    """What a student computes hangs, in its last bits, on who shares its stack: the stack is trained whole again."""
+    first = study(tmp_path, seeds=2)
+    assert {run.settings["backend"] for run in first.runs} == {"stacked"}
+    for file in sorted((tmp_path / "runs").iterdir())[::3]:
+        file.unlink()
+    again = study(tmp_path, seeds=2)
+    assert [replace(run, wall_seconds=0.0) for run in again.runs] == [replace(r, wall_seconds=0.0) for r in first.runs]
+
+
+def test_the_loop_and_the_stack_agree() -> None:
+    loop, stacked = (study(seeds=2, backend=backend) for backend in ("loop", "stacked"))
+    assert {run.settings["backend"] for run in loop.runs} == {"loop: as wanted"}
+    for one, other in zip(loop.runs, stacked.runs, strict=True):
+        assert one.test is not None and other.test is not None
+        assert one.test.values["nll"] == pytest.approx(other.test.values["nll"], abs=1e-4)
+        assert [p.step for p in one.history] == [p.step for p in other.history]
+        assert one.history[-1].loss == pytest.approx(other.history[-1].loss, abs=1e-4)
+        assert one.history[-1].rescaling_mean == pytest.approx(other.history[-1].rescaling_mean, abs=1e-3)
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
@@ -216,7 +231,7 @@ def test_progress_goes_to_standard_error_only(capsys: pytest.CaptureFixture[str]
 
 
 def test_measuring_on_the_way_is_no_more_than_a_tenth_of_training() -> None:
-    from fractionate.study.trials import affordable_points
+    from fractionate.study.setup import affordable_points
 
     assert (
         affordable_points(Training(steps=400, batch_size=32), 100, 300) == 8

@@ -15,8 +15,8 @@ from fractionate.records import Run, Scores, Study, Training, Tuning
 from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import dissect, trials
 from fractionate.study.arms import make_arms
+from fractionate.study.jobs import Workshop
 from fractionate.study.tuning import choose, settings_of, spread_rates, tried_arms, tuning_seeds
-from fractionate.study.workshop import Workshop
 from fractionate.tasks import CLASSIFICATION, infos
 
 TRAINING = Training(epochs=2, batch_size=16, learning_rate=0.01)
@@ -38,7 +38,7 @@ def study(**changes: Any) -> Study:
         "tune": TUNING,
         "progress": "off",
         "points": 1,
-        "way": "stacked",
+        "backend": "stacked",
     }
     return dissect(student, world.draw(60, seed=1), world.oracle(60, seed=1), **(settings | changes))
 
@@ -67,7 +67,7 @@ def test_test_data_are_read_once_for_the_chosen_only(tmp_path: Path, monkeypatch
     before = Workshop.work
 
     def work(self: Workshop, job: Any, advance: Any) -> Any:
-        read.extend((e.arm, e.seed, self.test is not None) for e in job.group)
+        read.extend((t.arm.name, t.seed, self.setup.task.test is not None) for t in job.group)
         return before(self, job, advance)
 
     monkeypatch.setattr(trials.Workshop, "work", work)
@@ -165,8 +165,8 @@ def test_learning_rates_and_divergences_are_factors() -> None:
 def test_bfloat16_is_close_to_float32_and_stacks_too() -> None:
     """Weights and losses stay in float32; the students differ by the rounding of their passes."""
     exact = study(tune=None, cells=("kd",))
-    for way in ("stacked", "one by one"):
-        rounded = study(tune=None, cells=("kd",), way=way, training=replace(TRAINING, precision="bfloat16"))
+    for backend in ("stacked", "loop"):
+        rounded = study(tune=None, cells=("kd",), backend=backend, training=replace(TRAINING, precision="bfloat16"))
         for one, other in zip(exact.runs, rounded.runs, strict=True):
             assert one.test is not None and other.test is not None
             assert other.settings["precision"] == "bfloat16"

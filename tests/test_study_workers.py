@@ -37,7 +37,7 @@ def study(factory: Callable[[], nn.Module] = student, **changes: Any) -> Study:
         "test": world.draw(60, seed=3),
         "progress": "off",
         "points": 1,
-        "way": "stacked",
+        "backend": "stacked",
     }
     return dissect(factory, world.draw(60, seed=1), world.oracle(60, seed=1), **(settings | changes))
 
@@ -46,13 +46,13 @@ def timeless(found: Study) -> list[Run]:
     return [replace(run, wall_seconds=0.0) for run in found.runs]
 
 
-@pytest.mark.parametrize("way", ["stacked", "recorded", "one by one"])
-def test_workers_change_no_bit(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["stacked", "recorded", "loop"])
+def test_workers_change_no_bit(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`timeless` holds scores, history, spectra and histograms: every number of every run."""
-    if way == "recorded":
-        way = "stacked"
+    if backend == "recorded":
+        backend = "stacked"
         monkeypatch.setattr(fleet, "RECORDED_STEPS", 1)
-    alone, spread = study(way=way), study(way=way, workers=2)
+    alone, spread = study(backend=backend), study(backend=backend, workers=2)
     assert timeless(alone) == timeless(spread)
     assert alone.effects == spread.effects and alone.shares == spread.shares
 
@@ -142,7 +142,7 @@ def test_a_killed_study_goes_on_by_the_same_command(tmp_path: Path) -> None:
         return student()
 
     def command(factory: Callable[[], nn.Module]) -> Study:
-        return study(factory, way="one by one", workers=2, out=out)
+        return study(factory, backend="loop", workers=2, out=out)
 
     process = forked(lambda: command(waits))
     while len(list((out / "runs").glob("*.json"))) < 2:
@@ -154,7 +154,7 @@ def test_a_killed_study_goes_on_by_the_same_command(tmp_path: Path) -> None:
     assert 2 <= len(kept) < 9 and not (out / "study.json").exists()
     again = command(student)
     assert all(file.read_bytes() == text for file, text in kept.items())  # what was done is not done again
-    assert timeless(again) == timeless(study(way="one by one"))
+    assert timeless(again) == timeless(study(backend="loop"))
 
 
 @pytest.mark.slow

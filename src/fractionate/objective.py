@@ -35,7 +35,7 @@ from fractionate.divergences.likelihood import CrossEntropy, ForwardKL, hard_lab
 from fractionate.divergences.onepass import OnePass, Rows, chunks, loss_and_gradient, transforms_active, with_gradient
 from fractionate.divergences.sparse import Sums, needs_dense, plain_sparse, sparse_rows, sparse_target, sums_of
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.records import Contract, Recipe
+from fractionate.records import Contract, Recommendation
 from fractionate.teacher import TeacherSignal, check_temperature, compute_dtype
 
 Signal: TypeAlias = TeacherSignal | CompactSignal
@@ -84,7 +84,7 @@ class Objective:
             )
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> Objective:
+    def from_recipe(cls, recipe: Recommendation) -> Objective:
         """The objective that a diagnosis recommends; plain cross-entropy on the labels where it advises not to distil."""
         if not recipe.distil:
             return cls("hard", temperature=1.0, teacher_weight=0.0)

@@ -29,12 +29,14 @@ from fractionate.store import collect
 from fractionate.study import dissect
 from fractionate.study.arms import make_arms
 from fractionate.study.course import VALIDATED_EXAMPLES, Course, Entrant, make_student, model_logits
-from fractionate.study.fleet import train_group
-from fractionate.study.plan import plan_fleet
+from fractionate.study.jobs import Workshop
 from fractionate.study.points import measure
-from fractionate.study.trials import affordable_points
+from fractionate.study.setup import Setup, affordable_points
+from fractionate.study.trials import Trials
 from fractionate.study.tuning import tried_arms
+from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers.cached import Cached
 
 Seconds = NDArray[np.float64]  # wall, and CPU
 FEW, MORE = 4, 24  # steps of the two short trainings
@@ -240,9 +242,9 @@ class Rehearsal:
         course = Course(
             {0: transfer, 1: transfer}, {0: self.signal, 1: self.signal}, chain.training, validation, None, points
         )
-        entrants = [Entrant(arm.name, seed, arm.objective(seed, True)) for seed in (0, 1) for arm in arms]
-        plan = plan_fleet(chain.new_student, entrants, course)
-        group = plan.groups(entrants)[0]
+        task = Task("classification", transfer=transfer, validation=validation, student=chain.new_student)
+        setup = Setup(task, Cached(self.signal), {}, {}, points=points)
+        job = next(Trials(setup).jobs([replace(arm, share=1.0) for arm in arms], [0]))
         stamps: list[Seconds] = []
 
         def advance(_: int) -> None:
@@ -251,15 +253,16 @@ class Rehearsal:
                 raise _Enough
 
         try:
-            for _ in train_group(chain.new_student, group, course, plan.way, advance=advance):
+            for _ in Workshop(setup).work(job, advance):
                 break
         except _Enough:
             pass
         # by then all shapes of batches have been met; fewer steps than an epoch tell what they can
         each = np.diff(np.array(stamps), axis=0)
         settled = each[min(-(-len(transfer) // chain.training.batch_size), len(each) // 2) :]
-        step = (settled.mean(axis=0) if len(settled) else np.zeros(2)) / len(group)
-        taught = next((entrant for entrant in entrants if entrant.objective is not None), entrants[0])
+        step = (settled.mean(axis=0) if len(settled) else np.zeros(2)) / len(job.group)
+        objectives = [arm.recipe_for(0).objective for arm in arms]
+        taught = Entrant("taught", 0, next((objective for objective in objectives if objective is not None), None))
         model = make_student(chain.new_student, 0)
         probe, seen = transfer.inputs[course.probe], validation.inputs
         row = min((timed(lambda: model_logits(model, seen)) for _ in range(3)), key=lambda took: float(took[0]))

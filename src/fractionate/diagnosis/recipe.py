@@ -17,7 +17,7 @@ from fractionate.data.examples import Examples
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.errors import ConfigError
-from fractionate.records import Finding, Pilot, Recipe
+from fractionate.records import Finding, Pilot, Recommendation
 from fractionate.teacher import TeacherSignal
 
 # faults after which the teacher's word is worth nothing, or is about something else
@@ -37,8 +37,8 @@ class Piloting(Protocol):
     """A pilot as `diagnose` calls it: the refined recipe and its evidence."""
 
     def __call__(
-        self, student: Callable[[], nn.Module], data: Examples, signal: TeacherSignal, recipe: Recipe
-    ) -> tuple[Recipe, Pilot]: ...
+        self, student: Callable[[], nn.Module], data: Examples, signal: TeacherSignal, recipe: Recommendation
+    ) -> tuple[Recommendation, Pilot]: ...
 
 
 def check_pilot(pilot: Piloting | None, student: object, data: Examples | None) -> None:
@@ -56,7 +56,7 @@ def worth_a_pilot(findings: tuple[Finding, ...]) -> bool:
     return not any(f.severity == "error" and f.name in STOPPERS and f.name != "weak-teacher" for f in findings)
 
 
-def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
+def recommend(case: Case, findings: tuple[Finding, ...]) -> Recommendation:
     """The settings to distil with, and why; `distil=False` where a fault has to be repaired first or the teacher is no help."""
     found = {f.name: f.severity for f in findings}
     stopper = next((f for name in STOPPERS for f in findings if f.name == name and f.severity == "error"), None)
@@ -101,16 +101,16 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recipe:
     if found.get("instance-noise") == "warning":
         cell = "kd-pt+sim"
         reasons.append("what it says about single examples does not come again, so class relations take its place")
-    return Recipe(
+    return Recommendation(
         distil=True, cell=cell, temperature=temperature, teacher_weight=weight, divergence="cross-entropy",
         scale_by_temperature_squared=True, reason="; ".join(reasons),
         stored_entries=entries_worth_storing(case.signal, temperature),
     )  # fmt: skip
 
 
-def labels_alone(reason: str) -> Recipe:
+def labels_alone(reason: str) -> Recommendation:
     """The answer "do not distil"."""
-    return Recipe(
+    return Recommendation(
         distil=False, cell="hard", temperature=1.0, teacher_weight=0.0, divergence="cross-entropy",
         scale_by_temperature_squared=True, reason=reason,
     )  # fmt: skip

@@ -17,6 +17,10 @@ class Observer(Protocol):
         """Steps, counted from 1, after which the student is measured."""
         ...
 
+    def stepped(self) -> None:
+        """Called after each step."""
+        ...
+
     def measure(self, step: int, loss: float, student: nn.Module) -> Point:
         """A point of the run's history. Raises `StopIteration` where the training has diverged."""
         ...

@@ -273,10 +273,11 @@ class Session:
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
-            if self.observer is not None and number in self.observer.steps:
-                point = self.observer.measure(number, taken.loss, self.student)
-                self.points.append(point)
-                train_mode(self.student, self.frozen)
+            if self.observer is not None:
+                self.observer.stepped()
+                if number in self.observer.steps:
+                    self.points.append(self.observer.measure(number, taken.loss, self.student))
+                    train_mode(self.student, self.frozen)
             if self.task.splits.validation is not None and look and (number % look == 0 or number == self.steps):
                 self._look()
                 stop = stop or self.standing.look_due

@@ -139,7 +139,7 @@ class Finding(Record):
 
 
 @dataclass(frozen=True)
-class Recipe(Record):
+class Recommendation(Record):
     """The settings to distil with, and why. `distil = False` advises to train without the teacher."""
 
     distil: bool
@@ -232,7 +232,7 @@ class Diagnosis(Record):
     name: str
     spectrum: Spectrum
     findings: tuple[Finding, ...]
-    recipe: Recipe
+    recipe: Recommendation
     spectrum_over_temperature: tuple[Spectrum, ...] = ()
     class_names: tuple[str, ...] = ()
     class_relation: Matrix = ()  # off-label class means of the teacher at the recipe's temperature

@@ -1,174 +1,199 @@
-"""dissect(): cells × temperatures × weights × seeds → runs → effects: which part of the teacher pays."""
+"""dissect(): recipes × seeds over one task → runs → effects: which part of the teacher pays."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from fractionate.attribution import effects, unpaired
 from fractionate.attribution.shapley import shares
 from fractionate.cells import Cell
-from fractionate.data.examples import Examples
-from fractionate.data.splits import as_examples
+from fractionate.data.batch import Split
+from fractionate.data.splits import as_split
 from fractionate.divergences import Divergence
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.terms import TermSpec
+from fractionate.outputs import Head
 from fractionate.records import MetricInfo, Run, Study, Training, Try, Tuning
-from fractionate.study.arms import BASELINE, FACTORIAL, PLACES, Arm, make_arms, make_contrasts, transfer_set
-from fractionate.study.course import StudentFactory, Way, make_student, model_logits
+from fractionate.study.alone import outputs_of
+from fractionate.study.arms import (
+    BASELINE,
+    FACTORIAL,
+    PLACES,
+    Arm,
+    Settings,
+    baseline_of,
+    make_arms,
+    make_contrasts,
+    named_arms,
+    share_places,
+)
+from fractionate.study.backend import Backend
 from fractionate.study.keeping import Folder, Progress, fingerprint
+from fractionate.study.setup import Setup, same_module
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.tasks import infos
+from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers import TeacherSource, as_source
+from fractionate.teachers.cached import Cached
+from fractionate.teachers.shared import kept_in_memory
+from fractionate.training.recipe import Recipe
 
+__all__ = ["Arm", "dissect"]
 
-def _check_signal(signal: TeacherSignal | None, data: Examples | None, what: str) -> None:
-    if signal is None or data is None:
-        return
-    if len(signal) != len(data) or not torch.equal(signal.labels.cpu(), data.labels.cpu()):
-        raise MismatchError(
-            f"the signal and the {what} data are not of the same examples",
-            expected=f"{len(data)} rows with the labels of the data, in its order",
-            got=f"{len(signal)} rows",
-            fix="collect the teacher's signal on these examples",
-        )
+Terms = Sequence[TermSpec | str]
 
 
 def dissect(
-    student_factory: StudentFactory,
-    data: Any,
-    signal: TeacherSignal,
+    student: Callable[[], nn.Module] | Task,
+    data: Any = None,
+    teacher: Any = None,
     *,
+    arms: Mapping[str, Recipe | Arm] | None = None,
     cells: Sequence[Cell | str] = FACTORIAL,
     temperatures: Sequence[float] = (1.0,),
     teacher_weights: Sequence[float] = (0.9,),
-    seeds: int | Sequence[int] = 5,
-    training: Training | None = None,
-    validation: Any = None,
-    test: Any = None,
-    validation_signal: TeacherSignal | None = None,
-    test_signal: TeacherSignal | None = None,
-    baseline: str = BASELINE,
-    metric: str = "accuracy",
-    margin: float | None = None,
-    share: Sequence[float] = (1.0,),
     learning_rates: Sequence[float] | None = None,
     divergence: Divergence | str | Sequence[Divergence | str] = "cross-entropy",
-    tune: Tuning | None = None,
+    share: Sequence[float] = (1.0,),
+    terms: Terms = (),
     scale_by_temperature_squared: bool = True,
+    training: Training | None = None,
+    seeds: int | Sequence[int] = 5,
+    validation: Any = None,
+    test: Any = None,
+    validation_signal: Any = None,
+    test_signal: Any = None,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+    baseline: str = "",
+    metric: str = "",
+    margin: float | None = None,
+    tune: Tuning | None = None,
     out: Path | str | None = None,
     name: str = "study",
-    way: Way = "auto",
+    backend: Backend = "auto",
     device: str = "cpu",
     points: int | None = None,
     superclasses: Sequence[int] = (),
     workers: int | str = 1,
     progress: Literal["auto", "off"] = "auto",
 ) -> Study:
-    """Train a student on each part of what a teacher says and tell, with intervals, which part pays.
+    """Train students by several recipes over several seeds and tell, with intervals, which part of the teacher pays.
 
-    `signal` holds the teacher's logits on `data`, in its order. Every arm of a seed shares initial weights, order and dropout,
-    and (for shares below 1) the transfer set; arms differ in cell, temperature, teacher weight, learning rate and divergence only,
-    each a factor where several are given. Effects are read from `test` data, or from `validation` data without it.
+        dissect(lambda: MyModel(), data, teacher, test=test)                      # cells of a classifier
+        dissect(task, teacher=teacher, arms={"no teacher": Recipe(), "kd": Recipe(objective=Objective("kd", 1.0, 0.9))})
 
-    - `tune`: every arm tries as many settings, the best on validation data is taken; its cells then differ in temperature, weight
-      and learning rate too, which `study.tries` names.
-    - `out`: every run is saved as it ends; a killed study goes on there.
-    - `workers`: processes of one thread each, or "ray" for the machines of a cluster. The results are those of one process of
-      one thread.
-    - `margin`: the difference in the metric's unit that does not matter (accuracy: points). Nothing is stopped early: a look at a
-      fixed-sample interval before its end would break its coverage.
-    - `points`: how often a student is measured on the way; left out, up to 8 times, and so seldom that measuring costs about a
-      tenth of the training at most. `superclasses`: the group of each class, for the geometry of the logit layer.
+    Every variant of a seed shares initial weights, order and dropout, and (for shares below 1) the transfer set. Effects are read
+    from `test` data, or from `validation` data without it. All of it goes through the training loop of `distill`; small plain
+    students are stacked (`backend="auto"`), with equal results to 1e-5, and each record says which backend trained it.
 
-    Raises `ConfigError` for fewer than 2 seeds or factors that cannot be meant, `MismatchError` where data, signals, student or
-    the folder do not fit together.
+    Args:
+        student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
+        data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
+        teacher: As `distill` takes it. A model is run once where the data are the same in every epoch.
+        arms: Recipes by name, or `Arm`s (placebo of another, a share of the data). Without them the factors below make them.
+        cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
+            the labels alone. `terms` are part of every one of them.
+        validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it.
+        baseline: The variant that others are compared with; left out, the one without a teacher.
+        metric: One of the task's metrics, which decides; `margin` the difference that does not matter, in its unit.
+        tune: Every variant tries as many settings, the best on validation data is taken (`study.tries`).
+        out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
+        workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
+        points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
+        superclasses: The group of each class, for the geometry of the logit layer.
+
+    Raises:
+        ConfigError: for fewer than 2 seeds, factors out of range, nothing to judge by.
+        MismatchError: where data, signals, students or the folder do not fit together.
     """
     begin = time.perf_counter()
-    metrics = infos(CLASSIFICATION, metric, margin)
-    training = training or Training(epochs=60)
-    data = as_examples(data)
-    validation = None if validation is None else as_examples(validation, "validation")
-    test = None if test is None else as_examples(test, "test")
+    if isinstance(student, Task):
+        task, arms = _given_task(student, data, arms, (validation, test, head, teacher_head))
+    else:
+        task = Task(
+            "language-modelling" if predicts_next else "classification",
+            transfer=as_split(data),
+            validation=None if validation is None else as_split(validation, "validation"),
+            test=None if test is None else as_split(test, "test"),
+            student=student,
+            head=head,
+            teacher_head=teacher_head,
+            device=device,
+        )
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    _check_study(seeds, metrics[0].margin, validation, test)
+    metrics = infos(task.metrics, metric or task.deciding.name, margin)
+    _check_study(seeds, metrics[0].margin, task)
     check_workers(workers)
-    for part, examples, what in (
-        (signal, data, "training"),
-        (validation_signal, validation, "validation"),
-        (test_signal, test, "test"),
-    ):
-        _check_signal(part, examples, what)
-    kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
-    rates = (training.learning_rate,) if learning_rates is None else tuple(learning_rates)
+    if arms is None:
+        base = Recipe(training=training or Training(epochs=60), terms=tuple(terms))
+        kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
+        rates = (base.training.learning_rate,) if learning_rates is None else tuple(learning_rates)
+        if tune is not None:
+            _check_tuned(tune, task, [temperatures, teacher_weights, rates])
+        variants = make_arms(
+            cells, temperatures, teacher_weights, share, rates, kinds, base=base, squared=scale_by_temperature_squared
+        )
+    else:
+        if tune is not None:
+            _check_tuned(tune, task, [])
+        variants = named_arms(arms)
+    baseline = baseline or (BASELINE if arms is None else baseline_of(variants))
+    contrasts = make_contrasts(variants, baseline)
+    setup = _setup(task, as_source(teacher), validation_signal, test_signal, variants, seeds)
+    settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
     if tune is not None:
-        _check_tuned(tune, validation, [temperatures, teacher_weights, rates])
-    arms = make_arms(cells, temperatures, teacher_weights, share, rates, kinds)
-    contrasts = make_contrasts(arms, baseline)
-    initial = make_student(student_factory, seeds[0])
-    _check_student(initial, data, signal)
-    settings: dict[str, str | float | int | bool | None] = {
-        "data": fingerprint(data.inputs, data.labels),
-        "teacher": fingerprint(signal.logits, *([] if signal.class_relation is None else [signal.class_relation])),
-        "student": fingerprint(str(initial), *make_student(student_factory, 0).state_dict().values()),
-        "evaluation": fingerprint(*(t for e in (validation, test) if e is not None for t in (e.inputs, e.labels))),
-        "scale_by_temperature_squared": scale_by_temperature_squared,
-        **{f.name: getattr(training, f.name) for f in fields(training) if f.name != "learning_rate"},
-    }
-    if tune is not None:
-        settings |= {f"tune.{name}": repr(value) for name, value in asdict(tune).items()}
-    trials = Trials(
-        student_factory,
-        data,
-        signal,
-        training,
-        settings,
-        scale_by_temperature_squared,
-        validation,
-        validation_signal,
-        tuple(superclasses),
-        points,
-        way,
-        device,
-        workers,
-    )
-    notes = _notes(data, signal, arms, seeds)
-    tried = {} if tune is None else tried_arms(arms, tune, training)
+        settings |= {f"tune.{key}": repr(value) for key, value in asdict(tune).items()}
+    setup = replace(setup, settings=settings, superclasses=tuple(superclasses), points=points)
+    trials = Trials(setup, backend, workers)
+    notes = _absent_classes(task, variants, seeds)
+    tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
     every = [one for own in tried.values() for one in own]
-    total = trials.steps(every) * (0 if tune is None else tune.seeds) + trials.steps(arms) * len(seeds)
+    total = trials.steps(every) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
     bar = Progress(name, total, show=progress)
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:
-            folder = Folder(None if out is None else Path(out) / "tries", settings)
-            found = trials.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
-            choice = choose(arms, tried, found, metrics[0])
-            arms, tries = choice.arms, choice.tries
-        folder = Folder(out, settings)
-        runs = trials.runs(arms, seeds, folder, advance=bar.advance, test=test, test_signal=test_signal)
+            folder = Folder(None if out is None else Path(out).expanduser() / "tries", settings)
+            before = replace(trials, setup=setup.without_test())
+            found = before.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
+            choice = choose(variants, tried, found, metrics[0])
+            variants, tries = choice.arms, choice.tries
+        folder = Folder(None if out is None else Path(out).expanduser(), settings)
+        runs = trials.runs(variants, seeds, folder, advance=bar.advance)
     finally:
         bar.close()
-    ordered = tuple(runs[arm.name, seed] for arm in arms for seed in seeds)
+    ordered = tuple(runs[arm.name, seed] for arm in variants for seed in seeds)
+    splits = task.splits
     study = Study(
         name=name,
         metrics=metrics,
         baseline=baseline,
-        arms=tuple(arm.name for arm in arms),
+        arms=tuple(arm.name for arm in variants),
         seeds=seeds,
         runs=ordered,
         effects=tuple(effect for one in metrics for effect in effects(ordered, contrasts, metric=one)),
-        shares=_all_shares(ordered, arms, metrics[0]),
+        shares=_all_shares(ordered, variants, metrics[0]),
         notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metrics[0].name)),
-        data={"name": data.name, "examples": len(data), "classes": data.classes, "fingerprint": str(settings["data"])}
-        | ({} if validation is None else {"validation": len(validation)})
-        | ({} if test is None else {"test": len(test)}),
-        settings=settings | _shared(arms),
+        data={
+            "name": task.title,
+            "examples": len(splits.transfer),
+            "classes": _classes(task),
+            "fingerprint": str(settings["data"]),
+        }
+        | {key: len(part) for key in ("validation", "test") if (part := getattr(splits, key)) is not None},
+        settings=settings | _shared(variants),
         wall_seconds=time.perf_counter() - begin,
         tries=tries,
     )
@@ -177,15 +202,124 @@ def dissect(
     return study
 
 
-def _shared(arms: Sequence[Arm]) -> dict[str, str | float | int | bool | None]:
-    """Divergence and learning rate, where all arms have the same."""
+def _given_task(
+    task: Task, data: Any, arms: Mapping[str, Recipe | Arm] | None, others: tuple[Any, ...]
+) -> tuple[Task, Mapping[str, Recipe | Arm] | None]:
+    if isinstance(data, Mapping) and arms is None and all(isinstance(one, (Recipe, Arm)) for one in data.values()):
+        data, arms = None, data
+    if data is not None or any(other is not None for other in others):
+        raise ConfigError(
+            "a task brings its own data",
+            expected="dissect(task, teacher=..., arms=...)",
+            got="data, validation, test or head beside a task",
+            fix="put them into the task",
+        )
+    return task, arms
+
+
+def _setup(
+    task: Task,
+    source: TeacherSource | None,
+    validation_signal: Any,
+    test_signal: Any,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+) -> Setup:
+    """Teacher and students checked against the data and each other; a model's answers kept for all students."""
+    if source is None and any(arm.recipe.needs_teacher for arm in arms):
+        raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
+    splits = task.splits
+    transfer = kept_in_memory(source, task, splits.transfer)
+    held_out: dict[str, TeacherSource] = {}
+    for name, given in (("validation", validation_signal), ("test", test_signal)):
+        split = getattr(splits, name)
+        found = as_source(given) if given is not None else kept_in_memory(source, task, split)
+        # a cached signal is of the transfer set: only a model answers on other data
+        if split is not None and found is not None and (given is not None or found is not source):
+            held_out[name] = found
+    for signal, split, what in (
+        (transfer, splits.transfer, "training"),
+        *((held_out.get(name), getattr(splits, name), name) for name in ("validation", "test")),
+    ):
+        _check_signal(signal, split, what)
+    names = dict.fromkeys(arm.recipe.student for arm in arms)
+    initial = {name: task.model(name, seeds[0]) for name in names} if task.student is not None else {}
+    for name, model in initial.items():
+        if same_module(model, task.model(name, seeds[0] + 1)):
+            raise ConfigError(
+                "the function that makes students gives the same module each time",
+                expected="a fresh model in each call",
+                fix="build the model inside the function",
+            )
+        _check_student(task, model, transfer)
+    settings: Settings = {
+        "data": splits.transfer.fingerprint(),
+        "teacher": "" if transfer is None else transfer.fingerprint(),
+        "student": fingerprint(
+            *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
+            *(value for name in initial for value in task.model(name, 0).state_dict().values()),
+        ),
+        "evaluation": fingerprint(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
+        "task": task.fingerprint()["task"],
+    }
+    training = arms[0].recipe.training
+    shared = [f.name for f in fields(training) if f.name != "learning_rate"]
+    settings |= {
+        key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
+    }
+    return Setup(task, transfer, held_out, settings)
+
+
+def _check_signal(source: TeacherSource | None, split: Split | None, what: str) -> None:
+    signal = source.cached if isinstance(source, Cached) else None
+    if not isinstance(signal, TeacherSignal) or split is None:
+        return
+    labels = split.labels
+    other = labels is not None and (
+        labels.shape != signal.labels.shape or not torch.equal(signal.labels.cpu(), labels.cpu())
+    )
+    if len(signal) != len(split) or other:
+        raise MismatchError(
+            f"the signal and the {what} data are not of the same examples",
+            expected=f"{len(split)} rows with the labels of the data, in its order",
+            got=f"{len(signal)} rows",
+            fix="collect the teacher's signal on these examples",
+        )
+
+
+def _check_student(task: Task, model: nn.Module, source: TeacherSource | None) -> None:
+    try:
+        outputs = outputs_of(task, model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise MismatchError(
+            "the student cannot take these inputs",
+            expected=f"inputs as {task.title} has them",
+            got=str(error).splitlines()[0],
+        ) from error
+    signal = source.cached if isinstance(source, Cached) else None
+    if isinstance(signal, TeacherSignal) and outputs != signal.classes:
+        raise MismatchError(
+            "student and teacher speak of different classes",
+            expected=f"logits [batch, {signal.classes}]",
+            got=f"{outputs} outputs",
+            fix="give the student the teacher's classes",
+        )
+
+
+def _classes(task: Task) -> int:
+    names = task.splits.transfer.class_names or tuple(task.class_names)
+    return task.classes or len(names)
+
+
+def _shared(arms: Sequence[Arm]) -> Settings:
+    """Divergence and learning rate, where all variants have the same."""
     own = [arm.settings for arm in arms]
     return {key: own[0][key] for key in ("divergence", "learning_rate") if len({str(s[key]) for s in own}) == 1}
 
 
-def _check_tuned(tune: Tuning, validation: Examples | None, factors: Sequence[Sequence[float]]) -> None:
+def _check_tuned(tune: Tuning, task: Task, factors: Sequence[Sequence[float]]) -> None:
     check_tuning(tune)
-    if validation is None:
+    if task.splits.validation is None:
         raise ConfigError("settings are tuned on validation data", got="none", fix="pass validation examples")
     if any(len(values) > 1 for values in factors):
         raise ConfigError(
@@ -196,7 +330,7 @@ def _check_tuned(tune: Tuning, validation: Examples | None, factors: Sequence[Se
         )
 
 
-def _check_study(seeds: Sequence[int], margin: float, validation: Examples | None, test: Examples | None) -> None:
+def _check_study(seeds: Sequence[int], margin: float, task: Task) -> None:
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
         raise ConfigError(
             "a study needs several different seeds",
@@ -206,41 +340,24 @@ def _check_study(seeds: Sequence[int], margin: float, validation: Examples | Non
         )
     if not margin > 0:
         raise ConfigError("the margin must be above 0", got=repr(margin), fix="0.5 points of accuracy is usual")
-    if validation is None and test is None:
+    if task.splits.validation is None and task.splits.test is None:
         raise ConfigError("there is nothing to judge students by", fix="pass validation or test examples")
 
 
-def _check_student(model: torch.nn.Module, data: Examples, signal: TeacherSignal) -> None:
-    try:
-        logits = model_logits(model, data.inputs[:2])
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise MismatchError(
-            "the student cannot take these inputs",
-            expected=f"inputs {list(data.inputs.shape[1:])} of {data.inputs.dtype}",
-            got=str(error).splitlines()[0],
-        ) from error
-    if logits.ndim != 2 or logits.shape[1] != signal.classes:
-        raise MismatchError(
-            "student and teacher speak of different classes",
-            expected=f"logits [batch, {signal.classes}]",
-            got=f"{list(logits.shape)}",
-            fix="give the student the teacher's classes",
-        )
-
-
-def _notes(
-    data: Examples, signal: TeacherSignal, arms: Sequence[Arm], seeds: Sequence[int]
-) -> Iterator[str] | tuple[str, ...]:
+def _absent_classes(task: Task, arms: Sequence[Arm], seeds: Sequence[int]) -> tuple[str, ...]:
+    labels, names = task.splits.transfer.labels, task.splits.transfer.class_names
+    if labels is None or labels.ndim != 1 or labels.is_floating_point() or not names:
+        return ()
     notes = []
     for share in dict.fromkeys(arm.share for arm in arms):
         absent: set[int] = set()
         for seed in seeds if share < 1 else seeds[:1]:
-            part, _ = transfer_set(data, share, seed)
-            absent |= set(range(signal.classes)) - set(part.labels.tolist())
+            places = share_places(task.splits.transfer, share, seed)
+            absent |= set(range(len(names))) - set(labels[places].tolist())
         if absent:
-            names = [data.class_names[c] if c < data.classes else str(c) for c in sorted(absent)]
+            shown = ", ".join(names[c] for c in sorted(absent)[:10])
             where = "the data" if share == 1 else f"some transfer sets of share {share:g}"
-            notes.append(f"{len(names)} of {signal.classes} classes are absent from {where}: {', '.join(names[:10])}")
+            notes.append(f"{len(absent)} of {len(names)} classes are absent from {where}: {shown}")
     return tuple(notes)
 
 
@@ -251,8 +368,9 @@ def _unfinished(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: MetricInfo) -> Any:
     """Shares of the levels at the first factors that have them (one temperature, weight and share of the data)."""
-    for first in [arm for arm in arms if not arm.hard]:
-        own = [arm for arm in arms if arm.meets(first)]
+    plain = [arm for arm in arms if arm.plain]
+    for first in [arm for arm in plain if not arm.hard]:
+        own = [arm for arm in plain if arm.meets(first)]
         places = {place: arm.name for place, cell in PLACES.items() for arm in own if arm.cell == cell}
         found = shares(runs, places, metric=metric)
         if found:

@@ -1,25 +1,29 @@
-"""The arms of a study and what is compared: cells × temperatures × teacher weights × shares of the data."""
+"""The variants of a study and what is compared: recipes by name, or cells × temperatures × weights × shares of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fractionate.attribution import Contrast
 from fractionate.attribution.shapley import Place
+from fractionate.canonical import canonical_text
 from fractionate.cells import PLACEBOS, Cell, as_cell
+from fractionate.data.batch import Split
 from fractionate.data.examples import Examples
-from fractionate.divergences import Divergence
+from fractionate.divergences import Divergence, written
 from fractionate.errors import ConfigError
 from fractionate.objective import Objective
-from fractionate.teacher import TeacherSignal
+from fractionate.order import draw_seed
+from fractionate.training.recipe import Recipe
 
 BASELINE = "hard"
+PLAIN = Recipe()
 LADDER: tuple[str, ...] = ("hard", "ls", "class-mean * uniform", "class-mean", "instance * class-mean", "kd")
 FACTORIAL: tuple[str, ...] = (
     *("hard", "ls", "mean * class-mean", "mean * instance"),
@@ -33,52 +37,115 @@ PLACES: dict[Place | None, Cell] = {None: as_cell("hard")} | {
 
 
 Factors = tuple[float, float, str, float, float]  # temperature, teacher weight, divergence, share, learning rate
+Settings = dict[str, str | float | int | bool | None]
+Role = Literal["", "baseline", "recommended", "usual"]
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One arm: a name, a cell and its factors. The hard arm has no objective: cross-entropy on the labels.
+    """One variant of a study: a recipe, its share of the transfer set, and what it is there for.
 
-    `compared` are the factors it is compared at; they are its own but where these were tuned, cell by cell.
+    Args:
+        placebo_of: The variant whose control this is: as good in form, wrong about examples or classes.
+        role: "recommended" and "usual" are the recipe that a diagnosis gives and T = 4 / 0.9; "baseline" is compared against.
+        compared: The factors it is compared at; its own but where these were tuned, variant by variant.
     """
 
-    name: str
-    cell: Cell
-    temperature: float
-    teacher_weight: float
-    share: float
-    learning_rate: float
-    divergence: Divergence | str
-    compared: Factors
+    recipe: Recipe
+    placebo_of: str = ""
+    share: float = 1.0
+    role: Role = ""
+    name: str = ""
+    compared: Factors | None = None
 
     @property
     def hard(self) -> bool:
-        """True for the labels alone."""
-        return self.cell == PLACES[None]
+        """True for the labels alone, without any teacher and any further loss."""
+        return not self.recipe.uses_teacher and not self.recipe.specs
 
     @property
-    def settings(self) -> dict[str, str | float | int | bool | None]:
-        """The factors as they stand in the record of a run."""
-        return {
+    def cell(self) -> Cell:
+        """The cell of its objective; the hard one without an objective."""
+        objective = self.recipe.objective
+        cell = PLACES[None] if objective is None else objective.cell
+        assert isinstance(cell, Cell)
+        return cell
+
+    @property
+    def plain(self) -> bool:
+        """Whether it differs from others in its objective and training alone."""
+        own = self.recipe
+        return not (own.specs or own.preparations or own.data) and own.objective_weight == 1
+
+    @property
+    def temperature(self) -> float:
+        """Of its objective; 1 without one."""
+        return 1.0 if self.recipe.objective is None else self.recipe.objective.temperature
+
+    @property
+    def teacher_weight(self) -> float:
+        """Of its objective; 0 without one."""
+        return 0.0 if self.recipe.objective is None else self.recipe.objective.teacher_weight
+
+    @property
+    def learning_rate(self) -> float:
+        """Of its training."""
+        return self.recipe.training.learning_rate
+
+    @property
+    def divergence(self) -> str:
+        """Of its objective, as text."""
+        objective = self.recipe.objective
+        return "cross-entropy" if objective is None else written(objective.divergence)  # type: ignore[arg-type]
+
+    @property
+    def factors(self) -> Factors:
+        """What it is compared at."""
+        own = (self.temperature, self.teacher_weight, self.divergence, self.share, self.learning_rate)
+        return self.compared or own
+
+    @property
+    def settings(self) -> Settings:
+        """What it is, as it stands in the record of a run: short factors, and the parts beside them where there are any."""
+        own = self.recipe
+        found: Settings = {
             "cell": self.cell.name,
             "temperature": self.temperature,
-            "teacher_weight": 0.0 if self.hard else self.teacher_weight,
+            "teacher_weight": self.teacher_weight,
             "share": self.share,
             "learning_rate": self.learning_rate,
-            "divergence": self.divergence if isinstance(self.divergence, str) else repr(self.divergence),
+            "divergence": self.divergence,
         }
+        if own.student != "student":
+            found["student_name"] = own.student
+        if own.objective_weight != 1:
+            found["objective_weight"] = float(own.objective_weight)
+        for name, parts in (("terms", own.specs), ("preparations", own.preparations), ("transforms", own.data)):
+            if parts:
+                found[name] = canonical_text(parts)
+        return found
 
     def meets(self, other: Arm) -> bool:
-        """Whether two arms differ in the cell alone; the hard arm fits any temperature, weight and divergence."""
+        """Whether two variants differ in the cell alone; the hard one fits any temperature, weight and divergence."""
         if self.hard or other.hard:
-            return self.compared[3:] == other.compared[3:]
-        return self.compared == other.compared
+            return self.factors[3:] == other.factors[3:]
+        return self.factors == other.factors
 
-    def objective(self, seed: int, squared: bool) -> Objective | None:
-        """What a student of this arm and seed learns from; None for the labels alone."""
-        if self.hard:
-            return None
-        return Objective(redrawn(self.cell, seed), self.temperature, self.teacher_weight, squared, self.divergence)
+    def recipe_for(self, seed: int) -> Recipe:
+        """Its recipe for a seed: random parts of a cell (placebos) are drawn anew, so that no one draw decides."""
+        objective = self.recipe.objective
+        if objective is None or not self.recipe.uses_teacher:
+            return self.recipe
+        assert isinstance(objective.cell, Cell)
+        return replace(self.recipe, objective=replace(objective, cell=redrawn(objective.cell, seed)))
+
+    def with_factors(self, temperature: float, teacher_weight: float, learning_rate: float) -> Arm:
+        """The same variant with other settings, compared at the factors it had."""
+        objective = self.recipe.objective
+        if objective is not None:
+            objective = replace(objective, temperature=temperature, teacher_weight=teacher_weight)
+        training = replace(self.recipe.training, learning_rate=learning_rate)
+        return replace(self, recipe=replace(self.recipe, objective=objective, training=training), compared=self.factors)
 
 
 def _positive(value: float) -> bool:
@@ -96,10 +163,14 @@ def make_arms(
     shares: Sequence[float],
     learning_rates: Sequence[float],
     kinds: Sequence[Divergence | str] = ("cross-entropy",),
+    *,
+    base: Recipe = PLAIN,
+    squared: bool = True,
 ) -> tuple[Arm, ...]:
     """The arms of a study: hard labels first, then each cell at each of the factors, for each share of the data and learning rate.
 
-    `kinds` are divergences. Raises `ConfigError` for factors out of range and for two cells of one name.
+    `kinds` are divergences; `base` is the recipe that they share (terms, preparations, training).
+    Raises `ConfigError` for factors out of range and for two cells of one name.
     """
     written = [kind if isinstance(kind, str) else repr(kind) for kind in kinds]
     checks: tuple[tuple[str, Sequence[Any], Callable[[Any], object]], ...] = (
@@ -128,23 +199,45 @@ def make_arms(
         hard = cell == PLACES[None]
         most = 1 if hard else None
         for temperature, weight, kind in product(temperatures[:most], teacher_weights[:most], kinds[:most]):
-            factors = (float(temperature), float(weight), kind if isinstance(kind, str) else repr(kind))
             marks = [f"T={temperature:g}"] * (len(temperatures) > 1 and not hard)
             marks += [f"w={weight:g}"] * (len(teacher_weights) > 1 and not hard)
-            marks += [factors[2]] * (len(kinds) > 1 and not hard)
+            marks += [kind if isinstance(kind, str) else repr(kind)] * (len(kinds) > 1 and not hard)
             marks += [f"share={share:g}"] * (len(shares) > 1)
             marks += [f"lr={rate:g}"] * (len(learning_rates) > 1)
             name = " ".join([BASELINE if hard else cell.name, *marks])
-            compared = (*factors, float(share), float(rate))
-            arms.append(Arm(name, cell, *factors[:2], float(share), float(rate), kind, compared))
+            objective = None if hard else Objective(cell, float(temperature), float(weight), squared, kind)
+            training = replace(base.training, learning_rate=float(rate))
+            recipe = replace(base, objective=objective, training=training)
+            arms.append(Arm(recipe, share=float(share), name=name, role="baseline" if hard else ""))
     return tuple(arms)
+
+
+def named_arms(given: Mapping[str, Recipe | Arm]) -> tuple[Arm, ...]:
+    """The variants of a mapping from names to recipes. Raises `ConfigError` for placebos of variants that are not there."""
+    arms = tuple(replace(arm if isinstance(arm, Arm) else Arm(arm), name=name) for name, arm in given.items())
+    unknown = [f"{arm.name}: placebo of {arm.placebo_of!r}" for arm in arms if arm.placebo_of not in ("", *given)]
+    if len(arms) < 2 or unknown:
+        raise ConfigError(
+            "the variants of the study cannot be compared",
+            expected="at least two recipes by name, placebos of names among them",
+            got="; ".join(unknown) or f"{len(arms)} variant(s)",
+        )
+    return arms
+
+
+def baseline_of(arms: Sequence[Arm]) -> str:
+    """The variant that others are compared with: the one with that role, else the first that uses no teacher, else the first."""
+    chosen = [arm for arm in arms if arm.role == "baseline"] + [arm for arm in arms if not arm.recipe.uses_teacher]
+    return (chosen or list(arms))[0].name
 
 
 def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contrast, ...]:
     """Every arm against the baseline of its share and learning rate, and every cell against its placebos at the same factors."""
     found: list[Contrast] = []
     for arm in arms:
-        against = [a for a in arms if a.compared[3:] == arm.compared[3:] and _is_named(a, baseline)]
+        against = [a for a in arms if a.factors[3] == arm.factors[3] and _is_named(a, baseline)]
+        same_rate = [a for a in against if a.factors[4] == arm.factors[4]]
+        against = same_rate or against
         # at one baseline cell with several temperatures, like is compared with like
         alike = [a for a in against if a.meets(arm)] or against
         if not alike:
@@ -153,13 +246,15 @@ def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contr
                 expected=f"one of {', '.join(a.name for a in arms)}",
             )
         if arm not in against:
-            found.append(Contrast(arm.name, alike[0].name, placebo=_base_name(arm.cell) in PLACEBOS))
+            placebo = bool(arm.placebo_of) or (arm.plain and _base_name(arm.cell) in PLACEBOS)
+            found.append(Contrast(arm.name, alike[0].name, placebo=placebo))
     for arm in arms:
-        real = PLACEBOS.get(_base_name(arm.cell))
+        real = PLACEBOS.get(_base_name(arm.cell)) if arm.plain else None
         for other in arms:
-            if real is not None and _base_name(other.cell) == real and other.compared == arm.compared:
+            by_cell = real is not None and other.plain and _base_name(other.cell) == real
+            if other.name == arm.placebo_of or (by_cell and other.factors == arm.factors and not arm.placebo_of):
                 found.append(Contrast(other.name, arm.name))
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def _base_name(cell: Cell) -> str:
@@ -181,16 +276,15 @@ def redrawn(cell: Cell, seed: int) -> Cell:
     return Cell(redraw(cell.confidence), redraw(cell.shape), cell.name)
 
 
-def transfer_set(data: Examples, share: float, seed: int) -> tuple[Examples, Tensor]:
-    """A stratified share of the data drawn for a seed, and the places it was taken from; the data itself for share 1."""
-    places = torch.arange(len(data))
+def share_places(split: Split, share: float, seed: int) -> Tensor:
+    """The places of a share of the transfer set drawn for a seed, stratified where labels are known; all for share 1."""
+    places = torch.arange(len(split))
     if share == 1.0:
-        return data, places
-    numbered = Examples(places, data.labels, class_names=data.class_names)
-    (part,) = numbered.split(max(1, round(share * len(data))), seed=seed)
-    return data.take(part.inputs), part.inputs
-
-
-def part_of(signal: TeacherSignal, places: Tensor) -> TeacherSignal:
-    """What the teacher said about a transfer set, as a signal of its own: its statistics are those of the transfer set."""
-    return TeacherSignal(signal.logits[places], signal.labels[places], signal.class_relation)
+        return places
+    count = max(1, round(share * len(split)))
+    labels = split.labels
+    if labels is None or labels.ndim != 1 or labels.is_floating_point() or int(labels.min()) < 0:
+        generator = torch.Generator().manual_seed(draw_seed("share", seed))
+        return torch.randperm(len(split), generator=generator)[:count]
+    (part,) = Examples(places, labels.cpu()).split(count, seed=seed)
+    return part.inputs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +19,6 @@ from fractionate.study.bundle import Bundle
 from fractionate.study.mechanism import said_relation
 from fractionate.teacher import TeacherSignal
 
-Way = Literal["auto", "stacked", "one by one"]
 StudentFactory = Callable[[], nn.Module]
 
 MEASURED_EXAMPLES = 512  # of the transfer set, for measurements along training
@@ -59,7 +57,6 @@ class Outcome:
     wall_seconds: float
     diverged_at: int | None
     points: tuple[Point, ...]
-    way: Way
     probed: Tensor | None = None
 
 

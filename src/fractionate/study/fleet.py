@@ -1,14 +1,13 @@
-"""Many students of one architecture, trained on the same examples from a cached signal.
+"""Many students of one architecture in one pass by `torch.func`, on the same examples from a cached signal: the stacked backend.
 
-Two ways, chosen by a short measurement, with equal results: *stacked*, all students in one pass by `torch.func` (wins where
-kernels are small: MLPs, small batches, GPUs), and *one by one* from the same looked-up batches and targets (wins where one
-student fills the core). A student in a fleet is the student trained alone: same initial weights, order, dropout, to rounding.
+It wins where kernels are small: MLPs, small batches, GPUs. A student in a stack is the student trained by the loop: same initial
+weights, order, dropout, to rounding.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fractionate.order import step_seed
 from fractionate.records import Point, Training
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
 from fractionate.study.bundle import Bundle
@@ -27,28 +25,12 @@ from fractionate.study.course import (
     Lookup,
     Outcome,
     StudentFactory,
-    Way,
-    convolves,
     make_bundle,
     make_student,
-    model_logits,
 )
-from fractionate.study.plan import Plan, check_training, plan_fleet
 from fractionate.study.points import measure
 from fractionate.study.stacked import Stack
 from fractionate.study.traced import RECORDED_STEPS, Recording, record
-
-__all__ = [
-    "Course",
-    "Entrant",
-    "Outcome",
-    "Plan",
-    "StudentFactory",
-    "make_student",
-    "model_logits",
-    "plan_fleet",
-    "train_fleet",
-]
 
 Advance = Callable[[int], None]
 Recordings = dict[Any, Recording | None]  # by the shapes of a stack and its inputs; of one factory
@@ -72,51 +54,6 @@ def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
 
 def _finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in model.parameters())
-
-
-def train_one(
-    factory: StudentFactory, entrant: Entrant, course: Course, *, advance: Advance = lambda _: None
-) -> Outcome:
-    """Train one student alone from the cached signal."""
-    begin = time.perf_counter()
-    model = make_student(factory, entrant.own_seed, course.device)
-    layout = torch.channels_last if convolves(model) else torch.contiguous_format
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    bundle: Bundle | None = None
-    lookup = Lookup(course, [entrant], layout=layout)
-    optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], course.training)
-    steps, measured = course.steps, course.measured_steps
-    points: list[Point] = []
-    diverged_at = None
-    probed: Tensor | None = None
-    probe = lookup.inputs(course.probe[None].to(course.device))[0]
-    seen = None if course.validated is None else course.validated.inputs.to(course.device)
-    model.train()
-    with torch.random.fork_rng():
-        for step in range(steps):
-            index = lookup.index(step)
-            torch.manual_seed(step_seed(entrant.own_seed, step))
-            with autocast(course.training, course.device):
-                logits = model(lookup.inputs(index)[0])
-            bundle = bundle or make_bundle(course, [entrant], logits.shape[-1])
-            gradient = bundle.gradient(logits[None].float(), index)[0]
-            set_learning_rate(optimizer, learning_rate(course.training, step, steps))
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(logits, gradient.to(logits.dtype))
-            optimizer.step()
-            if step in measured:
-                loss = float(bundle.loss(logits[None].float(), index)[0])
-                probed = model_logits(model, probe)
-                validated = None if seen is None else model_logits(model, seen)
-                points.append(measure(course, entrant, step, loss, model, probed, validated))
-                model.train()
-                if not torch.isfinite(torch.tensor(loss)) or not _finite(model):
-                    diverged_at = step + 1
-                    break
-            advance(1)
-    model.eval()
-    seconds = time.perf_counter() - begin
-    return Outcome(entrant, model, diverged_at or steps, seconds, diverged_at, tuple(points), "one by one", probed)
 
 
 class _Stepper:
@@ -213,44 +150,5 @@ def train_stacked(
         if diverged[i] is None and not _finite(module):
             diverged[i] = steps
         own = None if on_transfer is None else on_transfer[i]
-        outcomes.append(Outcome(entrant, module, steps, seconds, diverged[i], tuple(points[i]), "stacked", own))
+        outcomes.append(Outcome(entrant, module, steps, seconds, diverged[i], tuple(points[i]), own))
     return outcomes
-
-
-def train_group(
-    factory: StudentFactory,
-    group: Sequence[Entrant],
-    course: Course,
-    way: Way,
-    *,
-    advance: Advance = lambda _: None,
-    recordings: Recordings | None = None,
-) -> Iterator[Outcome]:
-    """Train the students of one group of a plan."""
-    if way == "stacked":
-        yield from train_stacked(factory, group, course, advance=advance, recordings=recordings)
-        return
-    for entrant in group:
-        yield train_one(factory, entrant, course, advance=advance)
-
-
-def train_fleet(
-    factory: StudentFactory,
-    entrants: Sequence[Entrant],
-    course: Course,
-    *,
-    way: Way = "auto",
-    advance: Advance = lambda _: None,
-) -> Iterator[Outcome]:
-    """Train all students, giving each as it ends: stack by stack of a seed each, or one by one.
-
-    `advance` is called with the number of students' steps made since. Raises `MismatchError` for transfer sets that differ in size,
-    and for `way="stacked"` with a module that cannot be stacked.
-    """
-    if not entrants:
-        return
-    check_training(course)
-    plan = plan_fleet(factory, entrants, course, way)
-    recordings: Recordings = {}
-    for group in plan.groups(entrants):
-        yield from train_group(factory, group, course, plan.way, advance=advance, recordings=recordings)

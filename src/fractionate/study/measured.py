@@ -1,61 +1,64 @@
-"""From a trained student to the record of its run."""
+"""From a trained student to the record of its run: scores, what it absorbed, how its gradient was rescaled."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from fractionate.data.examples import Examples
-from fractionate.objective import rescaling
+from fractionate.objective import Objective, rescaling
 from fractionate.records import Run
-from fractionate.study.arms import Arm
 from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation
-from fractionate.tasks import CLASSIFICATION, infos, scores
+from fractionate.study.setup import Setup, Trial
+from fractionate.tasks import infos
+from fractionate.tasks.predictions import NOTHING
 from fractionate.teacher import TeacherSignal
 
-
-def _score(model: torch.nn.Module, examples: Examples | None, signal: TeacherSignal | None, device: str) -> Any:
-    """Logits and scores on some examples; (None, None) without examples."""
-    if examples is None:
-        return None, None
-    logits = model_logits(model, examples.inputs.to(device)).cpu()
-    return logits, scores(logits, examples.labels, signal)
+MOST_CLASSES = 200  # a larger relation of classes is no picture
 
 
-def make_run(
-    outcome: Outcome,
-    arm: Arm,
-    course: Course,
-    *,
-    test: Examples | None,
-    test_signal: TeacherSignal | None,
-    settings: Mapping[str, str | float | int | bool | None],
+def with_mechanism(
+    run: Run, model: nn.Module, course: Course, objective: Objective | None, seed: int, probed: Tensor | None
 ) -> Run:
-    """The record of a trained student: scores on validation and test data, what it absorbed, how it was rescaled."""
-    entrant, model = outcome.entrant, outcome.model
-    parameters = sum(p.numel() for p in model.parameters())
-    contract = None if entrant.objective is None else entrant.objective.describe()
+    """The run with the student's relation of classes, its spectrum and the rescaling of its gradient at the end."""
+    signal = course.signals[seed]
+    examples = course.validation
+    if examples is None:
+        return run
+    logits = model_logits(model, examples.inputs.to(course.device)).cpu()
+    shown = None
+    if objective is not None and signal is not None and probed is not None:
+        shown = histogram(rescaling(probed.cpu(), signal.take(course.probe), objective), name="rescaling")
+    few = logits.shape[1] <= MOST_CLASSES
+    return replace(
+        run,
+        student_relation=off_label_relation(TeacherSignal(logits, examples.labels)) if few else (),
+        student_spectrum=absorbed(logits, examples.labels),
+        rescaling=shown,
+    )
+
+
+def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, backend: str) -> Run:
+    """The record of a student that was trained in a stack."""
+    model, arm = outcome.model, trial.arm
+    task, _ = setup.part(arm.share, trial.seed)
+    settings: Mapping[str, str | float | int | bool | None] = {**setup.settings, **arm.settings, "backend": backend}
     base = Run(
         arm=arm.name,
-        seed=entrant.seed,
+        seed=trial.seed,
         status="completed",
-        contract=contract,
+        contract=arm.recipe_for(trial.seed).contract(),
         steps=outcome.steps,
         wall_seconds=outcome.wall_seconds,
-        parameters=parameters,
+        parameters=sum(p.numel() for p in model.parameters()),
         history=outcome.points,
-        settings={
-            **settings,
-            **arm.settings,
-            "way": outcome.way,
-        },
+        settings=dict(settings),
         versions={"python": platform.python_version(), "torch": torch.__version__},
-        metrics=infos(CLASSIFICATION),
+        metrics=infos(task.metrics),
     )
     if outcome.diverged_at is not None:
         return replace(
@@ -63,20 +66,15 @@ def make_run(
             status="diverged",
             note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
         )
-    signal = course.signals[entrant.seed]
-    logits, validated = _score(model, course.validation, course.validation_signal, course.device)
-    test_logits, tested = _score(model, test, test_signal, course.device)
-    measured, examples = (test_logits, test) if logits is None else (logits, course.validation)
-    assert examples is not None
-    shown = None
-    if entrant.objective is not None and signal is not None and outcome.probed is not None:
-        factor = rescaling(outcome.probed.cpu(), signal.take(course.probe), entrant.objective)
-        shown = histogram(factor, name="rescaling")
-    return replace(
-        base,
-        validation=validated,
-        test=tested,
-        student_relation=off_label_relation(TeacherSignal(measured, examples.labels)),
-        student_spectrum=absorbed(measured, examples.labels),
-        rescaling=shown,
-    )
+    scores = {}
+    for name in ("validation", "test"):
+        split, source = getattr(task.splits, name), setup.held_out.get(name)
+        if split is None:
+            continue
+        if source is None:
+            scores[name] = task.evaluate(model, split)
+        else:
+            with source.open(task, split, None, NOTHING) as teacher:
+                scores[name] = task.evaluate(model, split, teacher.signal_for)
+    done = replace(base, **scores)
+    return with_mechanism(done, model, course, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)

@@ -19,10 +19,17 @@ from fractionate.data.splits import as_examples
 from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
-from fractionate.records import Interval, Pilot, Recipe, Training, Trial
-from fractionate.study.fleet import Course, Entrant, StudentFactory, make_student, model_logits, train_fleet
+from fractionate.records import Interval, Pilot, Recommendation, Training, Trial
+from fractionate.study.arms import Arm
+from fractionate.study.course import StudentFactory, make_student, model_logits
+from fractionate.study.jobs import Workshop
 from fractionate.study.keeping import Answers, Progress, fingerprint
+from fractionate.study.setup import Setup
+from fractionate.study.trials import Trials
+from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
+from fractionate.teachers.cached import Cached
+from fractionate.training.recipe import Recipe
 
 Setting = tuple[str, float, float]  # cell, temperature, teacher weight
 HARD: Setting = ("hard", 1.0, 0.0)
@@ -88,8 +95,8 @@ class PilotPlan:
             )
 
     def __call__(
-        self, student: StudentFactory, data: Examples, signal: TeacherSignal, recipe: Recipe
-    ) -> tuple[Recipe, Pilot]:
+        self, student: StudentFactory, data: Examples, signal: TeacherSignal, recipe: Recommendation
+    ) -> tuple[Recommendation, Pilot]:
         """The refined recipe and its evidence. Raises `MismatchError` for parts that do not fit."""
         validation = as_examples(self.validation, "validation")
         if len(data) != len(signal) or not torch.equal(data.labels.cpu(), signal.labels.cpu()):
@@ -151,7 +158,7 @@ class _Trainings:
         """Seconds until the time is over."""
         return self.budget - (time.perf_counter() - self.begin)
 
-    def refine(self, recipe: Recipe) -> tuple[Recipe, Pilot]:
+    def refine(self, recipe: Recommendation) -> tuple[Recommendation, Pilot]:
         """Measure, halve, confirm, decide."""
         plan, own = self.plan, (recipe.cell, recipe.temperature, recipe.teacher_weight)
         arms = self._plan_time(list(dict.fromkeys([USUAL, *([own] if recipe.distil else []), *plan.grid])))
@@ -183,7 +190,7 @@ class _Trainings:
         # the decision takes all seeds: the choice of the best of many flatters it less than fewer seeds would cost in power
         return self._recipe(recipe, chosen, pilot, self._gain(chosen, self._seeds_of(chosen), plan.coverage)[1]), pilot
 
-    def _recipe(self, rule: Recipe, chosen: Setting, pilot: Pilot, judged: Interval) -> Recipe:
+    def _recipe(self, rule: Recommendation, chosen: Setting, pilot: Pilot, judged: Interval) -> Recommendation:
         gained = f"{pilot.gain_points:+.1f} points {pilot.interval} over no teacher on fresh seeds"
         tried = f"{len(pilot.trials)} arms in a pilot of {pilot.students} students"
         ruled = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
@@ -192,7 +199,7 @@ class _Trainings:
                 f"nothing surely beat no teacher; best of {tried} was {pilot.chosen}: {gained}. The rule alone said: {ruled}"
             )
         cell, temperature, weight = chosen
-        return Recipe(
+        return Recommendation(
             distil=True, cell=cell, temperature=temperature, teacher_weight=weight, divergence="cross-entropy",
             scale_by_temperature_squared=True, stored_entries=entries_worth_storing(self.signal, temperature),
             reason=f"best of {tried}: {gained}. The rule alone said: {ruled}",
@@ -283,17 +290,20 @@ class _Trainings:
         self, arms: Sequence[Setting], seeds: Sequence[int], steps: int
     ) -> dict[tuple[Setting, int], Bool[Tensor, "examples"]]:
         """Train each arm on each seed and see which validation examples it gets right; a diverged student gets none."""
-        course = Course(
-            dict.fromkeys(seeds, self.data), dict.fromkeys(seeds, self.signal), replace(self.training, epochs=None, steps=steps),
-            points=1, device=self.plan.device,
-        )  # fmt: skip
-        objectives = {arm: None if arm == HARD else Objective(as_cell(arm[0]), arm[1], arm[2]) for arm in arms}
-        places = {arm_name(arm): arm for arm in arms}
-        entrants = [Entrant(name, s, objectives[arm]) for s in seeds for name, arm in places.items()]
+        training = replace(self.training, epochs=None, steps=steps)
+        task = Task("classification", transfer=self.data, student=self.student, device=self.plan.device)
+        setup = Setup(task, Cached(self.signal), {}, {}, points=1)
+        arms_of: dict[str, Setting] = {arm_name(arm): arm for arm in arms}
+        variants = [
+            Arm(Recipe(objective=None if arm == HARD else Objective(as_cell(arm[0]), *arm[1:]), training=training), name=name)
+            for name, arm in arms_of.items()
+        ]  # fmt: skip
+        shop, inputs = Workshop(setup), self.validation.inputs.to(self.plan.device)
         found = {}
-        for outcome in train_fleet(self.student, entrants, course):
-            logits = model_logits(outcome.model, self.validation.inputs.to(self.plan.device)).cpu()
-            right = logits.argmax(1) == self.validation.labels.cpu()
-            whole = outcome.diverged_at is None
-            found[places[outcome.entrant.arm], outcome.entrant.seed] = right if whole else torch.zeros_like(right)
+        for job in Trials(setup).jobs(variants, seeds):
+            for trial, _, model in shop.train(job, lambda _: None):
+                right = torch.zeros(len(self.validation), dtype=torch.bool)
+                if model is not None:
+                    right = model_logits(model, inputs).cpu().argmax(1) == self.validation.labels.cpu()
+                found[arms_of[trial.arm.name], trial.seed] = right
         return found

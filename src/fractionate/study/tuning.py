@@ -58,7 +58,7 @@ def tried_arms(arms: Sequence[Arm], tuning: Tuning, training: Training) -> dict[
     """Arm → its tries, as arms of their own."""
     return {
         arm.name: [
-            replace(arm, name=f"{arm.name} try {i + 1}", temperature=t, teacher_weight=w, learning_rate=rate)
+            replace(arm.with_factors(t, w, rate), name=f"{arm.name} try {i + 1}")
             for i, (t, w, rate) in enumerate(settings_of(arm, tuning, training))
         ]
         for arm in arms
@@ -109,14 +109,7 @@ def choose(
 
         best = min(possible, key=rank)
         one = tried[arm.name][best]
-        chosen.append(
-            replace(
-                arm,
-                temperature=one.temperature,
-                teacher_weight=one.teacher_weight,
-                learning_rate=one.learning_rate,
-            )
-        )
+        chosen.append(arm.with_factors(one.temperature, one.teacher_weight, one.learning_rate))
         for i, one in enumerate(tried[arm.name]):
             value = values[i]
             weight = 0.0 if arm.hard else one.teacher_weight

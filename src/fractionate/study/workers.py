@@ -23,7 +23,7 @@ import torch
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.records import Run
-from fractionate.study.workshop import Job, Workshop
+from fractionate.study.jobs import Job, Workshop
 
 ATTEMPTS = 3  # a job whose workers died so often is given up and reported
 TOLD_SECONDS = 0.2  # how often a worker tells how far it is
@@ -174,9 +174,9 @@ def _in_processes(
                         queue.appendleft(job)
                         continue
                     reason = f"its worker died {ATTEMPTS} times, exit code {worker.process.exitcode}"
-                    for entrant in job.group:
-                        if (entrant.arm, entrant.seed) not in given[job.number]:
-                            yield workshop.lost(entrant, reason)
+                    for trial in job.group:
+                        if trial.key not in given[job.number]:
+                            yield workshop.lost(trial, reason)
                     continue
                 if kind == "steps":
                     advance(told)
@@ -239,9 +239,9 @@ def _on_ray(workshop: Workshop, jobs: Sequence[Job], address: str, advance: Call
                 raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
             except ray.exceptions.RayError as error:
                 reason = f"its worker died {ATTEMPTS} times: {str(error).splitlines()[0]}"
-                yield from (workshop.lost(entrant, reason) for entrant in job.group)
+                yield from (workshop.lost(trial, reason) for trial in job.group)
                 continue
-            advance(len(runs) * workshop.courses[job.place].steps)
+            advance(len(runs) * workshop.steps(job))
             yield from runs
     finally:
         if own:

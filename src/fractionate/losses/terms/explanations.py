@@ -1,6 +1,6 @@
 """Explanation terms: an objective on the explanations of explaining models; KED moves a share of the teacher's part to it.
 
-    Recipe(**ked(Objective("kd", 10.0, 0.7, divergence="forward-kl"), share=0.7))
+    Recommendation(**ked(Objective("kd", 10.0, 0.7, divergence="forward-kl"), share=0.7))
 
 With λ = teacher_weight, μ = share KED is
 

@@ -1,0 +1,138 @@
+"""One trial through the one training loop, measured along the way: what every task and every recipe can be trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.data.parts import subset
+from fractionate.engine import distill
+from fractionate.errors import NumericsError
+from fractionate.models.modes import eval_mode
+from fractionate.records import Point, Run
+from fractionate.study.course import VALIDATED_EXAMPLES, Course, Entrant, convolves, model_logits
+from fractionate.study.measured import with_mechanism
+from fractionate.study.points import measure
+from fractionate.study.setup import Setup, Trial
+from fractionate.tasks.predictions import NOTHING, evenly
+from fractionate.tasks.task import Task
+
+Advance = Callable[[int], None]
+
+
+@dataclass(eq=False)
+class Along:
+    """Measures a student along its training: loss and validation scores of any task, and of a plain classifier its logit layer."""
+
+    steps: frozenset[int]
+    task: Task
+    course: Course | None
+    entrant: Entrant
+    advance: Advance
+    probed: Tensor | None = None
+    _probe: Tensor | None = field(default=None, repr=False)
+
+    def stepped(self) -> None:
+        """A step is done."""
+        self.advance(1)
+
+    def measure(self, step: int, loss: float, student: nn.Module) -> Point:
+        """The student as it is after this step."""
+        if self.course is None:
+            return Point(step=step, loss=loss, validation=None)
+        course = self.course
+        if self._probe is None:
+            self._probe = course.transfer[self.entrant.seed].inputs[course.probe].to(course.device)
+        self.probed = model_logits(student, self._probe)
+        seen = None if course.validated is None else model_logits(student, course.validated.inputs.to(course.device))
+        return measure(course, self.entrant, step - 1, loss, student, self.probed, seen)
+
+
+@dataclass(eq=False)
+class AlongTask(Along):
+    """Of tasks that are no plain classifiers: loss, and the task's metrics on some validation examples."""
+
+    def measure(self, step: int, loss: float, student: nn.Module) -> Point:
+        """The student as it is after this step."""
+        split = self.task.splits.validation
+        if split is None:
+            return Point(step=step, loss=loss)
+        some = subset(split, evenly(len(split), VALIDATED_EXAMPLES)) if len(split) > VALIDATED_EXAMPLES else split
+        return Point(step=step, loss=loss, validation=self.task.evaluate(student, some, final=False))
+
+
+def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -> tuple[Run, nn.Module | None]:
+    """Train the student of one trial: its record, and the model (None where it diverged).
+
+    Convolutions run with their channels last, which is up to twice as fast on a CPU. `backend` goes into the record.
+    """
+    arm, seed = trial.arm, trial.seed
+    recipe = arm.recipe_for(seed)
+    task, source = setup.part(arm.share, seed)
+    task = replace(task, student=_channels_last(task))
+    steps = recipe.training.steps_for(len(task.splits.transfer))
+    count = setup.measured_points(recipe.training, arm.share)
+    measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
+    course = setup.course(arm, [seed]) if arm.plain else None
+    kind = Along if course is not None else AlongTask
+    along = kind(measured, task, course, Entrant(arm.name, seed, recipe.objective), advance)
+    settings = {**setup.settings, **arm.settings, "backend": backend}
+    model: nn.Module | None
+    try:
+        model, run = distill(
+            task,
+            teacher=source if recipe.needs_teacher or recipe.preparations or recipe.data else None,
+            recipe=recipe,
+            seed=seed,
+            arm=arm.name,
+            validation_signal=setup.held_out.get("validation"),
+            test_signal=setup.held_out.get("test"),
+            observer=along,
+            log_every=steps,
+            show="nothing",
+        )
+    except NumericsError as error:
+        return diverged(trial, settings, steps, str(error.what)), None
+    if course is not None:
+        run = with_mechanism(run, model, course, recipe.objective, seed, along.probed)
+    return replace(run, settings=settings), model
+
+
+def diverged(trial: Trial, settings: dict[str, str | float | int | bool | None], steps: int, reason: str) -> Run:
+    """The record of a training whose numbers stopped being finite."""
+    return Run(
+        arm=trial.arm.name,
+        seed=trial.seed,
+        status="diverged",
+        contract=trial.arm.recipe.contract(),
+        steps=0,
+        wall_seconds=0.0,
+        parameters=0,
+        settings=settings,
+        note=f"of {steps} steps: {reason}",
+    )
+
+
+def _channels_last(task: Task) -> Callable[[], nn.Module] | dict[str, Callable[[], nn.Module]] | None:
+    def laid(factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        def make() -> nn.Module:
+            model = factory()
+            return model.to(memory_format=torch.channels_last) if convolves(model) else model  # type: ignore[call-overload,no-any-return]
+
+        return make
+
+    if task.student is None:
+        return None
+    if callable(task.student):
+        return laid(task.student)
+    return {name: laid(factory) for name, factory in task.student.items()}
+
+
+def outputs_of(task: Task, model: nn.Module) -> int:
+    """The number of outputs of a model on the transfer set."""
+    with eval_mode(model), task.open(model, NOTHING) as reader:
+        found = task.read(reader, task.example().to(torch.device(task.device)), head=task.head)
+    return int(found.required_logits.shape[-1])
