@@ -116,10 +116,15 @@ def alone(
 
 
 def study(
-    new: Callable[[], nn.Module], signal: TeacherSignal, data: Examples, training: Training, way: str, workers: int = 1
+    new: Callable[[], nn.Module],
+    signal: TeacherSignal,
+    data: Examples,
+    training: Training,
+    backend: str,
+    workers: int = 1,
 ) -> None:
     dissect(
-        new, data, signal, cells=CELLS, seeds=SEEDS, training=training, test=data, way=way, progress="off",  # type: ignore[arg-type]
+        new, data, signal, cells=CELLS, seeds=SEEDS, training=training, test=data, backend=backend, progress="off",  # type: ignore[arg-type]
         workers=workers,
     )  # fmt: skip
 
@@ -145,13 +150,13 @@ def ways_of(
         "21 runs, looked-up batches, cached signal": lambda: looked_up(new, signal, data, training),
         ALONE: lambda: alone(new, teacher, signal, data, training),
         "dissect, stacked": lambda: study(new, signal, data, training, "stacked"),
-        "dissect, one by one": lambda: study(new, signal, data, training, "one by one"),
+        "dissect, by the loop": lambda: study(new, signal, data, training, "loop"),
         OURS: lambda: study(new, signal, data, training, "auto"),
         TWO: lambda: study(new, signal, data, training, "auto", 2),
     } | (
         {
-            "dissect, one by one, bf16": lambda: study(
-                new, signal, data, replace(training, precision="bfloat16"), "one by one"
+            "dissect, by the loop, bf16": lambda: study(
+                new, signal, data, replace(training, precision="bfloat16"), "loop"
             )
         }
         if student.startswith("cnn")

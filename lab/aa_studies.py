@@ -15,18 +15,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from fractionate.attribution import Contrast, effects, judge, paired
 from fractionate.attribution.shapley import shares
-from fractionate.objective import Objective
+from fractionate.order import draw_seed
 from fractionate.records import Run, Training
 from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import FACTORIAL
-from fractionate.study.arms import PLACES, make_arms, redrawn
-from fractionate.study.fleet import Course, Entrant, train_fleet
-from fractionate.tasks import CLASSIFICATION, infos, scores
+from fractionate.study.arms import PLACES, Arm, make_arms
+from fractionate.study.jobs import Workshop
+from fractionate.study.setup import Setup
+from fractionate.study.trials import Trials
+from fractionate.tasks import CLASSIFICATION, Task, infos
+from fractionate.teachers import Cached
+from fractionate.training import Recipe
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "aa_studies"
@@ -48,7 +51,7 @@ def train(minutes: float) -> None:
     data, signal = world.draw(TRANSFER, seed=1), world.oracle(TRANSFER, seed=1)
     test, said = world.draw(TEST, seed=2), world.oracle(TEST, seed=2)
     training = Training(epochs=20, batch_size=30, learning_rate=1e-2)
-    arms = make_arms(CELLS, (1.0,), (0.9,), (1.0,))
+    arms = make_arms(CELLS, (1.0,), (0.9,), (1.0,), (training.learning_rate,), base=Recipe(training=training))
     begin = time.perf_counter()
     for start in range(0, SEEDS, BLOCK):
         file = CACHE / f"{start}.json"
@@ -57,15 +60,16 @@ def train(minutes: float) -> None:
         if time.perf_counter() - begin > 60 * minutes:
             break
         seeds = range(start, start + BLOCK)
-        entrants = [
-            Entrant(a.name, s, None if a.hard else Objective(redrawn(a.cell, s), 1.0, 0.9)) for s in seeds for a in arms
-        ] + [Entrant(AGAIN, s, None, draw=1) for s in seeds]
-        course = Course(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, points=1)
+        task = Task("classification", transfer=data, test=test, student=student)
+        setup = Setup(task, Cached(signal), {"test": Cached(said)}, {}, points=1)
+        drawn = {draw_seed("draw", 1, seed): seed for seed in seeds}  # hard labels once more, with another draw
+        groups = ((arms, list(seeds)), ([Arm(Recipe(training=training), name=AGAIN)], list(drawn)))
         rows = []
-        for outcome in train_fleet(student, entrants, course, way="stacked"):
-            with torch.no_grad():
-                found = scores(outcome.model(test.inputs), test.labels, said)
-            rows.append([outcome.entrant.arm, outcome.entrant.seed, *(found.values[name] for name in NAMES)])
+        for group, own_seeds in groups:
+            for job in Trials(setup, "stacked").jobs(group, own_seeds):
+                for run in Workshop(setup).work(job, lambda _: None):
+                    seed = drawn.get(run.seed, run.seed)
+                    rows.append([run.arm, seed, *(run.test.values[name] for name in NAMES)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)
 
@@ -161,7 +165,12 @@ def real(runs: dict[int, list[Run]]) -> list[str]:
         "",
     ]
     lines += ["| method | level | truth, points | covered |", "|---|---|---|---|"]
-    places = {p: a.name for p, c in PLACES.items() for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,)) if a.cell == c}
+    places = {
+        p: a.name
+        for p, c in PLACES.items()
+        for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,), (1e-2,)))
+        if a.cell == c
+    }
     studies = list(groups(every, 5))
     found_shares = [
         {(s.method, s.level): s for s in shares([r for x in g for r in runs[x]], places, metric=METRICS["accuracy"])}

@@ -275,12 +275,11 @@ def test_a_diverging_student_leaves_the_others_alone() -> None:
             torch.testing.assert_close(model_logits(outcome.model, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_students_of_one_seed_start_equal_and_another_draw_does_not() -> None:
+def test_students_of_one_seed_start_equal() -> None:
     before = torch.random.get_rng_state()
     first, again = make_student(mlp, 3), make_student(mlp, 3)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert Entrant("a", 3, None, draw=1).own_seed not in (3, Entrant("a", 3, None, draw=2).own_seed)
 
 
 def test_measurements_along_training(course: Course) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fractionate.data.examples import Examples
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
-from fractionate.order import batches, draw_seed
+from fractionate.order import batches
 from fractionate.records import Point, Training
 from fractionate.study.bundle import Bundle
 from fractionate.study.mechanism import said_relation
@@ -28,20 +28,11 @@ EVALUATED_BATCH = 1024
 
 @dataclass(frozen=True)
 class Entrant:
-    """A student to train: its arm, seed and objective (None: the labels alone).
-
-    `draw` other than 0 gives it initial weights and an order of its own: the same arm, drawn again.
-    """
+    """A student to train: its arm, seed and objective (None: the labels alone)."""
 
     arm: str
     seed: int
     objective: Objective | None
-    draw: int = 0
-
-    @property
-    def own_seed(self) -> int:
-        """The seed of initial weights, order and dropout."""
-        return self.seed if self.draw == 0 else draw_seed("draw", self.draw, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +151,7 @@ class Lookup:
         if self.turned:
             self.pool = self.pool.permute(0, 2, 3, 1).contiguous()
         self.start = torch.tensor(starts, device=course.device)[:, None]
-        self.seeds = [entrant.own_seed for entrant in entrants]
+        self.seeds = [entrant.seed for entrant in entrants]
         self.course = course
         self.per_epoch = -(-course.examples // course.training.batch_size)
         self._epoch = -1

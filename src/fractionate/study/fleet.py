@@ -108,8 +108,8 @@ def train_stacked(
 ) -> list[Outcome]:
     """Train students in one pass, as one stack."""
     begin = time.perf_counter()
-    modules = [make_student(factory, entrant.own_seed, course.device) for entrant in entrants]
-    stack = Stack(modules, [entrant.own_seed for entrant in entrants])
+    modules = [make_student(factory, entrant.seed, course.device) for entrant in entrants]
+    stack = Stack(modules, [entrant.seed for entrant in entrants])
     lookup = Lookup(course, entrants, layout=torch.contiguous_format)
     optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], course.training)
     stepper = _Stepper(stack, course, {} if recordings is None else recordings)
