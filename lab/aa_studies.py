@@ -166,10 +166,7 @@ def real(runs: dict[int, list[Run]]) -> list[str]:
     ]
     lines += ["| method | level | truth, points | covered |", "|---|---|---|---|"]
     places = {
-        p: a.name
-        for p, c in PLACES.items()
-        for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,), (1e-2,)))
-        if a.cell == c
+        p: a.name for p, c in PLACES.items() for a in make_arms(CELLS, (1.0,), (0.9,), (1.0,), (1e-2,)) if a.cell == c
     }
     studies = list(groups(every, 5))
     found_shares = [
