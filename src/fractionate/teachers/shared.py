@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Split
+from fractionate.data.labels import check_same_labels
 from fractionate.data.memory import MemorySplit
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.ranges import spans
@@ -18,7 +19,7 @@ from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
-from fractionate.teachers.source import TeacherSource, 
+from fractionate.teachers.source import TeacherSource
 
 MOST_BYTES = 1 << 29  # a larger signal is not kept: the model runs on every batch
 
@@ -43,7 +44,7 @@ class CachedRows:
                 fix="the same tokenizer, truncation and template on both sides",
             )
         taught = self.signal.take(found.to(self.signal.labels.device))
-        (taught.labels.cpu(), predictions.labels.cpu(), predictions.example)
+        check_same_labels(taught.labels.cpu(), predictions.labels.cpu(), predictions.example)
         return taught.to(predictions.labels.device)
 
     def whole(self) -> TeacherSignal:
