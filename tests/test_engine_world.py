@@ -69,7 +69,7 @@ def train(data, out: Path, *, stop_at: int | None = None, training: Training = T
 
     calls: list[int] = []
     distill(
-        student(), examples, said, training=training, validation=validation,
+        student(), examples, more.pop("teacher", said), training=training, validation=validation,
         **(
             {"objective": Objective(temperature=2.0), "out": out, "log_every": 1, "terms": [Calling(stop)]}
             | {"show": "nothing"}
@@ -121,6 +121,18 @@ def test_one_two_one_is_elastic(data, alone, tmp_path, kinds):
     assert codes == [143, 143]
     train(data, tmp_path)
     near(alone, tmp_path)
+
+
+@pytest.mark.parametrize("parallel", ["copies", "shards"])
+def test_terms_with_trained_parts_train_as_on_one_process(data, tmp_path, parallel):
+    """A regressor is averaged, or cut into shards, as the student is."""
+    torch.manual_seed(9)
+    teacher = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+    terms = ["fitnets('0', '1', weight=0.5)", "ranking(3)"]
+    train(data, tmp_path / "one", teacher=teacher, terms=terms)
+    at = tmp_path / parallel
+    assert started_together(2, lambda: train(data, at, teacher=teacher, terms=terms, parallel=parallel)) == [0, 0]
+    near(tmp_path / "one", at)
 
 
 def test_an_epoch_whose_last_batch_is_smaller_than_the_processes(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from contextlib import contextmanager
@@ -155,6 +156,17 @@ def test_crd_critic_is_the_paper_formula():
         e = [math.exp(float(anchor[i] @ c) / 0.07) / 5.0 for c in contrasts[i]]
         h = [x / (x + 7 / 20) for x in e]
         assert float(found[i]) == pytest.approx(-math.log(h[0]) - sum(math.log(1 - x) for x in h[1:]), rel=1e-6)
+
+
+def test_the_gradient_of_crd_is_that_of_differences():
+    start = spec("crd", negatives=7, dim=4).trained_part(OURS, THEIRS, 20).double()
+    start.scale.fill_(4.0)
+
+    def loss(student):
+        torch.manual_seed(3)  # it draws, and remembers
+        return copy.deepcopy(start)(student, THEIRS, torch.tensor([3, 1, 9, 12, 0]))
+
+    assert torch.autograd.gradcheck(loss, OURS.clone().requires_grad_())
 
 
 def test_crd_moves_the_memories_of_the_examples_it_saw():
@@ -344,7 +356,7 @@ def test_batches_that_are_coupled_are_not_cut():
     training = Training(steps=2, batch_size=16, micro_batch_size=8)
     for name in ALL:
         recipe = Recipe(terms=(term_specs.factory(name)("0", "0"),), training=training)
-        if name in ("rkd", "similarity", "cka"):
+        if name in ("rkd", "similarity", "cka", "crd"):
             with pytest.raises(ConfigError, match="couple"):
                 distill(student, data, teacher, recipe=recipe, show="nothing")
         else:

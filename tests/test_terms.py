@@ -92,7 +92,7 @@ def test_what_is_needed_is_joined():
     assert teacher.layers == frozenset({3, 4}) and teacher.features == frozenset({"b"})
     assert needs_of([*specs, term_specs["output"]])[0].layers is None
     assert [s.couples_batch for s in map(term_specs.__getitem__, TEXTS.values())] == [
-        name in ("rkd", "similarity", "cka", "balance") for name in TEXTS
+        name in ("rkd", "similarity", "cka", "crd", "balance") for name in TEXTS
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -76,8 +77,8 @@ class Memory(nn.Module):
 class Contrastive(FeatureTerm):
     """-log h(positive) - Σ log(1 - h(negatives)), from both sides, against memories of all examples.
 
-    The paper draws 16,384 negatives from ImageNet-sized data; of smaller data all other examples are drawn at most. Source: Tian
-    et al. (arXiv 1910.10699).
+    The paper draws 16,384 negatives from ImageNet-sized data; of smaller data all other examples are drawn at most. The memories
+    are read before and written after each batch, so it couples the batch. Source: Tian et al. (arXiv 1910.10699).
     """
 
     student: str
@@ -88,6 +89,7 @@ class Contrastive(FeatureTerm):
     dim: int = 128
     temperature: float = 0.07
     momentum: float = 0.5
+    couples_batch: ClassVar[bool] = True
 
     @property
     def formula(self) -> str:
