@@ -138,6 +138,10 @@ BAD = {
     "cold": ("study: {temperatures: [1, 0]}", "study.temperatures.1"),
     "weights": ("study: {teacher_weights: [2]}", "study.teacher_weights.0"),
     "shares": ("study: {shares: [0]}", "study.shares.0"),
+    "too many tries": (
+        "study: {tune: {temperatures: [" + ", ".join(map(str, range(1, 1000))) + "], seeds: 1000}}",
+        "students in all",
+    ),
     "too many students": ("study: {temperatures: [" + "1, " * 999 + "1], seeds: 100}", "1,000,000 students in all"),
     "many steps": ("training: {steps: 1000000000000}", "training.steps"),
     "long name": ("name: " + "x" * 10_000, "at most 80 characters"),

@@ -120,6 +120,35 @@ def test_all_factors_of_a_study_count(here, capsys):
     assert "4 arms × 3 seeds = 12 students of 30 steps, tuned by 8 more" in capsys.readouterr().out
 
 
+NUMBERS = ", ".join(f"{1 + i / 1000:.3f}" for i in range(150))
+LARGE = {
+    "many seeds": ("{cells: [hard, kd], seeds: 10000}", "2 arms × 10000 seeds = 20,000 students"),
+    "many arms": (
+        f"{{cells: [hard, kd], seeds: 2, temperatures: [{NUMBERS}], learning_rates: [{NUMBERS}]}}",
+        "22650 arms × 2 seeds = 45,300 students",
+    ),
+    "many tries": (
+        f"{{cells: [hard, kd], seeds: 2, tune: {{temperatures: [{NUMBERS}], learning_rates: [{NUMBERS}]}}}}",
+        "4 students of 30 steps, tuned by 90,000 more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name):
+    """In time and memory of a small one: each verb of the rehearsal trains a few students, whatever is asked for."""
+    from fractionate import rehearsal
+
+    trained, real = [], rehearsal.dissect
+    monkeypatch.setattr(rehearsal, "dissect", lambda *a, **more: trained.append(made := real(*a, **more)) or made)
+    study, said = LARGE[name]
+    assert run("dissect", "run.yaml", f"study={study}", "--dry-run", "--json") == 0
+    task = next(t for t in json.loads(capsys.readouterr().out)["tasks"] if t["name"] == "dissect")
+    assert said in task["what"]
+    assert task["disk_bytes"] > 50 << 20 and task["cpu_seconds"] > 60
+    assert all(len(made.runs) <= 200 for made in trained)
+
+
 def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
     from fractionate.chain import Chain, read_run
     from fractionate.forecast import forecast

@@ -24,10 +24,10 @@ from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
 from fractionate.objective import Objective
 from fractionate.page import report
-from fractionate.records import Diagnosis, Run, Study, Training
+from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.store import collect
 from fractionate.study import dissect
-from fractionate.study.arms import make_arms
+from fractionate.study.arms import Arm, make_arms
 from fractionate.study.course import VALIDATED_EXAMPLES, Course, Entrant, make_student, model_logits
 from fractionate.study.jobs import Workshop
 from fractionate.study.points import measure
@@ -40,6 +40,7 @@ from fractionate.teachers.cached import Cached
 
 Seconds = NDArray[np.float64]  # wall, and CPU
 FEW, MORE = 4, 24  # steps of the two short trainings
+ARMS, TRIES, SEEDS = 40, 4, 50  # rehearsed at most: a study of more is told from these in proportion
 EVALUATED = 1024  # examples a rehearsal looks at, of each part: as many as are looked at together in earnest
 LONGEST_TRIAL = 1.0  # seconds in which steps of a study are counted
 EXPORT_SECONDS, ONNX_SECONDS = (
@@ -171,6 +172,35 @@ class Rehearsal:
         what = "spectrum, findings and recipe" + (f", a pilot of at most {minutes:g} min" if minutes else "")
         return Share(what, seconds + 60 * minutes, len(self.diagnosed.to_json().encode()))
 
+    @cached_property
+    def few_settings(self) -> dict[str, Any]:
+        """The settings of the study; those of one with few arms and tries, where it has many."""
+        settings = dict(self.chain.study_settings)
+        tune: Tuning | None = settings["tune"]
+        if (
+            tune is not None
+            and len(tune.temperatures) * len(tune.teacher_weights) * max(1, len(tune.learning_rates)) > TRIES
+        ):
+            settings["tune"] = replace(tune, temperatures=tune.temperatures[:2], teacher_weights=tune.teacher_weights[:2],
+                                       learning_rates=tune.learning_rates[:1])  # fmt: skip
+        if len(self._arms(settings)) > ARMS:
+            settings["cells"] = settings["cells"][:ARMS]
+            for name in ("teacher_weights", "share", "divergence", "learning_rates"):
+                settings[name] = settings[name] and settings[name][:1]
+            settings["temperatures"] = settings["temperatures"][: max(1, ARMS // len(settings["cells"]))]
+        return settings
+
+    def _arms(self, settings: dict[str, Any]) -> tuple[Arm, ...]:
+        rates = settings["learning_rates"] or (self.chain.training.learning_rate,)
+        cells, temperatures, weights = settings["cells"], settings["temperatures"], settings["teacher_weights"]
+        return make_arms(cells, temperatures, weights, settings["share"], rates, settings["divergence"])
+
+    def _students(self, settings: dict[str, Any], seeds: int) -> tuple[int, int]:
+        """How many students a study trains, and how many more its tuning."""
+        arms, tune = self._arms(settings), settings["tune"]
+        tried = {} if tune is None else tried_arms(arms, tune, self.chain.training)
+        return len(arms) * seeds, sum(map(len, tried.values())) * (0 if tune is None else tune.seeds)
+
     def _dissect(self, seeds: int) -> Study:
         chain = self.chain
         validation, test = some(chain.parts.validation), some(chain.parts.test)
@@ -178,7 +208,7 @@ class Rehearsal:
             chain.new_student,
             chain.parts.transfer,
             self.signal,
-            **chain.study_settings | {"seeds": seeds},
+            **self.few_settings | {"seeds": seeds},
             training=replace(chain.training, steps=1, epochs=None),
             validation=validation,
             test=test,
@@ -188,8 +218,9 @@ class Rehearsal:
         )
 
     @cached_property
-    def studied(self) -> tuple[Study, Seconds]:
-        """The study of one step, grown to the seeds and measurements of the real one; and what all but its steps takes."""
+    def studied(self) -> tuple[Study, Seconds, Seconds]:
+        """The study of one step, grown to the seeds (50 at most) and measurements of the real one; what its first start takes
+        more than others, and what all but the steps of its students takes."""
         chain = self.chain
         cold = timed(lambda: self._dissect(2))
         two, three = timed(lambda: self._dissect(2)), clock()
@@ -198,8 +229,9 @@ class Rehearsal:
         seeds = chain.run.study.seeds
         measured = self._points(len(chain.parts.transfer))
         runs = tuple(replace(run, history=run.history * measured) for run in small.runs[::3])
-        grown = tuple(replace(run, seed=seed) for run in runs for seed in range(seeds))
-        return replace(small, seeds=tuple(range(seeds)), runs=grown), cold + (seeds - 2) * another
+        shown = range(min(seeds, SEEDS))
+        grown = tuple(replace(run, seed=seed) for run in runs for seed in shown)
+        return replace(small, seeds=tuple(shown), runs=grown), cold - two, two + (seeds - 2) * another
 
     def _points(self, examples: int) -> int:
         return affordable_points(self.chain.training, examples, len(self.chain.parts.validation))
@@ -209,33 +241,29 @@ class Rehearsal:
         chain, asked = self.chain, self.chain.run.study
         if self._done("study.json"):
             return None
-        settings = chain.study_settings
-        rates = settings["learning_rates"] or (chain.training.learning_rate,)
-        factors = (asked.cells, asked.temperatures, asked.teacher_weights, settings["share"], rates)
-        arms = make_arms(*factors, settings["divergence"])
-        study, seconds = self.studied
-        tune = settings["tune"]
-        tried = {} if tune is None else tried_arms(arms, tune, chain.training)
-        students = len(arms) * asked.seeds + sum(map(len, tried.values())) * (0 if tune is None else tune.seeds)
+        arms = self._arms(chain.study_settings)
+        students, tries = self._students(chain.study_settings, asked.seeds)
+        rehearsed = sum(self._students(self.few_settings, asked.seeds))
+        study, first, seconds = self.studied
         transfer = chain.parts.transfer
         steps = chain.training.steps_for(len(transfer))
         points = self._points(len(transfer))
-        step, point, row = self._step_and_point(tuple(arm.name for arm in arms), arms, points)
+        step, point, row = self._step_and_point(arms[:ARMS], points)
         further = sum(max(0, len(part) - EVALUATED) for part in (chain.parts.validation, chain.parts.test))
         share = statistics.mean(arm.share for arm in arms)
         each = (steps * share - 1) * step + (points - 1) * point + further * row
-        what = f"{len(arms)} arms × {asked.seeds} seeds = {len(arms) * asked.seeds} students of {steps:,} steps"
-        if tune is not None:
-            what += f", tuned by {students - len(arms) * asked.seeds} more"
+        what = f"{len(arms)} arms × {asked.seeds} seeds = {students:,} students of {steps:,} steps"
+        if tries:
+            what += f", tuned by {tries:,} more"
         workers = chain.workers if isinstance(chain.workers, int) else 1
         speed = np.array([max(1, workers), 1])
         # every run in a file of its own, then all of them in one, and the study once more in its folder
-        runs = sum(len(run.to_json().encode()) + 1 for run in study.runs)
-        tries = students - len(arms) * asked.seeds
-        size = runs + tries * runs // max(1, len(study.runs)) + 2 * len(study.to_json().encode())
-        return Share(what, (seconds + students * each) / speed, size)
+        run = sum(len(run.to_json().encode()) + 1 for run in study.runs) / max(1, len(study.runs))
+        size = (students + tries) * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
+        seconds = first + seconds * (students + tries) / rehearsed + (students + tries) * each
+        return Share(what, seconds / speed, int(size))
 
-    def _step_and_point(self, names: tuple[str, ...], arms: Any, points: int) -> tuple[Seconds, Seconds, Seconds]:
+    def _step_and_point(self, arms: tuple[Arm, ...], points: int) -> tuple[Seconds, Seconds, Seconds]:
         """What a student's step, a measurement of it, and looking at one more example take."""
         chain, transfer = self.chain, self.chain.parts.transfer
         validation = some(chain.parts.validation, VALIDATED_EXAMPLES)

@@ -159,7 +159,11 @@ class StudySection(Section):
             self.learning_rates,
             self.divergences,
         )
-        students = math.prod(len(factor) for factor in factors if factor) * self.seeds
+        arms = math.prod(len(factor) for factor in factors if factor)
+        students = arms * self.seeds
+        if self.tune is not None:
+            grid = (self.tune.temperatures, self.tune.teacher_weights, self.tune.learning_rates)
+            students += arms * math.prod(len(factor) for factor in grid if factor) * self.tune.seeds
         if students > MOST_STUDENTS:
             raise ValueError(f"{students:,} students in all; at most {MOST_STUDENTS:,}")
         return self
