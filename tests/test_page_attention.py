@@ -34,7 +34,7 @@ def test_the_chapter_shows_all_arms_on_one_scale_and_the_finding(tmp_path):
     assert "least with “map &lt;b&gt;”, 0.500 against 1.50 with “quantized" in figures[0]
     assert "0.500 ± 0.200" in figures[0]
     assert "Layer 2 suffers most" in figures[2]
-    assert "prefers the attention map" in page and "map − output" in page and "Teach it" in page
+    assert "prefers the attention map" in page and "map − output" in page and "Train it with" in page
 
 
 def test_darker_is_worse(tmp_path):

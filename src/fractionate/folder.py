@@ -25,7 +25,6 @@ from fractionate.records import Run
 STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
 LAST = "last.safetensors"
 FILE = "file "  # how the settings of an exported student name the digests of its files
-TRAINING_ONLY = "training_only"  # a child of this name is in checkpoints, not in what is handed over
 Asked = dict[str, str | float | int | bool | None]
 
 
@@ -112,8 +111,7 @@ class Folder:
             raise DamagedError(
                 f"{weights} is damaged", expected=str(run.settings.get("student_xxh3_128")), got=digest, fix=again
             )
-        apart = {name: t for name, t in student.state_dict().items() if TRAINING_ONLY in name.split(".")}
-        load_weights(student, from_bytes(content, aliases) | apart, str(weights))
+        load_weights(student, from_bytes(content, aliases), str(weights))
 
     def keep_last(self, weights: Mapping[str, Tensor]) -> None:
         """Write the last weights where the student is made of earlier, better ones."""
@@ -121,7 +119,7 @@ class Folder:
 
     def finish(self, run: Run, weights: Mapping[str, Tensor]) -> Run:
         """Write the student, then the record; drop the checkpoints. Gives the record as it was written."""
-        content, aliases = to_bytes({name: t for name, t in weights.items() if TRAINING_ONLY not in name.split(".")})
+        content, aliases = to_bytes(weights)
         write_file(self.path / STUDENT, content)
         written: Asked = {"student_xxh3_128": xxhash.xxh3_128_hexdigest(content)}
         written |= {f"alias {name}": of for name, of in aliases.items()}
