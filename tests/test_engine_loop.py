@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fractionate import Objective, TeacherSignal
+from fractionate import Objective, TeacherSignal, dissect
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.evaluation import evaluate
@@ -308,11 +308,9 @@ def test_the_student_s_loss_is_the_label_s_without_a_teacher():
     assert run.history[0].loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_study_refuses_settings_that_only_the_loop_knows():
-    from fractionate import dissect
-
-    train, _, _ = digits()
-    clipped = Training(steps=5, clip_norm=1.0, precision="float16")  # bfloat16 it knows
-    assert clipped.loop_settings == ("clip_norm", "precision")
-    with pytest.raises(ConfigError, match="clip_norm, precision"):
-        dissect(mlp, train, teacher_signal(), cells=["kd"], seeds=2, training=clipped, test=train)
+def test_a_study_honours_settings_that_only_the_loop_knows():
+    train, _, test = digits()
+    training = dataclasses.replace(FAST, clip_norm=1.0, average_decay=0.9)
+    found = dissect(mlp, train, teacher_signal(), test=test, cells=("kd",), seeds=2, training=training, progress="off")
+    assert {run.settings["backend"] for run in found.runs} == {"loop: a stack does not know clip_norm, average_decay"}
+    assert {run.settings["clip_norm"] for run in found.runs} == {1.0}

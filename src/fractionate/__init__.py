@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from fractionate.spectrum import spectrum
     from fractionate.store import collect
     from fractionate.study import dissect
+    from fractionate.tasks import Task
     from fractionate.teacher import TeacherSignal
+    from fractionate.training import Recipe
 
 _HOME = {
     "CELLS": "cells",
     "Cell": "cells",
     "Objective": "objective",
+    "Recipe": "training",
+    "Task": "tasks",
     "TeacherSignal": "teacher",
     "collect": "store",
     "diagnose": "diagnosis",
@@ -42,6 +46,8 @@ __all__ = [
     "CELLS",
     "Cell",
     "Objective",
+    "Recipe",
+    "Task",
     "TeacherSignal",
     "collect",
     "diagnose",

@@ -127,7 +127,7 @@ def distill(
     split = transform_split(task, split, recipe, source, model, seed)
     if weights is not None or labelled is not None:
         split = weighted(split, weights, labelled)
-    _check(task, recipe, labelled=labelled)
+    _check(task, recipe, labelled=labelled, kept=out is not None)
     steps = recipe.training.steps_for(len(split))
     with ExitStack() as stack:
         session = Session(
@@ -198,7 +198,7 @@ def _held_out(**signals: Any) -> dict[str, TeacherSource]:
     return {name: source for name, source in found.items() if source is not None}
 
 
-def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None) -> None:
+def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None, kept: bool) -> None:
     """Raise `ConfigError` for settings that cannot be combined, before anything is trained."""
     training = recipe.training
     if labelled is not None:
@@ -214,4 +214,12 @@ def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None) -> None:
         raise ConfigError(
             f"rows of {type(task.kind).__name__} are not distributions: cells and objectives do not apply",
             fix="leave objective out, and learn from the teacher by a term",
+        )
+    plain = [spec for spec in recipe.specs if isinstance(spec, CallableTerm)]
+    if plain and kept:
+        raise ConfigError(
+            "a plain function as a term has no identity: a resumed run could not tell it from another",
+            expected="terms by name or as registered specs, with out=",
+            got=", ".join(map(repr, plain)),
+            fix="write the term as a frozen dataclass (docs/distill.md), or leave out= out",
         )

@@ -11,7 +11,6 @@ from fractionate.engine.standing import asked_for
 from fractionate.engine.world import World
 from fractionate.errors import MismatchError
 from fractionate.folder import Asked
-from fractionate.losses.terms.plain import CallableTerm
 from fractionate.tasks.task import Task
 from fractionate.teachers import TeacherSource
 from fractionate.training.recipe import Recipe
@@ -46,9 +45,8 @@ def identity_of(
 ) -> Asked:
     """All of it: two calls that agree in it are the same run."""
     found = dict(settings)
-    specs = tuple(spec for spec in recipe.specs if not isinstance(spec, CallableTerm))
     found |= {f"recipe.{name}": canonical_text(getattr(recipe, name)) for name in ("preparations", "data")}
-    found["terms"] = canonical_text(specs)
+    found["terms"] = canonical_text(recipe.terms)
     found |= {
         "data": split.fingerprint(),
         "teacher": None if source is None or not recipe.needs_teacher else source.fingerprint(),

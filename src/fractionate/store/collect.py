@@ -43,6 +43,7 @@ from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
 from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, token_rows
 from fractionate.store.views import Replay
+from fractionate.tasks.task import Task
 
 Array = NDArray[Any]
 OURS = (HEAD, HEAD_COPY, SHARDS, SEGMENTS, RELATION)
@@ -76,9 +77,10 @@ def collect(
     """Run the teacher once over the data and keep what it says, in the order of the data.
 
     `teacher` is a torch module, a Hugging Face model, the path of an ONNX file, or any function of a batch of inputs that
-    returns [batch, classes]; with `outputs="probabilities"` it may be a black box. `data` is `Examples`, a pair
-    (inputs, labels), a dataset with a length, a loader over one, or a `Replay` of several views. Modules run in evaluation
-    mode without a graph and are put back as they were. The same call again goes on where it stopped, or returns at once.
+    returns [batch, classes]; with `outputs="probabilities"` it may be a black box. `data` is `Examples`, a pair (inputs,
+    labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a `Replay` of several views.
+    Modules run in evaluation mode without a graph and are put back as they were. The same call again goes on where it
+    stopped, or returns at once.
 
     How rows are kept: `form` (dense; top-k: label, k entries, the exact rest at each of `temperatures`; sampled: k draws),
     `dtype`; `losses` measures what that costs. What the
@@ -93,6 +95,9 @@ def collect(
     `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
     written to or is too small. Nothing half-written stays behind.
     """
+    if isinstance(data, Task):
+        tokens = tokens or data.reader.tokens
+        data = data.splits.transfer
     require_folder(out, "collect into")
     if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip"):
         raise ConfigError(

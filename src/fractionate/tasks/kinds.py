@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,9 @@ class Kind(Protocol):
     metrics: ClassVar[tuple[str, ...]]
     distributions: ClassVar[bool] = True  # rows are distributions over classes: cells, spectrum and objectives apply
     predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
+    tokens: ClassVar[Literal["", "aligned", "next"]] = (
+        ""  # how a stored signal's rows belong to tokens; "": one row an example
+    )
 
     def rows(self, values: Tensor, batch: Batch) -> Rows:
         """The rows of logits, or of what enters the output layer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fractionate.tasks.kinds import Kind, kinds
 
@@ -14,4 +14,5 @@ class LanguageModelling(Kind):
     """Causal models: logits [batch, tokens, vocabulary]; labels are the tokens themselves, -100 where none counts."""
 
     metrics: ClassVar[tuple[str, ...]] = ("token-nll", "accuracy", "perplexity", "ta-rate")
+    tokens: ClassVar[Literal["", "aligned", "next"]] = "next"
     predicts_next: ClassVar[bool] = True

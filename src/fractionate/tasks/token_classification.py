@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fractionate.tasks.kinds import Kind, kinds
 
@@ -14,3 +14,4 @@ class TokenClassification(Kind):
     """Logits [batch, tokens, classes] and labels [batch, tokens], -100 where a token has none."""
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "nll", "ece", "agreement")
+    tokens: ClassVar[Literal["", "aligned", "next"]] = "aligned"

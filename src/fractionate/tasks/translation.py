@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ class Translation(Kind):
 
     beams: int = 1
     metrics: ClassVar[tuple[str, ...]] = ("token-nll", "accuracy", "perplexity", "ta-rate")
+    tokens: ClassVar[Literal["", "aligned", "next"]] = "aligned"
 
     def generate(self, model: nn.Module, batch: Batch, tokens: int) -> Sequence[Sequence[int]]:
         """Token ids that the model writes for each source, without its first token."""
