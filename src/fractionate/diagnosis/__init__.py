@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from fractionate.compact import CompactSignal
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
-from fractionate.diagnosis import alignment_probes, data_probes, store_probes, student_probes, teacher_probes
+from fractionate.diagnosis import (
+    alignment_probes,
+    class_probes,
+    data_probes,
+    store_probes,
+    student_probes,
+    teacher_probes,
+)
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
@@ -234,5 +241,5 @@ def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal 
 
 
 assert (
-    alignment_probes and data_probes and store_probes and student_probes and teacher_probes
+    alignment_probes and class_probes and data_probes and store_probes and student_probes and teacher_probes
 )  # imported for their registrations

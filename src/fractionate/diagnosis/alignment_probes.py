@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -93,22 +95,26 @@ class MisalignedCache:
     """Do the rows of the signal belong to the rows of the labels?
 
     Three views. Accuracy near chance although the teacher is sure of itself (`certainty`) and its answers are as frequent as the
-    labels, as for shuffled rows. A shift of rows that makes accuracy higher, clear of chance. A stretch of at least `stretch` rows
-    whose accuracy falls to chance while the rest is fine. Error in each case.
+    labels, as for shuffled rows. A shift of up to `shifts` rows that makes accuracy higher. A stretch of at least `stretch` rows
+    whose accuracy falls to chance while the rest is fine. Shift and stretch have to stand out by `beyond` = 5 deviations against
+    `permutations` = 99 signals whose rows are permuted within their classes: there too, rows sorted by class make a block of a
+    class that the teacher does not know. Error in each case.
     """
 
     shifts: int = 8
     stretch: int = 30
     certainty: float = 0.4
     moved: float = 0.2
+    permutations: int = 99
+    beyond: float = 5.0
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
         reading = case.reading
         n, chance = len(reading), reading.chance
         hits = int(reading.correct.sum())
-        best, best_hits = self._best_shift(reading.predicted, reading.labels)
-        start, stop = worst_stretch(reading.correct, chance, max(self.stretch, n // 50))
+        best, best_hits, shift_beyond = self._shift(reading.predicted, reading.labels)
+        start, stop, stretch_beyond = self._stretch(reading.correct, reading.labels, chance)
         inside = reading.correct[start:stop]
         outside = torch.cat([reading.correct[:start], reading.correct[stop:]])
         moved = float((reading.counts - reading.predicted_counts).abs().sum()) / (2 * n)
@@ -121,12 +127,14 @@ class MisalignedCache:
                 Evidence("mean top probability", float(reading.top.mean()), "probability"),
                 Evidence("best shift of rows", float(best), "rows"),
                 Evidence("accuracy at the best shift", best_hits / n, "share", share_interval(best_hits, n)),
+                Evidence("the shift against rows permuted within classes", shift_beyond, "deviations", None, self.beyond),
                 Evidence("first row of the worst stretch", float(start), "row"),
                 Evidence("rows in the worst stretch", float(stop - start), "rows"),
                 Evidence("accuracy in the worst stretch", float(inside.double().mean()) if len(inside) else 1.0, "share",
                          share_interval(int(inside.sum()), len(inside))),
                 Evidence("chance in the worst stretch", local, "share"),
                 Evidence("accuracy outside of it", float(outside.double().mean()) if len(outside) else 1.0, "share"),
+                Evidence("the stretch against rows permuted within classes", stretch_beyond, "deviations", None, self.beyond),
             ),
             examples=tuple(case.id_of(i) for i in range(start, min(stop, start + 20))),
             enough=n >= self.stretch,
@@ -140,6 +148,14 @@ class MisalignedCache:
         b = torch.bincount(predicted, minlength=classes).double() / len(labels)
         return float((a * b).sum())
 
+    def _shift(self, predicted: Tensor, labels: Tensor) -> tuple[int, int, float]:
+        """The shift with the most right answers, how many, and by how many deviations it is above permuted rows."""
+        best, hits = self._best_shift(predicted, labels)
+        if hits <= int((predicted == labels).sum()):
+            return best, hits, 0.0
+        null = [self._best_shift(other, labels)[1] for other in within_classes(predicted, labels, self.permutations)]
+        return best, hits, deviations(hits, null)
+
     def _best_shift(self, predicted: Tensor, labels: Tensor) -> tuple[int, int]:
         found = {
             shift: int((predicted.roll(-shift) == labels).sum())
@@ -148,6 +164,20 @@ class MisalignedCache:
         }
         best = max(found, key=lambda shift: (found[shift], -abs(shift)))
         return best, found[best]
+
+    def _stretch(self, correct: Tensor, labels: Tensor, chance: float) -> tuple[int, int, float]:
+        """The worst stretch, and by how many deviations its gain is above that of permuted rows; empty where none stands out."""
+        least = max(self.stretch, len(correct) // 50)
+        blocks = torch.stack([block.double().mean() for block in torch.chunk(correct, 20)])
+        rate = float(blocks.quantile(0.75))  # of aligned rows, also where half of them are not
+        low = min(max(chance, 1e-3), 0.95)
+        if len(correct) < 2 * least or rate <= low + 0.15:
+            return 0, 0, 0.0
+        start, stop, gain = worst_stretch(correct, low, rate)
+        if not least <= stop - start <= len(correct) * 5 // 6 or gain <= 10:
+            return 0, 0, 0.0
+        null = [worst_stretch(other, low, rate)[2] for other in within_classes(correct, labels, self.permutations)]
+        return start, stop, deviations(gain, null)
 
     def judge(self, measured: Measurement) -> Judgement:
         accuracy, chance = measured["accuracy"], measured["accuracy on shuffled labels"]
@@ -159,7 +189,7 @@ class MisalignedCache:
         if not measured.enough:
             return fine("too few rows to tell")
         shift = int(measured["best shift of rows"])
-        if shift and measured.low("accuracy at the best shift") > measured.high("accuracy") + 0.1:
+        if shift and measured["the shift against rows permuted within classes"] > self.beyond:
             back = measured["accuracy at the best shift"]
             text = f"the rows are shifted by {shift}: accuracy {accuracy:.1%}, {back:.1%} shifted back"
             return Judgement("error", 0.0, text, cause, fix, command)
@@ -175,33 +205,44 @@ class MisalignedCache:
         rows, first = int(measured["rows in the worst stretch"]), int(measured["first row of the worst stretch"])
         inside, local = measured["accuracy in the worst stretch"], measured["chance in the worst stretch"]
         outside = measured["accuracy outside of it"]
-        if rows and inside <= local + 0.25 * (outside - local) and outside > local + 0.2:
+        clear = measured["the stretch against rows permuted within classes"] > self.beyond
+        if rows and clear and inside <= local + 0.25 * (outside - local) and outside > local + 0.2:
             text = f"rows {first} to {first + rows - 1} belong elsewhere: accuracy {inside:.1%} there, {outside:.1%} outside"
             return Judgement("error", 0.1, text, cause, fix, command)
         return fine(f"rows and labels belong together (accuracy {accuracy:.1%}, chance {chance:.1%})", accuracy)
 
 
-def worst_stretch(correct: Tensor, chance: float, least: int) -> tuple[int, int]:
-    """The stretch of rows that most looks like chance and least like the rest: (start, stop), empty where none stands out.
+def worst_stretch(correct: Tensor, low: float, rate: float) -> tuple[int, int, float]:
+    """The stretch of rows that most looks like chance (`low`) and least like the better rows (`rate`): start, stop and its gain.
 
-    The largest sum of log-likelihood ratios of "right by chance" against "right as in the better blocks" (Kadane's scan); it has
-    to pass log(rows²) + 10, the price of choosing the best of all stretches, and to leave at least a sixth of the rows outside.
+    The largest sum of log-likelihood ratios of "right by chance" against "right as in the better blocks" (Kadane's scan).
     """
-    n = len(correct)
-    blocks = torch.stack([block.double().mean() for block in torch.chunk(correct, 20)])
-    rate = float(blocks.quantile(0.75))  # of aligned rows, also where half of them are not
-    low = min(max(chance, 1e-3), 0.95)
-    if n < 2 * least or rate <= low + 0.15:
-        return 0, 0
     rate = min(rate, 1 - 1e-3)
-    ratio = torch.where(correct, torch.log(torch.tensor(low / rate)), torch.log(torch.tensor((1 - low) / (1 - rate))))
-    total = torch.cat([torch.zeros(1), ratio.cumsum(0)]).double()
+    ratio = torch.where(correct, math.log(low / rate), math.log((1 - low) / (1 - rate))).double()
+    total = torch.cat([torch.zeros(1, dtype=torch.float64), ratio.cumsum(0)])
     lowest, place = total.cummin(0)
     gain = total - lowest
     stop = int(gain.argmax())
-    start = int(place[stop])
-    enough = float(gain[stop]) > 2 * float(torch.log(torch.tensor(float(n)))) + 10
-    return (start, stop) if enough and least <= stop - start <= n * 5 // 6 else (0, 0)
+    return int(place[stop]), stop, float(gain[stop])
+
+
+def within_classes(values: Tensor, labels: Tensor, times: int) -> Iterator[Tensor]:
+    """The values permuted among the rows of each class, again and again: what the order of rows cannot have made."""
+    draw = torch.Generator().manual_seed(0)
+    places = labels.argsort(stable=True)
+    for _ in range(times):
+        mixed = torch.rand(len(labels), generator=draw, dtype=torch.float64).argsort()
+        permuted = torch.empty_like(values)
+        permuted[places] = values[mixed[labels[mixed].argsort(stable=True)]]
+        yield permuted
+
+
+def deviations(found: float, null: Sequence[float]) -> float:
+    """By how many deviations of the null, at least 1 each, a number is above its mean; 0 where one of them reaches it."""
+    values = torch.tensor(null, dtype=torch.float64)
+    if not len(null) or float(values.max()) >= found:
+        return 0.0
+    return float((found - values.mean()) / values.std().clamp_min(1.0))
 
 
 @probes.register("input-mismatch")
@@ -211,11 +252,14 @@ class InputMismatch:
 
     Wrongly prepared inputs make a teacher answer with a few classes. Measured: the total variation between the classes it
     answers with and the labels', beside its accuracy; with `expected_accuracy` or a held-out signal also the drop from there.
-    Error when a fifth of the answers (`moved`) have gone to other classes than the labels' and accuracy is below `accuracy` =
-    0.7 of the expectation. The drop alone, clear of `drop` = 5 points, is a warning.
+    Answers alone prove nothing where labels are hard to foretell: a language model that knows the frequency of every word
+    answers with the frequent ones. So its mean prediction has to have left the labels' frequencies too. Error when a fifth of
+    the answers (`moved`) and a tenth of the mean prediction (`prior`), both beyond sampling, have gone to other classes than the
+    labels' and accuracy is below `accuracy` = 0.7 of the expectation. The drop alone, clear of `drop` = 5 points, is a warning.
     """
 
     moved: float = 0.2
+    prior: float = 0.1
     accuracy: float = 0.7
     drop: float = 0.05
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -233,6 +277,7 @@ class InputMismatch:
         evidence = [
             Evidence("answers moved to other classes", excess, "share", None, self.moved),
             Evidence("moved by chance alone", noise, "share"),
+            Evidence("mean prediction moved beyond sampling", reading.prior_shift, "total variation", None, self.prior),
             Evidence("accuracy", hits / n, "share", share_interval(hits, n), expected),
             Evidence("chance", reading.chance, "share"),
         ]
@@ -244,7 +289,8 @@ class InputMismatch:
         expected = accuracy.threshold
         cause = "Inputs are prepared otherwise than in the teacher's training: normalisation, scale, channel order, tokenizer."
         fix = "Use the teacher's own preprocessing; compare the mean and deviation of its inputs with those of its training."
-        if moved > self.moved and accuracy.value < self.accuracy * (expected or 1.0):
+        prior = measured["mean prediction moved beyond sampling"]
+        if moved > self.moved and prior > self.prior and accuracy.value < self.accuracy * (expected or 1.0):
             text = f"the teacher answers with a few classes: {moved:.0%} of the answers moved, accuracy {accuracy.value:.1%}"
             return Judgement("error", accuracy.value / 2, text, cause, fix)
         if expected is not None and measured.high("accuracy") < expected - self.drop:

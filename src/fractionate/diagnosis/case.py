@@ -47,6 +47,7 @@ class Case:
     stored: Literal["dense", "top-k", "sampled"] = "dense"  # how the rows were kept
     ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    tokens: bool = False  # a row is a labelled token
     objective: Objective | None = None
     data: Examples | None = None
     held_out: TeacherSignal | None = None
@@ -106,6 +107,10 @@ class Measurement:
 
     def __getitem__(self, name: str) -> float:
         return next(item.value for item in self.evidence if item.name == name)
+
+    def has(self, name: str) -> bool:
+        """Whether a number was measured."""
+        return any(item.name == name for item in self.evidence)
 
     def low(self, name: str) -> float:
         """The lower end of a number's interval; the number itself where it has none."""

@@ -10,17 +10,20 @@ from fractionate.records import Finding
 BRINGS_ABOUT: dict[str, tuple[str, ...]] = {
     "unusable-numbers": (
         "permuted-classes", "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes",
-        "class-balance", "smoothed-teacher", "over-confident-teacher", "memorising-teacher", "temperature", "loss-scale",
+        "class-balance", "lost-class", "smoothed-teacher", "over-confident-teacher", "memorising-teacher", "temperature",
+        "loss-scale",
     ),
     "permuted-classes": (
-        "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance",
+        "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class",
         "memorising-teacher", "temperature", "loss-scale", "over-confident-teacher",
     ),
     "misaligned-cache": (
-        "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "memorising-teacher",
+        "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class", "memorising-teacher",
         "temperature", "loss-scale", "over-confident-teacher",
     ),
-    "input-mismatch": ("label-noise", "weak-teacher", "duplicate-classes", "class-balance", "temperature", "loss-scale"),
+    "input-mismatch": (
+        "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class", "temperature", "loss-scale",
+    ),
     "vocabulary-mismatch": ("class-balance",),
     "weak-teacher": ("input-mismatch", "duplicate-classes", "temperature", "smoothed-teacher"),
     "label-noise": ("input-mismatch", "loss-scale"),

@@ -72,6 +72,13 @@ class Reading:
         n = len(self.labels)
         return float((self.counts.double() / n * (self.predicted_counts.double() / n)).sum())
 
+    @cached_property
+    def prior_shift(self) -> float:
+        """Total variation between mean prediction and label frequencies, less what drawing the labels from that mean brings."""
+        expected = self.prior * len(self.labels)
+        apart = float((expected - self.counts).abs().sum())
+        return (apart - float(poisson_deviation(expected).sum())) / (2 * len(self.labels))
+
     @property
     def scores(self) -> Scores:
         """Accuracy, NLL in nats, ECE."""
@@ -83,6 +90,12 @@ class Reading:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def poisson_deviation(mean: Float[Tensor, "classes"]) -> Float[Tensor, "classes"]:
+    """The mean absolute deviation of a Poisson count: 2 exp(-m) m^(floor(m) + 1) / floor(m)!."""
+    whole = mean.floor()
+    return 2 * torch.exp((whole + 1) * mean.clamp_min(1e-300).log() - mean - torch.lgamma(whole + 1))
 
 
 def read(signal: TeacherSignal | CompactSignal) -> Reading:

@@ -1,0 +1,174 @@
+"""Probes of single classes as the teacher sees them: present, frequent, told apart, answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.diagnosis.interval import share_interval
+from fractionate.records import Evidence
+
+
+@probes.register("class-balance")
+@dataclass(frozen=True)
+class ClassBalance:
+    """Are classes absent, rare, or differently frequent for the teacher?
+
+    Measured: classes without examples, the largest class over the smallest present, and prior shift: the total variation
+    between the teacher's mean prediction and the labels' shares. Warning for absent classes, for an imbalance above `imbalance`
+    = 20 and for a shift above `shift` = 0.1 beyond sampling; class-level statistics and gains are then about the frequent classes.
+    Of tokens only the shift counts: most of a vocabulary is rare everywhere, and the teacher expects it so.
+    """
+
+    imbalance: float = 20.0
+    shift: float = 0.1
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.reading
+        present = reading.counts[reading.counts > 0]
+        absent = (reading.counts == 0).nonzero().flatten()
+        ratio = float(present.max() / present.min())
+        counted = (
+            Evidence("classes without examples", float(len(absent)), "classes", None, 0.0),
+            Evidence("largest class / smallest", ratio, "ratio", None, self.imbalance),
+        )
+        return Measurement(
+            (
+                *(() if case.tokens else counted),
+                Evidence("classes", float(case.signal.classes), "classes"),
+                Evidence("prior shift", max(0.0, reading.prior_shift), "total variation", None, self.shift),
+                Evidence("accuracy", reading.accuracy, "share"),
+            ),
+            about=", ".join(case.name_of(c) for c in absent[:8].tolist()) + (" …" if len(absent) > 8 else ""),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        shift, tokens = measured["prior shift"], not measured.has("classes without examples")
+        absent = 0 if tokens else int(measured["classes without examples"])
+        ratio = 1.0 if tokens else measured["largest class / smallest"]
+        if absent:
+            return Judgement(
+                "warning", 1 - absent / measured["classes"],
+                f"{absent} of {int(measured['classes'])} classes have no examples: {measured.about}",
+                "The transfer set covers only some of the teacher's classes; the rest is learned through the teacher alone.",
+                "Add examples of these classes, or cut them from both models if they will never come up.",
+            )  # fmt: skip
+        if ratio > self.imbalance:
+            return Judgement(
+                "warning", self.imbalance / ratio, f"the largest class has {ratio:.0f} times the examples of the smallest",
+                "The classes are imbalanced: the mean over the data is a mean over the frequent classes.",
+                "Sample or weigh classes evenly, and look at the accuracy of each class.",
+            )  # fmt: skip
+        if shift > self.shift:
+            return Judgement(
+                "warning", 1 - shift, f"the teacher expects other class frequencies than the labels' (shift {shift:.0%})",
+                "The teacher was trained on classes in other proportions, or it sees other inputs than it was trained on.",
+                "Correct the prior: add log(share in this data / share in the teacher's) to its logits.",
+            )  # fmt: skip
+        if tokens:
+            return fine(
+                f"tokens are as frequent as the teacher expects (shift {shift:.0%}); rare ones are no fault", 1 - shift
+            )
+        return fine("classes are present and balanced as the teacher expects", 1 - shift)
+
+
+@probes.register("duplicate-classes")
+@dataclass(frozen=True)
+class DuplicateClasses:
+    """Are there pairs of classes that the teacher cannot tell apart?
+
+    Two classes are near duplicates where the teacher answers each with the other nearly as often as with itself: of the answers
+    within the pair, at least `swapped` = 40 % are swapped in both directions (a coin gives 50 %), the interval reaching 50 %.
+    """
+
+    swapped: float = 0.4
+    least_examples: int = 10
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading, classes = case.reading, case.signal.classes
+        key, times = torch.unique(reading.labels * classes + reading.predicted, return_counts=True)
+        seen = {divmod(int(k), classes): int(t) for k, t in zip(key, times, strict=True)}
+        worst, pairs = 0.0, []
+        for (a, b), swapped in seen.items():
+            if a >= b or (b, a) not in seen:
+                continue
+            ways = []
+            for own, cross in ((seen.get((a, a), 0), swapped), (seen.get((b, b), 0), seen[(b, a)])):
+                trials = own + cross
+                found = cross / trials if trials >= self.least_examples else 0.0
+                ways.append(found if share_interval(cross, trials).high >= 0.5 else 0.0)
+            worst = max(worst, min(ways))
+            if min(ways) >= self.swapped:
+                pairs.append(f"{case.name_of(a)} and {case.name_of(b)}")
+        return Measurement(
+            (
+                Evidence("swapped answers of the closest pair", worst, "share", None, self.swapped),
+                Evidence("pairs", float(len(pairs)), "pairs"),
+            ),
+            about=", ".join(pairs[:8]) + (" …" if len(pairs) > 8 else ""),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        pairs = int(measured["pairs"])
+        if not pairs:
+            return fine("every two classes are told apart", 1 - measured["swapped answers of the closest pair"])
+        return Judgement(
+            "warning", 0.4, f"the teacher cannot tell apart {measured.about}",
+            "These classes are near duplicates, or the teacher never learned the difference.",
+            "Merge the classes, or find out by which feature they differ and whether the teacher sees it.",
+        )  # fmt: skip
+
+
+@probes.register("lost-class")
+@dataclass(frozen=True)
+class LostClass:
+    """Are there single classes that the teacher misses, although it is right on the others?
+
+    A class counts as lost where its recall, with the interval, is below `share` = 0.3 of the others', and the teacher expects
+    fewer than `expected` = 0.8 of its examples in all: one that knows a rare class to be rare answers with it seldom and is still
+    calibrated. Of classes with at least `least_examples` = 20; warning, as the student would learn not to answer with it.
+    """
+
+    share: float = 0.3
+    expected: float = 0.8
+    least_examples: int = 20
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def __call__(self, case: Case) -> Measurement:
+        reading = case.reading
+        hits = torch.bincount(reading.labels[reading.correct], minlength=reading.classes)
+        whole, n = int(hits.sum()), len(reading)
+        lost, worst = [], 1.0
+        for c in (reading.counts >= self.least_examples).nonzero().flatten().tolist():
+            own, count = int(hits[c]), int(reading.counts[c])
+            others = (whole - own) / max(1, n - count)
+            worst = min(worst, own / count / max(others, 1e-9))
+            few = float(reading.prior[c]) * n < self.expected * (count - 2 * count**0.5)
+            if few and share_interval(own, count).high < self.share * others:
+                lost.append((own / count, c))
+        named = [f"{case.name_of(c)} ({recall:.0%} right)" for recall, c in sorted(lost)[:8]]
+        examples = torch.isin(reading.labels, torch.tensor([c for _, c in lost])) & ~reading.correct
+        return Measurement(
+            (
+                Evidence("classes lost", float(len(lost)), "classes", None, 0.0),
+                Evidence("least recall against the others", worst, "ratio", None, self.share),
+                Evidence("accuracy", reading.accuracy, "share"),
+            ),
+            examples=tuple(case.id_of(i) for i in examples.nonzero().flatten()[:100].tolist()) if lost else (),
+            about=", ".join(named) + (" …" if len(lost) > 8 else ""),
+        )
+
+    def judge(self, measured: Measurement) -> Judgement:
+        if not measured["classes lost"]:
+            return fine("no single class is missed", measured["least recall against the others"])
+        return Judgement(
+            "warning", measured["least recall against the others"],
+            f"the teacher misses single classes: {measured.about}; accuracy over all {measured['accuracy']:.1%}",
+            "The class was absent or rare in the teacher's training, or two label maps differ in it.",
+            "Repair or retrain the teacher for it, or give the labels more weight than the teacher.",
+        )  # fmt: skip
