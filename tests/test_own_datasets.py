@@ -247,6 +247,12 @@ def test_a_saved_folder_with_a_pipe_in_it_is_refused_at_once(digits, tmp_path, n
         saved(tmp_path / "d")
 
 
+def test_saved_labels_are_text_letter_by_letter(tmp_path):
+    names = ["--5", "\u00b2", "007", "7", "1234567890123456001", "1234567890123456002"]
+    datasets.Dataset.from_dict({"text": list("abcdef"), "label": names}).save_to_disk(tmp_path / "d")
+    assert set(saved(tmp_path / "d").examples.class_names) == set(names)
+
+
 def test_what_is_missing_is_a_setting_of_tables(tmp_path):
     rows = {"size": [1.0, 2.0, 3.0] * 20, "country": ["NA", "ZA", "BW"] * 20}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "t")

@@ -254,6 +254,13 @@ def test_words_are_composed_and_never_empty(text):
         assert words == re.findall(r"\w+", text.lower())
 
 
+def test_texts_without_a_word_are_counted_and_named(tmp_path):
+    rows = ["text,label", "a word,x", ",y", "?!,x", "b,y"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match=r"2 of 4 texts \(train\) have no word, and are inputs of zeros: 3, 4"):
+        assert len(texts(tmp_path / "t.csv").examples) == 4
+
+
 def test_texts_in_parts_of_their_own(tmp_path):
     rows = docstrings()
     save_texts(tmp_path / "train", rows[::2])

@@ -8,6 +8,7 @@ import resource
 import socket
 import struct
 import time
+import unicodedata
 import zlib
 
 import numpy as np
@@ -331,6 +332,20 @@ def test_names_that_would_be_shown_alike_are_refused(photos):
         photo(photos / ("x" * 100 + end) / "0.png")
     with pytest.raises(ConfigError, match="classes share a name"):
         pictures(photos, side=8)
+
+
+def test_a_name_with_accents_is_one_class_however_they_are_spelt(tmp_path):
+    """A Mac writes the names of folders decomposed, and whoever unpacks its archive gets them so."""
+    for part, form in (("train", "NFD"), ("test", "NFC")):
+        for name in ("caf\u00e9", "cr\u00e8me", "zoo"):
+            photo(tmp_path / part / unicodedata.normalize(form, name) / "0.png")
+            photo(tmp_path / part / unicodedata.normalize(form, name) / "1.png")
+    found = pictures(tmp_path, side=8)
+    assert found.examples.class_names == found.test.class_names == ("caf\u00e9", "cr\u00e8me", "zoo")
+    assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    photo(tmp_path / "train" / "caf\u00e9" / "0.png")
+    with pytest.raises(ConfigError, match=r"classes share a name(.|\n)*caf\u00e9"):
+        pictures(tmp_path, side=8)
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5])

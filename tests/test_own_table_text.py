@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import unicodedata
 from decimal import Decimal
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_codes_with_leading_zeros_are_categories(tmp_path):
     with pytest.raises(ConfigError, match="codes with leading zeros"):
         table(path, "y")
     assert table(path, "y", kinds={"zip": "number"}).columns[0].kind == "number"
+
+
+def test_classes_and_categories_with_accents_are_one_however_they_are_spelt(tmp_path):
+    forms = [unicodedata.normalize(form, name) for name in ("caf\u00e9", "th\u00e9") for form in ("NFC", "NFD")]
+    rows = [f"{forms[i % 4]},{forms[i // 2 % 4]},{i % 7}" for i in range(80)]
+    found = table(write(tmp_path / "t.csv", "\n".join(["y,drink,a", *rows])), "y")
+    assert found.labels.names == found.columns[0].categories == ("caf\u00e9", "th\u00e9")
+    encoding = found.parts().encoding
+    one, other = encoding.encode([{"drink": form, "a": 1} for form in forms[:2]])
+    assert torch.equal(one, other) and encoding.class_of({"y": forms[1]}) == "caf\u00e9"
+    assert len(encoded_table(tmp_path / "t.csv", encoding)) == 80
 
 
 def test_class_names_that_would_be_shown_alike_are_refused(tmp_path):
@@ -386,6 +398,12 @@ def test_settings_of_another_kind_of_file_are_refused(tmp_path):
         write(tmp_path / "d" / name / "0.txt", "some")
     with pytest.raises(ConfigError, match="separator cannot be set for a folder"):
         texts(tmp_path / "d", separator=";")
+
+
+def test_json_is_no_table(tmp_path):
+    for name, read in (("t.json", texts), ("t.json", read_delimited), ("t.jsonl", lambda path: table(path, "y"))):
+        with pytest.raises(ConfigError, match="is JSON"):
+            read(write(tmp_path / name, '[{"text": "a", "y": 1}]'))
 
 
 @pytest.mark.parametrize("read", [lambda path: table(path, "y"), texts, read_delimited])

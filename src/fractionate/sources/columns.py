@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def _column(name: str, cells: Cells, kind: Kind | None, where: Where, numerals: 
             named = [None if math.isnan(v) else plain_number(v) for v in cells.tolist()]
             return _column(name, named, kind, where, numerals)
         return _numbers(name, cells, kind, where)
+    cells = [None if cell is None else composed(cell) for cell in cells]
     there = [cell for cell in cells if cell is not None]
     if not there:
         return "is empty", True
@@ -168,9 +170,14 @@ def plain_number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def composed(text: str) -> str:
+    """A name in the one spelling of its accents (Unicode NFC): macOS writes file names in the other."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def class_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of classes as they are shown, in the order given. Raises `ConfigError` where two would be shown alike."""
-    shown = tuple(map(printable, names))
+    shown = tuple(printable(composed(name)) for name in names)
     if len(set(shown)) < len(shown):
         twice = max(shown, key=shown.count)
         raise ConfigError(
@@ -207,7 +214,7 @@ def make_labels(
             got=", ".join(f"{count} × {what}" for what, count in counts.items()),
             fix=fix,
         )
-    labelled = [str(cell) for cell in text]
+    labelled = [composed(str(cell)) for cell in text]
     values = {cell: numerals.exact(cell) for cell in set(labelled)}
     numbers = [value for value in values.values() if value is not None]
     for value, count in Counter(numbers).items():

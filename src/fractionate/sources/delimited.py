@@ -12,7 +12,7 @@ from pathlib import Path
 from fractionate.budget import require_bytes
 from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
 from fractionate.files import existing_file
-from fractionate.sources.text_file import open_text, refuse_other_kind
+from fractionate.sources.text_file import open_text, refuse_json, refuse_other_kind
 
 SEPARATORS = (",", ";", "\t", "|")
 MOST_COLUMNS = 100_000
@@ -43,6 +43,7 @@ def read_delimited(path: Path | str, *, separator: str | None = None, encoding: 
     file = printable(str(path), 200)
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise ConfigError("a separator is one character", expected=", ; | or a tab", got=repr(separator))
+    refuse_json(path, ".json", ".jsonl", ".ndjson")
     refuse_other_kind(path)
     require_bytes(BYTES_A_BYTE * path.stat().st_size, file, fix=SMALLER)
     records = _records(path, file, separator, encoding)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fractionate.budget import require_bytes
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.record import Record
-from fractionate.sources.columns import Column, Kind, plain_number
+from fractionate.sources.columns import Column, Kind, composed, plain_number
 from fractionate.sources.numerals import PLAIN, Numerals
 
 
@@ -120,7 +120,9 @@ class TableEncoding(Record):
             cell = _text(row[column.name])
             gone = cell is None or cell in self.missing
             if column.kind == "category":
-                as_given = places.get(str(row[column.name]).strip(), -2)  # 1.0, where the file says 1.0 and not 1
+                as_given = places.get(
+                    composed(str(row[column.name]).strip()), -2
+                )  # 1.0, where the file says 1.0 and not 1
                 found.append(-1 if gone else places.get(str(cell), as_given))
                 continue
             given = row[column.name]
@@ -180,4 +182,4 @@ def _text(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, (float, np.floating)):
         return plain_number(float(value)) if math.isfinite(value) else repr(float(value))
-    return str(value).strip()
+    return composed(str(value).strip())

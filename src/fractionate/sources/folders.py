@@ -163,22 +163,27 @@ def _folders_alone(folder: Path) -> bool:
 
 
 def class_folders(parts: dict[str, Path], *, links: bool = False) -> tuple[str, ...]:
-    """The classes: the folders in the training part, in the order of their names. Raises `ConfigError` for one elsewhere alone."""
-    found = {part: {path.name for path in folders_in(folder, links=links)} for part, folder in parts.items()}
+    """The classes, as they are shown: the folders in the training part, in the order of their names.
+
+    Raises `ConfigError` for one elsewhere alone.
+    """
+    listed = {
+        part: class_names(path.name for path in folders_in(folder, links=links)) for part, folder in parts.items()
+    }
+    found = {part: set(names) for part, names in listed.items()}
     for part, names in found.items():
         if names - found["train"]:
             raise ConfigError(
-                f"{part} has classes that are not in train: {', '.join(sorted(map(printable, names - found['train']))[:10])}",
+                f"{part} has classes that are not in train: {', '.join(sorted(names - found['train'])[:10])}",
                 fix="move some of their examples to train",
             )
     if len(found["train"]) < 2:
         raise ConfigError(
             f"{printable(str(parts['train']), 200)} does not hold classes",
             expected="a folder for each class, two at least",
-            got=", ".join(sorted(map(printable, found["train"]))) or "no folders",
+            got=", ".join(listed["train"]) or "no folders",
         )
-    class_names(found["train"])
-    return tuple(sorted(found["train"]))
+    return tuple(sorted(listed["train"]))
 
 
 def files_of_classes(
@@ -190,7 +195,7 @@ def files_of_classes(
     links: bool = False,
     allow_empty: bool = False,
 ) -> tuple[tuple[Path, int], ...]:
-    """The files of each class with one of the endings, and the class's number; folders within a class are walked.
+    """The files of each class, by its name as shown, with one of the endings, and its number; folders in a class are walked.
 
     One warning counts and names all that is not read: other endings, hidden files, pipes and devices, links that lead out of
     `folder`; litter of operating systems is passed over. Raises `ConfigError` where there are no files at all, and for a class
@@ -202,10 +207,12 @@ def files_of_classes(
     for path in whole.entries(whole.root):
         if not path.is_dir() and path.suffix.lower() in endings:
             whole.leave(NO_CLASS, path)
+    there = folders_in(whole.root, links=links)
+    folders = dict(zip(class_names(path.name for path in there), there, strict=True))
     for number, name in enumerate(classes):
         walk = _Walk(whole.root, endings, links, left_out=whole.left_out, nested=whole.nested)
-        if (whole.root / name).is_dir():
-            walk.walk(whole.root / name)
+        if name in folders:
+            walk.walk(folders[name])
         found += [(folder / file.relative_to(whole.root), number) for file in sorted(walk.files)]
         empty += [name] * (not walk.files)
     unread = "; ".join(f"{len(paths):,} {why}" for why, paths in sorted(whole.left_out.items()))
@@ -213,7 +220,7 @@ def files_of_classes(
         raise ConfigError(
             f"there are no {what} in {printable(str(folder), 200)}"
             if not found
-            else f"classes without {what}: {', '.join(map(printable, empty[:10]))}",
+            else f"classes without {what}: {', '.join(empty[:10])}",
             expected=f"a folder for each class with files of {', '.join(endings)}",
             got=f"{len(classes)} folders" + (f", and unread: {unread}" if unread else ""),
             fix="convert their files, or remove the folders" if found else None,

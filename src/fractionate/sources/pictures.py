@@ -163,7 +163,7 @@ class PictureFolder:
         if self.most is not None and not (isinstance(self.most, int) and self.most >= 1):
             raise ConfigError("most is a number of pictures a class", expected="1 or more", got=repr(self.most))
         folder = as_path(self.folder, "the folder of pictures")
-        names = tuple(path.name for path in folders_in(folder, links=self.links))
+        names = tuple(sorted(class_names(path.name for path in folders_in(folder, links=self.links))))
         found = files_of_classes(
             folder, names, ENDINGS, what="pictures", links=self.links, allow_empty=self.allow_empty
         )
@@ -190,7 +190,7 @@ class PictureFolder:
         return Examples(
             torch.stack([picture for picture, _ in items]),
             torch.tensor([label for _, label in items]),
-            class_names(self.classes),
+            self.classes,
             self.folder.name if isinstance(self.folder, Path) else str(self.folder),
         )
 
@@ -267,6 +267,6 @@ def pictures(folder: Path | str, side: int = 64, *, most: int | None = None, lin
         read = torch.empty(len(pictured), 3, side, side)
         for place in range(len(pictured)):
             read[place] = pictured[place][0]
-        made[part] = Examples(read, labels, class_names(names), shown, ids)
-    encoding = PictureEncoding(class_names(names), side)
+        made[part] = Examples(read, labels, names, shown, ids)
+    encoding = PictureEncoding(names, side)
     return Divided(made["train"], made.get("validation"), made.get("test"), encoding)

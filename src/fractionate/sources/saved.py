@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from fractionate.files import existing_file
 from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.columns import MISSING, names_of
+from fractionate.sources.columns import MISSING, class_names, names_of
 from fractionate.sources.divided import PARTS, Divided
 from fractionate.sources.own_table import Table, arrow_table
 from fractionate.sources.pictures import PictureEncoding, centre_view, read_picture
 from fractionate.sources.texts import BUCKETS, PLACES, TextEncoding
 
+WHOLE = re.compile(r"-?\d{1,100}", re.ASCII)
 SMALLER = "select fewer rows before saving"
 
 
@@ -194,7 +196,7 @@ def _one_column(
     numbers = {value: place for place, value in enumerate(names)}
     encoding: Record | None = None
     read: Callable[[Any], torch.Tensor] = _arrays
-    shown_names = tuple(map(printable, names))
+    shown_names = class_names(names)
     if kinds[column] == "text":
         texts = TextEncoding(shown_names, buckets, places)
         encoding, read = texts, lambda rows: texts.encode([text or "" for text in rows])
@@ -217,7 +219,7 @@ def _one_column(
 
 
 def _in_order(value: str) -> tuple[int, int, str]:
-    return (0, int(value), "") if value.lstrip("-").isdigit() else (1, 0, value)
+    return (0, int(value), "") if WHOLE.fullmatch(value) else (1, 0, value)
 
 
 def _labels(rows: Any, label: str) -> list[str]:

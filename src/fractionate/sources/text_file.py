@@ -85,6 +85,16 @@ def refuse_other_kind(path: Path) -> None:
             raise DamagedError(f"{printable(str(path), 200)} {what}", expected="text", fix=fix)
 
 
+def refuse_json(path: Path, *endings: str) -> None:
+    """Raise `ConfigError` for a file that by its name is JSON, which is no table."""
+    if path.suffix.lower() in endings:
+        raise ConfigError(
+            f"{printable(str(path), 200)} is JSON",
+            expected="a table as text, or one JSON object a line in a .jsonl file",
+            fix="texts() reads .jsonl; in Python read it with json and give the rows",
+        )
+
+
 def _not_text(path: Path, file: str, encoding: str) -> DamagedError:
     """The error for bytes that are not of an encoding, with their line."""
     whole = path.read_bytes()

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from fractionate.files import existing_file
 from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.sources.bundled import data_sets
-from fractionate.sources.columns import MISSING, class_names, make_labels, names_of
+from fractionate.sources.columns import MISSING, make_labels, names_of
 from fractionate.sources.delimited import read_delimited
 from fractionate.sources.divided import Divided
 from fractionate.sources.folders import class_folders, division, files_of_classes
-from fractionate.sources.text_file import check_encoding, read_text
+from fractionate.sources.text_file import check_encoding, read_text, refuse_json
 
 WORD = re.compile(r"\w+")
 MAYBE_WORDS = re.compile(r"[\w\u0080-\U0010ffff]+")
@@ -172,6 +173,7 @@ def read_texts(
             f"{printable(str(path), 200)} is one text without a class",
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv or .jsonl file",
         )
+    refuse_json(file, ".json")
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         _refuse(path, "a file of JSON lines", separator=separator)
         lines, columns = _of_json_lines(file, text, label, encoding)
@@ -210,7 +212,7 @@ def _of_folder(
     return Texts(
         tuple(read_text(file, encoding) for file, _ in files),
         torch.tensor([number for _, number in files]),
-        class_names(classes),
+        classes,
         printable(folder.name),
         tuple(printable(file.relative_to(folder).as_posix(), 1000) for file, _ in files),
     )
@@ -266,7 +268,7 @@ def texts(
     """Texts of yours, `folder/CLASS/*.txt` or columns of a .csv, .tsv or .jsonl, as hashed words for a student `bag()`.
 
     Inputs are [texts, places] whole numbers from 0 to `buckets` (`TextEncoding`). For a Hugging Face tokenizer see
-    `tokenized`. Raises what `read_texts` raises.
+    `tokenized`. Warns of texts without a word. Raises what `read_texts` raises.
     """
     if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
@@ -280,6 +282,14 @@ def texts(
         name: Examples(hashed.encode(part.texts), part.labels, part.class_names, part.name, part.ids)
         for name, part in found.items()
     }
+    for name, part in made.items():
+        empty = (part.inputs == 0).all(1).nonzero().flatten().tolist()
+        if empty:
+            warnings.warn(
+                f"{part.name}: {len(empty):,} of {len(part):,} texts ({name}) have no word, and are inputs of zeros: "
+                f"{', '.join(part.ids[place] for place in empty[:5])}",
+                stacklevel=2,
+            )
     return Divided(made["train"], made.get("validation"), made.get("test"), hashed)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.files import existing_file
 from fractionate.store.forms import FormKind, StoredDtype
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
@@ -80,7 +81,7 @@ def teacher_weights(teacher: object, named: str = "") -> str:
                 _hash_value(state, value)
         return state.hexdigest()
     if isinstance(teacher, (str, Path)) or hasattr(teacher, "file"):
-        with Path(getattr(teacher, "file", teacher)).open("rb") as file:  # type: ignore[arg-type]
+        with existing_file(getattr(teacher, "file", teacher)).open("rb") as file:  # type: ignore[arg-type]
             import hashlib
 
             return hashlib.file_digest(file, "sha256").hexdigest()
