@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.objective import Objective
-from fractionate.records import Recipe
+from fractionate.records import Recommendation
 from fractionate.teacher import TeacherSignal
 
 Arm = tuple[str, float, float]  # cell, temperature, teacher weight
@@ -121,7 +121,7 @@ def inputs_of(setting: Setting) -> tuple[Examples, TeacherSignal, Examples]:
     return data, signal_of(model, data), cut.test.take(torch.arange(min(4000, len(cut.test))))
 
 
-def recipe_of(setting: Setting) -> Recipe:
+def recipe_of(setting: Setting) -> Recommendation:
     """What diagnose recommends: it sees the signal, the inputs, a fresh student and the teacher on held-out data."""
     data, signal, _ = inputs_of(setting)
     torch.manual_seed(0)
@@ -140,7 +140,7 @@ class Row:
     ours: Tensor
     best: Tensor
     best_arm: Arm
-    recipe: Recipe
+    recipe: Recommendation
 
     @property
     def worse(self) -> bool:

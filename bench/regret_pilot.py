@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.objective import Objective
-from fractionate.records import Diagnosis, Recipe, Training
+from fractionate.records import Diagnosis, Recommendation, Training
 from fractionate.study.pilot import PilotPlan
 from fractionate.teacher import TeacherSignal
 
@@ -124,7 +124,7 @@ def diagnosed(setting: Setting, share: float | None, coverage: float) -> Diagnos
     return found
 
 
-def arm_of(recipe: Recipe) -> Arm:
+def arm_of(recipe: Recommendation) -> Arm:
     return (recipe.cell, recipe.temperature, recipe.teacher_weight) if recipe.distil else GRID[0]
 
 

@@ -69,7 +69,7 @@ def train(minutes: float) -> None:
             for job in Trials(setup, "stacked").jobs(group, own_seeds):
                 for run in Workshop(setup).work(job, lambda _: None):
                     seed = drawn.get(run.seed, run.seed)
-                    rows.append([run.arm, seed, *(run.test.values[name] for name in NAMES)])
+                    rows.append([run.arm, seed, *(run.test.values[name] for name in METRICS)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)
 

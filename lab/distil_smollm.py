@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["HF_HUB_OFFLINE"] = "1"

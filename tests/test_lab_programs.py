@@ -1,0 +1,38 @@
+"""The studies in lab/ run end to end at a tiny setting: trainings, tables and page. What they find is not tested."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fractionate.records import Study
+
+LAB = Path(__file__).parents[1] / "lab"
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder to run in, with the modules of lab/ at hand."""
+    monkeypatch.syspath_prepend(str(LAB))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def program(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def test_study_of_translation(lab: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("sacrebleu")
+    study = program("study_translation")
+    study.main(study.TINY)
+    kept = study.TINY.runs
+    found = Study.load(kept / "study" / "study.json")
+    assert {run.status for run in found.runs} == {"completed"} and len(found.arms) == 10
+    assert (kept / "study_translation.html").exists()
+    table = (kept / "study_translation.md").read_text()
+    assert "| tie-kd − word-kd | 2 |" in table and "| sequence-level | 2 |" in table
