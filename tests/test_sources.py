@@ -163,7 +163,7 @@ def test_package_files_are_checked(tmp_path, monkeypatch):
         (torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "at least one"),
         (torch.randn(3, 2), torch.zeros(2, dtype=torch.long), "3 inputs, 2 labels"),
         (torch.randn(3, 2), torch.zeros(3), "whole numbers"),
-        (torch.randn(3, 2), torch.tensor([-1, 0, 1]), "whole numbers"),
+        (torch.randn(3, 2), torch.tensor([-1, 0, 1]), "label below 0"),
     ],
 )
 def test_examples_that_do_not_fit_are_refused(inputs, labels, message):

@@ -85,6 +85,15 @@ def check_text(inputs: Any, name: str) -> None:
 
 def join(items: Sequence[Any], collate: Collate, name: str) -> Any:
     """Examples as one batch. Raises `MismatchError` that says which part cannot be joined, and how it can."""
+    if collate is default_collate and any(isinstance(item, Mapping) for item in items):
+        names = {frozenset(item) if isinstance(item, Mapping) else frozenset() for item in items}
+        if len(names) > 1:  # torch would leave out what the first has not
+            some = sorted(map(str, frozenset.union(*names) - frozenset.intersection(*names)))
+            raise MismatchError(
+                f"{name}: these examples do not fit into one batch: some have {', '.join(map(repr, some[:4]))}, some do not",
+                expected="the same names in every example",
+                fix="leave the name out, or give it to all",
+            )
     try:
         return collate(list(items))
     except FractionateError:
@@ -102,6 +111,14 @@ def join(items: Sequence[Any], collate: Collate, name: str) -> Any:
 
 def _cannot_join(items: Sequence[Any], name: str, error: Exception) -> MismatchError:
     """Which part of the examples differs in shape, or is nothing that can be stacked."""
+    missing = sum(read_item(item, name, labelled=False).label is None for item in items)
+    if missing:
+        return MismatchError(
+            f"{name}: labels are not class numbers",
+            expected="a label for each example",
+            got=f"{missing} of {len(items)} without one",
+            fix="leave out the examples that have no label, or give a DataLoader whose collate_fn makes the labels",
+        )
     shapes: dict[str, set[tuple[int, ...]]] = {}
     kinds: dict[str, str] = {}
     for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -67,10 +68,11 @@ class MemorySplit:
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
         inputs, labels = self.inputs, self.labels
+        alike = isinstance(inputs, Tensor) and inputs.device == labels.device
         for _, index in plan:
             there = index.to(labels.device)
             # copies whole rows: two to five times as fast as inputs[index], which gathers number by number
-            some = inputs.index_select(0, there) if isinstance(inputs, Tensor) else selected(inputs, there)
+            some = inputs.index_select(0, there) if alike else selected(inputs, there)
             yield Batch(
                 some,
                 labels.index_select(0, there),
@@ -144,10 +146,13 @@ def is_array(value: Any) -> bool:
 def is_columns(value: Any) -> bool:
     """A tensor or array of inputs, or a tuple or mapping of them."""
     if isinstance(value, Mapping):
-        return bool(value) and all(is_array(part) for part in value.values())
-    return is_array(value) or (
-        isinstance(value, (tuple, list)) and bool(value) and all(is_array(part) for part in value)
-    )
+        return bool(value) and all(is_array(part) or is_rows(part) for part in value.values())
+    return is_array(value) or (isinstance(value, tuple) and bool(value) and all(is_array(part) for part in value))
+
+
+def is_rows(value: Any) -> bool:
+    """A list with one row of numbers for each example: arrays, or lists of numbers."""
+    return isinstance(value, list) and bool(value) and all(is_array(row) or isinstance(row, list) for row in value)
 
 
 def as_inputs(value: Any, name: str) -> Any:
@@ -156,8 +161,22 @@ def as_inputs(value: Any, name: str) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): as_inputs(part, f"{name}: {key!r}") for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, tuple):
         return tuple(as_inputs(part, name) for part in value)
+    if is_rows(value):
+        shapes = {tuple(row.shape) if is_array(row) else (len(row),) for row in value}
+        if len(shapes) > 1:
+            raise MismatchError(
+                f"{name}: rows differ in length",
+                expected="rows of one shape",
+                got=", ".join(map(str, [list(shape) for shape in sorted(shapes)][:4])),
+                fix="pad them: tokenizer(..., padding=True), or give a data set and a DataLoader with a collate function that pads",
+            )
+        if all(isinstance(row, Tensor) for row in value):
+            return torch.stack(value)
+        if all(isinstance(row, list) for row in value):
+            with suppress(TypeError, ValueError):  # what is no number is refused below
+                return torch.tensor(value)
     array = np.asarray(value)
     if array.dtype.kind in "UST":
         check_text([str(array.flat[0])] if array.size else "", name)

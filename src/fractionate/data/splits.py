@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
@@ -18,7 +19,7 @@ from fractionate.data.examples import Examples
 from fractionate.data.items import join, label_name
 from fractionate.data.labels import advice, as_labels, check_values
 from fractionate.data.loaders import Loaded, taken_apart
-from fractionate.data.memory import MemorySplit, as_inputs, in_memory, is_array, is_columns
+from fractionate.data.memory import MemorySplit, as_inputs, in_memory, is_array, is_columns, is_rows
 from fractionate.data.parts import subset, with_views
 from fractionate.data.rows import Rows, Stream, as_rows
 from fractionate.data.stream import as_stream, stream_items
@@ -111,7 +112,7 @@ def as_columns(data: Any, name: str) -> tuple[Any, Any] | None:
     """Inputs and labels of data that are given as whole columns; None for data that are given example by example."""
     if isinstance(data, Mapping):
         key = label_name(data)
-        if key is not None and all(is_array(part) or _is_scalars(part) for part in data.values()):
+        if key is not None and all(is_array(part) or is_rows(part) or _is_scalars(part) for part in data.values()):
             return {column: part for column, part in data.items() if column != key}, data[key]
         return None
     if hasattr(data, "__dataframe__"):
@@ -123,9 +124,22 @@ def as_columns(data: Any, name: str) -> tuple[Any, Any] | None:
         )
     if isinstance(data, (tuple, list)) and len(data) >= 2:
         inputs, labels = data[0] if len(data) == 2 else tuple(data[:-1]), data[-1]
-        if is_columns(inputs) and (is_array(labels) or (isinstance(data, tuple) and _is_scalars(labels))):
+        if is_columns(inputs) and (is_array(labels) or (isinstance(data, tuple) and isinstance(labels, list))):
             return inputs, labels
+        if (
+            isinstance(data, tuple)
+            and len(data) == 2
+            and is_rows(inputs)
+            and len(inputs) > 2
+            and _is_column(labels, inputs)
+        ):
+            return inputs, labels  # lists of rows, as scikit-learn takes them; a list of two is two examples
     return None
+
+
+def _is_column(labels: Any, inputs: Any) -> bool:
+    whole = _is_scalars(labels) or is_rows(labels) or (is_array(labels) and np.ndim(labels) > 0)
+    return whole and len(labels) == len(inputs)
 
 
 def _is_scalars(values: Any) -> bool:
