@@ -38,7 +38,7 @@ FIRST = {  # where a file's bugs should show; the other tests run after it
     # parts beyond the kernel have their own tests, and only these run
     "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
     "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/remainder.py": "test_vocabulary",
-    "divergences/ranking.py": "test_ranking", "extensions/quantizers.py": "test_quantizers",
+    "divergences/ranking.py": "test_ranking", "models/quantize.py": "test_quantizers",
     "losses/terms/explanations.py": "test_explanation_terms", "losses/terms/features.py": "test_terms",
     "losses/terms/attention.py": "test_attention", "losses/terms/passes.py": "test_passes",
     "engine/memory.py": "test_engine_memory",
@@ -133,11 +133,11 @@ BUGS = (
         ("[:, :, None] > heights.gather", "[:, :, None] >= heights.gather"),)),
     Bug("top-1 by the student's own order", "divergences/ranking.py", (
         ("ranked = heights.topk(k, dim=-1).indices", "ranked = own.topk(k, dim=-1).indices"),)),
-    Bug("ternary scale of all weights", "extensions/quantizers.py", (
+    Bug("ternary scale of all weights", "models/quantize.py", (
         ("total / kept.sum(dim=over, keepdim=True).clamp_min(1)", "total / size.numel()"),)),
-    Bug("gradient passes outside the clip", "extensions/quantizers.py", (
+    Bug("gradient passes outside the clip", "models/quantize.py", (
         ("return gradient if inside is None else gradient * inside, None", "return gradient, None"),)),
-    Bug("calibrated by the last batch", "extensions/quantizers.py", (
+    Bug("calibrated by the last batch", "models/quantize.py", (
         ("quantizer.peak = sum(quantizer.seen) / len(quantizer.seen)", "quantizer.peak = quantizer.seen[-1]"),)),
     Bug("statistics of the first rows", "losses/terms/explanations.py", (
         ("rows = self.starts[student.example]", "rows = torch.arange(len(student))"),)),

@@ -17,7 +17,7 @@ from fractionate import Objective, TeacherSignal
 from fractionate.data.batch import Batch, Places
 from fractionate.data.examples import Examples
 from fractionate.extensions.chimera import Chimeras
-from fractionate.extensions.explanation import Explaining
+from fractionate.models.additive import Explaining
 from fractionate.order import batches, draw_seed
 
 

@@ -10,10 +10,10 @@ import torch
 from study_explanations import GROUPS, KEPT, MORE_STEPS, REAL_STEPS, SETTINGS, Setting, kept_at, load
 
 from fractionate.attribution import Contrast, effects
-from fractionate.extensions.explanation import explaining_mlp, matched_width
 from fractionate.extensions.interactions import second_derivatives
 from fractionate.extensions.superfeatures import between_groups
 from fractionate.extensions.understanding import explain, save_table
+from fractionate.models.additive import explaining_mlp, matched_width
 from fractionate.page import report
 from fractionate.records import Effect, Explanations, Run, Study, Superfeatures
 from fractionate.sources.models import mlp

@@ -26,10 +26,11 @@ from fractionate import Objective, TeacherSignal, distill
 from fractionate.data.examples import Examples
 from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.extensions.chimera import Chimeras
-from fractionate.extensions.explanation import explaining_mlp, matched_width, prior_of
-from fractionate.extensions.superfeatures import given, superfeatures
+from fractionate.extensions.superfeatures import superfeatures
 from fractionate.extensions.understanding import explanation_signals
 from fractionate.losses.terms import CallableTerm, ked, paper_objective
+from fractionate.models.additive import explaining_mlp, matched_width, prior_of
+from fractionate.models.columns import given
 from fractionate.order import draw_seed
 from fractionate.records import Run, Superfeatures, Training
 from fractionate.sources.bundled import data_sets

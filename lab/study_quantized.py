@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fractionate import Objective, TeacherSignal, distill
 from fractionate.engine.evaluation import evaluate, signal_on
 from fractionate.extensions.attention_measures import compare_maps, layer_sensitivity, norm_analysis, top_eigenvalue
-from fractionate.extensions.quantizers import Quantization, prepare
+from fractionate.models.quantize import Quantization, prepare
 from fractionate.records import Run, Training
 from fractionate.teachers import Cached
 

@@ -182,7 +182,7 @@ def registries() -> dict[str, Any]:
     """Every registry of the package by the kind of part it holds, as the source declares them."""
     found = {}
     for name in paths():
-        if name.startswith("extensions."):  # they register their parts when they are imported
+        if name.startswith(("extensions.", "models.", "data.")):  # they register their parts when they are imported
             importlib.import_module(f"fractionate.{name}")
     for name, path in paths().items():
         for match in re.finditer(r"^(\w+): Registry\[", path.read_text(encoding="utf-8"), re.MULTILINE):

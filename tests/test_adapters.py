@@ -279,14 +279,38 @@ def test_hugging_face_trainer_with_three_changed_lines(bert, tmp_path, stored):
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_teacher_stays_where_it_is_and_apart_from_the_student(bert, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+
+    class Immovable(transformers.BertForSequenceClassification):
+        """As 8-bit models and those spread over devices."""
+
+        def to(self, *arguments, **more):
+            raise ValueError("`.to` is not supported for 8-bit models")
+
+    class KDTrainer(Distilling, transformers.Trainer):
+        pass
+
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    student, teacher = bert(1), Immovable(bert(2).config)
+    KDTrainer(model=student, args=arguments, train_dataset=texts(8), teacher=teacher).train()
+    teacher.bert.embeddings = student.bert.embeddings
+    with pytest.raises(MismatchError, match="share"):
+        KDTrainer(model=student, args=arguments, train_dataset=texts(8), teacher=teacher)
+
+
 def test_the_mixin_counts_items_over_the_whole_step(bert):
     """Two pieces of unequal numbers of valid tokens: their sum is the mean over all tokens."""
 
     class Host:
         model_accepts_loss_kwargs = False
+        model = Tagger()
 
         class args:
-            device = "cpu"
+            device = torch.device("cpu")
 
     class Trainer(Distilling, Host):
         pass

@@ -23,9 +23,9 @@ from fractionate.extensions.attention_measures import (
     ranking_loss,
     top_eigenvalue,
 )
-from fractionate.extensions.quantizers import Quantization, prepare
 from fractionate.losses.terms import unified
 from fractionate.models.attention_hooks import find_layers, watching
+from fractionate.models.quantize import Quantization, prepare
 from fractionate.records import Training
 from fractionate.teachers import Cached
 from fractionate.training.recipe import Recipe

@@ -12,8 +12,8 @@ from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.chimera import Chimeras, Once
-from fractionate.extensions.superfeatures import given
 from fractionate.losses.terms import ked
+from fractionate.models.columns import given
 from fractionate.order import batches
 from fractionate.records import Training
 from fractionate.tasks.reader import explanations_of

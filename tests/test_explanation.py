@@ -11,7 +11,9 @@ from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.explanation import (
+from fractionate.extensions.understanding import explanation_signals
+from fractionate.losses.terms import CallableTerm, Explanations, ked, paper_objective, term_specs
+from fractionate.models.additive import (
     Channels,
     Explaining,
     combined,
@@ -21,9 +23,7 @@ from fractionate.extensions.explanation import (
     matched_width,
     prior_of,
 )
-from fractionate.extensions.superfeatures import given
-from fractionate.extensions.understanding import explanation_signals
-from fractionate.losses.terms import CallableTerm, Explanations, ked, paper_objective, term_specs
+from fractionate.models.columns import given
 from fractionate.outputs import logits_of
 from fractionate.records import Training
 from fractionate.sources.models import models

@@ -19,7 +19,7 @@ SOURCES = sorted(layout.SOURCE.rglob("*.py"))
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 HEAVY = {  # imported inside the function that needs them, so that the rest works without
     "scipy", "matplotlib", "sklearn", "transformers", "datasets", "pyarrow", "pandas", "lightning", "PIL",
-    "accelerate", "torchvision", "timm", "mlxtend", "nltk", "wandb", "tensorboard", "torchao", "safetensors.flax",
+    "accelerate", "torchvision", "timm", "mlxtend", "nltk", "wandb", "tensorboard", "torchao", "peft", "safetensors.flax",
 }  # fmt: skip
 RECORDS_ONLY = ("errors", "registry", "record", "records", "durable", "attribution", "shapley", "power")
 UPDATE = "run `python tests/layout.py`, then move the row where it belongs"

@@ -19,7 +19,7 @@ from encoders import WIDTH, encoder, inputs_of, transformers
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.extensions.packed import PackedActivations, load_packed, pack_codes, save_packed, unpack_codes
-from fractionate.extensions.quantizers import (
+from fractionate.models.quantize import (
     Activations,
     Quantization,
     StraightThrough,
@@ -289,7 +289,7 @@ def test_no_training_code_is_needed_to_run_a_packed_student(tmp_path):
         "from fractionate.extensions.packed import load_packed; import torch\n"
         f"model = load_packed({str(tmp_path)!r})\n"
         "print(model(input_ids=torch.arange(1, 8)[None]).logits.shape[1])\n"
-        "loaded = [n for n in sys.modules if n.startswith(('fractionate.engine', 'fractionate.extensions.quantizers'))]\n"
+        "loaded = [n for n in sys.modules if n.startswith(('fractionate.engine', 'fractionate.models.quantize'))]\n"
         "assert not loaded, loaded"
     )
     done = subprocess.run(

@@ -19,7 +19,8 @@ from fractionate.extensions.interactions import (
     smoothed,
     varying,
 )
-from fractionate.extensions.superfeatures import between_groups, communities, given, superfeatures
+from fractionate.extensions.superfeatures import between_groups, communities, superfeatures
+from fractionate.models.columns import given
 from fractionate.records import Superfeatures
 
 

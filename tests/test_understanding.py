@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.explanation import Explaining, explaining_mlp
-from fractionate.extensions.superfeatures import given
 from fractionate.extensions.understanding import evidence, explain, group_attributions, said_of, save_table
+from fractionate.models.additive import Explaining, explaining_mlp
+from fractionate.models.columns import given
 from fractionate.page import read_record, report
 from fractionate.records import Effect, Explanations, Interval
 from fractionate.spectrum import spectrum

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from fractionate.checkpoint import to_bytes
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError, reason, visible
-from fractionate.models.modes import eval_mode
+from fractionate.models.lora import merged
+from fractionate.models.modes import eval_mode, plain_module
 from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.record import escaped
 from fractionate.records import Interval, Run, Scores
@@ -58,13 +59,14 @@ def export_student(
 ) -> Path:
     """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
 
-    A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as the model takes
-    it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of ONNX; each is loaded
-    again and its logits compared before it is written. Raises `NumericsError` where they differ by more than 1e-4,
-    `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict` the card
-    says of the first two what was wrong instead.
+    Wrappers of torch.compile, DataParallel and DDP are left out, adapters of peft are merged in a copy: the weights load by
+    themselves. A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as
+    the model takes it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of
+    ONNX; each is loaded again and its logits compared before it is written. Raises `NumericsError` where they differ by more
+    than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
+    the card says of the first two what was wrong instead.
     """
-    out = make_directory(out)
+    out, student = make_directory(out), merged(plain_module(student))
     save_pretrained: Any = getattr(student, "save_pretrained", None)
     if callable(save_pretrained):
         save_pretrained(out)

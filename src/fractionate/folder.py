@@ -86,16 +86,12 @@ class Folder:
         """The file of measurements."""
         return self.path / METRICS
 
-    def finished(self, asked: Asked, student: nn.Module) -> Run | None:
-        """The run that was finished here, its weights put into the student, or None.
-
-        Raises `MismatchError` where it is not the run that is asked for and `DamagedError` where the weights are gone.
-        """
+    def finished(self, asked: Asked) -> Run | None:
+        """The run that was finished here, or None. Raises `MismatchError` where it is not this one."""
         if not (self.path / RUN).exists():
             return None
         run = Run.load(self.path / RUN)
         self.check(asked, run.settings)
-        self.read_into(student, run)
         return run
 
     def read_into(self, student: nn.Module, run: Run) -> None:

@@ -171,8 +171,9 @@ def _recipe(recipe: Recipe | None, short: dict[str, Any], source: TeacherSource 
         if recipe.objective is None and source is not None and not any(spec.reads_teacher for spec in recipe.specs):
             recipe = replace(recipe, objective=Objective())
     if recipe.needs_teacher and source is None:
-        what = "an objective" if recipe.objective is not None else "a term"
-        raise ConfigError(f"{what} needs a teacher", fix="pass teacher=, or leave the objective and such terms out")
+        parts: list[Any] = [*recipe.specs, *recipe.preparation_specs, *recipe.transform_specs]
+        what = "an objective" if recipe.objective is not None else repr(next(p for p in parts if p.reads_teacher))
+        raise ConfigError(f"{what} needs a teacher", fix="pass teacher=, or leave it out of the recipe")
     return recipe
 
 

@@ -27,7 +27,7 @@ from fractionate.engine.plan import Portion, portions
 from fractionate.engine.progress import Progress, Show
 from fractionate.engine.standing import Parts, Standing, history, running_average, versions
 from fractionate.engine.step import Stepper, Taken, seed_run, seed_step
-from fractionate.engine.student import teacher_on
+from fractionate.engine.student import finish_student, teacher_on
 from fractionate.engine.tracking import Ledger, Tracker
 from fractionate.engine.world import World
 from fractionate.errors import ConfigError, DamagedError, StoppedError
@@ -91,9 +91,10 @@ class Session:
         )
         if self.folder is not None:
             self.asked = identity_of(self.asked, task, recipe, plain, self.source, self.split, self.world)
-        if self.folder is not None:
-            finished = self.folder.finished(self.asked, self.plain)
+            finished = self.folder.finished(self.asked)
             if finished is not None:
+                self.student, self.plain = finish_student(self.recipe, self.student)
+                self.folder.read_into(self.plain, finished)
                 restore_random_state(before)
                 return self.student, finished
         self.device = device_of(self.student)
@@ -127,15 +128,13 @@ class Session:
         ours, theirs = needs_of(recipe.specs)
         if training.loss_from == "hidden":
             ours, theirs = ours | Needs(hidden=True), theirs | Needs(hidden=True)
-        if training.average_decay is not None:  # before hooks are set, which a copy would take along
-            average: nn.Module | None = running_average(self.plain, training.average_decay)
-        else:
-            average = None
+        decay = training.average_decay  # before hooks are set, which a copy would take along
+        average = None if decay is None else running_average(self.plain, decay)
         bound_here = [spec for spec in recipe.specs if not isinstance(spec, CallableTerm)]
         example = self.task.example(self.split).to(self.device) if ours or bound_here else None
         reader = stack.enter_context(self.task.open(self.student, ours, example))
         teacher: OpenTeacher | None = None
-        if self.source is not None and recipe.needs_teacher:
+        if self.source is not None and recipe.opens_teacher:
             if self.source.model is not None:
                 check_apart(self.plain, self.source.model)
             teacher = stack.enter_context(self.source.open(self.task, self.split, recipe.objective, theirs))
@@ -209,7 +208,7 @@ class Session:
         if small_for_sure(self.plain, inputs, self.device):
             return
         copies = (training.average_decay is not None) + (training.keep == "best")
-        learns_from = "teacher" if self.recipe.needs_teacher else "labels"
+        learns_from = "teacher" if self.recipe.opens_teacher else "labels"
         forecast = foresee(self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies)
         check_memory(forecast, self.device)
 
@@ -379,6 +378,7 @@ class Session:
         self.parts.average = None
         if self.teacher is not None:
             self.teacher.check_unchanged()
+        self.student, self.plain = finish_student(self.recipe, self.student)
         return Run(
             arm=self.arm,
             seed=self.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import nn
 
 from fractionate.data.batch import Split
 from fractionate.errors import ConfigError
+from fractionate.models.modes import plain_module
 from fractionate.models.preparations import Preparing
-from fractionate.order import batches
+from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers import OpenTeacher, TeacherSource
@@ -32,36 +34,54 @@ def make_student(
     if not recipe.preparations:
         assert student is not None
         return student
-    split = task.splits.transfer
-
-    def calibration(count: int) -> Iterator[Any]:
-        size = min(recipe.training.batch_size, len(split))
-        plan = [(0, index) for index in batches(len(split), size, seed, 0)[:count]]
-        return (batch.inputs for batch in split.batches(plan, seed))
-
-    at = Preparing(
-        teacher=None if source is None else source.model,
-        seed=seed,
-        inputs=task.example().inputs,
-        calibration=calibration,
-    )
+    if student is not None and plain_module(student) is not student:
+        raise ConfigError(
+            "a wrapped student cannot be prepared",
+            expected="the plain model",
+            got=type(student).__name__,
+            fix="pass the model itself; compile_mode= compiles it after its preparations",
+        )
+    teacher = None if source is None or source.model is None else plain_module(source.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for preparation in recipe.preparations:
-            student = preparation(student, at)
+        for preparation in recipe.preparation_specs:
+            at = _preparing(task, recipe, teacher, student, seed)
+            student = preparation(student, at).to(task.device)
     if student is None:
         raise ConfigError(
             "the recipe makes no student", fix="Task(student=...), or from_teacher among the preparations"
         )
-    return student.to(task.device)
+    return student
+
+
+def _preparing(
+    task: Task, recipe: Recipe, teacher: nn.Module | None, student: nn.Module | None, seed: int
+) -> Preparing:
+    """What the next preparation may read: inputs as the student takes them, on its device."""
+    split, device = task.splits.transfer, torch.device(task.device)
+    takes = (lambda batch: batch.inputs) if student is None else ModelInputs.of(student)
+
+    def calibration(count: int) -> Iterator[Any]:
+        size = min(recipe.training.batch_size, len(split))
+        plan = ((epoch, index) for epoch in itertools.count() for index in split.order(size, seed, epoch))
+        return (takes(batch.to(device)) for batch in split.batches(itertools.islice(plan, count), seed))
+
+    return Preparing(teacher=teacher, seed=seed, inputs=takes(task.example().to(device)), calibration=calibration)
+
+
+def finish_student(recipe: Recipe, student: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The trained student as it is returned (adapters merged; the last preparation first), and the module inside its wrappers."""
+    for preparation in reversed(recipe.preparation_specs):
+        student = preparation.finish(student)
+    return student, plain_module(student)
 
 
 def transform_split(
     task: Task, split: Split, recipe: Recipe, source: TeacherSource | None, student: nn.Module, seed: int
 ) -> Split:
     """The transfer set after the recipe's transforms. Raises `ConfigError` where the teacher does not hold after one."""
-    for transform in recipe.data:
-        untrue = frozenset() if source is None or not recipe.needs_teacher else transform.changes - source.holds_after
+    for transform in recipe.transform_specs:
+        untrue = frozenset() if source is None or not recipe.opens_teacher else transform.changes - source.holds_after
         if untrue:
             raise ConfigError(
                 f"{transform!r} changes {' and '.join(sorted(untrue))}: a cached signal knows nothing of the changed data",
@@ -69,7 +89,7 @@ def transform_split(
                 got=type(source).__name__,
                 fix="pass the teacher's model, or Online(model)",
             )
-        split = transform.bind(split, student, None if source is None else source.model, seed)
+        split = transform.bind(split, plain_module(student), None if source is None else source.model, seed)
     return split
 
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from fractionate.attribution import paired
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.quantizers import only
 from fractionate.models.attention_hooks import Layer, find_layers, watching
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode
+from fractionate.models.quantize import only
 from fractionate.outputs import Head, call, logits_of
 from fractionate.records import ArmAttention, Interval, Matrix
 

@@ -22,7 +22,7 @@ from fractionate.data.batch import Batch, Ids, Places, Plan
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.columns import check_superfeatures
 from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
 from fractionate.order import draw_seed

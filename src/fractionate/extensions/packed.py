@@ -132,7 +132,7 @@ def save_packed(student: nn.Module, folder: Path | str) -> dict[str, int]:
     """
     from safetensors.torch import save
 
-    from fractionate.extensions.quantizers import Activations, QuantizedEmbedding, Ternary, quantizers
+    from fractionate.models.quantize import Activations, QuantizedEmbedding, Ternary, quantizers
 
     folder = Path(folder)
     quantizers(student)  # says so where there are none

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from fractionate.data.dataset import as_batch
 from fractionate.data.labels import check_same_labels
+from fractionate.engine.identity import check_apart
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.modes import eval_mode, plain_module
 from fractionate.models.placing import place
@@ -138,6 +139,8 @@ class Distilling:
             settings["args"].remove_unused_columns = False
         super().__init__(*arguments, **settings)
         self.teacher = teacher
+        if teacher is not None:
+            check_apart(self.model, teacher)  # type: ignore[attr-defined]
         self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
         self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
         own = getattr(self, "_loss_shifts_labels", False)  # so Trainer says of the loss of a causal language model
@@ -221,6 +224,7 @@ def lightning_distillation(
                 return
             self.heard: list[Any] = []
             watched = pl_module.get_submodule(student)
+            check_apart(watched, teacher)
             self.hook = watched.register_forward_hook(lambda _module, _inputs, output: self.heard.append(output))
             own_step = pl_module.training_step
 

@@ -15,7 +15,7 @@ from fractionate.data.splits import as_examples, as_split
 from fractionate.durable import write_file
 from fractionate.errors import MismatchError
 from fractionate.extensions.interactions import captum_attributions, quantity_of
-from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.columns import check_superfeatures
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, logits_of
 from fractionate.page.text import csv_text

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 COMPILED = "_orig_mod"  # the name under which torch.compile keeps the module in its state dict
 
@@ -37,11 +38,17 @@ def train_mode(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
 
 
 def plain_module(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile's, DataParallel's and DDP's wrappers, whose parameter names others know."""
+    """The module inside the wrappers of torch.compile, DataParallel, DDP and averages, whose parameter names others know."""
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         elif [name for name, _ in model.named_children()] == [COMPILED]:
             model = model.get_submodule(COMPILED)
         else:
             return model
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put another module in the place of the one at a dotted path."""
+    above, _, name = path.rpartition(".")
+    setattr(model.get_submodule(above), name, module)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
+from fractionate.errors import ConfigError
 from fractionate.registry import Registry
 
 
@@ -30,11 +31,30 @@ class Preparing:
 
 @runtime_checkable
 class Preparation(Protocol):
-    """Makes another student of a student. `version` is raised when the arithmetic changes."""
+    """Makes another student of a student: `student` is None where neither the caller nor the task gives one.
 
-    version: ClassVar[int]
+    `version` is raised when the arithmetic changes; `reads_teacher` says that the teacher's model is needed. A spec that names
+    this class as its base states only what differs.
+    """
+
+    version: ClassVar[int] = 1
+    reads_teacher: ClassVar[bool] = False
 
     def __call__(self, student: nn.Module | None, at: Preparing) -> nn.Module: ...
+
+    def finish(self, student: nn.Module) -> nn.Module:
+        """The trained student as it is measured, returned and exported."""
+        return student
+
+
+def given_student(student: nn.Module | None, what: str) -> nn.Module:
+    """The student. Raises `ConfigError` where there is none to prepare."""
+    if student is None:
+        raise ConfigError(
+            f"{what} has no student to prepare",
+            fix="Task(student=...), or a preparation that makes one before it: from_teacher(...)",
+        )
+    return student
 
 
 preparations: Registry[Any] = Registry("preparation", "fractionate.preparations")

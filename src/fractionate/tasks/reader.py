@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.errors import MismatchError
+from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.attention_hooks import Watch, find_layers, watching
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode
@@ -20,7 +21,6 @@ from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, AttentionStates, Needs
 
 HIDDEN = "hidden"  # what enters the output layer, among the captured
-EXPLANATIONS = "explanations"  # of explaining models, in their output and among the captured
 ATTENTION = "attention"
 FEATURES = "features"
 

@@ -14,6 +14,7 @@ from torch import nn
 from fractionate.data.batch import Batch, Split
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, FractionateError, MismatchError
+from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import Head, device_of, logits_of
 from fractionate.records import Scores
@@ -23,7 +24,7 @@ from fractionate.tasks.kinds import Kind, kinds
 from fractionate.tasks.metrics import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions
-from fractionate.tasks.reader import ATTENTION, EXPLANATIONS, FEATURES, HIDDEN, Captured, Reader, reading
+from fractionate.tasks.reader import ATTENTION, FEATURES, HIDDEN, Captured, Reader, reading
 
 Factory = Callable[[], nn.Module]
 SignalOf = Callable[[Predictions], Any]  # the teacher's signal of some rows

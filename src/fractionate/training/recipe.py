@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fractionate.data.transforms import Transform
+from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError
 from fractionate.losses.terms import TermSpec, term_specs
-from fractionate.models.preparations import Preparation
+from fractionate.models import explaining, from_teacher, lora, quantize  # noqa: F401 (each registers its preparation)
+from fractionate.models.preparations import Preparation, preparations
 from fractionate.objective import Objective
 from fractionate.records import Contract, Training
 
@@ -20,25 +21,31 @@ class Recipe:
 
     Args:
         student: The task's model by name.
-        preparations: What is done to the student before it is trained, in order: quantize(...), from_teacher(...), lora(...).
+        preparations: What is done to the student before it is trained, in order, as specs or by name: "quantize(2, 8)",
+            "from_teacher(layers='every 2')", "lora(8)".
         objective: What is learned from the teacher's outputs; None: the labels alone.
         objective_weight: Weight of the objective (or label loss) beside the terms.
         terms: Further losses, as specs or by name.
-        data: Transforms of the transfer set: augment(...), on_policy(...), sequence_level(...), chimeras(...).
+        data: Transforms of the transfer set, as specs or by name: "augment(crop=2)", "on_policy(0.5)", "sequence_level(beams=4)",
+            "chimeras(...)".
         training: Length, rate, optimizer, precision.
     """
 
     student: str = "student"
-    preparations: tuple[Preparation, ...] = ()
+    preparations: tuple[Preparation | str, ...] = ()
     objective: Objective | None = None
     objective_weight: float = 1.0
     terms: tuple[TermSpec | str, ...] = ()
-    data: tuple[Transform, ...] = ()
+    data: tuple[Transform | str, ...] = ()
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        named = tuple(term_specs[term] if isinstance(term, str) else term for term in self.terms)
-        object.__setattr__(self, "terms", named)
+        for name, known in (("terms", term_specs), ("preparations", preparations), ("data", transforms)):
+            parts = getattr(self, name)
+            if isinstance(parts, str):
+                raise ConfigError(f"invalid value for {name}", expected="a tuple of specs or names", got=repr(parts))
+            made = tuple(known[part] if isinstance(part, str) else part for part in parts)
+            object.__setattr__(self, name, made)
         weight = self.objective_weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise ConfigError("invalid value for objective_weight", expected="a number of at least 0", got=repr(weight))
@@ -49,15 +56,31 @@ class Recipe:
         return tuple(term for term in self.terms if not isinstance(term, str))
 
     @property
+    def preparation_specs(self) -> tuple[Preparation, ...]:
+        """The preparations, none of them by name."""
+        return tuple(part for part in self.preparations if not isinstance(part, str))
+
+    @property
+    def transform_specs(self) -> tuple[Transform, ...]:
+        """The transforms, none of them by name."""
+        return tuple(part for part in self.data if not isinstance(part, str))
+
+    @property
     def uses_teacher(self) -> bool:
         """Whether the teacher's outputs or insides are learned from."""
         learns = self.objective is not None and self.objective.teacher_weight > 0 and self.objective_weight > 0
         return learns or any(spec.reads_teacher and spec.weight > 0 for spec in self.specs)
 
     @property
+    def opens_teacher(self) -> bool:
+        """Whether the teacher is read in training: by the objective or a term, whatever their weight."""
+        return self.objective is not None or any(spec.reads_teacher for spec in self.specs)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether a teacher has to be at hand, for losses, transforms or preparations."""
-        return self.objective is not None or any(spec.reads_teacher for spec in self.specs)
+        parts: tuple[Preparation | Transform, ...] = (*self.preparation_specs, *self.transform_specs)
+        return self.opens_teacher or any(part.reads_teacher for part in parts)
 
     def formula(self, label_loss: str = "CE(label, student)") -> str:
         """The whole loss in one line, terms with their weights."""

@@ -13,21 +13,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.superfeatures import check_superfeatures
+from fractionate.models.columns import check_superfeatures
 from fractionate.models.modes import eval_mode
 from fractionate.records import Superfeatures
-from fractionate.sources.models import Builder
-from fractionate.tasks.reader import EXPLANATIONS
-from fractionate.teacher import TeacherSignal
 
+EXPLANATIONS = "explanations"  # their name in the output
+Builder = Callable[[Sequence[int], int], nn.Module]  # (input shape, classes) -> a model
 SubNetwork = Callable[[int, int], nn.Module]  # (features, classes) -> a module that gives logits
+
+
+class Signal(Protocol):
+    """A teacher's logits on some examples."""
+
+    logits: Float[Tensor, "examples classes"]
 
 
 def combined(
@@ -123,7 +128,7 @@ class Explaining(nn.Module):
         return {"logits": combined(explanations, self.log_prior), EXPLANATIONS: explanations}
 
 
-def prior_of(signal: TeacherSignal) -> Float[Tensor, "classes"]:
+def prior_of(signal: Signal) -> Float[Tensor, "classes"]:
     """The class prior of the combination: the mean of a teacher's predictions on the training data."""
     return torch.softmax(signal.logits.double(), dim=1).mean(dim=0).float()
 

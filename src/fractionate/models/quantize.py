@@ -1,8 +1,8 @@
 """Quantizers for training: ternary, 2-, 4- and 8-bit weights, 8-bit activations, straight-through gradients; prepare a student.
 
-    student = prepare(teacher, Quantization("ternary"), example=inputs)    # a copy, weights and activations quantized as it runs
-    distill(student, ...)                                                  # trains the full-precision weights behind
-    save_packed(student, "student/")                                       # fractionate.extensions.packed: packed weights, runs
+    Recipe(preparations=("from_teacher()", "quantize(activation_clip=10.0)"))    # weights and activations quantized as it runs
+    student = prepare(teacher, Quantization("ternary"), example=inputs)          # the same by hand: a copy
+    save_packed(student, "student/")                                             # fractionate.extensions.packed: packed weights
 
 Layers are torchao's `FakeQuantizedLinear`; its integer quantizers serve 2, 4 and 8 bits. Ternary weights, per-tensor activations
 and clipped gradients it cannot express and are ours (docs/decisions/0100). Source: Kim et al. (arXiv 2211.11014), TernaryBERT.
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
 from fractionate.models.hooks import module_at
-from fractionate.models.modes import eval_mode
+from fractionate.models.modes import eval_mode, replace_module
+from fractionate.models.preparations import Preparation, Preparing, given_student, preparations
 from fractionate.outputs import call
 
 CLIP = 2.5
@@ -156,13 +157,20 @@ class QuantizedEmbedding(nn.Embedding):
         return quantized.view_as(rows)
 
 
+@preparations.register("quantize")
 @dataclass(frozen=True)
-class Quantization:
-    """What of an encoder is quantized: weights of linear layers, the input embedding, activations; `None` leaves as it is.
+class Quantization(Preparation):
+    """Quantized weights of an encoder's linear layers, input embedding and activations: `quantize(2, 8)`; None leaves them.
 
-    `clip` bounds weights, `activation_clip` activations (the paper: 2.5 both; None: no bound; look at your encoder's states
-    before you keep 2.5: MiniLM's reach 28). `keep` names modules that stay in full precision; biases, norms, position embeddings
-    and what lies outside the encoder (the classifier) always do.
+    Args:
+        weights, embeddings: "ternary", 2, 4 or 8 bits.
+        activations: 8 bits, or None.
+        clip, activation_clip: Bounds of weights and activations (the paper: 2.5 both; None: no bound). Look at your encoder's
+            states before you keep 2.5: MiniLM's reach 28.
+        keep: Modules that stay in full precision; biases, norms, position embeddings and what lies outside the encoder (the
+            classifier) always do.
+        calibration: Batches of the transfer set over which the scales of activations are fixed before training; 0: each
+            tensor has its own.
     """
 
     weights: Weights = "ternary"
@@ -171,13 +179,22 @@ class Quantization:
     clip: float | None = CLIP
     activation_clip: float | None = CLIP
     keep: tuple[str, ...] = ()
+    calibration: int = 0
+
+    def __call__(self, student: nn.Module | None, at: Preparing) -> nn.Module:
+        """A quantized copy of the student. Raises what `prepare` and `calibrate` raise."""
+        prepared = prepare(given_student(student, "quantize"), self, example=at.inputs)
+        if self.calibration:
+            calibrate(prepared, list(at.calibration(self.calibration)))
+        return prepared
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", tuple(self.keep))
         for name, known in (("weights", ("ternary", 2, 4, 8)), ("embeddings", ("ternary", 2, 4, 8, None)),
                             ("activations", (8, None))):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ConfigError(
-                    f"{name} cannot be quantized like this", expected=f"one of {', '.join(map(repr, known))}",
+                    f"invalid value for {name} of quantize", expected=f"one of {', '.join(map(repr, known))}",
                     got=repr(getattr(self, name)),
                 )  # fmt: skip
         for clip in (self.clip, self.activation_clip):
@@ -233,7 +250,7 @@ def prepare(model: nn.Module, quantization: Quantization, *, example: Any) -> nn
             layer = QuantizedEmbedding(*module.weight.shape, padding_idx=module.padding_idx, device="meta")
             layer.weight = module.weight
             layer.weight_fake_quantizer = quantization.of_weights(quantization.embeddings, "row")
-        put(student, path, layer.train(module.training))
+        replace_module(student, path, layer.train(module.training))
     for found in layers:
         setattr(module_at(student, found.attention), QUANTIZER, quantization.of_activations())
     if layers:
@@ -248,12 +265,6 @@ def encoder_path(model: nn.Module) -> str:
     """Where the encoder within a model is: what lies outside of it (the classifier) stays in full precision."""
     prefix = getattr(model, "base_model_prefix", "")
     return prefix if prefix and isinstance(getattr(model, prefix, None), nn.Module) else ""
-
-
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Exchange the module at a path."""
-    above, _, name = path.rpartition(".")
-    setattr(model.get_submodule(above), name, module)
 
 
 def _chosen(model: nn.Module, quantization: Quantization, inside: str) -> Iterator[tuple[str, nn.Module]]:
