@@ -68,7 +68,10 @@ def killed(run, folder: Path) -> None:
 class Dies:
     """An observer that kills the process at a step."""
 
-    steps = (3,)
+    steps = frozenset({3})
+
+    def stepped(self):
+        pass
 
     def measure(self, step, loss, student):
         os.kill(os.getpid(), signal.SIGKILL)
