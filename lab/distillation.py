@@ -19,7 +19,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate import Objective, TeacherSignal, distill
+from fractionate import Objective, TeacherSignal, distill, tasks
 from fractionate.attribution import Contrast, effects
 from fractionate.cells import as_cell
 from fractionate.data.examples import Examples
@@ -169,7 +169,9 @@ def advise(task: Task, regime: Regime, training: Training) -> tuple[Diagnosis, D
         task.pilot_minutes, validation, training, share=0.25, first_seed=PILOT_SEED, grid=GRID, out=kept.parent / "pilot",
         progress="off",
     )  # fmt: skip
-    recipe, pilot = plan(task.student, *regime.pool, ruled.recipe)
+    pool, taught = regime.pool
+    shared = tasks.Task("classification", transfer=pool, student=task.student)
+    recipe, pilot = plan(shared, taught, ruled.recipe)
     piloted = replace(ruled, recipe=recipe, pilot=pilot)
     piloted.save(kept)
     return ruled, piloted

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fractionate.compact import CompactSignal
-from fractionate.data.examples import Examples
-from fractionate.data.splits import as_examples
 from fractionate.diagnosis import (
     alignment_probes,
     class_probes,
@@ -23,28 +21,30 @@ from fractionate.diagnosis import (
     student_probes,
     teacher_probes,
 )
-from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
+from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened
+from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.preflight import preflight
 from fractionate.diagnosis.recipe import Piloting, check_pilot, recommend, worth_a_pilot
-from fractionate.diagnosis.student_probes import first_gradients, student_outputs
+from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective, rescaling
+from fractionate.objective import Objective, Signal, rescaling
+from fractionate.outputs import Head
 from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.store import Store
+from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
 
 __all__ = ["Case", "Judgement", "Measurement", "diagnose", "examine", "preflight", "probes"]
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
-DENSE_BYTES = 1 << 30  # a compact store that would take more as dense rows is read as it is
 MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
 
 
 def diagnose(
-    signal: TeacherSignal | Any,
+    signal: Signal | Any,
     student: nn.Module | Callable[[], nn.Module] | None = None,
     *,
     name: str = "teacher",
@@ -55,6 +55,8 @@ def diagnose(
     second_pass: TeacherSignal | Any = None,
     objective: Objective | None = None,
     expected_accuracy: float | None = None,
+    head: Head = None,
+    predicts_next: bool = False,
     temperatures: Sequence[float] = TEMPERATURES,
     only: Sequence[str] = (),
     labels: Path | str | None = None,
@@ -63,58 +65,75 @@ def diagnose(
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
-    `signal` is a `TeacherSignal`, a `CompactSignal`, a store, its path, or a file of raw outputs (.npy, .npz, .safetensors,
-    .parquet; `labels` names the file of labels where they lie apart). Compact rows are read as they are, and so is a compact store
-    that would take more than 1 GiB with all its classes.
+    `signal` is a `TeacherSignal`, a `CompactSignal`, a store, its path, rows of tokens (`StoredTokens`, a store of tokens), a
+    teacher that is run on the data, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names the file of labels
+    where they lie apart). Compact rows are read as they are, and so is a compact store that would take more than 1 GiB with all its
+    classes.
 
     Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
-    module or a function that makes one) with `data`, the inputs in the order of the signal; `held_out`, the teacher's signal on
-    data it was not trained on; `second_view`, on another view of the same examples; `second_pass`, on the very same inputs;
-    `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the probes to run, with arguments where
-    wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes long
-    (`fractionate.study.pilot.PilotPlan`); `superclasses` names the group of each class, for the breakdown (names such as
-    noun.animal tell it by themselves). A pilot needs `data` and a `student` that makes fresh ones, and is not run where a fault has
-    to be repaired first.
+    module or a function that makes one; `head` is where its logits are) with `data`, whatever `distill` takes, in the order of the
+    signal (of a `Task` its transfer set, and its student where none is given; `predicts_next` for data of causal language models);
+    `held_out`, the teacher's signal on data it was not trained on; `second_view`, on another view of the same examples;
+    `second_pass`, on the very same inputs; `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the
+    probes to run, with arguments where wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes
+    long (`fractionate.study.pilot.PilotPlan`); `superclasses` names the group of each class, for the breakdown (names such as
+    noun.animal tell it by themselves). A pilot needs `data` and a `student` that makes fresh ones, and is not run where a fault
+    has to be repaired first.
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
-    stored = _form(signal)
-    signal = _as_signal(signal, labels)
+    signal = opened(signal)
+    task = None
+    if data is not None:
+        ahead = predicts_next or (not isinstance(data, Task) and next_tokens(signal))
+        rows = len(signal) if isinstance(signal, (TeacherSignal, CompactSignal, Store)) else None
+        task = task_of(data, student, rows=rows, head=head, predicts_next=ahead)
+    tokens, stored = of_tokens(signal), form_of(signal)
+    signal = as_signal(signal, labels=labels, task=task)
     if isinstance(signal, CompactSignal):
         _check_compact(student=student, second_view=second_view, second_pass=second_pass)
         stored = "top-k" if stored == "dense" else stored
-    second_view = _as_signal(second_view, labels, signal.labels)
-    examples = None if data is None else as_examples(data)
-    _check(signal, examples, second_view, _as_signal(second_pass))
-    names = tuple(class_names) or (examples.class_names if examples is not None else ())
+    held_out, second_view, second_pass = (
+        None if given is None else as_signal(opened(given), labels=file, known=known)
+        for given, file, known in (
+            (held_out, None, None), (second_view, labels, signal.labels), (second_pass, None, None),
+        )
+    )  # fmt: skip
+    _check(signal, second_view, second_pass)
+    check_pilot(pilot, student, task)
+    module = student if isinstance(student, nn.Module) or student is None else student()
+    if module is None and task is not None and task.student is not None and not isinstance(signal, CompactSignal):
+        module = task.model()
+    transfer = None if task is None else read_transfer(task, module)
+    if transfer is not None:
+        check_transfer(transfer, signal)
+        tokens = tokens or transfer.tokens
+    names = tuple(class_names) or (() if task is None else tuple(task.class_names) or task.splits.transfer.class_names)
     if all(name == str(number) for number, name in enumerate(names)):
         names = ()  # counted from the labels that occur: nobody has named the classes
-    check_pilot(pilot, student, examples)
-    module = student if isinstance(student, nn.Module) or student is None else student()
-    student_logits = student_outputs(module, examples) if module is not None and examples is not None else None
+    student_logits = None if transfer is None else transfer.logits
     fits = student_logits is not None and student_logits.shape == signal.logits.shape
     gradients = None
-    if objective is not None and fits and module is not None and examples is not None:
-        gradients = first_gradients(module, examples, signal, objective)
+    if objective is not None and fits and module is not None and transfer is not None:
+        gradients = first_gradients(module, transfer, signal, objective)
     case = Case(
         signal=signal,
         stored=stored,
-        ids=examples.ids if examples is not None else (),
         class_names=names,
+        tokens=tokens,
         objective=objective,
-        data=examples,
-        held_out=_as_signal(held_out),
+        data=transfer,
+        held_out=held_out,
         second_view=second_view,
-        second_pass=_as_signal(second_pass),
+        second_pass=second_pass,
         expected_accuracy=expected_accuracy,
         student=module is not None,
-        student_logits=student_logits,
         gradients=gradients,
     )
     findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))
     recipe, piloted = recommend(case, findings), None
-    if pilot is not None and examples is not None and worth_a_pilot(findings):
-        recipe, piloted = pilot(cast("Callable[[], nn.Module]", student), examples, signal, recipe)
+    if pilot is not None and task is not None and worth_a_pilot(findings):
+        recipe, piloted = pilot(task, signal, recipe)
     planned = objective or Objective.from_recipe(recipe)
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
@@ -182,32 +201,6 @@ def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) 
     return histogram(f"rescaling against {against}", values, low - pad, high + pad)
 
 
-def _as_signal(given: Any, labels: Path | str | None = None, known: Tensor | None = None) -> TeacherSignal | Any:
-    if given is None or isinstance(given, (TeacherSignal, CompactSignal)):
-        return given
-    if isinstance(given, (str, Path)):
-        if Path(given).suffix in SUFFIXES:
-            return read_signal(given, labels, known=known)
-        given = Store.open(given)
-    if isinstance(given, Store) and given.form.kind != "dense":
-        large = len(given) * given.head.classes * 4 > DENSE_BYTES
-        return given.compact_signal() if large else given.signal()
-    if hasattr(given, "signal"):
-        return given.signal()
-    raise ConfigError(
-        "this is neither a teacher signal nor a store",
-        expected="TeacherSignal, Store or a path",
-        got=type(given).__name__,
-    )
-
-
-def _form(given: Any) -> Literal["dense", "top-k", "sampled"]:
-    """How the rows of a store were kept; dense for what is no store."""
-    if isinstance(given, (str, Path)) and Path(given).suffix not in SUFFIXES:
-        given = Store.open(given)
-    return given.form.kind if isinstance(given, Store) else "dense"
-
-
 def _check_compact(**given: Any) -> None:
     """Raises `ConfigError` for what needs all classes of every row."""
     there = [name for name, value in given.items() if value is not None]
@@ -219,19 +212,7 @@ def _check_compact(**given: Any) -> None:
         )  # fmt: skip
 
 
-def _check(signal: TeacherSignal, data: Examples | None, *others: TeacherSignal | None) -> None:
-    if data is not None and len(data) != len(signal):
-        raise MismatchError(
-            "the data and the signal have different numbers of examples", expected=f"{len(signal)}", got=f"{len(data)}",
-            fix="pass the very data that the signal was collected on, in the same order",
-        )  # fmt: skip
-    if data is not None and not torch.equal(data.labels.cpu(), signal.labels.cpu()):
-        other_labels = int((data.labels.cpu() != signal.labels.cpu()).sum())
-        raise MismatchError(
-            f"{other_labels} of {len(signal)} labels differ between the data and the signal",
-            expected="the labels that the signal was collected with",
-            fix="the data are in another order, or their labels were changed: collect again",
-        )
+def _check(signal: Signal, *others: Signal | None) -> None:
     for other in others:
         if other is not None and other.logits.shape != signal.logits.shape:
             raise MismatchError(

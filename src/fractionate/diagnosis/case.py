@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.compact import CompactSignal
-from fractionate.data.examples import Examples
 from fractionate.diagnosis.reading import Reading, read
+from fractionate.diagnosis.transfer import Transfer
 from fractionate.objective import Objective
 from fractionate.records import Evidence, Finding, Severity, Spectrum
 from fractionate.registry import Registry
@@ -25,8 +25,8 @@ from fractionate.teacher import TeacherSignal
 Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
 
 NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
-    "student": "the student (student=model) and its inputs (data=examples)",
-    "data": "the inputs of the transfer set (data=examples)",
+    "student": "the student (student=model) and the data it reads (data=…)",
+    "data": "the transfer set (data=…, whatever distill takes)",
     "held_out": "the teacher's signal on data it was not trained on (held_out=signal)",
     "second_view": "the teacher's signal on another view of the same examples (second_view=signal)",
     "second_pass": "a second pass of the teacher over the very same inputs (second_pass=signal)",
@@ -45,17 +45,15 @@ class Case:
 
     signal: TeacherSignal | CompactSignal
     stored: Literal["dense", "top-k", "sampled"] = "dense"  # how the rows were kept
-    ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     tokens: bool = False  # a row is a labelled token
     objective: Objective | None = None
-    data: Examples | None = None
+    data: Transfer | None = None
     held_out: TeacherSignal | None = None
     second_view: TeacherSignal | None = None
     second_pass: TeacherSignal | None = None
     expected_accuracy: float | None = None
     student: bool = False
-    student_logits: Float[Tensor, "examples student_classes"] | None = None
     gradients: tuple[Tensor, Tensor] | None = None
 
     @cached_property
@@ -67,6 +65,11 @@ class Case:
     def held_out_reading(self) -> Reading | None:
         """One pass over the held-out signal."""
         return None if self.held_out is None else read(self.held_out)
+
+    @property
+    def student_logits(self) -> Float[Tensor, "rows student_classes"] | None:
+        """What the student predicts on each row."""
+        return None if self.data is None else self.data.logits
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -88,8 +91,8 @@ class Case:
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def id_of(self, example: int) -> str:
-        """The id of an example; its row number where there are no ids."""
-        return self.ids[example] if self.ids else str(example)
+        """The id of a row's example; its row number without data."""
+        return str(example) if self.data is None else self.data.id_of(example)
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,14 @@ class Measurement:
     """What a probe measured: named numbers with units and intervals, and the examples that stand out, worst first.
 
     `facts` are further numbers the judge reads; `about` are words for the summary (names of classes, say). `enough = False`
-    says that the data cannot answer; the judge then says so.
+    says that the data cannot answer; the judge then says so. `skipped` is why the probe does not apply to these data.
     """
 
     evidence: tuple[Evidence, ...]
     examples: tuple[str, ...] = ()
     about: str = ""
     enough: bool = True
+    skipped: str = ""
 
     def __getitem__(self, name: str) -> float:
         return next(item.value for item in self.evidence if item.name == name)
@@ -178,6 +182,8 @@ def examine(case: Case, name: str) -> Finding:
         return Finding(bare, "skipped", 1.0, f"not examined, needs {needs}", "", "", anchor=anchor)
     with torch.no_grad():
         measured = probe(case)
+    if measured.skipped:
+        return Finding(bare, "skipped", 1.0, f"not examined: {measured.skipped}", "", "", anchor=anchor)
     verdict = probe.judge(measured)
     return Finding(
         name=bare,

@@ -195,10 +195,11 @@ class UnusableNumbers:
 @probes.register("duplicate-examples")
 @dataclass(frozen=True)
 class DuplicateExamples:
-    """Do ids or inputs come more than once, perhaps under different labels?
+    """Do examples come more than once, perhaps under different labels?
 
-    Warning where an id repeats, where inputs repeat under different labels, or where more than `share` = 5 % of the inputs are
-    copies: repeated rows count several times in every statistic, and leak from the transfer set into test data.
+    Warning where an example comes again under its own id, where inputs repeat under different labels, or where more than `share`
+    = 5 % of the inputs are copies: repeated rows count several times in every statistic, and leak from the transfer set into
+    test data. Views of one example (one id, other inputs) are no copies. Of inputs that are one tensor an example.
     """
 
     share: float = 0.05
@@ -206,16 +207,18 @@ class DuplicateExamples:
 
     def __call__(self, case: Case) -> Measurement:
         assert case.data is not None
-        n = len(case.data)
-        repeated_ids = n - len(set(case.data.ids))
+        if case.data.inputs is None:
+            return Measurement((), skipped=case.data.no_inputs)
+        n, group = len(case.data), case.data.group.tolist()
         rows = case.data.inputs.reshape(n, -1).cpu().contiguous()
         seen: dict[bytes, int] = {}
-        copies, torn = 0, []
+        copies, repeated_ids, torn = 0, 0, []
         for i in range(n):
-            key = hashlib.blake2b(rows[i].numpy().tobytes(), digest_size=16).digest()
+            key = hashlib.blake2b(rows[i].view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
             first = seen.setdefault(key, i)
             if first != i:
                 copies += 1
+                repeated_ids += group[i] == group[first]
                 if int(case.reading.labels[i]) != int(case.reading.labels[first]):
                     torn.append(i)
         return Measurement(

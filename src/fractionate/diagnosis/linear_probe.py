@@ -13,12 +13,16 @@ PENALTIES = (0.1, 10.0, 1e3)
 
 
 def linear_probe(
-    inputs: Shaped[Tensor, "examples *features"], labels: Int[Tensor, "examples"], classes: int
+    inputs: Shaped[Tensor, "examples *features"],
+    labels: Int[Tensor, "examples"],
+    classes: int,
+    group: Int[Tensor, "examples"] | None = None,
 ) -> tuple[Bool[Tensor, "judged"], Int[Tensor, "judged"]] | None:
     """Which examples a ridge classifier gets right, each judged by a fit that did not see it, and their places.
 
-    One-hot least squares on standardised inputs with an intercept; the penalty is chosen on one split. At most 2,000 examples
-    (every k-th). None where the inputs are not floating point with at most 1,024 features, or there are fewer than 50 examples.
+    One-hot least squares on standardised inputs with an intercept; the penalty is chosen on one split. Examples of one `group`
+    (views of one example) are judged together. At most 2,000 examples (every k-th). None where the inputs are not floating point
+    with at most 1,024 features, or there are fewer than 50 examples.
     """
     fits = inputs.is_floating_point() and FEWEST_EXAMPLES <= len(inputs) == len(labels)
     if not fits or inputs[0].numel() > MOST_FEATURES or classes > 1000 or not bool(inputs.isfinite().all()):
@@ -26,7 +30,8 @@ def linear_probe(
     judged = torch.arange(0, len(inputs), -(-len(inputs) // MOST_EXAMPLES))
     x = inputs[judged].reshape(len(judged), -1).double().cpu()
     y = labels[judged].cpu()
-    fold = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0)) % FOLDS
+    own = torch.arange(len(judged)) if group is None else torch.unique(group[judged], return_inverse=True)[1]
+    fold = (torch.randperm(int(own.max()) + 1, generator=torch.Generator().manual_seed(0)) % FOLDS)[own]
     first = fold != 0
 
     def score(penalty: float) -> float:

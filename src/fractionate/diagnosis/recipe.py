@@ -6,18 +6,16 @@ bench/regret.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from fractionate.compact import CompactSignal
-from fractionate.data.examples import Examples
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.errors import ConfigError
 from fractionate.records import Finding, Pilot, Recommendation
+from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
 
 # faults after which the teacher's word is worth nothing, or is about something else
@@ -34,19 +32,17 @@ CAPTURED = 0.98  # share of the mass at the recipe's temperature that a cache ha
 
 
 class Piloting(Protocol):
-    """A pilot as `diagnose` calls it: the refined recipe and its evidence."""
+    """A pilot as `diagnose` calls it, over a task that makes students: the refined recipe and its evidence."""
 
-    def __call__(
-        self, student: Callable[[], nn.Module], data: Examples, signal: TeacherSignal, recipe: Recommendation
-    ) -> tuple[Recommendation, Pilot]: ...
+    def __call__(self, task: Task, signal: TeacherSignal, recipe: Recommendation) -> tuple[Recommendation, Pilot]: ...
 
 
-def check_pilot(pilot: Piloting | None, student: object, data: Examples | None) -> None:
+def check_pilot(pilot: Piloting | None, student: object, task: Task | None) -> None:
     """Raises `ConfigError` for a pilot without data or without a function that makes fresh students."""
-    if pilot is not None and (data is None or student is None or isinstance(student, nn.Module)):
+    if pilot is not None and (task is None or task.student is None):
         raise ConfigError(
-            "a pilot trains many students", expected="data=examples and a function that makes a fresh student",
-            got="no data" if data is None else "no student" if student is None else "one student, made already",
+            "a pilot trains many students", expected="data and a function that makes a fresh student",
+            got="no data" if task is None else "no student" if student is None else "one student, made already",
             fix="diagnose(signal, lambda: Student(), data=examples, pilot=…)",
         )  # fmt: skip
 

@@ -6,15 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fractionate.data.examples import Examples
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
-from fractionate.errors import MismatchError
-from fractionate.objective import Objective
 from fractionate.records import Evidence
-from fractionate.teacher import TeacherSignal
 
 
 @probes.register("vocabulary-mismatch")
@@ -159,54 +154,3 @@ class InitialLoss:
             "Its inputs are on a wrong scale, or its head was trained for other classes.",
             "Normalise the inputs, or start the head afresh.",
         )  # fmt: skip
-
-
-def student_outputs(student: nn.Module, data: Examples, batch_size: int = 256) -> Tensor:
-    """The student's logits on the data as it is, in evaluation mode; it is left as it was found."""
-    training = {module: module.training for module in student.modules()}
-    student.eval()
-    device = next(iter(student.parameters()), torch.zeros(())).device
-    try:
-        with torch.no_grad():
-            parts = [student(batch.to(device)) for batch in torch.split(data.inputs, batch_size)]
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    if not isinstance(parts[0], Tensor) or parts[0].ndim != 2:
-        raise MismatchError(
-            "the student does not give logits", expected="a tensor [batch, classes]", got=type(parts[0]).__name__,
-            fix="wrap it so that forward returns the logits",
-        )  # fmt: skip
-    return torch.cat([part.detach().cpu() for part in parts])
-
-
-def first_gradients(
-    student: nn.Module, data: Examples, signal: TeacherSignal, objective: Objective, examples: int = 256
-) -> tuple[Tensor, Tensor]:
-    """The gradients of the label's part and of the teacher's part of the loss in the student's parameters, each a vector.
-
-    On the first `examples` of a fixed random order, in evaluation mode; the student's own gradients are not touched.
-    """
-    order = torch.randperm(len(signal), generator=torch.Generator().manual_seed(0))[:examples]
-    training = {module: module.training for module in student.modules()}
-    student.eval()
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    device = parameters[0].device
-    try:
-        with torch.enable_grad():
-            logits = student(data.inputs[order].to(device)).float()
-            batch = signal.take(order.to(signal.logits.device))
-            batch = batch if batch.logits.device == device else batch.to(device)
-            loss = objective(logits, batch).mean()
-            label = (1 - objective.teacher_weight) * nn.functional.cross_entropy(logits, batch.labels)
-            grads = [
-                torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True) for part in (label, loss)
-            ]
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    hard, both = (
-        torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(part, parameters, strict=True)])
-        for part in grads
-    )
-    return hard.double().cpu(), (both - hard).double().cpu()

@@ -38,8 +38,8 @@ class WeakTeacher:
             Evidence("majority class", majority, "share"),
         ]
         own = case.reading.correct.double()
-        if case.data is not None:
-            found = linear_probe(case.data.inputs, case.signal.labels, case.signal.classes)
+        if case.data is not None and case.data.inputs is not None:
+            found = linear_probe(case.data.inputs, case.signal.labels, case.signal.classes, case.data.group)
             if found is not None:
                 by_line, judged = found
                 gap = paired_interval(own[judged], by_line.double())

@@ -14,21 +14,22 @@ from torch import Tensor
 
 from fractionate.attribution import statistics
 from fractionate.cells import as_cell
-from fractionate.data.examples import Examples
-from fractionate.data.splits import as_examples
+from fractionate.data.batch import Split
+from fractionate.data.splits import as_split
 from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.objective import Objective
+from fractionate.outputs import device_of
 from fractionate.records import Interval, Pilot, Recommendation, Training, Trial
 from fractionate.study.arms import Arm
-from fractionate.study.course import StudentFactory, make_student, model_logits
 from fractionate.study.jobs import Workshop
 from fractionate.study.keeping import Answers, Progress, fingerprint
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
+from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
-from fractionate.teachers.cached import Cached
+from fractionate.teachers.cached import Cached, check_fits
 from fractionate.training.recipe import Recipe
 
 Setting = tuple[str, float, float]  # cell, temperature, teacher weight
@@ -58,8 +59,8 @@ class Round:
 class PilotPlan:
     """How a pilot is run: `diagnose(..., pilot=PilotPlan(minutes=2, validation=examples, training=training))`.
 
-    `validation` chooses and is never trained on; `training` is the training that the recipe is for. Each of `rounds` keeps
-    the best arms by mean validation accuracy over the seeds so far; the best is then trained again, with no teacher beside it,
+    `validation` (else the task's) chooses and is never trained on; `training` is the training that the recipe is for. Each of
+    `rounds` keeps the best arms by mean validation accuracy over the seeds so far; the best is then trained again, with no teacher,
     on `confirming_seeds` that took no part. Seeds count from `first_seed`. The students get the largest share of the training's
     steps that fits `minutes` by a short measurement, or `share`, with which a pilot that ends in time repeats itself, up to
     rounding where the clock stacks its students differently.
@@ -68,7 +69,7 @@ class PilotPlan:
     """
 
     minutes: float
-    validation: Any
+    validation: Any = None
     training: Training | None = None
     share: float | None = None
     rounds: tuple[Round, ...] = (Round(None, 2), Round(8, 2), Round(3, 2))
@@ -94,15 +95,23 @@ class PilotPlan:
                 "this pilot cannot be run", got="; ".join(faults), fix="PilotPlan(minutes=5, validation=…)"
             )
 
-    def __call__(
-        self, student: StudentFactory, data: Examples, signal: TeacherSignal, recipe: Recommendation
-    ) -> tuple[Recommendation, Pilot]:
-        """The refined recipe and its evidence. Raises `MismatchError` for parts that do not fit."""
-        validation = as_examples(self.validation, "validation")
-        if len(data) != len(signal) or not torch.equal(data.labels.cpu(), signal.labels.cpu()):
-            raise MismatchError("the data and the signal are not of the same examples", expected=f"{len(data)} rows",
-                                got=f"{len(signal)} rows")  # fmt: skip
-        return _Trainings(self, student, data, signal, validation).refine(recipe)
+    def __call__(self, task: Task, signal: TeacherSignal, recipe: Recommendation) -> tuple[Recommendation, Pilot]:
+        """The refined recipe and its evidence, on the task's students.
+
+        Raises `MismatchError` for parts that do not fit, and for tasks that are not judged by accuracy, one row an example: the
+        interval over seeds and examples is of right answers.
+        """
+        data, validation = task.splits.transfer, task.splits.validation
+        if self.validation is not None:
+            validation = as_split(self.validation, "validation")
+        if validation is None:
+            raise ConfigError("a pilot chooses on validation data", expected="PilotPlan(validation=…) or a task's own",
+                              got="none")  # fmt: skip
+        if task.deciding.name != "accuracy":
+            raise MismatchError("a pilot compares right answers", expected="a task whose first metric is accuracy",
+                                got=task.deciding.name, fix="compare the recipes by dissect")  # fmt: skip
+        check_fits(signal, data)
+        return _Trainings(self, task, signal, validation).refine(recipe)
 
 
 def arm_name(setting: Setting) -> str:
@@ -134,22 +143,27 @@ def gain_interval(differences: Float[Tensor, "seeds examples"], *, coverage: flo
 class _Trainings:
     """The students of a pilot: which validation examples each gets right, by arm and seed, and the clock."""
 
-    def __init__(
-        self, plan: PilotPlan, student: StudentFactory, data: Examples, signal: TeacherSignal, validation: Examples
-    ) -> None:
-        self.plan, self.student, self.data, self.signal, self.validation = plan, student, data, signal, validation
+    def __init__(self, plan: PilotPlan, task: Task, signal: TeacherSignal, validation: Split) -> None:
+        self.plan, self.signal, self.validation, self.data = plan, signal, validation, task.splits.transfer
+        self.task = replace(task, validation=None, test=None, device=plan.device)
         self.begin, self.budget = time.perf_counter(), 60 * plan.minutes
         self.training = plan.training or Training(epochs=60)
-        self.whole_steps = self.training.steps_for(len(data))
+        self.whole_steps = self.training.steps_for(len(self.data))
         self.share = 1.0
         self.student_seconds = 0.0  # 0: not known yet
         self.right: dict[tuple[Setting, int], Bool[Tensor, "examples"]] = {}
-        model = make_student(student, plan.first_seed)
-        outputs = model_logits(model, validation.inputs[:2])
+        model = self.task.model(seed=plan.first_seed)
+        first = self.task.example(validation)
+        with reading(model) as reader:
+            found = self.task.read(reader, first.to(device_of(model)), head=task.head)
+        outputs = found.required_logits
         if outputs.shape[1:] != (signal.classes,):
             raise MismatchError("student and teacher speak of different classes",
                                 expected=f"logits [batch, {signal.classes}]", got=str(list(outputs.shape)))  # fmt: skip
-        mark = fingerprint(data.inputs, data.labels, signal.logits, validation.inputs, validation.labels, str(model),
+        if first.labels.ndim > 1:
+            raise MismatchError("a pilot needs one row an example", expected="one label an example",
+                                got=f"labels {list(first.labels.shape)}", fix="compare the recipes by dissect")  # fmt: skip
+        mark = fingerprint(self.data.fingerprint(), validation.fingerprint(), signal.logits, str(model),
                            *model.state_dict().values(), str(self.training))  # fmt: skip
         self.answers = Answers(plan.out, mark)
 
@@ -291,19 +305,19 @@ class _Trainings:
     ) -> dict[tuple[Setting, int], Bool[Tensor, "examples"]]:
         """Train each arm on each seed and see which validation examples it gets right; a diverged student gets none."""
         training = replace(self.training, epochs=None, steps=steps)
-        task = Task("classification", transfer=self.data, student=self.student, device=self.plan.device)
-        setup = Setup(task, Cached(self.signal), {}, {}, points=1)
+        setup = Setup(self.task, Cached(self.signal), {}, {}, points=1)
         arms_of: dict[str, Setting] = {arm_name(arm): arm for arm in arms}
         variants = [
             Arm(Recipe(objective=None if arm == HARD else Objective(as_cell(arm[0]), *arm[1:]), training=training), name=name)
             for name, arm in arms_of.items()
         ]  # fmt: skip
-        shop, inputs = Workshop(setup), self.validation.inputs.to(self.plan.device)
+        shop = Workshop(setup)
         found = {}
         for job in Trials(setup).jobs(variants, seeds):
             for trial, _, model in shop.train(job, lambda _: None):
                 right = torch.zeros(len(self.validation), dtype=torch.bool)
                 if model is not None:
-                    right = model_logits(model, inputs).cpu().argmax(1) == self.validation.labels.cpu()
+                    said = self.task.predictions(model, self.validation, head=self.task.head)
+                    right = torch.cat([each.reading.correct for each in said])
                 found[arms_of[trial.arm.name], trial.seed] = right
         return found

@@ -1,0 +1,88 @@
+"""The teacher's signal as a diagnosis is given it: a signal, rows of tokens, a store or its path, a file, a teacher to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fractionate.compact import CompactSignal
+from fractionate.diagnosis.black_box import SUFFIXES, read_signal
+from fractionate.errors import ConfigError
+from fractionate.objective import Signal
+from fractionate.store import Store
+from fractionate.tasks.task import Task
+from fractionate.teacher import TeacherSignal
+from fractionate.teachers import Cached, TeacherSource, as_source
+from fractionate.teachers.cached import TokenRows
+from fractionate.teachers.tokens import StoredTokens, TokenSignal
+
+DENSE_BYTES = 1 << 30  # a compact store that would take more as dense rows is read as it is
+
+
+def opened(given: Any) -> Any:
+    """Stores by their path, and what a cached source holds; anything else as it is."""
+    if isinstance(given, Cached):
+        given = given.cached
+    stored = isinstance(given, (str, Path)) and Path(given).suffix not in SUFFIXES
+    return Store.open(given) if stored else given
+
+
+def as_signal(
+    given: Any, *, labels: Path | str | None = None, known: Tensor | None = None, task: Task | None = None
+) -> Any:
+    """Rows of what was given by `opened`.
+
+    Args:
+        labels: The file of labels, where `given` is a file without them; `known` are labels found otherwise.
+        task: The task over whose transfer set a teacher model is run.
+
+    Raises `ConfigError` for what is no signal.
+    """
+    if isinstance(given, TokenSignal):
+        given = given.signal
+    if isinstance(given, (TeacherSignal, CompactSignal)):
+        return given
+    if isinstance(given, (str, Path)):
+        return read_signal(given, labels, known=known)
+    if isinstance(given, Store):
+        if given.head.tokens:
+            return _small(StoredTokens(given).whole())
+        large = len(given) * given.head.classes * 4 > DENSE_BYTES
+        return given.compact_signal() if large and given.form.kind != "dense" else given.signal()
+    if isinstance(given, TokenRows):
+        return _small(given.whole())
+    if isinstance(given, (nn.Module, TeacherSource)):
+        source = as_source(given)
+        if task is None or source is None:
+            raise ConfigError(
+                "a teacher is run on data", expected="data=, or a signal in place of the teacher", got="no data"
+            )
+        return source.signal(task, task.splits.transfer)
+    raise ConfigError(
+        "this is not a teacher's signal",
+        expected="TeacherSignal, CompactSignal, Store or its path, rows of tokens, a file of outputs, or a teacher and data",
+        got=type(given).__name__,
+    )
+
+
+def _small(rows: Signal) -> Signal:
+    """Compact rows of tokens with all their classes where these take little memory."""
+    large = len(rows) * rows.classes * 4 > DENSE_BYTES
+    return rows.dense() if isinstance(rows, CompactSignal) and not large else rows
+
+
+def form_of(given: Any) -> Literal["dense", "top-k", "sampled"]:
+    """How the rows of a store were kept; dense for what is no store."""
+    return given.form.kind if isinstance(given, Store) else "dense"
+
+
+def of_tokens(given: Any) -> bool:
+    """Whether what was given says of itself that its rows are tokens."""
+    return isinstance(given, (TokenRows, TokenSignal)) or (isinstance(given, Store) and bool(given.head.tokens))
+
+
+def predicts_next(given: Any) -> bool:
+    """Whether a store's rows are the next tokens of a causal model."""
+    return isinstance(given, Store) and given.head.tokens == "next"
