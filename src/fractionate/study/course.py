@@ -14,6 +14,7 @@ from fractionate.data.examples import Examples
 from fractionate.errors import MismatchError
 from fractionate.objective import Objective
 from fractionate.order import batches
+from fractionate.outputs import logits_of
 from fractionate.records import Point, Training
 from fractionate.study.bundle import Bundle
 from fractionate.study.mechanism import said_relation
@@ -130,7 +131,7 @@ def model_logits(model: nn.Module, inputs: Tensor) -> Float[Tensor, "examples cl
     """Logits of a model in evaluation mode."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(x) for x in torch.split(inputs, EVALUATED_BATCH)])
+        return torch.cat([logits_of(model(x)) for x in torch.split(inputs, EVALUATED_BATCH)])
 
 
 class Lookup:
