@@ -95,7 +95,7 @@ def test_every_registry_has_its_table_and_every_part_its_sentence() -> None:
 
 PUBLIC = {
     "collect", "diagnose", "dissect", "distill", "report",
-    "Cell", "CELLS", "Objective", "TeacherSignal", "spectrum", "rescaling",
+    "Cell", "CELLS", "Objective", "Recipe", "Task", "TeacherSignal", "spectrum", "rescaling",
 }  # fmt: skip
 
 
