@@ -14,7 +14,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from fractionate.records import Run, Training
 from fractionate.sources.glosses import FILES, TOPICS, read_glosses
 from fractionate.sources.packages import package_file
 
-OUT = Path("runs/quantized")
+FULL, TINY = (
+    Path("runs/quantized"),
+    Path("runs/quantized_tiny"),
+)  # TINY: drawn tokens and an encoder of two small layers
 TRAIN, VALIDATION, TEST = 16_000, 400, 1_000
 LENGTHS = {"glosses": 24, "pairs": 32}
 CLASSES = {"glosses": TOPICS, "pairs": ("other", "hypernym")}
@@ -137,12 +140,24 @@ def hypernym_pairs(count: int) -> Iterator[tuple[str, str, int]]:
         yield gloss, known[wrong][0], 0
 
 
+def drawn(task: str) -> Texts:
+    """Texts of the tiny setting: drawn tokens between [CLS] and [SEP]; the label is which of them comes first."""
+    count, words, classes = 80, 12, len(CLASSES[task])
+    ids = torch.randint(5, 60, (count, words), generator=torch.Generator().manual_seed(0))
+    labels = ids[:, 1] % classes
+    ids[:, 0], ids[:, -1] = 1, 2
+    return Texts(ids, torch.ones_like(ids), torch.zeros_like(ids), labels)
+
+
 @functools.cache
-def parts(task: str) -> tuple[Texts, Texts, Texts]:
+def parts(task: str, out: Path = FULL) -> tuple[Texts, Texts, Texts]:
     """Training, validation and test texts, tokenised once and kept."""
     from safetensors.torch import load_file, save_file
 
-    kept = OUT / task / "texts.safetensors"
+    if out == TINY:
+        every = drawn(task)
+        return every.take(0, 32), every.take(32, 48), every.take(48, 80)
+    kept = out / task / "texts.safetensors"
     if not kept.exists():
         tokenizer = minilm()[1]
         total = TRAIN + VALIDATION + TEST
@@ -189,13 +204,29 @@ def minilm(classes: int = 2) -> tuple[nn.Module, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
+def small(classes: int) -> nn.Module:
+    """The encoder of the tiny setting."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=16, num_labels=classes, attn_implementation="eager",
+    )  # fmt: skip
+    model: nn.Module = BertForSequenceClassification(config)
+    return model
+
+
 @functools.cache
-def fine_tuned(task: str) -> tuple[nn.Module, Run]:
+def fine_tuned(task: str, out: Path = FULL) -> tuple[nn.Module, Run]:
     """MiniLM trained on the task, all of it; read back where it was done before."""
-    train, validation, test = parts(task)
+    train, validation, test = parts(task, out)
+    classes, training = len(CLASSES[task]), FINE_TUNING[task]
+    if out == TINY:
+        training = replace(training, steps=10)
     model, run = distill(
-        minilm(len(CLASSES[task]))[0], train.loader(), training=FINE_TUNING[task], validation=validation.loader(),
-        test=test.loader(), arm="full precision", out=OUT / task / "teacher", show="nothing",
+        small(classes) if out == TINY else minilm(classes)[0], train.loader(), training=training,
+        validation=validation.loader(), test=test.loader(), arm="full precision", out=out / task / "teacher", show="nothing",
     )  # fmt: skip
     return model.eval(), run
 

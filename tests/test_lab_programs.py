@@ -36,3 +36,15 @@ def test_study_of_translation(lab: Path) -> None:
     assert (kept / "study_translation.html").exists()
     table = (kept / "study_translation.md").read_text()
     assert "| tie-kd − word-kd | 2 |" in table and "| sequence-level | 2 |" in table
+
+
+def test_study_of_quantized_encoders(lab: Path) -> None:
+    pytest.importorskip("torchao")
+    study = program("study_quantized")
+    study.main(study.TINY, workers=1)
+    found = Study.load(study.TINY / "glosses" / "W2A8" / "study" / "study.json")
+    assert {run.status for run in found.runs} == {"completed"} and found.arms == tuple(study.ARMS)
+    assert all("ranking-loss" in run.test.values for run in found.runs if run.test)
+    assert (study.TINY / "study_quantized.html").exists()
+    table = (study.TINY / "study_quantized.md").read_text()
+    assert "| unified | 2 |" in table and "Finding" in table
