@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from study_explanations import GROUPS, KEPT, MORE_STEPS, REAL_STEPS, SETTINGS, Setting, kept_at, load
+from explanations_setup import GROUPS, MORE_STEPS, REAL_STEPS, TINY, Material, Seed, Setting
+from safetensors.torch import load_file
 
 from fractionate.attribution import Contrast, effects
 from fractionate.extensions.interactions import second_derivatives
 from fractionate.extensions.superfeatures import between_groups
 from fractionate.extensions.understanding import explain, save_table
-from fractionate.models.additive import explaining_mlp, matched_width
 from fractionate.page import report
-from fractionate.records import Effect, Explanations, Run, Study, Superfeatures
-from fractionate.sources.models import mlp
+from fractionate.records import Effect, Explanations, Run, Study
 from fractionate.tasks import CLASSIFICATION, infos
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,12 +55,12 @@ STEPS = (  # what each is a step of
 )
 
 
-def read(setting: Setting) -> list[Run]:
-    return [Run.load(path) for path in sorted(kept_at(setting).glob("*-[0-9]*.json"))]
+def read(setting: Setting, seeds: int) -> list[Run]:
+    return [run for run in map(Run.load, sorted(setting.kept.glob("*-[0-9]*.json"))) if run.seed < seeds]
 
 
-def study_of(setting: Setting) -> Study:
-    runs = read(setting)
+def study_of(setting: Setting, seeds: int) -> Study:
+    runs = read(setting, seeds)
     alone = sorted({run.arm for run in runs if run.arm.endswith(" alone")})
     arms = (*ARMS, *alone)
     contrasts = [Contrast(arm, "hard", arm in PLACEBOS) for arm in ARMS[1:]]
@@ -72,13 +69,12 @@ def study_of(setting: Setting) -> Study:
     metrics = infos(CLASSIFICATION)
     found = [e for metric in metrics for e in effects(runs, contrasts, metric=metric)]
     order = {arm: place for place, arm in enumerate(arms)}
-    seeds = tuple(sorted({run.seed for run in runs}))
     return Study(
         name=setting.name,
         metrics=metrics,
         baseline="hard",
         arms=arms,
-        seeds=seeds,
+        seeds=tuple(range(seeds)),
         runs=tuple(sorted(runs, key=lambda run: (order[run.arm], run.seed))),
         effects=tuple(found),
         data={"name": setting.data, "examples": setting.train, "test": setting.test},
@@ -87,43 +83,26 @@ def study_of(setting: Setting) -> Study:
     )
 
 
-def models_of(setting: Setting, found: Superfeatures, features: int, classes: int) -> dict[str, torch.nn.Module]:
-    """The first seed's explaining teacher and student, and the black box, as they were kept."""
-    states: dict[str, Any] = torch.load(kept_at(setting) / "models.pt", weights_only=True)
-    made: dict[str, torch.nn.Module] = {}
-    for name, state in states.items():
-        width = setting.student if name == "student" else setting.teacher
-        plain = mlp(width, width)((features,), classes)
-        if name == "black_box":
-            made[name] = plain
-        else:
-            size = sum(p.numel() for p in plain.parameters())
-            own = matched_width(features, GROUPS, classes, hidden_layers=2, parameters=size)
-            prior = torch.full((classes,), 1 / classes)
-            made[name] = explaining_mlp(found, classes, hidden_layers=2, width=own, prior=prior)
-        made[name].load_state_dict(state)
-    return made
-
-
 def explanations_of(setting: Setting, study: Study) -> Explanations:
-    train, test = load(setting)
-    found = Superfeatures.load(kept_at(setting) / "superfeatures.json")
-    models = models_of(setting, found, found.features, train.classes)
+    at = Material(setting)
+    first, (train, test), found = Seed(at, 0), at.examples, at.found
+    student = first.grouped(found, setting.student)
+    student.load_state_dict(load_file(setting.kept / "student.safetensors"))
     paid = {
         e.arm.split()[1]: e
         for e in study.effects
         if e.metric == "accuracy" and e.arm.endswith(" alone") and e.against == "kd grouped"
     }
-    strength = second_derivatives(models["black_box"], train.inputs[:1000])
+    strength = second_derivatives(first.black_box, train.inputs[:1000])
     return explain(
-        models["student"],
-        models["teacher"],
+        student,
+        first.explaining,
         test,
         found,
         name=setting.name,
         shown=40,
         paid=paid,
-        black_box=models["black_box"],
+        black_box=first.black_box,
         interaction=between_groups(strength, found),
     )
 
@@ -192,24 +171,20 @@ def described(records: Sequence[Explanations]) -> list[str]:
     return lines
 
 
-def write(settings: Sequence[Setting] = SETTINGS, temperature: float = 10.0) -> None:
+def write(settings: Sequence[Setting], seeds: int) -> None:
+    temperature = settings[0].temperature
     name = "study_explanations" + ("" if temperature == 10 else f"_T{temperature:g}")
     one = f' --only "{settings[0].data}, {settings[0].size}"' if len(settings) == 1 else ""
     command = COMMAND + ("" if temperature == 10 else f"{one} --temperature {temperature:g}")
-    done = [s for s in settings if (kept_at(s) / "done").exists()]
-    studies = [study_of(s) for s in done]
-    records = [explanations_of(s, study) for s, study in zip(done, studies, strict=True)]
-    for setting, study, record in zip(done, studies, records, strict=True):
-        study.save(kept_at(setting) / "study.json")
-        record.save(kept_at(setting) / "explanations.json")
-    save_table(records[0], KEPT / "explanations.csv")
-    head = [
-        f"# {name}",
-        "",
-        PROTOCOL.replace(COMMAND, command).format(seeds=len(studies[0].seeds), temperature=temperature),
-        "",
-    ]
-    body = "\n".join([*head, *tables(studies), *described(records), ""])
-    (RESULTS / f"{name}.md").write_text(body)
-    report([*studies, *records], RESULTS / f"{name}.html", title="Do explanations pay?", command=command)
+    studies = [study_of(setting, seeds) for setting in settings]
+    records = [explanations_of(s, study) for s, study in zip(settings, studies, strict=True)]
+    for setting, study, record in zip(settings, studies, records, strict=True):
+        study.save(setting.kept / "study.json")
+        record.save(setting.kept / "explanations.json")
+    save_table(records[0], settings[0].kept.parent / "explanations.csv")
+    about = PROTOCOL.replace(COMMAND, command).format(seeds=seeds, temperature=temperature)
+    body = "\n".join([f"# {name}", "", about, "", *tables(studies), *described(records), ""])
+    results = settings[0].kept.parent if settings == TINY else RESULTS
+    (results / f"{name}.md").write_text(body)
+    report([*studies, *records], results / f"{name}.html", title="Do explanations pay?", command=command)
     print(body)

@@ -9,10 +9,9 @@ from torch import nn
 from fractionate import Objective, TeacherSignal
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
-from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.understanding import explanation_signals
-from fractionate.losses.terms import CallableTerm, Explanations, ked, paper_objective, term_specs
+from fractionate.losses.terms import Explanations, ked, paper_objective, term_specs
 from fractionate.models.additive import (
     Channels,
     Explaining,
@@ -214,25 +213,3 @@ def test_a_cnn_learns_hidden_maps_of_each_branch(term_name):
     _, run = distill(student, some, teacher, recipe=recipe, show="nothing")
     assert run.steps == 12 and run.contract is not None and len(run.contract.terms) == 3
     assert set(student.state_dict()) == names, "regressors leave with the training"
-
-
-def test_students_in_the_bundle_of_the_study_train_as_alone():
-    """The study trains the students of all seeds at once: a step of the bundle is a step of each, to rounding."""
-    from lab.bundle import Bundle, Explained, Ordered, Said, explanations_on
-
-    some, fields = data(), ked(share=0.7)
-    teachers = [model(10), model(11)]
-    ordered = Ordered(some, [0, 1])
-    why = explanations_on(ordered, [explanation_signals(teacher, some) for teacher in teachers])
-    term = CallableTerm(Explained(why, fields["terms"][0].objective), weight=fields["terms"][0].weight)
-    bundle = Bundle([model(1), model(2)], FOUND.groups, 6)
-    said = Said(ordered, [signal_on(teacher, some) for teacher in teachers])
-    recipe = Recipe(**fields | {"terms": (term,)}, training=TRAINING)
-    distill(bundle, ordered, said, recipe=recipe, show="nothing")
-    for seed, together in enumerate(bundle.unbundle()):
-        own = some.take(ordered.own_order[:, seed])
-        alone, teacher = model(1 + seed), teachers[seed]
-        distill(alone, own, teacher, recipe=Recipe(**fields, training=TRAINING), show="nothing")
-        for a, b in zip(alone.parameters(), together.parameters(), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-        assert not torch.allclose(next(alone.parameters()), next(model(1 + seed).parameters()), atol=1e-3)

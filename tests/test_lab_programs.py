@@ -48,3 +48,17 @@ def test_study_of_quantized_encoders(lab: Path) -> None:
     assert (study.TINY / "study_quantized.html").exists()
     table = (study.TINY / "study_quantized.md").read_text()
     assert "| unified | 2 |" in table and "Finding" in table
+
+
+def test_study_of_explanations(lab: Path) -> None:
+    study = program("study_explanations")
+    study.main(study.TINY, 2)
+    (setting,) = study.TINY
+    found = Study.load(setting.kept / "study.json")
+    assert {run.status for run in found.runs} == {"completed"} and len(found.arms) == 13 and len(found.runs) == 26
+    assert (setting.kept.parent / "study_explanations.html").exists()
+    table = (setting.kept.parent / "study_explanations.md").read_text()
+    assert "ked + chimeras − ked" in table and "One superfeature's explanation alone" in table
+    before = {file: file.read_bytes() for file in setting.kept.glob("*.json")}
+    study.main(study.TINY, 2)  # nothing is trained again
+    assert all(file.read_bytes() == content for file, content in before.items() if file.name != "explanations.json")
