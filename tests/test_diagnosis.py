@@ -160,6 +160,15 @@ def test_a_teacher_in_training_mode_is_named(data, healthy):
     assert "second_pass=signal" in found(diagnose(first), "training-mode").summary
 
 
+@pytest.mark.parametrize("wrong", ["negated", "transposed"])
+def test_a_teacher_of_other_inputs_is_named(data, healthy, wrong):
+    whole = data[1].inputs
+    other = -whole if wrong == "negated" else whole.reshape(-1, 8, 8).transpose(1, 2).reshape(-1, 64)
+    with torch.no_grad():
+        signal = TeacherSignal(healthy(other), data[1].labels)
+    assert found(diagnose(signal, only=["input-mismatch"]), "input-mismatch").severity == "error"
+
+
 def test_probabilities_are_not_taken_for_logits(data, healthy):
     signal = signal_of(healthy, data[1])
     finding = found(diagnose(TeacherSignal(signal.probabilities, signal.labels)), "unusable-numbers")

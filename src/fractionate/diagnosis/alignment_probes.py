@@ -253,13 +253,15 @@ class InputMismatch:
     Wrongly prepared inputs make a teacher answer with a few classes. Measured: the total variation between the classes it
     answers with and the labels', beside its accuracy; with `expected_accuracy` or a held-out signal also the drop from there.
     Answers alone prove nothing where labels are hard to foretell: a language model that knows the frequency of every word
-    answers with the frequent ones. So its mean prediction has to have left the labels' frequencies too. Error when a fifth of
-    the answers (`moved`) and a tenth of the mean prediction (`prior`), both beyond sampling, have gone to other classes than the
-    labels' and accuracy is below `accuracy` = 0.7 of the expectation. The drop alone, clear of `drop` = 5 points, is a warning.
+    answers with the frequent ones, and announces how often it is wrong. Error when a fifth of the answers (`moved`) have gone to
+    other classes than the labels', accuracy is below `accuracy` = 0.7 of the expectation, and either a tenth of the mean
+    prediction (`prior`, beyond sampling) has moved too or the teacher is right less than `announced` = 0.5 times as often as its
+    top probability says. The drop alone, clear of `drop` = 5 points, is a warning.
     """
 
     moved: float = 0.2
     prior: float = 0.1
+    announced: float = 0.5
     accuracy: float = 0.7
     drop: float = 0.05
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -279,6 +281,7 @@ class InputMismatch:
             Evidence("moved by chance alone", noise, "share"),
             Evidence("mean prediction moved beyond sampling", reading.prior_shift, "total variation", None, self.prior),
             Evidence("accuracy", hits / n, "share", share_interval(hits, n), expected),
+            Evidence("mean top probability", float(reading.top.mean()), "probability"),
             Evidence("chance", reading.chance, "share"),
         ]
         return Measurement(tuple(evidence))
@@ -290,7 +293,8 @@ class InputMismatch:
         cause = "Inputs are prepared otherwise than in the teacher's training: normalisation, scale, channel order, tokenizer."
         fix = "Use the teacher's own preprocessing; compare the mean and deviation of its inputs with those of its training."
         prior = measured["mean prediction moved beyond sampling"]
-        if moved > self.moved and prior > self.prior and accuracy.value < self.accuracy * (expected or 1.0):
+        wrong = prior > self.prior or accuracy.value < self.announced * measured["mean top probability"]
+        if moved > self.moved and wrong and accuracy.value < self.accuracy * (expected or 1.0):
             text = f"the teacher answers with a few classes: {moved:.0%} of the answers moved, accuracy {accuracy.value:.1%}"
             return Judgement("error", accuracy.value / 2, text, cause, fix)
         if expected is not None and measured.high("accuracy") < expected - self.drop:
