@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,37 @@ def test_damage_in_the_folder_of_a_run_is_named(capsys, run_file):
         assert name in capsys.readouterr().err
         (out / name).rmdir()
         (out / "aside").rename(out / name)
+
+
+def test_damage_in_a_study_is_named(capsys, run_file):
+    out = run_file.parent / "out" / "study" / "runs"
+    assert run("dissect", str(run_file)) == 0
+    (run_file.parent / "out" / "study.json").unlink()
+    first, second = sorted(out.glob("kd-*.json"))[:2]
+    kept = first.read_bytes()
+    for content in (kept[:-30], b"", second.read_bytes(), kept.replace(b'"steps": 20', b'"steps": 21')):
+        first.write_bytes(content)
+        assert run("dissect", str(run_file)) == 3
+        assert first.name in capsys.readouterr().err
+    first.write_bytes(kept)
+    assert run("dissect", str(run_file)) == 0
+
+
+def test_the_same_diagnosis_whether_or_not_the_teacher_was_there(capsys, run_file):
+    out = run_file.parent / "out"
+    assert run("diagnose", str(run_file)) == 0
+    first = Diagnosis.load(out / "diagnosis.json")
+    for gone in ("diagnosis.json", "store"):
+        shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink()
+        (out / "diagnosis.json").unlink(missing_ok=True)
+        assert run("diagnose", str(run_file)) == 0
+        assert Diagnosis.load(out / "diagnosis.json") == first, f"without {gone}"
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "many", "", "1.5", "9" * 30])
+def test_workers_are_checked_where_the_study_is_there_already(capsys, run_file, wrong):
+    assert run("dissect", str(run_file), "--workers", wrong) == 2
+    assert not (run_file.parent / "out").exists()
 
 
 def test_text_is_shown_on_a_terminal_of_any_encoding(run_file):

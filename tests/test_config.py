@@ -8,6 +8,8 @@ from fractionate.cells import as_cell
 from fractionate.config import differences, dump_run, explain, load_run
 from fractionate.config.sections import RunFile, all_keys, section_of
 from fractionate.errors import ConfigError
+from fractionate.records import Training
+from fractionate.records.training import LOOP_SETTINGS
 
 
 def write(tmp_path, text):
@@ -259,6 +261,12 @@ def test_two_runs_are_compared_key_by_key():
     assert ("study.seeds", "5", "8") in told
     assert ("objective.cell", "(the recipe of diagnose)", "kd-pt") in told
     assert all(key.startswith(("study.seeds", "objective.")) for key, _, _ in told)
+
+
+def test_a_run_file_has_every_setting_of_the_loop():
+    fields = section_of(RunFile, "distill").model_fields
+    for name in LOOP_SETTINGS:
+        assert fields[name].default == getattr(Training(), name), name
 
 
 def test_every_key_can_be_explained():

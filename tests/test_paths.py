@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate import distill
+from fractionate import collect, diagnose, dissect, distill, report
 from fractionate.config import load_run
+from fractionate.data.examples import Examples
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError
+from fractionate.export import export_student
 from fractionate.paths import as_path, shell_line
 from fractionate.records import Run, Training
 from fractionate.sources.weights import read_weights
+from fractionate.store import Store, export, verify
 
 
 @pytest.fixture
@@ -52,6 +55,32 @@ def test_no_way_to_write_makes_a_folder_called_tilde(home):
     assert [*Path().iterdir()] == []
 
 
+def test_the_verbs_take_home_folders(home):
+    inputs, labels = torch.randn(24, 4), torch.arange(24) % 3
+    data = Examples(inputs, labels)
+    store = collect(nn.Linear(4, 3), data, "~/store")
+    assert Store.open("~/store").path == store.path == home / "store"
+    assert verify("~/store").whole and export("~/store", "npy", "~/npy") == home / "npy"
+    found = diagnose("~/npy/logits.npy", labels="~/npy/labels.npy")
+    found.save("~/found.json")
+    assert (
+        diagnose("~/store").spectrum == found.spectrum and report("~/found.json", "~/page.html") == home / "page.html"
+    )
+    dissect(
+        lambda: nn.Linear(4, 3),
+        data,
+        store.signal(),
+        cells=("hard", "kd"),
+        seeds=2,
+        training=Training(steps=1),
+        test=data,
+        out="~/study",
+    )
+    export_student(nn.Linear(4, 3), "~/student", program=False)
+    assert (home / "study" / "study.json").is_file() and (home / "student" / "README.md").is_file()
+    assert [*Path().iterdir()] == []
+
+
 def test_run_files_write_home_folders_out(home):
     run = load_run(None, ("out=~/runs/a", "teacher.weights=~/w.safetensors"))
     assert (run.out, run.teacher.weights) == (str(home / "runs/a"), str(home / "w.safetensors"))
@@ -63,8 +92,8 @@ PASTED = {
     "$HOME/run": "variable of a shell", "${DATA}/x": "variable of a shell", "runs/$USER": "variable of a shell",
     "%APPDATA%/x": "variable of a shell", "'runs/a'": "quotes", '"a"': "quotes", "“a”": "quotes", " a": "blank", "a\n": "blank",
     "file:///tmp/x": "URL", "https://example.org/x": "URL", "a\x1b[31mb": "cannot be printed", "a\u202eb": "cannot be printed",
-    "a\nb": "cannot be printed", "": "empty", "a\0b": "NUL", "a" * 256: "256 bytes", "x/" + "é" * 200: "400 bytes",
-    "\ud800": "invalid value",
+    "a\nb": "cannot be printed", "": "empty", "a\0b": "NUL", "a" * 256: "256 bytes", "x/" + "é" * 200: "402 bytes",
+    "\ud800": "invalid value", "x/" * 3000: "6,000 bytes",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fractionate.diagnosis import diagnose
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Diagnosis, Pilot, Training
 from fractionate.study import pilot as module
+from fractionate.study.keeping import Answers
 from fractionate.study.pilot import HARD, USUAL, PilotPlan, Round, arm_name, gain_interval
 from fractionate.teacher import TeacherSignal
 
@@ -99,6 +101,30 @@ def test_it_repeats_itself_and_goes_on_from_its_folder(tmp_path: Path, monkeypat
     next((tmp_path / "pilot").glob("kd_T=1_w=1*seed-0.json")).write_text("{")
     with pytest.raises(DamagedError, match="delete this file"):
         piloted(out=tmp_path / "pilot")
+
+
+def test_answers_on_disk_are_those_that_were_saved(tmp_path: Path):
+    right = torch.tensor([True, False, True])
+    answers = Answers(tmp_path, "mark")
+    answers.share = 0.5
+    answers.save("kd", 0, right)
+    answers.save("kd", 1, ~right)
+    again = Answers(tmp_path, "mark")
+    assert again.share == 0.5 and torch.equal(again.load("kd", 0), right) and again.load("kd", 2) is None
+    with pytest.raises(MismatchError, match="another pilot"):
+        Answers(tmp_path, "other")
+    first, second = sorted(tmp_path.glob("kd-*.json"))
+    kept = first.read_bytes()
+    for content in (kept.replace(b"101", b"100"), kept[:-9], b"", b"[]", b"\xff", second.read_bytes()):
+        first.write_bytes(content)
+        with pytest.raises(DamagedError, match=re.escape(first.name)):
+            Answers(tmp_path, "mark").load("kd", 0)
+    plan = tmp_path / "plan.json"
+    kept = plan.read_bytes()
+    for content in (kept.replace(b"0.5", b"0.6"), kept.replace(b"mark", b"mask"), b"{}", b"null"):
+        plan.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"plan\.json"):
+            Answers(tmp_path, "mark")
 
 
 def test_it_ends_in_time_with_what_there_is():

@@ -241,7 +241,7 @@ def test_a_changed_value_is_damage_named_by_its_file(tmp_path: Path, old: str, n
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DamagedError, match=r"run\.json is damaged: the values are not those that were saved") as error:
         Run.load(path)
-    assert f"remove {path}" in str(error.value) and error.value.exit_code == 3
+    assert f"delete this file, {path}" in str(error.value) and error.value.exit_code == 3
     with pytest.raises(DamagedError):
         Run.from_json(path.read_text(encoding="utf-8"))
 

@@ -202,14 +202,14 @@ class Chain:
         """What the teacher knows, what will go wrong, which recipe to use."""
         kept = self.out / "diagnosis.json"
         minutes = self.run.diagnosis.pilot_minutes if self.pilot_minutes is None else self.pilot_minutes
-        if kept.exists() and self.second_view is None:
-            found = Diagnosis.load(kept)
-            # a pilot asked for now is run now, and one that ran stays
-            if not minutes or found.pilot is not None:
-                return found
+        before = Diagnosis.load_kept(kept) if self.second_view is None else None
+        # a pilot asked for now is run now, and one that ran stays
+        if before is not None and (not minutes or before.pilot is not None):
+            return before
+        store = self.store  # before the seed: a teacher that is trained now draws too
         torch.manual_seed(self.run.seed)
         found = diagnose(
-            self.store,
+            store,
             self.new_student if minutes else self.new_student(),
             pilot=self._pilot(minutes) if minutes else None,
             second_view=self.second_view,
@@ -248,8 +248,9 @@ class Chain:
     def study(self) -> Study:
         """Which part of the teacher pays."""
         kept = self.out / "study.json"
-        if kept.exists():
-            return Study.load(kept)
+        before = Study.load_kept(kept)
+        if before is not None:
+            return before
         made = dissect(
             self.new_student,
             self.parts.transfer,
@@ -284,16 +285,17 @@ class Chain:
         with together(self.run.distill.parallel) as company:
             company.first_alone(self._prepare)
             kept = self.out / "student" / "run.json"
-            if not kept.exists():
+            run = Run.load_kept(kept)
+            if run is None:
                 made = self._train(first=company.first)
                 company.first_alone(lambda: self._hand_over(made).save(kept))
-            run = Run.load(kept)
+                run = Run.load(kept)
             check_files(kept.parent, run)
             return run
 
     def _prepare(self) -> None:
         """What the training reads, made by one process; what it will need is looked for before the teacher is asked."""
-        if (self.out / "student" / "run.json").exists():
+        if os.path.lexists(self.out / "student" / "run.json"):
             return
         check_extras(self.run)
         _ = self.store

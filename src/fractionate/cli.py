@@ -130,8 +130,8 @@ def diagnose(
     Example: fractionate diagnose logits.npy --labels labels.npy
     """
     file, overrides = split_arguments(arguments)
-    given = None if file is None else as_path(file, "the file of outputs")
-    if given is not None and given.suffix not in (".yaml", ".yml"):
+    if file is not None and not file.endswith((".yaml", ".yml")):
+        given = file if "://" in file else as_path(file, "the file of outputs")
         from fractionate.diagnosis import diagnose as diagnose_signal
 
         if pilot is not None:
@@ -145,7 +145,7 @@ def diagnose(
             )
         if overrides:
             raise ConfigError("a file of outputs takes no settings", got=shell_line(overrides), fix="leave them out")
-        give(diagnose_signal(given, name=given.name, labels=labels, second_view=second_view), as_json)
+        give(diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view), as_json)
     elif dry_run:
         give(foretell("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
     else:
@@ -171,8 +171,11 @@ def dissect(
     """
     if dry_run:
         return give(foretell("dissect", arguments, trust), as_json)
-    chain = open_chain(arguments, trust, workers=int(workers) if workers.lstrip("-").isdigit() else workers)
-    give(chain.study, as_json)
+    from fractionate.study.workers import check_workers
+
+    count = int(workers) if workers.lstrip("-").isdecimal() and len(workers) < 10 else workers
+    check_workers(count)  # also where the study is there already
+    give(open_chain(arguments, trust, workers=count).study, as_json)
 
 
 @app.command()
@@ -220,7 +223,7 @@ def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = F
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="the folder to write to")] = Path("runs/demo"), as_json: AsJson = False
+    out: Annotated[str, typer.Option(help="the folder to write to")] = "runs/demo", as_json: AsJson = False
 ) -> None:
     """The whole job on real handwritten digits.
 

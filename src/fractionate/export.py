@@ -232,7 +232,12 @@ def model_card(
     """The card as Markdown with the hub's front matter: data, teacher's hash, scores with intervals, the loss contract."""
     parameters = sum(p.numel() for p in student.parameters())
     front = {"library_name": "pytorch", "tags": ["knowledge-distillation"], "license": _one_line(licence) or "unknown"}
-    lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
+    # in YAML's escapes where a page might take it for a tag: not every reader knows the front matter
+    shown = {
+        key: re.sub("[<>&]", lambda c: f"\\u{ord(c[0]):04x}", json.dumps(value, ensure_ascii=False))
+        for key, value in front.items()
+    }
+    lines = ["---", *(f"{key}: {value}" for key, value in shown.items()), "---", ""]
     lines += [
         f"# {_plain(name)}",
         "",

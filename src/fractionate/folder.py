@@ -88,9 +88,9 @@ class Folder:
 
     def finished(self, asked: Asked) -> Run | None:
         """The run that was finished here, or None. Raises `MismatchError` where it is not this one."""
-        if not (self.path / RUN).exists():
+        run = Run.load_kept(self.path / RUN)
+        if run is None:
             return None
-        run = Run.load(self.path / RUN)
         self.check(asked, run.settings)
         return run
 

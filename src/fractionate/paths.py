@@ -14,6 +14,7 @@ _VARIABLE = re.compile(r"(?:^|[/\\])(\$\w+|\$\{\w+\}|%\w+%)(?=[/\\]|$)")
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 _QUOTES = {"'": "'", '"': '"', "`": "`", "“": "”", "‘": "’", "«": "»"}
 LONGEST_NAME = 255  # bytes in one name of a path, on every file system in use
+LONGEST_PATH = 4096
 
 
 def as_path(given: Path | str, what: str = "path") -> Path:
@@ -55,8 +56,8 @@ def _text(given: Path | str, what: str) -> str:
         got = type(given).__name__ if text is None and not isinstance(given, str) else printable(repr(given), 200)
         raise ConfigError(f"invalid value for {what}", expected="the name of a file or folder", got=got)
     longest = max(map(len, raw.split(b"/")))
-    if not text or "\0" in text or longest > LONGEST_NAME:
-        got = "an empty name" if not text else "a NUL character" if "\0" in text else f"a name of {longest:,} bytes"
+    if not text or "\0" in text or longest > LONGEST_NAME or len(raw) > LONGEST_PATH:
+        got = "an empty name" if not text else "a NUL character" if "\0" in text else f"a name of {len(raw):,} bytes"
         raise ConfigError(f"invalid value for {what}", expected="the name of a file or folder", got=got)
     return text
 

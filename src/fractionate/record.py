@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html as html_text
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ class Record:
         Raises `ConfigError` where there is none and `DamagedError`, naming the file, where it does not hold what was saved.
         """
         path = existing_file(path, what=cls.__name__, fix="check the path")
-        again = f"remove {path} and run the same command again"
+        again = f"delete this file, {path}, and run the same command again"
         try:
             if path.stat().st_size > MOST_BYTES:
                 raise DamagedError(f"{path} is damaged: {path.stat().st_size:,} bytes are no record", fix=again)
@@ -147,6 +148,20 @@ class Record:
                 f"{path} is damaged: it has no digest", expected="a JSON file that save() wrote", fix=again
             )
         return record
+
+    @classmethod
+    def load_kept(cls, path: Path | str) -> Self | None:
+        """The record that a run keeps at a path; None where it has not been made.
+
+        Raises `DamagedError`, naming the path, where something else stands there.
+        """
+        if not os.path.lexists(path):
+            return None
+        try:
+            return cls.load(path)
+        except ConfigError as error:
+            again = f"delete this file, {path}, and run the same command again"
+            raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=again) from error
 
     def _repr_html_(self) -> str:
         return f"<pre>{html_text.escape(visible(str(self)))}</pre>"

@@ -48,8 +48,8 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def check_temperature(temperature: float) -> float:
-    """A temperature as float. Raises `ConfigError` unless it is finite and above 0."""
-    if not (isinstance(temperature, Real) and 0 < temperature < float("inf")):
+    """A temperature as float. Raises `ConfigError` unless it is above 0, and it and its inverse are numbers of float32."""
+    if not (isinstance(temperature, Real) and 1e-30 <= temperature <= 1e30):
         raise ConfigError(
             "the temperature cannot be used", expected="a number above 0, often 1 to 8", got=repr(temperature)
         )

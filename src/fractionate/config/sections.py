@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fractionate.errors import ConfigError
 from fractionate.paths import as_path
@@ -13,7 +13,15 @@ from fractionate.paths import as_path
 LARGEST_SEED = 2**53 - 1  # every generator takes it, every reader of JSON keeps it
 MOST = 10**9  # examples or steps
 MOST_STUDENTS = 100_000
-Temperature = Annotated[float, Field(gt=0, le=1e3)]
+
+
+def _warm(value: float) -> float:
+    if value < 1e-6:
+        raise ValueError("temperatures below 1e-6 leave no numbers: the logits are divided by them")
+    return value
+
+
+Temperature = Annotated[float, Field(gt=0, le=1e3), AfterValidator(_warm)]
 Weight = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
 

@@ -11,6 +11,7 @@ from fractionate.compact import CompactSignal
 from fractionate.diagnosis.black_box import SUFFIXES, read_signal
 from fractionate.errors import ConfigError
 from fractionate.objective import Signal
+from fractionate.paths import as_path
 from fractionate.store import Store
 from fractionate.tasks.task import Task
 from fractionate.teacher import TeacherSignal
@@ -25,8 +26,10 @@ def opened(given: Any) -> Any:
     """Stores by their path, and what a cached source holds; anything else as it is."""
     if isinstance(given, Cached):
         given = given.cached
-    stored = isinstance(given, (str, Path)) and Path(given).suffix not in SUFFIXES
-    return Store.open(given) if stored else given
+    if not isinstance(given, (str, Path)) or Path(given).suffix in SUFFIXES:
+        return given
+    # a store is a folder or a URL; files of other kinds are refused by their ending
+    return given if "://" not in str(given) and as_path(given).is_file() else Store.open(given)
 
 
 def as_signal(

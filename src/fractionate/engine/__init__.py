@@ -33,6 +33,7 @@ from fractionate.losses.terms import TermSpec
 from fractionate.losses.terms.plain import CallableTerm
 from fractionate.objective import Objective
 from fractionate.outputs import Head, device_of
+from fractionate.paths import as_path
 from fractionate.records import Run, Training
 from fractionate.tasks.kinds import Kind
 from fractionate.tasks.task import Task
@@ -139,7 +140,7 @@ def distill(
             seed=seed,
             arm=arm or ("hard" if recipe.objective is None else recipe.objective.describe().cell),
             steps=steps,
-            folder=None if out is None else Folder(Path(out).expanduser()),
+            folder=None if out is None else Folder(as_path(out, "out")),
             save_every_steps=save_every_steps,
             save_every_seconds=save_every_seconds,
             log_every=log_every or max(1, steps // 100),

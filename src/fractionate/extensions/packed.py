@@ -23,6 +23,7 @@ from fractionate.errors import ConfigError, DamagedError, MismatchError, Missing
 from fractionate.files import existing_file, irregular
 from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, register, set_attention
 from fractionate.models.hooks import module_at
+from fractionate.paths import as_path
 
 WEIGHTS, MANIFEST, CONFIG = "packed.safetensors", "packed.json", "config.json"
 FORMAT = 1
@@ -134,7 +135,7 @@ def save_packed(student: nn.Module, folder: Path | str) -> dict[str, int]:
 
     from fractionate.models.quantize import Activations, QuantizedEmbedding, Ternary, quantizers
 
-    folder = Path(folder)
+    folder = as_path(folder)
     quantizers(student)  # says so where there are none
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
@@ -191,7 +192,7 @@ def load_packed(folder: Path | str, *, into: nn.Module | None = None) -> nn.Modu
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         manifest = json.loads(existing_file(folder / MANIFEST).read_text())
         content = existing_file(folder / WEIGHTS).read_bytes()

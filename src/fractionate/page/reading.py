@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.files import existing_file
+from fractionate.paths import as_path
 from fractionate.record import Record
 from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
 
@@ -30,8 +31,8 @@ def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
     given: list[Source] = [records] if single else list(records)  # type: ignore[list-item, arg-type]
     found: list[Record] = []
     for item in given:
-        if isinstance(item, (str, Path)) and not _is_json(item) and Path(item).is_dir():
-            found += [read_record(path) for path in sorted(Path(item).glob("*.json"))]
+        if isinstance(item, (str, Path)) and not _is_json(item) and (folder := as_path(item)).is_dir():
+            found += [read_record(path) for path in sorted(folder.glob("*.json"))]
         else:
             found.append(read_record(item))
     if not found:
@@ -76,7 +77,12 @@ def read_record(source: Source) -> Record:
     names = set(fields) if isinstance(fields, dict) else set()
     for needed, kind in _KINDS:
         if needed <= names:
-            return kind.from_json(text)
+            try:
+                return kind.from_json(text)
+            except (ConfigError, DamagedError) as error:
+                raise type(error)(
+                    f"{place}: {error.what}", expected=error.expected, got=error.got, fix=error.fix
+                ) from error
     raise ConfigError(
         f"{place} is not a record that a report can be made of",
         expected="the JSON of a diagnosis, a study or a run",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError
+from fractionate.paths import as_path
 from fractionate.sources.pictures import shown_picture
 from fractionate.sources.saved import check_saved, picture_of
 
@@ -38,7 +39,7 @@ def cifar100(folder: Path | str) -> Cifar:
     Raises `ConfigError` where neither is there, and `DamagedError` for files that are cut off, hold labels without a name, or
     classes of several superclasses.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if (folder / "dataset_dict.json").is_file():
         return _from_datasets(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]

@@ -16,6 +16,8 @@ from fractionate.registry import Registry, nearest
 
 Builder = Callable[[Sequence[int], int], nn.Module]
 
+WIDEST = 10_000_000  # features of a layer, or buckets; more is a slip of the hand
+
 models: Registry[Builder] = Registry("model", "fractionate.models")
 
 
@@ -38,11 +40,15 @@ class Flat(nn.Flatten):
 
 def _check(model: str, *counts: int, dropout: float = 0.0) -> None:
     """Raise `ConfigError` for settings of a model that are no counts, or no share."""
-    wrong = [count for count in counts if isinstance(count, bool) or not isinstance(count, int) or count < 1]
+    wrong = [
+        count for count in counts if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= WIDEST
+    ]
     if wrong or isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         got = f"{wrong[0]!r}" if wrong else f"dropout={dropout!r}"
         raise ConfigError(
-            f"invalid size of {model}", expected="whole numbers from 1; dropout from 0 to below 1", got=got
+            f"invalid size of {model}",
+            expected=f"whole numbers from 1 to {WIDEST:,}; dropout from 0 to below 1",
+            got=got,
         )
 
 

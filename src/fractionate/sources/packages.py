@@ -14,12 +14,15 @@ import tempfile
 from pathlib import Path
 
 from fractionate.errors import DamagedError, ResourceError
+from fractionate.paths import as_path
 
 
 def cache_folder() -> Path:
     """Where unpacked data are kept: FRACTIONATE_DATA, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("FRACTIONATE_DATA") or Path(home) / "fractionate")
+    own = os.environ.get("FRACTIONATE_DATA")
+    if own:
+        return as_path(own, "FRACTIONATE_DATA")
+    return as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "fractionate"
 
 
 def package_file(package: str, path: str, sha256: str) -> Path:

@@ -52,9 +52,9 @@ def without_secrets(url: str) -> str:
 def cache_folder(url: str, cache: Path | str | None) -> Path:
     """Where the local copy of an address lies."""
     base = (
-        Path(cache)
+        as_path(cache, "cache")
         if cache
-        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fractionate" / "stores"
+        else as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "fractionate" / "stores"
     )
     return base / sha256(without_secrets(url).encode()).hexdigest()[:24]
 

@@ -19,6 +19,7 @@ from fractionate.errors import ConfigError, MismatchError, MissingExtraError, Nu
 from fractionate.models.modes import eval_mode
 from fractionate.models.placing import placed
 from fractionate.outputs import IGNORED, call, logits_of
+from fractionate.paths import as_path
 from fractionate.store.keys import Keyed
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teacher import relation_from_rows
@@ -38,7 +39,7 @@ class OnnxTeacher:
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError("ONNX teachers need onnxruntime", fix="pip install 'fractionate[onnx]'") from error
-        self.file = Path(file)
+        self.file = as_path(file)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fractionate.durable import make_directory, sweep, write_file
-from fractionate.errors import DamagedError, FractionateError, MismatchError, printable
+from fractionate.durable import make_directory, sweep
+from fractionate.errors import DamagedError, MismatchError, printable
+from fractionate.record import Record
 from fractionate.records import Run
 
 
@@ -52,15 +53,25 @@ class Folder:
 
     def load(self, arm: str, seed: int, own: Mapping[str, object]) -> Run | None:
         """The run of an arm with these settings of its own; None where it is not there yet."""
-        if self.path is None or not self._file(arm, seed).exists():
+        if self.path is None:
             return None
         file = self._file(arm, seed)
         try:
-            run = Run.load(file)
-        except FractionateError as error:
+            run = Run.load_kept(file)
+        except DamagedError as error:
             raise DamagedError(
-                f"{file} is not a run", got=str(error), fix="delete this file; its run is redone"
+                f"{file} is not a run",
+                expected=error.expected,
+                got=error.what,
+                fix="delete this file; its run is redone",
             ) from error
+        if run is None:
+            return None
+        if (run.arm, run.seed) != (arm, seed):
+            raise DamagedError(
+                f"{file} holds another run", expected=f"{arm}, seed {seed}", got=f"{run.arm}, seed {run.seed}",
+                fix="delete this file; its run is redone",
+            )  # fmt: skip
         differing = [
             f"{name} {run.settings.get(name)!r}, now {value!r}"
             for name, value in {**self.settings, **own}.items()
@@ -81,6 +92,23 @@ class Folder:
             run.save(self._file(run.arm, run.seed))
 
 
+@dataclass(frozen=True)
+class PilotPlanned(Record):
+    """What the students of a pilot were trained on: a fingerprint of it all, and the share of the steps."""
+
+    mark: str
+    share: float
+
+
+@dataclass(frozen=True)
+class PilotAnswers(Record):
+    """Which validation examples a student of a pilot gets right: a 1 or a 0 for each."""
+
+    arm: str
+    seed: int
+    right: str
+
+
 class Answers:
     """Which validation examples each student of a pilot gets right, on disk: one small JSON file a student.
 
@@ -94,14 +122,14 @@ class Answers:
             return
         sweep(self.path)
         self._plan = self.path / "plan.json"
-        if self._plan.exists():
-            kept = _read_json(self._plan)
-            if kept.get("mark") != mark:
+        kept = PilotPlanned.load_kept(self._plan)
+        if kept is not None:
+            if kept.mark != mark:
                 raise MismatchError(
                     f"{self.path} holds another pilot", expected="the same data, teacher, student, training and validation",
                     got="others", fix="choose another folder, or delete this one",
                 )  # fmt: skip
-            self._share = float(kept["share"])
+            self._share = kept.share
         self.mark = mark
 
     @property
@@ -112,7 +140,7 @@ class Answers:
     @share.setter
     def share(self, share: float) -> None:
         if self.path is not None and self._share is None:
-            write_file(self._plan, json.dumps({"mark": self.mark, "share": share}).encode())
+            PilotPlanned(self.mark, share).save(self._plan)
         self._share = share
 
     def _file(self, arm: str, seed: int) -> Path:
@@ -121,26 +149,21 @@ class Answers:
 
     def load(self, arm: str, seed: int) -> Bool[Tensor, "examples"] | None:
         """The answers of a student; None where it is not there."""
-        if self.path is None or not self._file(arm, seed).exists():
+        kept = None if self.path is None else PilotAnswers.load_kept(self._file(arm, seed))
+        if kept is None:
             return None
-        kept = _read_json(self._file(arm, seed))
-        return torch.tensor([mark == "1" for mark in str(kept["right"])])
+        if (kept.arm, kept.seed) != (arm, seed):
+            raise DamagedError(
+                f"{self._file(arm, seed)} holds other answers", expected=f"{arm}, seed {seed}",
+                got=f"{kept.arm}, seed {kept.seed}", fix="delete this file; it is made again",
+            )  # fmt: skip
+        return torch.tensor([mark == "1" for mark in kept.right])
 
     def save(self, arm: str, seed: int, right: Bool[Tensor, "examples"]) -> None:
         """Keep the answers of a student."""
         if self.path is not None:
             marks = "".join("1" if value else "0" for value in right.tolist())
-            write_file(self._file(arm, seed), json.dumps({"arm": arm, "seed": seed, "right": marks}).encode())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedError(
-            f"{file} cannot be read", got=str(error), fix="delete this file; it is made again"
-        ) from error
-    return found
+            PilotAnswers(arm, seed, marks).save(self._file(arm, seed))
 
 
 class Progress:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 from fractionate.errors import ConfigError
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, as_spec, names_of, needs_of, term_specs
 from fractionate.objective import Objective
+from fractionate.paths import as_path
 from fractionate.tasks.predictions import Needs, Predictions
 
 
@@ -178,7 +178,7 @@ class Balance(TermSpec):
             weights = [*state.weights.tolist(), 1.0]
             losses = [*(float(value.detach().mean()) for value in values.values()), float(main.detach())]
             rows = zip([*values, "main"], losses, [*norms, pull], weights, strict=True)
-            with Path(self.log).expanduser().open("a", encoding="utf-8") as file:
+            with as_path(self.log).open("a", encoding="utf-8") as file:
                 for name, loss, norm, weight in rows:
                     row = {
                         "step": int(state.calls),
