@@ -356,7 +356,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         "Made by `python bench/fuzz_run_files.py`. Mutations with fixed seeds; exit codes they ended in.",
-        "Found: an exception that is not ours, exit code 1, a control character on the terminal, more than 20 s, a stray file.",
+        "Found: an exception that is not ours, exit code 1, a control character on the terminal, more than 20 s, a stray file,",
+        "other numbers after damage.",
         "",
         "| target | mutations | " + " | ".join(map(str, ALLOWED)) + " | seconds | found |",
         "| --- | --- | " + "--- | " * (len(ALLOWED) + 2),
