@@ -97,7 +97,8 @@ def save_weights(path: Path | str, tensors: Mapping[str, Tensor]) -> Path:
 
     # tied weights are written under each of their names: a file holds no two names of one memory
     owned = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return write_file(path, save(owned, {"format": "pt", DIGEST: _digest(owned)}))
+    # one entry: safetensors writes several in an order that differs from process to process
+    return write_file(path, save(owned, {DIGEST: _digest(owned)}))
 
 
 def read_own_weights(path: Path | str, *, fix: str) -> dict[str, Tensor]:
