@@ -204,6 +204,17 @@ def test_whole_numbers_given_to_a_model_of_floating_point_numbers_are_named():
     assert "/ 255" in caught.value.fix
 
 
+@pytest.mark.parametrize("inputs", [torch.randn(32, 8), torch.randn(32, 2, 5)])
+def test_inputs_of_another_shape_than_the_model_takes_are_named(inputs, tmp_path):
+    for doing in (
+        lambda: distill(linear(), (inputs, Y), training=ONE, show="nothing"),
+        lambda: collect(linear(), (inputs, Y), tmp_path / "s"),
+    ):
+        with pytest.raises(MismatchError, match="the model Linear cannot compute with these inputs") as caught:
+            doing()
+        assert str([*inputs.shape[1:]])[1:-1] in caught.value.got and "torch says" in caught.value.got
+
+
 def test_an_error_of_the_model_s_own_is_left_to_it():
     class Broken(nn.Module):
         def forward(self, x):

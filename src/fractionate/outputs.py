@@ -24,7 +24,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     """The model on a batch: a mapping as keyword arguments, a tuple as positional ones, anything else as it is.
 
     Raises `MismatchError` in place of an error of the model's where the inputs can be seen not to be its own: ids that its
-    embedding does not have, names that it does not take, integers where it computes with floating-point numbers.
+    embedding does not have, names that it does not take, integers where it computes with floating-point numbers, other shapes.
     """
     try:
         if isinstance(inputs, (tuple, list)):
@@ -32,14 +32,14 @@ def call(model: nn.Module, inputs: Any) -> Any:
         # a tensor is checked first: whether something is a mapping takes a microsecond to tell
         return model(**inputs) if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping) else model(inputs)
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
-        found = None if isinstance(error, FractionateError) else misfit(model, inputs)
+        found = None if isinstance(error, FractionateError) else misfit(model, inputs, error)
         if found is None:
             raise
         raise found from error
 
 
-def misfit(model: nn.Module, inputs: Any) -> MismatchError | None:
-    """What about some inputs does not fit a model, where it can be seen; None where it cannot."""
+def misfit(model: nn.Module, inputs: Any, error: Exception) -> MismatchError | None:
+    """What about some inputs does not fit a model that failed on them, where it can be seen; None where it cannot."""
     who = type(model).__name__
     if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping):
         parts, names = list(inputs.values()), list(map(str, inputs))
@@ -90,6 +90,20 @@ def misfit(model: nn.Module, inputs: Any) -> MismatchError | None:
             expected=f"inputs of {', '.join(sorted(map(str, floats)))}",
             got=", ".join(sorted({str(part.dtype) for part in whole})),
             fix="inputs.float(); bytes of pictures: inputs.float() / 255",
+        )
+    text = str(error).partition("\n")[0]
+    memory = isinstance(error, torch.OutOfMemoryError) or "allocate" in text
+    if (
+        type(error) is RuntimeError
+        and not memory
+        and any(word in text for word in ("shape", "size", "channels", "dtype"))
+    ):
+        shapes = [f"{list(p.shape)} of {p.dtype}" for p in parts if isinstance(p, Tensor)]
+        return MismatchError(
+            f"the model {who} cannot compute with these inputs",
+            expected="inputs of the shape that its layers take",
+            got=f"{', '.join(shapes)}; torch says: {text[:200]}",
+            fix="call the model on one batch to see where, and change the data or the model's first layer",
         )
     return None
 

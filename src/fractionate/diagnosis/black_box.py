@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
+from fractionate.data.items import LABELS
 from fractionate.errors import ConfigError, MismatchError, NumericsError, printable
 from fractionate.outputs import are_probabilities
 from fractionate.teacher import TeacherSignal
@@ -20,7 +21,6 @@ __all__ = ["SUFFIXES", "read_signal", "signal_from_arrays"]
 
 Outputs = Literal["auto", "logits", "probabilities"]
 LARGEST_CLASS = 2**31  # more is no class, and may be no number of float32
-LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 OUTPUT_NAMES = ("logits", "probabilities", "probs", "outputs", "predictions")
 
 
@@ -111,11 +111,11 @@ def read_signal(
     name, outputs = _pick(arrays, OUTPUT_NAMES, path, "the teacher's outputs")
     if kind == "auto" and name in ("probabilities", "probs"):
         kind = "probabilities"
-    named = any(label in found_labels for label in LABEL_NAMES)
+    named = any(label in found_labels for label in LABELS)
     if known is not None and not named and labels is None:
         _check_shapes(outputs.shape, tuple(known.shape))
         return signal_from_arrays(outputs.load(), known.cpu(), kind=kind)
-    _, targets = _pick(found_labels, LABEL_NAMES, labels or path, "labels")
+    _, targets = _pick(found_labels, LABELS, labels or path, "labels")
     _check_shapes(outputs.shape, targets.shape)  # before anything is read
     ids = arrays.get("ids")
     if ids is not None:

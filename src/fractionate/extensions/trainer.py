@@ -20,7 +20,7 @@ from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.modes import eval_mode, plain_module
 from fractionate.models.placing import place
 from fractionate.objective import Objective
-from fractionate.outputs import IGNORED, Head, call, logits_of, rows
+from fractionate.outputs import IGNORED, Head, call, check_not_probabilities, logits_of, rows
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teacher import TeacherSignal
 
@@ -138,7 +138,7 @@ class Distilling:
             settings["train_dataset"] = Placed(data)
             settings["args"].remove_unused_columns = False
         super().__init__(*arguments, **settings)
-        self.teacher = teacher
+        self.teacher, self.teacher_checked = teacher, False
         if teacher is not None:
             check_apart(self.model, teacher)  # type: ignore[attr-defined]
         self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
@@ -165,6 +165,9 @@ class Distilling:
             theirs = ModelInputs.of(self.teacher)(batch.to(self.teacher_device))
             with eval_mode(self.teacher):
                 teacher = logits_of(call(self.teacher, self._uncached(self.teacher, theirs))).to(labels.device)
+            if not self.teacher_checked:
+                check_not_probabilities(teacher, "leave the softmax out of the teacher")
+                self.teacher_checked = True
         losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
         loss = losses.sum() / self._share(len(losses), num_items_in_batch)
         if hasattr(self, "_total_train_tokens"):
