@@ -164,6 +164,7 @@ def test_what_is_not_data_is_refused_with_what_to_do(data, message, fix):
     assert fix is None or fix in caught.value.fix
 
 
+@pytest.mark.wrong_types  # under --shapes the checker itself draws from `random`
 def test_augmentation_follows_from_seed_epoch_and_example_and_leaves_the_caller_s_streams_alone():
     split = as_split(Drawn())
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
@@ -208,6 +209,7 @@ def test_weights_and_marks_travel_with_their_examples(data):
     assert weighted(as_split(data), list(range(48))) is not None
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("weights", "labelled"),
     [

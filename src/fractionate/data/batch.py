@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Plan = Iterable[tuple[int, Int[Tensor, "batch"]]]  # (epoch, places in the split) of each batch to come
+Plan = Iterable[tuple[int, Int[Tensor, "_"]]]  # (epoch, places in the split) of each batch to come
 Note = Callable[[str, Any], bytes]  # (id, the example as the data give it): what a reader keeps of each example
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import tee
@@ -191,8 +191,8 @@ def subset(split: Split, places: Int[Tensor, "some"]) -> Split:
 
 def weighted(
     split: Split,
-    weights: Float[Tensor, "examples"] | None = None,
-    labelled: Bool[Tensor, "examples"] | None = None,
+    weights: Float[Tensor, "examples"] | Sequence[float] | None = None,
+    labelled: Bool[Tensor, "examples"] | Sequence[bool] | None = None,
 ) -> Split:
     """The split with weights, and with marks of examples whose label is only the teacher's guess, in its batches.
 
