@@ -83,6 +83,25 @@ def _refuse_whole(objective: Objective) -> None:
         )
 
 
+def writes_on(model: nn.Module) -> bool:
+    """Whether a model predicts the next token, as its class says: transformers models that generate and have no encoder."""
+    config = getattr(model, "config", None)
+    return hasattr(model, "can_generate") and bool(model.can_generate()) and not config.is_encoder_decoder  # type: ignore[operator,union-attr]
+
+
+def _refuse_dropped(args: Any, compute_loss_func: Any) -> None:
+    """Raise `ConfigError` for settings of the Trainer that concern its own loss, which the objective replaces."""
+    dropped = ["label_smoothing_factor"] * bool(getattr(args, "label_smoothing_factor", 0.0))
+    dropped += ["compute_loss_func"] * (compute_loss_func is not None)
+    if dropped:
+        raise ConfigError(
+            f"{' and '.join(dropped)} of the Trainer concern its own loss, which the objective replaces",
+            expected="neither, with Distilling",
+            got=", ".join(dropped),
+            fix="for label smoothing take the cell: Objective('ls(0.1)', 1.0, 1.0); for another loss, train without this mixin",
+        )
+
+
 class Placed(Dataset[dict[str, Any]]):
     """A dataset of mappings that says of each example where it is: `place` beside the other columns."""
 
@@ -103,8 +122,9 @@ class Distilling:
     """A mixin for `transformers.Trainer` and what is built on it (TRL): `class KDTrainer(Distilling, Trainer): ...`.
 
     Further arguments: `teacher`, a model asked on every batch in evaluation mode and without a graph, or `signal`, a
-    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next`, which follows the model's own
-    loss unless given. Losses are normalised by the number of valid items of the whole optimiser step, as Trainer does itself.
+    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next`; left out, the model's class
+    says it (one that generates and has no encoder). Losses are normalised by the number of valid items of the whole
+    optimiser step, as Trainer does itself.
     """
 
     def __init__(
@@ -128,7 +148,14 @@ class Distilling:
                     "TRL cuts, packs and shuffles the data itself: a stored signal cannot follow",
                     fix="pass teacher=, or train with fractionate.distill, which reads stored signals of tokens",
                 )
-            data = settings["train_dataset"]
+            data = settings.get("train_dataset")
+            if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+                raise ConfigError(
+                    "a stored signal follows a train_dataset that is read by place",
+                    expected="train_dataset= with a length",
+                    got="none" if data is None else type(data).__name__,
+                    fix="pass a map-style data set, or teacher= in place of signal=",
+                )
             if len(data) != len(self.signal):
                 raise MismatchError(
                     "teacher signal and training data differ in length",
@@ -143,9 +170,10 @@ class Distilling:
             check_apart(self.model, teacher)  # type: ignore[attr-defined]
         self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
         self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
-        own = getattr(self, "_loss_shifts_labels", False)  # so Trainer says of the loss of a causal language model
-        self.predicts_next = own if predicts_next is None else predicts_next
-        self._loss_shifts_labels = self.predicts_next  # and by this it counts the items
+        _refuse_dropped(self.args, getattr(self, "compute_loss_func", None))  # type: ignore[attr-defined]
+        model = plain_module(self.model)  # type: ignore[attr-defined]
+        self.predicts_next = writes_on(model) if predicts_next is None else predicts_next
+        self._loss_shifts_labels = self.predicts_next  # by this Trainer counts the items
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -151,6 +151,7 @@ def dissect(
         variants = named_arms(arms)
     baseline = baseline or (BASELINE if arms is None else baseline_of(variants))
     contrasts = make_contrasts(variants, baseline)
+    task.check_batch()
     setup = _setup(task, as_source(teacher), validation_signal, test_signal, variants, seeds)
     settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
     if tune is not None:

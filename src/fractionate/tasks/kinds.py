@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -99,13 +99,25 @@ def check_class_labels(predictions: Predictions, classes: int) -> None:
         )
 
 
+def check_not_copied(batch: Batch, tokens: str) -> None:
+    """Raise `MismatchError` where labels are the inputs themselves and each token is to be predicted at its own place."""
+    inputs = batch.inputs
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+    labels = batch.labels
+    if tokens == "next" or labels.ndim != 2 or not isinstance(ids, Tensor) or ids.shape != labels.shape:
+        return
+    counted = labels != IGNORED
+    if bool(counted.any()) and torch.equal(ids[counted], labels[counted]):
+        raise MismatchError(
+            "the labels are the inputs themselves: a model would learn to copy each token",
+            expected="predicts_next=True (a language model: each token is predicted at the one before it)",
+            got="labels equal to input_ids wherever a token counts",
+            fix="pass predicts_next=True, or Task('language-modelling', ...)",
+        )
+
+
 def inputs_by_name(inputs: Any) -> dict[str, Any]:
     """The named inputs of a batch. Raises `MismatchError` for inputs without names."""
     if not isinstance(inputs, Mapping):
         raise MismatchError("inputs have no names", expected="a mapping with input_ids", got=type(inputs).__name__)
     return dict(inputs)
-
-
-def class_count(values: Int[Tensor, "examples"] | None) -> int | None:
-    """How many classes labels have that are known without reading the data."""
-    return None if values is None or values.is_floating_point() or not len(values) else int(values.max()) + 1

@@ -20,7 +20,7 @@ from fractionate.outputs import Head, device_of, logits_of
 from fractionate.records import Scores
 from fractionate.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
-from fractionate.tasks.kinds import Kind, kinds
+from fractionate.tasks.kinds import Kind, check_not_copied, kinds
 from fractionate.tasks.metrics import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions
@@ -207,6 +207,10 @@ class Task:
         said = self.predictions(model, split, head=self.head, tokens=tokens)
         pairs = ((each, None if signal_of is None or not len(each) else signal_of(each)) for each in said)
         return evaluate_metrics(pairs, kinds_of, final=final)
+
+    def check_batch(self) -> None:
+        """Raise `MismatchError` where the labels of the transfer set cannot be meant as this kind of task reads them."""
+        check_not_copied(self.example(size=4), self.reader.tokens)
 
     def class_count(self, outputs: int) -> int | None:
         """How many classes there are, given a student's number of outputs; None for a task without classes."""
