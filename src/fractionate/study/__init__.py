@@ -151,7 +151,6 @@ def dissect(
         variants = named_arms(arms)
     baseline = baseline or (BASELINE if arms is None else baseline_of(variants))
     contrasts = make_contrasts(variants, baseline)
-    task.check_batch()
     setup = _setup(task, as_source(teacher), validation_signal, test_signal, variants, seeds)
     settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
     if tune is not None:
@@ -252,6 +251,7 @@ def _setup(
                 expected="a fresh model in each call",
                 fix="build the model inside the function",
             )
+        task.check_batch(model)
         _check_student(task, model, transfer)
     settings: Settings = {
         "data": splits.transfer.fingerprint(),
