@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fractionate import distill
+from fractionate.data.chimera import Chimeras
 from fractionate.engine.evaluation import evaluate
-from fractionate.extensions.chimera import Chimeras
 from fractionate.training import Recipe
 
 QUIET: dict[str, Any] = {"show": "nothing", "log_every": 10**6}

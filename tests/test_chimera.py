@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.chimera import Chimeras, Once
 from fractionate.data.examples import Examples
 from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.chimera import Chimeras, Once
 from fractionate.losses.terms import ked
 from fractionate.models.columns import given
 from fractionate.order import batches

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fractionate.extensions.chimera import Chimeras
-
 PAGE = Path(__file__).parents[1] / "docs" / "explanations.md"
 
 
@@ -19,7 +17,6 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/why/report.html").exists()
     assert (tmp_path / "runs/why/reasons.csv").read_text().count("\n") == 12 * 4 + 1
 
-    names |= {"Chimeras": Chimeras}
     exec(hidden, names)
     exec(chimeric.replace("1_000_000", "500"), names)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fractionate import Objective, collect, distill
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.language import OnPolicy, Sentences, read_sentences
+from fractionate.extensions.language import Sentences, read_sentences
 from fractionate.extensions.tokenizers import MappedTeacher, check_pair, differences, token_map
 from fractionate.records import Training
 from fractionate.tasks import Needs, Task, reading
@@ -291,72 +291,6 @@ def test_scores_of_tokens(sentences, teacher) -> None:
     assert found.values["token-nll"] == pytest.approx(nll / found.rows, rel=1e-5)
     assert found.values["perplexity"] == pytest.approx(math.exp(nll / found.rows), rel=1e-5)
     assert "ta-rate" not in task.evaluate(causal(5), sentences).values
-
-
-# -- text that the student writes ------------------------------------------------------------------------------------------------
-
-
-def test_the_student_writes_after_the_prompt_and_only_that_counts(sentences) -> None:
-    student = causal(3)
-    feed = OnPolicy(sentences, student, share=1.0, new_tokens=5, end=END)
-    index = torch.tensor([2, 0, 5])
-    student.train()
-    before = torch.random.get_rng_state()
-    batch = feed.write(index, seed=4)
-    assert torch.equal(before, torch.random.get_rng_state()) and student.training
-    for row, place in enumerate(index.tolist()):
-        tokens, prompt = sentences[place]
-        assert torch.equal(batch.inputs["input_ids"][row, :prompt], tokens[:prompt])
-        counted = (batch.labels[row] != IGNORED).nonzero().flatten()
-        assert len(counted) and int(counted[0]) == prompt and len(counted) <= 5
-        written = batch.inputs["input_ids"][row, counted]
-        assert torch.equal(batch.labels[row, counted], written) and not bool((written[:-1] == END).any())
-    again = feed.write(index, seed=4)
-    assert torch.equal(batch.labels, again.labels)
-    assert not torch.equal(batch.labels, feed.write(index, seed=5).labels)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_gkd_is_distill_on_another_feed(share: float, sentences, teacher) -> None:
-    student, objective = causal(3), Objective("kd", 1.0, 1.0, divergence="jsd")
-    feed = OnPolicy(sentences, student, share=share, new_tokens=4, end=END)
-    weights, run = train(student, feed, teacher, objective, steps=8)
-    written = feed.counts["written"]
-    total = sum(feed.counts.values())  # the engine's forecast of memory looks at a batch too
-    assert 8 <= total <= 10 and (0 < written < 8 if share == 0.5 else written == total * share)
-    other = causal(3)
-    again, _ = train(other, OnPolicy(sentences, other, share=share, new_tokens=4, end=END), teacher, objective, steps=8)
-    assert torch.equal(weights, again)
-    if share == 0:
-        plain, _ = train(causal(3), sentences, teacher, objective, steps=8)
-        assert torch.equal(weights, plain)
-    assert math.isfinite(run.history[-1].loss)
-
-
-def test_gkd_brings_the_student_nearer_on_its_own_text(sentences, teacher) -> None:
-    """On what the student itself writes the divergence falls; no gradient goes through the sampling."""
-    student, objective = causal(3), Objective("kd", 1.0, 1.0, divergence="reverse-kl")
-    feed = OnPolicy(sentences, student, share=1.0, new_tokens=6)
-    _, run = train(
-        student, feed, teacher, objective, training=Training(steps=60, batch_size=8, learning_rate=1e-2), log_every=10
-    )
-    assert run.history[-1].loss < 0.7 * run.history[0].loss
-
-
-def test_who_cannot_write_is_refused_and_a_stored_teacher_does_not_know_new_text(sentences, teacher, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="cannot write"):
-        OnPolicy(sentences, nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match="cannot write so"):
-        OnPolicy(sentences, teacher, share=1.5)
-    store = collect(teacher, sentences.loader(), tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
-    student = causal(3)
-    with pytest.raises(MismatchError, match=r"does not have the tokens|different labels"):
-        train(
-            student,
-            OnPolicy(sentences, student, share=1.0, new_tokens=12),
-            StoredTokens(store),
-            Objective("kd", 1.0, 1.0),
-        )
 
 
 # -- tokenizers ----------------------------------------------------------------------------------------------------------------

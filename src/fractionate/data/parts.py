@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import tee
@@ -172,6 +172,50 @@ class MarkedSplit:
         marks = [content_hash(mark) if mark is not None else "" for mark in (self.weight, self.labelled)]
         views = [f"{name}={view.fingerprint()}" for name, view in sorted(self.views.items())]
         return xxhash.xxh3_128_hexdigest(":".join([self.split.fingerprint(), *marks, *views]).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class ChangedSplit:
+    """A split whose batches are changed as they are read: the change of a batch follows from it, the epoch and the seed.
+
+    Args:
+        change: (batch, epoch, seed) -> the changed batch.
+        text: What tells this change from others.
+        labels: All labels, where the change leaves them alone.
+    """
+
+    split: Split
+    change: Callable[[Batch, int, int], Batch]
+    text: str
+    name: str
+    labels: Tensor | None = None
+
+    @property
+    def ids(self) -> Ids:
+        """The split's."""
+        return self.split.ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The split's."""
+        return self.split.class_names
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The split's."""
+        return self.split.order(batch_size, seed, epoch)
+
+    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
+        """The planned batches, in their order, each changed when it is drawn and not before."""
+        ours, theirs = tee(plan)
+        for (epoch, _), batch in zip(ours, self.split.batches(theirs, seed), strict=False):
+            yield self.change(batch, epoch, seed)
+
+    def fingerprint(self) -> str:
+        """The split's, with the change."""
+        return xxhash.xxh3_128_hexdigest(f"{self.split.fingerprint()}:{self.text}".encode())
 
 
 def subset(split: Split, places: Int[Tensor, "some"]) -> Split:

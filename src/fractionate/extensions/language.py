@@ -1,6 +1,6 @@
-"""Language models: sentences as data, pairs of tokenizers proved to fit, text that the student writes itself (GKD).
+"""Language models: sentences as data.
 
-The loop is `distill` with `predicts_next=True`. Everything here is data for it or a check before it.
+The loop is `distill` with `predicts_next=True`; text that the student writes itself is `on_policy` of its recipe.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import Any, Literal
 import torch
 import xxhash
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fractionate.data.batch import Batch, Ids, Places, Plan
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.extensions.prompts import SpecialTokens, Text, prompts_and_completions
-from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
-from fractionate.outputs import IGNORED, device_of
+from fractionate.outputs import IGNORED
 
 OverLong = Literal["skip", "cut", "refuse"]
 
@@ -185,110 +184,3 @@ def read_sentences(
         prompts.append(max(1, len(given)))
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Sentences(tuple(tokens), tuple(prompts), padding or 0, name, skipped)
-
-
-# --- text that the student writes itself -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class OnPolicy:
-    """A feed that hands out, with probability `share`, what the student itself writes after the prompts (GKD).
-
-    Nothing flows back through the sampling, and the loss is on what was written alone. Whether a batch is written and what is
-    drawn are functions of (seed, epoch, sentences) and the student's weights, so a killed run goes on the same. The teacher must
-    be living: nobody can have been asked about these texts before. share = 0 is the data as
-    they are. Source: Agarwal et al. (arXiv 2306.13649).
-    """
-
-    sentences: Sentences
-    student: nn.Module
-    share: float = 0.5
-    sampling_temperature: float = 0.9
-    new_tokens: int = 32
-    end: int | None = None
-    counts: dict[str, int] = field(default_factory=lambda: {"written": 0, "given": 0})
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and self.sampling_temperature > 0 and self.new_tokens >= 1):
-            raise ConfigError(
-                "the student cannot write so", expected="share in [0, 1], sampling_temperature above 0, new_tokens of 1 or more",
-                got=f"{self.share}, {self.sampling_temperature}, {self.new_tokens}",
-            )  # fmt: skip
-        if not hasattr(self.student, "generate"):
-            raise ConfigError(
-                f"{type(self.student).__name__} cannot write",
-                expected="a model with generate() (transformers' causal models)",
-            )
-
-    @property
-    def name(self) -> str:
-        """The data's name."""
-        return f"{self.sentences.name}, {self.share:g} written by the student"
-
-    @property
-    def ids(self) -> Ids:
-        """The sentences'."""
-        return self.sentences.ids
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes are tokens: they have no names here."""
-        return ()
-
-    @property
-    def labels(self) -> None:
-        """All labels, one an example: a sentence has many."""
-        return None
-
-    def __len__(self) -> int:
-        return len(self.sentences)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """As the sentences come."""
-        return self.sentences.order(batch_size, seed, epoch)
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, each written by the student as it is at that moment, or given."""
-        for epoch, index in plan:
-            drawn = xxhash.xxh3_64_intdigest(f"{seed}:{epoch}:".encode() + index.numpy().tobytes())
-            if drawn / 2.0**64 < self.share:
-                self.counts["written"] += 1
-                yield self.write(index, drawn)
-            else:
-                self.counts["given"] += 1
-                yield self.sentences.batch(index)
-
-    def write(self, index: Int[Tensor, "batch"], seed: int = 0) -> Batch:
-        """What the student writes after the prompts of some sentences."""
-        prompts = [tokens[:prompt] for tokens, prompt in (self.sentences[i] for i in index.tolist())]
-        width, padding = max(map(len, prompts)), self.sentences.padding
-        ids, mask = torch.full((len(prompts), width), padding), torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):  # padded on the left, so that all go on at once
-            ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
-        device = device_of(self.student)
-        kept = torch.random.get_rng_state()
-        try:
-            torch.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
-            with eval_mode(self.student):
-                found = self.student.generate(  # type: ignore[operator]
-                    input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=self.new_tokens, do_sample=True,
-                    temperature=self.sampling_temperature, top_k=0, top_p=1.0, pad_token_id=padding, eos_token_id=self.end,
-                ).cpu()  # fmt: skip
-        finally:
-            torch.random.set_rng_state(kept)
-        items = []
-        for prompt, row in zip(prompts, found, strict=True):
-            written = row[width:]
-            ends = (written == self.end).nonzero().flatten() if self.end is not None else written[:0]
-            if len(ends):
-                written = written[: int(ends[0]) + 1]
-            items.append((torch.cat([prompt, written]), len(prompt)))
-        batch = self.sentences.padded(items)
-        return Batch(
-            {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, batch["labels"], index
-        )
-
-    def fingerprint(self) -> str:
-        """The data's, with how the student writes."""
-        written = f"{self.share}:{self.sampling_temperature}:{self.new_tokens}:{self.end}"
-        return xxhash.xxh3_128_hexdigest(f"{self.sentences.fingerprint()}:{written}".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fractionate.data import augment, chimera, on_policy, sequence_level  # noqa: F401 (each registers its transform)
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError
 from fractionate.losses.terms import TermSpec, term_specs

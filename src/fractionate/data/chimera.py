@@ -1,7 +1,7 @@
 """Chimeric sets: new inputs from the superfeatures of different examples, labelled by a teacher, made batch by batch.
 
-    chimeras = Chimeras(data, found, teacher, size=1_000_000)
-    distill(student, chimeras, chimeras.teacher, recipe=Recipe(**ked(share=0.7)))
+    Recipe(**ked(share=0.7), data=("chimeras(((0, 1, 2), (3, 4)))",))      # of the task's data, with an online teacher
+    chimeras = Chimeras(data, found, teacher, size=1_000_000)              # the same by hand
 
 An explanation depends on its own superfeature only, so it is as valid on a chimera as on real data; the prediction of a black box
 is not. Source: Chowdhury, Liang, Tizghadam and Albanese (arXiv 2310.02572) and their code.
@@ -10,7 +10,8 @@ is not. Source: Chowdhury, Liang, Tizghadam and Albanese (arXiv 2310.02572) and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,15 +19,16 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.checkpoint import content_hash
-from fractionate.data.batch import Batch, Ids, Places, Plan
+from fractionate.data.batch import Batch, Ids, Places, Plan, Split
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
+from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.models.columns import check_superfeatures
+from fractionate.models.columns import check_superfeatures, given
 from fractionate.models.modes import eval_mode
 from fractionate.order import batches as shuffled
 from fractionate.order import draw_seed
-from fractionate.outputs import Head, call, logits_of
+from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.records import Superfeatures
 
 SIZE = 1_000_000  # the paper's
@@ -69,7 +71,7 @@ class Chimeras:
         self.size, self.seed, self.head = size, seed, head
         self.teacher = teacher if isinstance(teacher, Once) else Once(teacher)
         with eval_mode(self.teacher):
-            said = logits_of(call(self.teacher, self.examples.inputs[:2]), head)
+            said = logits_of(call(self.teacher, self.examples.inputs[:2].to(device_of(self.teacher))), head)
         if said.ndim != 2 or said.shape[1] != classes:
             raise MismatchError(
                 "teacher and data speak of different classes",
@@ -129,7 +131,7 @@ class Chimeras:
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order, each made and labelled when it is asked for."""
         for _, index in plan:
-            made = self.inputs(index)
+            made = self.inputs(index).to(device_of(self.teacher))
             with eval_mode(self.teacher):
                 labels = logits_of(call(self.teacher, made), self.head).argmax(dim=1)
             yield Batch(made, labels, index, complete=True)
@@ -142,3 +144,29 @@ class Chimeras:
             torch.tensor([self.size, self.seed]),
             *self.teacher.state_dict().values(),
         )
+
+
+@transforms.register("chimeras")
+@dataclass(frozen=True)
+class ChimericSet(Transform):
+    """Recombinations of the examples' groups of columns, labelled by the teacher: `chimeras(((0, 1, 2), (3, 4)), size=100000)`.
+
+    Args:
+        groups: Columns of each superfeature in the flattened input; together all of them.
+        size: How many chimeras make an epoch.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    size: int = SIZE
+    changes: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "examples"})
+    reads_teacher: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(tuple(group) for group in self.groups))
+        given(self.groups)
+
+    def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split:
+        """The chimeras of a seed. Raises `ConfigError` without a teacher's model, and what `Chimeras` raises."""
+        if teacher is None:
+            raise ConfigError("chimeras are labelled by the teacher's model", expected="a model", got="a cached signal")
+        return Chimeras(split, given(self.groups), teacher, size=self.size, seed=seed)
