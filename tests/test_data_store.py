@@ -234,9 +234,13 @@ def test_a_function_of_an_array_is_a_teacher_and_arrays_are_its_outputs(tmp_path
 
 
 def test_a_teacher_is_collected_on_its_own_view(tmp_path):
-    data = as_split((X, Y), views={"teacher": X.flip(0)})
-    store = collect(by_column, data, tmp_path / "s", named="t")
-    assert torch.equal(store.signal().logits, by_column(X.flip(0)))
+    other = X.flip(0).clone()
+    other[4] += 1
+    for number, data in enumerate(((X, Y), Rows())):
+        store = collect(by_column, as_split(data, views={"teacher": X.flip(0)}), tmp_path / str(number), named="t")
+        assert torch.equal(store.signal().logits, by_column(X.flip(0)))
+        with pytest.raises(MismatchError, match="field data"):  # another view is other data
+            collect(by_column, as_split(data, views={"teacher": other}), tmp_path / str(number), named="t")
 
 
 @pytest.mark.parametrize("outputs", ["a module", "a function"])

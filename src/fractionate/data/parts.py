@@ -154,11 +154,16 @@ class MarkedSplit:
         return (batch for batch, _ in self.read(plan, seed))
 
     def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
-        """The planned batches, each with what is noted of its examples."""
+        """The planned batches, each with what is noted of its examples and, after that, of their views."""
         ours, *others = tee(plan, 1 + len(self.views))
-        seen = {name: view.batches(other, seed) for (name, view), other in zip(self.views.items(), others, strict=True)}
+        parts = zip(self.views.items(), others, strict=True)
+        seen = {name: read_noted(view, other, seed, note) for (name, view), other in parts}
         for batch, noted in read_noted(self.split, ours, seed, note):
-            more: dict[str, Any] = {name: next(found).inputs for name, found in seen.items()}
+            found = {name: next(view) for name, view in seen.items()}
+            if note is not None:
+                for _, theirs in found.values():
+                    noted = [own + other for own, other in zip(noted, theirs, strict=True)]
+            more: dict[str, Any] = {name: view.inputs for name, (view, _) in found.items()}
             weight = batch.weight if self.weight is None else self.weight[batch.index]
             labelled = batch.labelled if self.labelled is None else self.labelled[batch.index]
             yield replace(batch, views={**batch.views, **more}, weight=weight, labelled=labelled), noted

@@ -147,7 +147,9 @@ def key(identifier: str, inputs: Any, label: Any) -> bytes:
 
 
 def _stacked(found: Iterable[bytes]) -> Keys:
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+    """Fingerprints as rows; of several, an example's and its views', one."""
+    each = (one if len(one) == 16 else xxhash.xxh3_128_digest(one) for one in found)
+    return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
 
 
 def _feed(state: Any, value: Any) -> None:
