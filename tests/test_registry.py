@@ -208,6 +208,26 @@ def test_a_broken_plug_in_is_left_out_with_a_word(fault: str, tmp_path: Path, mo
         sys.modules.pop(module, None)
 
 
+@pytest.mark.parametrize(
+    "points", [b"[fractionate.test-colours]\nx\n", b"\xff\xfe\0", b"[fractionate.test-colours]\nx = \n", b"x = a:b"]
+)
+@pytest.mark.filterwarnings("ignore:a plug-in of")
+def test_metadata_that_cannot_be_read_hide_no_other_plug_in(
+    points: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("bad", points), ("good", b"[fractionate.test-colours]\ny = os:getcwd\n")):
+        info = tmp_path / f"{name}_plugin-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    registry = colours()
+    assert [point.name for point in registry._entry_points() if point.value] == ["y"]
+    with pytest.raises(UnknownNameError, match="unknown colour 'gren'"):
+        colours()["gren"]
+
+
 @pytest.mark.parametrize("name", ["", "a(b)", " a", "a\x1b", 3, None])
 def test_a_name_that_cannot_be_written_is_not_registered(name: object) -> None:
     with pytest.raises(ConfigError, match="cannot be the name of a colour"):

@@ -12,7 +12,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import TypeVar
 
 from fractionate.errors import ConfigError, FractionateError, ResourceError, UnknownNameError, printable, reason
@@ -117,13 +117,27 @@ class Registry(Mapping[str, Part]):
     def _load_plugins(self) -> None:
         if not self._plugins_loaded:
             self._plugins_loaded = True
-            for point in entry_points(group=self.group):
+            for point in self._entry_points():
                 try:
                     point.load()
                 except (Exception, SystemExit) as error:  # another package's import may raise anything
-                    what = f"{point.name} = {point.value}: {type(error).__name__}: {reason(error)}"
-                    self._left_out.append(printable(what, 300))
-                    warnings.warn(f"a plug-in of {self.group} is left out: {self._left_out[-1]}", stacklevel=4)
+                    self._leave_out(f"{point.name} = {point.value}", error)
+
+    def _entry_points(self) -> list[EntryPoint]:
+        try:
+            return [*entry_points(group=self.group)]
+        except Exception:  # the metadata of one package cannot be read: those of the others can
+            found: list[EntryPoint] = []
+            for package in distributions():
+                try:
+                    found += package.entry_points.select(group=self.group)
+                except Exception as error:
+                    self._leave_out(str(package.metadata["Name"]), error)
+            return found
+
+    def _leave_out(self, plugin: str, error: BaseException) -> None:
+        self._left_out.append(printable(f"{plugin}: {type(error).__name__}: {reason(error)}", 300))
+        warnings.warn(f"a plug-in of {self.group} is left out: {self._left_out[-1]}", stacklevel=5)
 
     def factory(self, name: str) -> Callable[..., Part]:
         """The class or function registered under a bare name."""
