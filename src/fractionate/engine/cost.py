@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.batch import moved
+from fractionate.data.batch import Split, moved
 from fractionate.engine.memory import LivingBytes
 from fractionate.models.modes import eval_mode
 from fractionate.outputs import call, device_of

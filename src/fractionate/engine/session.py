@@ -184,7 +184,7 @@ class Session:
             training=training,
             device=self.device,
             world=self.world,
-            trained=trained,
+            trained=list(trained),
             output_layer=reader.head,
             labels_checked=isinstance(teacher, OpenCache) and teacher.checked,
         )
@@ -337,7 +337,7 @@ class Session:
         assert scores is not None
         self.ledger.write({"step": now.step, "validation": asdict(scores)})
         now.looks_without_better += 1
-        if now.better(scores, infos(self.task.metrics)):
+        if now.better(scores, infos(self.task.judged)):
             now.best, now.best_step, now.looks_without_better = asdict(scores), now.step, 0
             if self.training.keep == "best":
                 state = self.world.whole(self._measured().state_dict())
@@ -394,5 +394,5 @@ class Session:
             versions=versions(),
             note=self.remark,
             cost=cost_of(self.plain, self.source, self.split, self.seed) if self.folder is not None else {},
-            metrics=infos(self.task.metrics),
+            metrics=infos(self.task.judged),
         )

@@ -148,7 +148,7 @@ class Distilling:
                     "TRL cuts, packs and shuffles the data itself: a stored signal cannot follow",
                     fix="pass teacher=, or train with fractionate.distill, which reads stored signals of tokens",
                 )
-            data = settings.get("train_dataset")
+            data: Any = settings.get("train_dataset")
             if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
                 raise ConfigError(
                     "a stored signal follows a train_dataset that is read by place",

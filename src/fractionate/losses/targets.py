@@ -28,7 +28,7 @@ class _Loss(torch.autograd.Function):
         weight, temperature, scale = numbers
         log_q = torch.log_softmax(logits, 1)
         log_t = log_q if temperature == 1 else torch.log_softmax(logits / temperature, 1)
-        soft = torch.linalg.vecdot(target, log_t).mul_(-scale)
+        soft: Tensor = torch.linalg.vecdot(target, log_t).mul_(-scale)
         if entropy is not None:
             soft.add_(entropy, alpha=scale)
         if weight != 1:

@@ -139,7 +139,7 @@ def cut(model: nn.Module, kept: Mapping[str, tuple[int, ...]]) -> nn.Module:
             got=reason(error, 300),
             fix="build the student yourself: Task(student=...)",
         ) from error
-    if made.can_generate():
+    if made.can_generate():  # type: ignore[operator]
         made.generation_config = copy.deepcopy(model.generation_config)
     parameter = next(model.parameters())
     return made.to(parameter.device, parameter.dtype)

@@ -133,7 +133,7 @@ def dissect(
             device=device,
         )
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    metrics = infos(task.metrics, metric or task.deciding.name, margin)
+    metrics = infos(task.judged, metric or task.deciding.name, margin)
     _check_study(seeds, metrics[0].margin, task)
     check_workers(workers)
     if arms is None:
@@ -175,7 +175,6 @@ def dissect(
     finally:
         bar.close()
     ordered = tuple(runs[arm.name, seed] for arm in variants for seed in seeds)
-    splits = task.splits
     study = Study(
         name=name,
         metrics=metrics,
@@ -186,13 +185,7 @@ def dissect(
         effects=tuple(effect for one in metrics for effect in effects(ordered, contrasts, metric=one)),
         shares=_all_shares(ordered, variants, metrics[0]),
         notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metrics[0].name)),
-        data={
-            "name": task.title,
-            "examples": len(splits.transfer),
-            "classes": _classes(task),
-            "fingerprint": str(settings["data"]),
-        }
-        | {key: len(part) for key in ("validation", "test") if (part := getattr(splits, key)) is not None},
+        data=_described(task, str(settings["data"])),
         settings=settings | _shared(variants),
         wall_seconds=time.perf_counter() - begin,
         tries=tries,
@@ -305,6 +298,19 @@ def _check_student(task: Task, model: nn.Module, source: TeacherSource | None) -
             got=f"{outputs} outputs",
             fix="give the student the teacher's classes",
         )
+
+
+def _described(task: Task, digest: str) -> dict[str, str | int | float]:
+    """The data as the record of a study holds them."""
+    splits = task.splits
+    found: dict[str, str | int | float] = {
+        "name": task.title,
+        "examples": len(splits.transfer),
+        "classes": _classes(task),
+        "fingerprint": digest,
+    }
+    parts = {"validation": splits.validation, "test": splits.test}
+    return found | {name: len(part) for name, part in parts.items() if part is not None}
 
 
 def _classes(task: Task) -> int:

@@ -120,7 +120,7 @@ def _channels_last(task: Task) -> Callable[[], nn.Module] | dict[str, Callable[[
     def laid(factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         def make() -> nn.Module:
             model = factory()
-            return model.to(memory_format=torch.channels_last) if convolves(model) else model  # type: ignore[call-overload,no-any-return]
+            return model.to(memory_format=torch.channels_last) if convolves(model) else model  # type: ignore[call-overload]
 
         return make
 

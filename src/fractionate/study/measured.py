@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.objective import Objective, rescaling
-from fractionate.records import Run
+from fractionate.records import Run, Scores
 from fractionate.study.course import Course, Outcome, model_logits
 from fractionate.study.mechanism import absorbed, histogram, off_label_relation
 from fractionate.study.setup import Setup, Trial
@@ -58,7 +58,7 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, b
         history=outcome.points,
         settings=dict(settings),
         versions={"python": platform.python_version(), "torch": torch.__version__},
-        metrics=infos(task.metrics),
+        metrics=infos(task.judged),
     )
     if outcome.diverged_at is not None:
         return replace(
@@ -66,7 +66,7 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, b
             status="diverged",
             note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
         )
-    scores = {}
+    scores: dict[str, Scores | None] = {"validation": None, "test": None}
     for name in ("validation", "test"):
         split, source = getattr(task.splits, name), setup.held_out.get(name)
         if split is None:
@@ -76,5 +76,5 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, b
         else:
             with source.open(task, split, None, NOTHING) as teacher:
                 scores[name] = task.evaluate(model, split, teacher.signal_for)
-    done = replace(base, **scores)
+    done = replace(base, validation=scores["validation"], test=scores["test"])
     return with_mechanism(done, model, course, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)

@@ -82,6 +82,11 @@ class Task:
         )
 
     @property
+    def judged(self) -> tuple[Metric, ...]:
+        """The metrics, none of them by name; the first decides."""
+        return tuple(metric for metric in self.metrics if not isinstance(metric, str))
+
+    @property
     def reader(self) -> Kind:
         """The kind, which makes rows."""
         assert not isinstance(self.kind, str)
@@ -90,13 +95,14 @@ class Task:
     @cached_property
     def splits(self) -> Splits:
         """The data. Raises `MismatchError` and `ConfigError` as `as_split` does."""
-        parts = {name: getattr(self, name) for name in ("transfer", "validation", "test", "teaching")}
-        return Splits(
-            **{
-                name: None if data is None else as_split(data, name, classes=self.reader.distributions)
-                for name, data in parts.items()
-            }
-        )
+        classes = self.reader.distributions
+
+        def read(name: str, data: Any) -> Split | None:
+            return None if data is None else as_split(data, name, classes=classes)
+
+        transfer = as_split(self.transfer, "transfer", classes=classes)
+        others = {name: read(name, getattr(self, name)) for name in ("validation", "test", "teaching")}
+        return Splits(transfer, **others)
 
     @cached_property
     def title(self) -> str:

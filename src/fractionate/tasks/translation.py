@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -33,5 +33,6 @@ class Translation(Kind):
                 f"{type(model).__name__} has no generate()", expected="an encoder-decoder of transformers"
             )
         inputs = {name: part for name, part in inputs_by_name(batch.inputs).items() if not name.startswith("decoder_")}
-        found: Tensor = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, num_beams=self.beams)
+        writer: Any = model
+        found: Tensor = writer.generate(**inputs, max_new_tokens=tokens, do_sample=False, num_beams=self.beams)
         return [row[1:] for row in found.tolist()]

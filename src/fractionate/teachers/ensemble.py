@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split

@@ -47,9 +47,14 @@ class TeacherSource(Protocol):
     it stays true under: of "inputs", "labels", "examples".
     """
 
-    view: str
-    model: nn.Module | None
-    holds_after: frozenset[str]
+    @property
+    def view(self) -> str: ...
+
+    @property
+    def model(self) -> nn.Module | None: ...
+
+    @property
+    def holds_after(self) -> frozenset[str]: ...
 
     def fingerprint(self) -> str:
         """What tells this teacher from others."""
