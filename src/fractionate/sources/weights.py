@@ -20,6 +20,7 @@ from fractionate.errors import DamagedError, FractionateError, ResourceError, pr
 from fractionate.files import existing_file
 
 DIGEST = "xxh3_128"  # in the metadata of the file
+CODE = "Python objects, which can run code when they are read"  # torch's own words say how to read them all the same
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -49,7 +50,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         raise DamagedError(
             f"{path} cannot be read as weights",
             expected="safetensors, or a .pt file that holds tensors only",
-            got=reason(error),
+            got=CODE if str(error).startswith("Weights only load failed") else reason(error),
             fix=fix,
         ) from None
     if not isinstance(loaded, dict):
