@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fractionate.durable import make_directory, read_file, sweep, write_file
 from fractionate.errors import DamagedError, MismatchError
+from fractionate.models.modes import plain_names
 
 BEFORE = "the checkpoint before it is used where there is one"
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
@@ -124,6 +125,33 @@ def content_hash(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def model_hash(model: nn.Module, saved: Mapping[str, Any] | None = None) -> str:
+    """A hash of all parameters and buffers, those that are not saved included: what tells one model from another.
+
+    `saved` is its state dict where that has to be gathered.
+    """
+    saved = model.state_dict() if saved is None else saved
+    others = [buffer for name, buffer in model.named_buffers() if name not in saved]
+    return content_hash(*parts_of(saved), *parts_of(others))
+
+
+def parts_of(value: Any) -> Iterator[Tensor]:
+    """The plain tensors that a state dict holds; of quantized tensors and packed weights what they are made of."""
+    if isinstance(value, Tensor):
+        if value.is_quantized:
+            yield value.dequantize()
+        elif hasattr(value, "__tensor_flatten__"):  # torch's protocol of tensors that are made of others
+            for name in value.__tensor_flatten__()[0]:
+                yield from parts_of(getattr(value, name))
+        else:
+            yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from parts_of(part)
+    else:
+        yield torch.tensor(list(repr(value).encode()), dtype=torch.uint8)
+
+
 def _seal(manifest: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())
 
@@ -214,7 +242,9 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str = "the checkpoint") -> None:
     """Put weights and buffers into a model. Raises `MismatchError` listing what is missing, unknown or of another shape."""
-    own = model.state_dict()
+    names = plain_names(model)  # weights are exported without wrappers, and checkpoints have the model's own names
+    own = {names[name]: value for name, value in model.state_dict().items()}
+    tensors = {names.get(name, name): value for name, value in tensors.items()}
     faults = [f"missing {name}" for name in own if name not in tensors]
     faults += [f"unknown {name}" for name in tensors if name not in own]
     faults += [
@@ -234,4 +264,4 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str = 
             got="; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else ""),
             fix="build the same student, or choose another output folder",
         )
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict({name: tensors[plain] for name, plain in names.items()})

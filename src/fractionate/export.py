@@ -24,7 +24,7 @@ from fractionate.checkpoint import to_bytes
 from fractionate.durable import make_directory, write_file
 from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError, reason, visible
 from fractionate.models.lora import merged
-from fractionate.models.modes import eval_mode, plain_module
+from fractionate.models.modes import eval_mode, plain_module, plain_state
 from fractionate.outputs import Head, call, device_of, logits_of
 from fractionate.record import escaped
 from fractionate.records import Interval, Run, Scores
@@ -69,9 +69,10 @@ def export_student(
     out, student = make_directory(out), merged(plain_module(student))
     save_pretrained: Any = getattr(student, "save_pretrained", None)
     if callable(save_pretrained):
-        save_pretrained(out)
+        state = plain_state(student)
+        save_pretrained(out, **({} if state.keys() == student.state_dict().keys() else {"state_dict": state}))
     else:
-        content, aliases = to_bytes(student.state_dict(), {"format": "pt"})
+        content, aliases = to_bytes(plain_state(student), {"format": "pt"})
         write_file(out / "model.safetensors", content)
         config = {
             "architectures": [type(student).__name__],

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fractionate.checkpoint import content_hash
+from fractionate.checkpoint import content_hash, model_hash
 from fractionate.data.batch import Batch, Split
 from fractionate.data.on_policy import check_writes, completed, left_padded, prompts_of, until_end
 from fractionate.data.parts import ChangedSplit, subset
@@ -62,7 +62,7 @@ class SequenceLevel(Transform):
         model: Any = None if teacher is None else plain_module(teacher)
         check_writes(model, "the teacher of sequence_level")
         special = _Tokens.of(model)
-        weights = content_hash(*model.state_dict().values())
+        weights = model_hash(model)
         key = (repr(self), split.fingerprint(), weights, model.generation_config.to_json_string())
         if key not in _written:
             _written[key] = self._write(model, split, special)

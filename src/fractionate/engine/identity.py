@@ -5,15 +5,19 @@ from __future__ import annotations
 from torch import nn
 
 from fractionate.canonical import canonical_text
-from fractionate.checkpoint import content_hash
+from fractionate.checkpoint import model_hash, parts_of
 from fractionate.data.batch import Split
 from fractionate.engine.standing import asked_for
 from fractionate.engine.world import World
 from fractionate.errors import MismatchError
 from fractionate.folder import Asked
+from fractionate.models.modes import frozen_modules
 from fractionate.tasks.task import Task
 from fractionate.teachers import TeacherSource
 from fractionate.training.recipe import Recipe
+
+NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+                 nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)  # fmt: skip
 
 
 def settings_of(
@@ -50,21 +54,25 @@ def identity_of(
     found |= {
         "data": split.fingerprint(),
         "teacher": None if source is None or not recipe.needs_teacher else source.fingerprint(),
-        "initial_weights": content_hash(*world.whole(student.state_dict()).values()),
+        "initial_weights": model_hash(student, world.whole(student.state_dict())),
     }
     return found | task.fingerprint()
 
 
 def check_apart(student: nn.Module, teacher: nn.Module) -> None:
     """Raise `MismatchError` where training the student would train the teacher: they share parameters or their memory."""
-    held = {p.untyped_storage().data_ptr() for p in teacher.parameters() if p.device.type != "meta"} - {0}
-    shared = [
-        name for name, p in student.named_parameters() if p.requires_grad and p.untyped_storage().data_ptr() in held
-    ]
+    tensors = (*parts_of(list(teacher.parameters())), *teacher.buffers())
+    held = {p.untyped_storage().data_ptr() for p in tensors if p.device.type != "meta"} - {0}
+    trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    frozen = set(frozen_modules(student))
+    for path, module in student.named_modules():  # what normalisation notes of its batches
+        if isinstance(module, NORMALISATION) and module.running_mean is not None and module not in frozen:
+            trained[f"{path}.running_mean"] = module.running_mean
+    shared = [name for name, p in trained.items() if any(t.untyped_storage().data_ptr() in held for t in parts_of(p))]
     if shared:
         raise MismatchError(
-            f"student and teacher share {len(shared)} of the student's parameters: the teacher would be trained too",
+            f"student and teacher share {len(shared)} of what is trained of the student: the teacher would be trained too",
             expected="models of their own",
             got=", ".join(shared[:4]),
-            fix="give the teacher a copy.deepcopy, or freeze what is shared in the student",
+            fix="give the teacher a copy.deepcopy, or freeze what is shared in the student (its normalisation by .eval())",
         )

@@ -35,7 +35,7 @@ from fractionate.folder import Folder
 from fractionate.losses.terms import bind_terms
 from fractionate.losses.terms.base import needs_of
 from fractionate.losses.terms.plain import CallableTerm
-from fractionate.models.modes import frozen_modules, plain_module, train_mode
+from fractionate.models.modes import frozen_modules, plain_module, plain_state, train_mode
 from fractionate.outputs import device_of
 from fractionate.records import Point, Run, Scores
 from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -116,7 +116,7 @@ class Session:
         run = self._record()
         self.ledger.sync()  # before run.json, which says that all is there
         if self.folder is not None:
-            weights = self.world.whole(self.plain.state_dict())
+            weights = self.world.whole(plain_state(self.plain))
             run = self.folder.finish(run, weights) if self.world.rank == 0 else run
         self.world.wait()
         self.ledger.finish(run)
@@ -369,7 +369,7 @@ class Session:
         """Choose the weights, measure them, and say what was done."""
         now = self.standing
         if self.parts.best:
-            last = self.world.whole(self._measured().state_dict()) if now.best_step != now.step else {}
+            last = self.world.whole(plain_state(self._measured())) if now.best_step != now.step else {}
             if self.folder is not None and last and self.world.rank == 0:
                 self.folder.keep_last(last)
             self.plain.load_state_dict(self.world.like(self.parts.best, self.plain.state_dict()))

@@ -24,6 +24,7 @@ from fractionate.checkpoint import (
 from fractionate.engine.tracking import Row
 from fractionate.engine.world import World
 from fractionate.folder import Asked
+from fractionate.models.modes import plain_state
 from fractionate.records import MetricInfo, Point, Scores, Training
 
 
@@ -100,7 +101,7 @@ def asked_for(
     student: nn.Module, training: Training, *, data: str | None = None, teacher: str | None = None, **more: Any
 ) -> Asked:
     """What was asked for, by name: two calls that agree in it are the same run."""
-    shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in student.state_dict().items()]
+    shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
     asked: Asked = {f"training.{name}": value for name, value in asdict(training).items()}
     asked |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
     return asked | more

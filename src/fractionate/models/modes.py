@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,13 +40,36 @@ def train_mode(model: nn.Module, frozen: tuple[nn.Module, ...]) -> None:
 
 def plain_module(model: nn.Module) -> nn.Module:
     """The module inside the wrappers of torch.compile, DataParallel, DDP and averages, whose parameter names others know."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
-            model = model.module
-        elif [name for name, _ in model.named_children()] == [COMPILED]:
-            model = model.get_submodule(COMPILED)
-        else:
-            return model
+    while name := _wrapped(model):
+        model = model.get_submodule(name)
+    return model
+
+
+def _wrapped(model: nn.Module) -> str:
+    """The name under which a wrapper keeps its module; empty for a module that is none."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
+        return "module"
+    return COMPILED if [name for name, _ in model.named_children()] == [COMPILED] else ""
+
+
+def plain_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a model's state dict with the name that it has without wrappers, of parts of the model too."""
+    wrappers = {path: inner for path, module in model.named_modules() if (inner := _wrapped(module))}
+    found = {}
+    for name in model.state_dict():
+        kept, path = [], ""
+        for part in name.split("."):
+            if wrappers.get(path) != part:
+                kept.append(part)
+            path = f"{path}.{part}" if path else part
+        found[name] = ".".join(kept)
+    return found
+
+
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """The state dict under the names that it has without wrappers."""
+    names = plain_names(model)
+    return {names[name]: value for name, value in model.state_dict().items()}
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

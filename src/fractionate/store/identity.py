@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractionate.checkpoint import parts_of
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.files import existing_file
+from fractionate.models.modes import plain_module, plain_state
 from fractionate.store.forms import FormKind, StoredDtype
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
@@ -76,9 +78,10 @@ def teacher_weights(teacher: object, named: str = "") -> str:
     if modules:
         state = sha256()
         for module in modules:
-            for name, value in sorted(module.state_dict().items()):
+            for name, value in sorted(plain_state(plain_module(module)).items()):
                 state.update(name.encode())
-                _hash_value(state, value)
+                for part in parts_of(value):
+                    _hash_tensor(state, part)
         return state.hexdigest()
     if isinstance(teacher, (str, Path)) or hasattr(teacher, "file"):
         with existing_file(getattr(teacher, "file", teacher)).open("rb") as file:  # type: ignore[arg-type]
@@ -109,17 +112,15 @@ def _closed_over(function: Any) -> list[Any]:
     return found
 
 
-def _hash_value(state: Any, value: object) -> None:
-    if isinstance(value, Tensor):
-        part = value.detach().cpu().contiguous()
-        state.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        state.update(part.reshape(-1).view(torch.uint8).numpy().data)
-    else:
-        state.update(repr(value).encode())
+def _hash_tensor(state: Any, tensor: Tensor) -> None:
+    part = tensor.detach().cpu().contiguous()
+    state.update(f"{part.dtype}{tuple(part.shape)}".encode())
+    state.update(part.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def teacher_config(teacher: object) -> str:
     """sha256 over a teacher's class, its modules and settings, and the configuration it carries."""
+    teacher = plain_module(teacher) if isinstance(teacher, nn.Module) else teacher
     text = plain_repr(teacher)
     config: Any = getattr(teacher, "config", None)
     if hasattr(config, "to_dict"):
@@ -152,7 +153,7 @@ def _hash_callable(state: Any, value: Any, seen: set[int]) -> None:
         state.update(teacher_weights(value).encode())
     state.update(plain_repr(value).encode())
     if isinstance(value, Tensor):
-        _hash_value(state, value)
+        _hash_tensor(state, value)
     elif isinstance(value, (list, tuple)):
         for part in value:
             _hash_callable(state, part, seen)

@@ -15,7 +15,7 @@ from fractionate.errors import MismatchError
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.attention_hooks import Watch, find_layers, watching
 from fractionate.models.hooks import module_at
-from fractionate.models.modes import eval_mode
+from fractionate.models.modes import eval_mode, plain_module
 from fractionate.outputs import call, logits_of
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, AttentionStates, Needs
@@ -177,6 +177,8 @@ def check_head(model: nn.Module, layer: nn.Linear, example: Any) -> None:
 def reading(model: nn.Module, needs: Needs = NOTHING, example: Any = None, *, head: str = "") -> Iterator[Reader]:
     """A reader of a model: hooks set once, before the model is wrapped or compiled, and removed at the end.
 
+    Where there are needs, the module inside the wrappers is read.
+
     Args:
         example: Inputs of a small batch; needed for attention and hidden states, whose layers are found by a pass over it.
         head: Dotted path of the output layer where the model does not name it.
@@ -184,10 +186,11 @@ def reading(model: nn.Module, needs: Needs = NOTHING, example: Any = None, *, he
     Raises:
         MismatchError: for modules that do not exist, attention that cannot be seen, logits that are not those of the output layer.
     """
-    reader = Reader(model, needs)
     if not needs:
-        yield reader
+        yield Reader(model, needs)
         return
+    model = plain_module(model)  # hooks are no part of what was compiled before, nor of replicas
+    reader = Reader(model, needs)
     with ExitStack() as stack:
         for path in sorted(needs.features):
             stack.callback(module_at(model, path).register_forward_hook(reader.feature_hook(path)).remove)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fractionate.checkpoint import content_hash
+from fractionate.checkpoint import content_hash, model_hash
 from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
 from fractionate.data.labels import check_same_labels
@@ -104,7 +104,7 @@ class Cached:
         """A hash of logits, labels and class relation, and of the model."""
         parts = [fingerprint_of(self.cached)]
         if self.model is not None:
-            parts.append(content_hash(*self.model.state_dict().values()))
+            parts.append(model_hash(self.model))
         parts += [content_hash(kept) for _, kept in sorted(self.features.items())]
         if self.explanations is not None:
             parts.append(content_hash(self.explanations))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fractionate.checkpoint import content_hash
+from fractionate.checkpoint import content_hash, model_hash, parts_of
 from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
@@ -24,7 +24,12 @@ LEAVE_OUT = "leave the softmax out of the teacher; of stored probabilities: Teac
 
 def model_fingerprint(model: nn.Module) -> str:
     """A hash of all parameters and buffers."""
-    return content_hash(*model.state_dict().values())
+    return model_hash(model)
+
+
+def _trainable(model: nn.Module) -> str:
+    """A hash of what training would change: buffers that are not saved are a model's own notes."""
+    return content_hash(*parts_of(model.state_dict()))
 
 
 @dataclass(eq=False)
@@ -63,7 +68,7 @@ class OpenModel:
 
     def check_unchanged(self) -> None:
         """Raise `MismatchError` if parameters or buffers are not what they were: something trained the teacher."""
-        after = model_fingerprint(self.reader.model)
+        after = _trainable(self.reader.model)
         if after != self.before:
             raise MismatchError(
                 "the teacher changed while it taught",
@@ -74,10 +79,8 @@ class OpenModel:
 
 
 @contextmanager
-def open_model(
-    task: Task, model: nn.Module, needs: Needs, split: Split, *, view: str = "", before: str | None = None
-) -> Iterator[OpenModel]:
+def open_model(task: Task, model: nn.Module, needs: Needs, split: Split, *, view: str = "") -> Iterator[OpenModel]:
     """A model opened for reading on the data of a split."""
     example = task.example(split).to(device_of(model)) if needs else None
     with task.open(model, needs, example, view=view) as reader:
-        yield OpenModel(task, reader, view, before or model_fingerprint(model))
+        yield OpenModel(task, reader, view, _trainable(reader.model))
