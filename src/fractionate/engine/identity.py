@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from fractionate.canonical import canonical_text
 from fractionate.checkpoint import model_hash, parts_of
@@ -63,7 +63,7 @@ def check_apart(student: nn.Module, teacher: nn.Module) -> None:
     """Raise `MismatchError` where training the student would train the teacher: they share parameters or their memory."""
     tensors = (*parts_of(list(teacher.parameters())), *teacher.buffers())
     held = {p.untyped_storage().data_ptr() for p in tensors if p.device.type != "meta"} - {0}
-    trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    trained: dict[str, Tensor] = {name: p for name, p in student.named_parameters() if p.requires_grad}
     frozen = set(frozen_modules(student))
     for path, module in student.named_modules():  # what normalisation notes of its batches
         if isinstance(module, NORMALISATION) and module.running_mean is not None and module not in frozen:
