@@ -219,8 +219,3 @@ def _check(signal: Signal, *others: Signal | None) -> None:
                 "two signals of the same examples differ in shape",
                 expected=str(list(signal.logits.shape)), got=str(list(other.logits.shape)),
             )  # fmt: skip
-
-
-assert (
-    alignment_probes and class_probes and data_probes and store_probes and student_probes and teacher_probes
-)  # imported for their registrations
