@@ -23,9 +23,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.sources.fashion import fashion_mnist
-from fractionate.sources.models import cnn
-from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store, collect
+from fractionate import collect
+from fractionate.data import fashion_mnist
+from fractionate.models import cnn
+from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store
 
 RESULT = Path(__file__).parent / "results" / "cached.md"
 BATCH, EXAMPLES, T = 128, 5120, 2.0

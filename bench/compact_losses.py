@@ -19,7 +19,7 @@ from losses import peak_tensors
 from torch.nn import functional
 
 from fractionate import Objective
-from fractionate.compact import CompactSignal
+from fractionate.theory import CompactSignal
 
 SHAPES = ((256, 1_000), (64, 32_000), (16, 151_936))
 ENTRIES, TEMPERATURE, SECONDS = 32, 2.0, 12.0

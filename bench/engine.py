@@ -29,13 +29,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.objective import Objective
-from fractionate.order import batches
+from fractionate import Objective, TeacherSignal, distill
+from fractionate.data import Examples, batches
 from fractionate.records import Training
-from fractionate.schedule import learning_rate, make_optimizer
-from fractionate.teacher import TeacherSignal
+from fractionate.training import learning_rate, make_optimizer
 
 LIMIT = 1.03
 Work = Callable[[nn.Module, "Task", Training], float]

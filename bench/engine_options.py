@@ -24,11 +24,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.engine.memory import foresee
-from fractionate.engine.recompute import recomputed
+from fractionate import distill
+from fractionate.data import Examples
 from fractionate.records import Training
+from fractionate.training import foresee, recomputed
 
 STEPS = 4
 SHORT = Training(steps=STEPS, batch_size=16, learning_rate=1e-3)
@@ -165,8 +164,7 @@ def growth() -> str:
 
 def studies(warm: int = 5, many: int = 50) -> str:
     """Memory, files, threads, shared memory and temporary files after some studies, and after fifty more."""
-    from fractionate.study import dissect
-    from fractionate.teacher import TeacherSignal
+    from fractionate import TeacherSignal, dissect
 
     inputs, labels = torch.randn(256, 64), torch.arange(256) % 10
     examples, signal = Examples(inputs, labels), TeacherSignal(torch.randn(256, 10), labels)

@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.sources.delimited import read_delimited
+from fractionate.data import read_delimited
 from test_engine_memory import HERE, MEASURED
 
 ROOT = Path(__file__).parents[1]

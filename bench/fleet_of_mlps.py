@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fractionate.data.examples import Examples
-from fractionate.objective import Objective
-from fractionate.teacher import TeacherSignal
+from fractionate import Objective, TeacherSignal
+from fractionate.data import Examples
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ CASES = {
 RUN = """
 import json, sys, time
 began = time.process_time()
-from fractionate.chain import Chain, read_run
-from fractionate.rehearsal import peak_bytes
-from fractionate.records.commands import Written
+from fractionate.run import Chain, read_run
+from fractionate.run import peak_bytes
+from fractionate.records import Written
 chain = Chain(read_run(sys.argv[1]))
 chain.parts
 found = {"start": [time.process_time(), 0]}

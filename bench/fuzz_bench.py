@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fractionate.cli import main as command
-from fractionate.config import dump_run
-from fractionate.config.sections import RunFile
 from fractionate.errors import FractionateError
+from fractionate.run import RunFile, dump_run
 
 ALLOWED = (0, 2, 3, 4, 5, 6)
 PAGE = """\

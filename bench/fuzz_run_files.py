@@ -37,14 +37,11 @@ from fuzz_bench import ALLOWED, Bench, FoundError, bench_in, code_of, run
 from mutations import TOKENS, VALUES, damage, modest
 from safetensors.torch import save_file
 
-from fractionate.chain import read_run
-from fractionate.config import dump_run
-from fractionate.config.sections import all_keys
-from fractionate.diagnosis.black_box import read_signal
-from fractionate.page.reading import read_record
+from fractionate.diagnosis import read_signal
+from fractionate.models import find_model, find_parts, read_weights
+from fractionate.page import read_record
 from fractionate.records import Diagnosis, Run, Study
-from fractionate.sources.names import find_model, find_parts
-from fractionate.sources.weights import read_weights
+from fractionate.run import all_keys, dump_run, read_run
 
 RESULT = Path(__file__).parent / "results" / "fuzz_run_files.md"
 TIMED = ("wall_seconds", "cost", "settings", "digest", "versions", "path", "out")  # of a record: not the same each time

@@ -32,12 +32,21 @@ import numpy as np
 import torch
 import xxhash
 
-from fractionate.data.examples import Examples
+from fractionate import collect
+from fractionate.data import Examples
 from fractionate.errors import FractionateError
-from fractionate.store import Store, collect, repair
-from fractionate.store.exchange import read_array
-from fractionate.store.layout import HEAD, SEGMENTS, SHARDS, canonical, index_hash, read_header
-from fractionate.store.shards import columns_in
+from fractionate.store import (
+    HEAD,
+    SEGMENTS,
+    SHARDS,
+    Store,
+    canonical,
+    columns_in,
+    index_hash,
+    read_array,
+    read_header,
+    repair,
+)
 
 RESULT = Path(__file__).parent / "results" / "fuzz_store.md"
 ALLOWED = 64 << 20  # bytes beyond twice the file

@@ -19,11 +19,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.objective import Objective
+from fractionate import Objective, TeacherSignal, distill
+from fractionate.data import Examples
 from fractionate.records import Training
-from fractionate.teacher import TeacherSignal
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -27,14 +27,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.checkpoint import steps_in
-from fractionate.data.examples import Examples
-from fractionate.durable import TEMPORARY
-from fractionate.engine import distill
-from fractionate.folder import CHECKPOINTS, METRICS, RUN, STUDENT
-from fractionate.objective import Objective
+from fractionate import Objective, TeacherSignal, distill
+from fractionate.data import Examples
 from fractionate.records import Run, Training
-from fractionate.teacher import TeacherSignal
+from fractionate.system import TEMPORARY
+from fractionate.training import CHECKPOINTS, METRICS, RUN, STUDENT, steps_in
 
 RESULTS = Path(__file__).parent / "results"
 TRAINING = Training(
@@ -64,18 +61,18 @@ def student(width: int = 256) -> nn.Module:
 
 def train_in(out: Path, data: tuple[Examples, Examples, TeacherSignal], *, every: int = 5) -> None:
     """The training that is killed. Its last checkpoint is left in place, to be compared too."""
-    import fractionate.folder
+    import fractionate.training.run_folder
 
     train, validation, said = data
-    real = fractionate.folder.shutil
-    fractionate.folder.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)  # type: ignore[assignment]
+    real = fractionate.training.run_folder.shutil
+    fractionate.training.run_folder.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)  # type: ignore[assignment]
     try:
         distill(
             student(), train, said, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
             out=out, save_every_steps=every, log_every=1, show="nothing",
         )  # fmt: skip
     finally:
-        fractionate.folder.shutil = real
+        fractionate.training.run_folder.shutil = real
 
 
 def forked(work: Callable[[], None]) -> int:

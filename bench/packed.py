@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.extensions.packed import load_packed
+from fractionate.models import load_packed
 
 warnings.simplefilter("ignore")
 
@@ -69,7 +69,7 @@ def main() -> None:
     packed = load_packed(given.folder)
     print(f"loaded in {time.perf_counter() - start:.2f} s")
     full = full_model(given.folder, given.full)
-    assert not [n for n in sys.modules if n.startswith(("fractionate.engine", "fractionate.models.quantize"))]
+    assert not [n for n in sys.modules if n.startswith(("fractionate.training", "fractionate.models.quantize"))]
     size = (given.folder / "packed.safetensors").stat().st_size
     whole = given.full.stat().st_size if given.full else sum(4 * p.numel() for p in full.parameters())
     print(f"file: {size / 1e6:.2f} MB packed, {whole / 1e6:.2f} MB full precision: {whole / size:.1f} times smaller")

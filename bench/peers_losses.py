@@ -24,8 +24,7 @@ from types import ModuleType
 import torch
 from torch.nn import functional
 
-from fractionate.conformance import Conformance, conformance, table
-from fractionate.conformance.checks import Subject
+from fractionate.plugins.conformance import Conformance, Subject, conformance, table
 
 warnings.simplefilter("ignore")
 PEERS: dict[str, Callable[[], Subject]] = {}
@@ -290,7 +289,7 @@ def measure() -> tuple[list[Conformance], list[str]]:
 PAGE = """# Conformance of published losses
 
 What the losses of published packages compute when all of them get the same request: the soft term of distillation alone, at
-the asked temperature, all else at the defaults. Measured by `fractionate.conformance` (float64, CPU), not read from
+the asked temperature, all else at the defaults. Measured by `fractionate.plugins.conformance` (float64, CPU), not read from
 documentation; every adapter is in `bench/peers_losses.py` and at most ten lines. This page is the output of
 
     PYTHONPATH=src python bench/peers_losses.py docs/peers-conformance.md
@@ -351,7 +350,7 @@ NOT_INSTALLABLE = (
 
 
 def main(out: str | None) -> None:
-    from fractionate.divergences import divergences
+    from fractionate.losses.divergences import divergences
 
     torch.set_num_threads(1)
     library = shim_torchvision()

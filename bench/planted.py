@@ -24,10 +24,8 @@ from bench.teachers import CACHE, HEALTHY, MLP, Upbringing, parts, signal_of, wi
 from bench.teachers import teacher as trained_teacher
 from torch import nn
 
-from fractionate.data.examples import Examples
-from fractionate.diagnosis import diagnose
-from fractionate.objective import Objective
-from fractionate.teacher import TeacherSignal
+from fractionate import Objective, TeacherSignal, diagnose
+from fractionate.data import Examples
 
 DATA = ("digits", "fashion", "glosses", "cancer")
 SEEDS = {"set": (0, 2), "judged": (1, 3)}

@@ -18,11 +18,9 @@ from bench.fleet_of_mlps import Schedule, train
 from bench.teachers import CACHE, MLP, TEACHERS, parts, signal_of, teacher
 from torch import Tensor, nn
 
-from fractionate.data.examples import Examples
-from fractionate.diagnosis import diagnose
-from fractionate.objective import Objective
+from fractionate import Objective, TeacherSignal, diagnose
+from fractionate.data import Examples
 from fractionate.records import Recommendation
-from fractionate.teacher import TeacherSignal
 
 Arm = tuple[str, float, float]  # cell, temperature, teacher weight
 SEEDS, T_OF_SIX = range(6), 2.571  # and the 97.5 % point of Student's t with 5 degrees of freedom

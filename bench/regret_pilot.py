@@ -24,12 +24,10 @@ from bench.regret import DEFAULT, GRID, SEEDS, Arm, Setting, significantly
 from bench.teachers import CACHE, MLP, TEACHERS, Upbringing, parts, signal_of, teacher
 from torch import Tensor, nn
 
-from fractionate.data.examples import Examples
-from fractionate.diagnosis import diagnose
-from fractionate.objective import Objective
+from fractionate import Objective, TeacherSignal, diagnose
+from fractionate.data import Examples
 from fractionate.records import Diagnosis, Recommendation, Training
-from fractionate.study.pilot import PilotPlan
-from fractionate.teacher import TeacherSignal
+from fractionate.study import PilotPlan
 
 RESULT = Path(__file__).parent / "results" / "regret_pilot.md"
 FRESH_STUDENTS = {"letters": 32, "satellite": 12, "dna": 8, "spam": 6, "wardrobe": 20, "speech": 12}

@@ -32,17 +32,20 @@ TESTS = (
 
 
 FIRST = {  # where a file's bugs should show; the other tests run after it
-    "objective.py": "test_objective_kernel", "divergences/likelihood.py": "test_objective_kernel", "registry.py": "test_registry",
-    "spectrum/stream.py": "test_spectrum_kernel", "record.py": "test_records", "data/examples.py": "test_examples",
-    "divergences/onepass.py": "test_objective_kernel", "powers.py": "test_objective_kernel",
+    "losses/objective.py": "test_objective_kernel",
+    "losses/divergences/likelihood.py": "test_objective_kernel",
+    "system/registry.py": "test_registry",
+    "theory/spectrum/stream.py": "test_spectrum_kernel", "records/base.py": "test_records",
+    "data/examples.py": "test_examples",
+    "losses/kernels/onepass.py": "test_objective_kernel", "theory/softmax.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
-    "divergences/sparse.py": "test_sparse_losses", "engine/step.py": "test_sparse_losses",
+    "losses/kernels/sparse.py": "test_sparse_losses", "training/step.py": "test_sparse_losses",
     "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/remainder.py": "test_vocabulary",
-    "divergences/ranking.py": "test_ranking", "models/quantize.py": "test_quantizers",
+    "losses/divergences/ranking.py": "test_ranking", "models/quantize.py": "test_quantizers",
     "losses/terms/explanations.py": "test_explanation_terms", "losses/terms/features.py": "test_terms",
     "losses/terms/attention.py": "test_attention", "losses/terms/passes.py": "test_passes",
-    "engine/memory.py": "test_engine_memory",
-    "engine/recompute.py": "test_engine_memory",
+    "training/memory.py": "test_engine_memory",
+    "training/recompute.py": "test_engine_memory",
 }  # fmt: skip
 
 
@@ -57,71 +60,73 @@ class Bug:
 
 
 BUGS = (
-    Bug("softmax over the examples", "teacher.py", (
+    Bug("softmax over the examples", "theory/teacher_signal.py", (
         ("return torch.softmax(self.tempered_logits, dim=-1)", "return torch.softmax(self.tempered_logits, dim=0)"),)),
-    Bug("T in place of T²", "objective.py", (("self.temperature**2 if self.scaled", "self.temperature if self.scaled"),)),
-    Bug("hard term tempered too", "divergences/likelihood.py", (
+    Bug("T in place of T²", "losses/objective.py", (("self.temperature**2 if self.scaled", "self.temperature if self.scaled"),)),
+    Bug("hard term tempered too", "losses/divergences/likelihood.py", (
         ('student = exponents(student_logits, 1.0, "student")\n    own_exponent',
          'student = exponents(student_logits, 2.0, "student")\n    own_exponent'),)),
-    Bug("student not tempered in the cross-entropy", "divergences/likelihood.py", (
+    Bug("student not tempered in the cross-entropy", "losses/divergences/likelihood.py", (
         ('student = exponents(student_logits, target.temperature, "student")\n        p = target.masses("target")\n        cross',
          'student = exponents(student_logits, 1.0, "student")\n        p = target.masses("target")\n        cross'),)),
-    Bug("direction of KL swapped", "divergences/likelihood.py", (
+    Bug("direction of KL swapped", "losses/divergences/likelihood.py", (
         ('@divergences.register("forward-kl")', '@divergences.register("a-kl")'),
         ('@divergences.register("reverse-kl")', '@divergences.register("forward-kl")'),
         ('@divergences.register("a-kl")', '@divergences.register("reverse-kl")'),)),
-    Bug("weights of label and teacher exchanged", "objective.py", (
+    Bug("weights of label and teacher exchanged", "losses/objective.py", (
         ("return self.teacher_weight * (self.temp", "return (1 - self.teacher_weight) * (self.temp"),)),
-    Bug("statistics of the batch, not of the data", "teacher.py", (
+    Bug("statistics of the batch, not of the data", "theory/teacher_signal.py", (
         ("return self.population.stats(self.temperature, self.logits.device)",
          "return Population(self.logits, self.labels).stats(self.temperature)"),)),
-    Bug("a batch forgets its places in the data", "teacher.py", (
+    Bug("a batch forgets its places in the data", "theory/teacher_signal.py", (
         ("labels=self.labels[index], rows=self.rows[index])", "labels=self.labels[index], rows=self.rows[: len(index)])"),)),
-    Bug("class means divided by all examples", "teacher.py", (("sums.div_(counts[:, None])", "sums.div_(examples)"),)),
-    Bug("teacher's gradient not cut", "teacher.py", (("self.logits.detach())", "self.logits)"),)),
-    Bug("half precision computed in half precision", "teacher.py", (
+    Bug("class means divided by all examples", "theory/teacher_signal.py", (
+        ("sums.div_(counts[:, None])", "sums.div_(examples)"),)),
+    Bug("teacher's gradient not cut", "theory/teacher_signal.py", (("self.logits.detach())", "self.logits)"),)),
+    Bug("half precision computed in half precision", "theory/teacher_signal.py", (
         ("return torch.float64 if dtype == torch.float64 else torch.float32", "return dtype"),)),
-    Bug("a label of K accepted among K classes", "teacher.py", (("(labels >= classes)", "(labels > classes)"),)),
-    Bug("label not excluded from the shape", "shape.py", (
+    Bug("a label of K accepted among K classes", "theory/teacher_signal.py", (("(labels >= classes)", "(labels > classes)"),)),
+    Bug("label not excluded from the shape", "theory/shape.py", (
         ("kept = torch.where(others, mass, 0.0)", "kept = torch.where(~torch.isneginf(signal.logits), mass, 0.0)"),)),
-    Bug("shape by division by 1 - confidence", "shape.py", (
+    Bug("shape by division by 1 - confidence", "theory/shape.py", (
         ("return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~signal.others, -torch.inf), dim=-1))",
          "return signal.probabilities.scatter(1, signal.labels[:, None], 0.0) / (1 - signal.confidence[:, None])"),)),
-    Bug("masked classes get mass", "teacher.py", (
+    Bug("masked classes get mass", "theory/teacher_signal.py", (
         ("allowed = ~torch.isneginf(self.logits)", "allowed = torch.ones_like(self.logits, dtype=torch.bool)"),)),
-    Bug("top k counted without the label", "shape.py", (
+    Bug("top k counted without the label", "theory/shape.py", (
         ("top = signal.tempered_logits.topk(k, dim=1).indices", "top = shape.topk(k, dim=1).indices"),)),
-    Bug("permutation that renames nothing", "shape.py", (("renamed[order] = order.roll(1)", "renamed[order] = order"),)),
-    Bug("confidences not shuffled", "confidence.py", (
+    Bug("permutation that renames nothing", "theory/shape.py", (("renamed[order] = order.roll(1)", "renamed[order] = order"),)),
+    Bug("confidences not shuffled", "theory/confidence.py", (
         ("signal.stats.confidence[shuffle(signal.stats, self.seed)[_rows(signal)]]", "signal.confidence"),)),
-    Bug("shuffled over all classes, not within", "confidence.py", (
+    Bug("shuffled over all classes, not within", "theory/confidence.py", (
         ("donors = order[torch.argsort(labels[order], stable=True)]", "donors = order"),)),
-    Bug("label smoothing of another convention", "confidence.py", (
+    Bug("label smoothing of another convention", "theory/confidence.py", (
         ("1 - self.epsilon + self.epsilon / signal.classes", "1 - self.epsilon"),)),
-    Bug("negative cosines count as related", "confidence.py", (("relation.double().clamp_min(0)", "relation.double().abs()"),)),
-    Bug("class shares dropped from the spectrum", "spectrum/stream.py", (
+    Bug("negative cosines count as related", "theory/confidence.py", (
+        ("relation.double().clamp_min(0)", "relation.double().abs()"),)),
+    Bug("class shares dropped from the spectrum", "theory/spectrum/stream.py", (
         ("share = counts / counts.sum()", "share = torch.ones_like(counts) / len(counts)"),)),
-    Bug("class shares in float32", "spectrum/stream.py", (
+    Bug("class shares in float32", "theory/spectrum/stream.py", (
         ("share = counts / counts.sum()", "share = (counts.float() / counts.sum().float()).double()"),)),
-    Bug("flat shape over all classes in the spectrum", "spectrum/stream.py", (
+    Bug("flat shape over all classes in the spectrum", "theory/spectrum/stream.py", (
         ("flat = math.log(self.classes - 1)", "flat = math.log(self.classes)"),)),
-    Bug("rescaling multiplied by T where it is divided", "objective.py", (
+    Bug("rescaling multiplied by T where it is divided", "losses/objective.py", (
         ("strength = objective.soft_scale / objective.temperature", "strength = objective.soft_scale * objective.temperature"),)),
-    Bug("rescaling with the untempered student", "objective.py", (
+    Bug("rescaling with the untempered student", "losses/objective.py", (
         ("tempered = torch.softmax(logits / objective.temperature, dim=-1)", "tempered = torch.softmax(logits, dim=-1)"),)),
-    Bug("arguments in names evaluated", "registry.py", (
+    Bug("arguments in names evaluated", "system/registry.py", (
         ("arguments = [ast.literal_eval(argument) for", "arguments = [eval(ast.unparse(argument)) for"),)),
-    Bug("records ignore unknown fields", "record.py", (('extra="forbid"', 'extra="ignore"'),)),
-    Bug("text in notebooks not escaped", "record.py", (("html_text.escape(str(self))", "str(self)"),)),
+    Bug("records ignore unknown fields", "records/base.py", (('extra="forbid"', 'extra="ignore"'),)),
+    Bug("text in notebooks not escaped", "records/base.py", (("html_text.escape(str(self))", "str(self)"),)),
     Bug("parts of data overlap", "data/examples.py", (("start += size", "start += size // 2"),)),
-    Bug("gradient of the mean handed to every reduction", "divergences/onepass.py", (
+    Bug("gradient of the mean handed to every reduction", "losses/kernels/onepass.py", (
         ("return scale_rows(kept, gradient_of_loss / ctx.made_for), None, None", "return kept, None, None"),)),
-    Bug("one kept array for all uses", "powers.py", (
+    Bug("one kept array for all uses", "theory/softmax.py", (
         ("key = (name, dtype, rows, classes)", 'key = ("all", dtype, rows, classes)'),)),
-    Bug("remainder spread over all classes", "divergences/sparse.py", (
+    Bug("remainder spread over all classes", "losses/kernels/sparse.py", (
         ("even = mass_left / left.clamp_min(1)", "even = mass_left / signal.classes"),)),
-    Bug("entries beyond the k largest lose their mass", "divergences/sparse.py", (("mass_left + dropped", "mass_left"),)),
-    Bug("entropy of the remainder left out", "divergences/sparse.py", (
+    Bug("entries beyond the k largest lose their mass", "losses/kernels/sparse.py", (("mass_left + dropped", "mass_left"),)),
+    Bug("entropy of the remainder left out", "losses/kernels/sparse.py", (
         (" + target.left * torch.xlogy(target.even, target.even)", ""),)),
     Bug("every chunk takes the first tokens' factors", "losses/kernels/vocabulary.py", (
         ("z.mul_(factor[start:stop, None])", "z.mul_(factor[: stop - start, None])"),)),
@@ -129,9 +134,9 @@ BUGS = (
         ("made[1][: self.classes].addmm_(z.T, part)", "made[1][: self.classes].copy_(z.T @ part)"),)),
     Bug("padded entries count as the label", "losses/kernels/remainder.py", (
         ("torch.where(known, masses - even[:, None], 0.0).mul_(-slope)", "(masses - even[:, None]).mul_(-slope)"),)),
-    Bug("classes the teacher holds equal are ordered", "divergences/ranking.py", (
+    Bug("classes the teacher holds equal are ordered", "losses/divergences/ranking.py", (
         ("[:, :, None] > heights.gather", "[:, :, None] >= heights.gather"),)),
-    Bug("top-1 by the student's own order", "divergences/ranking.py", (
+    Bug("top-1 by the student's own order", "losses/divergences/ranking.py", (
         ("ranked = heights.topk(k, dim=-1).indices", "ranked = own.topk(k, dim=-1).indices"),)),
     Bug("ternary scale of all weights", "models/quantize.py", (
         ("total / kept.sum(dim=over, keepdim=True).clamp_min(1)", "total / size.numel()"),)),
@@ -152,28 +157,28 @@ BUGS = (
         ("each.sum(dim=(2, 3)).mean(dim=1) / valid.sum(dim=1)", "each.sum(dim=(2, 3)).mean(dim=1) / valid.shape[1]"),)),
     Bug("every pass reads the gold tokens", "losses/terms/passes.py", (
         ("prefix = shifted(prefix, logits.detach().argmax(dim=-1))", "prefix = own.prefix(inputs)"),)),
-    Bug("forecast without the optimiser", "engine/memory.py", (
+    Bug("forecast without the optimiser", "training/memory.py", (
         ("(OPTIMIZER_COPIES[training.optimizer] + copies) * trained", "copies * trained"),)),
-    Bug("weights counted as activations", "engine/memory.py", (
+    Bug("weights counted as activations", "training/memory.py", (
         ("self._known = {t.untyped_storage()._cdata for t in before}", "self._known = set()"),)),
-    Bug("activations that never go", "engine/memory.py", (("self.now -= size", "pass"),)),
-    Bug("an infinite gradient passes", "engine/step.py", (
+    Bug("activations that never go", "training/memory.py", (("self.now -= size", "pass"),)),
+    Bug("an infinite gradient passes", "training/step.py", (
         ("finite = finite and not bool(self._found)", "pass"),), "test_engine"),
-    Bug("a guessed label counts as a label", "engine/step.py", (
+    Bug("a guessed label counts as a label", "training/step.py", (
         ("(~known, replace(self.objective, teacher_weight=1.0))", "(~known, self.objective)"),), "test_engine_loop"),
-    Bug("a look forgotten when a run goes on", "engine/session.py", (
+    Bug("a look forgotten when a run goes on", "training/trainer.py", (
         ("if self.standing.look_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
     Bug("weights of living teachers ignored", "engine/council.py", (
         ("log_p + self.log_share.view(", "log_p + 0 * self.log_share.view("),), "test_engine_faults"),
-    Bug("the best weights in the place of the last", "folder.py", (
+    Bug("the best weights in the place of the last", "training/run_folder.py", (
         ("write_file(self.path / LAST, to_bytes(weights)[0])", "shutil.copy(self.path / STUDENT, self.path / LAST)"),),
         "test_engine_loop"),
-    Bug("a table's scale learned from its test rows too", "sources/own_table.py", (
+    Bug("a table's scale learned from its test rows too", "data/own_table.py", (
         ("learned = rows.transfer.inputs.numpy()", "learned = self._rows().inputs.numpy()"),), "test_own_table"),
-    Bug("dropout redrawn when recomputed", "engine/recompute.py", (
+    Bug("dropout redrawn when recomputed", "training/recompute.py", (
         ("use_reentrant=False, **named", "use_reentrant=False, preserve_rng_state=False, **named"),)),
-    Bug("a module's own forward lost", "engine/recompute.py", (("if own is not None:", "if False:"),)),
-    Bug("a coupled loss spread over processes", "engine/step.py", (("if cut or world.size > 1:", "if cut:"),)),
+    Bug("a module's own forward lost", "training/recompute.py", (("if own is not None:", "if False:"),)),
+    Bug("a coupled loss spread over processes", "training/step.py", (("if cut or world.size > 1:", "if cut:"),)),
 )  # fmt: skip
 
 

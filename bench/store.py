@@ -25,11 +25,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.store import Store, verify
-from fractionate.store.forms import row_hashes
-from fractionate.store.identity import Identity
-from fractionate.store.layout import SEGMENTS, SHARDS, Head, write_shard
-from fractionate.store.ranges import rows_of, stored_of
+from fractionate.store import (
+    SEGMENTS,
+    SHARDS,
+    Head,
+    Identity,
+    Store,
+    row_hashes,
+    rows_of,
+    stored_of,
+    verify,
+    write_shard,
+)
 
 RESULT = Path(__file__).parent / "results" / "store.md"
 K, BATCH = 64, 256

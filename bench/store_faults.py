@@ -24,9 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.data.examples import Examples
+from fractionate import collect
+from fractionate.data import Examples
 from fractionate.errors import FractionateError
-from fractionate.store import Store, collect, verify
+from fractionate.store import Store, verify
 
 RESULT = Path(__file__).parent / "results" / "store_faults.md"
 Random = np.random.Generator
@@ -191,8 +192,8 @@ def kills(base: Path) -> list[str]:
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / "src")!r})
 import torch
-from fractionate.data.examples import Examples
-from fractionate.store import collect
+from fractionate.data import Examples
+from fractionate import collect
 data = Examples(torch.arange(64.0).reshape(16, 4), torch.arange(16) % 4)
 print("ready", flush=True); sys.stdin.read(1)
 collect(lambda x: x * 2, data, sys.argv[1], named="twice", batch_size=8, shard_bytes=1)

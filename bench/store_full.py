@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
 
-from fractionate.data.examples import Examples
+from fractionate import collect
+from fractionate.data import Examples
 from fractionate.errors import ResourceError
-from fractionate.store import Store, collect, verify
+from fractionate.store import Store, verify
 
 RESULT = Path(__file__).parent / "results" / "store_full.md"
 FULL, OTHER = 6, 9  # exit codes of a child: refused as it should be, anything else

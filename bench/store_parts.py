@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import torch
 from torch import nn
 
-from fractionate.data.examples import Examples
-from fractionate.store import Store, collect, verify
+from fractionate import collect
+from fractionate.data import Examples
+from fractionate.store import Store, verify
 
 RESULT = Path(__file__).parent / "results" / "store_parts.md"
 EXAMPLES = 6000

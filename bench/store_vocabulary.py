@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
 
-from fractionate.sources.glosses import read_glosses
-from fractionate.store import Form, collect, losses
-from fractionate.teacher import TeacherSignal
+from fractionate import TeacherSignal, collect
+from fractionate.data import read_glosses
+from fractionate.store import Form, losses
 
 RESULT = Path(__file__).parent / "results" / "store_vocabulary.md"
 FORMS = [("dense", 0, "float16")]

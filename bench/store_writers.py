@@ -21,8 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate.data.examples import Examples
-from fractionate.store import Store, collect, verify
+from fractionate import collect
+from fractionate.data import Examples
+from fractionate.store import Store, verify
 
 RESULT = Path(__file__).parent / "results" / "store_writers.md"
 

@@ -22,14 +22,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from fractionate.data.examples import Examples
-from fractionate.objective import Objective
-from fractionate.order import batches
+from fractionate import Objective, TeacherSignal, dissect
+from fractionate.data import Examples, batches, data_sets
+from fractionate.models import models
 from fractionate.records import Training
-from fractionate.sources.bundled import data_sets
-from fractionate.sources.models import models
-from fractionate.study import dissect
-from fractionate.teacher import TeacherSignal
 
 CELLS = ("hard", "ls", "class-mean", "kd-pt", "kd-sim", "kd-pt+sim", "kd")
 SEEDS = 3

@@ -15,12 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.extensions.interactions import second_derivatives
-from fractionate.extensions.superfeatures import communities
+from fractionate import distill
+from fractionate.data import Examples, fashion_mnist
+from fractionate.diagnosis import communities, second_derivatives
 from fractionate.records import Training
-from fractionate.sources.fashion import fashion_mnist
 
 RESULT = Path(__file__).parent / "results" / "superfeatures.md"
 FEATURES, EXAMPLES, GROUPS = 784, 1_000, 4

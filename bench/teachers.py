@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fractionate.data.examples import Examples
-from fractionate.teacher import TeacherSignal
+from fractionate import TeacherSignal
+from fractionate.data import Examples
 
 CACHE = Path(os.environ.get("FRACTIONATE_BENCH_CACHE", Path.home() / ".cache" / "fractionate-bench"))
 
@@ -126,7 +126,7 @@ def _table(package: str, path: str, digest: str, name: str, label: str):
 
     import rdata  # pip install rdata
 
-    from fractionate.sources.packages import package_file
+    from fractionate.data import package_file
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional
 
 from fractionate import Objective
-from fractionate.compact import CompactSignal
-from fractionate.losses.kernels.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
+from fractionate.losses.kernels import HeadSignal, choose_chunks, vocabulary_loss
+from fractionate.theory import CompactSignal
 
 warnings.simplefilter("ignore")
 CLASSES, WIDTH = 151_936, 512

@@ -3,7 +3,7 @@
     python lab/aa_studies.py train --minutes 7     # trains students until the time is up; say it again to go on
     python lab/aa_studies.py table                 # reads what is there, writes lab/results/aa_studies.md
 
-Real: students 16-16-12 on 150 examples of `sources.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each seed is
+Real: students 16-16-12 on 150 examples of `data.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each seed is
 one replicate; consecutive seeds make studies. The truth of an effect for a study is its mean over all seeds of the *other* studies.
 """
 
@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from fractionate.attribution import Contrast, effects, judge, paired
-from fractionate.attribution.shapley import shares
-from fractionate.order import draw_seed
+from fractionate import Recipe, Task
+from fractionate.data.hierarchy import Hierarchy
+from fractionate.data.sampling import draw_seed
 from fractionate.records import Run, Training
-from fractionate.sources.hierarchy import Hierarchy
-from fractionate.study import FACTORIAL
-from fractionate.study.arms import PLACES, Arm, make_arms
+from fractionate.study import Arm
+from fractionate.study.arms import FACTORIAL, PLACES, make_arms
+from fractionate.study.effects.contrasts import Contrast, effects, judge, paired
+from fractionate.study.effects.shapley import shares
 from fractionate.study.jobs import Workshop
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
-from fractionate.tasks import CLASSIFICATION, Task, infos
+from fractionate.tasks import CLASSIFICATION, infos
 from fractionate.teachers import Cached
-from fractionate.training import Recipe
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "aa_studies"

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fractionate.attribution import Contrast, effects
-from fractionate.data.examples import Examples
+from fractionate import TeacherSignal, dissect, spectrum
+from fractionate.data import Examples
+from fractionate.models.zoo import logit_layer
 from fractionate.records import Effect, Study, Training
-from fractionate.sources.models import logit_layer
-from fractionate.spectrum import spectrum
-from fractionate.study import FACTORIAL, dissect
-from fractionate.study.course import make_student, model_logits
-from fractionate.study.mechanism import row_geometry
-from fractionate.teacher import TeacherSignal, relation_from_rows
+from fractionate.study.arms import FACTORIAL
+from fractionate.study.effects.contrasts import Contrast, effects
+from fractionate.theory.teacher_signal import relation_from_rows
+from fractionate.training.fleet import model_logits
+from fractionate.training.fleet.setup import make_student
+from fractionate.training.mechanism import row_geometry
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parent.parent / "runs"
@@ -236,7 +237,7 @@ def write(
     name: str, command: str, words: str, teachers: list[str], studies: Sequence[Study], *, shown: Sequence[Study] = ()
 ) -> None:
     """lab/results/NAME.md with every study, and a page with those that are `shown` (all where none is named)."""
-    from fractionate.page import report
+    from fractionate import report
 
     RESULTS.mkdir(exist_ok=True)
     lines = [f"# {name}", "", words, "", f"Made by `{command}`.", "", "## Teachers, on the transfer set", ""]

@@ -24,10 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from distillation import Task, compare, few_labels, many_labels
 
 from fractionate import collect, distill
-from fractionate.data.examples import Examples
-from fractionate.engine.cost import measure_cost
+from fractionate.data import Examples, data_sets
 from fractionate.records import Training
-from fractionate.sources.bundled import data_sets
+from fractionate.training.cost import measure_cost
 
 OUT = Path("runs/efficientnet")
 TEACHING, FEW, POOL, VALIDATION, TEST = 4000, 1000, 6000, 1500, 4000

@@ -31,10 +31,10 @@ import quantized_tasks
 from distillation import Task, compare, few_labels, many_labels
 
 from fractionate import TeacherSignal, collect
-from fractionate.data.examples import Examples
-from fractionate.engine.cost import measure_cost
+from fractionate.data import Examples, read_glosses
+from fractionate.data.glosses import TOPICS
 from fractionate.records import Training
-from fractionate.sources.glosses import TOPICS, read_glosses
+from fractionate.training.cost import measure_cost
 
 OUT = Path("runs/minilm")
 FEW, MANY, POOL, VALIDATION, TEST = 1500, 10_000, 30_000, 2000, 5000

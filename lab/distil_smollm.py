@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-from fractionate import Objective, collect, distill
-from fractionate.attribution import paired
+from fractionate import Objective, Task, collect, distill
+from fractionate.data import read_glosses
 from fractionate.errors import ConfigError
-from fractionate.extensions.language import Sentences, read_sentences
 from fractionate.records import Training
-from fractionate.sources.glosses import read_glosses
 from fractionate.store import Store
-from fractionate.tasks import Task
-from fractionate.teachers.tokens import StoredTokens, gold_share
+from fractionate.study.effects.contrasts import paired
+from fractionate.teachers import Sentences, gold_share
+from fractionate.teachers.sentences import read_sentences
+from fractionate.teachers.tokens import StoredTokens
 
 OUT = Path("runs/smollm")
 RESULT = Path(__file__).parent / "results" / "distil_smollm.md"

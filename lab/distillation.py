@@ -19,17 +19,16 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from fractionate import Objective, TeacherSignal, distill, tasks
-from fractionate.attribution import Contrast, effects
-from fractionate.cells import as_cell
-from fractionate.data.examples import Examples
-from fractionate.diagnosis import diagnose
-from fractionate.engine.cost import measure_cost
-from fractionate.page import report
+from fractionate import Objective, TeacherSignal, diagnose, distill, report, tasks
+from fractionate.data import Examples
 from fractionate.records import Diagnosis, Effect, Run, Scores, Study, Training, Try
+from fractionate.study import PilotPlan
 from fractionate.study.arms import redrawn
-from fractionate.study.pilot import USUAL, PilotPlan, Setting
+from fractionate.study.effects.contrasts import Contrast, effects
+from fractionate.study.pilot import USUAL, Setting
 from fractionate.tasks import CLASSIFICATION, infos, scores
+from fractionate.theory.cells import as_cell
+from fractionate.training.cost import measure_cost
 
 NONE, PSEUDO = "no teacher", "hard pseudo-labels"
 TUNING_SEED, PILOT_SEED = 1000, 2000  # none of them is a seed of the comparison

@@ -10,21 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fractionate import TeacherSignal, distill
-from fractionate.data.examples import Examples
-from fractionate.engine.evaluation import signal_on
-from fractionate.extensions.superfeatures import superfeatures
-from fractionate.extensions.understanding import explanation_signals
-from fractionate.models.additive import explaining_mlp, matched_width, prior_of
+from fractionate import Task, TeacherSignal, distill
+from fractionate.data import Examples, column_names, data_sets, fashion_mnist
+from fractionate.data.sampling import draw_seed
+from fractionate.diagnosis import superfeatures
+from fractionate.diagnosis.explanations import explanation_signals
+from fractionate.models import explaining_mlp, prior_of
+from fractionate.models.additive import matched_width
 from fractionate.models.columns import given
-from fractionate.order import draw_seed
+from fractionate.models.zoo import mlp
 from fractionate.records import Superfeatures, Training
-from fractionate.sources.bundled import data_sets
-from fractionate.sources.fashion import fashion_mnist
-from fractionate.sources.models import mlp
-from fractionate.sources.tables import column_names
-from fractionate.tasks import Task
 from fractionate.teachers import Cached
+from fractionate.training import signal_on
 
 GROUPS = 4
 REAL_STEPS, MORE_STEPS = 300, 150  # then as many again on real or chimeric data, for every arm

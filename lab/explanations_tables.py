@@ -8,12 +8,11 @@ from pathlib import Path
 from explanations_setup import GROUPS, MORE_STEPS, REAL_STEPS, TINY, Material, Seed, Setting
 from safetensors.torch import load_file
 
-from fractionate.attribution import Contrast, effects
-from fractionate.extensions.interactions import second_derivatives
-from fractionate.extensions.superfeatures import between_groups
-from fractionate.extensions.understanding import explain, save_table
-from fractionate.page import report
+from fractionate import report
+from fractionate.diagnosis import explain, save_table, second_derivatives
+from fractionate.diagnosis.feature_groups import between_groups
 from fractionate.records import Effect, Explanations, Run, Study
+from fractionate.study.effects.contrasts import Contrast, effects
 from fractionate.tasks import CLASSIFICATION, infos
 
 RESULTS = Path(__file__).parent / "results"

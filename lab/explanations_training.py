@@ -11,10 +11,9 @@ from explanations_setup import MORE_STEPS, REAL_STEPS, Seed
 from safetensors.torch import save_file
 from torch import nn
 
-from fractionate import distill
-from fractionate.data.chimera import Chimeras
-from fractionate.engine.evaluation import evaluate
-from fractionate.training import Recipe
+from fractionate import Recipe, distill
+from fractionate.teachers.chimeras import Chimeras
+from fractionate.training import evaluate
 
 QUIET: dict[str, Any] = {"show": "nothing", "log_every": 10**6}
 Arms = Mapping[str, tuple[Recipe, Any]]  # what is trained, and the teacher

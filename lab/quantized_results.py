@@ -10,17 +10,13 @@ from pathlib import Path
 from quantized_setup import NAMES, Cell
 from quantized_tasks import CLASSES, FINE_TUNING, TINY, TRAIN, fine_tuned, parts
 
-from fractionate.attribution import Contrast, effects, paired, values_of
-from fractionate.extensions.attention_measures import (
-    attention_arm,
-    compare_maps,
-    layer_sensitivity,
-    top_eigenvalue,
-)
-from fractionate.extensions.packed import save_packed
-from fractionate.extensions.preference import preference
-from fractionate.page import report
+from fractionate import report
+from fractionate.models import save_packed
 from fractionate.records import AttentionStudy, Effect, Study
+from fractionate.study import attention_arm, compare_maps, layer_sensitivity
+from fractionate.study.attention_measures import top_eigenvalue
+from fractionate.study.effects.contrasts import Contrast, effects, paired, values_of
+from fractionate.study.preference import preference
 
 COMMAND = "PYTHONPATH=src python lab/study_quantized.py"
 UNTRAINED = ("full precision", "quantized without training")

@@ -10,11 +10,10 @@ from quantized_tasks import TINY, Texts, fine_tuned, parts
 from quantized_watch import ATTENTION, Watched
 from torch import nn
 
-from fractionate import TeacherSignal
-from fractionate.engine.evaluation import signal_on
-from fractionate.models.quantize import Quantization, prepare
+from fractionate import Task, TeacherSignal
+from fractionate.models import Quantization, prepare
 from fractionate.records import Training
-from fractionate.tasks import Task
+from fractionate.training import signal_on
 
 NAMES = {"glosses": "WordNet glosses → 45 topics", "pairs": "pairs of definitions → hypernym or not"}
 EXAMPLES = {  # of the training texts; every arm and seed sees these

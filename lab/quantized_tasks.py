@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from fractionate import distill
+from fractionate.data import package_file, read_glosses
+from fractionate.data.glosses import FILES, TOPICS
 from fractionate.records import Run, Training
-from fractionate.sources.glosses import FILES, TOPICS, read_glosses
-from fractionate.sources.packages import package_file
 
 FULL, TINY = (
     Path("runs/quantized"),

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.data.batch import Batch
-from fractionate.extensions.attention_measures import compare_maps
+from fractionate.data import Batch
+from fractionate.study import compare_maps
+from fractionate.tasks import Needs, Predictions
 from fractionate.tasks.classification import Classification
-from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.summed import Summed, Sums, mean
 
 

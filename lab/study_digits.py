@@ -9,8 +9,8 @@ import claims
 import torch
 from torch import nn
 
+from fractionate.data import digits
 from fractionate.records import Training
-from fractionate.sources.bundled import digits
 
 SEEDS = 10
 

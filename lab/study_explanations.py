@@ -16,9 +16,8 @@ from explanations_setup import GROUPS, SETTINGS, TINY, Material, Seed, Setting
 from explanations_tables import write
 from explanations_training import Arms, train
 
-from fractionate import Objective
+from fractionate import Objective, Recipe
 from fractionate.losses.terms import Explanations, ked, paper_objective
-from fractionate.training import Recipe
 
 SEEDS, SHARE = 10, 0.7
 

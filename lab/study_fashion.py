@@ -9,10 +9,11 @@ import claims
 import torch
 from torch import nn
 
-from fractionate.data.examples import Examples
+from fractionate.data import Examples, fashion_mnist
+from fractionate.data.fashion import CLASSES, GROUPS
+from fractionate.models import cnn
+from fractionate.models.zoo import mlp
 from fractionate.records import Training
-from fractionate.sources.fashion import CLASSES, GROUPS, fashion_mnist
-from fractionate.sources.models import cnn, mlp
 
 SEEDS = 5
 SHAPE = (1, 28, 28)

@@ -9,8 +9,8 @@ import claims
 import torch
 from torch import nn
 
+from fractionate.data.glosses import TOPICS, wordnet_glosses
 from fractionate.records import Training
-from fractionate.sources.glosses import TOPICS, wordnet_glosses
 
 SEEDS = 5
 WIDTH = 1024

@@ -19,15 +19,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fractionate.attribution import Contrast, effects, paired
-from fractionate.chain import Chain
-from fractionate.demo import demo_runs
-from fractionate.page import report
+from fractionate import TeacherSignal, dissect, report
+from fractionate.cli.demo import demo_runs
+from fractionate.models import find_model
+from fractionate.models.zoo import logit_layer
 from fractionate.records import Run, Study, Training
-from fractionate.sources.models import logit_layer
-from fractionate.sources.names import find_model
-from fractionate.study import dissect
-from fractionate.teacher import TeacherSignal, relation_from_rows
+from fractionate.run import Chain
+from fractionate.study.effects.contrasts import Contrast, effects, paired
+from fractionate.theory.teacher_signal import relation_from_rows
 
 METHODS = (
     *("cross-entropy", "reverse-kl", "jsd", "skew-forward", "skew-reverse", "total-variation", "mse-logits"),

@@ -19,11 +19,10 @@ from quantized_results import write
 from quantized_setup import RATES, Cell, training
 from quantized_tasks import FULL, TINY
 
-from fractionate import Objective, dissect, distill
+from fractionate import Objective, Recipe, dissect, distill
 from fractionate.records import Study
 from fractionate.study import Arm
 from fractionate.teachers import Cached
-from fractionate.training import Recipe
 
 SEEDS = 3
 ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))

@@ -9,9 +9,8 @@ import claims
 import torch
 from torch import nn
 
-from fractionate.data.examples import Examples
+from fractionate.data import Examples, digits
 from fractionate.records import Training
-from fractionate.sources.bundled import digits
 
 SEEDS = 10
 SIZE = 150

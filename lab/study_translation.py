@@ -15,14 +15,11 @@ import torch
 from translation_tables import tell
 from translation_task import FULL, TINY, Size, Written, material
 
-from fractionate import Objective, dissect
-from fractionate.attribution import Contrast, effects
+from fractionate import Objective, Recipe, dissect
 from fractionate.losses.terms import Passes, tie_kd
 from fractionate.study import Arm
-from fractionate.teachers import Cached
-from fractionate.teachers.hidden import HiddenStates
-from fractionate.teachers.tokens import analysis
-from fractionate.training import Recipe
+from fractionate.study.effects.contrasts import Contrast, effects
+from fractionate.teachers import Cached, HiddenStates, analysis
 
 SEEDS = 5
 PASSES = 2  # of iterative KD; the paper takes 3, which costs half as much again

@@ -9,13 +9,10 @@ from pathlib import Path
 import torch
 from translation_task import TINY, Material
 
-from fractionate import report
-from fractionate.attribution import paired, values_of
-from fractionate.extensions.decoding import quality
+from fractionate import report, spectrum
 from fractionate.records import Study
-from fractionate.spectrum import spectrum
-from fractionate.teachers.hidden import HiddenStates
-from fractionate.teachers.tokens import gold_share
+from fractionate.study.effects.contrasts import paired, values_of
+from fractionate.teachers import HiddenStates, gold_share, quality
 
 SHOWN = {
     "bleu": "BLEU", "chrf": "chrF", "ta-rate": "TA rate, %", "accuracy": "gold token, %", "token-nll": "NLL, nats",

@@ -17,19 +17,17 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fractionate import distill
-from fractionate.data.batch import Split
-from fractionate.data.splits import as_split
-from fractionate.durable import write_file
-from fractionate.extensions.decoding import sequence_level, translate
+from fractionate import Task, distill
+from fractionate.data import Pieces, Sentences, Split, as_split, descriptions
+from fractionate.data.subwords import END, PAD
 from fractionate.records import Training
-from fractionate.sources.pieces import END, PAD, Pieces, Sentences
-from fractionate.sources.translation import descriptions
-from fractionate.tasks import Task
-from fractionate.tasks.predictions import Predictions
+from fractionate.system.atomic import write_file
+from fractionate.tasks import Predictions
 from fractionate.tasks.summed import Summed, Sums, share
 from fractionate.tasks.text_metrics import bleu, chrf
 from fractionate.tasks.translation import Translation
+from fractionate.teachers import translate
+from fractionate.teachers.decoding import sequence_level
 
 NOUNS = [
     ("tool", "strumento"),

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.engine.evaluation import signal_on
+from fractionate.data import data_sets
 from fractionate.records import Training
-from fractionate.sources.bundled import data_sets
 from fractionate.tasks import scores
 from fractionate.teachers import mix
+from fractionate.training import signal_on
 
 GENERATIONS = 3
 

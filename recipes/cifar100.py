@@ -15,10 +15,9 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from fractionate import Objective, collect, diagnose, dissect, distill, report
+from fractionate.data import Shifted, cifar100
+from fractionate.models import models
 from fractionate.records import Training, Tuning
-from fractionate.sources.cifar import cifar100
-from fractionate.sources.models import models
-from fractionate.sources.pictures import Shifted
 
 CELLS = (
     "hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(25)", "kd",

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from fractionate import Objective, collect, diagnose, dissect, distill, report
+from fractionate.data import PictureFolder, random_view
+from fractionate.models import models
 from fractionate.records import Training
-from fractionate.sources.models import models
-from fractionate.sources.pictures import PictureFolder, random_view
 
 CELLS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd", "kd-pt-shuffled-within-class", "class-mean-permuted")
 

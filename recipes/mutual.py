@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fractionate import Objective, distill
-from fractionate.engine.evaluation import evaluate, signal_on
+from fractionate.data import data_sets
 from fractionate.records import Training
-from fractionate.sources.bundled import data_sets
+from fractionate.training import evaluate, signal_on
 
 TURNS = 20
 

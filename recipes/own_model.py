@@ -3,8 +3,8 @@
 from torch import nn
 
 from fractionate import Objective, collect, diagnose, dissect, distill, report
+from fractionate.data import data_sets
 from fractionate.records import Training
-from fractionate.sources.bundled import data_sets
 
 
 def network(width: int) -> nn.Module:

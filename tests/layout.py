@@ -2,8 +2,9 @@
 
     python tests/layout.py     # writes the rows of new modules, their sentences, the tree in the README, and docs/parts.md
 
-A module may import from rows further down only. New modules are put as low as their imports allow; move a row by hand where it
-belongs, and run this again.
+A row is a folder of the package (or a file beside them). A folder may import from rows further down only. New folders are put as
+low as their imports allow; move a row by hand where it belongs, and run this again. A folder inside another has a row of its own
+under it, and is free among its siblings: within a folder, files alone must not import each other in a circle.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PUBLIC = "(the package)"  # the row of fractionate/__init__.py
 
 @dataclass(frozen=True)
 class Row:
-    """A module of the house: its name in the table, the floor it stands on, what it says of itself."""
+    """A folder of the house: its name in the table (`study`, `study/effects`), its floor, the first line of its docstring."""
 
     module: str
     floor: str
@@ -45,14 +46,19 @@ def paths() -> dict[str, Path]:
 
 
 def imports() -> dict[str, set[str]]:
-    """What each module imports of the package, inside functions too; not what only the type checker reads."""
+    """What each module imports of the package, inside functions too; not what only the type checker reads.
+
+    A name that a folder gives on first use counts as imported from the file that defines it.
+    """
     known = paths()
+    given = {name: exported(path) for name, path in known.items() if path.name == "__init__.py"}
     edges: dict[str, set[str]] = {name: set() for name in known}
     for name, path in known.items():
         for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
             targets: list[str] = []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                targets = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                homes = given.get(node.module.removeprefix("fractionate."), {})
+                targets = [node.module, *(homes.get(a.name, f"{node.module}.{a.name}") for a in node.names)]
             elif isinstance(node, ast.Import):
                 targets = [
                     alias.name for alias in node.names if alias.name != "fractionate"
@@ -61,6 +67,17 @@ def imports() -> dict[str, set[str]]:
             inner = [target for target in ours if target in known]
             edges[name] |= set(inner) if inner else {PUBLIC} if ours else set()
     return {name: targets - {name} for name, targets in edges.items()}
+
+
+def exported(path: Path) -> dict[str, str]:
+    """Name to defining module, of what a package gives on first use: the imports that its type checker reads."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for inner in node.body:
+                if isinstance(inner, ast.ImportFrom) and inner.module:
+                    found |= {alias.asname or alias.name: inner.module for alias in inner.names}
+    return found
 
 
 def _is_ours(target: str) -> bool:
@@ -77,12 +94,17 @@ def _walk(tree: ast.AST) -> list[ast.AST]:
 
 
 def room(module: str) -> str:
-    """The row a module belongs to: its own, or that of the package it is in."""
+    """The folder at the top that a module is in, or its own name where it is in none."""
     return module.split(".")[0] if module != PUBLIC else module
 
 
+def inner_rooms() -> list[str]:
+    """Folders inside folders: `study/effects`."""
+    return sorted(n.replace(".", "/") for n, p in paths().items() if p.name == "__init__.py" and "." in n)
+
+
 def rooms() -> dict[str, set[str]]:
-    """Row to the rows it imports from."""
+    """Folder to the folders it imports from."""
     edges: dict[str, set[str]] = {}
     for module, targets in imports().items():
         edges.setdefault(room(module), set()).update(room(target) for target in targets)
@@ -109,7 +131,7 @@ def cycle(edges: dict[str, set[str]]) -> list[str]:
 
 def sentence(name: str) -> str:
     """The first sentence or line of a module's docstring, as a cell of a table."""
-    path = SOURCE / "__init__.py" if name == PUBLIC else paths()[name]
+    path = SOURCE / "__init__.py" if name == PUBLIC else paths()[name.replace("/", ".")]
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.split("\n")[0].rstrip(".").replace("|", "\\|")
 
@@ -142,13 +164,18 @@ def place_new(rows: list[Row]) -> list[Row]:
         floor = rows[min(at, len(rows) - 1)].floor
         rows.insert(at, Row(ready, floor, sentence(ready)))
         missing.remove(ready)
-    return rows
+    inner = inner_rooms()
+    return [
+        each
+        for row in rows
+        for each in [row, *(Row(n, row.floor, sentence(n)) for n in inner if n.split("/")[0] == row.module)]
+    ]
 
 
 def tree(rows: list[Row]) -> str:
-    """The tree of the README: floor by floor, every file."""
+    """The tree of the README: floor by floor, every folder."""
     floors: dict[str, list[str]] = {}
-    for row in rows:
+    for row in (row for row in rows if "/" not in row.module):
         floors.setdefault(row.floor, []).append("__init__.py" if row.module == PUBLIC else shown(row.module))
     width = max(map(len, floors)) + 2
     lines = ["src/fractionate/"]
@@ -169,7 +196,7 @@ def write() -> None:
     text = TABLE.read_text(encoding="utf-8")
     for floor in dict.fromkeys(row.floor for row in rows):
         lines = [f"| `{shown(r.module)}` | {r.sentence} |" for r in rows if r.floor == floor]
-        block = "\n".join([f"### {floor}", "", "| module | what it is |", "| --- | --- |", *lines])
+        block = "\n".join([f"### {floor}", "", "| folder | what it is |", "| --- | --- |", *lines])
         text = re.sub(rf"### {re.escape(floor)}\n\n(\|.*\n)*(\|.*)?", lambda _, b=block: b + "\n", text, count=1)
     TABLE.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     readme = README.read_text(encoding="utf-8")
@@ -181,9 +208,6 @@ def write() -> None:
 def registries() -> dict[str, Any]:
     """Every registry of the package by the kind of part it holds, as the source declares them."""
     found = {}
-    for name in paths():
-        if name.startswith(("extensions.", "models.", "data.")):  # they register their parts when they are imported
-            importlib.import_module(f"fractionate.{name}")
     for name, path in paths().items():
         for match in re.finditer(r"^(\w+): Registry\[", path.read_text(encoding="utf-8"), re.MULTILINE):
             registry = getattr(importlib.import_module(f"fractionate.{name}"), match[1])

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal, rescaling, spectrum
-from fractionate.cells import PLACEBOS
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.records import (
@@ -39,7 +38,8 @@ from fractionate.records import (
     Verdict,
 )
 from fractionate.tasks import CLASSIFICATION, infos
-from fractionate.teacher import relation_from_rows
+from fractionate.theory.cells import PLACEBOS
+from fractionate.theory.teacher_signal import relation_from_rows
 
 METRICS = infos(CLASSIFICATION)
 ARMS = ("hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(3)", "kd", "kd-pt-shuffled", "kd-shuffled")

@@ -13,12 +13,13 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
-from fractionate.engine import distill
-from fractionate.engine.evaluation import evaluate
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.trainer import Distilling, Placed, distillation_loss, lightning_distillation
-from fractionate.outputs import IGNORED, logits_of, rows
+from fractionate.integrations.trainer import Distilling, Placed, distillation_loss, lightning_distillation
+from fractionate.models.outputs import logits_of, rows
 from fractionate.records import Training
+from fractionate.training import distill
+from fractionate.training.evaluation import evaluate
 from test_engine import FAST, digits, mlp, same, teacher_signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -259,7 +260,7 @@ def test_hugging_face_trainer_with_three_changed_lines(bert, tmp_path, stored):
         pass
 
     if stored:
-        from fractionate.engine.evaluation import signal_on
+        from fractionate.training.evaluation import signal_on
 
         given = {"signal": signal_on(teacher, data)}
     else:

@@ -14,13 +14,13 @@ from torch import nn
 from encoders import HEADS, LAYERS, WIDTH, encoder, inputs_of, transformers
 from fractionate import Objective
 from fractionate.data.batch import Batch
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.losses.terms import AttentionMap, AttentionOutput, term_specs, unified
 from fractionate.models.attention_hooks import attends_by, find_layers, masked_softmax, watching
 from fractionate.records import Training
 from fractionate.tasks.predictions import AttentionStates, Needs
 from fractionate.tasks.reader import reading
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 from predicted import bound, losses_of, predicted
 

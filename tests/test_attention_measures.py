@@ -10,9 +10,12 @@ from torch import nn
 
 from encoders import HEADS, LAYERS, encoder, inputs_of, transformers
 from fractionate import Objective, TeacherSignal
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.attention_measures import (
+from fractionate.losses.terms import unified
+from fractionate.models.attention_hooks import find_layers, watching
+from fractionate.models.quantize import Quantization, prepare
+from fractionate.records import Training
+from fractionate.study.attention_measures import (
     MapChange,
     attention_arm,
     compare_maps,
@@ -23,11 +26,8 @@ from fractionate.extensions.attention_measures import (
     ranking_loss,
     top_eigenvalue,
 )
-from fractionate.losses.terms import unified
-from fractionate.models.attention_hooks import find_layers, watching
-from fractionate.models.quantize import Quantization, prepare
-from fractionate.records import Training
 from fractionate.teachers import Cached
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 
 transformers()

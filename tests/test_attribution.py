@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fractionate.attribution import Contrast, effects, holm, judge, paired, unpaired
-from fractionate.attribution.power import power_of_difference, power_of_equivalence, seeds_to_settle
-from fractionate.attribution.shapley import GRID, LADDER, Place, orders, shares
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import MetricInfo, Run, Scores
+from fractionate.study.effects.contrasts import Contrast, effects, holm, judge, paired, unpaired
+from fractionate.study.effects.power import power_of_difference, power_of_equivalence, seeds_to_settle
+from fractionate.study.effects.shapley import GRID, LADDER, Place, orders, shares
 
 ACCURACY, NLL = MetricInfo("accuracy", "points", "more", 0.5, counts=True), MetricInfo("nll", "nats", "less", 0.02)
 UNKNOWN = MetricInfo("bleu", "points", "more", 0.5)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fractionate import CELLS, Cell, Objective, TeacherSignal, rescaling, spectrum
-from fractionate.cells import as_cell
-from fractionate.confidence import Relation, Shuffled, Smoothed
 from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError, UnknownNameError
-from fractionate.shape import Permuted, TopK, Uniform
+from fractionate.theory.cells import as_cell
+from fractionate.theory.confidence import Relation, Shuffled, Smoothed
+from fractionate.theory.shape import Permuted, TopK, Uniform
 
 LOGITS = torch.zeros(4, 3)
 LABELS = torch.tensor([0, 1, 2, 0])

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractionate import Cell, Objective
-from fractionate.canonical import canonical, canonical_text
-from fractionate.confidence import confidences
-from fractionate.divergences import divergences
 from fractionate.errors import ConfigError
+from fractionate.losses.divergences import divergences
 from fractionate.records import Training
-from fractionate.registry import Registry, registered_name
-from fractionate.shape import shapes
+from fractionate.system.canonical import canonical, canonical_text
+from fractionate.system.registry import Registry, registered_name
+from fractionate.theory.confidence import confidences
+from fractionate.theory.shape import shapes
 
 layers: Registry[Any] = Registry("layer", "fractionate.test-layers")
 
@@ -49,7 +49,7 @@ PROGRAM = """
 import torch
 from test_canonical import SPEC
 from fractionate import Objective
-from fractionate.canonical import canonical_text
+from fractionate.system.canonical import canonical_text
 print(canonical_text((SPEC, Objective("kd-topk(3)", 2.0, divergence="jsd(0.3)"), torch.arange(3.0))))
 """
 

@@ -14,10 +14,10 @@ from torch.nn import functional
 import oracles
 from drawn import DTYPES, Draw, draws
 from fractionate import CELLS, Cell, Objective, TeacherSignal
-from fractionate.cells import LEVELS, PLACEBOS, as_cell
-from fractionate.confidence import Level, confidences, shuffle_within_class
-from fractionate.shape import shapes
-from fractionate.teacher import relation_from_rows
+from fractionate.theory.cells import LEVELS, PLACEBOS, as_cell
+from fractionate.theory.confidence import Level, confidences, shuffle_within_class
+from fractionate.theory.shape import shapes
+from fractionate.theory.teacher_signal import relation_from_rows
 
 NAMES = [*CELLS, "ls(0.1)", "ls(0)", "ls(1)", "kd-topk(1)", "kd-topk(3)", "kd-sim(1, 0.1)", "kd-pt+sim(2.0, 0.01)"]
 HONEST = [name for name in NAMES if name not in PLACEBOS]

@@ -16,9 +16,9 @@ from fractionate.diagnosis.knowledge import group_names
 from fractionate.errors import MismatchError
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.records import LEVEL_NAMES, Diagnosis, Interval, Pilot, Trial
-from fractionate.spectrum import spectrum
-from fractionate.spectrum.certainty import chance, contributions, intervals
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.spectrum import spectrum
+from fractionate.theory.spectrum.certainty import chance, contributions, intervals
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 def drawn(examples: int, classes: int, seed: int, relation: float = 0.0) -> TeacherSignal:
@@ -102,7 +102,7 @@ def test_chance_is_what_unrelated_labels_show():
 
 
 def test_a_signal_too_large_for_draws_says_nothing_of_chance(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("fractionate.spectrum.certainty"), "MOST_ELEMENTS", 300 * 5 * 4)
+    monkeypatch.setattr(importlib.import_module("fractionate.theory.spectrum.certainty"), "MOST_ELEMENTS", 300 * 5 * 4)
     assert chance(drawn(300, 5, 0)) == {}
 
 

@@ -10,21 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.checkpoint import (
+from fractionate.errors import DamagedError, MismatchError, ResourceError
+from fractionate.models.weights import from_bytes, load_weights, to_bytes
+from fractionate.training.checkpoint import (
     Checkpoint,
-    from_bytes,
     latest_checkpoint,
     load_checkpoint,
-    load_weights,
     optimizer_tensors,
     random_state,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
     steps_in,
-    to_bytes,
 )
-from fractionate.errors import DamagedError, MismatchError, ResourceError
 
 
 def at(step: int) -> Checkpoint:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.data.chimera import Chimeras, Once
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
+from fractionate.data.sampling import batches
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms import ked
+from fractionate.models.additive import explanations_of
 from fractionate.models.columns import given
-from fractionate.order import batches
 from fractionate.records import Training
-from fractionate.tasks.reader import explanations_of
+from fractionate.teachers.chimeras import Chimeras, Once
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fractionate.cli import main
+from fractionate.cli.commands import main
 from fractionate.records import Diagnosis, Run, Study
 
 SMALL = (
@@ -40,7 +40,7 @@ def run_file(tmp_path, monkeypatch):
 
 def test_help_loads_no_torch():
     code = (
-        "import sys; from fractionate.cli import main\n"
+        "import sys; from fractionate.cli.commands import main\n"
         "try: main(['--help'])\n"
         "finally: print('torch' in sys.modules, file=sys.stderr)"
     )
@@ -83,8 +83,8 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
 
 
 def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
-    import fractionate.chain as chain_module
-    from fractionate.chain import Chain, read_run
+    import fractionate.run.workflow as chain_module
+    from fractionate.run.workflow import Chain, read_run
     from fractionate.study.pilot import PilotPlan, Round
 
     def small(minutes, validation, training, **more):
@@ -159,7 +159,14 @@ def test_config_commands(capsys, run_file):
 @pytest.mark.slow
 def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
     done = subprocess.run(
-        [sys.executable, "-m", "fractionate.cli", "collect", str(run_file), "teacher.weights=missing.safetensors"],
+        [
+            sys.executable,
+            "-m",
+            "fractionate.cli.commands",
+            "collect",
+            str(run_file),
+            "teacher.weights=missing.safetensors",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fractionate.cells import as_cell
-from fractionate.config import differences, dump_run, explain, load_run
-from fractionate.config.sections import RunFile, all_keys, section_of
 from fractionate.errors import ConfigError
 from fractionate.records import Training
 from fractionate.records.training import LOOP_SETTINGS
+from fractionate.run import dump_run
+from fractionate.run.runfile import differences, explain, load_run
+from fractionate.run.schema import RunFile, all_keys, section_of
+from fractionate.theory.cells import as_cell
 
 
 def write(tmp_path, text):

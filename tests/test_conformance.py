@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fractionate.conformance import Conformance, conformance, main, table
-from fractionate.conformance.checks import Subject
-from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, UnknownNameError
+from fractionate.losses.divergences import divergences
+from fractionate.plugins.conformance import Conformance, conformance, table
+from fractionate.plugins.conformance.checks import Subject
+from fractionate.plugins.conformance.suite import main
 
-pytest_plugins = ["fractionate.conformance.plugin"]
+pytest_plugins = ["fractionate.plugins.conformance.plugin"]
 
 
 def textbook(student, teacher, labels, temperature):

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from fractionate import CELLS
-from fractionate.confidence import confidences
-from fractionate.contracts import check
 from fractionate.diagnosis import probes
-from fractionate.divergences import divergences
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.divergences import divergences
 from fractionate.losses.terms import TermSpec, term_specs
 from fractionate.losses.terms.base import Unit
 from fractionate.losses.terms.features import FeatureTerm
-from fractionate.shape import shapes
+from fractionate.plugins.contracts import check
+from fractionate.theory.confidence import confidences
+from fractionate.theory.shape import shapes
 from test_terms import TEXTS
 
 

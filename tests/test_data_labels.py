@@ -14,10 +14,10 @@ from torch.utils.data import Dataset, TensorDataset
 from fractionate import collect, diagnose
 from fractionate.data import as_examples, as_split
 from fractionate.data.labels import as_labels, check_labels, check_same_labels
-from fractionate.engine import distill
 from fractionate.errors import MismatchError
 from fractionate.records import Training
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training import distill
 
 X = torch.arange(48 * 6).reshape(48, 6).float() / 100
 Y = torch.arange(48) % 3

@@ -27,9 +27,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from fractionate import collect
 from fractionate.data import as_examples, as_split
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
+from fractionate.training import distill
 
 X = torch.arange(48 * 6).reshape(48, 6).float() / 100
 Y = torch.arange(48) % 3

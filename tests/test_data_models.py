@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fractionate import collect
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.models.outputs import are_probabilities, call, logits_of
 from fractionate.models.placing import place, placed
-from fractionate.outputs import are_probabilities, call, logits_of
 from fractionate.records import Training
 from fractionate.tasks.model_inputs import ModelInputs
+from fractionate.training import distill
 
 X = torch.arange(32 * 6).reshape(32, 6).float() / 100
 Y = torch.arange(32) % 3
@@ -294,7 +294,7 @@ def test_a_model_is_put_back_where_it_was():
 def test_the_trainer_uses_a_teacher_where_it_is(tmp_path):
     transformers = pytest.importorskip("transformers")
     datasets = pytest.importorskip("datasets")
-    from fractionate.extensions.trainer import Distilling
+    from fractionate.integrations.trainer import Distilling
 
     class KDTrainer(Distilling, transformers.Trainer):
         pass

@@ -18,9 +18,9 @@ from fractionate.data.batch import Places, Repeated
 from fractionate.data.dataset import DatasetSplit
 from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import example_at, read_noted
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
+from fractionate.training import distill
 
 X = torch.arange(48 * 6).reshape(48, 6).float() / 100
 Z = X.flip(0)

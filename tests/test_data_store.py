@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from fractionate.data import Examples, as_split
-from fractionate.engine import distill
 from fractionate.errors import MismatchError
 from fractionate.records import Training
 from fractionate.store import Replay, Store, check_teacher, collect, content_ids, import_arrays
+from fractionate.training import distill
 
 X = torch.arange(24 * 6).reshape(24, 6).float() / 8
 Y = torch.arange(24) % 3

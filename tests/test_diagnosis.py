@@ -9,9 +9,9 @@ from torch import nn
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose, probes
 from fractionate.errors import MismatchError, UnknownNameError
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Diagnosis, Finding
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 NAMES = tuple(f"digit {i}" for i in range(10))
 

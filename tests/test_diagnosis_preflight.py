@@ -9,9 +9,9 @@ from torch import nn
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import preflight
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Preflight, Training
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 def parts(examples: int = 128) -> tuple[nn.Module, Examples, TeacherSignal]:

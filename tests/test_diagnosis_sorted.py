@@ -7,7 +7,7 @@ import torch
 
 from fractionate.diagnosis import diagnose
 from fractionate.records import Diagnosis, Finding
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 def signal(

@@ -18,8 +18,8 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Diagnosis, Finding, Training
 from fractionate.study.pilot import PilotPlan, Round
 from fractionate.tasks import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.tokens import StoredTokens
+from fractionate.theory.teacher_signal import TeacherSignal
 from test_dissect_tasks import TASKS, bert, continued, llama, seeded, tagged, texts
 
 

@@ -10,8 +10,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from fractionate import CELLS, Objective, TeacherSignal
-from fractionate.divergences import couples_batch, divergences, own_temperature, written
 from fractionate.errors import ConfigError, MismatchError, NumericsError, UnknownNameError
+from fractionate.losses.divergences import divergences
+from fractionate.losses.divergences.base import couples_batch, own_temperature, written
 
 NAMES = list(divergences)
 CELLS_TRIED = ("kd", "ls", "class-mean", "kd-pt", "hard")
@@ -263,7 +264,7 @@ def test_chunks_change_nothing(name, monkeypatch):
         return loss.detach(), student.grad
 
     whole = step()
-    monkeypatch.setattr("fractionate.divergences.onepass.CHUNK_ELEMENTS", 10)
+    monkeypatch.setattr("fractionate.losses.kernels.onepass.CHUNK_ELEMENTS", 10)
     for one, other in zip(whole, step(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.drawn import draws
 
 from fractionate import Objective
-from fractionate.divergences import divergences
 from fractionate.errors import FractionateError
+from fractionate.losses.divergences import divergences
 
 NAMES = list(divergences)
 CELLS_TRIED = ("kd", "hard", "ls", "class-mean", "kd-pt", "kd-topk", "kd-sim")

@@ -12,17 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from fractionate.durable import TEMPORARY, make_directory, publish, sweep, sync_directory, write_directory, write_file
 from fractionate.errors import ResourceError
+from fractionate.system.atomic import (
+    TEMPORARY,
+    make_directory,
+    publish,
+    sweep,
+    sync_directory,
+    write_directory,
+    write_file,
+)
 
-SOURCE = Path(__file__).parents[1] / "src" / "fractionate" / "durable.py"
-# durable.py without the package: no torch import, so that a trace of every system call stays short
+SOURCE = Path(__file__).parents[1] / "src" / "fractionate" / "system" / "atomic.py"
+# atomic.py without the package: no torch import, so that a trace of every system call stays short
 LOAD = f"""
 import sys, types, importlib.util
-sys.path.insert(0, {str(SOURCE.parents[1])!r})
-package = types.ModuleType("fractionate"); package.__path__ = [{str(SOURCE.parent)!r}]
+sys.path.insert(0, {str(SOURCE.parents[2])!r})
+package = types.ModuleType("fractionate"); package.__path__ = [{str(SOURCE.parents[1])!r}]
 sys.modules["fractionate"] = package
-from fractionate.durable import write_file, write_directory
+from fractionate.system.atomic import write_directory, write_file
 """
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
@@ -94,7 +102,7 @@ def test_a_file_is_published_once_where_there_are_no_hard_links(tmp_path, monkey
 
 @pytest.mark.parametrize("links", [True, False])
 def test_of_many_that_publish_at_once_one_wins(tmp_path, links):
-    script = LOAD + "import os, time\nfrom fractionate.durable import publish\n"
+    script = LOAD + "import os, time\nfrom fractionate.system.atomic import publish\n"
     if not links:
         script += "def refuse(*more): raise OSError(1, 'Operation not permitted')\nos.link = refuse\n"
     script += f"""

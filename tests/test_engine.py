@@ -14,10 +14,10 @@ from torch import nn
 from counting_term import Calling
 from fractionate import Objective, TeacherSignal
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.engine.evaluation import evaluate
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.records import Run, Training
+from fractionate.training import distill
+from fractionate.training.evaluation import evaluate
 
 
 @cache

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.engine import distill
-from fractionate.engine.cost import measure_cost
 from fractionate.errors import MismatchError, NumericsError
-from fractionate.export import accuracy_interval, export_student
+from fractionate.models.export import accuracy_interval, export_student
 from fractionate.records import Scores
+from fractionate.training import distill
+from fractionate.training.cost import measure_cost
 from test_engine import FAST, digits, mlp, teacher_signal
 
 

@@ -16,12 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fractionate import Objective, TeacherSignal
-from fractionate.engine import distill
-from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import Training
 from fractionate.tasks import Needs, Task
 from fractionate.teachers import Ensemble, Online, mix
+from fractionate.training import distill
+from fractionate.training.evaluation import signal_on
 from test_engine import FAST, digits, mlp, same, teacher_signal
 from test_engine_loop import Pictures
 

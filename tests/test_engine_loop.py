@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fractionate import Objective, TeacherSignal, dissect
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
-from fractionate.engine.evaluation import evaluate
+from fractionate.data.sampling import batches, step_seed
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.order import batches, step_seed
 from fractionate.records import Training
-from fractionate.schedule import learning_rate, make_optimizer
+from fractionate.training import distill
+from fractionate.training.evaluation import evaluate
+from fractionate.training.schedule import learning_rate, make_optimizer
 from test_engine import FAST, digits, mlp, same, teacher_signal
 
 

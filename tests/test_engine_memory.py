@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.engine import distill
-from fractionate.engine.memory import available_bytes, foresee
-from fractionate.engine.recompute import recomputed
 from fractionate.errors import ConfigError, ResourceError
 from fractionate.records import Training
+from fractionate.system.memory import available_bytes
+from fractionate.training import distill
+from fractionate.training.memory import foresee
+from fractionate.training.recompute import recomputed
 
 STEP = Training(steps=3, batch_size=16, learning_rate=1e-2)
 
@@ -106,10 +107,10 @@ HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "MALL
 MEASURED = """
 import json, os, sys, torch
 from torch import nn
-from fractionate.engine import distill, session
-from fractionate.objective import Objective
+from fractionate.training import distill, trainer as session
+from fractionate.losses.objective import Objective
 from fractionate.records import Training
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 torch.set_num_threads(1)
 def peak():  # VmHWM: ru_maxrss begins with what the process that started this one held
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

@@ -16,12 +16,12 @@ from bench.kill import TRAINING, compare, digits, forked, kill_once, prepare, st
 from torch import nn
 
 from counting_term import Calling
-from fractionate.checkpoint import steps_in
 from fractionate.data.dataset import PROBED
-from fractionate.engine import distill
 from fractionate.errors import MismatchError, NumericsError, StoppedError
-from fractionate.folder import CHECKPOINTS, METRICS, RUN, STUDENT
 from fractionate.records import Run, Training
+from fractionate.training import distill
+from fractionate.training.checkpoint import steps_in
+from fractionate.training.run_folder import CHECKPOINTS, METRICS, RUN, STUDENT
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from fractionate.engine import distill
+from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError, MismatchError, StoppedError
-from fractionate.objective import Objective
-from fractionate.order import draw_seed
+from fractionate.losses.objective import Objective
 from fractionate.records import Training
+from fractionate.training import distill
 
 STEPS = Training(steps=6, batch_size=8, learning_rate=1e-2)
 

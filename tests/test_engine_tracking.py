@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from fractionate.engine import distill
-from fractionate.engine.tracking import Ledger
 from fractionate.errors import DamagedError, MissingExtraError
-from fractionate.extensions.trackers import MLflow, TensorBoard, Wandb, numbers
+from fractionate.integrations.trackers import MLflow, TensorBoard, Wandb, numbers
+from fractionate.training import distill
+from fractionate.training.tracking import Ledger
 from test_engine import FAST, digits, mlp
 
 

@@ -18,11 +18,11 @@ from bench.kill import digits, forked
 from torch import nn
 
 from counting_term import Calling
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, StoppedError
-from fractionate.folder import METRICS, RUN, STUDENT
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Run, Training
+from fractionate.training import distill
+from fractionate.training.run_folder import METRICS, RUN, STUDENT
 
 if not torch.distributed.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fractionate import errors
-from fractionate.cli import main
+from fractionate.cli.commands import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 CLASSES = [

@@ -8,9 +8,8 @@ from torch import nn
 
 from fractionate import Objective, TeacherSignal
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
+from fractionate.diagnosis.explanations import explanation_signals
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.understanding import explanation_signals
 from fractionate.losses.terms import Explanations, ked, paper_objective, term_specs
 from fractionate.models.additive import (
     Channels,
@@ -18,16 +17,17 @@ from fractionate.models.additive import (
     combined,
     explaining_cnn_builder,
     explaining_mlp,
+    explanations_of,
     matched_branch_channels,
     matched_width,
     prior_of,
 )
 from fractionate.models.columns import given
-from fractionate.outputs import logits_of
+from fractionate.models.outputs import logits_of
+from fractionate.models.zoo import models
 from fractionate.records import Training
-from fractionate.sources.models import models
-from fractionate.tasks.reader import explanations_of
 from fractionate.teachers import Cached
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 
 FOUND = given([[0, 3], [1, 4, 5], [2]], features=6)

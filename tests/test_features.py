@@ -16,11 +16,11 @@ from torch import nn
 
 from fractionate import TeacherSignal
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.losses.terms import TermSpec, term_specs
 from fractionate.records import Training
 from fractionate.teachers import Cached
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 from predicted import bound, predicted
 

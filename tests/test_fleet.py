@@ -11,21 +11,23 @@ from torch import nn
 from torch.nn import functional
 
 from fractionate.data.examples import Examples
-from fractionate.divergences import Target
+from fractionate.data.sampling import batches, step_seed
 from fractionate.errors import MismatchError
-from fractionate.objective import Objective
-from fractionate.order import batches, step_seed
+from fractionate.losses.divergences.base import Target
+from fractionate.losses.objective import Objective
 from fractionate.records import Run, Training
-from fractionate.study import bundle, fleet, traced
 from fractionate.study.arms import Arm
-from fractionate.study.course import Course, Entrant, make_student, model_logits
 from fractionate.study.jobs import Workshop
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.tasks import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers import Cached
+from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training import Recipe
+from fractionate.training.fleet import bundle
+from fractionate.training.fleet import captured_step as traced
+from fractionate.training.fleet import loop as fleet
+from fractionate.training.fleet.setup import Course, Entrant, make_student, model_logits
 
 CLASSES, FEATURES, EXAMPLES = 5, 7, 43
 

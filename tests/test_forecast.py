@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fractionate.cli import main
+from fractionate.cli.commands import main
 
 RUN = """
 name: small
@@ -137,7 +137,7 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name):
     """In time and memory of a small one: each verb of the rehearsal trains a few students, whatever is asked for."""
-    from fractionate import rehearsal
+    from fractionate.run import rehearsal
 
     trained, real = [], rehearsal.dissect
     monkeypatch.setattr(rehearsal, "dissect", lambda *a, **more: trained.append(made := real(*a, **more)) or made)
@@ -150,9 +150,9 @@ def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name)
 
 
 def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
-    from fractionate.chain import Chain, read_run
-    from fractionate.forecast import forecast
     from fractionate.records import Written
+    from fractionate.run.estimate import forecast
+    from fractionate.run.workflow import Chain, read_run
 
     told = forecast(Chain(read_run("run.yaml")))
     chain = Chain(read_run("run.yaml"))
@@ -224,7 +224,7 @@ def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, monkey
     save_file(nn.Linear(3, 2).state_dict(), "other.safetensors")
     (here / "damaged.safetensors").write_bytes(b"\x10" * 40)
     if "nan." in str(settings):
-        from fractionate.sources.models import models
+        from fractionate.models.zoo import models
 
         weights = models["mlp(16)"]((1, 8, 8), 10).state_dict()
         save_file({name: value * torch.nan for name, value in weights.items()}, "nan.safetensors")

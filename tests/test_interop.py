@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.engine import distill
 from fractionate.errors import MissingExtraError
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
+from fractionate.models.zoo import models
 from fractionate.records import Training
-from fractionate.sources.models import models
+from fractionate.training import distill
 
 STEP = Training(steps=2, batch_size=4, learning_rate=1e-3)
 PLAIN_KD = Objective("kd", temperature=2.0, teacher_weight=0.5)
@@ -98,11 +98,11 @@ def test_efficientnet_lite_teaches_a_cnn():
 BY_NAME = """
 import warnings; warnings.simplefilter("ignore")
 import sys, torch
-from fractionate.engine import distill
+from fractionate.training import distill
 from fractionate.errors import ConfigError
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Training
-from fractionate.sources.models import models
+from fractionate.models.zoo import models
 library, large, small = sys.argv[1:]
 shape = (3, 32, 32)
 teacher, student = models[f"{library}({large!r})"](shape, 5), models[f"{library}({small!r})"](shape, 5)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from fractionate.cli import app, main
-from fractionate.cli_config import SCHEMAS, schema
+from fractionate.cli.commands import app, main
+from fractionate.cli.config import SCHEMAS, schema
 
 jsonschema = pytest.importorskip("jsonschema")
 SMALL = (
@@ -68,7 +68,7 @@ def test_every_command_prints_json_and_each_json_has_a_schema():
 @pytest.mark.slow
 def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    import fractionate.demo as demo
+    import fractionate.cli.demo as demo
 
     real = demo.demo_runs
     few = {"training": {"steps": 20}, "study": {"cells": ("hard", "kd"), "seeds": 2}}
@@ -106,7 +106,7 @@ def fractionate(*arguments: str, **more: str) -> subprocess.CompletedProcess[str
     command = [
         sys.executable,
         "-c",
-        "import sys; sys.argv[0] = 'fractionate'; from fractionate.cli import main; main()",
+        "import sys; sys.argv[0] = 'fractionate'; from fractionate.cli.commands import main; main()",
     ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=env)
 
@@ -125,7 +125,7 @@ def test_completion(shell):
 
 def test_the_version_names_torch_cuda_and_the_commit_without_loading_torch():
     code = (
-        "import sys; from fractionate.cli import main\n"
+        "import sys; from fractionate.cli.commands import main\n"
         "try: main(['--version'])\nfinally: print('torch' in sys.modules, file=sys.stderr)"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
@@ -135,7 +135,7 @@ def test_the_version_names_torch_cuda_and_the_commit_without_loading_torch():
     assert done.stderr.strip() == "False"
     assert f"torch {torch.__version__}" in done.stdout
     assert (f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA") in done.stdout
-    from fractionate.versions import checkout_commit
+    from fractionate.system.versions import checkout_commit
 
     root = Path(__file__).parents[1]
     if (root / ".git").exists():
@@ -145,7 +145,7 @@ def test_the_version_names_torch_cuda_and_the_commit_without_loading_torch():
 
 
 def test_a_commit_is_found_in_packed_references_and_none_without_a_checkout(tmp_path):
-    from fractionate.versions import checkout_commit
+    from fractionate.system.versions import checkout_commit
 
     assert checkout_commit(tmp_path) == ""
     (tmp_path / "pyproject.toml").touch()

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from fractionate import Objective, collect, distill
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.language import Sentences, read_sentences
-from fractionate.extensions.tokenizers import MappedTeacher, check_pair, differences, token_map
 from fractionate.records import Training
 from fractionate.tasks import Needs, Task, reading
 from fractionate.tasks.reader import output_layer
 from fractionate.teachers import Online
-from fractionate.teachers.tokens import IGNORED, StoredTokens
+from fractionate.teachers.sentences import Sentences, read_sentences
+from fractionate.teachers.tokenizer_match import MappedTeacher, check_pair, differences, token_map
+from fractionate.teachers.tokens import StoredTokens
 
 CLASSES, END = 23, 1
 LETTERS = "abcdefghijklmnopqrst "

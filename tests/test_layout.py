@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import io
 import itertools
 import re
@@ -21,7 +22,14 @@ HEAVY = {  # imported inside the function that needs them, so that the rest work
     "scipy", "matplotlib", "sklearn", "transformers", "datasets", "pyarrow", "pandas", "lightning", "PIL",
     "accelerate", "torchvision", "timm", "mlxtend", "nltk", "wandb", "tensorboard", "torchao", "peft", "safetensors.flax",
 }  # fmt: skip
-RECORDS_ONLY = ("errors", "registry", "record", "records", "durable", "attribution", "shapley", "power")
+RECORDS_ONLY = (
+    "errors",
+    "records",
+    "study.effects",
+    "system.atomic",
+    "system.lazy",
+    "system.registry",
+)  # and what is in them
 UPDATE = "run `python tests/layout.py`, then move the row where it belongs"
 
 
@@ -35,7 +43,7 @@ def trees() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_every_module_has_a_row_and_every_row_a_module() -> None:
-    rows, rooms = [row.module for row in layout.table()], set(layout.rooms())
+    rows, rooms = [row.module for row in layout.table()], {*layout.rooms(), *layout.inner_rooms()}
     assert len(rows) == len(set(rows)), "a row is there twice"
     assert set(rows) - rooms == set(), f"rows without a module: {UPDATE}"
     assert rooms - set(rows) == set(), f"modules without a row: {UPDATE}"
@@ -59,20 +67,38 @@ def test_there_is_no_cycle() -> None:
 
 def test_nothing_but_the_commands_imports_the_package_itself() -> None:
     edges = layout.imports()
-    assert [
-        name for name, targets in edges.items() if layout.PUBLIC in targets and name not in ("cli", "demo", "chain")
-    ] == []
+    users = {layout.room(name) for name, targets in edges.items() if layout.PUBLIC in targets}
+    assert users <= {"cli", "run"}
 
 
-def test_extensions_are_not_needed_by_the_rest() -> None:
-    """Extensions supply rules and terms; what stands below them does not know them, and none knows the commands."""
-    height = {row.module: -i for i, row in enumerate(layout.table())}
-    for module, targets in layout.imports().items():
-        if layout.room(module) != "extensions":
-            known = [t for t in targets if layout.room(t) == "extensions"]
-            assert not known or height[layout.room(module)] > height["extensions"], (module, known)
-        else:
-            assert not targets & {"cli", "demo", "chain"}, module
+def test_folders_give_their_names_on_first_use() -> None:
+    """An __init__ is a docstring and a table: code in it would load the folder, or run in a circle, with any file of it."""
+    for path, tree in trees():
+        if path.name != "__init__.py":
+            continue
+        body = [n for n in tree.body if not isinstance(n, (ast.Expr, ast.Import, ast.ImportFrom))]
+        assert all(isinstance(n, ast.If) or ast.unparse(n).startswith("__version__") for n in body), relative(path)
+        given = layout.exported(path)
+        assert set(getattr(importlib.import_module(dotted(path)), "__all__", [])) == set(given), relative(path)
+        beside = {p.stem for p in path.parent.glob("*.py")} | {p.parent.name for p in path.parent.glob("*/__init__.py")}
+        assert not beside & set(given), f"{relative(path)}: a file or folder hides the name"
+        for name, module in given.items():
+            assert getattr(importlib.import_module(dotted(path)), name) is getattr(
+                importlib.import_module(module), name
+            )
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(layout.SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_a_registry_loads_every_file_that_registers_a_part() -> None:
+    for registry in layout.registries().values():
+        for name, factory in ((name, registry.factory(name)) for name in registry):
+            module = factory.__module__.removeprefix("fractionate.")
+            own = re.search(rf"= Registry\(\s*\"{registry.kind}\"", layout.paths()[module].read_text(encoding="utf-8"))
+            assert own or module in registry.files, f"{registry.kind} {name}: its registry does not load {module}"
 
 
 def test_the_table_says_what_the_modules_say() -> None:
@@ -148,9 +174,11 @@ def test_heavy_libraries_are_imported_where_they_are_needed() -> None:
 def test_what_reads_records_needs_no_torch() -> None:
     modules = layout.paths()
     for name in RECORDS_ONLY:
-        if name in modules:
-            for imported, line in top_level_imports(ast.parse(modules[name].read_text(encoding="utf-8"))):
-                assert imported.split(".")[0] not in ("torch", "jaxtyping"), f"{name}:{line}"
+        inside = [module for module in modules if module == name or module.startswith(f"{name}.")]
+        assert inside, name
+        for module in inside:
+            for imported, line in top_level_imports(ast.parse(modules[module].read_text(encoding="utf-8"))):
+                assert imported.split(".")[0] not in ("torch", "jaxtyping"), f"{module}:{line}"
 
 
 def called(node: ast.Call) -> str:
@@ -183,25 +211,15 @@ def test_data_is_never_run() -> None:
                 assert "filter" in keywords, where
 
 
-def test_the_order_of_layers_of_the_kernel() -> None:
+def test_the_order_of_the_folders() -> None:
     """The few arrows that the design names, whatever else the table says."""
     height = {row.module: -i for i, row in enumerate(layout.table())}
     ladder = [
-        "errors",
-        "registry",
-        "teacher",
-        "confidence",
-        "shape",
-        "cells",
-        "objective",
-        "store",
-        "diagnosis",
-        "study",
-        "cli",
-    ]
+        "errors", "system", "records", "theory", "data", "models", "tasks", "losses", "teachers", "training", "study", "run", "cli",
+    ]  # fmt: skip
     for low, high in itertools.pairwise(ladder):
         assert height[low] < height[high], f"{low} stands above {high}"
-    assert height["errors"] < height["record"] < height["records"] < height["objective"]
+    assert height["theory"] < height["store"] < height["diagnosis"] < height["run"]
 
 
 def test_the_check_can_fail() -> None:

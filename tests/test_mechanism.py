@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from fractionate.errors import MismatchError
-from fractionate.study.mechanism import distance_order, row_geometry
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.mechanism import distance_order, row_geometry
 
 
 def test_row_geometry_equals_a_loop() -> None:

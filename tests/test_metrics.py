@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import MetricInfo
 from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, metrics, scores
 from fractionate.tasks.evaluate import Tally
-from fractionate.tasks.metrics import Metric
-from fractionate.teacher import TeacherSignal
+from fractionate.tasks.metric import Metric
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 NUMBERS = ("rmse", "mae", "r2")
 TEXTS = ("bleu", "chrf")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fractionate.data.sampling import batches, draw_seed, step_seed
 from fractionate.errors import ConfigError
-from fractionate.order import batches, draw_seed, step_seed
 
 
 @settings(max_examples=50, deadline=None)

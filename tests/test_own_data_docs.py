@@ -10,11 +10,11 @@ import pytest
 import sklearn.datasets
 import torch
 
-from fractionate.cli import main
+from fractionate.cli.commands import main
+from fractionate.data.encoding import TableEncoding
+from fractionate.data.own_pictures import PictureEncoding
+from fractionate.data.own_texts import TextEncoding
 from fractionate.records import Diagnosis, Run
-from fractionate.sources.encoding import TableEncoding
-from fractionate.sources.pictures import PictureEncoding
-from fractionate.sources.texts import TextEncoding
 from test_own_folders import digits_to, docstrings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -114,8 +114,8 @@ def test_a_saved_student_is_fed_as_it_was_trained(files, capsys):
     """The whole way: run file → model.safetensors and data.json → a row of the file → the class, as the run itself scored it."""
     from safetensors.torch import load_file
 
-    from fractionate.sources.models import models
-    from fractionate.sources.own_table import encoded_table
+    from fractionate.data.own_table import encoded_table
+    from fractionate.models.zoo import models
 
     Path("run.yaml").write_text(RUN_FILES[0])
     assert run("distill", "run.yaml") == 0, capsys.readouterr().err

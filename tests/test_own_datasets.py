@@ -13,14 +13,14 @@ from PIL import Image
 from torch import nn
 
 from fractionate import collect, diagnose
+from fractionate.data.own_saved import saved
+from fractionate.data.own_table import Table
 from fractionate.data.rows import as_rows
 from fractionate.data.splits import as_examples
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, MismatchError
+from fractionate.models.names import find_parts
 from fractionate.records import Training
-from fractionate.sources.names import find_parts
-from fractionate.sources.own_table import Table
-from fractionate.sources.saved import saved
+from fractionate.training import distill
 
 datasets = pytest.importorskip("datasets")
 FAST = Training(steps=6, batch_size=16)

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fractionate.engine import distill
+from fractionate.data.own_pictures import PictureEncoding, PictureFolder, pictures
+from fractionate.data.own_texts import TextEncoding, read_texts, texts, tokenized, words_of
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
+from fractionate.models.names import find_parts
+from fractionate.models.zoo import models
 from fractionate.records import Training
-from fractionate.sources.models import models
-from fractionate.sources.names import find_parts
-from fractionate.sources.pictures import PictureEncoding, PictureFolder, pictures
-from fractionate.sources.texts import TextEncoding, read_texts, texts, tokenized, words_of
+from fractionate.training import distill
 
 
 def digits_to(folder, first, last):
@@ -139,7 +139,7 @@ def test_a_picture_bomb_is_refused(digits):
 
 def test_memory_is_told_before_the_first_picture_is_read(digits, monkeypatch):
     (digits / "3" / "broken.png").write_bytes(b"not read")
-    monkeypatch.setattr("fractionate.budget.available_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr("fractionate.system.memory.available_bytes", lambda device: 1_000_000)
     needed = 121 * 3 * 64 * 64 * 4
     with pytest.raises(ResourceError, match=rf"121 pictures of 3 × 64 × 64 does not fit(.|\n)*{needed:,} bytes"):
         pictures(digits)
@@ -306,7 +306,7 @@ def test_text_folders_that_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "x" / "pipe.txt").unlink()
     with pytest.raises(ConfigError, match="counts"):
         texts(tmp_path, buckets=0)
-    monkeypatch.setattr("fractionate.budget.available_bytes", lambda device: 10)
+    monkeypatch.setattr("fractionate.system.memory.available_bytes", lambda device: 10)
     with pytest.raises(ResourceError, match="does not fit into memory"):
         texts(tmp_path)
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from fractionate.data.own_pictures import DEVIATION, MEAN, PictureFolder, pictures, read_picture
+from fractionate.data.own_texts import texts
 from fractionate.errors import ConfigError, DamagedError, FractionateError
-from fractionate.sources.pictures import DEVIATION, MEAN, PictureFolder, pictures, read_picture
-from fractionate.sources.texts import texts
 
 SIDE = 24
 RAMP = np.add.outer(np.arange(24), np.arange(24)).astype(np.uint8) * 5  # no two turns of it are alike once it is marked

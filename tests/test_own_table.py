@@ -17,15 +17,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fractionate.engine import distill
+from fractionate.data.bundled import Undivided, data_sets
+from fractionate.data.delimited import read_delimited
+from fractionate.data.encoding import TableEncoding
+from fractionate.data.numerals import PLAIN
+from fractionate.data.own_table import encoded_table, table
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError, NumericsError, ResourceError
+from fractionate.models.names import find_parts
 from fractionate.records import Training
-from fractionate.sources.bundled import Undivided, data_sets
-from fractionate.sources.delimited import read_delimited
-from fractionate.sources.encoding import TableEncoding
-from fractionate.sources.names import find_parts
-from fractionate.sources.numerals import PLAIN
-from fractionate.sources.own_table import encoded_table, table
+from fractionate.training import distill
 
 BUNDLED = Path(sklearn.datasets.__file__).parent / "data"
 IRIS = ("sepal length", "sepal width", "petal length", "petal width", "kind")
@@ -276,7 +276,7 @@ def test_bombs_are_refused_before_they_unfold(tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="1,000,000 columns"):
         table(wide, "c0")
     read = write(tmp_path / "t.csv", rows_of(GOOD))
-    monkeypatch.setattr("fractionate.budget.available_bytes", lambda device: 100)
+    monkeypatch.setattr("fractionate.system.memory.available_bytes", lambda device: 100)
     with pytest.raises(ResourceError, match=r"does not fit into memory(.|\n)*100 bytes(.|\n)*bytes"):
         table(read, "y")
 
@@ -302,7 +302,7 @@ def test_parquet_that_is_none_or_claims_too_much(tmp_path, wine):
     parquet.write_table(many, tmp_path / "bomb.parquet", compression="zstd")
     assert (tmp_path / "bomb.parquet").stat().st_size < 500_000
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fractionate.budget.available_bytes", lambda device: 1 << 30)
+        patched.setattr("fractionate.system.memory.available_bytes", lambda device: 1 << 30)
         with pytest.raises(ResourceError, match=r"bomb.parquet does not fit(.|\n)*bytes"):
             table(tmp_path / "bomb.parquet", "y")
     with pytest.raises(DamagedError, match=r"bomb.parquet unfolds to more(.|\n)*60,000,000 cells"):
@@ -387,7 +387,7 @@ def test_a_core_install_reads_csv(tmp_path):
     code = (
         "import sys\n"
         "for name in ('pandas', 'pyarrow', 'sklearn', 'datasets', 'PIL'): sys.modules[name] = None\n"
-        "from fractionate.sources.own_table import table\n"
+        "from fractionate.data.own_table import table\n"
         "from fractionate.errors import MissingExtraError\n"
         "print(table('t.csv', 'y').parts())\n"
         "try: table('t.parquet', 'y')\n"

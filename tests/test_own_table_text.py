@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from fractionate.data.columns import MISSING
+from fractionate.data.delimited import read_delimited
+from fractionate.data.encoding import TableEncoding
+from fractionate.data.numerals import PLAIN, Numerals
+from fractionate.data.own_table import encoded_table, table
+from fractionate.data.own_texts import read_texts, texts
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError
-from fractionate.sources.columns import MISSING
-from fractionate.sources.delimited import read_delimited
-from fractionate.sources.encoding import TableEncoding
-from fractionate.sources.numerals import PLAIN, Numerals
-from fractionate.sources.own_table import encoded_table, table
-from fractionate.sources.texts import read_texts, texts
 
 
 def write(path, text, encoding="utf-8"):

@@ -13,8 +13,9 @@ from tests.browser import needs_browser, open_page
 from tests.test_page import records
 
 from fractionate.page import report
-from fractionate.page.text import clean, csv_text, short
+from fractionate.page.text import short
 from fractionate.records import Diagnosis, Evidence, Finding, Recommendation, Run, Study
+from fractionate.system.plain_text import clean, csv_text
 
 SIGN = "document.documentElement.setAttribute('data-pwned', 1)"
 HOSTILE = (

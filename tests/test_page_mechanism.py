@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fractionate.data.hierarchy import Hierarchy
+from fractionate.models.zoo import mlp
 from fractionate.page import report
 from fractionate.records import Training, Tuning
-from fractionate.sources.hierarchy import Hierarchy
-from fractionate.sources.models import mlp
 from fractionate.study import dissect
 
 

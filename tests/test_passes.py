@@ -14,7 +14,7 @@ from fractionate.losses.terms import term_specs, tie_kd
 from fractionate.losses.terms.passes import Passes
 from fractionate.losses.terms.smoothing import LabelSmoothing
 from fractionate.models.decoding import CallAgain, EncoderDecoder, shifted
-from fractionate.outputs import logits_of, rows
+from fractionate.models.outputs import logits_of, rows
 from predicted import bound, losses_of, predicted
 from translators import Plain, marian, sentences
 

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from fractionate import collect, diagnose, dissect, distill, report
-from fractionate.config import load_run
 from fractionate.data.examples import Examples
-from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError
-from fractionate.export import export_student
-from fractionate.paths import as_path, shell_line
+from fractionate.models.export import export_student
+from fractionate.models.weights import read_weights
 from fractionate.records import Run, Training
-from fractionate.sources.weights import read_weights
+from fractionate.run.runfile import load_run
 from fractionate.store import Store, export, verify
+from fractionate.system.atomic import make_directory, write_file
+from fractionate.system.paths import as_path, shell_line
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from fractionate.diagnosis import diagnose
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Diagnosis, Pilot, Training
 from fractionate.study import pilot as module
-from fractionate.study.keeping import Answers
 from fractionate.study.pilot import HARD, USUAL, PilotPlan, Round, arm_name, gain_interval
-from fractionate.teacher import TeacherSignal
+from fractionate.study.results import Answers
+from fractionate.theory.teacher_signal import TeacherSignal
 
 TRAINING = Training(steps=60, batch_size=16, learning_rate=2e-2)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fractionate import Objective, TeacherSignal
-from fractionate.powers import difference, exponents, inner, place, raised
+from fractionate.theory.softmax import difference, exponents, inner, place, raised
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

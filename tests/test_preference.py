@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fractionate.errors import MismatchError
-from fractionate.extensions.preference import ACCURACY, Preference, preference
 from fractionate.records import Run, Scores
+from fractionate.study.preference import ACCURACY, Preference, preference
 
 NOISE = (-0.12, 0.05, 0.11, -0.08, 0.04)
 

@@ -18,19 +18,19 @@ from torch import nn
 from encoders import encoder, inputs_of, transformers
 from fractionate import Objective
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
+from fractionate.data.sampling import batches
 from fractionate.errors import ConfigError, MismatchError, UnknownNameError
-from fractionate.export import export_student
 from fractionate.models.additive import EXPLANATIONS, explaining_mlp
 from fractionate.models.columns import given
+from fractionate.models.export import export_student
 from fractionate.models.from_teacher import FromTeacher, stacks
 from fractionate.models.lora import adapters
+from fractionate.models.outputs import call
 from fractionate.models.preparations import Preparing
 from fractionate.models.quantize import Activations, Quantization, calibrate, prepare, quantizers
-from fractionate.order import batches
-from fractionate.outputs import call
 from fractionate.records import Training
 from fractionate.tasks import Task
+from fractionate.training import distill
 from fractionate.training.recipe import Recipe
 
 transformers()
@@ -200,7 +200,7 @@ def test_models_of_ones_own_are_cut_too_and_others_refused() -> None:
 
 
 def test_a_cached_signal_makes_no_student(tmp_path) -> None:
-    from fractionate.engine.evaluation import signal_on
+    from fractionate.training.evaluation import signal_on
 
     with pytest.raises(ConfigError, match="needs the teacher's model"):
         distill(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from bench.kill import forked
 
-from fractionate.cli import main
+from fractionate.cli.commands import main
 from fractionate.records import Run
 from test_engine_world import started_together
 
@@ -77,7 +77,7 @@ def test_what_is_handed_over_needs_nothing_of_ours(here, capsys):
 
 
 def test_a_kill_between_training_and_hand_over_is_made_good(here, monkeypatch):
-    import fractionate.chain as chain
+    import fractionate.run.workflow as chain
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -155,7 +155,7 @@ def test_onnx_when_asked(here):
 
 @pytest.mark.parametrize("setting", ["distill.trackers=wandb", "export.onnx=true"])
 def test_a_missing_library_is_told_before_the_teacher_is_asked(here, capsys, monkeypatch, setting):
-    import fractionate.production as production
+    import fractionate.run.resources as production
 
     monkeypatch.setattr(production, "find_spec", lambda _: None)
     assert run("distill", "run.yaml", setting) == 2

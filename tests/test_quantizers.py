@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from encoders import WIDTH, encoder, inputs_of, transformers
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, DamagedError, MismatchError
-from fractionate.extensions.packed import PackedActivations, load_packed, pack_codes, save_packed, unpack_codes
+from fractionate.models.outputs import call
+from fractionate.models.packed import PackedActivations, load_packed, pack_codes, save_packed, unpack_codes
 from fractionate.models.quantize import (
     Activations,
     Quantization,
@@ -31,8 +31,8 @@ from fractionate.models.quantize import (
     quantizers,
     ternary_codes,
 )
-from fractionate.outputs import call
 from fractionate.records import Training
+from fractionate.training import distill
 
 transformers()
 WEIGHT = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -286,10 +286,10 @@ def test_no_training_code_is_needed_to_run_a_packed_student(tmp_path):
     save_packed(student, tmp_path)
     code = (
         "import sys, warnings; warnings.simplefilter('ignore')\n"
-        "from fractionate.extensions.packed import load_packed; import torch\n"
+        "from fractionate.models.packed import load_packed; import torch\n"
         f"model = load_packed({str(tmp_path)!r})\n"
         "print(model(input_ids=torch.arange(1, 8)[None]).logits.shape[1])\n"
-        "loaded = [n for n in sys.modules if n.startswith(('fractionate.engine', 'fractionate.models.quantize'))]\n"
+        "loaded = [n for n in sys.modules if n.startswith(('fractionate.training', 'fractionate.models.quantize'))]\n"
         "assert not loaded, loaded"
     )
     done = subprocess.run(

@@ -9,11 +9,11 @@ import torch
 
 import oracles
 from fractionate import Objective, TeacherSignal
-from fractionate.compact import CompactSignal
-from fractionate.contracts import check
-from fractionate.divergences.ranking import Ranking
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.divergences.ranking import Ranking
 from fractionate.losses.terms import term_specs, tie_kd
+from fractionate.plugins.contracts import check
+from fractionate.theory.topk_signal import CompactSignal
 from predicted import losses_of, predicted
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from fractionate.data.cifar import DEVIATION, MEAN, RECORD, cifar100
 from fractionate.data.examples import Examples
+from fractionate.data.own_pictures import PictureFolder, Shifted, centre_view, random_view
 from fractionate.errors import ConfigError, DamagedError
+from fractionate.models.zoo import models
 from fractionate.records import Training
-from fractionate.schedule import learning_rate
-from fractionate.sources.cifar import DEVIATION, MEAN, RECORD, cifar100
-from fractionate.sources.models import models
-from fractionate.sources.pictures import PictureFolder, Shifted, centre_view, random_view
+from fractionate.training.schedule import learning_rate
 
 ROOT = Path(__file__).parent.parent
 FINE, COARSE = ("apple", "beaver", "pear", "otter"), ("fruit", "mammals")

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fractionate import CELLS
-from fractionate.confidence import confidences
 from fractionate.errors import ConfigError, ResourceError, UnknownNameError
-from fractionate.objective import divergences
-from fractionate.registry import Registry, nearest, parse_call
-from fractionate.shape import shapes
+from fractionate.losses.divergences.base import divergences
+from fractionate.system.registry import Registry, nearest, parse_call
+from fractionate.theory.confidence import confidences
+from fractionate.theory.shape import shapes
 
 
 def colours() -> Registry[str]:
@@ -128,7 +128,7 @@ PLUGIN = """
 from dataclasses import dataclass
 from typing import ClassVar
 import torch
-from fractionate.shape import Level, shapes, spread
+from fractionate.theory.confidence import Level; from fractionate.theory.shape import shapes, spread
 
 @shapes.register("zipf")
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fractionate import Objective, TeacherSignal
+from fractionate.diagnosis.token_groups import by_frequency, by_position, findings, grouped
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.groups import by_frequency, by_position, findings, grouped
-from fractionate.spectrum import spectrum
-from fractionate.spectrum.vocabulary import VocabularyPopulation, VocabularyStream, spectrum_of
 from fractionate.store.forms import Form
 from fractionate.teachers.tokens import TokenSignal
+from fractionate.theory.spectrum import spectrum
+from fractionate.theory.spectrum.vocabulary import VocabularyPopulation, VocabularyStream, spectrum_of
 
 CLASSES = 13
 

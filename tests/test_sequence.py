@@ -11,25 +11,17 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from fractionate import Objective, TeacherSignal, collect, distill
-from fractionate.cells import as_cell
-from fractionate.confidence import confidences
-from fractionate.contracts import check
 from fractionate.data.batch import Batch
-from fractionate.divergences import divergences
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.divergences import divergences
+from fractionate.plugins.contracts import check
 from fractionate.records import Training
-from fractionate.shape import shapes
 from fractionate.tasks import Task
-from fractionate.teachers.tokens import (
-    ANALYSIS,
-    IGNORED,
-    StoredTokens,
-    analysis,
-    cached,
-    gold_share,
-    ta_rate,
-    token_signal,
-)
+from fractionate.teachers.tokens import ANALYSIS, StoredTokens, analysis, cached, gold_share, ta_rate, token_signal
+from fractionate.theory.cells import as_cell
+from fractionate.theory.confidence import confidences
+from fractionate.theory.shape import shapes
 
 CLASSES = 11
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fractionate import Objective, TeacherSignal
-from fractionate.objective import rescaling
+from fractionate.losses.objective import rescaling
 
 HERE = Path(__file__).parent
 FILES = (

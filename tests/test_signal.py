@@ -11,7 +11,7 @@ from hypothesis import given, settings
 import oracles
 from drawn import Draw, draws
 from fractionate import CELLS, Objective, TeacherSignal
-from fractionate.teacher import Population, check_temperature, compute_dtype, relation_from_rows
+from fractionate.theory.teacher_signal import Population, check_temperature, compute_dtype, relation_from_rows
 from test_cells import NAMES, lists
 
 
@@ -81,7 +81,7 @@ def test_statistics_equal_the_loop_oracle(drawn: Draw) -> None:
 
 def test_statistics_are_walked_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     signal = Draw(4, 40, 6, torch.float64, 3.0, 1.0, one_class=False, masked=True, related=False).signal()
-    monkeypatch.setattr("fractionate.teacher.ROWS_A_CHUNK_ELEMENTS", 7 * 6)
+    monkeypatch.setattr("fractionate.theory.teacher_signal.ROWS_A_CHUNK_ELEMENTS", 7 * 6)
     parts = Population(signal.logits, signal.labels).stats(2.0)
     monkeypatch.undo()
     whole = signal.at(2.0).stats

@@ -8,8 +8,10 @@ import zlib
 import pytest
 import torch
 
-from fractionate.checkpoint import load_weights
+from fractionate.data.bundled import data_sets, split_parts
 from fractionate.data.examples import Examples
+from fractionate.data.packages import package_file
+from fractionate.data.tables import column_names
 from fractionate.errors import (
     ConfigError,
     DamagedError,
@@ -18,12 +20,9 @@ from fractionate.errors import (
     ResourceError,
     UnknownNameError,
 )
-from fractionate.sources.bundled import data_sets, split_parts
-from fractionate.sources.models import logit_layer, models
-from fractionate.sources.names import find_model, find_parts, import_function
-from fractionate.sources.packages import package_file
-from fractionate.sources.tables import column_names
-from fractionate.sources.weights import read_weights
+from fractionate.models.names import find_model, find_parts, import_function
+from fractionate.models.weights import load_weights, read_weights
+from fractionate.models.zoo import logit_layer, models
 
 
 def test_digits_are_the_real_digits():

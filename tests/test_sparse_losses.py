@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from fractionate import Objective, TeacherSignal, collect
-from fractionate.compact import CompactSignal
-from fractionate.engine import distill
-from fractionate.engine.step import check_coupling
-from fractionate.engine.world import World
 from fractionate.errors import ConfigError, MismatchError, NumericsError
-from fractionate.objective import rescaling
+from fractionate.losses.objective import rescaling
 from fractionate.store import Store
 from fractionate.store.forms import Form
+from fractionate.theory.topk_signal import CompactSignal
+from fractionate.training import distill
+from fractionate.training.distributed import World
+from fractionate.training.step import check_coupling
 from test_engine import FAST, digits, mlp, same
 
 CELLS = (
@@ -139,7 +139,7 @@ def test_chunks_change_nothing_and_the_mean_needs_no_rescaling(monkeypatch):
     objective = Objective("kd", 2.5, 0.8)
     even = torch.full((len(signal),), 1 / len(signal), dtype=torch.float64)
     whole = step(objective, student_of(signal), signal, even)
-    monkeypatch.setattr("fractionate.divergences.onepass.CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr("fractionate.losses.kernels.onepass.CHUNK_ELEMENTS", 50)
     for one, other in zip(whole, step(objective, student_of(signal), signal, even), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 

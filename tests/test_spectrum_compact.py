@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.diagnosis import diagnose
 from fractionate.errors import ConfigError
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Diagnosis
-from fractionate.spectrum import spectrum
-from fractionate.spectrum.certainty import contributions
-from fractionate.spectrum.compact import compact_contributions, compact_spectrum
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.spectrum import spectrum
+from fractionate.theory.spectrum.certainty import contributions
+from fractionate.theory.spectrum.compact import compact_contributions, compact_spectrum
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
-MODULE = importlib.import_module("fractionate.spectrum.compact")
+MODULE = importlib.import_module("fractionate.theory.spectrum.compact")
 
 
 def largest(logits: Tensor, labels: Tensor, k: int, temperatures: tuple[float, ...] = (1.0,)) -> CompactSignal:

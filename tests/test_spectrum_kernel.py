@@ -93,7 +93,7 @@ def test_renaming_classes_and_reordering_examples_change_nothing(drawn: Draw, ot
 def test_walked_in_chunks_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     signal = Draw(4, 40, 6, torch.float64, 3.0, 1.0, one_class=False, masked=True, related=False).signal()
     whole = spectrum(signal, 2.0)
-    monkeypatch.setattr(sys.modules["fractionate.spectrum.stream"], "CHUNK_BYTES", 7 * 6 * 8)
+    monkeypatch.setattr(sys.modules["fractionate.theory.spectrum.stream"], "CHUNK_BYTES", 7 * 6 * 8)
     parts = spectrum(signal, 2.0)
     for term in TERMS:
         assert getattr(parts, term) == pytest.approx(getattr(whole, term), abs=1e-12)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import oracles
 from fractionate.errors import MismatchError
-from fractionate.spectrum import spectrum
-from fractionate.spectrum.stream import SpectrumStream
-from fractionate.spectrum.views import reproducible
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.spectrum import spectrum
+from fractionate.theory.spectrum.stream import SpectrumStream
+from fractionate.theory.spectrum.views import reproducible
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 def random_signal(seed: int, classes: int, examples: int, scale: float, dtype=torch.float64) -> TeacherSignal:

@@ -14,7 +14,7 @@ from fractionate import TeacherSignal
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, NumericsError, ResourceError
 from fractionate.store import Store, collect
-from fractionate.teacher import relation_from_rows
+from fractionate.theory.teacher_signal import relation_from_rows
 
 
 @pytest.fixture(scope="module")

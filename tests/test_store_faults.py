@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fractionate.data.examples import Examples
-from fractionate.durable import TEMPORARY
 from fractionate.errors import ConfigError, DamagedError, ResourceError
 from fractionate.store import Store, collect, compact, repair, upload, verify
 from fractionate.store.layout import write_shard
+from fractionate.system.atomic import TEMPORARY
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

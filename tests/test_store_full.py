@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from fractionate.data.examples import Examples
-from fractionate.durable import TEMPORARY
 from fractionate.errors import ResourceError
 from fractionate.store import Store, collect, compact, repair, verify
+from fractionate.system.atomic import TEMPORARY
 
 ROWS = 32
 

@@ -9,7 +9,7 @@ from bench.fuzz_store import FORMS, TARGETS, Bench, peak
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fractionate.durable import os as durable_os
+from fractionate.system.atomic import os as durable_os
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from fractionate.data.examples import Examples
-from fractionate.durable import TEMPORARY
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError, ResourceError
 from fractionate.store import (
-    CompactSignal,
     Replay,
     Store,
     StoreInfo,
@@ -34,6 +32,8 @@ from fractionate.store import (
     verify,
 )
 from fractionate.store.layout import canonical
+from fractionate.system.atomic import TEMPORARY
+from fractionate.theory.topk_signal import CompactSignal
 
 ROWS = 400
 importorskip = pytest.importorskip
@@ -467,7 +467,7 @@ def test_files_that_could_run_code_or_claim_too_much_are_not_imported(data, tmp_
     importorskip("pyarrow.parquet").write_table(zeros, tmp_path / "bomb.parquet", compression="zstd")
     noise = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.random.default_rng(0).normal(size=5 * ROWS)), 5)
     importorskip("pyarrow.parquet").write_table(pyarrow.table({"logits": noise}), tmp_path / "large.parquet")
-    monkeypatch.setattr("fractionate.budget.available_bytes", lambda device: 100)
+    monkeypatch.setattr("fractionate.system.memory.available_bytes", lambda device: 100)
     with pytest.raises(ResourceError, match="does not fit into memory"):
         import_arrays(tmp_path / "large.parquet", data, tmp_path / "s", named="x")
     with pytest.raises(DamagedError, match="claims more than a file of outputs holds"):

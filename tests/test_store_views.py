@@ -12,11 +12,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from fractionate.data.examples import Examples
-from fractionate.engine import distill
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
 from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store, collect
 from fractionate.store.identity import callable_fingerprint
+from fractionate.training import distill
 
 
 @pytest.fixture(scope="module")

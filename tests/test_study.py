@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from fractionate.data.examples import Examples
-from fractionate.divergences import Target
 from fractionate.errors import ConfigError, DamagedError, MismatchError
+from fractionate.losses.divergences.base import Target
 from fractionate.records import Study, Training
-from fractionate.study import FACTORIAL, dissect
-from fractionate.teacher import TeacherSignal
+from fractionate.study import dissect
+from fractionate.study.arms import FACTORIAL
+from fractionate.theory.teacher_signal import TeacherSignal
 
 TRAINING = Training(epochs=6, batch_size=32, learning_rate=5e-3)
 

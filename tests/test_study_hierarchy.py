@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError
 from fractionate.records import Training
-from fractionate.sources.hierarchy import Hierarchy
-from fractionate.spectrum import spectrum
-from fractionate.study import FACTORIAL, dissect
+from fractionate.study import dissect
+from fractionate.study.arms import FACTORIAL
+from fractionate.theory.spectrum import spectrum
 
 
 def test_draws_are_a_function_of_the_seed() -> None:

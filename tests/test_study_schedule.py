@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fractionate.records import Training
-from fractionate.schedule import learning_rate, make_optimizer, set_learning_rate
+from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 
 
 def test_cosine_agrees_with_torch() -> None:

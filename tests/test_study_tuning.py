@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError
 from fractionate.records import Run, Scores, Study, Training, Tuning
-from fractionate.sources.hierarchy import Hierarchy
 from fractionate.study import dissect, trials
 from fractionate.study.arms import make_arms
 from fractionate.study.jobs import Workshop

@@ -15,11 +15,12 @@ import torch
 from bench.kill import forked
 from torch import nn
 
+from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Run, Study, Training
-from fractionate.sources.hierarchy import Hierarchy
-from fractionate.study import dissect, fleet, workers
+from fractionate.study import dissect, workers
 from fractionate.study.workers import start_method
+from fractionate.training.fleet import loop as fleet
 
 ROOT = Path(__file__).parent.parent
 

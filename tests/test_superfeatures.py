@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
-from fractionate.extensions.interactions import (
+from fractionate.diagnosis.feature_groups import between_groups, communities, superfeatures
+from fractionate.diagnosis.interactions import (
     attribution_interactions,
     quantity_of,
     second_derivatives,
     smoothed,
     varying,
 )
-from fractionate.extensions.superfeatures import between_groups, communities, superfeatures
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
 from fractionate.models.columns import given
 from fractionate.records import Superfeatures
 
@@ -140,8 +140,8 @@ def planted(seed: int = 0, examples: int = 500) -> Examples:
 
 def test_planted_blocks_are_recovered():
     """A trained teacher on label = f1(block A) + f2(block B), which it was not told of."""
-    from fractionate.engine import distill
     from fractionate.records import Training
+    from fractionate.training import distill
 
     data = planted(examples=3000)
     torch.manual_seed(0)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fractionate.canonical import canonical_text
 from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.losses.terms import TermSpec, bind_terms, term_specs
 from fractionate.losses.terms.base import formula_of, needs_of
+from fractionate.system.canonical import canonical_text
 from fractionate.tasks.predictions import AttentionStates, Needs
 from predicted import losses_of, predicted
 

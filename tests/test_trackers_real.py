@@ -14,8 +14,8 @@ import os, sys, warnings
 warnings.simplefilter("ignore")
 import torch
 from torch import nn
-from fractionate.engine import distill
-from fractionate.extensions.trackers import MLflow, TensorBoard, Wandb
+from fractionate.training import distill
+from fractionate.integrations.trackers import MLflow, TensorBoard, Wandb
 from fractionate.records import Training
 torch.manual_seed(0)
 tracker = {

@@ -10,25 +10,25 @@ import torch
 from torch import nn
 
 from fractionate import Objective
-from fractionate.checkpoint import content_hash
 from fractionate.data.augment import Augment
-from fractionate.data.chimera import Chimeras
 from fractionate.data.examples import Examples
-from fractionate.data.on_policy import OnPolicy
-from fractionate.data.sequence_level import SequenceLevel
+from fractionate.data.labels import IGNORED
 from fractionate.data.splits import as_split
-from fractionate.engine import distill
-from fractionate.engine.evaluation import signal_on
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.decoding import sequence_level, translate
-from fractionate.extensions.language import Sentences
 from fractionate.losses.terms import ked
 from fractionate.models.columns import given
-from fractionate.outputs import IGNORED
 from fractionate.records import Training
 from fractionate.store import collect
+from fractionate.system.hashing import content_hash
 from fractionate.tasks import Task
+from fractionate.teachers.chimeras import Chimeras
+from fractionate.teachers.decoding import sequence_level, translate
+from fractionate.teachers.on_policy import OnPolicy
+from fractionate.teachers.sentences import Sentences
+from fractionate.teachers.sequence_level import SequenceLevel
 from fractionate.teachers.tokens import StoredTokens
+from fractionate.training import distill
+from fractionate.training.evaluation import signal_on
 from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
 from test_language import CLASSES, END, causal

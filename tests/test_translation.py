@@ -10,14 +10,14 @@ import torch
 
 from counting_term import Calling
 from fractionate import Objective, distill
+from fractionate.data.subwords import END, PAD, Pieces, Sentences, check_pieces
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.extensions.decoding import greedy, quality, sequence_level, translate
 from fractionate.losses.terms import CallableTerm, Passes
 from fractionate.models.decoding import CallAgain, EncoderDecoder
-from fractionate.outputs import logits_of, rows
+from fractionate.models.outputs import logits_of, rows
 from fractionate.records import Training
-from fractionate.sources.pieces import END, PAD, Pieces, Sentences, check_pieces
 from fractionate.teachers import Cached
+from fractionate.teachers.decoding import greedy, quality, sequence_level, translate
 from fractionate.teachers.hidden import HiddenStates
 from fractionate.training.recipe import Recipe
 from translators import TEXTS, Plain, marian, pieces, sentences

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
+from fractionate.data import translation
+from fractionate.data.subwords import END, PAD, Pieces, Sentences, padded
+from fractionate.data.translation import Pair, Pairs, descriptions, read_lists
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
-from fractionate.sources import translation
-from fractionate.sources.pieces import END, PAD, Pieces, Sentences, padded
-from fractionate.sources.translation import Pair, Pairs, descriptions, read_lists
 from translators import TEXTS, pieces, sentences
 
 PACKAGES = """Package: sound-tools

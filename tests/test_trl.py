@@ -11,7 +11,7 @@ import torch
 
 from fractionate import Objective, TeacherSignal
 from fractionate.errors import ConfigError
-from fractionate.extensions.trainer import Distilling, row_losses
+from fractionate.integrations.trainer import Distilling, row_losses
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 if find_spec("trl") is None:
@@ -139,7 +139,7 @@ def test_the_comparison_with_trl_sees_a_wrong_loss(tmp_path, monkeypatch, wrong)
     theirs, _ = trained(SFTTrainer, arguments(tmp_path, **GENTLE))
     where, broken = wrong
     right = Distilling._share if where == "Distilling._share" else row_losses
-    monkeypatch.setattr(f"fractionate.extensions.trainer.{where}", broken(right))
+    monkeypatch.setattr(f"fractionate.integrations.trainer.{where}", broken(right))
     ours, _ = trained(KDSFT, arguments(tmp_path, **GENTLE), teacher=llama(1), objective=LABELS)
     assert apart(ours, theirs) > 2 * SAME
 

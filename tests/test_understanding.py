@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.diagnosis.explanations import evidence, explain, group_attributions, said_of, save_table
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.extensions.understanding import evidence, explain, group_attributions, said_of, save_table
-from fractionate.models.additive import Explaining, explaining_mlp
+from fractionate.models.additive import Explaining, explaining_mlp, explanations_of
 from fractionate.models.columns import given
 from fractionate.page import read_record, report
 from fractionate.records import Effect, Explanations, Interval
-from fractionate.spectrum import spectrum
-from fractionate.tasks.reader import explanations_of
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.spectrum import spectrum
+from fractionate.theory.teacher_signal import TeacherSignal
 from test_explanation import FOUND, PRIOR, data, model
 
 EFFECT = Effect("ked S2 alone", "kd grouped", "accuracy", 0.8, Interval(0.2, 1.4), 0.01, 0.03, 5, "helps")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fractionate import Objective, TeacherSignal
-from fractionate.compact import CompactSignal
-from fractionate.divergences import divergences
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, NumericsError
+from fractionate.losses.divergences import divergences
 from fractionate.losses.kernels.vocabulary import HeadSignal, choose_chunks, vocabulary_loss
-from fractionate.outputs import IGNORED
 from fractionate.store.forms import Form
+from fractionate.theory.topk_signal import CompactSignal
 
 OBJECTIVES = [
     Objective("kd", 1.0, 1.0, divergence="cross-entropy"),

@@ -12,13 +12,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from encoders import encoder, inputs_of, transformers
 from fractionate import Objective
-from fractionate.checkpoint import model_hash
-from fractionate.engine import distill
 from fractionate.errors import MismatchError
-from fractionate.export import export_student
+from fractionate.models.export import export_student
 from fractionate.models.modes import plain_module, plain_names, plain_state
 from fractionate.records import Training
 from fractionate.store.identity import teacher_weights
+from fractionate.system.hashing import model_hash
+from fractionate.training import distill
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = (torch.randn(32, 8, generator=GENERATOR), torch.arange(32) % 4)

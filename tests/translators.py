@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from fractionate.sources.pieces import PAD, Pieces, Sentences
+from fractionate.data.subwords import PAD, Pieces, Sentences
 
 TEXTS = [
     ("library for sound", "libreria per suoni"),

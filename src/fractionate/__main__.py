@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractionate.cli import main
+from fractionate.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -1,26 +1,72 @@
-"""Data in batches: splits of examples with stable ids, read the same way by every verb."""
+"""Data: readers of what people have, bundled data sets, splits, sampling, encodings."""
 
 from __future__ import annotations
 
-from fractionate.data.batch import Batch, Places, Split
-from fractionate.data.dataset import DatasetSplit
-from fractionate.data.examples import Examples
-from fractionate.data.memory import MemorySplit
-from fractionate.data.parts import subset, weighted, with_views
-from fractionate.data.splits import as_examples, as_split
-from fractionate.data.stream import StreamSplit
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Batch",
-    "DatasetSplit",
-    "Examples",
-    "MemorySplit",
-    "Places",
-    "Split",
-    "StreamSplit",
-    "as_examples",
-    "as_split",
-    "subset",
-    "weighted",
-    "with_views",
-]
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.data.batch import Batch as Batch
+    from fractionate.data.batch import Places as Places
+    from fractionate.data.batch import Split as Split
+    from fractionate.data.bundled import data_sets as data_sets
+    from fractionate.data.bundled import digits as digits
+    from fractionate.data.cifar import cifar100 as cifar100
+    from fractionate.data.dataset import DatasetSplit as DatasetSplit
+    from fractionate.data.delimited import read_delimited as read_delimited
+    from fractionate.data.encoding import TableEncoding as TableEncoding
+    from fractionate.data.examples import Examples as Examples
+    from fractionate.data.fashion import fashion_mnist as fashion_mnist
+    from fractionate.data.glosses import read_glosses as read_glosses
+    from fractionate.data.memory import MemorySplit as MemorySplit
+    from fractionate.data.own_pictures import PictureEncoding as PictureEncoding
+    from fractionate.data.own_pictures import PictureFolder as PictureFolder
+    from fractionate.data.own_pictures import Shifted as Shifted
+    from fractionate.data.own_pictures import pictures as pictures
+    from fractionate.data.own_pictures import random_view as random_view
+    from fractionate.data.own_saved import saved as saved
+    from fractionate.data.own_table import encoded_table as encoded_table
+    from fractionate.data.own_table import table as table
+    from fractionate.data.own_texts import texts as texts
+    from fractionate.data.own_texts import tokenized as tokenized
+    from fractionate.data.packages import package_file as package_file
+    from fractionate.data.parts import subset as subset
+    from fractionate.data.parts import weighted as weighted
+    from fractionate.data.parts import with_views as with_views
+    from fractionate.data.sampling import batches as batches
+    from fractionate.data.splits import as_examples as as_examples
+    from fractionate.data.splits import as_split as as_split
+    from fractionate.data.stream import StreamSplit as StreamSplit
+    from fractionate.data.subwords import Pieces as Pieces
+    from fractionate.data.subwords import Sentences as Sentences
+    from fractionate.data.tables import column_names as column_names
+    from fractionate.data.translation import descriptions as descriptions
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "batch": ("Batch", "Places", "Split"),
+            "bundled": ("data_sets", "digits"),
+            "cifar": ("cifar100",),
+            "dataset": ("DatasetSplit",),
+            "delimited": ("read_delimited",),
+            "encoding": ("TableEncoding",),
+            "examples": ("Examples",),
+            "fashion": ("fashion_mnist",),
+            "glosses": ("read_glosses",),
+            "memory": ("MemorySplit",),
+            "own_pictures": ("PictureEncoding", "PictureFolder", "Shifted", "pictures", "random_view"),
+            "own_saved": ("saved",),
+            "own_table": ("encoded_table", "table"),
+            "own_texts": ("texts", "tokenized"),
+            "packages": ("package_file",),
+            "parts": ("subset", "weighted", "with_views"),
+            "sampling": ("batches",),
+            "splits": ("as_examples", "as_split"),
+            "stream": ("StreamSplit",),
+            "subwords": ("Pieces", "Sentences"),
+            "tables": ("column_names",),
+            "translation": ("descriptions",),
+        },
+    )

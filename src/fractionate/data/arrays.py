@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fractionate.budget import require_bytes, shown_bytes
 from fractionate.errors import (
     ConfigError,
     DamagedError,
@@ -28,7 +27,8 @@ from fractionate.errors import (
     ResourceError,
     reason,
 )
-from fractionate.files import existing_file
+from fractionate.system.files import existing_file
+from fractionate.system.memory import require_bytes, shown_bytes
 
 Array = NDArray[Any]
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from fractionate.data.batch import Batch, Split
 from fractionate.data.parts import ChangedSplit
+from fractionate.data.sampling import draw_seed
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.order import draw_seed
 
 
 @transforms.register("augment")

@@ -15,13 +15,13 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Ids, Note, Places, Plan
 from fractionate.data.draws import Seeded, isolated
 from fractionate.data.items import Collate, check_text, join, read_item
 from fractionate.data.labels import as_labels, check_values
+from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import FractionateError
-from fractionate.order import batches as shuffled
+from fractionate.system.hashing import content_hash
 
 LOOKED_AT = 64  # examples that make a fingerprint of data too large to be read twice
 PROBED = 8  # examples that are read before anything is trained

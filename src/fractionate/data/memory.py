@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Ids, Note, Places, Plan, leaves, mapped, moved
 from fractionate.data.examples import Examples
 from fractionate.data.items import VIEWS, check_text
-from fractionate.data.labels import as_labels, check_values
+from fractionate.data.labels import IGNORED, as_labels, check_values
+from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import MismatchError, printable
-from fractionate.order import batches as shuffled
-from fractionate.outputs import IGNORED
+from fractionate.system.hashing import content_hash
 
 
 @dataclass(frozen=True, eq=False)

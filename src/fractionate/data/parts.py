@@ -13,12 +13,12 @@ import xxhash
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Batch, Ids, Note, NotedSplit, Places, Plan, Split
 from fractionate.data.dataset import DatasetSplit
 from fractionate.data.memory import MemorySplit
+from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import MismatchError
-from fractionate.order import batches as shuffled
+from fractionate.system.hashing import content_hash
 
 
 def read_noted(split: Split, plan: Plan, seed: int, note: Note | None) -> Iterator[tuple[Batch, list[bytes]]]:

@@ -84,7 +84,7 @@ def as_rows(data: Any, name: str = "data") -> Any:
     set with a transform of its own (`set_transform`) is left as it is. Raises `ConfigError` for a `DatasetDict`, and
     `MismatchError` for columns of text or pictures and for labels that are no class numbers.
     """
-    if type(data).__module__.startswith("fractionate.sources.") and hasattr(data, "parts"):
+    if type(data).__module__.startswith("fractionate.data.") and hasattr(data, "parts"):
         raise MismatchError(
             f"{name}: these are not examples yet", expected="one part", got=type(data).__name__,
             fix="parts = data.parts(transfer=…, validation=…, test=…), then parts.transfer",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import nn
 
 from fractionate.data.batch import Split
-from fractionate.registry import Registry
+from fractionate.system.registry import Registry
 
 
 @runtime_checkable
@@ -27,4 +27,13 @@ class Transform(Protocol):
     def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split: ...
 
 
-transforms: Registry[Any] = Registry("transform", "fractionate.transforms")
+transforms: Registry[Any] = Registry(
+    "transform",
+    "fractionate.transforms",
+    files=(
+        "data.augment",
+        "teachers.chimeras",
+        "teachers.on_policy",
+        "teachers.sequence_level",
+    ),
+)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.records import Evidence
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 @probes.register("permuted-classes")

@@ -14,8 +14,8 @@ from torch import Tensor
 from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
 from fractionate.data.items import LABELS
 from fractionate.errors import ConfigError, MismatchError, NumericsError, printable
-from fractionate.outputs import are_probabilities
-from fractionate.teacher import TeacherSignal
+from fractionate.models.outputs import are_probabilities
+from fractionate.theory.teacher_signal import TeacherSignal
 
 __all__ = ["SUFFIXES", "read_signal", "signal_from_arrays"]
 

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.diagnosis.reading import Reading, read
 from fractionate.diagnosis.transfer import Transfer
-from fractionate.objective import Objective
+from fractionate.losses.objective import Objective
 from fractionate.records import Evidence, Finding, Severity, Spectrum
-from fractionate.registry import Registry
-from fractionate.spectrum import spectrum
-from fractionate.spectrum.compact import compact_spectrum
-from fractionate.teacher import TeacherSignal
+from fractionate.system.registry import Registry
+from fractionate.theory.spectrum.compact import compact_spectrum
+from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
 
@@ -153,7 +153,18 @@ class Probe(Protocol):
     def judge(self, measured: Measurement) -> Judgement: ...
 
 
-probes: Registry[Probe] = Registry("probe", "fractionate.probes")
+probes: Registry[Probe] = Registry(
+    "probe",
+    "fractionate.probes",
+    files=(
+        "diagnosis.alignment_probes",
+        "diagnosis.class_probes",
+        "diagnosis.data_probes",
+        "diagnosis.store_probes",
+        "diagnosis.student_probes",
+        "diagnosis.teacher_probes",
+    ),
+)
 
 
 def spectrum_of(signal: TeacherSignal | CompactSignal, temperature: float) -> Spectrum:

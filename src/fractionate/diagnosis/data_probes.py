@@ -14,7 +14,7 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.diagnosis.reading import Reading
-from fractionate.outputs import SUM_TOLERANCE
+from fractionate.models.outputs import SUM_TOLERANCE
 from fractionate.records import Evidence, Interval
 
 

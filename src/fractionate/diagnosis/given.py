@@ -7,17 +7,19 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fractionate.compact import CompactSignal
-from fractionate.diagnosis.black_box import SUFFIXES, read_signal
+from fractionate.data.arrays import SUFFIXES
+from fractionate.diagnosis.black_box import read_signal
 from fractionate.errors import ConfigError
-from fractionate.objective import Signal
-from fractionate.paths import as_path
-from fractionate.store import Store
+from fractionate.losses.objective import Signal
+from fractionate.store.reading import Store
+from fractionate.system.paths import as_path
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
-from fractionate.teachers import Cached, TeacherSource, as_source
-from fractionate.teachers.cached import TokenRows
+from fractionate.teachers.cached import Cached, TokenRows
+from fractionate.teachers.given import as_source
+from fractionate.teachers.source import TeacherSource
 from fractionate.teachers.tokens import StoredTokens, TokenSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 DENSE_BYTES = 1 << 30  # a compact store that would take more as dense rows is read as it is
 

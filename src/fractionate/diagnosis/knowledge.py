@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.diagnosis.case import Case
 from fractionate.errors import MismatchError
 from fractionate.records import LEVEL_NAMES, ClassPart, Term
-from fractionate.spectrum.certainty import chance, contributions, intervals
-from fractionate.spectrum.compact import compact_contributions
-from fractionate.spectrum.views import reproducible
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.spectrum.certainty import chance, contributions, intervals
+from fractionate.theory.spectrum.compact import compact_contributions
+from fractionate.theory.spectrum.views import reproducible
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 MOST_CLASSES = 200  # a longer list is not read
 MOST_ELEMENTS = (

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.records import Scores
 from fractionate.tasks.classification_metrics import calibration_gaps
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 CHUNK_ELEMENTS = 1 << 18  # a reading takes some twenty tensors of a chunk's size
 

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import torch
 
-from fractionate.compact import CompactSignal
 from fractionate.diagnosis.case import Case
 from fractionate.diagnosis.linear_probe import MOST_EXAMPLES
 from fractionate.errors import ConfigError
 from fractionate.records import Finding, Pilot, Recommendation
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 # faults after which the teacher's word is worth nothing, or is about something else
 STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-mismatch", "vocabulary-mismatch",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fractionate.compact import CompactSignal
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.records import Evidence
+from fractionate.theory.topk_signal import CompactSignal
 
 KINDS = ("dense", "top-k", "sampled")
 

@@ -11,7 +11,7 @@ from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine,
 from fractionate.diagnosis.interval import mean_interval, paired_interval, share_interval
 from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.records import Evidence, Interval, Severity
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 EXTENT = 2.5  # of the tempered logits that the softest recipe wants
 
@@ -310,7 +310,7 @@ class InstanceNoise:
 
     def __call__(self, case: Case) -> Measurement:
         assert case.second_view is not None and isinstance(case.signal, TeacherSignal)
-        from fractionate.spectrum.views import reproducible
+        from fractionate.theory.spectrum.views import reproducible
 
         part = reproducible(case.signal, case.second_view)
         whole = part.instance_shape_nats

@@ -16,12 +16,12 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.splits import as_split
 from fractionate.data.stream import StreamSplit
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective, Signal
-from fractionate.outputs import Head, device_of
+from fractionate.losses.objective import Objective, Signal
+from fractionate.models.outputs import Head, device_of
 from fractionate.records import Training
 from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 GRADIENT_EXAMPLES, GRADIENT_ELEMENTS = 256, 1 << 26  # logits of one backward pass
 

@@ -1,1 +1,17 @@
-"""Losses: terms beside the objective."""
+"""Losses: the objective, its divergences and kernels, and terms beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.losses.objective import Objective as Objective
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "objective": ("Objective",),
+        },
+    )

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fractionate.cells import Cell
-from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
-from fractionate.objective import Objective
-from fractionate.teacher import TeacherSignal
+from fractionate.losses.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.losses.objective import Objective
+from fractionate.theory.cells import Cell
+from fractionate.theory.teacher_signal import TeacherSignal
 
 MOST_BYTES = 1 << 25  # more targets than this are made batch by batch
 

@@ -1,1 +1,34 @@
-"""Models: modules and what passes through them."""
+"""Models: registry and zoo, outputs, hooks, preparations (quantized, explaining), weights, export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.models.additive import explaining_mlp as explaining_mlp
+    from fractionate.models.additive import prior_of as prior_of
+    from fractionate.models.export import export_student as export_student
+    from fractionate.models.names import find_model as find_model
+    from fractionate.models.names import find_parts as find_parts
+    from fractionate.models.packed import load_packed as load_packed
+    from fractionate.models.packed import save_packed as save_packed
+    from fractionate.models.quantize import Quantization as Quantization
+    from fractionate.models.quantize import prepare as prepare
+    from fractionate.models.weights import read_weights as read_weights
+    from fractionate.models.zoo import cnn as cnn
+    from fractionate.models.zoo import models as models
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "additive": ("explaining_mlp", "prior_of"),
+            "export": ("export_student",),
+            "names": ("find_model", "find_parts"),
+            "packed": ("load_packed", "save_packed"),
+            "quantize": ("Quantization", "prepare"),
+            "weights": ("read_weights",),
+            "zoo": ("cnn", "models"),
+        },
+    )

@@ -300,3 +300,16 @@ def matched_branch_channels(build: Callable[[int], nn.Module], parameters: int, 
             fix="fewer superfeatures, or a smaller trunk",
         )
     return low
+
+
+def explanations_of(output: Any) -> Float[Tensor, "batch superfeatures classes"]:
+    """The explanations in a model's output. Raises `MismatchError` where there are none."""
+    found = output.get(EXPLANATIONS) if isinstance(output, dict) else getattr(output, EXPLANATIONS, None)
+    if not isinstance(found, Tensor) or found.ndim != 3:
+        raise MismatchError(
+            "this model does not explain",
+            expected=f"an output with {EXPLANATIONS!r} [batch, superfeatures, classes] and 'logits'",
+            got=", ".join(map(str, found.shape)) if isinstance(found, Tensor) else type(output).__name__,
+            fix="build it with explaining_mlp, explaining_cnn or Explaining",
+        )
+    return found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.hooks import module_at
-from fractionate.outputs import call
+from fractionate.models.outputs import call
 
 ATTENTION = "fractionate"  # our function's name in transformers' table
 QUANTIZER = "attention_quantizer"  # the child of an attention module that quantizes what is multiplied in it

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Superfeatures
-from fractionate.registry import nearest
+from fractionate.system.registry import nearest
 
 
 def given(

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fractionate.errors import MismatchError
-from fractionate.outputs import Head, call, logits_of
-from fractionate.registry import Registry
+from fractionate.models.outputs import Head, call, logits_of
+from fractionate.system.registry import Registry
 
 
 class Decoding(Protocol):

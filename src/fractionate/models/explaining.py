@@ -11,8 +11,8 @@ from fractionate.errors import ConfigError
 from fractionate.models.additive import explaining_mlp
 from fractionate.models.columns import given
 from fractionate.models.modes import eval_mode
+from fractionate.models.outputs import call, logits_of
 from fractionate.models.preparations import Preparation, Preparing, given_student, preparations
-from fractionate.outputs import call, logits_of
 
 
 @preparations.register("explaining")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fractionate.errors import MismatchError
-from fractionate.registry import nearest
+from fractionate.system.registry import nearest
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from fractionate.outputs import device_of
+from fractionate.models.outputs import device_of
 
 
 def place(model: nn.Module, device: torch.device) -> torch.device:

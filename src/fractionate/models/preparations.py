@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import nn
 
 from fractionate.errors import ConfigError
-from fractionate.registry import Registry
+from fractionate.system.registry import Registry
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,4 +57,13 @@ def given_student(student: nn.Module | None, what: str) -> nn.Module:
     return student
 
 
-preparations: Registry[Any] = Registry("preparation", "fractionate.preparations")
+preparations: Registry[Any] = Registry(
+    "preparation",
+    "fractionate.preparations",
+    files=(
+        "models.explaining",
+        "models.from_teacher",
+        "models.lora",
+        "models.quantize",
+    ),
+)

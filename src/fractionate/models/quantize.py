@@ -2,7 +2,7 @@
 
     Recipe(preparations=("from_teacher()", "quantize(activation_clip=10.0)"))    # weights and activations quantized as it runs
     student = prepare(teacher, Quantization("ternary"), example=inputs)          # the same by hand: a copy
-    save_packed(student, "student/")                                             # fractionate.extensions.packed: packed weights
+    save_packed(student, "student/")                                             # fractionate.models.packed: packed weights
 
 Layers are torchao's `FakeQuantizedLinear`; its integer quantizers serve 2, 4 and 8 bits. Ternary weights, per-tensor activations
 and clipped gradients it cannot express and are ours (docs/decisions/0100). Source: Kim et al. (arXiv 2211.11014), TernaryBERT.
@@ -26,8 +26,8 @@ from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode, replace_module
+from fractionate.models.outputs import call
 from fractionate.models.preparations import Preparation, Preparing, given_student, preparations
-from fractionate.outputs import call
 
 CLIP = 2.5
 THRESHOLD = 0.7  # of the mean size: smaller weights become 0 (TWN)

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fractionate.durable import make_directory, write_file
-from fractionate.errors import MissingExtraError
-from fractionate.page.reading import Source, read_record, read_records
-from fractionate.paths import as_path
+from fractionate.system.lazy import exports
 
-__all__ = ["read_record", "read_records", "report"]
-
-
-def report(records: Source | Sequence[Source], out: Path | str, *, title: str = "", command: str = "") -> Path:
-    """Write one self-contained HTML page about records and give its path.
-
-    `records`: one or more `Diagnosis`, `Study` or `Run`, also as JSON text or the path of a JSON file or of a folder of them.
-    `out`: the file to write; for a folder, `report.html` in it. `title` heads the page; `command` is the command that makes
-    all of it again (otherwise taken from the records' settings).
-
-    A chapter whose record is not given is left out. The file is replaced only when the new one is whole. Raises `ConfigError` for
-    records that cannot be read, `MissingExtraError` without jinja2, and `ResourceError`, before any work is done, where the page
-    cannot be written.
-    """
-    found = read_records(records)
-    path = as_path(out)
-    path = path / "report.html" if path.is_dir() else path
-    make_directory(path.parent)
-    return write_file(path, render(found, title=title, command=command).encode("utf-8", "replace"))
-
-
-def render(records: Sequence[Any], *, title: str = "", command: str = "") -> str:
-    """The page as text."""
-    try:
-        from fractionate.page.template import fill
-    except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("jinja2", "markupsafe"):
-            raise
-        raise MissingExtraError(
-            "the report needs jinja2", got="it is not installed", fix='pip install "fractionate[report]"'
-        ) from None
-    return fill(records, title=title, command=command)
+if TYPE_CHECKING:
+    from fractionate.page.document import report as report
+    from fractionate.page.reading import read_record as read_record
+    from fractionate.page.reading import read_records as read_records
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "document": ("report",),
+            "reading": ("read_record", "read_records"),
+        },
+    )

@@ -29,8 +29,8 @@ from fractionate.page.student_plots import (
 )
 from fractionate.page.text import number, percent, seconds, sentence, short
 from fractionate.page.verdict import verdict
-from fractionate.record import Record
 from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, MetricInfo, Run, Study
+from fractionate.records.base import Record
 
 PLAIN = re.compile(r"[A-Za-z_][\w.+/()-]*( [\w.+/()-]+)*")
 

@@ -10,8 +10,9 @@ from statistics import fmean, stdev
 import numpy as np
 from markupsafe import Markup
 
-from fractionate.page.text import csv_text, number
+from fractionate.page.text import number
 from fractionate.records import Histogram, Interval, ShareLevel
+from fractionate.system.plain_text import csv_text
 
 LEVEL_WORDS: dict[ShareLevel, str] = {
     "universe": "how sure it is on average",

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from fractionate.page.text import clean, decimals, number
+from fractionate.page.text import decimals, number
+from fractionate.system.plain_text import clean
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
-from fractionate.files import existing_file
-from fractionate.paths import as_path
-from fractionate.record import Record
 from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
+from fractionate.records.base import Record
+from fractionate.system.files import existing_file
+from fractionate.system.paths import as_path
 
 Source = Record | str | Path
 _KINDS: tuple[tuple[frozenset[str], type[Record]], ...] = (

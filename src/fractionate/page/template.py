@@ -12,8 +12,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fractionate.page.chapters import content, patch_text
-from fractionate.page.text import clean, number, percent, sentence, short
-from fractionate.record import Record
+from fractionate.page.text import number, percent, sentence, short
+from fractionate.records.base import Record
+from fractionate.system.plain_text import clean
 
 
 def _finalize(value: Any) -> Any:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+from fractionate.system.plain_text import clean
 
 PLOT_CHARACTERS = 80  # a name in a plot is cut here; tables and downloads hold it whole
-TABLE_CHARACTERS = 2_000  # nobody reads on beyond it, and one hostile name must not fill the file
-
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-# C0 and C1 controls but for tab and newline, marks that turn the direction of what follows, lone surrogates, non-characters
-_FORBIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]"
-)
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def clean(text: object, limit: int = TABLE_CHARACTERS) -> str:
-    """The text without terminal escapes, control characters and direction marks, cut after `limit` characters."""
-    plain = _FORBIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", str(text)))
-    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
 def short(text: object, limit: int = PLOT_CHARACTERS) -> str:
@@ -74,21 +60,3 @@ def sentence(words: object) -> str:
     """The words with a capital and a full stop, as a sentence stands."""
     plain = clean(words).strip()
     return plain[:1].upper() + plain[1:] + ("" if plain.endswith((".", "!", "?", "…")) or not plain else ".")
-
-
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV that no spreadsheet runs: text that starts like a formula is quoted by an apostrophe. Numbers stay exact."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for row in [head, *rows]:
-        writer.writerow([_csv_cell(cell) for cell in row])
-    return out.getvalue()
-
-
-def _csv_cell(cell: object) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, (int, float)):
-        return repr(cell)
-    text = clean(cell)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")) else text

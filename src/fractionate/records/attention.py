@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fractionate.record import Record
+from fractionate.records.base import Record
 from fractionate.records.knowledge import Finding
 from fractionate.records.measures import Interval, Matrix
 

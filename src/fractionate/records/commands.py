@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fractionate.record import Record
+from fractionate.records.base import Record
 
 
 @dataclass(frozen=True)

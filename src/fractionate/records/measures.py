@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fractionate.errors import MismatchError
-from fractionate.record import Record
+from fractionate.records.base import Record
 
 Level = Literal["universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"]
 Matrix = tuple[tuple[float, ...], ...]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fractionate.errors import MismatchError
-from fractionate.record import Record
+from fractionate.records.base import Record
 from fractionate.records.measures import Interval, Level, MetricInfo
 from fractionate.records.training import Run
 

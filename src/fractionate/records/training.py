@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fractionate.record import Record
+from fractionate.records.base import Record
 from fractionate.records.knowledge import Spectrum
 from fractionate.records.measures import Histogram, Matrix, MetricInfo, Scores
 

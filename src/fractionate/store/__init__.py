@@ -1,44 +1,68 @@
-"""The signal store: run the teacher once, trust what it said for ever."""
+"""The signal store: run the teacher once and keep its logits, top-k or hidden states on disk."""
 
 from __future__ import annotations
 
-from fractionate.compact import CompactSignal
-from fractionate.store.checks import check_teacher
-from fractionate.store.collect import collect
-from fractionate.store.exchange import export, import_arrays
-from fractionate.store.forms import Form
-from fractionate.store.keys import content_ids
-from fractionate.store.losses import FormLoss, estimate, losses, table
-from fractionate.store.mending import Repaired, repair
-from fractionate.store.reading import Store
-from fractionate.store.remote import upload
-from fractionate.store.upkeep import StoreInfo, Verification, compact, info, verify
-from fractionate.store.views import Crop, Flip, MixUp, Replay, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CompactSignal",
-    "Crop",
-    "Flip",
-    "Form",
-    "FormLoss",
-    "MixUp",
-    "Repaired",
-    "Replay",
-    "Sequence",
-    "Store",
-    "StoreInfo",
-    "Verification",
-    "check_teacher",
-    "collect",
-    "compact",
-    "content_ids",
-    "estimate",
-    "export",
-    "import_arrays",
-    "info",
-    "losses",
-    "repair",
-    "table",
-    "upload",
-    "verify",
-]
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.store.checks import check_teacher as check_teacher
+    from fractionate.store.collection import collect as collect
+    from fractionate.store.exchange import export as export
+    from fractionate.store.exchange import import_arrays as import_arrays
+    from fractionate.store.exchange import read_array as read_array
+    from fractionate.store.form_losses import FormLoss as FormLoss
+    from fractionate.store.form_losses import estimate as estimate
+    from fractionate.store.form_losses import losses as losses
+    from fractionate.store.form_losses import table as table
+    from fractionate.store.forms import Form as Form
+    from fractionate.store.forms import row_hashes as row_hashes
+    from fractionate.store.identity import Identity as Identity
+    from fractionate.store.keys import content_ids as content_ids
+    from fractionate.store.layout import HEAD as HEAD
+    from fractionate.store.layout import SEGMENTS as SEGMENTS
+    from fractionate.store.layout import SHARDS as SHARDS
+    from fractionate.store.layout import Head as Head
+    from fractionate.store.layout import canonical as canonical
+    from fractionate.store.layout import index_hash as index_hash
+    from fractionate.store.layout import read_header as read_header
+    from fractionate.store.layout import write_shard as write_shard
+    from fractionate.store.mending import Repaired as Repaired
+    from fractionate.store.mending import repair as repair
+    from fractionate.store.ranges import rows_of as rows_of
+    from fractionate.store.ranges import stored_of as stored_of
+    from fractionate.store.reading import Store as Store
+    from fractionate.store.remote import upload as upload
+    from fractionate.store.shards import columns_in as columns_in
+    from fractionate.store.upkeep import StoreInfo as StoreInfo
+    from fractionate.store.upkeep import Verification as Verification
+    from fractionate.store.upkeep import compact as compact
+    from fractionate.store.upkeep import info as info
+    from fractionate.store.upkeep import verify as verify
+    from fractionate.store.views import Crop as Crop
+    from fractionate.store.views import Flip as Flip
+    from fractionate.store.views import MixUp as MixUp
+    from fractionate.store.views import Replay as Replay
+    from fractionate.store.views import Sequence as Sequence
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "checks": ("check_teacher",),
+            "collection": ("collect",),
+            "exchange": ("export", "import_arrays", "read_array"),
+            "form_losses": ("FormLoss", "estimate", "losses", "table"),
+            "forms": ("Form", "row_hashes"),
+            "identity": ("Identity",),
+            "keys": ("content_ids",),
+            "layout": ("HEAD", "Head", "SEGMENTS", "SHARDS", "canonical", "index_hash", "read_header", "write_shard"),
+            "mending": ("Repaired", "repair"),
+            "ranges": ("rows_of", "stored_of"),
+            "reading": ("Store",),
+            "remote": ("upload",),
+            "shards": ("columns_in",),
+            "upkeep": ("StoreInfo", "Verification", "compact", "info", "verify"),
+            "views": ("Crop", "Flip", "MixUp", "Replay", "Sequence"),
+        },
+    )

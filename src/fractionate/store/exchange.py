@@ -15,14 +15,14 @@ from torch import Tensor
 
 from fractionate.data.arrays import arrays_in, to_tensor
 from fractionate.data.examples import Examples
-from fractionate.durable import make_directory, write_directory, write_file
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, printable
-from fractionate.paths import as_path
-from fractionate.store.collect import collect
+from fractionate.store.collection import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
 from fractionate.store.keys import Keyed
 from fractionate.store.reading import Store
 from fractionate.store.teachers import ByPlace
+from fractionate.system.atomic import make_directory, write_directory, write_file
+from fractionate.system.paths import as_path
 
 Array = NDArray[Any]
 Target = Literal["parquet", "datasets", "npy", "safetensors"]

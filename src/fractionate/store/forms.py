@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.errors import ConfigError, NumericsError
-from fractionate.teacher import TeacherSignal, check_temperature
+from fractionate.theory.teacher_signal import TeacherSignal, check_temperature
+from fractionate.theory.topk_signal import CompactSignal
 
 Array = NDArray[Any]
 FormKind = Literal["dense", "top-k", "sampled"]

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.checkpoint import parts_of
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.files import existing_file
 from fractionate.models.modes import plain_module, plain_state
 from fractionate.store.forms import FormKind, StoredDtype
+from fractionate.system.files import existing_file
+from fractionate.system.hashing import parts_of
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
 CODE = "collect/1"  # raised when the same call would give other rows

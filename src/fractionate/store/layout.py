@@ -24,8 +24,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fractionate.durable import publish, write_file
 from fractionate.errors import DamagedError
+from fractionate.system.atomic import publish, write_file
 
 FORMAT = "fractionate-store/1"
 HEAD, HEAD_COPY = "head.json", "head-copy.json"

@@ -11,11 +11,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fractionate.durable import TEMPORARY, make_directory, removing, sweep, write_file
 from fractionate.errors import DamagedError, MismatchError
-from fractionate.paths import as_path
-from fractionate.record import Record
-from fractionate.store.collect import collect
+from fractionate.records.base import Record
+from fractionate.store.collection import collect
 from fractionate.store.forms import row_hashes
 from fractionate.store.layout import (
     HEAD,
@@ -34,6 +32,8 @@ from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, columns_fit, columns_in, scan
 from fractionate.store.teachers import find_relation
 from fractionate.store.upkeep import file_hash
+from fractionate.system.atomic import TEMPORARY, make_directory, removing, sweep, write_file
+from fractionate.system.paths import as_path
 
 Array = NDArray[Any]
 

@@ -14,17 +14,17 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.budget import require_bytes
-from fractionate.compact import CompactSignal
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.paths import as_path
 from fractionate.store.checks import check_teacher, check_tokenizer
 from fractionate.store.forms import Form
 from fractionate.store.layout import RELATION, damaged
 from fractionate.store.ranges import joined, rows_of, spans, stored_of
 from fractionate.store.remote import scan_remote
 from fractionate.store.shards import Array, Scan, Shard, scan
-from fractionate.teacher import TeacherSignal
+from fractionate.system.memory import require_bytes
+from fractionate.system.paths import as_path
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 Slots = Sequence[int] | NDArray[np.int64] | Tensor
 

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fractionate.durable import make_directory, write_file
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
-from fractionate.paths import as_path
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
 from fractionate.store.ranges import spans
 from fractionate.store.shards import Scan, Shard, scan
+from fractionate.system.atomic import make_directory, write_file
+from fractionate.system.paths import as_path
 
 BLOCK = 256 << 10  # bytes fetched at least
 TRIES = 3

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError, reason
 from fractionate.models.modes import eval_mode
+from fractionate.models.outputs import call, logits_of
 from fractionate.models.placing import placed
-from fractionate.outputs import IGNORED, call, logits_of
-from fractionate.paths import as_path
 from fractionate.store.keys import Keyed
+from fractionate.system.paths import as_path
 from fractionate.tasks.model_inputs import ModelInputs
-from fractionate.teacher import relation_from_rows
+from fractionate.theory.teacher_signal import relation_from_rows
 
 Outputs = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -9,21 +9,14 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from fractionate.durable import removing
 from fractionate.errors import DamagedError, FractionateError
-from fractionate.paths import as_path
-from fractionate.record import Record
-from fractionate.store.layout import (
-    HEAD,
-    HEAD_COPY,
-    RELATION,
-    SEGMENTS,
-    SHARDS,
-    write_shard,
-)
+from fractionate.records.base import Record
+from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, write_shard
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, scan
+from fractionate.system.atomic import removing
+from fractionate.system.paths import as_path
 
 PIECE = 8 << 20  # bytes read at once
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.parts import subset
-from fractionate.engine import distill
 from fractionate.errors import NumericsError
 from fractionate.models.modes import eval_mode
 from fractionate.records import Point, Run
-from fractionate.study.course import VALIDATED_EXAMPLES, Course, Entrant, convolves, model_logits
-from fractionate.study.measured import with_mechanism
-from fractionate.study.points import measure
+from fractionate.study.run_record import with_mechanism
 from fractionate.study.setup import Setup, Trial
 from fractionate.tasks.predictions import NOTHING, evenly
 from fractionate.tasks.task import Task
+from fractionate.training.distillation import distill
+from fractionate.training.fleet.measurements import measure
+from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, Course, Entrant, convolves, model_logits
 
 Advance = Callable[[int], None]
 

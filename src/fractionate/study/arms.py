@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fractionate.attribution import Contrast
-from fractionate.attribution.shapley import Place
-from fractionate.canonical import canonical_text
-from fractionate.cells import PLACEBOS, Cell, as_cell
 from fractionate.data.batch import Split
 from fractionate.data.examples import Examples
-from fractionate.divergences import Divergence, written
+from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
-from fractionate.objective import Objective
-from fractionate.order import draw_seed
+from fractionate.losses.divergences.base import Divergence, written
+from fractionate.losses.objective import Objective
+from fractionate.study.effects.contrasts import Contrast
+from fractionate.study.effects.shapley import Place
+from fractionate.system.canonical import canonical_text
+from fractionate.theory.cells import PLACEBOS, Cell, as_cell
 from fractionate.training.recipe import Recipe
 
 BASELINE = "hard"

@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fractionate.data.sampling import step_seed
 from fractionate.errors import MismatchError
-from fractionate.order import step_seed
 from fractionate.study.arms import Arm
-from fractionate.study.course import Course, Entrant, Lookup, convolves
 from fractionate.study.setup import Setup
-from fractionate.study.stacked import Stack
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import Cached
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.fleet.setup import Course, Entrant, Lookup, convolves
+from fractionate.training.fleet.stacked import Stack
 
 Backend = Literal["auto", "stacked", "loop"]
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from fractionate.records import Run
 from fractionate.study.alone import train_alone
-from fractionate.study.course import Entrant
-from fractionate.study.fleet import Recordings, train_stacked
-from fractionate.study.measured import record_of
+from fractionate.study.run_record import record_of
 from fractionate.study.setup import Setup, Trial
+from fractionate.training.fleet.loop import Recordings, train_stacked
+from fractionate.training.fleet.setup import Entrant
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,24 +12,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fractionate.attribution import statistics
-from fractionate.cells import as_cell
 from fractionate.data.batch import Split
 from fractionate.data.splits import as_split
 from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective
-from fractionate.outputs import device_of
+from fractionate.losses.objective import Objective
+from fractionate.models.outputs import device_of
 from fractionate.records import Interval, Pilot, Recommendation, Training, Trial
 from fractionate.study.arms import Arm
+from fractionate.study.effects.contrasts import statistics
 from fractionate.study.jobs import Workshop
-from fractionate.study.keeping import Answers, Progress, fingerprint
+from fractionate.study.results import Answers, Progress, fingerprint
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import Cached, check_fits
+from fractionate.theory.cells import as_cell
+from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.recipe import Recipe
 
 Setting = tuple[str, float, float]  # cell, temperature, teacher weight

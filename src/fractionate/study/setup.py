@@ -13,13 +13,13 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import subset
 from fractionate.records import Training
 from fractionate.study.arms import Arm, Settings, share_places
-from fractionate.study.course import MEASURED_EXAMPLES, VALIDATED_EXAMPLES, Course
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
-from fractionate.teachers import TeacherSource
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.shared import part_of
+from fractionate.teachers.source import TeacherSource
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.fleet.setup import MEASURED_EXAMPLES, VALIDATED_EXAMPLES, Course
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from fractionate.records import Run
 from fractionate.study.arms import Arm
 from fractionate.study.backend import Backend, why_not_stacked
 from fractionate.study.jobs import Job, Workshop
-from fractionate.study.keeping import Folder
+from fractionate.study.results import Folder
 from fractionate.study.setup import Setup, Trial
 from fractionate.study.workers import run_jobs
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import isfinite, nan
 
+from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
-from fractionate.order import draw_seed
 from fractionate.records import MetricInfo, Run, Training, Try, Tuning
 from fractionate.study.arms import Arm
 

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from fractionate.tasks import (  # they register their metrics and kinds
-    area_metrics,
-    classification,
-    classification_metrics,
-    language_modelling,
-    number_metrics,
-    text_metrics,
-    token_classification,
-    token_metrics,
-    translation,
-)
-from fractionate.tasks.evaluate import CLASSIFICATION, evaluate_metrics, scores
-from fractionate.tasks.kinds import Kind, kinds
-from fractionate.tasks.metrics import Metric, info, infos, metrics
-from fractionate.tasks.predictions import AttentionStates, Needs, Predictions
-from fractionate.tasks.reader import Reader, reading
-from fractionate.tasks.task import Splits, Task
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CLASSIFICATION",
-    "AttentionStates",
-    "Kind",
-    "Metric",
-    "Needs",
-    "Predictions",
-    "Reader",
-    "Splits",
-    "Task",
-    "area_metrics",
-    "classification",
-    "classification_metrics",
-    "evaluate_metrics",
-    "info",
-    "infos",
-    "kinds",
-    "language_modelling",
-    "metrics",
-    "number_metrics",
-    "reading",
-    "scores",
-    "text_metrics",
-    "token_classification",
-    "token_metrics",
-    "translation",
-]
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.tasks.evaluate import CLASSIFICATION as CLASSIFICATION
+    from fractionate.tasks.evaluate import evaluate_metrics as evaluate_metrics
+    from fractionate.tasks.evaluate import scores as scores
+    from fractionate.tasks.kind import Kind as Kind
+    from fractionate.tasks.kind import kinds as kinds
+    from fractionate.tasks.metric import Metric as Metric
+    from fractionate.tasks.metric import info as info
+    from fractionate.tasks.metric import infos as infos
+    from fractionate.tasks.metric import metrics as metrics
+    from fractionate.tasks.predictions import AttentionStates as AttentionStates
+    from fractionate.tasks.predictions import Needs as Needs
+    from fractionate.tasks.predictions import Predictions as Predictions
+    from fractionate.tasks.reader import Reader as Reader
+    from fractionate.tasks.reader import reading as reading
+    from fractionate.tasks.task import Splits as Splits
+    from fractionate.tasks.task import Task as Task
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "evaluate": ("CLASSIFICATION", "evaluate_metrics", "scores"),
+            "kind": ("Kind", "kinds"),
+            "metric": ("Metric", "info", "infos", "metrics"),
+            "predictions": ("AttentionStates", "Needs", "Predictions"),
+            "reader": ("Reader", "reading"),
+            "task": ("Splits", "Task"),
+        },
+    )

@@ -13,10 +13,10 @@ from torch import Tensor
 from fractionate.errors import ConfigError, ResourceError
 from fractionate.records import Direction
 from fractionate.tasks.classification_metrics import judged
-from fractionate.tasks.metrics import metrics
+from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.summed import judged_rows
-from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS
+from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS
 
 MOST_SCORES = 1 << 26  # rows × classes that are held: 256 MB
 RANGE = 20.0  # log-odds beyond it share the outermost bins

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fractionate.compact import CompactSignal, top_one
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.tasks.metrics import metrics
+from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.row_reading import RowReading
 from fractionate.tasks.summed import Summed, Sums, judged_rows, mean, row_weight, share
-from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
+from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal, top_one
 
 ECE_BINS = 15
 

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch
 from fractionate.errors import MismatchError
 from fractionate.records import Scores
 from fractionate.tasks.classification_metrics import accuracy, agreement, ece, nll
-from fractionate.tasks.metrics import Metric
+from fractionate.tasks.metric import Metric
 from fractionate.tasks.predictions import Predictions
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 CLASSIFICATION: tuple[Metric, ...] = (accuracy(), nll(), ece(), agreement())  # the first decides
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fractionate.tasks.kinds import Kind, kinds
+from fractionate.tasks.kind import Kind, kinds
 
 
 @kinds.register("language-modelling")

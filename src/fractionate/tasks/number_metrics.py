@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.tasks.metrics import metrics
+from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.row_reading import check_finite
 from fractionate.tasks.summed import Summed, Sums, judged_rows, mean

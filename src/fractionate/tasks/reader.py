@@ -7,16 +7,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.errors import MismatchError
-from fractionate.models.additive import EXPLANATIONS
+from fractionate.models.additive import EXPLANATIONS, explanations_of
 from fractionate.models.attention_hooks import Watch, find_layers, watching
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode, plain_module
-from fractionate.outputs import call, logits_of
+from fractionate.models.outputs import call, logits_of
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, AttentionStates, Needs
 
@@ -45,19 +44,6 @@ def output_layer(model: nn.Module, path: str = "") -> nn.Linear:
             expected="an nn.Linear",
             got=type(found).__name__,
             fix='name it: head="lm_head"',
-        )
-    return found
-
-
-def explanations_of(output: Any) -> Float[Tensor, "batch superfeatures classes"]:
-    """The explanations in a model's output. Raises `MismatchError` where there are none."""
-    found = output.get(EXPLANATIONS) if isinstance(output, dict) else getattr(output, EXPLANATIONS, None)
-    if not isinstance(found, Tensor) or found.ndim != 3:
-        raise MismatchError(
-            "this model does not explain",
-            expected=f"an output with {EXPLANATIONS!r} [batch, superfeatures, classes] and 'logits'",
-            got=", ".join(map(str, found.shape)) if isinstance(found, Tensor) else type(output).__name__,
-            fix="build it with explaining_mlp, explaining_cnn or Explaining",
         )
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fractionate.data.labels import check_labels
 from fractionate.errors import MismatchError, NumericsError
-from fractionate.teacher import ROWS_A_CHUNK_ELEMENTS
+from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, FractionateError, MismatchError
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.modes import eval_mode
-from fractionate.outputs import Head, device_of, logits_of
+from fractionate.models.outputs import Head, device_of, logits_of
 from fractionate.records import Scores
-from fractionate.registry import nearest
+from fractionate.system.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
-from fractionate.tasks.kinds import Kind, check_not_copied, kinds
-from fractionate.tasks.metrics import Metric, metrics
+from fractionate.tasks.kind import Kind, check_not_copied, kinds
+from fractionate.tasks.metric import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions
 from fractionate.tasks.reader import ATTENTION, FEATURES, HIDDEN, Captured, Reader, reading

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.outputs import IGNORED
 from fractionate.records import Direction
-from fractionate.tasks.metrics import metrics
+from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Needs, Predictions
 
 Decode = Callable[[Sequence[int]], str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fractionate.tasks.classification_metrics import same_top_one, surprise
-from fractionate.tasks.metrics import metrics
+from fractionate.tasks.metric import metrics
 from fractionate.tasks.summed import Summed, Sums, mean, share
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
 from fractionate.errors import MismatchError
-from fractionate.tasks.kinds import Kind, inputs_by_name, kinds
+from fractionate.tasks.kind import Kind, inputs_by_name, kinds
 
 
 @kinds.register("translation")

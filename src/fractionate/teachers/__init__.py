@@ -1,33 +1,39 @@
-"""Teacher sources: cached signals, a model run on every batch, several teachers as one."""
+"""Teacher sources: cached signals, models in eval mode without gradients, ensembles, functions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
+from fractionate.system.lazy import exports
 
-from fractionate.store import Store
-from fractionate.teachers.cached import Cached
-from fractionate.teachers.ensemble import Ensemble, mix
-from fractionate.teachers.online import Online
-from fractionate.teachers.source import OpenTeacher, TeacherSource
-
-__all__ = ["Cached", "Ensemble", "Online", "OpenTeacher", "TeacherSource", "as_source", "mix"]
-
-
-def as_source(teacher: Any) -> TeacherSource | None:
-    """A teacher source of what a verb was given: a source, a model, a signal, a store or its path, several of these, or None."""
-    if teacher is None or isinstance(teacher, (Cached, Online, Ensemble)):
-        return teacher
-    if isinstance(teacher, nn.Module):
-        return Online(teacher)
-    if isinstance(teacher, (str, Path)):
-        return Cached(Store.open(teacher))
-    if isinstance(teacher, Sequence):
-        members = tuple(source for source in map(as_source, teacher) if source is not None)
-        return Ensemble(members)
-    if isinstance(teacher, TeacherSource):
-        return teacher
-    return Cached(teacher)
+if TYPE_CHECKING:
+    from fractionate.teachers.cached import Cached as Cached
+    from fractionate.teachers.decoding import quality as quality
+    from fractionate.teachers.decoding import translate as translate
+    from fractionate.teachers.ensemble import Ensemble as Ensemble
+    from fractionate.teachers.ensemble import mix as mix
+    from fractionate.teachers.given import as_source as as_source
+    from fractionate.teachers.hidden import HiddenStates as HiddenStates
+    from fractionate.teachers.online import Online as Online
+    from fractionate.teachers.sentences import Sentences as Sentences
+    from fractionate.teachers.source import OpenTeacher as OpenTeacher
+    from fractionate.teachers.source import TeacherSource as TeacherSource
+    from fractionate.teachers.tokens import analysis as analysis
+    from fractionate.teachers.tokens import gold_share as gold_share
+    from fractionate.teachers.tokens import ta_rate as ta_rate
+    from fractionate.teachers.tokens import token_signal as token_signal
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "cached": ("Cached",),
+            "decoding": ("quality", "translate"),
+            "ensemble": ("Ensemble", "mix"),
+            "given": ("as_source",),
+            "hidden": ("HiddenStates",),
+            "online": ("Online",),
+            "sentences": ("Sentences",),
+            "source": ("OpenTeacher", "TeacherSource"),
+            "tokens": ("analysis", "gold_share", "ta_rate", "token_signal"),
+        },
+    )

@@ -10,20 +10,20 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fractionate.checkpoint import content_hash, model_hash
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
 from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.objective import Objective, Signal
 from fractionate.losses.targets import Targets, make_targets
-from fractionate.objective import Objective, Signal
-from fractionate.outputs import check_not_probabilities
-from fractionate.store import Store
+from fractionate.models.outputs import check_not_probabilities
+from fractionate.store.reading import Store
+from fractionate.system.hashing import content_hash, model_hash
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, open_model
 from fractionate.teachers.tokens import StoredTokens
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 
 @runtime_checkable

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
 from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.objective import Objective, Signal, needs_whole
 from fractionate.losses.targets import Targets
-from fractionate.objective import Objective, Signal, needs_whole
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.source import OpenTeacher, TeacherSource
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 
 def mix(

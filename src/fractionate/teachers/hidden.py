@@ -13,17 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.checkpoint import content_hash
 from fractionate.data.labels import check_same_labels
 from fractionate.data.splits import as_split
 from fractionate.errors import MismatchError
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode
-from fractionate.outputs import Head, call, device_of, logits_of, rows
+from fractionate.models.outputs import Head, call, device_of, logits_of, rows
+from fractionate.system.hashing import content_hash
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import Predictions
-from fractionate.teacher import TeacherSignal
-from fractionate.teachers.source import check_finite
+from fractionate.theory.teacher_signal import TeacherSignal, check_finite
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fractionate.checkpoint import content_hash, model_hash, parts_of
 from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
-from fractionate.outputs import check_not_probabilities, device_of
+from fractionate.models.outputs import check_not_probabilities, device_of
+from fractionate.system.hashing import content_hash, model_hash, parts_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
-from fractionate.teachers.source import check_finite
+from fractionate.theory.teacher_signal import TeacherSignal, check_finite
 
 LEAVE_OUT = "leave the softmax out of the teacher; of stored probabilities: TeacherSignal(probabilities.log(), labels)"
 

@@ -11,14 +11,14 @@ from torch import nn
 
 from fractionate.data.batch import Batch, Split
 from fractionate.data.memory import MemorySplit
+from fractionate.losses.objective import Objective, Signal, needs_whole
 from fractionate.losses.targets import Targets
-from fractionate.objective import Objective, Signal, needs_whole
-from fractionate.outputs import check_not_probabilities
+from fractionate.models.outputs import check_not_probabilities
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import OpenCache
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, model_fingerprint, open_model
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 @dataclass(eq=False)

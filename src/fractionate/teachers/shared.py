@@ -8,18 +8,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.checkpoint import content_hash
 from fractionate.data.batch import Split
 from fractionate.data.labels import check_same_labels
 from fractionate.data.memory import MemorySplit
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.ranges import spans
+from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
+from fractionate.theory.teacher_signal import TeacherSignal
 
 MOST_BYTES = 1 << 29  # a larger signal is not kept: the model runs on every batch
 

@@ -6,17 +6,15 @@ from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from fractionate.compact import CompactSignal
 from fractionate.data.batch import Batch, Split
-from fractionate.errors import NumericsError
+from fractionate.losses.objective import Objective, Signal
 from fractionate.losses.targets import Targets
-from fractionate.objective import Objective, Signal
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 
 class OpenTeacher(Protocol):
@@ -69,19 +67,6 @@ class TeacherSource(Protocol):
     ) -> AbstractContextManager[OpenTeacher]:
         """Check it against the data and hold what a run needs of it."""
         ...
-
-
-def check_finite(logits: Float[Tensor, "rows classes"], examples: Tensor) -> None:
-    """Raise `NumericsError` naming the examples on which a teacher gives NaN, +inf or nothing but -inf."""
-    bad = (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
-    if bool(bad.any()):
-        named = ", ".join(map(str, examples[bad.nonzero().flatten().to(examples.device)][:8].tolist()))
-        raise NumericsError(
-            f"the teacher's logits are not finite on {int(bad.sum())} of {len(logits)} rows",
-            expected="finite numbers, -inf only to mask some of the classes",
-            got=f"examples {named}",
-            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
-        )
 
 
 def no_better_than_chance(signal: Signal) -> str:

@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fractionate.compact import CompactSignal, top_one
-from fractionate.data.labels import check_same_labels
+from fractionate.data.labels import IGNORED, check_same_labels
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.objective import Objective
-from fractionate.outputs import IGNORED, rows
-from fractionate.spectrum.vocabulary import VocabularyPopulation
-from fractionate.store import Store
+from fractionate.losses.objective import Objective
+from fractionate.models.outputs import rows
 from fractionate.store.ranges import spans
+from fractionate.store.reading import Store
 from fractionate.tasks.predictions import Predictions
-from fractionate.teacher import Population, TeacherSignal
+from fractionate.theory.spectrum.vocabulary import VocabularyPopulation
+from fractionate.theory.teacher_signal import Population, TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal, top_one
 
 __all__ = ["ANALYSIS", "IGNORED", "StoredTokens", "TokenSignal", "analysis", "gold_share", "ta_rate", "token_signal"]
 

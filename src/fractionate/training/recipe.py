@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fractionate.data import augment, chimera, on_policy, sequence_level  # noqa: F401 (each registers its transform)
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError
-from fractionate.losses.terms import TermSpec, term_specs
+from fractionate.losses.objective import Objective
+from fractionate.losses.terms.base import TermSpec, term_specs
 from fractionate.models import explaining, from_teacher, lora, quantize  # noqa: F401 (each registers its preparation)
 from fractionate.models.preparations import Preparation, preparations
-from fractionate.objective import Objective
 from fractionate.records import Contract, Training
+from fractionate.teachers import chimeras as chimera  # noqa: F401 (each registers its transform)
 
 
 @dataclass(frozen=True)

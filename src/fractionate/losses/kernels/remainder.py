@@ -1,6 +1,6 @@
 """Cross-entropy and forward KL against label, entries and an even remainder, from sums over each row: no dense target is made.
 
-`divergences.sparse` computes the same for every cell that a compact signal can meet; this second form stays because it works in
+`losses.kernels.sparse` computes the same for every cell that a compact signal can meet; this second form stays because it works in
 place and shares one softmax between both parts at T = 1, where the other takes a tenth to a half longer on each chunk of
 `vocabulary_loss`, and a second array of its size.
 """
@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
-from fractionate.divergences import is_whole_teacher
-from fractionate.divergences.likelihood import CrossEntropy, ForwardKL
-from fractionate.objective import Objective
+from fractionate.losses.divergences.base import is_whole_teacher
+from fractionate.losses.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.losses.objective import Objective
+from fractionate.theory.topk_signal import CompactSignal
 
 Loss = Float[Tensor, "rows"]
 Rows = Float[Tensor, "rows classes"]

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fractionate.compact import CompactSignal
-from fractionate.divergences import couples_batch, written
+from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, NumericsError
+from fractionate.losses.divergences.base import couples_batch, written
 from fractionate.losses.kernels.remainder import closed_form, has_closed_form
-from fractionate.objective import Objective, needs_whole
-from fractionate.outputs import IGNORED
-from fractionate.teacher import Population, TeacherSignal, compute_dtype
+from fractionate.losses.objective import Objective, needs_whole
+from fractionate.theory.teacher_signal import Population, TeacherSignal, compute_dtype
+from fractionate.theory.topk_signal import CompactSignal
 
 ROW_ELEMENTS = 1 << 17  # logits at the loss together: a few such arrays fit a core's second-level cache
 BLOCK_CLASSES = 1 << 13  # rows of a half-precision head that are widened at once
@@ -162,7 +162,7 @@ def _check(
         raise MismatchError(
             "student and teacher have different vocabularies",
             expected=f"{_classes(signal):,} classes, as the teacher", got=f"{len(weight):,}",
-            fix="where only the padding differs, say how many tokens are real: classes=; else map them: extensions.language",
+            fix="where only the padding differs, say how many tokens are real: classes=; else map them: token_map",
         )  # fmt: skip
     if classes is not None and not 2 <= classes <= min(len(weight), _classes(signal)):
         raise ConfigError(

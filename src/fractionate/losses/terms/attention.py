@@ -21,7 +21,7 @@ from torch import Tensor
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, term_specs
 from fractionate.models.attention_hooks import masked_softmax
-from fractionate.registry import registered_name
+from fractionate.system.registry import registered_name
 from fractionate.tasks.predictions import AttentionPart, AttentionStates, Needs, Predictions
 
 LEAST = 1e-8  # probabilities of a map are clamped here (the paper's code)

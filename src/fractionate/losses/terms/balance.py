@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fractionate.errors import ConfigError
+from fractionate.losses.objective import Objective
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, Unit, as_spec, names_of, needs_of, term_specs
-from fractionate.objective import Objective
-from fractionate.paths import as_path
+from fractionate.system.paths import as_path
 from fractionate.tasks.predictions import Needs, Predictions
 
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
-from fractionate.order import draw_seed
-from fractionate.registry import Registry, registered_name
+from fractionate.system.registry import Registry, registered_name
 from fractionate.tasks.predictions import Needs, Predictions
 
 Unit = Literal["row", "example"]
@@ -88,7 +88,20 @@ class TermSpec(Protocol):
         check_weight(self.weight, registered_name(type(self)).replace(":", " ") or type(self).__name__)
 
 
-term_specs: Registry[TermSpec] = Registry("term", "fractionate.terms")
+term_specs: Registry[TermSpec] = Registry(
+    "term",
+    "fractionate.terms",
+    files=(
+        "losses.terms.attention",
+        "losses.terms.balance",
+        "losses.terms.contrastive",
+        "losses.terms.explanations",
+        "losses.terms.features",
+        "losses.terms.passes",
+        "losses.terms.ranking",
+        "losses.terms.smoothing",
+    ),
+)
 
 
 def as_spec(term: TermSpec | str) -> TermSpec:

@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.objective import Objective, needs_whole
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, as_spec, term_specs
-from fractionate.objective import Objective, needs_whole
 from fractionate.tasks.predictions import Needs, Predictions
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 SHARE = 0.7  # the paper's μ
 HIDDEN_SHARE = 0.7  # the paper's ρ

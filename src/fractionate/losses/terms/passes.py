@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.divergences.ranking import Ranking
 from fractionate.errors import ConfigError
+from fractionate.losses.divergences.ranking import Ranking
+from fractionate.losses.objective import Objective, needs_whole
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, term_specs
 from fractionate.models.decoding import Decoding, decodings, shifted
 from fractionate.models.modes import eval_mode
-from fractionate.objective import Objective, needs_whole
-from fractionate.outputs import logits_of, rows
+from fractionate.models.outputs import logits_of, rows
 from fractionate.tasks.predictions import Predictions
-from fractionate.teacher import TeacherSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 
 def tie_kd(k: int = 5) -> tuple[Objective, Objective]:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec
 from fractionate.tasks.predictions import Predictions
+from fractionate.theory.topk_signal import CompactSignal
 
 
 @dataclass(frozen=True)

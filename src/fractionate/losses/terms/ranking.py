@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.compact import CompactSignal
-from fractionate.divergences.ranking import Ranking
 from fractionate.errors import ConfigError
+from fractionate.losses.divergences.ranking import Ranking
+from fractionate.losses.objective import Objective
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, term_specs
-from fractionate.objective import Objective
 from fractionate.tasks.predictions import Predictions
+from fractionate.theory.topk_signal import CompactSignal
 
 
 @term_specs.register("ranking")
@@ -23,7 +23,7 @@ from fractionate.tasks.predictions import Predictions
 class RankingTerm(TermSpec):
     """top1_weight · L_top1 + topk_weight · L_topk: hinges that are 0 where student and teacher order the top k alike.
 
-    See `fractionate.divergences.ranking.Ranking` for the formula. It is added to an objective such as `kd` with forward-kl.
+    See `fractionate.losses.divergences.ranking.Ranking` for the formula. It is added to an objective such as `kd` with forward-kl.
 
     Args:
         k: How many of the teacher's classes are ordered.

@@ -1,0 +1,322 @@
+"""The command line: thin calls of the five verbs. Data goes to stdout, talk to stderr; torch loads only when a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fractionate.cli.config import config_app, print_schema, split_arguments
+from fractionate.cli.store import store_app
+from fractionate.cli.terminal import debugging, give, processes, tell, terminal
+from fractionate.errors import ConfigError, FractionateError, ResourceError, StoppedError, reason, visible
+from fractionate.system.paths import as_path, shell_line
+
+if TYPE_CHECKING:
+    from fractionate.records.base import Record
+    from fractionate.run.estimate import Verb
+    from fractionate.run.workflow import Chain
+
+EPILOG = "Exit codes: 0 fine, 1 our bug, 2 usage, 3 damaged data, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (run again)."
+
+app = typer.Typer(
+    name="fractionate",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Knowledge distillation that says why: what the teacher knows, which part of it pays, and a student trained with it.",
+    epilog=EPILOG,
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN.yaml] [key=value]...", help="a run file, and settings that override it", show_default=False
+    ),
+]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
+]
+
+
+def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+    """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
+    from fractionate.run.workflow import Chain, read_run
+
+    file, overrides = split_arguments(arguments)
+    return Chain(read_run(file, overrides, trust=tuple(trust or ())), **more)
+
+
+def open_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+    """The same, with the folder it writes to; for commands of one process."""
+    if processes()[1] > 1:
+        raise ConfigError("this command runs in one process", fix="under torchrun run fractionate distill alone")
+    chain = read_chain(arguments, trust, **more)
+    tell(f"{chain.run.name}: writing to {chain.out}")
+    return chain
+
+
+def foretell(verb: Verb, arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Record:
+    """What a command would do and cost."""
+    from fractionate.run.estimate import forecast
+
+    return forecast(read_chain(arguments, trust, **more), verb)
+
+
+@app.command()
+def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Ask the teacher once and store what it says.
+
+    Example: fractionate collect run.yaml out=runs/first
+    """
+    if dry_run:
+        return give(foretell("collect", arguments, trust), as_json)
+    chain = open_chain(arguments, trust)
+    tell(f"data: {chain.parts}")
+    _ = chain.store
+    from fractionate.store.upkeep import info
+
+    give(info(chain.out / "store"), as_json)
+    trusted = [word for module in trust or () for word in ("--trust", module)]
+    tell(f"next: {shell_line(['fractionate', 'diagnose', *(arguments or ()), *trusted])}")
+
+
+@app.command()
+def diagnose(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN.yaml | OUTPUTS] [key=value]...",
+            help="a run file with settings, a signal store, or a .npy, .npz, .safetensors or .parquet file of teacher outputs",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="the labels of a file of outputs, where they lie apart", show_default=False)
+    ] = None,
+    pilot: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="refine the recipe by a small study of this length (run files)", show_default=False
+        ),
+    ] = None,
+    second_view: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUTPUTS",
+            help="the same examples under augmentation, dropout or another checkpoint: what comes again is knowledge",
+            show_default=False,
+        ),
+    ] = None,
+    trust: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Say what the teacher knows and which recipe to use.
+
+    Names what will go wrong, with evidence and fix. One pass over the stored signal; no training, unless a pilot is asked for.
+
+    Example: fractionate diagnose run.yaml
+    Example: fractionate diagnose run.yaml --pilot 5
+    Example: fractionate diagnose logits.npy --labels labels.npy
+    """
+    file, overrides = split_arguments(arguments)
+    if file is not None and not file.endswith((".yaml", ".yml")):
+        given = file if "://" in file else as_path(file, "the file of outputs")
+        from fractionate.diagnosis.examination import diagnose as diagnose_signal
+
+        if pilot is not None:
+            raise ConfigError(
+                "a pilot trains students, and a file of outputs names none", got=f"--pilot {pilot:g}",
+                fix="write a run file: fractionate config example > run.yaml",
+            )  # fmt: skip
+        if dry_run:
+            raise ConfigError(
+                "a file of outputs needs no dry run", got="--dry-run", fix="leave it out: it trains nothing"
+            )
+        if overrides:
+            raise ConfigError("a file of outputs takes no settings", got=shell_line(overrides), fix="leave them out")
+        give(diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view), as_json)
+    elif dry_run:
+        give(foretell("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
+    else:
+        give(open_chain(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
+
+
+@app.command()
+def dissect(
+    arguments: Arguments = None,
+    workers: Annotated[
+        str, typer.Option(metavar="N|ray", help="processes of one thread each, or the machines of a Ray cluster")
+    ] = "1",
+    trust: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Say which part of the teacher pays.
+
+    Trains controlled students over seeds and compares them pair by pair.
+
+    Example: fractionate dissect run.yaml study.seeds=8 "study.cells=[hard, ls, kd-pt, kd]"
+    Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
+    """
+    if dry_run:
+        return give(foretell("dissect", arguments, trust), as_json)
+    from fractionate.study.workers import check_workers
+
+    count = int(workers) if workers.lstrip("-").isdecimal() and len(workers) < 10 else workers
+    check_workers(count)  # also where the study is there already
+    give(open_chain(arguments, trust, workers=count).study, as_json)
+
+
+@app.command()
+def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Train the student for real and hand it over.
+
+    Takes the recipe of diagnose, or the objective of the run file. OUT/student needs nothing of this package.
+
+    Example: fractionate distill run.yaml objective.cell=kd objective.temperature=2
+    Example: fractionate distill run.yaml distill.keep=best distill.patience=5 export.licence=apache-2.0
+    Example: torchrun --nproc-per-node=2 -m fractionate distill run.yaml
+    """
+    if dry_run:
+        return give(foretell("distill", arguments, trust), as_json)
+    # on a terminal the engine itself shows the loss contract, above its bar
+    chain = read_chain(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
+    tell(f"{chain.run.name}: writing to {chain.run.out}")
+    give(chain.student, as_json)
+    tell(f"student: {chain.out / 'student'}")
+
+
+def _silent(_: str) -> None:
+    return
+
+
+@app.command()
+def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Do the whole job and put it on one HTML page.
+
+    Makes whatever is missing first: signal, diagnosis, study, student.
+
+    Example: fractionate report run.yaml
+    Example: fractionate report run.yaml --dry-run
+    """
+    if dry_run:
+        return give(foretell("report", arguments, trust), as_json)
+    from fractionate.records.commands import Written
+
+    chain = open_chain(arguments, trust)
+    tell(f"data: {chain.parts}")
+    tell(f"teacher on test data: {chain.teacher_scores}")
+    tell(f"{chain.diagnosis}\n\n{chain.study}\n\nstudent: {chain.student}\n")
+    give(Written.at(chain.report()), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="the folder to write to")] = "runs/demo", as_json: AsJson = False
+) -> None:
+    """The whole job on real handwritten digits.
+
+    A healthy teacher beside a sick one, under three minutes on two cores.
+
+    Example: fractionate demo --out runs/demo
+    """
+    from fractionate.cli.demo import demo as run_demo
+    from fractionate.records.commands import Written
+
+    page = run_demo(out, say=tell)
+    tell("the report:")
+    give(Written.at(page.resolve()), as_json)
+
+
+@app.command()
+def conformance(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIVERGENCE]...", help="which; none: all", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check what a loss computes and what it promises.
+
+    Finite differences, factor T², zero at equality, padding, splitting, precision. Your own loss: fractionate.plugins.conformance.
+
+    Example: fractionate conformance forward-kl "jsd(0.5)"
+    """
+    from fractionate.plugins.conformance.suite import examine
+
+    found = examine(names or ())
+    give(found, as_json)
+    if not found.conform:
+        raise typer.Exit(1)
+
+
+app.add_typer(config_app, name="config")
+app.add_typer(store_app, name="store")
+app.command("schema")(print_schema)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from fractionate.system.versions import versions
+
+        print(visible(versions()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print versions")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["FRACTIONATE_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and leave with the exit code of what happened."""
+    try:
+        with terminal():
+            return app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        tell("stopped; run the same command again to go on")
+        sys.exit(130)
+    except Exception as error:
+        if debugging():
+            raise
+        known = as_own_error(error)
+        if processes()[0] == 0 or not isinstance(known, StoppedError):  # all processes stop for the same signal
+            print(f"error: {known}\n  code:     {known.code} (docs/errors.md)", file=sys.stderr, flush=True)
+        sys.exit(known.exit_code)
+
+
+def as_own_error(error: Exception) -> FractionateError:
+    """An error as the command line reports it; what the system refuses names the file, what nobody foresaw is a bug of ours."""
+    if isinstance(error, FractionateError):
+        return error
+    what = f"{type(error).__name__}: {reason(error)}"
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return ResourceError(f"{place}{error.strerror or what}", fix="check the file, its folder and their permissions")
+    if isinstance(error, MemoryError):
+        return ResourceError("there is not enough memory", got=what, fix="see --dry-run for what a command needs")
+    return FractionateError(
+        f"a bug of fractionate, or of a plug-in or module of yours: {what}",
+        fix="run it again as fractionate --debug … for the place, and report it with the run file",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The demo: a healthy teacher and a sick one on real handwritten digits, from signal to page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fractionate.page.document import report
+from fractionate.run.schema import DataSection, ExportSection, RunFile, StudySection, TeacherSection, TrainingSection
+from fractionate.run.workflow import Chain
+from fractionate.system.paths import as_path, shell_line
+
+# A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.
+DIGITS = DataSection(source="digits", transfer=100, validation=300, test=600, seed=1)
+
+
+def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
+    """The two runs of the demo: they differ in the teacher alone."""
+    out = as_path(out, "out")
+    healthy = RunFile(
+        name="healthy teacher",
+        out=str(out / "healthy"),
+        data=DIGITS,
+        teacher=TeacherSection(model="mlp(256, 256)"),
+        training=TrainingSection(steps=400),
+        study=StudySection(seeds=10),
+        export=ExportSection(program=False),  # loading torch's exporter takes as long as the two students
+    )
+    sick = healthy.model_copy(
+        update={
+            "name": "over-trained teacher",
+            "out": str(out / "over-trained"),
+            # trained for long on the very examples it is asked about: certain of every label, it says nothing else
+            "teacher": TeacherSection(model="mlp(256, 256)", train_on="transfer", steps=3000, weight_decay=0.0),
+            "study": StudySection(cells=("hard", "ls", "class-mean", "kd-pt", "kd"), seeds=10),
+        }
+    )
+    return healthy, sick
+
+
+def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -> Path:
+    """Run the whole chain on both teachers and give the path of the page. Running it again goes on where it was."""
+    out = as_path(out, "out")
+    torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
+    records = []
+    students = []
+    for run in demo_runs(out):
+        chain = Chain(run)
+        say(f"{run.name}: {chain.parts}")
+        say(f"  teacher on test data: {chain.teacher_scores}")
+        say(f"  {chain.diagnosis}".replace("\n", "\n  "))
+        say(f"  {chain.study}".replace("\n", "\n  "))
+        say(f"  student: {chain.student}\n")
+        records += [chain.diagnosis, chain.study]
+        students.append(chain.student)
+    again = shell_line(["fractionate", "demo", "--out", str(out)])
+    return report([*records, *students], out / "report.html", command=again)

@@ -1,0 +1,61 @@
+"""What the commands print: records on stdout, talk on stderr; nothing from a file that a terminal would act on. No torch here."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from fractionate.errors import visible
+
+if TYPE_CHECKING:
+    from fractionate.records.base import Record
+
+
+def processes() -> tuple[int, int]:
+    """Which of the processes of torchrun this is, and how many there are: (0, 1) where there is one."""
+    number, count = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(number), int(count)) if number.isdecimal() and count.isdecimal() and int(count) > 1 else (0, 1)
+
+
+def tell(text: str) -> None:
+    """Talk to the person: stderr, once where several processes run the same command."""
+    if processes()[0] == 0:
+        print(visible(text), file=sys.stderr, flush=True)
+
+
+def give(record: Record, as_json: bool) -> None:
+    """Print a record: for people, or as JSON."""
+    if processes()[0] == 0:
+        print(record.to_json() if as_json else visible(str(record)))
+
+
+def debugging() -> bool:
+    """Whether errors show their traceback and warnings their place (`--debug`)."""
+    return bool(os.environ.get("FRACTIONATE_DEBUG"))
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Around a command: every text can be shown in any encoding, and a warning of any library is one line of talk."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        yield
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    tell(f"warning: {message}" + (f" ({category.__name__}, {filename}:{lineno})" if debugging() else ""))

@@ -1,0 +1,263 @@
+"""What Hugging Face's `datasets` saved with `save_to_disk`, from a folder on this machine: tables, texts, pictures, arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fractionate.data.bundled import data_sets
+from fractionate.data.columns import MISSING, class_names, names_of
+from fractionate.data.divided import PARTS, Divided
+from fractionate.data.examples import Examples
+from fractionate.data.own_pictures import PictureEncoding, centre_view, read_picture
+from fractionate.data.own_table import Table, arrow_table
+from fractionate.data.own_texts import BUCKETS, PLACES, TextEncoding
+from fractionate.data.rows import kind_of, label_of
+from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable
+from fractionate.records.base import Record
+from fractionate.system.files import existing_file
+from fractionate.system.memory import require_bytes
+from fractionate.system.paths import as_path
+
+WHOLE = re.compile(r"-?\d{1,100}", re.ASCII)
+SMALLER = "select fewer rows before saving"
+
+
+@data_sets.register("saved")
+def saved(
+    folder: Path | str,
+    *,
+    label: str | None = None,
+    column: str | None = None,
+    side: int = 64,
+    buckets: int = BUCKETS,
+    places: int = PLACES,
+    missing: Sequence[str] | None = None,
+) -> Table | Divided:
+    """A folder that `datasets` wrote with `save_to_disk`: its texts as hashed words, its pictures, its arrays, or a table.
+
+    `label` is the column of classes (one named label, labels or target where it is not said), `column` the one to learn from where
+    there are several; columns of single numbers and words alone are a table, as in `table`, and `missing` are its cells that stand
+    for nothing. Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a
+    data set runs.
+
+    Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `DamagedError` for one that names files
+    outside of it, `ResourceError` for data that would not fit into memory, `MissingExtraError` without the library.
+    """
+    root = as_path(folder, "the folder that was saved")
+    marks = ("dataset_dict.json", "state.json")
+    if not any((root / mark).is_file() for mark in marks):
+        raise ConfigError(
+            f"{printable(str(folder), 200)} is no folder that `datasets` saved",
+            expected=f"a folder with {' or '.join(marks)}",
+            got="a folder without" if root.is_dir() else "no such folder; nothing is ever downloaded from a name",
+            fix="in Python: datasets.load_dataset('…').save_to_disk('FOLDER')",
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            "this folder was saved by datasets", expected="datasets", fix="pip install 'fractionate[hf]'"
+        ) from error
+    check_saved(root)
+    try:
+        found: Any = datasets.load_from_disk(str(root))
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{printable(str(folder), 200)} cannot be read", got=printable(str(error), 200)) from error
+    splits = dict(found) if isinstance(found, dict) else {"train": found}
+    named = {PARTS[name.lower()]: split for name, split in splits.items() if name.lower() in PARTS}
+    if "train" not in named or len(named) < len(splits):
+        raise ConfigError(
+            "the splits of this data set are not known", expected=", ".join(PARTS), got=", ".join(map(str, splits)),
+            fix="rename them before saving",
+        )  # fmt: skip
+    features = named["train"].features
+    label = label or label_of(list(features), root.name)
+    absent = [name for name in (label, column) if name is not None and name not in features]
+    if absent:
+        raise ConfigError(f"there is no column {absent[0]!r}", expected=f"one of {', '.join(features)}")
+    chosen = [column] if column else [name for name in features if name != label]
+    kinds = {name: kind_of(features[name]) for name in chosen}
+    shown = printable(root.resolve().name)
+    if (len(chosen) == 1 and kinds[chosen[0]] in ("text", "a picture")) or all(
+        _is_array(features[name]) for name in chosen
+    ):
+        if missing is not None:
+            raise ConfigError(
+                "missing is a setting of tables", got=f"{chosen[0]!r} is {kinds[chosen[0]]}", fix="leave it out"
+            )
+        return _one_column(named, chosen, label, shown, kinds, side=side, buckets=buckets, places=places)
+    others = {name: kind for name, kind in kinds.items() if kind != "numbers" and kind != "text"}
+    if others or len(named) > 1 or any(_is_array(features[name]) for name in chosen):
+        raise ConfigError(
+            "it is not clear which column to learn from",
+            expected="one column of texts, pictures or arrays; or numbers and words alone, in one split",
+            got=", ".join(f"{printable(name)!r} ({kind})" for name, kind in kinds.items()),
+            fix=f"column={chosen[0]!r}",
+        )
+    return _as_table(
+        named["train"].select_columns([*chosen, label]),
+        label,
+        shown,
+        names_of(MISSING if missing is None else missing, "missing"),
+    )
+
+
+def check_saved(root: Path) -> None:
+    """Raise `DamagedError` where a saved folder names files that are not its own: `datasets` opens what these JSON files say.
+
+    Raises `ConfigError` for pipes, devices and sockets among them.
+    """
+    parts = [root]
+    if (root / "dataset_dict.json").exists():
+        named = _json_of(root / "dataset_dict.json").get("splits", [])
+        parts = [_own(root, root, name) for name in (named if isinstance(named, list) else [named])]
+    for part in parts:
+        state = _json_of(_own(root, part, "state.json"))
+        _json_of(_own(root, part, "dataset_info.json"))
+        for key in ("_data_files", "_indices_data_files"):
+            for entry in state.get(key) or ():
+                name = entry.get("filename") if isinstance(entry, dict) else entry
+                existing_file(_own(root, part, name), fix="save the data set again")
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(existing_file(path, fix="save the data set again").read_bytes())
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{printable(str(path), 200)} cannot be read", got=printable(str(error), 200)) from error
+    if not isinstance(found, dict):
+        raise DamagedError(
+            f"{printable(str(path), 200)} cannot be read", expected="an object", got=type(found).__name__
+        )
+    return found
+
+
+def _own(root: Path, folder: Path, name: Any) -> Path:
+    """A file or folder by its name in a folder, wherever links lead still within the root."""
+    if isinstance(name, str) and Path(name).name == name and "\0" not in name:
+        path = folder / name
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            return path
+    raise DamagedError(
+        f"{printable(str(folder), 200)} names a file outside of it",
+        expected="files of its own",
+        got=printable(repr(name), 200),
+        fix="save the data set again",
+    )
+
+
+def _is_array(feature: Any) -> bool:
+    return type(feature).__name__ in ("Sequence", "List", "LargeList", "Array2D", "Array3D", "Array4D", "Array5D")
+
+
+def _as_table(rows: Any, label: str, name: str, missing: tuple[str, ...]) -> Table:
+    if hasattr(rows.features[label], "names"):  # class numbers: their names stand in a table
+        names = list(rows.features[label].names)
+        said = [None if number is None or number < 0 else names[number] for number in rows[label][:]]
+        import pyarrow
+
+        arrow = rows.remove_columns([label]).with_format("arrow")[:]
+        return arrow_table(
+            arrow.append_column(label, pyarrow.array(said, pyarrow.string())), name, label, missing=missing
+        )
+    return arrow_table(rows.with_format("arrow")[:], name, label, missing=missing)
+
+
+def _one_column(
+    splits: dict[str, Any],
+    chosen: list[str],
+    label: str,
+    name: str,
+    kinds: dict[str, str],
+    *,
+    side: int,
+    buckets: int,
+    places: int,
+) -> Divided:
+    if len(chosen) != 1:
+        raise ConfigError(
+            "there are several columns of arrays", expected="one", got=", ".join(chosen), fix=f"column={chosen[0]!r}"
+        )
+    (column,) = chosen
+    said = {part: _labels(rows, label) for part, rows in splits.items()}
+    own = getattr(splits["train"].features[label], "names", None)
+    names = tuple(own) if own else tuple(sorted({value for values in said.values() for value in values}, key=_in_order))
+    numbers = {value: place for place, value in enumerate(names)}
+    encoding: Record | None = None
+    read: Callable[[Any], torch.Tensor] = _arrays
+    shown_names = class_names(names)
+    if kinds[column] == "text":
+        texts = TextEncoding(shown_names, buckets, places)
+        encoding, read = texts, lambda rows: texts.encode([text or "" for text in rows])
+    elif kinds[column] == "a picture":
+        encoding, read = PictureEncoding(shown_names, side), lambda rows: _pictures(rows, side)
+    made = {}
+    for part, rows in splits.items():
+        width = {"text": 8 * places, "a picture": 12 * side * side}.get(kinds[column], 0)
+        require_bytes(len(rows) * width, f"{part}: {len(rows):,} rows", fix=SMALLER)
+        plain = rows.select_columns([column])
+        if kinds[column] == "a picture":
+            from datasets import Image
+
+            plain = plain.cast_column(column, Image(decode=False))
+        elif kinds[column] == "numbers":
+            plain = plain.with_format("numpy")
+        labels = torch.tensor([numbers[value] for value in said[part]])
+        made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
+    return Divided(made["train"], made.get("validation"), made.get("test"), encoding)
+
+
+def _in_order(value: str) -> tuple[int, int, str]:
+    return (0, int(value), "") if WHOLE.fullmatch(value) else (1, 0, value)
+
+
+def _labels(rows: Any, label: str) -> list[str]:
+    names = getattr(rows.features[label], "names", None)
+    values = rows[label][:]
+    wrong = [
+        place for place, value in enumerate(values) if not isinstance(value, (int, str)) or (value == -1 and names)
+    ]
+    if wrong:
+        raise MismatchError(
+            f"row {wrong[0]} has no class in {printable(label)!r}", got=printable(repr(values[wrong[0]]), 40)
+        )
+    return [names[value] if names else str(value) for value in values]
+
+
+def _arrays(rows: Any) -> torch.Tensor:
+    arrays = [np.asarray(row) for row in rows]
+    if len({array.shape for array in arrays}) > 1 or arrays[0].dtype == object:
+        raise MismatchError(
+            "the arrays are of several shapes", expected="one shape", fix="pad or cut them before saving"
+        )
+    made = torch.from_numpy(np.stack(arrays))
+    return made.float() if made.is_floating_point() else made
+
+
+def _pictures(rows: list[Any], side: int) -> torch.Tensor:
+    made = torch.empty(len(rows), 3, side, side)
+    for place, row in enumerate(rows):
+        made[place] = read_picture(picture_of(row, place), centre_view, side, name=f"row {place}")
+    return made
+
+
+def picture_of(row: Any, place: int) -> io.BytesIO:
+    """The picture in a row of `Image(decode=False)`: its bytes. A path in it is never opened, whatever it points to."""
+    content = row.get("bytes") if isinstance(row, dict) else None
+    if not content:
+        raise MismatchError(
+            f"row {place} has no picture in it", expected="the bytes of one", got="a path" if row else "nothing",
+            fix="save_to_disk puts the bytes in, where the pictures were read from files",
+        )  # fmt: skip
+    return io.BytesIO(content)

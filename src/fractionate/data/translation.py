@@ -1,0 +1,231 @@
+"""Debian's package descriptions and their translations by volunteers: real sentence pairs that apt alone can fetch.
+
+The indexes change with every point release, so there is no hash to hold them to: apt proves each against Debian's signed list
+before it hands them over, we check their form and size, and what is kept carries a fingerprint of its own for the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from fractionate.data.packages import cache_folder
+from fractionate.errors import ConfigError, DamagedError, ResourceError
+from fractionate.system.atomic import make_directory, write_file
+
+LEAST_PAIRS = 1_000  # fewer than this and the indexes are not what they were: en–it has 111,205 in Debian 12
+CONFIGURATION = """Dir::Etc::parts "{empty}";
+Dir::State::lists "{lists}";
+Acquire::GzipIndexes "false";
+Acquire::Languages {{"{source}";"{target}";}};
+"""
+DESCRIPTION = r"Package: (.*)\nDescription-md5: (\w+)\nDescription-{language}: (.*)((?:\n .*)*)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sentence, its translation, and the source package it is about: siblings of one package share templates."""
+
+    source: str
+    target: str
+    package: str
+
+
+@dataclass(frozen=True, repr=False)
+class Pairs:
+    """Sentence pairs of two languages, with a fingerprint of their text."""
+
+    pairs: tuple[Pair, ...]
+    languages: tuple[str, str]
+    dropped: int = 0  # how many were left out on the way, because the other part had seen them
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all sentences and packages, in order."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            digest.update(f"{pair.source}\t{pair.target}\t{pair.package}\n".encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        left = f", {self.dropped:,} dropped" if self.dropped else ""
+        return f"Pairs({self.languages[0]}–{self.languages[1]}: {len(self):,}{left})"
+
+    def up_to(self, words: int) -> Pairs:
+        """Those whose source has at most so many words."""
+        return Pairs(tuple(p for p in self.pairs if len(p.source.split()) <= words), self.languages)
+
+    def held_out(self, *sizes: int, seed: int = 0) -> tuple[Pairs, ...]:
+        """The rest and, after it, parts of about the given sizes, split by source package.
+
+        No package is in two parts, and no part holds a sentence, source or target, that the rest holds as well (letter case
+        aside); how many were dropped for that is said. Raises `ConfigError` where the parts are larger than the data.
+        """
+        if not sizes or min(sizes) < 1 or sum(sizes) >= len(self):
+            raise ConfigError(
+                "these pairs cannot be split like this", expected=f"sizes of at least 1, below {len(self):,} in all",
+                got=str(sizes),
+            )  # fmt: skip
+        packages: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            packages.setdefault(pair.package, []).append(pair)
+        order = sorted(packages, key=lambda package: xxhash.xxh3_64_intdigest(f"{seed}:{package}".encode()))
+        parts: list[list[Pair]] = []
+        for size in sizes:
+            part: list[Pair] = []
+            while order and len(part) < size:
+                part += packages[order.pop(0)]
+            parts.append(part)
+        rest = [pair for package in order for pair in packages[package]]
+        if not rest:
+            raise ConfigError(
+                "nothing is left to learn from", expected="packages beside the parts held out", got=str(sizes)
+            )
+        seen = {text.lower() for pair in rest for text in (pair.source, pair.target)}
+        kept = [[p for p in part if not {p.source.lower(), p.target.lower()} & seen] for part in parts]
+        held = (Pairs(tuple(k), self.languages, dropped=len(p) - len(k)) for k, p in zip(kept, parts, strict=True))
+        return Pairs(tuple(rest), self.languages), *held
+
+    def some(self, number: int, *, seed: int = 0) -> Pairs:
+        """So many of them, drawn by a hash of seed and text."""
+        if not 0 < number <= len(self):
+            raise ConfigError("so many pairs cannot be drawn", expected=f"1..{len(self)}", got=str(number))
+        drawn = sorted(self.pairs, key=lambda p: xxhash.xxh3_64_intdigest(f"{seed}:{p.source}\t{p.target}".encode()))
+        return Pairs(tuple(drawn[:number]), self.languages)
+
+
+def descriptions(source: str = "en", target: str = "it") -> Pairs:
+    """Titles and paragraphs of Debian's package descriptions with their translations, each distinct pair once.
+
+    Out of the cache, else fetched by apt into folders of our own (no rights needed, the system's lists stay as they are).
+    Raises `ResourceError` where they cannot be had and `DamagedError` where the cache does not hold what was written to it.
+    """
+    for language in (source, target):
+        if not re.fullmatch(r"[a-z]{2,3}(_[A-Z]{2})?", language):
+            raise ConfigError("this is not a language", expected="a code as 'it' or 'pt_BR'", got=repr(language))
+    kept = cache_folder() / "descriptions" / f"{source}-{target}.json"
+    if kept.is_file():
+        return _read(kept, (source, target))
+    with tempfile.TemporaryDirectory() as folder:
+        lists = fetch_lists(Path(folder), source, target)
+        found = read_lists(lists, source, target)
+    if len(found) < LEAST_PAIRS:
+        raise ResourceError(
+            f"Debian's lists hold few descriptions in {target!r}", expected=f"at least {LEAST_PAIRS:,} pairs",
+            got=f"{len(found):,}", fix="look at https://ddtp.debian.org for languages with translations",
+        )  # fmt: skip
+    make_directory(kept.parent)
+    rows = [[p.source, p.target, p.package] for p in found.pairs]
+    content = {"fingerprint": found.fingerprint, "languages": [source, target], "pairs": rows}
+    write_file(kept, json.dumps(content, ensure_ascii=False).encode())
+    return found
+
+
+def _read(path: Path, languages: tuple[str, str]) -> Pairs:
+    try:
+        content = json.loads(path.read_bytes())
+        found = Pairs(tuple(Pair(*row) for row in content["pairs"]), languages)
+        expected, got = content["fingerprint"], found.fingerprint
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} cannot be read", got=str(error), fix="remove it and run again") from error
+    if expected != got:
+        raise DamagedError(
+            f"{path} is not what was written", expected=f"sha256 {expected}", got=got, fix="remove it and run again"
+        )
+    return found
+
+
+def fetch_lists(folder: Path, source: str, target: str) -> Path:
+    """Let apt fetch the indexes of two languages into a folder; gives the folder with them.
+
+    Raises `ResourceError` with what apt said, or where there is no apt.
+    """
+    fix = "run it once on Debian or Ubuntu and set FRACTIONATE_DATA to a copy of that cache"
+    if not shutil.which("apt-get"):
+        raise ResourceError("the descriptions come through apt-get, which is not here", fix=fix)
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    (folder / "empty").mkdir()  # some images switch translations off in apt.conf.d
+    written = CONFIGURATION.format(empty=folder / "empty", lists=lists, source=source, target=target)
+    (folder / "apt.conf").write_text(written)
+    done = subprocess.run(
+        ["apt-get", "update", "-qq"],  # noqa: S607  # the system's own apt
+        env=os.environ | {"APT_CONFIG": str(folder / "apt.conf")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not list(lists.glob(f"*_i18n_Translation-{_escaped(target)}")):
+        told = (done.stderr or done.stdout).strip().splitlines()
+        raise ResourceError(
+            f"apt gave no descriptions in {target!r}", got=told[-1] if told else f"exit code {done.returncode}", fix=fix
+        )
+    return lists
+
+
+def read_lists(lists: Path, source: str, target: str) -> Pairs:
+    """The pairs in a folder of apt's lists: titles, and paragraphs where both languages have as many of them.
+
+    Pairs of two equal texts are left out. Raises `DamagedError` where an index is missing or holds nothing of its form.
+    """
+    packages: dict[str, str] = {}
+    for path in _indexes(lists, "*_Packages"):
+        for entry in path.read_text("utf8").split("\n\n"):
+            name = re.search(r"^Package: (.*)$", entry, re.MULTILINE)
+            origin = re.search(r"^Source: (\S+)", entry, re.MULTILINE)
+            if name:
+                packages[name[1]] = origin[1] if origin else name[1]
+    ours, theirs = (_translations(lists, language) for language in (source, target))
+    found: dict[tuple[str, str], str] = {}
+    for key, (package, title, paragraphs) in theirs.items():
+        if key in ours:
+            _, our_title, our_paragraphs = ours[key]
+            both = [(our_title, title)]
+            if len(our_paragraphs) == len(paragraphs):
+                both += zip(our_paragraphs, paragraphs, strict=True)
+            for pair in both:
+                if pair[0] != pair[1]:
+                    found.setdefault(pair, packages.get(package, package))
+    if not found:
+        raise DamagedError(
+            f"the indexes in {lists} share no description",
+            expected=f"entries in {source!r} and {target!r} with one md5",
+        )
+    return Pairs(tuple(Pair(*texts, package) for texts, package in found.items()), (source, target))
+
+
+def _escaped(language: str) -> str:
+    return language.replace("_", "%5f")  # as apt writes file names
+
+
+def _indexes(lists: Path, pattern: str) -> list[Path]:
+    found = sorted(lists.glob(pattern))
+    if not found:
+        raise DamagedError(f"{lists} holds no index {pattern}", got=", ".join(sorted(p.name for p in lists.iterdir())))
+    return found
+
+
+def _translations(lists: Path, language: str) -> dict[str, tuple[str, str, list[str]]]:
+    """md5 of the English text -> package, title, paragraphs."""
+    form = re.compile(DESCRIPTION.format(language=re.escape(language)))
+    found = {}
+    for path in _indexes(lists, f"*_i18n_Translation-{_escaped(language)}"):
+        for entry in path.read_text("utf8").split("\n\n"):
+            match = form.search(entry)
+            if match:
+                package, key, title, body = match.groups()
+                paragraphs = [" ".join(p.split()) for p in re.split(r"\n \.(?=\n|$)", body)]
+                found[key] = (package, title.strip(), [p for p in paragraphs if p])
+    return found

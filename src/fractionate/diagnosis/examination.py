@@ -1,0 +1,210 @@
+"""What is wrong with this teacher for this student, and which recipe to use: from one pass, before any training.
+
+Probes measure, judges decide, a finding names cause, evidence and fix; the recipe follows from spectrum and findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.diagnosis.case import Case, examine, probes, spectrum_of
+from fractionate.diagnosis.causes import trace_back
+from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened
+from fractionate.diagnosis.given import predicts_next as next_tokens
+from fractionate.diagnosis.knowledge import knowledge
+from fractionate.diagnosis.recipe import Piloting, check_pilot, recommend, worth_a_pilot
+from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.objective import Objective, Signal, rescaling
+from fractionate.models.outputs import Head
+from fractionate.records import Diagnosis, Histogram, Matrix
+from fractionate.store.reading import Store
+from fractionate.tasks.task import Task
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
+
+
+def diagnose(
+    signal: Signal | Any,
+    student: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    name: str = "teacher",
+    class_names: Sequence[str] = (),
+    data: Any = None,
+    held_out: TeacherSignal | Any = None,
+    second_view: TeacherSignal | Any = None,
+    second_pass: TeacherSignal | Any = None,
+    objective: Objective | None = None,
+    expected_accuracy: float | None = None,
+    head: Head = None,
+    predicts_next: bool = False,
+    temperatures: Sequence[float] = TEMPERATURES,
+    only: Sequence[str] = (),
+    labels: Path | str | None = None,
+    pilot: Piloting | None = None,
+    superclasses: Sequence[str] = (),
+) -> Diagnosis:
+    """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
+
+    `signal` is a `TeacherSignal`, a `CompactSignal`, a store, its path, rows of tokens (`StoredTokens`, a store of tokens), a
+    teacher that is run on the data, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names the file of labels
+    where they lie apart). Compact rows are read as they are, and so is a compact store that would take more than 1 GiB with all its
+    classes.
+
+    Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
+    module or a function that makes one; `head` is where its logits are) with `data`, whatever `distill` takes, in the order of the
+    signal (of a `Task` its transfer set, and its student where none is given; `predicts_next` for data of causal language models);
+    `held_out`, the teacher's signal on data it was not trained on; `second_view`, on another view of the same examples;
+    `second_pass`, on the very same inputs; `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the
+    probes to run, with arguments where wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes
+    long (`fractionate.study.pilot.PilotPlan`); `superclasses` names the group of each class, for the breakdown (names such as
+    noun.animal tell it by themselves). A pilot needs `data` and a `student` that makes fresh ones, and is not run where a fault
+    has to be repaired first.
+
+    Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
+    """
+    signal = opened(signal)
+    task = None
+    if data is not None:
+        ahead = predicts_next or (not isinstance(data, Task) and next_tokens(signal))
+        rows = len(signal) if isinstance(signal, (TeacherSignal, CompactSignal, Store)) else None
+        task = task_of(data, student, rows=rows, head=head, predicts_next=ahead)
+    tokens, stored = of_tokens(signal), form_of(signal)
+    signal = as_signal(signal, labels=labels, task=task)
+    if isinstance(signal, CompactSignal):
+        _check_compact(student=student, second_view=second_view, second_pass=second_pass)
+        stored = "top-k" if stored == "dense" else stored
+    held_out, second_view, second_pass = (
+        None if given is None else as_signal(opened(given), labels=file, known=known)
+        for given, file, known in (
+            (held_out, None, None), (second_view, labels, signal.labels), (second_pass, None, None),
+        )
+    )  # fmt: skip
+    _check(signal, second_view, second_pass)
+    check_pilot(pilot, student, task)
+    module = student if isinstance(student, nn.Module) or student is None else student()
+    if module is None and task is not None and task.student is not None and not isinstance(signal, CompactSignal):
+        module = task.model()
+    transfer = None if task is None else read_transfer(task, module)
+    if transfer is not None:
+        check_transfer(transfer, signal)
+        tokens = tokens or transfer.tokens
+    names = tuple(class_names) or (() if task is None else tuple(task.class_names) or task.splits.transfer.class_names)
+    if all(name == str(number) for number, name in enumerate(names)):
+        names = ()  # counted from the labels that occur: nobody has named the classes
+    student_logits = None if transfer is None else transfer.logits
+    fits = student_logits is not None and student_logits.shape == signal.logits.shape
+    gradients = None
+    if objective is not None and fits and module is not None and transfer is not None:
+        gradients = first_gradients(module, transfer, signal, objective)
+    case = Case(
+        signal=signal,
+        stored=stored,
+        class_names=names,
+        tokens=tokens,
+        objective=objective,
+        data=transfer,
+        held_out=held_out,
+        second_view=second_view,
+        second_pass=second_pass,
+        expected_accuracy=expected_accuracy,
+        student=module is not None,
+        gradients=gradients,
+    )
+    findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))
+    recipe, piloted = recommend(case, findings), None
+    if pilot is not None and task is not None and worth_a_pilot(findings):
+        recipe, piloted = pilot(task, signal, recipe)
+    planned = objective or Objective.from_recipe(recipe)
+    at_one = case.spectrum
+    shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
+    if isinstance(signal, CompactSignal):
+        shown = [t for t in shown if t in signal.temperatures]
+    terms, class_parts, superclass_parts = knowledge(case, superclasses)
+    return Diagnosis(
+        name=name,
+        spectrum=at_one,
+        findings=findings,
+        recipe=recipe,
+        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum_of(signal, t) for t in shown),
+        class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
+        class_relation=class_relation(signal, recipe.temperature),
+        confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
+        rescaling=_rescaling(case, planned, student_logits if fits else None),
+        teacher=case.reading.scores,
+        pilot=piloted,
+        terms=terms,
+        class_parts=class_parts,
+        superclass_parts=superclass_parts,
+    )
+
+
+def class_relation(signal: TeacherSignal | CompactSignal, temperature: float) -> Matrix:
+    """Off-label class means, one row a class: where the mass beside the label lies. Rows sum to 1; absent classes are 0.
+
+    Empty for more than 200 classes, and for compact rows that do not know the temperature.
+    """
+    if signal.classes > MOST_CLASSES_SHOWN:
+        return ()
+    if isinstance(signal, CompactSignal):
+        if temperature not in signal.temperatures:
+            return ()
+        signal = signal.at(temperature).dense()
+    stats = signal.at(temperature).stats
+    matrix = torch.zeros(signal.classes, signal.classes, dtype=torch.float64)
+    means = stats.class_mean.double().cpu().scatter(1, stats.present.cpu()[:, None], 0.0)
+    matrix[stats.present.cpu()] = means / means.sum(1, keepdim=True).clamp_min(1e-300)
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def histogram(name: str, values: Tensor, low: float, high: float, bins: int = 40) -> Histogram:
+    """Counts of values in equal bins; values outside go to the outermost bins."""
+    values = values.double().cpu()
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    places = ((values - low) / (high - low) * bins).long().clamp(0, bins - 1)
+    counts = torch.bincount(places, minlength=bins)
+    return Histogram(name, tuple(edges.tolist()), tuple(counts.tolist()), float(values.mean()),
+                     float(values.std(correction=0)))  # fmt: skip
+
+
+def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) -> Histogram | None:
+    if isinstance(case.signal, CompactSignal):
+        return None
+    if student_logits is None:
+        share = case.reading.counts.double().clamp_min(0.5) / len(case.reading)
+        logits = share.log().to(case.signal.logits.device).expand(len(case.signal), -1)
+        against = "a student that knows the class shares"
+    else:
+        logits, against = student_logits.to(case.signal.logits.device), "the student as it is"
+    values = rescaling(logits, case.signal, objective)
+    low, high = (float(values.quantile(q)) for q in (0.005, 0.995)) if len(values) < 1 << 24 else (0.0, 2.0)
+    pad = max(0.05 * (high - low), 1e-3)
+    return histogram(f"rescaling against {against}", values, low - pad, high + pad)
+
+
+def _check_compact(**given: Any) -> None:
+    """Raises `ConfigError` for what needs all classes of every row."""
+    there = [name for name, value in given.items() if value is not None]
+    if there:
+        raise ConfigError(
+            f"compact rows are diagnosed without {' and '.join(there)}, which need all classes of every row",
+            expected="the signal, and data, held_out or objective beside it", got=", ".join(there),
+            fix="leave it out, or pass signal.dense() of fewer rows",
+        )  # fmt: skip
+
+
+def _check(signal: Signal, *others: Signal | None) -> None:
+    for other in others:
+        if other is not None and other.logits.shape != signal.logits.shape:
+            raise MismatchError(
+                "two signals of the same examples differ in shape",
+                expected=str(list(signal.logits.shape)), got=str(list(other.logits.shape)),
+            )  # fmt: skip

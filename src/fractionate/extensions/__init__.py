@@ -1,1 +1,0 @@
-"""Parts beyond plain classification; each adds terms and rules, none adds a training loop."""

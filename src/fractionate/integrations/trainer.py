@@ -1,0 +1,286 @@
+"""Our objectives in other people's loops: a plain function, a mixin for Hugging Face `Trainer`, a Lightning callback.
+
+Each takes at most five changed lines. None of them is a second loop: order, steps and checkpoints stay the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fractionate.data.dataset import as_batch
+from fractionate.data.labels import IGNORED, check_same_labels
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.losses.objective import Objective
+from fractionate.models.modes import eval_mode, plain_module
+from fractionate.models.outputs import Head, call, check_not_probabilities, logits_of, rows
+from fractionate.models.placing import place
+from fractionate.tasks.model_inputs import ModelInputs
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.identity import check_apart
+
+PLACE = "place"  # the name under which an example's place in the data travels with it
+
+
+def distillation_loss(
+    student_output: Any,
+    teacher: Any,
+    labels: Tensor,
+    objective: Objective | None = None,
+    *,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+) -> Float[Tensor, ""]:
+    """The objective's mean over valid examples or tokens, for one's own loop: outputs of any kind, labels as the data have them.
+
+    `teacher` is the teacher's output on the same batch, or a `TeacherSignal` of its rows. Gradient reaches the student only.
+    Rules that need statistics of all the data (`class-mean`, `ls`, `kd-sim`) need a signal: `signal.take(places)`.
+    """
+    losses = row_losses(
+        student_output, teacher, labels, objective, head=head, teacher_head=teacher_head, predicts_next=predicts_next
+    )
+    return losses.sum() / max(1, len(losses))
+
+
+def row_losses(
+    student_output: Any,
+    teacher: Any,
+    labels: Tensor,
+    objective: Objective | None = None,
+    *,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+) -> Float[Tensor, "rows"]:
+    """As `distillation_loss`, one number for each valid example or token."""
+    objective = objective or Objective()
+    logits, _kept, _ = rows(logits_of(student_output, head), labels, predicts_next=predicts_next)
+    if isinstance(teacher, TeacherSignal):
+        signal = teacher
+    else:
+        _refuse_whole(objective)
+        said, theirs, _ = rows(logits_of(teacher, teacher_head), labels, predicts_next=predicts_next)
+        if not len(theirs):  # nothing counts in this batch: 0, with a path for the gradient
+            return logits.sum(dim=-1)
+        signal = TeacherSignal(said.detach(), theirs)
+    return objective(logits, signal)
+
+
+def _refuse_whole(objective: Objective) -> None:
+    from fractionate.losses.objective import needs_whole
+
+    if needs_whole(objective):
+        raise ConfigError(
+            f"the cell {objective.cell} needs statistics of all the data, a batch does not have them",
+            expected="a TeacherSignal of all the data, or an instance-level cell such as kd",
+            fix="collect the teacher's signal first and pass signal=",
+        )
+
+
+def writes_on(model: nn.Module) -> bool:
+    """Whether a model predicts the next token, as its class says: transformers models that generate and have no encoder."""
+    config = getattr(model, "config", None)
+    return hasattr(model, "can_generate") and bool(model.can_generate()) and not config.is_encoder_decoder  # type: ignore[operator,union-attr]
+
+
+def _refuse_dropped(args: Any, compute_loss_func: Any) -> None:
+    """Raise `ConfigError` for settings of the Trainer that concern its own loss, which the objective replaces."""
+    dropped = ["label_smoothing_factor"] * bool(getattr(args, "label_smoothing_factor", 0.0))
+    dropped += ["compute_loss_func"] * (compute_loss_func is not None)
+    if dropped:
+        raise ConfigError(
+            f"{' and '.join(dropped)} of the Trainer concern its own loss, which the objective replaces",
+            expected="neither, with Distilling",
+            got=", ".join(dropped),
+            fix="for label smoothing take the cell: Objective('ls(0.1)', 1.0, 1.0); for another loss, train without this mixin",
+        )
+
+
+class Placed(Dataset[dict[str, Any]]):
+    """A dataset of mappings that says of each example where it is: `place` beside the other columns."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        item = self.dataset[place]
+        if not isinstance(item, Mapping):
+            raise MismatchError("Trainer's data are mappings", got=type(item).__name__)
+        return {**item, PLACE: place}
+
+
+class Distilling:
+    """A mixin for `transformers.Trainer` and what is built on it (TRL): `class KDTrainer(Distilling, Trainer): ...`.
+
+    Further arguments: `teacher`, a model asked on every batch in evaluation mode and without a graph, or `signal`, a
+    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next`; left out, the model's class
+    says it (one that generates and has no encoder). Losses are normalised by the number of valid items of the whole
+    optimiser step, as Trainer does itself.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        teacher: nn.Module | None = None,
+        signal: Any = None,
+        objective: Objective | None = None,
+        predicts_next: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        if (teacher is None) == (signal is None):
+            raise ConfigError("give a teacher or its signal", expected="one of teacher= and signal=")
+        self.objective = objective or Objective()
+        self.signal = signal.signal() if callable(getattr(signal, "signal", None)) else signal
+        if self.signal is None:
+            _refuse_whole(self.objective)
+        else:
+            if hasattr(self, "_prepare_dataset"):
+                raise ConfigError(
+                    "TRL cuts, packs and shuffles the data itself: a stored signal cannot follow",
+                    fix="pass teacher=, or train with fractionate.distill, which reads stored signals of tokens",
+                )
+            data: Any = settings.get("train_dataset")
+            if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+                raise ConfigError(
+                    "a stored signal follows a train_dataset that is read by place",
+                    expected="train_dataset= with a length",
+                    got="none" if data is None else type(data).__name__,
+                    fix="pass a map-style data set, or teacher= in place of signal=",
+                )
+            if len(data) != len(self.signal):
+                raise MismatchError(
+                    "teacher signal and training data differ in length",
+                    expected=f"{len(data)} rows",
+                    got=f"{len(self.signal)}",
+                )
+            settings["train_dataset"] = Placed(data)
+            settings["args"].remove_unused_columns = False
+        super().__init__(*arguments, **settings)
+        self.teacher, self.teacher_checked = teacher, False
+        if teacher is not None:
+            check_apart(self.model, teacher)  # type: ignore[attr-defined]
+        self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
+        self.model_accepts_loss_kwargs = True  # our loss is normalised by the items of the whole step
+        _refuse_dropped(self.args, getattr(self, "compute_loss_func", None))  # type: ignore[attr-defined]
+        model = plain_module(self.model)  # type: ignore[attr-defined]
+        self.predicts_next = writes_on(model) if predicts_next is None else predicts_next
+        self._loss_shifts_labels = self.predicts_next  # by this Trainer counts the items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective in place of the model's own loss; the model's own where it is only evaluated."""
+        places = inputs.pop(PLACE, None)
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batch = as_batch(inputs, torch.arange(0), "Trainer's batch")
+        given, labels = batch.inputs, batch.labels
+        outputs = model(**self._uncached(model, ModelInputs.of(plain_module(model))(batch)))
+        if self.signal is not None:
+            teacher = self.signal.take(places.to(self.signal.labels.device)).to(labels.device)
+            check_same_labels(teacher.labels, labels)
+        else:
+            assert self.teacher is not None and self.teacher_device is not None
+            theirs = ModelInputs.of(self.teacher)(batch.to(self.teacher_device))
+            with eval_mode(self.teacher):
+                teacher = logits_of(call(self.teacher, self._uncached(self.teacher, theirs))).to(labels.device)
+            if not self.teacher_checked:
+                check_not_probabilities(teacher, "leave the softmax out of the teacher")
+                self.teacher_checked = True
+        losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
+        loss = losses.sum() / self._share(len(losses), num_items_in_batch)
+        if hasattr(self, "_total_train_tokens"):
+            self._note(outputs, labels, given)
+        return (loss, outputs) if return_outputs else loss
+
+    def _uncached(self, model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+        """Causal models without a key-value cache: with one, transformers lets packed documents see each other."""
+        config = getattr(getattr(model, "module", model), "config", None)
+        return {**given, "use_cache": False} if self.predicts_next and hasattr(config, "use_cache") else given
+
+    def _share(self, rows_here: int, num_items_in_batch: Any) -> Any:
+        """What a process divides its sum by: the step's items where Trainer counts them, over all processes whose mean is taken."""
+        if num_items_in_batch is None:
+            return max(1, rows_here)
+        items = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if getattr(self.args, "average_tokens_across_devices", False):  # type: ignore[attr-defined]
+            return items / (self.accelerator.num_processes // self.get_tp_size())  # type: ignore[attr-defined]
+        return items
+
+    def _note(self, outputs: Any, labels: Tensor, given: dict[str, Any]) -> None:
+        """TRL's columns: tokens seen, share of them foretold. Not its entropy: one more pass over the vocabulary."""
+        guessed, wanted = logits_of(outputs).argmax(dim=-1)[..., :-1], labels[..., 1:]
+        counted = wanted != IGNORED
+        seen = given["attention_mask"].sum() if "attention_mask" in given else labels.new_tensor(labels.numel())
+        right, valid, tokens = (
+            int(self.accelerator.gather_for_metrics(one).sum())  # type: ignore[attr-defined]
+            for one in (((guessed == wanted) & counted).sum(), counted.sum(), seen)
+        )
+        self._total_train_tokens += tokens  # type: ignore[attr-defined]
+        self._metrics["train"]["mean_token_accuracy"].append(right / max(1, valid))  # type: ignore[attr-defined]
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]  # type: ignore[attr-defined]
+
+
+def lightning_distillation(
+    teacher: nn.Module, objective: Objective | None = None, *, student: str = "", head: Head = None, **more: Any
+) -> Any:
+    """A Lightning callback: the objective takes the place of what `training_step` returns; everything else is the module's own.
+
+    `student` names the submodule whose output are the logits ("" for the module itself: its `forward`). Batches are (inputs,
+    labels) or mappings with labels. `more` goes to `distillation_loss`. Raises `MissingExtraError` without Lightning.
+    """
+    try:
+        import lightning.pytorch as lightning
+    except ImportError as error:
+        raise MissingExtraError("Lightning is not installed", fix='pip install "fractionate[lightning]"') from error
+    objective = objective or Objective()
+    _refuse_whole(objective)
+
+    teacher_head: Head = more.pop("teacher_head", None)
+
+    class Distillation(lightning.Callback):
+        """Watches the student's output in each training step and returns the objective's loss for it."""
+
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage != "fit":
+                return
+            self.heard: list[Any] = []
+            watched = pl_module.get_submodule(student)
+            check_apart(watched, teacher)
+            self.hook = watched.register_forward_hook(lambda _module, _inputs, output: self.heard.append(output))
+            own_step = pl_module.training_step
+
+            def training_step(batch: Any, *places: Any) -> Any:
+                self.heard.clear()
+                own = own_step(batch, *places)
+                if not self.heard:
+                    raise MismatchError(
+                        "the student was not called in training_step", fix="pass student=, the name of the submodule"
+                    )
+                read = as_batch(batch, torch.arange(0), "Lightning's batch")
+                there = place(teacher, pl_module.device)
+                with eval_mode(teacher):
+                    said = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
+                loss = distillation_loss(
+                    self.heard[-1], said.to(read.labels.device), read.labels, objective, head=head, **more
+                )
+                return {**own, "loss": loss} if isinstance(own, Mapping) else loss
+
+            pl_module.training_step = training_step
+            self.own_step = own_step
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage == "fit":
+                self.hook.remove()
+                del pl_module.training_step
+
+    return Distillation()

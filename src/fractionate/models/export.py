@@ -1,0 +1,283 @@
+"""The student as the ecosystem takes it: a folder with safetensors, config and model card; torch.export and ONNX, checked.
+
+Nothing in the folder needs this package to be read.
+"""
+
+from __future__ import annotations
+
+import html as html_text
+import io
+import json
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError, reason, visible
+from fractionate.models.lora import merged
+from fractionate.models.modes import eval_mode, plain_module, plain_state
+from fractionate.models.outputs import Head, call, device_of, logits_of
+from fractionate.models.weights import to_bytes
+from fractionate.records import Interval, Run, Scores
+from fractionate.records.base import escaped
+from fractionate.system.atomic import make_directory, write_file
+
+FILES = {"torch.export": "model.pt2", "ONNX Runtime": "model.onnx"}
+PARITY = 1e-4  # the largest difference of logits that an exported program may show
+
+
+def accuracy_interval(scores: Scores, coverage: float = 0.95) -> Interval:
+    """Wilson's interval for an accuracy (Wilson 1927): right also near 0 and 1 and for few examples."""
+    z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}[coverage]
+    n, p = scores.examples, scores.accuracy
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(max(0.0, middle - half), min(1.0, middle + half), coverage)
+
+
+def export_student(
+    student: nn.Module,
+    out: Path | str,
+    *,
+    run: Run | None = None,
+    example: Any = None,
+    name: str = "student",
+    data: str = "",
+    class_names: tuple[str, ...] = (),
+    licence: str = "",
+    head: Head = None,
+    program: bool = True,
+    onnx: bool = False,
+    strict: bool = True,
+) -> Path:
+    """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
+
+    Wrappers of torch.compile, DataParallel and DDP are left out, adapters of peft are merged in a copy: the weights load by
+    themselves. A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as
+    the model takes it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of
+    ONNX; each is loaded again and its logits compared before it is written. Raises `NumericsError` where they differ by more
+    than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
+    the card says of the first two what was wrong instead.
+    """
+    out, student = make_directory(out), merged(plain_module(student))
+    save_pretrained: Any = getattr(student, "save_pretrained", None)
+    if callable(save_pretrained):
+        state = plain_state(student)
+        save_pretrained(out, **({} if state.keys() == student.state_dict().keys() else {"state_dict": state}))
+    else:
+        content, aliases = to_bytes(plain_state(student), {"format": "pt"})
+        write_file(out / "model.safetensors", content)
+        config = {
+            "architectures": [type(student).__name__],
+            "num_labels": len(class_names) or None,
+            "id2label": {str(i): name for i, name in enumerate(class_names)},
+            "shared_tensors": aliases,
+            "torch_version": torch.__version__,
+        }
+        write_file(out / "config.json", escaped(json.dumps(config, indent=2, ensure_ascii=False)).encode())
+    makers = {"torch.export": (program, _export_program), "ONNX Runtime": (onnx, _export_onnx)}
+    programs: dict[str, float | str] = {}
+    for kind, (wanted, make) in makers.items():
+        if example is not None and wanted:
+            try:
+                programs[kind] = make(student, example, out, head)
+            except (NumericsError, MismatchError) as error:
+                if strict:
+                    raise
+                programs[kind] = f"{error.what}: {error.got}"
+    write_file(out / "README.md", model_card(student, run, name, data, class_names, licence, programs).encode())
+    return out
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, dict):
+        return (), example
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def _free_batch(example: Any) -> dict[str, Any] | None:
+    """The first axis of every input of `_Logits` may be of any size, where the model lets it; none for named inputs."""
+    free = {0: torch.export.Dim.AUTO}
+    positional, named = _arguments(example)
+    return None if named else {"positional": tuple(free for _ in positional)}
+
+
+class _Logits(nn.Module):
+    """A student that gives its logits alone: what a program for deployment should answer."""
+
+    def __init__(self, student: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.student, self.head = student, head
+
+    def forward(self, *positional: Any, **named: Any) -> Tensor:
+        return logits_of(self.student(*positional, **named), self.head)
+
+
+def _check(kind: str, said: Tensor, expected: Tensor) -> float:
+    difference = float((said - expected).abs().max())
+    if not difference <= PARITY:
+        raise NumericsError(
+            f"the program of {kind} does not say what the student says",
+            expected=f"logits that differ by at most {PARITY:g}",
+            got=f"{difference:.3g}",
+            fix="do not deploy it; see whether the student draws at random or depends on the batch in evaluation mode",
+        )
+    return difference
+
+
+def _expected(student: nn.Module, example: Any, head: Head) -> Tensor:
+    with eval_mode(student):
+        return logits_of(call(student, example), head).float().cpu()
+
+
+@contextmanager
+def _exporting(kind: str) -> Iterator[None]:
+    """Exporters raise whatever the model makes them raise, and talk while they do."""
+    told = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    try:
+        for name in told:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (FractionateError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"{kind} cannot export this student",
+            got=reason(error, 300),
+            fix="leave the program out, or keep what depends on the numbers out of the student's forward",
+        ) from error
+    finally:
+        for name, level in told.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> float:
+    positional, named = _arguments(example)
+    written = io.BytesIO()
+    with eval_mode(student), _exporting("torch.export"):
+        asked = _Logits(student, head).eval()
+        program = torch.export.export(asked, positional, named, dynamic_shapes=_free_batch(example))
+        program.example_inputs = (
+            None  # else they lie in the file: the data are not for everybody, and views bring all of them
+        )
+        torch.export.save(program, written)
+        written.seek(0)
+        back = torch.export.load(written).module()
+        said = logits_of(back(*positional, **named), None)
+    difference = _check("torch.export", said.float().cpu(), _expected(student, example, head))
+    write_file(out / FILES["torch.export"], written.getbuffer())
+    return difference
+
+
+def _export_onnx(student: nn.Module, example: Any, out: Path, head: Head) -> float:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
+    positional, named = _arguments(example)
+    with eval_mode(student), _exporting("ONNX"):
+        asked = _Logits(student, head).eval()
+        made: Any = torch.onnx.export(
+            asked, positional, kwargs=named, dynamic_shapes=_free_batch(example), dynamo=True, verbose=False
+        )
+        content: bytes = made.model_proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        given = [*positional, *named.values()]
+        feeds = {entry.name: value.cpu().numpy() for entry, value in zip(session.get_inputs(), given, strict=True)}
+        said = torch.from_numpy(session.run(None, feeds)[0])
+    difference = _check("ONNX Runtime", said.float(), _expected(student, example, head))
+    write_file(out / FILES["ONNX Runtime"], content)
+    return difference
+
+
+def _one_line(text: str) -> str:
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+def _plain(text: str) -> str:
+    """Foreign text in a line of Markdown, shown as it is: no tag, no link, no picture, no formula."""
+    return re.sub(r"([\\`*_\[\]~|$#])", r"\\\1", html_text.escape(_one_line(text), quote=False))
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks enough to hold a text that has some itself."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+def _code(text: str) -> str:
+    """Foreign text as code within a line."""
+    line = _one_line(text)
+    fence = _fence(line, 1)
+    return f"{fence}{line}{fence}" if len(fence) == 1 else f"{fence} {line} {fence}"
+
+
+def model_card(
+    student: nn.Module,
+    run: Run | None,
+    name: str,
+    data: str,
+    class_names: tuple[str, ...],
+    licence: str,
+    programs: dict[str, float | str],
+) -> str:
+    """The card as Markdown with the hub's front matter: data, teacher's hash, scores with intervals, the loss contract."""
+    parameters = sum(p.numel() for p in student.parameters())
+    front = {"library_name": "pytorch", "tags": ["knowledge-distillation"], "license": _one_line(licence) or "unknown"}
+    # in YAML's escapes where a page might take it for a tag: not every reader knows the front matter
+    shown = {
+        key: re.sub("[<>&]", lambda c: f"\\u{ord(c[0]):04x}", json.dumps(value, ensure_ascii=False))
+        for key, value in front.items()
+    }
+    lines = ["---", *(f"{key}: {value}" for key, value in shown.items()), "---", ""]
+    lines += [
+        f"# {_plain(name)}",
+        "",
+        f"A {type(student).__name__} with {parameters:,} parameters, on {device_of(student)}.",
+    ]
+    lines += ["", "## Data", "", _plain(data) or "not stated", ""]
+    if class_names:
+        lines += [f"{len(class_names)} classes: {_plain(', '.join(class_names[:50]))}", ""]
+    if run is not None:
+        lines += [
+            "## Training",
+            "",
+            f"Arm {_code(run.arm)}, seed {run.seed}, {run.steps:,} steps, {run.wall_seconds:.0f} s.",
+        ]
+        teacher = run.settings.get("teacher")
+        lines += ["", f"Teacher: {f'xxh3-128 {_code(str(teacher))}' if teacher else 'none recorded'}."]
+        if run.settings.get("data"):
+            lines += [f"Data: xxh3-128 {_code(str(run.settings['data']))}."]
+        contract = (
+            str(run.contract) if run.contract is not None else "loss = H(label, softmax(student)): the labels alone"
+        )
+        fence = _fence(contract, 3)
+        lines += ["", fence, *map(str.rstrip, map(visible, contract.splitlines())), fence, ""]
+        for part, scores in (("validation", run.validation), ("test", run.test)):
+            if scores is not None:
+                line = f"- {part} ({scores.examples:,} examples): {scores.describe(run.metrics)}"
+                if "accuracy" in scores.values:
+                    between = accuracy_interval(scores)
+                    line += f"; accuracy 95 % interval {between.low:.2%} to {between.high:.2%}"
+                lines.append(line)
+        if run.cost:
+            lines += ["", "## Cost", ""] + [
+                f"- {_plain(key.replace('_', ' '))}: {value:{',.0f' if value >= 100 else ',.3g'}}"
+                for key, value in run.cost.items()
+            ]
+        lines += ["", "Versions: " + ", ".join(_plain(f"{key} {value}") for key, value in run.versions.items()) + "."]
+    if programs:
+        lines += ["", "## Exported programs", ""]
+        for kind, found in programs.items():
+            same = f"`{FILES[kind]}`, logits differ from the student's by at most"
+            lines += [f"- {kind}: " + (f"{same} {found:.2g}" if isinstance(found, float) else f"none; {_plain(found)}")]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,119 @@
+"""From names to models and data: bundled names, or a person's own `package.module:function`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fractionate.data.bundled import Parts, Undivided, data_sets, split_parts
+from fractionate.data.splits import as_examples
+from fractionate.errors import ConfigError, FractionateError, MismatchError, ResourceError, printable, reason
+from fractionate.models.zoo import Builder, models
+from fractionate.system.registry import names_code, nearest
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """The function or class behind `package.module:function`; the working folder is looked in first.
+
+    Raises `ConfigError` where there is no such module or name, and where importing it fails. Importing runs the module: call it
+    for names a person typed or trusts, never for a name read from a file alone.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not _MODULE.fullmatch(module_name) or not attribute.isidentifier():
+        raise ConfigError(f"{printable(name)!r} is no place in a module", expected="package.module:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    with _own_code(f"module {module_name!r} cannot be imported"):
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"there is no module {module_name!r} to take {attribute!r} from",
+                got=str(error),
+                fix="run from the folder that holds the module, or install its package",
+            ) from error
+    if not hasattr(module, attribute):
+        near = nearest(attribute, dir(module))
+        raise ConfigError(
+            f"module {module_name!r} has no {attribute!r}", fix=f"did you mean {module_name}:{near}?" if near else None
+        )
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise ConfigError(f"{name} cannot be called", expected="a function or class", got=type(found).__name__)
+    function: Callable[..., Any] = found
+    return function
+
+
+@contextmanager
+def _own_code(what: str) -> Iterator[None]:
+    """Around code that a run file names: whatever it raises ends in a message, with the traceback under --debug."""
+    try:
+        yield
+    except FractionateError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(what, got=f"not enough memory: {reason(error)}") from error
+    except (Exception, SystemExit) as error:
+        if "can't allocate memory" in str(error):  # torch's word for it on a processor
+            raise ResourceError(what, got=reason(error)) from error
+        raise ConfigError(
+            what, got=f"{type(error).__name__}: {reason(error)}", fix="fractionate --debug … shows where"
+        ) from error
+
+
+def find_model(name: str) -> Builder:
+    """The builder of a model: called with the shape of an input and the number of classes.
+
+    An own function may take both (`build(shape, classes)`), or nothing. The builder raises `ConfigError` where the model cannot be
+    built and `ResourceError` where it does not fit into memory.
+    """
+    make = models[name] if not names_code(name) else _own_builder(name)
+
+    def build(shape: Sequence[int], classes: int) -> nn.Module:
+        with _own_code(f"{name} cannot be built for inputs {list(shape)} and {classes} classes"):
+            model: object = make(shape, classes)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{name} does not give a model", expected="a torch.nn.Module", got=type(model).__name__)
+        return model
+
+    return build
+
+
+def _own_builder(name: str) -> Builder:
+    function = import_function(name)
+    try:
+        wants = len(inspect.signature(function).parameters)
+    except ValueError:  # a function of C has none to read
+        wants = 2
+    return lambda shape, classes: function(shape, classes) if wants >= 2 else function()
+
+
+def find_parts(name: str, *, transfer: int | None, validation: int | None, test: int | None, seed: int) -> Parts:
+    """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
+    sizes = {"transfer": transfer, "validation": validation, "test": test}
+    with _own_code(f"{name} gives no data"):
+        data: object = import_function(name)() if names_code(name) else data_sets[name]
+        if isinstance(data, Parts):
+            return data
+        if isinstance(data, Undivided):
+            return data.parts(**sizes, seed=seed)
+        if not hasattr(data, "__len__"):
+            raise MismatchError(
+                f"{name} gives data without a length",
+                expected="Examples, Parts, a pair of tensors, or a dataset with len()",
+                got=type(data).__name__,
+                fix="read what you need of the stream into Examples; distill() in Python takes streams",
+            )
+        return split_parts(as_examples(data, name), **sizes, seed=seed)

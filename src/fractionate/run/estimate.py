@@ -1,0 +1,99 @@
+"""What a run file will do and what it will cost, told before the teacher is asked: `--dry-run`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fractionate.records.base import Record
+from fractionate.run.preflight import precheck
+from fractionate.run.rehearsal import Rehearsal, Share, clock, peak_bytes
+from fractionate.run.workflow import Chain
+
+Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
+
+
+@dataclass(frozen=True)
+class Task(Record):
+    """One thing a run will do: what, for how long, and what it leaves on the disk. CPU time is that of all threads."""
+
+    name: str
+    what: str
+    wall_seconds: float
+    cpu_seconds: float
+    disk_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name:<10} {self.what:<58} {_time(self.wall_seconds):>10} {self.disk_bytes / 2**20:>10,.2f} MiB"
+
+
+@dataclass(frozen=True)
+class Forecast(Record):
+    """What a command will do, in its order, the most memory its process will hold, and what looks wrong without being refused.
+
+    None of this has been done: names, shapes and settings have been checked, and everything was rehearsed in small on copies,
+    with a signal that no teacher gave.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    memory_bytes: int  # of the whole process at its largest, libraries included
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def wall_seconds(self) -> float:
+        """All of it, on this machine as busy as it is now."""
+        return sum(task.wall_seconds for task in self.tasks)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """All of it."""
+        return sum(task.cpu_seconds for task in self.tasks)
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that will be written."""
+        return sum(task.disk_bytes for task in self.tasks)
+
+    def __str__(self) -> str:
+        memory = f"memory {self.memory_bytes / 2**20:,.0f} MiB"
+        total = Task("in all", memory, self.wall_seconds, self.cpu_seconds, self.disk_bytes)
+        lines = [f"{self.name}: what would be done", *(f"  {task}" for task in (*self.tasks, total))]
+        return "\n".join([*lines, *(f"  warning: {remark}" for remark in self.remarks)])
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
+
+
+def forecast(chain: Chain, verb: Verb = "report") -> Forecast:
+    """Check everything a command needs, rehearse it in small on copies, and tell what all of it will take.
+
+    Reads the data and builds the networks; asks no teacher and writes nothing but temporary files. What lies in the run's
+    folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
+    """
+    _ = chain.parts
+    signal, teacher, remarks = precheck(chain)
+    started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
+    asked_for: dict[Verb, tuple[str, ...]] = {
+        "collect": ("teacher", "collect"),
+        "diagnose": ("teacher", "collect", "diagnose"),
+        "dissect": ("teacher", "collect", "dissect"),
+        "distill": ("teacher", "collect", *(() if chain.run.objective else ("diagnose",)), "distill"),
+        "report": ("teacher", "collect", "diagnose", "dissect", "distill", "report"),
+    }
+    tasks = [Task("start", "load libraries and data", started, started, 0)]
+    with tempfile.TemporaryDirectory() as folder:
+        rehearsal, began, shares = Rehearsal(chain, signal, teacher, Path(folder)), clock(), []
+        for name in asked_for[verb]:
+            share: Share | None = getattr(rehearsal, name)()
+            shares += [(name, share)] if share is not None else []
+        wall, cpu = clock() - began
+    # moments on a busy machine say little of its wall time; the CPU time of each task and how busy it was in all say more
+    for name, share in shares:
+        seconds = round(share.cpu_seconds, 3)
+        tasks.append(Task(name, share.what, round(seconds * wall / cpu, 3), seconds, share.disk_bytes))
+    return Forecast(chain.run.name, tuple(tasks), peak_bytes(), remarks)

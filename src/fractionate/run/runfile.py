@@ -1,0 +1,215 @@
+"""The run file: one YAML page that names teacher, student, data, objective and study. Validated, never executed.
+
+All errors are collected and shown together as `file:line:column`. Overrides are written `key.sub=value`. No torch here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fractionate.errors import ConfigError, FractionateError, printable, visible
+from fractionate.records.commands import Difference, Differences, Setting, Settings
+from fractionate.run.schema import ContradictionError, RunFile, all_keys, known_keys, section_of
+from fractionate.run.yaml import MOST_DEEP, Lines, Place, parse_file, parse_text
+from fractionate.system.registry import names_code, nearest
+
+CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
+MOST_FAULTS = 50  # shown at once
+Fault = tuple[int, int, str]  # line and column (0: nowhere in the file), and what is wrong
+
+
+def load_run(
+    path: Path | str | None,
+    overrides: tuple[str, ...] = (),
+    *,
+    trust: tuple[str, ...] = (),
+    lookups: Mapping[str, Callable[[str], object]] | None = None,
+) -> RunFile:
+    """Read and validate a run file, apply `key.sub=value` overrides; no file gives the defaults.
+
+    `lookups` resolve names by key (`study.cells`, …) and raise `ConfigError` for those nobody knows. Code named in the file
+    (`package.module:function`) is refused unless its module is in `trust` or the same name is given as an override: what you
+    type may run, what a file says may not.
+
+    Raises `ConfigError` with every error found, each as file:line:column, what is wrong, and the nearest known key.
+    """
+    source = str(path) if path else "defaults"
+    tree, lines = parse_file(path) if path else ({}, {})
+    faults: list[Fault] = []
+    typed = _override(tree, overrides, faults)
+    run: RunFile | None = None
+    try:
+        run = RunFile.model_validate(tree)
+    except ValidationError as error:
+        for fault in error.errors():
+            place: Place = fault["loc"]
+            cause = fault.get("ctx", {}).get("error")
+            if isinstance(cause, ContradictionError):
+                told = [
+                    ((*place, key), f"{'.'.join(map(str, (*place, key)))}: {why}") for key, why in cause.by_key.items()
+                ]
+            else:
+                told = [(place, _say(fault, place))]
+            faults += [(*_where(lines, there), what) for there, what in told]
+    for key, lookup in (lookups or {}).items():
+        for place, name in _names(tree, tuple(key.split("."))):
+            try:
+                lookup(name)
+            except FractionateError as error:
+                line, column = _where(lines, place)
+                faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected or error.got}"))
+    for key in CODE_KEYS:
+        for place, name in _names(tree, tuple(key.split("."))):
+            if not names_code(name):
+                continue
+            module = name.partition(":")[0]
+            if key not in typed and not any(module == t or module.startswith(f"{t}.") for t in trust):
+                line, column = _where(lines, place)
+                shown = printable(module)
+                faults.append(
+                    (line, column, f"{key} names code, {printable(name)!r}; to let it run, add --trust {shown}")
+                )
+    if faults:
+        said = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
+        more = [f"and {len(said) - MOST_FAULTS} more"] if len(said) > MOST_FAULTS else []
+        raise ConfigError(
+            f"{len(said)} error{'s' * (len(said) > 1)} in the run file\n  " + "\n  ".join(said[:MOST_FAULTS] + more)
+        )
+    assert run is not None
+    return run
+
+
+def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> set[str]:
+    """Put overrides into the tree of a run file; gives their keys, and adds what is wrong with them to the faults."""
+    typed: dict[str, str] = {}
+    for text in overrides:
+        shown = printable(text)
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            faults.append((0, 0, f"override {shown!r} is not key=value; write for example training.steps=100"))
+            continue
+        if typed.setdefault(key, value) != value:
+            faults.append(
+                (0, 0, f"override {shown!r}: {printable(key)} is given twice, first as {printable(typed[key])!r}")
+            )
+            continue
+        try:
+            parsed, _ = parse_text(value, f"override {shown!r}")
+        except ConfigError as error:
+            faults.append((0, 0, f"{error.what}; {error.fix or error.expected or error.got or ''}".rstrip("; ")))
+            continue
+        node: Any = tree
+        *heads, last = key.split(".")
+        for head in heads[:MOST_DEEP]:
+            if isinstance(node, dict) and node.get(head) is None:
+                node[head] = {}
+            node = node[head] if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            faults.append((0, 0, f"override {shown!r}: {printable('.'.join(heads))} is not a section in the run file"))
+            continue
+        node[last] = parsed
+    return set(typed)
+
+
+def _names(tree: Any, key: tuple[str, ...]) -> list[tuple[Place, str]]:
+    """The names written at a key, alone or in a list, each with its place."""
+    for step in key:
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    if isinstance(tree, str):
+        return [(key, tree)]
+    return [((*key, i), name) for i, name in enumerate(tree) if isinstance(name, str)] if isinstance(tree, list) else []
+
+
+def _say(fault: Any, place: Place) -> str:
+    key = printable(".".join(map(str, place)), 200)
+    if fault["type"] == "extra_forbidden":
+        here = known_keys(place[:-1])
+        elsewhere = {key.rpartition(".")[2]: key for key in all_keys()}
+        near = nearest(str(place[-1]), here, 0.75) or elsewhere.get(
+            nearest(str(place[-1]), list(elsewhere), 0.75) or ""
+        )
+        return f"unknown key {printable(str(place[-1]))!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
+    got = fault.get("input")
+    shown = "" if isinstance(got, dict) else f", got {printable(repr(got))}"
+    hint = " (write numbers without quotes)" if isinstance(got, str) and "pars" in fault["type"] else ""
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{shown}{hint}"
+
+
+def _where(lines: Lines, place: Place) -> tuple[int, int]:
+    for length in range(len(place), 0, -1):
+        if place[:length] in lines:
+            return lines[place[:length]]
+    return (0, 0)
+
+
+def dump_run(run: RunFile) -> str:
+    """The run as the YAML text of a run file with every setting written out; what cannot be printed is escaped."""
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.dump(_quoted(run.model_dump(mode="json", exclude_none=True)), out)
+    return visible(out.getvalue())
+
+
+def _quoted(value: Any) -> Any:
+    """Texts with characters that cannot be printed in double quotes, the one style of YAML that has escapes."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, dict):
+        return {key: _quoted(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+def trusting(run: RunFile) -> list[str]:
+    """The `--trust` options that the run needs once it stands in a file."""
+    names = [_at(run.model_dump(mode="json"), key) for key in CODE_KEYS]
+    modules = dict.fromkeys(name.partition(":")[0] for name in names if names_code(name))
+    return [word for module in modules for word in ("--trust", module)]
+
+
+def differences(first: RunFile, second: RunFile) -> Differences:
+    """The settings in which two runs differ."""
+    found = []
+    for key in all_keys():
+        values = [_at(run.model_dump(mode="json"), key) for run in (first, second)]
+        if values[0] != values[1]:
+            unset = "(the recipe of diagnose)" if key.startswith("objective.") else "(not set)"
+            found.append(Difference(key, *(unset if value is None else str(value) for value in values)))
+    return Differences(tuple(found))
+
+
+def _at(tree: Any, key: str) -> Any:
+    for step in key.split("."):
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    return tree
+
+
+def explain(key: str | None = None) -> Settings:
+    """What a setting means and its default, or all settings of a section or of the run file. Raises `ConfigError` for others."""
+    keys = all_keys()
+    found = keys if key is None else [k for k in keys if k == key or k.startswith(f"{key}.")]
+    if not found:
+        near = nearest(str(key), keys)
+        raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")
+    return Settings(tuple(_setting(name) for name in found))
+
+
+def _setting(name: str) -> Setting:
+    *heads, last = name.split(".")
+    section: type[BaseModel] = RunFile
+    for head in heads:
+        section = section_of(section, head)
+    field = section.model_fields[last]
+    default = field.get_default()
+    shown = list(default) if isinstance(default, tuple) else default
+    return Setting(name, "none" if default is None else json.dumps(shown, ensure_ascii=False), field.description or "")

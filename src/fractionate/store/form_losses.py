@@ -1,0 +1,138 @@
+"""What a compact form loses and what it costs, measured on a signal, so that k is chosen and not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fractionate.records import Spectrum
+from fractionate.records.base import Record
+from fractionate.store.forms import HASH, KEY, PLACE, Form, StoredDtype
+from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.teacher_signal import TeacherSignal
+
+ELEMENTS = 1 << 24  # logits looked at together
+OVERHEAD = HASH + PLACE + KEY
+
+
+@dataclass(frozen=True)
+class FormLoss(Record):
+    """What one form loses on a signal, and what a row costs.
+
+    `nats_lost` is E KL(teacher ‖ kept) for dense and top-k; of sampled rows, which leave classes out altogether and are
+    right only in the mean, it is E KL(kept ‖ teacher). The cosines compare the gradient at the student's logits, q − kept
+    against q − p: row by row, and of the mean over a batch of rows, which is what a step of training follows.
+    """
+
+    form: str
+    k: int
+    dtype: str
+    temperature: float
+    bytes_a_row: float  # what the teacher said; hash, place and fingerprint add `overhead_bytes`
+    overhead_bytes: int
+    captured: float  # mean probability of the classes kept
+    nats_lost: float
+    gradient_cosine: float
+    batch_gradient_cosine: float
+    spectrum: Spectrum
+
+    def __str__(self) -> str:
+        name = f"{self.form}{f' {self.k}' if self.k else ''} {self.dtype}"
+        return (
+            f"{name:<22} {self.bytes_a_row:>9.1f} B {self.captured:>9.4f} {self.nats_lost:>9.5f} "
+            f"{self.gradient_cosine:>9.4f} {self.batch_gradient_cosine:>9.4f}"
+        )
+
+
+HEADING = f"{'form':<22} {'a row':>11} {'captured':>9} {'nats lost':>9} {'gradient':>9} {'of batch':>9}"
+
+
+def losses(
+    signal: TeacherSignal,
+    forms: Sequence[tuple[str, int, StoredDtype]],
+    *,
+    temperature: float = 1.0,
+    student_logits: Float[Tensor, "batch classes"] | None = None,
+    batch: int = 256,
+    seed: int = 0,
+) -> tuple[FormLoss, ...]:
+    """Measure forms, each (kind, k, dtype), on a dense signal: nats, gradient angle, spectrum by level, bytes a row.
+
+    `student_logits` gives the student whose gradients are compared; without it one that knows nothing (uniform). Raises
+    `ConfigError` for forms that cannot be meant and `NumericsError` where a type cannot hold a logit.
+    """
+    found = []
+    for kind, k, dtype in forms:
+        form = Form(kind, signal.classes, dtype, k, (temperature,))  # type: ignore[arg-type]
+        back = form.round_trip(signal, seed)
+        found.append(_compare(signal.at(temperature), back.at(temperature), form, student_logits, batch))
+    return tuple(found)
+
+
+def _compare(
+    full: TeacherSignal, kept: TeacherSignal, form: Form, student_logits: Tensor | None, batch: int
+) -> FormLoss:
+    nats = cosine = captured = batch_cosine = stored = 0.0
+    batches = 0
+    step = max(batch, ELEMENTS // full.classes // batch * batch)
+    for start in range(0, len(full), step):
+        index = torch.arange(start, min(start + step, len(full)), device=full.labels.device)
+        p, r = (torch.softmax(s.take(index).logits.double() / full.temperature, dim=1) for s in (full, kept))
+        q = torch.full_like(p, 1 / full.classes)
+        if student_logits is not None:
+            q = torch.softmax(student_logits[index].double() / full.temperature, dim=1)
+        first, second = (r, p) if form.kind == "sampled" else (p, r)
+        nats += float((torch.xlogy(first, first) - torch.xlogy(first, second)).sum())
+        cosine += float(torch.cosine_similarity(q - r, q - p, dim=1).sum())
+        for a, b in zip(torch.split(q - r, batch), torch.split(q - p, batch), strict=True):
+            batch_cosine += float(torch.cosine_similarity(a.mean(0), b.mean(0), dim=0))
+            batches += 1
+        own, entries = _kept_classes(form, p, kept.take(index))
+        captured += float(own)
+        stored += entries
+    rows = len(full)
+    return FormLoss(
+        form=form.kind,
+        k=form.k,
+        dtype=form.dtype,
+        temperature=full.temperature,
+        bytes_a_row=_bytes(form, stored / rows),
+        overhead_bytes=OVERHEAD,
+        captured=captured / rows,
+        nats_lost=nats / rows,
+        gradient_cosine=cosine / rows,
+        batch_gradient_cosine=batch_cosine / batches,
+        spectrum=spectrum(kept, full.temperature),
+    )
+
+
+def _kept_classes(form: Form, p: Tensor, kept: TeacherSignal) -> tuple[Tensor, float]:
+    """The teacher's mass on label and entries, summed over rows; and the entries of all rows together."""
+    if form.kind == "dense":
+        return p.sum(), float(p.numel())
+    own = p.gather(1, kept.labels[:, None]).sum()
+    others = p.scatter(1, kept.labels[:, None], 0.0)
+    if form.kind == "top-k":
+        return own + others.topk(form.k, dim=1).values.sum(), float(form.k * len(p))
+    drawn = torch.isfinite(kept.logits).scatter(1, kept.labels[:, None], False)
+    return own + others[drawn].sum(), float(drawn.sum())
+
+
+def _bytes(form: Form, entries_a_row: float) -> float:
+    if form.kind != "sampled":
+        return form.number_bytes
+    return form.number_bytes - (form.k - entries_a_row) * form.entry_bytes
+
+
+def table(found: Sequence[FormLoss]) -> str:
+    """The losses side by side."""
+    return "\n".join([HEADING, *map(str, found)])
+
+
+def estimate(form: Form, rows: int, *, views: int = 1) -> int:
+    """Bytes that a store will take on the disk (of sampled forms at most), before the teacher is asked."""
+    return int(form.row_bytes(views) * rows) + 1024

@@ -1,0 +1,384 @@
+"""dissect(): recipes × seeds over one task → runs → effects: which part of the teacher pays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Split
+from fractionate.data.splits import as_split
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.divergences.base import Divergence
+from fractionate.losses.terms.base import TermSpec
+from fractionate.models.outputs import Head
+from fractionate.records import MetricInfo, Run, Study, Training, Try, Tuning
+from fractionate.study.alone import outputs_of
+from fractionate.study.arms import (
+    BASELINE,
+    FACTORIAL,
+    PLACES,
+    Arm,
+    Settings,
+    baseline_of,
+    make_arms,
+    make_contrasts,
+    named_arms,
+    share_places,
+)
+from fractionate.study.backend import Backend
+from fractionate.study.effects.contrasts import effects, unpaired
+from fractionate.study.effects.shapley import shares
+from fractionate.study.results import Folder, Progress, fingerprint
+from fractionate.study.setup import Setup, same_module
+from fractionate.study.trials import Trials
+from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
+from fractionate.study.workers import check_workers
+from fractionate.tasks.metric import infos
+from fractionate.tasks.task import Task
+from fractionate.teachers.cached import Cached
+from fractionate.teachers.given import as_source
+from fractionate.teachers.shared import kept_in_memory
+from fractionate.teachers.source import TeacherSource
+from fractionate.theory.cells import Cell
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.recipe import Recipe
+
+Terms = Sequence[TermSpec | str]
+
+
+def dissect(
+    student: Callable[[], nn.Module] | Task,
+    data: Any = None,
+    teacher: Any = None,
+    *,
+    arms: Mapping[str, Recipe | Arm] | None = None,
+    cells: Sequence[Cell | str] = FACTORIAL,
+    temperatures: Sequence[float] = (1.0,),
+    teacher_weights: Sequence[float] = (0.9,),
+    learning_rates: Sequence[float] | None = None,
+    divergence: Divergence | str | Sequence[Divergence | str] = "cross-entropy",
+    share: Sequence[float] = (1.0,),
+    terms: Terms = (),
+    scale_by_temperature_squared: bool = True,
+    training: Training | None = None,
+    seeds: int | Sequence[int] = 5,
+    validation: Any = None,
+    test: Any = None,
+    validation_signal: Any = None,
+    test_signal: Any = None,
+    head: Head = None,
+    teacher_head: Head = None,
+    predicts_next: bool = False,
+    baseline: str = "",
+    metric: str = "",
+    margin: float | None = None,
+    tune: Tuning | None = None,
+    out: Path | str | None = None,
+    name: str = "study",
+    backend: Backend = "auto",
+    device: str = "cpu",
+    points: int | None = None,
+    superclasses: Sequence[int] = (),
+    workers: int | str = 1,
+    progress: Literal["auto", "off"] = "auto",
+) -> Study:
+    """Train students by several recipes over several seeds and tell, with intervals, which part of the teacher pays.
+
+        dissect(lambda: MyModel(), data, teacher, test=test)                      # cells of a classifier
+        dissect(task, teacher=teacher, arms={"no teacher": Recipe(), "kd": Recipe(objective=Objective("kd", 1.0, 0.9))})
+
+    Every variant of a seed shares initial weights, order and dropout, and (for shares below 1) the transfer set. Effects are read
+    from `test` data, or from `validation` data without it. All of it goes through the training loop of `distill`; small plain
+    students are stacked (`backend="auto"`), with equal results to 1e-5, and each record says which backend trained it.
+
+    Args:
+        student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
+        data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
+        teacher: As `distill` takes it. A model is run once where the data are the same in every epoch.
+        arms: Recipes by name, or `Arm`s (placebo of another, a share of the data). Without them the factors below make them.
+        cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
+            the labels alone. `terms` are part of every one of them.
+        validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it.
+        baseline: The variant that others are compared with; left out, the one without a teacher.
+        metric: One of the task's metrics, which decides; `margin` the difference that does not matter, in its unit.
+        tune: Every variant tries as many settings, the best on validation data is taken (`study.tries`).
+        out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
+        workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
+        points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
+        superclasses: The group of each class, for the geometry of the logit layer.
+
+    Raises:
+        ConfigError: for fewer than 2 seeds, factors out of range, nothing to judge by.
+        MismatchError: where data, signals, students or the folder do not fit together.
+    """
+    begin = time.perf_counter()
+    if isinstance(student, Task):
+        task, arms = _given_task(student, data, arms, (validation, test, head, teacher_head))
+    else:
+        task = Task(
+            "language-modelling" if predicts_next else "classification",
+            transfer=as_split(data),
+            validation=None if validation is None else as_split(validation, "validation"),
+            test=None if test is None else as_split(test, "test"),
+            student=student,
+            head=head,
+            teacher_head=teacher_head,
+            device=device,
+        )
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    metrics = infos(task.judged, metric or task.deciding.name, margin)
+    _check_study(seeds, metrics[0].margin, task)
+    check_workers(workers)
+    if arms is None:
+        base = Recipe(training=training or Training(epochs=60), terms=tuple(terms))
+        kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
+        rates = (base.training.learning_rate,) if learning_rates is None else tuple(learning_rates)
+        if tune is not None:
+            _check_tuned(tune, task, [temperatures, teacher_weights, rates])
+        variants = make_arms(
+            cells, temperatures, teacher_weights, share, rates, kinds, base=base, squared=scale_by_temperature_squared
+        )
+    else:
+        if tune is not None:
+            _check_tuned(tune, task, [])
+        variants = named_arms(arms)
+    baseline = baseline or (BASELINE if arms is None else baseline_of(variants))
+    contrasts = make_contrasts(variants, baseline)
+    setup = _setup(task, as_source(teacher), validation_signal, test_signal, variants, seeds)
+    settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
+    if tune is not None:
+        settings |= {f"tune.{key}": repr(value) for key, value in asdict(tune).items()}
+    setup = replace(setup, settings=settings, superclasses=tuple(superclasses), points=points)
+    trials = Trials(setup, backend, workers)
+    notes = _absent_classes(task, variants, seeds)
+    tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
+    every = [one for own in tried.values() for one in own]
+    total = trials.steps(every) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
+    bar = Progress(name, total, show=progress)
+    tries: tuple[Try, ...] = ()
+    try:
+        if tune is not None:
+            folder = Folder(None if out is None else Path(out).expanduser() / "tries", settings)
+            before = replace(trials, setup=setup.without_test())
+            found = before.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
+            choice = choose(variants, tried, found, metrics[0])
+            variants, tries = choice.arms, choice.tries
+        folder = Folder(None if out is None else Path(out).expanduser(), settings)
+        runs = trials.runs(variants, seeds, folder, advance=bar.advance)
+    finally:
+        bar.close()
+    ordered = tuple(runs[arm.name, seed] for arm in variants for seed in seeds)
+    study = Study(
+        name=name,
+        metrics=metrics,
+        baseline=baseline,
+        arms=tuple(arm.name for arm in variants),
+        seeds=seeds,
+        runs=ordered,
+        effects=tuple(effect for one in metrics for effect in effects(ordered, contrasts, metric=one)),
+        shares=_all_shares(ordered, variants, metrics[0]),
+        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metrics[0].name)),
+        data=_described(task, str(settings["data"])),
+        settings=settings | _shared(variants),
+        wall_seconds=time.perf_counter() - begin,
+        tries=tries,
+    )
+    if folder.path is not None:
+        study.save(folder.path / "study.json")
+    return study
+
+
+def _given_task(
+    task: Task, data: Any, arms: Mapping[str, Recipe | Arm] | None, others: tuple[Any, ...]
+) -> tuple[Task, Mapping[str, Recipe | Arm] | None]:
+    if isinstance(data, Mapping) and arms is None and all(isinstance(one, (Recipe, Arm)) for one in data.values()):
+        data, arms = None, data
+    if data is not None or any(other is not None for other in others):
+        raise ConfigError(
+            "a task brings its own data",
+            expected="dissect(task, teacher=..., arms=...)",
+            got="data, validation, test or head beside a task",
+            fix="put them into the task",
+        )
+    return task, arms
+
+
+def _setup(
+    task: Task,
+    source: TeacherSource | None,
+    validation_signal: Any,
+    test_signal: Any,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+) -> Setup:
+    """Teacher and students checked against the data and each other; a model's answers kept for all students."""
+    if source is None and any(arm.recipe.needs_teacher for arm in arms):
+        raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
+    splits = task.splits
+    transfer = kept_in_memory(source, task, splits.transfer)
+    held_out: dict[str, TeacherSource] = {}
+    for name, given in (("validation", validation_signal), ("test", test_signal)):
+        split = getattr(splits, name)
+        found = as_source(given) if given is not None else kept_in_memory(source, task, split)
+        # a cached signal is of the transfer set: only a model answers on other data
+        if split is not None and found is not None and (given is not None or found is not source):
+            held_out[name] = found
+    for signal, split, what in (
+        (transfer, splits.transfer, "training"),
+        *((held_out.get(name), getattr(splits, name), name) for name in ("validation", "test")),
+    ):
+        _check_signal(signal, split, what)
+    names = dict.fromkeys(arm.recipe.student for arm in arms)
+    initial = {name: task.model(name, seeds[0]) for name in names} if task.student is not None else {}
+    for name, model in initial.items():
+        if same_module(model, task.model(name, seeds[0] + 1)):
+            raise ConfigError(
+                "the function that makes students gives the same module each time",
+                expected="a fresh model in each call",
+                fix="build the model inside the function",
+            )
+        task.check_batch(model)
+        _check_student(task, model, transfer)
+    settings: Settings = {
+        "data": splits.transfer.fingerprint(),
+        "teacher": "" if transfer is None else transfer.fingerprint(),
+        "student": fingerprint(
+            *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
+            *(value for name in initial for value in task.model(name, 0).state_dict().values()),
+        ),
+        "evaluation": fingerprint(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
+        "task": task.fingerprint()["task"],
+    }
+    training = arms[0].recipe.training
+    shared = [f.name for f in fields(training) if f.name != "learning_rate"]
+    settings |= {
+        key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
+    }
+    return Setup(task, transfer, held_out, settings)
+
+
+def _check_signal(source: TeacherSource | None, split: Split | None, what: str) -> None:
+    signal = source.cached if isinstance(source, Cached) else None
+    if not isinstance(signal, TeacherSignal) or split is None:
+        return
+    labels = split.labels
+    other = labels is not None and (
+        labels.shape != signal.labels.shape or not torch.equal(signal.labels.cpu(), labels.cpu())
+    )
+    if len(signal) != len(split) or other:
+        raise MismatchError(
+            f"the signal and the {what} data are not of the same examples",
+            expected=f"{len(split)} rows with the labels of the data, in its order",
+            got=f"{len(signal)} rows",
+            fix="collect the teacher's signal on these examples",
+        )
+
+
+def _check_student(task: Task, model: nn.Module, source: TeacherSource | None) -> None:
+    try:
+        outputs = outputs_of(task, model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise MismatchError(
+            "the student cannot take these inputs",
+            expected=f"inputs as {task.title} has them",
+            got=str(error).splitlines()[0],
+        ) from error
+    signal = source.cached if isinstance(source, Cached) else None
+    if isinstance(signal, TeacherSignal) and outputs != signal.classes:
+        raise MismatchError(
+            "student and teacher speak of different classes",
+            expected=f"logits [batch, {signal.classes}]",
+            got=f"{outputs} outputs",
+            fix="give the student the teacher's classes",
+        )
+
+
+def _described(task: Task, digest: str) -> dict[str, str | int | float]:
+    """The data as the record of a study holds them."""
+    splits = task.splits
+    found: dict[str, str | int | float] = {
+        "name": task.title,
+        "examples": len(splits.transfer),
+        "classes": _classes(task),
+        "fingerprint": digest,
+    }
+    parts = {"validation": splits.validation, "test": splits.test}
+    return found | {name: len(part) for name, part in parts.items() if part is not None}
+
+
+def _classes(task: Task) -> int:
+    names = task.splits.transfer.class_names or tuple(task.class_names)
+    return task.classes or len(names)
+
+
+def _shared(arms: Sequence[Arm]) -> Settings:
+    """Divergence and learning rate, where all variants have the same."""
+    own = [arm.settings for arm in arms]
+    return {key: own[0][key] for key in ("divergence", "learning_rate") if len({str(s[key]) for s in own}) == 1}
+
+
+def _check_tuned(tune: Tuning, task: Task, factors: Sequence[Sequence[float]]) -> None:
+    check_tuning(tune)
+    if task.splits.validation is None:
+        raise ConfigError("settings are tuned on validation data", got="none", fix="pass validation examples")
+    if any(len(values) > 1 for values in factors):
+        raise ConfigError(
+            "what is tuned is no factor of the study",
+            expected="one temperature, teacher weight and learning rate beside tune",
+            got=f"{[list(values) for values in factors]}",
+            fix="move them to tune, or leave tune out",
+        )
+
+
+def _check_study(seeds: Sequence[int], margin: float, task: Task) -> None:
+    if len(seeds) < 2 or len(set(seeds)) != len(seeds):
+        raise ConfigError(
+            "a study needs several different seeds",
+            expected="at least 2, better 5 or more",
+            got=f"{list(seeds)}",
+            fix="set seeds to 5",
+        )
+    if not margin > 0:
+        raise ConfigError("the margin must be above 0", got=repr(margin), fix="0.5 points of accuracy is usual")
+    if task.splits.validation is None and task.splits.test is None:
+        raise ConfigError("there is nothing to judge students by", fix="pass validation or test examples")
+
+
+def _absent_classes(task: Task, arms: Sequence[Arm], seeds: Sequence[int]) -> tuple[str, ...]:
+    labels, names = task.splits.transfer.labels, task.splits.transfer.class_names
+    if labels is None or labels.ndim != 1 or labels.is_floating_point() or not names:
+        return ()
+    notes = []
+    for share in dict.fromkeys(arm.share for arm in arms):
+        absent: set[int] = set()
+        for seed in seeds if share < 1 else seeds[:1]:
+            places = share_places(task.splits.transfer, share, seed)
+            absent |= set(range(len(names))) - set(labels[places].tolist())
+        if absent:
+            shown = ", ".join(names[c] for c in sorted(absent)[:10])
+            where = "the data" if share == 1 else f"some transfer sets of share {share:g}"
+            notes.append(f"{len(absent)} of {len(names)} classes are absent from {where}: {shown}")
+    return tuple(notes)
+
+
+def _unfinished(runs: Sequence[Run]) -> tuple[str, ...]:
+    words = {"diverged": "diverged", "stopped": "is missing, and is tried again by the same call"}
+    return tuple(f"{r.arm} seed {r.seed} {words[r.status]}: {r.note}" for r in runs if r.status in words)
+
+
+def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: MetricInfo) -> Any:
+    """Shares of the levels at the first factors that have them (one temperature, weight and share of the data)."""
+    plain = [arm for arm in arms if arm.plain]
+    for first in [arm for arm in plain if not arm.hard]:
+        own = [arm for arm in plain if arm.meets(first)]
+        places = {place: arm.name for place, cell in PLACES.items() for arm in own if arm.cell == cell}
+        found = shares(runs, places, metric=metric)
+        if found:
+            return found
+    return ()

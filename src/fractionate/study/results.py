@@ -1,0 +1,198 @@
+"""The runs of a study on disk, so that a killed study goes on where it was, and its progress on the screen."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from fractionate.errors import DamagedError, MismatchError, printable
+from fractionate.records import Run
+from fractionate.records.base import Record
+from fractionate.system.atomic import make_directory, sweep
+
+
+def fingerprint(*parts: Tensor | str) -> str:
+    """A short digest of tensors and texts."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{part.dtype}{list(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", text).strip("_") + "-" + hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+class Folder:
+    """The runs of a study on disk, one JSON a run, written whole or not at all."""
+
+    def __init__(self, out: Path | str | None, settings: Mapping[str, object]) -> None:
+        self.path = None if out is None else make_directory(out)
+        self.settings = settings
+        if self.path is not None:
+            make_directory(self.path / "runs")
+            sweep(self.path, deep=True)
+
+    def _file(self, arm: str, seed: int) -> Path:
+        assert self.path is not None
+        return self.path / "runs" / f"{_slug(arm)}--seed-{seed}.json"
+
+    def load(self, arm: str, seed: int, own: Mapping[str, object]) -> Run | None:
+        """The run of an arm with these settings of its own; None where it is not there yet."""
+        if self.path is None:
+            return None
+        file = self._file(arm, seed)
+        try:
+            run = Run.load_kept(file)
+        except DamagedError as error:
+            raise DamagedError(
+                f"{file} is not a run",
+                expected=error.expected,
+                got=error.what,
+                fix="delete this file; its run is redone",
+            ) from error
+        if run is None:
+            return None
+        if (run.arm, run.seed) != (arm, seed):
+            raise DamagedError(
+                f"{file} holds another run", expected=f"{arm}, seed {seed}", got=f"{run.arm}, seed {run.seed}",
+                fix="delete this file; its run is redone",
+            )  # fmt: skip
+        differing = [
+            f"{name} {run.settings.get(name)!r}, now {value!r}"
+            for name, value in {**self.settings, **own}.items()
+            if run.settings.get(name) != value
+        ]
+        if differing:
+            raise MismatchError(
+                f"{self.path} holds runs of another study",
+                expected="the same data, teacher, student, training and factors",
+                got="; ".join(differing),
+                fix="choose another folder, or delete this one",
+            )
+        return run
+
+    def save(self, run: Run) -> None:
+        """Keep a run that has ended; one that was given up is tried again by the next call."""
+        if self.path is not None and run.status != "stopped":
+            run.save(self._file(run.arm, run.seed))
+
+
+@dataclass(frozen=True)
+class PilotPlanned(Record):
+    """What the students of a pilot were trained on: a fingerprint of it all, and the share of the steps."""
+
+    mark: str
+    share: float
+
+
+@dataclass(frozen=True)
+class PilotAnswers(Record):
+    """Which validation examples a student of a pilot gets right: a 1 or a 0 for each."""
+
+    arm: str
+    seed: int
+    right: str
+
+
+class Answers:
+    """Which validation examples each student of a pilot gets right, on disk: one small JSON file a student.
+
+    `mark` is the fingerprint of all that the answers depend on. Raises `MismatchError` for a folder of another pilot.
+    """
+
+    def __init__(self, out: Path | str | None, mark: str) -> None:
+        self.path = None if out is None else make_directory(out)
+        self._share: float | None = None
+        if self.path is None:
+            return
+        sweep(self.path)
+        self._plan = self.path / "plan.json"
+        kept = PilotPlanned.load_kept(self._plan)
+        if kept is not None:
+            if kept.mark != mark:
+                raise MismatchError(
+                    f"{self.path} holds another pilot", expected="the same data, teacher, student, training and validation",
+                    got="others", fix="choose another folder, or delete this one",
+                )  # fmt: skip
+            self._share = kept.share
+        self.mark = mark
+
+    @property
+    def share(self) -> float | None:
+        """The share of the steps that these students were trained for; None for a new folder."""
+        return self._share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        if self.path is not None and self._share is None:
+            PilotPlanned(self.mark, share).save(self._plan)
+        self._share = share
+
+    def _file(self, arm: str, seed: int) -> Path:
+        assert self.path is not None
+        return self.path / f"{_slug(arm)}--seed-{seed}.json"
+
+    def load(self, arm: str, seed: int) -> Bool[Tensor, "examples"] | None:
+        """The answers of a student; None where it is not there."""
+        kept = None if self.path is None else PilotAnswers.load_kept(self._file(arm, seed))
+        if kept is None:
+            return None
+        if (kept.arm, kept.seed) != (arm, seed):
+            raise DamagedError(
+                f"{self._file(arm, seed)} holds other answers", expected=f"{arm}, seed {seed}",
+                got=f"{kept.arm}, seed {kept.seed}", fix="delete this file; it is made again",
+            )  # fmt: skip
+        return torch.tensor([mark == "1" for mark in kept.right])
+
+    def save(self, arm: str, seed: int, right: Bool[Tensor, "examples"]) -> None:
+        """Keep the answers of a student."""
+        if self.path is not None:
+            marks = "".join("1" if value else "0" for value in right.tolist())
+            PilotAnswers(arm, seed, marks).save(self._file(arm, seed))
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere, both on standard error."""
+
+    def __init__(self, name: str, total: int, *, show: Literal["auto", "off"]) -> None:
+        self.name, self.total, self.done, self.shown = name, max(1, total), 0, 0
+        self.begin = time.perf_counter()
+        self.lines = show == "auto" and not sys.stderr.isatty()
+        self._bar: Any = None
+        if show == "auto" and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.markup import escape
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(escape(printable(name)), total=self.total)
+            self._bar.start()
+
+    def advance(self, steps: int) -> None:
+        """Some more students' steps are done."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif self.lines and time.perf_counter() - self.begin > 10 * (self.shown + 1):
+            self.shown = int((time.perf_counter() - self.begin) / 10)
+            print(f"{printable(self.name)}: {self.done / self.total:.0%}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

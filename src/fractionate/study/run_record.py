@@ -1,0 +1,80 @@
+"""From a trained student to the record of its run: scores, what it absorbed, how its gradient was rescaled."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.losses.objective import Objective, rescaling
+from fractionate.records import Run, Scores
+from fractionate.study.setup import Setup, Trial
+from fractionate.tasks.metric import infos
+from fractionate.tasks.predictions import NOTHING
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.training.fleet.setup import Course, Outcome, model_logits
+from fractionate.training.mechanism import absorbed, histogram, off_label_relation
+
+MOST_CLASSES = 200  # a larger relation of classes is no picture
+
+
+def with_mechanism(
+    run: Run, model: nn.Module, course: Course, objective: Objective | None, seed: int, probed: Tensor | None
+) -> Run:
+    """The run with the student's relation of classes, its spectrum and the rescaling of its gradient at the end."""
+    signal = course.signals[seed]
+    examples = course.validation
+    if examples is None:
+        return run
+    logits = model_logits(model, examples.inputs.to(course.device)).cpu()
+    shown = None
+    if objective is not None and signal is not None and probed is not None:
+        shown = histogram(rescaling(probed.cpu(), signal.take(course.probe), objective), name="rescaling")
+    few = logits.shape[1] <= MOST_CLASSES
+    return replace(
+        run,
+        student_relation=off_label_relation(TeacherSignal(logits, examples.labels)) if few else (),
+        student_spectrum=absorbed(logits, examples.labels),
+        rescaling=shown,
+    )
+
+
+def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, backend: str) -> Run:
+    """The record of a student that was trained in a stack."""
+    model, arm = outcome.model, trial.arm
+    task, _ = setup.part(arm.share, trial.seed)
+    settings: Mapping[str, str | float | int | bool | None] = {**setup.settings, **arm.settings, "backend": backend}
+    base = Run(
+        arm=arm.name,
+        seed=trial.seed,
+        status="completed",
+        contract=arm.recipe_for(trial.seed).contract(),
+        steps=outcome.steps,
+        wall_seconds=outcome.wall_seconds,
+        parameters=sum(p.numel() for p in model.parameters()),
+        history=outcome.points,
+        settings=dict(settings),
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        metrics=infos(task.judged),
+    )
+    if outcome.diverged_at is not None:
+        return replace(
+            base,
+            status="diverged",
+            note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
+        )
+    scores: dict[str, Scores | None] = {"validation": None, "test": None}
+    for name in ("validation", "test"):
+        split, source = getattr(task.splits, name), setup.held_out.get(name)
+        if split is None:
+            continue
+        if source is None:
+            scores[name] = task.evaluate(model, split)
+        else:
+            with source.open(task, split, None, NOTHING) as teacher:
+                scores[name] = task.evaluate(model, split, teacher.signal_for)
+    done = replace(base, validation=scores["validation"], test=scores["test"])
+    return with_mechanism(done, model, course, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)

@@ -1,0 +1,132 @@
+"""What differs from task to task: how outputs become rows, which loss the labels have, which metrics judge. One file a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fractionate.data.batch import Batch
+from fractionate.data.labels import IGNORED, check_labels
+from fractionate.errors import MismatchError
+from fractionate.models.outputs import rows
+from fractionate.system.registry import Registry
+from fractionate.tasks.predictions import Predictions
+
+Rows = tuple[Tensor, Tensor, Tensor | None]  # values [rows, …], labels [rows], place [rows] or None
+
+
+class Kind(Protocol):
+    """A kind of task: frozen, registered by name; a subclass says what differs from one row an example or labelled token.
+
+    `metrics` are names of the registry of metrics; the first decides.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    distributions: ClassVar[bool] = True  # rows are distributions over classes: cells, spectrum and objectives apply
+    predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
+    tokens: ClassVar[Literal["", "aligned", "next"]] = (
+        ""  # how a stored signal's rows belong to tokens; "": one row an example
+    )
+
+    def rows(self, values: Tensor, batch: Batch) -> Rows:
+        """The rows of logits, or of what enters the output layer."""
+        return select_rows(values, batch, predicts_next=self.predicts_next)
+
+    def count(self, batch: Batch) -> float:
+        """The weight of a batch's rows, known before the forward pass."""
+        return count_labels(batch, predicts_next=self.predicts_next)
+
+    def label_loss(self, predictions: Predictions) -> Float[Tensor, "rows"]:
+        """The loss on labels alone."""
+        return cross_entropy(predictions)
+
+    def check_labels(self, predictions: Predictions, classes: int) -> None:
+        """Raise `MismatchError` naming the examples whose label the student cannot learn."""
+        check_class_labels(predictions, classes)
+
+    def generate(self, model: nn.Module, batch: Batch, tokens: int) -> Sequence[Sequence[int]]:
+        """Greedy text for metrics that read it. Raises `MismatchError` where models of this task write none."""
+        raise MismatchError(
+            f"{type(model).__name__} writes no text in this task",
+            expected="a task whose metrics read text: translation",
+        )
+
+
+kinds: Registry[Kind] = Registry(
+    "task",
+    "fractionate.tasks",
+    files=(
+        "tasks.classification",
+        "tasks.language_modelling",
+        "tasks.token_classification",
+        "tasks.translation",
+    ),
+)
+
+
+def select_rows(values: Tensor, batch: Batch, *, predicts_next: bool = False) -> Rows:
+    """One row for each label that is not `IGNORED`: of [batch, …] with labels [batch], or [batch, tokens, …] with [batch, tokens].
+
+    Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
+    """
+    return rows(values, batch.labels, predicts_next=predicts_next, complete=batch.complete)
+
+
+def count_labels(batch: Batch, *, predicts_next: bool = False) -> float:
+    """The number of rows of a batch, or the sum of their examples' weights."""
+    if batch.complete and batch.weight is None:
+        return float(len(batch.labels))
+    labels = batch.labels[:, 1:] if predicts_next and batch.labels.ndim > 1 else batch.labels
+    valid = labels != IGNORED
+    if batch.weight is None:
+        return float(valid.sum())
+    return float((valid.to(batch.weight.dtype) * batch.weight.reshape(-1, *[1] * (valid.ndim - 1))).sum())
+
+
+def cross_entropy(predictions: Predictions) -> Float[Tensor, "rows"]:
+    """Cross-entropy of each row with its label, in float32 at least."""
+    logits = predictions.required_logits
+    return functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)), predictions.labels, reduction="none"
+    )
+
+
+def check_class_labels(predictions: Predictions, classes: int) -> None:
+    """Raise `MismatchError` naming the examples whose label is no class of the student."""
+    if len(predictions):
+        check_labels(
+            predictions.labels,
+            classes,
+            name="data",
+            shown=lambda row: str(int(predictions.example[row])),
+            of="student",
+        )
+
+
+def check_not_copied(batch: Batch, tokens: str) -> None:
+    """Raise `MismatchError` where labels are the inputs themselves and each token is to be predicted at its own place."""
+    inputs = batch.inputs
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+    labels = batch.labels
+    if tokens == "next" or labels.ndim != 2 or not isinstance(ids, Tensor) or ids.shape != labels.shape:
+        return
+    counted = labels != IGNORED
+    if bool(counted.any()) and torch.equal(ids[counted], labels[counted]):
+        raise MismatchError(
+            "the labels are the inputs themselves: a model would learn to copy each token",
+            expected="predicts_next=True (a language model: each token is predicted at the one before it)",
+            got="labels equal to input_ids wherever a token counts",
+            fix="pass predicts_next=True, or Task('language-modelling', ...)",
+        )
+
+
+def inputs_by_name(inputs: Any) -> dict[str, Any]:
+    """The named inputs of a batch. Raises `MismatchError` for inputs without names."""
+    if not isinstance(inputs, Mapping):
+        raise MismatchError("inputs have no names", expected="a mapping with input_ids", got=type(inputs).__name__)
+    return dict(inputs)

@@ -1,0 +1,31 @@
+"""Teacher sources: cached signals, a model run on every batch, several teachers as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fractionate.store.reading import Store
+from fractionate.teachers.cached import Cached
+from fractionate.teachers.ensemble import Ensemble
+from fractionate.teachers.online import Online
+from fractionate.teachers.source import TeacherSource
+
+
+def as_source(teacher: Any) -> TeacherSource | None:
+    """A teacher source of what a verb was given: a source, a model, a signal, a store or its path, several of these, or None."""
+    if teacher is None or isinstance(teacher, (Cached, Online, Ensemble)):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return Online(teacher)
+    if isinstance(teacher, (str, Path)):
+        return Cached(Store.open(teacher))
+    if isinstance(teacher, Sequence):
+        members = tuple(source for source in map(as_source, teacher) if source is not None)
+        return Ensemble(members)
+    if isinstance(teacher, TeacherSource):
+        return teacher
+    return Cached(teacher)

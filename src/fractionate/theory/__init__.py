@@ -1,0 +1,19 @@
+"""The theory: teacher signals, confidence and shape rules, cells, the knowledge spectrum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.theory.teacher_signal import TeacherSignal as TeacherSignal
+    from fractionate.theory.topk_signal import CompactSignal as CompactSignal
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "teacher_signal": ("TeacherSignal",),
+            "topk_signal": ("CompactSignal",),
+        },
+    )

@@ -1,0 +1,202 @@
+"""Shape rules: how the mass beside the label is spread over the other classes.
+
+A rule is a frozen dataclass called with a signal; it returns [batch, classes], rows that sum to 1 with 0 at the label and at
+classes the teacher masks with -inf, and states its `level`. A shape is built with the label at -inf, never by dividing by
+1 - confidence, which is NaN for a certain teacher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fractionate.errors import ConfigError
+from fractionate.system.registry import Registry
+from fractionate.theory.confidence import Level, check_relation, check_seed, relation_distribution, shuffle_within_class
+from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
+
+
+@runtime_checkable
+class ShapeRule(Protocol):
+    """Called with a signal, gives a distribution over the classes beside the label; `level` says what it depends on."""
+
+    level: ClassVar[Level]
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]: ...
+
+
+shapes: Registry[ShapeRule] = Registry("shape rule", "fractionate.shapes")
+
+
+def spread(signal: TeacherSignal, mass: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    """Any non-negative masses, made a shape: 0 at the label and at masked classes, rows sum to 1 (flat if nothing is left)."""
+    others = signal.others
+    kept = torch.where(others, mass, 0.0)
+    total = kept.sum(dim=1, keepdim=True)
+    flat = others.to(kept.dtype) / others.sum(dim=1, keepdim=True)
+    # the smallest normal number: below it a quotient loses its digits, and a row that underflowed has no shape to keep
+    tiny = torch.finfo(kept.dtype).tiny
+    return torch.where(total > tiny, kept / total.clamp_min(tiny), flat)
+
+
+@shapes.register("uniform")
+@dataclass(frozen=True)
+class Uniform:
+    """Flat over the other classes: no knowledge about which."""
+
+    level: ClassVar[Level] = "universe"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        return spread(signal, torch.ones_like(signal.logits, dtype=compute_dtype(signal.logits.dtype)))
+
+
+@shapes.register("class-mean")
+@dataclass(frozen=True)
+class ClassMean:
+    """What the teacher says on average about the label's class: the off-label shape of m_c."""
+
+    level: ClassVar[Level] = "domain"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        return spread(signal, signal.stats.class_mean_of(signal.labels))
+
+
+@shapes.register("relation")
+@dataclass(frozen=True)
+class Relation:
+    """The class relation of the label (`confidence.relation_distribution`), as in kd-sim of Tang et al. 2002.03532."""
+
+    power: float = 0.5
+    sharpness: float = 0.3
+    level: ClassVar[Level] = "domain"
+
+    def __post_init__(self) -> None:
+        check_relation(self.power, self.sharpness)
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        return spread(signal, relation_distribution(signal, self.power, self.sharpness))
+
+
+@shapes.register("permuted")
+@dataclass(frozen=True)
+class Permuted:
+    """Placebo: a class-level shape with its classes renamed at random. Consistent class by class, and wrong.
+
+    With a cyclic permutation r of the classes: shape[y, j] = other[r(y), r(j)], `of` naming the class-level rule.
+    """
+
+    of: str = "relation"
+    seed: int = 0
+    level: ClassVar[Level] = "domain"
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        rule = shapes[self.of]
+        if rule.level == "instance" or hasattr(rule, "seed"):
+            raise ConfigError("only class-level shapes can be permuted", expected="class-mean or relation", got=self.of)
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        rule = shapes[self.of]
+        order = torch.randperm(signal.classes, generator=torch.Generator().manual_seed(self.seed))
+        renamed = torch.empty_like(order)
+        renamed[order] = order.roll(1)  # one cycle through all classes: no class keeps its name
+        renamed = renamed.to(signal.logits.device)
+        assert signal.population is not None
+        # the rule reads only the label, so an example of the renamed label stands for the class
+        other = TeacherSignal(
+            torch.zeros_like(signal.logits), renamed[signal.labels], signal.class_relation,
+            temperature=signal.temperature, population=signal.population, rows=signal.rows,
+        )  # fmt: skip
+        return spread(signal, rule(other)[:, renamed])
+
+
+@shapes.register("instance")
+@dataclass(frozen=True)
+class Instance:
+    """What the teacher says about this example: softmax(logits / temperature) with the label at -inf."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        # NaN where the teacher masks every other class: spread then makes the row flat
+        return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~signal.others, -torch.inf), dim=-1))
+
+
+@shapes.register("topk")
+@dataclass(frozen=True)
+class TopK:
+    """The teacher's k largest classes (the label counted where it is among them), the rest of the mass flat.
+
+    `k = None` takes a quarter of the classes, the best share on CIFAR-100 reported for KD-topk (Tang et al., v1).
+    """
+
+    k: int | None = None
+    level: ClassVar[Level] = "instance"
+
+    def __post_init__(self) -> None:
+        if self.k is not None and not (isinstance(self.k, Integral) and self.k is not True and self.k >= 1):
+            raise ConfigError("k cannot be used", expected="a whole number of at least 1", got=repr(self.k))
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        k = min(self.k if self.k is not None else -(-signal.classes // 4), signal.classes)
+        shape = Instance()(signal)
+        top = signal.tempered_logits.topk(k, dim=1).indices
+        others = signal.others
+        rest = others & torch.ones_like(others).scatter(1, top, False)
+        remainder = torch.where(rest, shape, 0.0).sum(dim=1, keepdim=True)
+        return torch.where(rest, remainder / rest.sum(dim=1, keepdim=True).clamp_min(1), shape)
+
+
+@shapes.register("top1")
+@dataclass(frozen=True)
+class TopOne:
+    """All on the class the teacher likes best beside the label: its top-1 where that is not the label (Zhang et al. 2305.08096)."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        best = signal.logits.masked_fill(~signal.others, -torch.inf).argmax(dim=1, keepdim=True)
+        mass = torch.zeros_like(signal.logits, dtype=compute_dtype(signal.logits.dtype)).scatter_(1, best, 1.0)
+        return spread(signal, mass)
+
+
+@shapes.register("without-top1")
+@dataclass(frozen=True)
+class WithoutTopOne:
+    """What the teacher says about this example beside the label and beside its top-1; with the confidence `with-top1` the
+    target "without top-1 information" of Zhang et al. (arXiv 2305.08096): p'(top-1) = 0, p'(label) = p(label) + p(top-1)."""
+
+    level: ClassVar[Level] = "instance"
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        top = signal.logits.argmax(dim=1, keepdim=True)
+        others = signal.others
+        kept = others.scatter(1, top, False)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, others)  # two classes: nothing else is left
+        return spread(signal, torch.softmax(signal.tempered_logits.masked_fill(~kept, -torch.inf), dim=-1))
+
+
+@shapes.register("shuffled-within-class")
+@dataclass(frozen=True)
+class ShuffledWithinClass:
+    """Placebo: the shape the teacher gave to another example of the same class. Right class relations, wrong example."""
+
+    seed: int = 0
+    level: ClassVar[Level] = "domain"
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
+        assert signal.population is not None and signal.rows is not None
+        partner = shuffle_within_class(signal.stats, self.seed)[signal.rows]
+        whole = signal.population.logits
+        donor = (
+            whole[partner.to(whole.device)].to(signal.logits.device, compute_dtype(whole.dtype)) / signal.temperature
+        )
+        return spread(signal, torch.softmax(donor.scatter(1, signal.labels[:, None], -torch.inf), dim=-1))

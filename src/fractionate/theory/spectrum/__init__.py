@@ -1,0 +1,20 @@
+"""The knowledge spectrum: what a teacher knows beyond a uniform guess, split exactly into five terms, in nats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fractionate.system.lazy import exports
+
+if TYPE_CHECKING:
+    from fractionate.theory.spectrum.dense import spectrum as spectrum
+    from fractionate.theory.spectrum.vocabulary import VocabularyStream as VocabularyStream
+    from fractionate.theory.spectrum.vocabulary import spectrum_of as spectrum_of
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "dense": ("spectrum",),
+            "vocabulary": ("VocabularyStream", "spectrum_of"),
+        },
+    )

@@ -1,0 +1,140 @@
+"""A teacher's signal without all of its classes: the label, some entries, and the exact mass of what is left out.
+
+For large vocabularies. Objectives take it as it is where cell and divergence allow (`losses.kernels.sparse`); `dense()` spreads the
+remainder evenly, so that every rule sees a `TeacherSignal`. Both give the same numbers; the loss on all the teacher said is met
+exactly where the remainder is even, and without bias where the entries were sampled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CompactSignal:
+    """Label, k entries and remainder of each row, read at a temperature.
+
+    Shapes: `labels` [batch]; `label_logits` [batch]; `logits` and `indices` [batch, k], the entries, never the label (−inf
+    pads a row with fewer); `rest` [batch, temperatures], log Σ exp(z / T) over all classes that are neither, −inf for none.
+
+    Raises `MismatchError` where the shapes do not fit.
+    """
+
+    labels: Int[Tensor, "batch"]
+    label_logits: Float[Tensor, "batch"]
+    logits: Float[Tensor, "batch k"]
+    indices: Int[Tensor, "batch k"]
+    rest: Float[Tensor, "batch temperatures"]
+    classes: int
+    class_relation: Float[Tensor, "classes classes"] | None = None
+    _: KW_ONLY
+    temperatures: tuple[float, ...] = (1.0,)
+    temperature: float = 1.0
+    population: CompactSignal | None = field(default=None, repr=False)  # all of it, where this is a part
+    _means: dict[float, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        rows = len(self.labels)
+        shapes = (self.label_logits.shape, self.logits.shape[:1], self.indices.shape, self.rest.shape)
+        if shapes != ((rows,), (rows,), self.logits.shape, (rows, len(self.temperatures))):
+            raise MismatchError("the parts of a compact signal differ in length", got=str([list(s) for s in shapes]))
+        self._column(self.temperature)
+
+    def _column(self, temperature: float) -> int:
+        if temperature not in self.temperatures:
+            raise ConfigError(
+                f"the mass left out is not known at temperature {temperature:g}",
+                expected=f"one of {', '.join(f'{t:g}' for t in self.temperatures)}",
+                fix=f"collect with temperatures=(1.0, {temperature:g}), or keep the signal dense",
+            )
+        return self.temperatures.index(temperature)
+
+    def at(self, temperature: float) -> CompactSignal:
+        """The same signal read at another of its temperatures."""
+        return self if temperature == self.temperature else replace(self, temperature=float(temperature))
+
+    def take(self, index: Int[Tensor, "some"] | slice) -> CompactSignal:
+        """Some of the rows; statistics stay those of the whole signal."""
+        names = ("labels", "label_logits", "logits", "indices", "rest")
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in names}
+        return replace(self, **parts, population=self.population or self)
+
+    def to(self, device: torch.device | str) -> CompactSignal:
+        """The same signal on a device."""
+        names = ("labels", "label_logits", "logits", "indices", "rest", "class_relation")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts.items()}
+        return replace(self, **moved)
+
+    @property
+    def rest_at(self) -> Float[Tensor, "batch"]:
+        """log Σ exp(z / T) of the classes left out."""
+        return self.rest[:, self._column(self.temperature)]
+
+    @property
+    def mean_confidence(self) -> Float[Tensor, ""]:
+        """The mean of p[y] over the whole signal, at this temperature."""
+        whole = self.population or self
+        if self.temperature not in whole._means:
+            whole._means[self.temperature] = whole.at(self.temperature).confidence.double().mean()
+        return whole._means[self.temperature]
+
+    @property
+    def normaliser(self) -> Float[Tensor, "batch"]:
+        """log Σ exp(z / T) over all classes: exact at the stored temperatures, whatever was left out."""
+        dtype = compute_dtype(self.logits.dtype)
+        rest = self.rest_at.to(dtype)
+        parts = [self.label_logits.to(dtype)[:, None] / self.temperature, self.logits.to(dtype) / self.temperature]
+        return torch.logsumexp(torch.cat([*parts, rest[:, None]], dim=1), dim=1)
+
+    @property
+    def confidence(self) -> Float[Tensor, "batch"]:
+        """p[y], the teacher's probability of the label: exact."""
+        dtype = compute_dtype(self.logits.dtype)
+        return torch.exp(self.label_logits.to(dtype) / self.temperature - self.normaliser)
+
+    @property
+    def captured(self) -> Float[Tensor, "batch"]:
+        """The probability of the label and the stored entries together: 1 less what was left out."""
+        return 1 - torch.exp(self.rest_at.to(self.normaliser.dtype) - self.normaliser)
+
+    def dense(self) -> TeacherSignal:
+        """All classes again, the remainder spread evenly over the classes left out; a `TeacherSignal` of this temperature."""
+        dtype = compute_dtype(self.logits.dtype)
+        entry = torch.isfinite(self.logits)
+        left = self.classes - 1 - entry.sum(dim=1)
+        rest = self.rest_at.to(dtype)
+        even = torch.where(left > 0, (rest - left.clamp_min(1).to(dtype).log()) * self.temperature, -math.inf)
+        full = even[:, None].expand(-1, self.classes).contiguous()
+        # padded entries point at the label, which is written last
+        full.scatter_(1, torch.where(entry, self.indices, self.labels[:, None]), self.logits.to(dtype))
+        full.scatter_(1, self.labels[:, None], self.label_logits.to(dtype)[:, None])
+        return TeacherSignal(full, self.labels, self.class_relation, temperature=self.temperature)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return (
+            f"CompactSignal({len(self)} rows × {self.logits.shape[1]} of {self.classes} classes, {self.logits.dtype}, "
+            f"temperature {self.temperature:g})"
+        )
+
+
+def top_one(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:
+    """The teacher's top-1 of each row; exact for compact rows too: nothing left out is above what was kept."""
+    if isinstance(signal, TeacherSignal):
+        return signal.logits.argmax(dim=1)
+    values = torch.cat([signal.label_logits[:, None], signal.logits], dim=1)
+    return (
+        torch.cat([signal.labels[:, None], signal.indices], dim=1).gather(1, values.argmax(1, keepdim=True)).squeeze(1)
+    )

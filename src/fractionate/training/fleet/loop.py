@@ -1,0 +1,154 @@
+"""Many students of one architecture in one pass by `torch.func`, on the same examples from a cached signal: the stacked backend.
+
+It wins where kernels are small: MLPs, small batches, GPUs. A student in a stack is the student trained by the loop: same initial
+weights, order, dropout, to rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fractionate.records import Point, Training
+from fractionate.training.fleet.bundle import Bundle
+from fractionate.training.fleet.captured_step import RECORDED_STEPS, Recording, record
+from fractionate.training.fleet.measurements import measure
+from fractionate.training.fleet.setup import (
+    EVALUATED_BATCH,
+    Course,
+    Entrant,
+    Lookup,
+    Outcome,
+    StudentFactory,
+    make_bundle,
+    make_student,
+)
+from fractionate.training.fleet.stacked import Stack
+from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
+
+Advance = Callable[[int], None]
+Recordings = dict[Any, Recording | None]  # by the shapes of a stack and its inputs; of one factory
+
+
+def stack_logits(stack: Stack, inputs: Tensor) -> Float[Tensor, "students examples classes"]:
+    """Logits of every student of a stack on the same examples, in evaluation mode."""
+    with torch.no_grad():
+        count = len(stack.seeds)
+        return torch.cat(
+            [stack.forward(x.expand(count, *x.shape)) for x in torch.split(inputs, EVALUATED_BATCH)], dim=1
+        )
+
+
+def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
+    """The precision of forward and backward pass; weights, optimiser and losses stay in float32."""
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+def _finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+class _Stepper:
+    """The forward and backward pass of a stack: recorded where that pays, else through `vmap` and autograd."""
+
+    def __init__(self, stack: Stack, course: Course, recordings: Recordings) -> None:
+        self.stack, self.course, self.recordings = stack, course, recordings
+        self.shapes = tuple(tuple(p.shape) for p in stack.parameters.values())
+        size, examples = course.training.batch_size, course.examples
+        whole, rest = divmod(examples, size)
+        epochs = course.steps / max(1, whole + (rest > 0))
+        self.long = {n for n, times in ((size, whole * epochs), (rest, epochs)) if times >= RECORDED_STEPS}
+        self.kept: list[Tensor] = []
+        self.recording: Recording | None = None
+
+    def forward(self, inputs: Tensor, step: int) -> Tensor:
+        """Logits of all students in training mode."""
+        self.recording = self._recorded(inputs, step)
+        with autocast(self.course.training, self.course.device):
+            if self.recording is None:
+                return self.stack.train_forward(inputs, step)
+        logits, self.kept = self.recording.forward(self.stack, inputs, self.stack.deal(inputs, step))
+        return logits
+
+    def backward(self, logits: Tensor, gradient: Tensor) -> None:
+        """Put the gradients of the parameters where the optimiser finds them."""
+        if self.recording is None:
+            torch.autograd.backward(logits, gradient.to(logits.dtype))
+            return
+        for name, value in self.recording.backward(self.kept, gradient.to(logits.dtype)).items():
+            # the fused optimiser reads memory in order, and a transposed gradient lies across it
+            self.stack.parameters[name].grad = None if name in self.recording.unused else value.contiguous()
+
+    def _recorded(self, inputs: Tensor, step: int) -> Recording | None:
+        if inputs.shape[1] not in self.long:
+            return None
+        key = (tuple(inputs.shape), inputs.dtype, self.shapes)
+        if key not in self.recordings:
+            noise = self.stack.deal(inputs, step)
+            with autocast(self.course.training, self.course.device):
+                self.recordings[key] = record(self.stack, inputs, noise)
+        return self.recordings[key]
+
+
+def train_stacked(
+    factory: StudentFactory,
+    entrants: Sequence[Entrant],
+    course: Course,
+    *,
+    advance: Advance = lambda _: None,
+    recordings: Recordings | None = None,
+) -> list[Outcome]:
+    """Train students in one pass, as one stack."""
+    begin = time.perf_counter()
+    modules = [make_student(factory, entrant.seed, course.device) for entrant in entrants]
+    stack = Stack(modules, [entrant.seed for entrant in entrants])
+    lookup = Lookup(course, entrants, layout=torch.contiguous_format)
+    optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], course.training)
+    stepper = _Stepper(stack, course, {} if recordings is None else recordings)
+    bundle: Bundle | None = None
+    steps, measured = course.steps, course.measured_steps
+    points: list[list[Point]] = [[] for _ in entrants]
+    diverged: list[int | None] = [None] * len(entrants)
+    probe = lookup.inputs(course.probe.to(course.device).expand(len(entrants), -1))
+    seen = None if course.validated is None else course.validated.inputs.to(course.device)
+    on_transfer: Tensor | None = None
+    for step in range(steps):
+        index = lookup.index(step)
+        logits = stepper.forward(lookup.inputs(index), step)
+        bundle = bundle or make_bundle(course, entrants, logits.shape[-1])
+        gradient = bundle.gradient(logits.float(), index)
+        set_learning_rate(optimizer, learning_rate(course.training, step, steps))
+        optimizer.zero_grad(set_to_none=True)
+        stepper.backward(logits, gradient)
+        optimizer.step()
+        if step in measured:
+            losses = bundle.loss(logits.float(), index).tolist()
+            with torch.no_grad():
+                on_transfer = stack.forward(probe)
+            validated = None if seen is None else stack_logits(stack, seen)
+            for i, entrant in enumerate(entrants):
+                if diverged[i] is None:
+                    modules[i].load_state_dict(stack.state(i))
+                    own = None if validated is None else validated[i]
+                    points[i].append(measure(course, entrant, step, losses[i], modules[i], on_transfer[i], own))
+                    if not bool(torch.isfinite(on_transfer[i]).all()):
+                        diverged[i] = step + 1
+        advance(len(entrants))
+    seconds = (time.perf_counter() - begin) / len(entrants)
+    outcomes = []
+    for i, (entrant, module) in enumerate(zip(entrants, modules, strict=True)):
+        module.load_state_dict(stack.state(i))
+        module.eval()
+        if diverged[i] is None and not _finite(module):
+            diverged[i] = steps
+        own = None if on_transfer is None else on_transfer[i]
+        outcomes.append(Outcome(entrant, module, steps, seconds, diverged[i], tuple(points[i]), own))
+    return outcomes

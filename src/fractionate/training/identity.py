@@ -1,0 +1,78 @@
+"""What tells a run from others, field by field: task, recipe, initial weights, teacher, seed and data."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fractionate.data.batch import Split
+from fractionate.errors import MismatchError
+from fractionate.models.modes import frozen_modules
+from fractionate.system.canonical import canonical_text
+from fractionate.system.hashing import model_hash, parts_of
+from fractionate.tasks.task import Task
+from fractionate.teachers.source import TeacherSource
+from fractionate.training.distributed import World
+from fractionate.training.recipe import Recipe
+from fractionate.training.run_folder import Asked
+from fractionate.training.state import asked_for
+
+NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+                 nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)  # fmt: skip
+
+
+def settings_of(
+    task: Task, recipe: Recipe, student: nn.Module, *, seed: int, steps: int, arm: str, examples: int
+) -> Asked:
+    """The settings of a run as its record holds them, without fingerprints of data and models."""
+    return asked_for(
+        student,
+        recipe.training,
+        objective=repr(recipe.objective),
+        objective_weight=float(recipe.objective_weight),
+        terms=", ".join(repr(spec) for spec in recipe.specs),
+        seed=seed,
+        steps=steps,
+        arm=arm,
+        examples=examples,
+        predicts_next=task.reader.predicts_next,
+    )
+
+
+def identity_of(
+    settings: Asked,
+    task: Task,
+    recipe: Recipe,
+    student: nn.Module,
+    source: TeacherSource | None,
+    split: Split,
+    world: World,
+) -> Asked:
+    """All of it: two calls that agree in it are the same run."""
+    found = dict(settings)
+    found |= {f"recipe.{name}": canonical_text(getattr(recipe, name)) for name in ("preparations", "data")}
+    found["terms"] = canonical_text(recipe.terms)
+    found |= {
+        "data": split.fingerprint(),
+        "teacher": None if source is None or not recipe.needs_teacher else source.fingerprint(),
+        "initial_weights": model_hash(student, world.whole(student.state_dict())),
+    }
+    return found | task.fingerprint()
+
+
+def check_apart(student: nn.Module, teacher: nn.Module) -> None:
+    """Raise `MismatchError` where training the student would train the teacher: they share parameters or their memory."""
+    tensors = (*parts_of(list(teacher.parameters())), *teacher.buffers())
+    held = {p.untyped_storage().data_ptr() for p in tensors if p.device.type != "meta"} - {0}
+    trained: dict[str, Tensor] = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    frozen = set(frozen_modules(student))
+    for path, module in student.named_modules():  # what normalisation notes of its batches
+        if isinstance(module, NORMALISATION) and module.running_mean is not None and module not in frozen:
+            trained[f"{path}.running_mean"] = module.running_mean
+    shared = [name for name, p in trained.items() if any(t.untyped_storage().data_ptr() in held for t in parts_of(p))]
+    if shared:
+        raise MismatchError(
+            f"student and teacher share {len(shared)} of what is trained of the student: the teacher would be trained too",
+            expected="models of their own",
+            got=", ".join(shared[:4]),
+            fix="give the teacher a copy.deepcopy, or freeze what is shared in the student (its normalisation by .eval())",
+        )

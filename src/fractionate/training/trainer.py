@@ -1,0 +1,396 @@
+"""One call of `distill` from its first check to its record: resume or start, train, evaluate, write down."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn, cast
+
+import torch
+import xxhash
+from torch import nn
+
+from fractionate.data.batch import Split
+from fractionate.data.parts import first_batch
+from fractionate.errors import ConfigError, DamagedError, StoppedError
+from fractionate.losses.terms.base import bind_terms, needs_of
+from fractionate.losses.terms.plain import CallableTerm
+from fractionate.models.modes import frozen_modules, plain_module, plain_state, train_mode
+from fractionate.models.outputs import device_of
+from fractionate.records import Point, Run, Scores
+from fractionate.tasks.metric import infos
+from fractionate.tasks.predictions import Needs
+from fractionate.tasks.task import SignalOf, Task
+from fractionate.teachers.cached import OpenCache
+from fractionate.teachers.source import OpenTeacher, TeacherSource, no_better_than_chance
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
+from fractionate.training.batching import Portion, portions
+from fractionate.training.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
+from fractionate.training.cost import cost_of
+from fractionate.training.distributed import World
+from fractionate.training.identity import check_apart, identity_of, settings_of
+from fractionate.training.interrupt import InterruptedLook, Notice, Watched
+from fractionate.training.memory import check_memory, foresee, small_for_sure
+from fractionate.training.observer import Observer
+from fractionate.training.progress import Progress, Show
+from fractionate.training.recipe import Recipe
+from fractionate.training.run_folder import Folder
+from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
+from fractionate.training.state import Parts, Standing, history, running_average, versions
+from fractionate.training.step import Stepper, Taken, seed_run, seed_step
+from fractionate.training.student import finish_student, teacher_on
+from fractionate.training.tracking import Ledger, Tracker
+
+DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
+
+
+@dataclass(kw_only=True, eq=False)
+class Session:
+    """One call of `distill`: what was given, and where it stands."""
+
+    task: Task
+    recipe: Recipe
+    student: nn.Module
+    split: Split  # what the student is trained on, transforms done
+    source: TeacherSource | None
+    seed: int
+    arm: str
+    steps: int
+    folder: Folder | None
+    save_every_steps: int | None
+    save_every_seconds: float
+    log_every: int
+    held_out: dict[str, TeacherSource]  # teachers of the evaluation splits by name
+    trackers: tuple[Tracker, ...]
+    show: Show
+    compile_mode: str | None
+    recompute: tuple[str, ...]
+    notice: Notice
+    world: World
+    observer: Observer | None = None
+
+    standing: Standing = field(default_factory=Standing)
+    started: float = field(default_factory=time.monotonic)
+    points: list[Point] = field(default_factory=list)
+
+    def run(self) -> tuple[nn.Module, Run]:
+        """Check, resume or start, train to the end, evaluate, write down."""
+        before = random_state()
+        self.training = self.recipe.training
+        self.plain = plain_module(self.student)
+        task, recipe, plain = self.task, self.recipe, self.plain
+        self.asked = settings_of(
+            task, recipe, plain, seed=self.seed, steps=self.steps, arm=self.arm, examples=len(self.split)
+        )
+        if self.folder is not None:
+            self.asked = identity_of(self.asked, task, recipe, plain, self.source, self.split, self.world)
+            finished = self.folder.finished(self.asked)
+            if finished is not None:
+                self.student, self.plain = finish_student(self.recipe, self.student)
+                self.folder.read_into(self.plain, finished)
+                restore_random_state(before)
+                return self.student, finished
+        self.device = device_of(self.student)
+        try:
+            with ExitStack() as stack:
+                return self._run(stack)
+        finally:
+            restore_random_state(before)
+            if hasattr(self, "ledger"):
+                self.ledger.close()
+                self.progress.close()
+
+    def _run(self, stack: ExitStack) -> tuple[nn.Module, Run]:
+        self._foresee()  # before processes share the student: a pass over shapes would confuse them
+        seed_run(self.seed)
+        self._prepare(stack)
+        self._open()
+        self._train()
+        run = self._record()
+        self.ledger.sync()  # before run.json, which says that all is there
+        if self.folder is not None:
+            weights = self.world.whole(plain_state(self.plain))
+            run = self.folder.finish(run, weights) if self.world.rank == 0 else run
+        self.world.wait()
+        self.ledger.finish(run)
+        return self.student, run
+
+    def _prepare(self, stack: ExitStack) -> None:
+        """Reader, teacher, terms and optimiser."""
+        recipe, training = self.recipe, self.training
+        ours, theirs = needs_of(recipe.specs)
+        if training.loss_from == "hidden":
+            ours, theirs = ours | Needs(hidden=True), theirs | Needs(hidden=True)
+        decay = training.average_decay  # before hooks are set, which a copy would take along
+        average = None if decay is None else running_average(self.plain, decay)
+        bound_here = [spec for spec in recipe.specs if not isinstance(spec, CallableTerm)]
+        example = self.task.example(self.split).to(self.device) if ours or bound_here else None
+        reader = stack.enter_context(self.task.open(self.student, ours, example))
+        teacher: OpenTeacher | None = None
+        if self.source is not None and recipe.opens_teacher:
+            if self.source.model is not None:
+                check_apart(self.plain, self.source.model)
+            teacher = stack.enter_context(self.source.open(self.task, self.split, recipe.objective, theirs))
+        bound: tuple[object, ...] = ()
+        if recipe.specs:
+            said = None if example is None else self.task.read(reader, example, head=self.task.head)
+            inside = None if teacher is None or not theirs or example is None else teacher.predictions_for(example)
+            bound = stack.enter_context(
+                bind_terms(
+                    recipe.specs,
+                    student=said,
+                    teacher=inside,
+                    examples=len(self.split),
+                    seed=self.seed,
+                    parts=reader.parts,
+                    models=(self.student, None if self.source is None else self.source.model),
+                    teacher_on_all=None if teacher is None else lambda: teacher_on(teacher, self.split, self.device),
+                    precision=training.precision,
+                )
+            )
+            reader.parts.to(self.device)
+        self.reader, self.teacher = reader, teacher
+        called = self.world.wrap(reader)
+        trained = [p for p in (*self.plain.parameters(), *reader.parts.parameters()) if p.requires_grad]
+        if not any(p.requires_grad for p in self.plain.parameters()):
+            raise ConfigError(
+                "the student has nothing to train", expected="parameters that require gradients", got="none"
+            )
+        self.parts = Parts(self.plain, make_optimizer(trained, training), reader.parts)
+        self.parts.average = average
+        if training.precision == "float16":
+            self.parts.scaler = torch.amp.GradScaler(self.device.type)
+        if self.compile_mode is not None:
+            called = cast(nn.Module, torch.compile(called, mode=self.compile_mode))
+        targets = None
+        if teacher is not None and recipe.objective is not None and training.loss_from == "logits":
+            targets = teacher.targets(recipe.objective)
+        self.stepper = Stepper(
+            task=self.task,
+            called=called,
+            parts=self.parts,
+            teacher=teacher,
+            objective=recipe.objective,
+            objective_weight=recipe.objective_weight,
+            terms=tuple(zip(recipe.specs, bound, strict=True)),  # type: ignore[arg-type]
+            targets=targets,
+            training=training,
+            device=self.device,
+            world=self.world,
+            trained=list(trained),
+            output_layer=reader.head,
+            labels_checked=isinstance(teacher, OpenCache) and teacher.checked,
+        )
+        self.signal_of = {name: self._signal_of(stack, name) for name in ("validation", "test")}
+
+    def _signal_of(self, stack: ExitStack, name: str) -> SignalOf | None:
+        """The teacher's signal of the rows of an evaluation split, where one was given."""
+        split, source = getattr(self.task.splits, name), self.held_out.get(name)
+        if split is None or source is None:
+            return None
+        return stack.enter_context(source.open(self.task, split, None, Needs())).signal_for
+
+    def _foresee(self) -> None:
+        """Refuse a step that cannot fit before anything is allocated for it."""
+        if self.world.holds_shards(self.plain):
+            return
+        training = self.training
+        size = min(training.micro_batch_size or training.batch_size, len(self.split))
+        batch = first_batch(self.split, -(-size // self.world.size), self.seed)
+        inputs = self.task.inputs_of(self.plain, batch)
+        if small_for_sure(self.plain, inputs, self.device):
+            return
+        copies = (training.average_decay is not None) + (training.keep == "best")
+        learns_from = "teacher" if self.recipe.opens_teacher else "labels"
+        forecast = foresee(self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies)
+        check_memory(forecast, self.device)
+
+    def _open(self) -> None:
+        """Find the newest sound checkpoint and go on from it, or start."""
+        path: Path | None = None
+        damaged: tuple[DamagedError, ...] = ()
+        found = None
+        if self.folder is not None:
+            found, damaged = latest_checkpoint(self.folder.checkpoints, clean=self.world.rank == 0)
+            path = self.folder.metrics if self.world.rank == 0 else None
+        if found is not None and self.folder is not None:
+            self.folder.check(self.asked, found.facts["asked"])
+            self.standing = self.parts.restore(found, self.world)
+        self.ledger = Ledger(path, keep_bytes=self.standing.metrics_bytes, trackers=self.trackers)
+        self.ledger.start(self.arm, self.asked)
+        show = self.show if self.world.rank == 0 else "nothing"
+        self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.standing.step)
+        contract = self.recipe.contract()
+        if contract is not None:
+            self.progress.say(str(contract))
+        self.remark = ""
+        cached = self.teacher.signal if isinstance(self.teacher, OpenCache) else None
+        if cached is not None and isinstance(cached, (TeacherSignal, CompactSignal)):
+            self.remark = no_better_than_chance(cached)
+        if self.remark:
+            self.progress.say(f"warning: {self.remark}")
+        for error in damaged:
+            self.progress.say(f"{error.what}: going on from step {self.standing.step}")
+        self.world.wait()
+
+    def _train(self) -> None:
+        self.frozen = frozen_modules(self.student)
+        train_mode(self.student, self.frozen)
+        self.reader.parts.train()
+        look = self.training.evaluate_every
+        if look is None and (self.training.patience is not None or self.training.keep == "best"):
+            look = -(-len(self.split) // self.training.batch_size)
+        if self.standing.look_due:  # a signal came within it
+            self._look()
+            if self.standing.look_due:
+                self._stop()
+        saved = time.monotonic()
+        ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
+        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
+        fetched = self.split.batches(wanted, self.seed)
+        for step in plan:
+            if self.standing.ended:
+                break
+            pieces = [(next(fetched).to(self.device), piece is not None) for piece in step.pieces]
+            seed_step(self.seed, self.standing.step, self.device, self.world.rank)
+            rate = learning_rate(self.training, self.standing.step, self.steps)
+            set_learning_rate(self.parts.optimizer, rate)
+            overdue = time.monotonic() - saved >= self.save_every_seconds and self.folder is not None
+            number = self.standing.step + 1
+            row_due = number % self.log_every == 0 or number == self.steps
+            asked = (float(self.notice.number), float(overdue))
+            described = max(1, self.steps // self.log_every // DESCRIBED_ROWS)
+            describe = row_due and (number // self.log_every % described == 0 or number == self.steps)
+            taken = self.stepper.take(pieces, step=self.standing.step, describe=describe, also=asked)
+            # a signal that came within this step can wait for the next where processes have to agree on it
+            stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
+            self._note(step, taken, rate, row_due=row_due)
+            if self.observer is not None:
+                self.observer.stepped()
+                if number in self.observer.steps:
+                    self.points.append(self.observer.measure(number, taken.loss, self.student))
+                    train_mode(self.student, self.frozen)
+            if self.task.splits.validation is not None and look and (number % look == 0 or number == self.steps):
+                self._look()
+                stop = stop or self.standing.look_due
+            if self.save_every_steps and self.standing.step % self.save_every_steps == 0:
+                due = True
+            if (
+                self.folder is not None
+                and (due or stop)
+                and (self.standing.step < self.steps or self.standing.look_due)
+            ):
+                self._save()
+                saved = time.monotonic()
+            if stop:
+                self._stop()
+
+    def _stop(self) -> NoReturn:
+        raise StoppedError(
+            f"stopped by a signal after step {self.standing.step} of {self.steps}",
+            number=self.notice.number or 15,
+            fix="run the same command again to go on",
+        )
+
+    def _plan(self) -> Iterator[Portion]:
+        return portions(
+            self.split, self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
+        )
+
+    def _note(self, step: Portion, taken: Taken, rate: float, *, row_due: bool) -> None:
+        """Count the step, and write a row where one is due."""
+        now = self.standing
+        now.step += 1
+        now.loss_steps += 1
+        now.loss_sum += taken.loss
+        now.seen += step.index.shape[0]
+        now.order = xxhash.xxh3_64_hexdigest(now.order.encode() + step.index.numpy().tobytes())
+        loss = None
+        if row_due:
+            loss = now.loss_sum / now.loss_steps
+            row = {"step": now.step, "loss": loss, "learning_rate": rate, "examples": now.seen, "order": now.order}
+            if taken.rescaled is not None:
+                row |= {"rescaling_mean": taken.rescaled[0], "rescaling_deviation": taken.rescaled[1]}
+            self.ledger.write(row)
+            now.loss_sum, now.loss_steps = 0.0, 0
+        self.progress.step(now.step, loss)
+
+    def _look(self) -> None:
+        """Measure on the validation data; keep the best weights; end where patience has run out."""
+        now, split = self.standing, self.task.splits.validation
+        assert split is not None
+        now.look_due = True
+        try:
+            # processes that evaluate apart cannot agree to stop in between
+            watched = Watched(split, self.notice) if self.world.size == 1 else split
+            scores = self._measure("validation", watched, final=False)
+        except InterruptedLook:
+            return
+        now.look_due = False
+        assert scores is not None
+        self.ledger.write({"step": now.step, "validation": asdict(scores)})
+        now.looks_without_better += 1
+        if now.better(scores, infos(self.task.judged)):
+            now.best, now.best_step, now.looks_without_better = asdict(scores), now.step, 0
+            if self.training.keep == "best":
+                state = self.world.whole(self._measured().state_dict())
+                self.parts.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+        if self.training.patience is not None and now.looks_without_better >= self.training.patience:
+            now.ended = True
+
+    def _measured(self) -> nn.Module:
+        """The module whose weights become the student."""
+        average = self.parts.average
+        return self.plain if average is None else average.module  # type: ignore[return-value]
+
+    def _measure(self, name: str, split: Split | None, *, final: bool = True) -> Scores | None:
+        """The task's metrics on an evaluation split, with the weights that would become the student."""
+        if split is None:
+            return None
+        return self.task.evaluate(self._measured(), split, self.signal_of[name], final=final)
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        now = replace(self.standing, metrics_bytes=self.ledger.sync())
+        now.seconds += time.monotonic() - self.started
+        checkpoint = self.parts.snapshot(now, self.asked, self.world)
+        if self.world.rank == 0:
+            save_checkpoint(self.folder.checkpoints, checkpoint)
+        self.world.wait()
+
+    def _record(self) -> Run:
+        """Choose the weights, measure them, and say what was done."""
+        now = self.standing
+        if self.parts.best:
+            last = self.world.whole(plain_state(self._measured())) if now.best_step != now.step else {}
+            if self.folder is not None and last and self.world.rank == 0:
+                self.folder.keep_last(last)
+            self.plain.load_state_dict(self.world.like(self.parts.best, self.plain.state_dict()))
+        elif self.parts.average is not None:
+            self.plain.load_state_dict(self._measured().state_dict())
+        self.parts.average = None
+        if self.teacher is not None:
+            self.teacher.check_unchanged()
+        self.student, self.plain = finish_student(self.recipe, self.student)
+        return Run(
+            arm=self.arm,
+            seed=self.seed,
+            status="completed",
+            contract=self.recipe.contract(),
+            steps=now.step,
+            wall_seconds=now.seconds + time.monotonic() - self.started,
+            parameters=sum(p.numel() for p in self.plain.parameters()),
+            validation=self._measure("validation", self.task.splits.validation),
+            test=self._measure("test", self.task.splits.test),
+            history=tuple(self.points) or history(self.ledger.rows),
+            settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
+            versions=versions(),
+            note=self.remark,
+            cost=cost_of(self.plain, self.source, self.split, self.seed) if self.folder is not None else {},
+            metrics=infos(self.task.judged),
+        )
