@@ -61,12 +61,12 @@ def test_the_reason_of_an_error_is_one_line():
     ],
 )
 def test_what_no_part_foresaw_ends_in_a_message(raised, code, words, monkeypatch, capsys):
-    import fractionate.store
+    import fractionate.store.upkeep
 
     def fail(_):
         raise raised
 
-    monkeypatch.setattr(fractionate.store, "info", fail)
+    monkeypatch.setattr(fractionate.store.upkeep, "info", fail)
     with pytest.raises(SystemExit) as caught:
         main(["store", "info", "x"])
     told = capsys.readouterr()

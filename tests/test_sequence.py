@@ -33,7 +33,7 @@ class Text(Dataset):
         generator = torch.Generator().manual_seed(seed)
         self.tokens = torch.randint(CLASSES, (sentences, tokens), generator=generator)
         lengths = torch.randint(2, tokens + 1, (sentences,), generator=generator)
-        self.labels = self.tokens.masked_fill(torch.arange(tokens) >= lengths[:, None], IGNORED)
+        self.labels = ((self.tokens + 1) % CLASSES).masked_fill(torch.arange(tokens) >= lengths[:, None], IGNORED)
 
     def __len__(self):
         return len(self.tokens)

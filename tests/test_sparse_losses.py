@@ -260,7 +260,7 @@ def test_the_engine_reads_a_store_dense_where_the_loss_needs_it(store):
 def test_a_loss_that_couples_the_batch_is_not_cut_into_pieces(store):
     train, _, _ = digits()
     pieces = replace(FAST, micro_batch_size=8)
-    with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*one piece"):
+    with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*the whole batch at once"):
         distill(mlp(), train, store.signal(), objective=Objective(divergence="dist"), training=pieces)
     distill(mlp(), train, store.signal(), objective=Objective(divergence="dist(1, 0)"), training=pieces)
 
@@ -268,7 +268,7 @@ def test_a_loss_that_couples_the_batch_is_not_cut_into_pieces(store):
 def test_a_loss_that_couples_the_batch_is_not_spread_over_processes():
     coupled, alone, two = Objective(divergence="dist"), World(), World(rank=1, size=2)
     with pytest.raises(ConfigError, match=r"dist couples the examples of a batch.*\n.*on one process.*\n.*2 processes"):
-        check_coupling(coupled, FAST, two)
-    check_coupling(coupled, FAST, alone)
-    check_coupling(Objective(divergence="dist(1, 0)"), FAST, two)
-    check_coupling(Objective(teacher_weight=0.0, divergence="dist"), FAST, two)  # nobody asks the divergence
+        check_coupling(coupled, [], FAST, two)
+    check_coupling(coupled, [], FAST, alone)
+    check_coupling(Objective(divergence="dist(1, 0)"), [], FAST, two)
+    check_coupling(Objective(teacher_weight=0.0, divergence="dist"), [], FAST, two)  # nobody asks the divergence

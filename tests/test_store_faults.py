@@ -181,7 +181,8 @@ def test_racing_writers_make_the_store_of_one_and_a_killed_one_hinders_nobody(tm
     content = gather(tmp_path / "one").content()
     racing = [forked(lambda: gather(tmp_path / "s")) for _ in range(3)]
     os.kill(racing[0], signal.SIGKILL)
-    assert [os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) for writer in racing] == [-9, 0, 0]
+    ends = [os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) for writer in racing]
+    assert ends in ([-9, 0, 0], [0, 0, 0])  # it may have been done before the signal came
     store = Store.open(tmp_path / "s")
     assert store.complete and store.content() == content
     repair(tmp_path / "s")

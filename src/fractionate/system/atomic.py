@@ -99,7 +99,9 @@ def _publish(path: Path, content: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # FAT, exFAT, many network mounts; what else is wrong, the rename finds too
+        except OSError as error:  # FAT, exFAT, many network mounts have no hard links
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+                raise
             with _folder_locked(path.parent):
                 if os.path.lexists(path):
                     return False
