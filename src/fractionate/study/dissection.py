@@ -101,7 +101,7 @@ def dissect(
         student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
         data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
         teacher: As `distill` takes it. A model is run once where the data are the same in every epoch.
-        arms: Recipes by name, or `Arm`s (placebo of another, a share of the data). Without them the factors below make them.
+        arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data). Without them the factors below make them.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
             the labels alone. `terms` are part of every one of them.
         validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it.
