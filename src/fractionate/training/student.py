@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.data.batch import Split
+from fractionate.data.batch import Batch, Split
 from fractionate.errors import ConfigError
 from fractionate.models.modes import plain_module
 from fractionate.models.preparations import Preparing
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import Predictions
+from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import OpenTeacher, TeacherSource
 from fractionate.training.recipe import Recipe
@@ -100,3 +101,36 @@ def teacher_on(teacher: OpenTeacher, split: Split, device: torch.device) -> Iter
         found = teacher.predictions_for(batch)
         if found is not None:
             yield found
+
+
+def check_used(reader: Reader, task: Task, batch: Batch) -> None:
+    """Raise `ConfigError` naming trained parameters that the loss cannot reach: several processes would wait for their gradient."""
+    model = reader.model
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # statistics must not move
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            output, captured = reader(ModelInputs.of(plain_module(model))(batch))
+            found = task.rows(output, captured, batch, head=task.head)
+            rows = found.hidden if found.logits is None else found.logits
+            assert rows is not None
+            reached = [rows, *found.features.values(), *([] if found.explanations is None else [found.explanations])]
+            torch.stack([part.float().sum() for part in reached if part.requires_grad]).sum().backward()  # type: ignore[no-untyped-call]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    layer = None if reader.head is None else {id(p) for p in reader.head.parameters()}
+    unused = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.grad is None and not (layer is not None and id(p) in layer)
+    ]
+    for parameter in model.parameters():
+        parameter.grad = None
+    if unused:
+        raise ConfigError(
+            f"{len(unused)} parameters of the student get no gradient: several processes would wait for it",
+            expected="a loss that reaches every parameter that is trained",
+            got=", ".join(unused[:6]),
+            fix="freeze them, parameter.requires_grad_(False), or leave that part out; one process trains it as it is",
+        )

@@ -43,7 +43,7 @@ from fractionate.training.run_folder import Folder
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from fractionate.training.state import Parts, Standing, history, running_average, versions
 from fractionate.training.step import Stepper, Taken, seed_run, seed_step
-from fractionate.training.student import finish_student, teacher_on
+from fractionate.training.student import check_used, finish_student, teacher_on
 from fractionate.training.tracking import Ledger, Tracker
 
 DESCRIBED_ROWS = 5  # the rescaling of gradients is measured in one row of so many: it costs about half a step
@@ -155,6 +155,8 @@ class Session:
             )
             reader.parts.to(self.device)
         self.reader, self.teacher = reader, teacher
+        if self.world.size > 1 and self.world.parallel == "copies":
+            check_used(reader, self.task, self.task.example(self.split).to(self.device))
         called = self.world.wrap(reader)
         trained = [p for p in (*self.plain.parameters(), *reader.parts.parameters()) if p.requires_grad]
         if not any(p.requires_grad for p in self.plain.parameters()):
