@@ -2,6 +2,8 @@
 
     python bench/kill.py --kills 300          # resumable: figures are appended to bench/results/kill.jsonl, the table is made of it
 
+A figure holds for the sources it was measured on: after a change of `src/` the ledger begins anew.
+
 A fork server: this process has torch imported, each training is a fork of it. Compared bit for bit with an undisturbed
 run: weights, optimiser, averages, best weights, random states, the rows of metrics.jsonl with the rolling hash of the
 order of examples, and the record (less its seconds).
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -37,6 +40,14 @@ RESULTS = Path(__file__).parent / "results"
 TRAINING = Training(
     steps=60, batch_size=32, micro_batch_size=16, average_decay=0.9, evaluate_every=7, keep="best", clip_norm=1.0
 )
+
+
+def sources() -> str:
+    """A digest of the package as it is: figures of other sources are not counted."""
+    seen = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "src").rglob("*.py")):
+        seen.update(path.read_bytes())
+    return seen.hexdigest()[:16]
 
 
 def digits() -> tuple[Examples, Examples, TeacherSignal]:
@@ -146,21 +157,26 @@ def prepare(folder: Path) -> tuple[Path, tuple[Examples, Examples, TeacherSignal
 
 
 def main() -> None:
-    """Kill until there are as many figures as asked for, then write the table."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--kills", type=int, default=20)
-    asked.add_argument("--seconds", type=float, default=420.0, help="stop in good time; run again for the rest")
-    arguments = asked.parse_args()
+    """Kill until there are `--kills` figures, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=420.0, help="stop in good time; run again for the rest")
+    arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     ledger = RESULTS / "kill.jsonl"
-    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    present = sources()
+    rows = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    done = [row for row in rows if row.get("sources") == present]
+    if len(done) < len(rows):
+        ledger.unlink()
+        done = []
     with tempfile.TemporaryDirectory() as scratch:
         reference, data, seconds = prepare(Path(scratch))
         draw = random.Random(len(done))
         end = time.monotonic() + arguments.seconds
         while sum(not e["finished"] for e in done) < arguments.kills and time.monotonic() < end:
             folder = Path(scratch) / f"kill-{len(done)}"
-            done.append(kill_once(folder, reference, data, draw.uniform(0, seconds)))
+            done.append({"sources": present, **kill_once(folder, reference, data, draw.uniform(0, seconds))})
             # the machine's speed changes: a kill after the end says nothing, so aim earlier where one came too late
             seconds *= 0.97 if done[-1]["finished"] else 1.01
             with ledger.open("a") as file:

@@ -115,9 +115,9 @@ BUGS = (
     Bug("rescaling with the untempered student", "losses/objective.py", (
         ("tempered = torch.softmax(logits / objective.temperature, dim=-1)", "tempered = torch.softmax(logits, dim=-1)"),)),
     Bug("arguments in names evaluated", "system/registry.py", (
-        ("arguments = [ast.literal_eval(argument) for", "arguments = [eval(ast.unparse(argument)) for"),)),
+        ("arguments = [_plain(ast.literal_eval(argument)) for", "arguments = [_plain(eval(ast.unparse(argument))) for"),)),
     Bug("records ignore unknown fields", "records/base.py", (('extra="forbid"', 'extra="ignore"'),)),
-    Bug("text in notebooks not escaped", "records/base.py", (("html_text.escape(str(self))", "str(self)"),)),
+    Bug("text in notebooks not escaped", "records/base.py", (("html_text.escape(visible(str(self)))", "visible(str(self))"),)),
     Bug("parts of data overlap", "data/examples.py", (("start += size", "start += size // 2"),)),
     Bug("gradient of the mean handed to every reduction", "losses/kernels/onepass.py", (
         ("return scale_rows(kept, gradient_of_loss / ctx.made_for), None, None", "return kept, None, None"),)),
@@ -165,11 +165,11 @@ BUGS = (
     Bug("an infinite gradient passes", "training/step.py", (
         ("finite = finite and not bool(self._found)", "pass"),), "test_engine"),
     Bug("a guessed label counts as a label", "training/step.py", (
-        ("(~known, replace(self.objective, teacher_weight=1.0))", "(~known, self.objective)"),), "test_engine_loop"),
+        ("(~known, replace(objective, teacher_weight=1.0))", "(~known, objective)"),), "test_engine_loop"),
     Bug("a look forgotten when a run goes on", "training/trainer.py", (
         ("if self.standing.look_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
-    Bug("weights of living teachers ignored", "engine/council.py", (
-        ("log_p + self.log_share.view(", "log_p + 0 * self.log_share.view("),), "test_engine_faults"),
+    Bug("weights of the teachers ignored", "teachers/ensemble.py", (
+        ("log_p + log_share.T[:, :, None]", "log_p + 0 * log_share.T[:, :, None]"),), "test_engine_faults"),
     Bug("the best weights in the place of the last", "training/run_folder.py", (
         ("write_file(self.path / LAST, to_bytes(weights)[0])", "shutil.copy(self.path / STUDENT, self.path / LAST)"),),
         "test_engine_loop"),
@@ -178,7 +178,8 @@ BUGS = (
     Bug("dropout redrawn when recomputed", "training/recompute.py", (
         ("use_reentrant=False, **named", "use_reentrant=False, preserve_rng_state=False, **named"),)),
     Bug("a module's own forward lost", "training/recompute.py", (("if own is not None:", "if False:"),)),
-    Bug("a coupled loss spread over processes", "training/step.py", (("if cut or world.size > 1:", "if cut:"),)),
+    Bug("a coupled loss spread over processes", "training/step.py", (
+        ("if found and (cut or world.size > 1):", "if found and cut:"),)),
 )  # fmt: skip
 
 
@@ -202,6 +203,8 @@ def survives(copy: Path, first: str = "") -> tuple[str, str]:
 def seed(bug: Bug, copy: Path) -> bool:
     """Put the bug into the copy; False where its place is gone."""
     path = copy / "src" / "fractionate" / bug.file
+    if not path.is_file():
+        return False
     text = path.read_text(encoding="utf-8")
     for old, new in bug.edits:
         if text.count(old) != 1:
