@@ -253,7 +253,7 @@ The same for all: students, initial weights, teacher, loss (torchdistill's KDLos
 is timed), fused AdamW, cosine, sizes of batches, steps. Not the same:
 
 - Ours adds a finite check of loss and gradient before every step, seeds of the model's draws, the order's hash, a hundred rows of
-  metrics with the gradient rescaling; in start-up a forecast of memory, hashes of data and teacher, a look at the outputs.
+  metrics with the gradient rescaling; in start-up an estimate of memory, hashes of data and teacher, a look at the outputs.
 - Trainer and torchdistill are fed example by example through a DataLoader without workers, as their users run them; the bare loop
   over that DataLoader says how much of their time that is. Ours cuts batches out of tensors that are in memory and uses a loader
   where they are not.

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from fractionate import distill
 from fractionate.data import Examples
 from fractionate.records import Training
-from fractionate.training import foresee, recomputed
+from fractionate.training import estimate_memory, recomputed
 
 STEPS = 4
 SHORT = Training(steps=STEPS, batch_size=16, learning_rate=1e-3)
@@ -84,8 +84,10 @@ def options(repeats: int) -> list[str]:
     for way in WAYS:
         middle = statistics.median(took[way])
         with recomputed(student, ("body.layers.*",) if way == "recompute" else ()):
-            forecast = foresee(student, given[0][:16], SHORT)
-        kept = f"{forecast.kept_bytes / 2**20:,.0f}" if forecast and way in ("plain", "recompute") else "–"
+            memory_estimate = estimate_memory(student, given[0][:16], SHORT)
+        kept = (
+            f"{memory_estimate.kept_bytes / 2**20:,.0f}" if memory_estimate and way in ("plain", "recompute") else "–"
+        )
         lines.append(f"| {way} | {1e3 * middle / STEPS:.0f} | {middle / plain:.2f} | {first[way]:.1f} | {kept} |")
     return lines
 

@@ -108,7 +108,7 @@ def overrides(bench: Bench, draw: random.Random) -> int:
 
 
 def settings(bench: Bench, draw: random.Random) -> int:
-    """A run file with odd values that are allowed where they stand, carried out: checked, rehearsed, or run."""
+    """A run file with odd values that are allowed where they stand, carried out: checked, timed, or run."""
     os.chdir(bench.fresh())
     small = read_run(bench.page).model_dump(mode="json") | {"out": "o"}
     for _ in range(draw.choice((1, 2, 3))):

@@ -157,7 +157,7 @@ BUGS = (
         ("each.sum(dim=(2, 3)).mean(dim=1) / valid.sum(dim=1)", "each.sum(dim=(2, 3)).mean(dim=1) / valid.shape[1]"),)),
     Bug("every pass reads the gold tokens", "losses/terms/passes.py", (
         ("prefix = shifted(prefix, logits.detach().argmax(dim=-1))", "prefix = own.prefix(inputs)"),)),
-    Bug("forecast without the optimiser", "training/memory.py", (
+    Bug("estimate without the optimiser", "training/memory.py", (
         ("(OPTIMIZER_COPIES[training.optimizer] + copies) * trained", "copies * trained"),)),
     Bug("weights counted as activations", "training/memory.py", (
         ("self._known = {t.untyped_storage()._cdata for t in before}", "self._known = set()"),)),
@@ -167,7 +167,7 @@ BUGS = (
     Bug("a guessed label counts as a label", "training/step.py", (
         ("(~known, replace(objective, teacher_weight=1.0))", "(~known, objective)"),), "test_engine_loop"),
     Bug("a look forgotten when a run goes on", "training/trainer.py", (
-        ("if self.standing.look_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
+        ("if self.state.look_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
     Bug("weights of the teachers ignored", "teachers/ensemble.py", (
         ("log_p + log_share.T[:, :, None]", "log_p + 0 * log_share.T[:, :, None]"),), "test_engine_faults"),
     Bug("the best weights in the place of the last", "training/run_folder.py", (

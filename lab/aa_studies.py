@@ -25,7 +25,7 @@ from fractionate.study import Arm
 from fractionate.study.arms import FACTORIAL, PLACES, make_arms
 from fractionate.study.effects.contrasts import Contrast, effects, judge, paired
 from fractionate.study.effects.shapley import shares
-from fractionate.study.jobs import Workshop
+from fractionate.study.jobs import JobRunner
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.tasks import CLASSIFICATION, infos
@@ -67,7 +67,7 @@ def train(minutes: float) -> None:
         rows = []
         for group, own_seeds in groups:
             for job in Trials(setup, "stacked").jobs(group, own_seeds):
-                for run in Workshop(setup).work(job, lambda _: None):
+                for run in JobRunner(setup).work(job, lambda _: None):
                     seed = drawn.get(run.seed, run.seed)
                     rows.append([run.arm, seed, *(run.test.values[name] for name in METRICS)])
         file.write_text(json.dumps(rows))

@@ -24,7 +24,7 @@ from fractionate.cli.demo import demo_runs
 from fractionate.models import find_model
 from fractionate.models.zoo import logit_layer
 from fractionate.records import Run, Study, Training
-from fractionate.run import Chain
+from fractionate.run import Workflow
 from fractionate.study.effects.contrasts import Contrast, effects, paired
 from fractionate.theory.teacher_signal import relation_from_rows
 
@@ -48,8 +48,8 @@ LEVELS = ("universe", "domain.confidence", "domain.shape", "instance.confidence"
 
 def pair(out: Path):
     """Teacher's signal on the transfer, validation and test part, and the student's factory."""
-    chain = Chain(demo_runs(out)[0])
-    teacher, parts = chain.teacher.eval(), chain.parts
+    workflow = Workflow(demo_runs(out)[0])
+    teacher, parts = workflow.teacher.eval(), workflow.parts
 
     def signal(examples) -> TeacherSignal:
         with torch.no_grad():

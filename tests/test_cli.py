@@ -84,7 +84,7 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
 
 def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
     import fractionate.run.workflow as chain_module
-    from fractionate.run.workflow import Chain, read_run
+    from fractionate.run.workflow import Workflow, read_run
     from fractionate.study.pilot import PilotPlan, Round
 
     def small(minutes, validation, training, **more):
@@ -102,12 +102,12 @@ def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monke
     assert Diagnosis.from_json(capsys.readouterr().out) == piloted == Diagnosis.load(out / "diagnosis.json")
     # a run file may ask for it too
     run_file.write_text(run_file.read_text() + "diagnosis: {pilot_minutes: 3}\n")
-    assert Chain(read_run(run_file, (f"out={run_file.parent / 'other'}",))).diagnosis.pilot.budget_seconds == 180
+    assert Workflow(read_run(run_file, (f"out={run_file.parent / 'other'}",))).diagnosis.pilot.budget_seconds == 180
 
     import numpy as np
     import torch
 
-    signal = Chain(read_run(run_file, (f"out={run_file.parent / 'other'}",))).store.signal()
+    signal = Workflow(read_run(run_file, (f"out={run_file.parent / 'other'}",))).store.signal()
     view = run_file.parent / "view.npy"
     np.save(view, (signal.logits + 0.1 * torch.randn(signal.logits.shape)).numpy())
     assert run("diagnose", str(run_file), f"out={run_file.parent / 'other'}", "--second-view", str(view), "--json") == 0
@@ -336,6 +336,6 @@ def test_a_study_by_two_workers_with_tuned_settings(capsys, run_file):
     assert {r.status for r in study.runs} == {"completed"}
     for wrong in ("0", "many"):
         assert run("dissect", str(run_file), "out=other", "--workers", wrong) == 2
-        assert "workers cannot be meant" in capsys.readouterr().err
+        assert "invalid value for workers" in capsys.readouterr().err
     assert run("dissect", str(run_file), "study.divergences=[jds]") == 2
     assert "did you mean 'jsd'" in capsys.readouterr().err

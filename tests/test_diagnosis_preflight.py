@@ -1,4 +1,4 @@
-"""A preflight forecasts from real steps and leaves everything as it was."""
+"""A preflight estimates from real steps and leaves everything as it was."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_preflight():
     # weights and gradients, two moments, at least the hidden layer of a batch, data and signal
     least = 4 * (4 * found.parameters + 32 * 32 + 128 * (6 + 4))
     assert least <= found.memory_bytes < 3 * least
-    assert Preflight.from_json(found.to_json()) == found and "forecast" in str(found)
+    assert Preflight.from_json(found.to_json()) == found and "estimate" in str(found)
 
 
 def test_one_part_has_no_ratio():

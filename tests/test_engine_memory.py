@@ -17,7 +17,7 @@ from fractionate.errors import ConfigError, ResourceError
 from fractionate.records import Training
 from fractionate.system.memory import available_bytes
 from fractionate.training import distill
-from fractionate.training.memory import foresee
+from fractionate.training.memory import estimate_memory
 from fractionate.training.recompute import recomputed
 
 STEP = Training(steps=3, batch_size=16, learning_rate=1e-2)
@@ -47,9 +47,9 @@ def test_recomputed_activations_change_nothing_bit_for_bit(patterns):
 
 def test_recomputing_keeps_less():
     student, inputs = deep(64), torch.randn(512, 64)
-    plain = foresee(student, inputs, STEP)
+    plain = estimate_memory(student, inputs, STEP)
     with recomputed(student, ("*",)):
-        again = foresee(student, inputs, STEP)
+        again = estimate_memory(student, inputs, STEP)
     # each block keeps its input [512, 64] rather than that and two activations and a mask [512, 256]
     assert plain is not None and again is not None
     assert again.kept_bytes == 4 * 512 * 64 * 4
@@ -64,11 +64,11 @@ def test_a_forward_of_the_modules_own_comes_back():
     assert student[0].forward is own and "forward" not in student[1].__dict__
 
 
-def test_the_forecast_counts_what_the_optimiser_keeps():
+def test_the_estimate_counts_what_the_optimiser_keeps():
     student = nn.Linear(16, 4)
     size = 4 * (16 * 4 + 4)
-    adam = foresee(student, data()[0], STEP)
-    plain = foresee(student, data()[0], replace(STEP, optimizer="sgd"), copies=2)
+    adam = estimate_memory(student, data()[0], STEP)
+    plain = estimate_memory(student, data()[0], replace(STEP, optimizer="sgd"), copies=2)
     assert adam is not None and adam.weights_bytes == 3 * size  # gradient and two moments
     assert plain is not None and plain.weights_bytes == 4 * size  # gradient, momentum, two copies
     assert adam.kept_bytes == 48 * 16 * 4  # the inputs; weights are there anyway
@@ -79,13 +79,13 @@ def test_a_path_that_no_module_has_names_the_nearest():
         distill(deep(), data(), training=STEP, recompute=("0.linear",), show="nothing")
 
 
-def test_a_model_that_reads_numbers_has_no_forecast_and_trains():
+def test_a_model_that_reads_numbers_has_no_estimate_and_trains():
     class Reads(nn.Linear):
         def forward(self, inputs):
             return super().forward(inputs) * (1.0 if bool((inputs > 0).any()) else 2.0)
 
     student = Reads(16, 4)
-    assert foresee(student, data()[0], STEP) is None
+    assert estimate_memory(student, data()[0], STEP) is None
     distill(student, data(), training=STEP, show="nothing")
 
 
@@ -115,12 +115,12 @@ torch.set_num_threads(1)
 def peak():  # VmHWM: ru_maxrss begins with what the process that started this one held
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 told = []
-def spy(*a, real=session.foresee, **k):
-    forecast = real(*a, **k)
+def spy(*a, real=session.estimate_memory, **k):
+    estimate = real(*a, **k)
     held = int(open("/proc/self/statm").read().split()[1]) * 4096
-    told[:] = [forecast.total_bytes, held]
-    return forecast
-session.foresee = spy
+    told[:] = [estimate.total_bytes, held]
+    return estimate
+session.estimate_memory = spy
 def measure(case):
     distill(nn.Linear(4, 3), (torch.randn(8, 4), torch.zeros(8, dtype=torch.long)), training=Training(steps=1), show="nothing")
     if case == "deep":
@@ -162,7 +162,7 @@ for case in sys.argv[1:]:  # each in a fork of its own, so that torch is importe
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of a process")
 @pytest.mark.slow
-def test_the_forecast_is_within_10_percent_of_the_peak():
+def test_the_estimate_is_within_10_percent_of_the_peak():
     cases = ["deep", "convolutions", "encoder", "labels", "taught"]
     command = [sys.executable, "-c", MEASURED, *cases]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=HERE)

@@ -17,7 +17,7 @@ from fractionate.losses.divergences.base import Target
 from fractionate.losses.objective import Objective
 from fractionate.records import Run, Training
 from fractionate.study.arms import Arm
-from fractionate.study.jobs import Workshop
+from fractionate.study.jobs import JobRunner
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.tasks import Task
@@ -27,7 +27,7 @@ from fractionate.training import Recipe
 from fractionate.training.fleet import bundle
 from fractionate.training.fleet import captured_step as traced
 from fractionate.training.fleet import loop as fleet
-from fractionate.training.fleet.setup import Course, Entrant, make_student, model_logits
+from fractionate.training.fleet.setup import StackMember, StackSetup, make_student, model_logits
 
 CLASSES, FEATURES, EXAMPLES = 5, 7, 43
 
@@ -111,77 +111,79 @@ OBJECTIVES = {
 
 
 @pytest.fixture(scope="module")
-def course() -> Course:
+def stack_setup() -> StackSetup:
     return make_course(Training(epochs=4, batch_size=8, learning_rate=0.01, weight_decay=0.01, warmup_share=0.1))
 
 
-def make_course(training: Training, seeds: tuple[int, ...] = (0, 1)) -> Course:
+def make_course(training: Training, seeds: tuple[int, ...] = (0, 1)) -> StackSetup:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(EXAMPLES, FEATURES, generator=generator)
     labels = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
     data = Examples(inputs, labels, class_names=tuple("abcde"))
     signal = TeacherSignal(2 * torch.randn(EXAMPLES, CLASSES, generator=generator), labels)
-    return Course(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, data, signal, points=3)
+    return StackSetup(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, data, signal, points=3)
 
 
-def entrants(seeds: tuple[int, ...] = (0, 1)) -> list[Entrant]:
-    return [Entrant(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
+def members(seeds: tuple[int, ...] = (0, 1)) -> list[StackMember]:
+    return [StackMember(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a backend makes of an entrant."""
 
-    entrant: Entrant
+    member: StackMember
     model: nn.Module | None
     run: Run
 
 
-def train(factory: Callable[[], nn.Module], entered: list[Entrant], course: Course, backend: str) -> list[Trained]:
+def train(
+    factory: Callable[[], nn.Module], members: list[StackMember], stack_setup: StackSetup, backend: str
+) -> list[Trained]:
     """The entrants trained as a study trains them."""
-    data, signal = course.transfer[entered[0].seed], course.signals[entered[0].seed]
+    data, signal = stack_setup.transfer[members[0].seed], stack_setup.signals[members[0].seed]
     task = Task("classification", transfer=data, validation=data, student=factory)
     setup = Setup(task, Cached(signal), {"validation": Cached(signal)}, {}, points=3)
-    by_arm = {e.arm: Arm(Recipe(objective=e.objective, training=course.training), name=e.arm) for e in entered}
-    seeds = list(dict.fromkeys(e.seed for e in entered))
-    found, shop = {}, Workshop(setup)
+    by_arm = {e.arm: Arm(Recipe(objective=e.objective, training=stack_setup.training), name=e.arm) for e in members}
+    seeds = list(dict.fromkeys(e.seed for e in members))
+    found, runner = {}, JobRunner(setup)
     for job in Trials(setup, backend).jobs(list(by_arm.values()), seeds):  # type: ignore[arg-type]
         assert job.stacked or backend != "stacked"
-        for trial, run, model in shop.train(job, lambda _: None):
-            found[trial.key] = Trained(next(e for e in entered if (e.arm, e.seed) == trial.key), model, run)
-    return [found[e.arm, e.seed] for e in entered]
+        for trial, run, model in runner.train(job, lambda _: None):
+            found[trial.key] = Trained(next(e for e in members if (e.arm, e.seed) == trial.key), model, run)
+    return [found[e.arm, e.seed] for e in members]
 
 
-def alone(factory: Callable[[], nn.Module], entrant: Entrant, course: Course) -> nn.Module:
+def alone(factory: Callable[[], nn.Module], member: StackMember, stack_setup: StackSetup) -> nn.Module:
     """The training written out once more, plainly: what every way must equal."""
-    torch.manual_seed(entrant.seed)
+    torch.manual_seed(member.seed)
     model = factory()
-    t = course.training
+    t = stack_setup.training
     optimizer: torch.optim.Optimizer = (
         torch.optim.AdamW(model.parameters(), t.learning_rate, weight_decay=t.weight_decay)
         if t.optimizer == "adamw"
         else torch.optim.SGD(model.parameters(), t.learning_rate, 0.9, nesterov=True, weight_decay=t.weight_decay)
     )
-    data, signal = course.transfer[entrant.seed], course.signals[entrant.seed]
-    warmup = round(t.warmup_share * course.steps)
+    data, signal = stack_setup.transfer[member.seed], stack_setup.signals[member.seed]
+    warmup = round(t.warmup_share * stack_setup.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda s: (
             (s + 1) / warmup
             if s < warmup
-            else 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (s - warmup) / (course.steps - warmup))).item())
+            else 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (s - warmup) / (stack_setup.steps - warmup))).item())
         ),
     )
     step = 0
     for epoch in range(int(t.epochs or 0)):
-        for index in batches(len(data), t.batch_size, entrant.seed, epoch):
-            torch.manual_seed(step_seed(entrant.seed, step))
+        for index in batches(len(data), t.batch_size, member.seed, epoch):
+            torch.manual_seed(step_seed(member.seed, step))
             logits = model(data.inputs[index])
-            if entrant.objective is None:
+            if member.objective is None:
                 loss = functional.cross_entropy(logits, data.labels[index])
             else:
                 assert signal is not None
-                loss = entrant.objective(logits, signal.take(index)).mean()
+                loss = member.objective(logits, signal.take(index)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -209,13 +211,13 @@ def test_a_fleet_equals_training_alone(
         warmup_share=0.1,
         optimizer=optimizer,  # type: ignore[arg-type]
     )
-    course = make_course(training)
-    found = train(factory, entrants(), course, backend)
-    assert [o.entrant for o in found] == entrants()
+    stack_setup = make_course(training)
+    found = train(factory, members(), stack_setup, backend)
+    assert [o.member for o in found] == members()
     assert None not in recorded and len(recorded) in (0, 2)  # once for whole batches, once for the last one of an epoch
     for outcome in found:
-        expected = alone(factory, outcome.entrant, course)
-        inputs = course.transfer[0].inputs
+        expected = alone(factory, outcome.member, stack_setup)
+        inputs = stack_setup.transfer[0].inputs
         torch.testing.assert_close(
             model_logits(outcome.model, inputs), model_logits(expected, inputs), atol=1e-5, rtol=1e-5
         )
@@ -224,28 +226,28 @@ def test_a_fleet_equals_training_alone(
         ):
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
         assert outcome.run.settings["backend"].startswith(backend) and outcome.run.status == "completed"
-        assert outcome.run.steps == course.steps
+        assert outcome.run.steps == stack_setup.steps
 
 
 @pytest.mark.parametrize("factory", [FunctionalDropout, Branching])
-def test_what_cannot_be_stacked_is_trained_alone(factory: Callable[[], nn.Module], course: Course) -> None:
-    found = train(factory, entrants((0,))[:2], course, "auto")
+def test_what_cannot_be_stacked_is_trained_alone(factory: Callable[[], nn.Module], stack_setup: StackSetup) -> None:
+    found = train(factory, members((0,))[:2], stack_setup, "auto")
     assert all(str(one.run.settings["backend"]).startswith("loop: ") for one in found)  # the record says why
     with pytest.raises(MismatchError, match="cannot be stacked"):
-        train(factory, entrants((0,))[:2], course, "stacked")
+        train(factory, members((0,))[:2], stack_setup, "stacked")
 
 
 @pytest.mark.parametrize("stored", [bundle.STORED_BYTES, 0])
 @pytest.mark.parametrize("divergence", ["jsd", "dkd", "reverse-kl", "dist"])
 def test_other_divergences_and_targets_too_large_to_keep(
-    course: Course, divergence: str, stored: int, monkeypatch: pytest.MonkeyPatch
+    stack_setup: StackSetup, divergence: str, stored: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "STORED_BYTES", stored)
-    entrant = Entrant(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
-    both = [Entrant("hard", 0, None), entrant, Entrant("kd", 0, Objective("kd", 2.0, 0.7))]
-    inputs = course.transfer[0].inputs
-    for found in train(mlp, both, course, "stacked"):
-        expected = model_logits(alone(mlp, found.entrant, course), inputs)
+    member = StackMember(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
+    both = [StackMember("hard", 0, None), member, StackMember("kd", 0, Objective("kd", 2.0, 0.7))]
+    inputs = stack_setup.transfer[0].inputs
+    for found in train(mlp, both, stack_setup, "stacked"):
+        expected = model_logits(alone(mlp, found.member, stack_setup), inputs)
         torch.testing.assert_close(model_logits(found.model, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -265,15 +267,15 @@ class Exploding:
 
 
 def test_a_diverging_student_leaves_the_others_alone() -> None:
-    course = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
-    bad = Entrant("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
+    stack_setup = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
+    bad = StackMember("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
     for backend in ("stacked", "loop"):
-        found = train(mlp, [bad, *entrants((0,))], course, backend)
+        found = train(mlp, [bad, *members((0,))], stack_setup, backend)
         assert found[0].run.status == "diverged" and found[0].model is None
         for outcome in found[1:]:
             assert outcome.run.status == "completed"
-            inputs = course.transfer[0].inputs
-            expected = model_logits(alone(mlp, outcome.entrant, course), inputs)
+            inputs = stack_setup.transfer[0].inputs
+            expected = model_logits(alone(mlp, outcome.member, stack_setup), inputs)
             torch.testing.assert_close(model_logits(outcome.model, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -284,11 +286,11 @@ def test_students_of_one_seed_start_equal() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_measurements_along_training(course: Course) -> None:
+def test_measurements_along_training(stack_setup: StackSetup) -> None:
     for backend in ("stacked", "loop"):
-        found = {o.entrant.arm: o.run.history for o in train(mlp, entrants((0,)), course, backend)}
+        found = {o.member.arm: o.run.history for o in train(mlp, members((0,)), stack_setup, backend)}
         points = found["kd T=4"]
-        assert points[-1].step == course.steps and 3 <= len(points) <= 4
+        assert points[-1].step == stack_setup.steps and 3 <= len(points) <= 4
         assert all(p.validation is not None and p.rescaling_mean is not None for p in points)
         assert all(p.rows_to_relation is not None and p.distance_order is not None for p in points)
         assert found["hard"][-1].rescaling_mean is None

@@ -25,9 +25,9 @@ COMMANDS = [  # in an order in which each finds what it needs
     ("Settings", "config explain"),
     ("Settings", "config explain study.seeds"),
     ("Differences", "config diff run.yaml other.yaml"),
-    ("Forecast", "report run.yaml --dry-run"),
-    ("Forecast", "collect run.yaml --dry-run"),
-    ("Forecast", "diagnose run.yaml --dry-run"),
+    ("Estimate", "report run.yaml --dry-run"),
+    ("Estimate", "collect run.yaml --dry-run"),
+    ("Estimate", "diagnose run.yaml --dry-run"),
     ("StoreInfo", "collect run.yaml"),
     ("StoreInfo", "store info out/store"),
     ("Verification", "store verify out/store"),
@@ -38,7 +38,7 @@ COMMANDS = [  # in an order in which each finds what it needs
     ("Study", "dissect run.yaml"),
     ("Run", "distill run.yaml"),
     ("Written", "report run.yaml"),
-    ("Forecast", "report run.yaml --dry-run"),  # all is done
+    ("Estimate", "report run.yaml --dry-run"),  # all is done
     ("Examination", "conformance forward-kl"),
     ("Written", "demo --out demo"),
 ]

@@ -84,13 +84,13 @@ def test_it_repeats_itself_and_goes_on_from_its_folder(tmp_path: Path, monkeypat
     assert plain is not None and replace(plain, wall_seconds=0.0) == replace(first, wall_seconds=0.0)
     next((tmp_path / "pilot").glob("kd_T=1_w=1*seed-1.json")).unlink()
     trained: list[int] = []
-    train = module.Workshop.train
+    train = module.JobRunner.train
 
-    def counting(shop: Any, job: Any, advance: Any) -> Any:
-        trained.extend([shop.steps(job)] * len(job.group))
-        return train(shop, job, advance)
+    def counting(runner: Any, job: Any, advance: Any) -> Any:
+        trained.extend([runner.steps(job)] * len(job.group))
+        return train(runner, job, advance)
 
-    monkeypatch.setattr(module.Workshop, "train", counting)
+    monkeypatch.setattr(module.JobRunner, "train", counting)
     again = piloted(out=tmp_path / "pilot").pilot
     assert again is not None and replace(again, wall_seconds=0.0) == replace(first, wall_seconds=0.0)
     assert trained.count(60) == len(again.trials) + 1  # the seed that misses an answer: all its arms

@@ -77,18 +77,18 @@ def test_what_is_handed_over_needs_nothing_of_ours(here, capsys):
 
 
 def test_a_kill_between_training_and_hand_over_is_made_good(here, monkeypatch):
-    import fractionate.run.workflow as chain
+    import fractionate.run.workflow as workflow
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    real = chain.export_student
-    monkeypatch.setattr(chain, "export_student", killed)
+    real = workflow.export_student
+    monkeypatch.setattr(workflow, "export_student", killed)
     assert run("distill", "run.yaml") == 130
     trained = here / "out" / "training" / "student.safetensors"
     written = trained.stat().st_mtime_ns
     assert not (here / "out" / "student" / "run.json").exists()
-    monkeypatch.setattr(chain, "export_student", real)
+    monkeypatch.setattr(workflow, "export_student", real)
     assert run("distill", "run.yaml") == 0
     assert (here / "out" / "student" / "run.json").exists() and trained.stat().st_mtime_ns == written
 

@@ -15,7 +15,7 @@ from fractionate.errors import ConfigError
 from fractionate.records import Run, Scores, Study, Training, Tuning
 from fractionate.study import dissect, trials
 from fractionate.study.arms import make_arms
-from fractionate.study.jobs import Workshop
+from fractionate.study.jobs import JobRunner
 from fractionate.study.tuning import choose, settings_of, spread_rates, tried_arms, tuning_seeds
 from fractionate.tasks import CLASSIFICATION, infos
 
@@ -64,13 +64,13 @@ def test_learning_rates_of_the_hard_arm_are_spread_by_equal_ratios() -> None:
 
 def test_test_data_are_read_once_for_the_chosen_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int, bool]] = []
-    before = Workshop.work
+    before = JobRunner.work
 
-    def work(self: Workshop, job: Any, advance: Any) -> Any:
+    def work(self: JobRunner, job: Any, advance: Any) -> Any:
         read.extend((t.arm.name, t.seed, self.setup.task.test is not None) for t in job.group)
         return before(self, job, advance)
 
-    monkeypatch.setattr(trials.Workshop, "work", work)
+    monkeypatch.setattr(trials.JobRunner, "work", work)
     found = study(out=tmp_path)
     on_test = [(arm, seed) for arm, seed, tested in read if tested]
     assert sorted(on_test) == sorted((arm, seed) for arm in found.arms for seed in found.seeds)  # each once, no try

@@ -127,7 +127,7 @@ def test_an_error_in_a_worker_is_the_error_of_the_study() -> None:
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, "many", ""])
 @pytest.mark.wrong_types
 def test_workers_that_cannot_be_meant(count: Any) -> None:
-    with pytest.raises(ConfigError, match="workers cannot be meant"):
+    with pytest.raises(ConfigError, match="invalid value for workers"):
         study(workers=count)
 
 

@@ -100,7 +100,7 @@ def test_gkd_is_distill_on_changed_data(share: float, sentences, teacher, monkey
     calls, write = [], OnPolicy.write
     monkeypatch.setattr(OnPolicy, "write", lambda *given: calls.append(1) or write(*given))
     student, run = distill(language(sentences), teacher=teacher, recipe=recipe)
-    # the forecast of memory and the check of the task read a batch too
+    # the estimate of memory and the check of the task read a batch too
     assert (0 < len(calls) < 10) if share == 0.5 else 8 * share <= len(calls) <= 10 * share
     again, _ = distill(causal(3), sentences, teacher, recipe=recipe, predicts_next=True)
     assert equal(states(student), states(again))

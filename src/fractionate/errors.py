@@ -33,7 +33,7 @@ class FractionateError(Exception):
 
 
 class ConfigError(FractionateError, ValueError):
-    """A setting, name or command that cannot be meant (exit code 2)."""
+    """An invalid setting, name or command (exit code 2)."""
 
     exit_code = 2
     code = "FR200"

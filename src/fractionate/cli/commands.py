@@ -18,7 +18,7 @@ from fractionate.system.paths import as_path, shell_line
 if TYPE_CHECKING:
     from fractionate.records.base import Record
     from fractionate.run.estimate import Verb
-    from fractionate.run.workflow import Chain
+    from fractionate.run.workflow import Workflow
 
 EPILOG = "Exit codes: 0 fine, 1 our bug, 2 usage, 3 damaged data, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (run again)."
 
@@ -48,28 +48,28 @@ DryRun = Annotated[
 ]
 
 
-def read_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+def read_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
     """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
-    from fractionate.run.workflow import Chain, read_run
+    from fractionate.run.workflow import Workflow, read_run
 
     file, overrides = split_arguments(arguments)
-    return Chain(read_run(file, overrides, trust=tuple(trust or ())), **more)
+    return Workflow(read_run(file, overrides, trust=tuple(trust or ())), **more)
 
 
-def open_chain(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Chain:
+def open_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
     """The same, with the folder it writes to; for commands of one process."""
     if processes()[1] > 1:
         raise ConfigError("this command runs in one process", fix="under torchrun run fractionate distill alone")
-    chain = read_chain(arguments, trust, **more)
-    tell(f"{chain.run.name}: writing to {chain.out}")
-    return chain
+    workflow = read_workflow(arguments, trust, **more)
+    tell(f"{workflow.run.name}: writing to {workflow.out}")
+    return workflow
 
 
-def foretell(verb: Verb, arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Record:
+def estimate_of(verb: Verb, arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Record:
     """What a command would do and cost."""
-    from fractionate.run.estimate import forecast
+    from fractionate.run.estimate import estimate_run
 
-    return forecast(read_chain(arguments, trust, **more), verb)
+    return estimate_run(read_workflow(arguments, trust, **more), verb)
 
 
 @app.command()
@@ -79,13 +79,13 @@ def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     Example: fractionate collect run.yaml out=runs/first
     """
     if dry_run:
-        return give(foretell("collect", arguments, trust), as_json)
-    chain = open_chain(arguments, trust)
-    tell(f"data: {chain.parts}")
-    _ = chain.store
+        return give(estimate_of("collect", arguments, trust), as_json)
+    workflow = open_workflow(arguments, trust)
+    tell(f"data: {workflow.parts}")
+    _ = workflow.store
     from fractionate.store.upkeep import info
 
-    give(info(chain.out / "store"), as_json)
+    give(info(workflow.out / "store"), as_json)
     trusted = [word for module in trust or () for word in ("--trust", module)]
     tell(f"next: {shell_line(['fractionate', 'diagnose', *(arguments or ()), *trusted])}")
 
@@ -147,9 +147,9 @@ def diagnose(
             raise ConfigError("a file of outputs takes no settings", got=shell_line(overrides), fix="leave them out")
         give(diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view), as_json)
     elif dry_run:
-        give(foretell("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
+        give(estimate_of("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
     else:
-        give(open_chain(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
+        give(open_workflow(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
 
 
 @app.command()
@@ -170,12 +170,12 @@ def dissect(
     Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
     """
     if dry_run:
-        return give(foretell("dissect", arguments, trust), as_json)
+        return give(estimate_of("dissect", arguments, trust), as_json)
     from fractionate.study.workers import check_workers
 
     count = int(workers) if workers.lstrip("-").isdecimal() and len(workers) < 10 else workers
     check_workers(count)  # also where the study is there already
-    give(open_chain(arguments, trust, workers=count).study, as_json)
+    give(open_workflow(arguments, trust, workers=count).study, as_json)
 
 
 @app.command()
@@ -189,12 +189,12 @@ def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     Example: torchrun --nproc-per-node=2 -m fractionate distill run.yaml
     """
     if dry_run:
-        return give(foretell("distill", arguments, trust), as_json)
+        return give(estimate_of("distill", arguments, trust), as_json)
     # on a terminal the engine itself shows the loss contract, above its bar
-    chain = read_chain(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
-    tell(f"{chain.run.name}: writing to {chain.run.out}")
-    give(chain.student, as_json)
-    tell(f"student: {chain.out / 'student'}")
+    workflow = read_workflow(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
+    tell(f"{workflow.run.name}: writing to {workflow.run.out}")
+    give(workflow.student, as_json)
+    tell(f"student: {workflow.out / 'student'}")
 
 
 def _silent(_: str) -> None:
@@ -211,14 +211,14 @@ def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = F
     Example: fractionate report run.yaml --dry-run
     """
     if dry_run:
-        return give(foretell("report", arguments, trust), as_json)
+        return give(estimate_of("report", arguments, trust), as_json)
     from fractionate.records.commands import Written
 
-    chain = open_chain(arguments, trust)
-    tell(f"data: {chain.parts}")
-    tell(f"teacher on test data: {chain.teacher_scores}")
-    tell(f"{chain.diagnosis}\n\n{chain.study}\n\nstudent: {chain.student}\n")
-    give(Written.at(chain.report()), as_json)
+    workflow = open_workflow(arguments, trust)
+    tell(f"data: {workflow.parts}")
+    tell(f"teacher on test data: {workflow.teacher_scores}")
+    tell(f"{workflow.diagnosis}\n\n{workflow.study}\n\nstudent: {workflow.student}\n")
+    give(Written.at(workflow.report()), as_json)
 
 
 @app.command()

@@ -37,7 +37,7 @@ SCHEMAS = {  # what --json prints, and the commands that print it
     "Diagnosis": "diagnose",
     "Study": "dissect",
     "Run": "distill",
-    "Forecast": "collect, diagnose, dissect, distill, report with --dry-run",
+    "Estimate": "collect, diagnose, dissect, distill, report with --dry-run",
     "Examination": "conformance",
 }
 
@@ -82,12 +82,12 @@ def schema(name: str) -> dict[str, Any]:
         return RunFile.model_json_schema()
     from fractionate import records
     from fractionate.plugins.conformance.suite import Examination
-    from fractionate.run.estimate import Forecast
+    from fractionate.run.estimate import Estimate
     from fractionate.store import mending, upkeep
 
     known: tuple[Any, ...] = (
         Examination,
-        Forecast,
+        Estimate,
         mending.Repaired,
         upkeep.StoreInfo,
         upkeep.Verification,

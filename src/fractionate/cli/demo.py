@@ -9,7 +9,7 @@ import torch
 
 from fractionate.page.document import report
 from fractionate.run.schema import DataSection, ExportSection, RunFile, StudySection, TeacherSection, TrainingSection
-from fractionate.run.workflow import Chain
+from fractionate.run.workflow import Workflow
 from fractionate.system.paths import as_path, shell_line
 
 # A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.
@@ -47,13 +47,13 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
     records = []
     students = []
     for run in demo_runs(out):
-        chain = Chain(run)
-        say(f"{run.name}: {chain.parts}")
-        say(f"  teacher on test data: {chain.teacher_scores}")
-        say(f"  {chain.diagnosis}".replace("\n", "\n  "))
-        say(f"  {chain.study}".replace("\n", "\n  "))
-        say(f"  student: {chain.student}\n")
-        records += [chain.diagnosis, chain.study]
-        students.append(chain.student)
+        workflow = Workflow(run)
+        say(f"{run.name}: {workflow.parts}")
+        say(f"  teacher on test data: {workflow.teacher_scores}")
+        say(f"  {workflow.diagnosis}".replace("\n", "\n  "))
+        say(f"  {workflow.study}".replace("\n", "\n  "))
+        say(f"  student: {workflow.student}\n")
+        records += [workflow.diagnosis, workflow.study]
+        students.append(workflow.student)
     again = shell_line(["fractionate", "demo", "--out", str(out)])
     return report([*records, *students], out / "report.html", command=again)

@@ -22,7 +22,7 @@ from fractionate.teachers.cached import Cached
 from fractionate.teachers.shared import CachedRows
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.distillation import distill
-from fractionate.training.memory import OPTIMIZER_COPIES, foresee
+from fractionate.training.memory import OPTIMIZER_COPIES, estimate_memory
 from fractionate.training.recipe import Recipe
 
 
@@ -56,7 +56,7 @@ def preflight(
 ) -> Preflight:
     """Take `steps` steps of `distill` on a copy of the student and measure: gradients, first losses, seconds, bytes.
 
-    The student and the global random stream are left as they were. Time is forecast from the median step without the first;
+    The student and the global random stream are left as they were. Time is estimate from the median step without the first;
     memory from what a step on one batch holds at its peak, weights, one batch of data and the signal.
 
     Args:
@@ -89,8 +89,10 @@ def preflight(
     total = training.steps_for(len(transfer.split))
     weights = sum(p.numel() * p.element_size() for p in student.parameters())
     batch = first_batch(transfer.split, min(training.batch_size, len(transfer.split)), seed)
-    forecast = foresee(student, task.inputs_of(student, batch), training, head=task.head)
-    held = (1 + OPTIMIZER_COPIES[training.optimizer]) * weights if forecast is None else forecast.total_bytes
+    memory_estimate = estimate_memory(student, task.inputs_of(student, batch), training, head=task.head)
+    held = (
+        (1 + OPTIMIZER_COPIES[training.optimizer]) * weights if memory_estimate is None else memory_estimate.total_bytes
+    )
     inputs = sum(leaf.numel() * leaf.element_size() for _, leaf in leaves(batch.inputs) if isinstance(leaf, Tensor))
     return Preflight(
         first_loss_nats=first,

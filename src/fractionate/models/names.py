@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -73,22 +74,73 @@ def _own_code(what: str) -> Iterator[None]:
         ) from error
 
 
-def find_model(name: str) -> Builder:
-    """The builder of a model: called with the shape of an input and the number of classes.
+@dataclass(frozen=True)
+class ModelNeed:
+    """What a network is built for.
 
-    An own function may take both (`build(shape, classes)`), or nothing. The builder raises `ConfigError` where the model cannot be
-    built and `ResourceError` where it does not fit into memory.
+    Args:
+        kind: The kind of task, by name.
+        shape: Shape of one example's input; empty where inputs are tokens.
+        classes: Number of outputs; 0 where the model itself says how many.
     """
-    make = models[name] if not names_code(name) else _own_builder(name)
 
-    def build(shape: Sequence[int], classes: int) -> nn.Module:
-        with _own_code(f"{name} cannot be built for inputs {list(shape)} and {classes} classes"):
-            model: object = make(shape, classes)
+    kind: str = "classification"
+    shape: tuple[int, ...] = ()
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class TaskModel(Protocol):
+    """A maker of networks that know their task and their tokenizer, such as `hf(...)`; `trained`: with weights of its own."""
+
+    trained: bool
+
+    def tokenizer(self) -> Any:
+        """The tokenizer its inputs are made with, or None."""
+        ...
+
+    def build(self, need: ModelNeed) -> nn.Module:
+        """A network for a task."""
+        ...
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model of a run file by its name. Built for a task, or called with the shape of an input and the number of classes."""
+
+    name: str
+    maker: Builder | TaskModel
+
+    @property
+    def trained(self) -> bool:
+        """Whether it comes with weights, and is not trained unless that is asked for."""
+        return names_code(self.name) or bool(getattr(self.maker, "trained", False))
+
+    def tokenizer(self) -> Any:
+        """The tokenizer its inputs are made with, or None."""
+        return self.maker.tokenizer() if isinstance(self.maker, TaskModel) else None
+
+    def build(self, need: ModelNeed) -> nn.Module:
+        """A network for a task. Raises `ConfigError` where it cannot be built, `ResourceError` where memory is too small."""
+        with _own_code(f"{self.name} cannot be built for inputs {list(need.shape)} and {need.classes} classes"):
+            if isinstance(self.maker, TaskModel):
+                model: object = self.maker.build(need)
+            else:
+                model = self.maker(need.shape, need.classes)
         if not isinstance(model, nn.Module):
-            raise ConfigError(f"{name} does not give a model", expected="a torch.nn.Module", got=type(model).__name__)
+            raise ConfigError(
+                f"{self.name} does not give a model", expected="a torch.nn.Module", got=type(model).__name__
+            )
         return model
 
-    return build
+    def __call__(self, shape: Sequence[int], classes: int) -> nn.Module:
+        return self.build(ModelNeed(shape=tuple(shape), classes=classes))
+
+
+def find_model(name: str) -> NamedModel:
+    """A model by name. An own function may take shape and classes (`build(shape, classes)`), or nothing."""
+    return NamedModel(name, models[name] if not names_code(name) else _own_builder(name))
 
 
 def _own_builder(name: str) -> Builder:

@@ -48,7 +48,7 @@ class Contract(Record):
 
 @dataclass(frozen=True)
 class Preflight(Record):
-    """What a few steps with the student at hand tell about the long run: losses, gradients, forecast of time and memory.
+    """What a few steps with the student at hand tell about the long run: losses, gradients, estimate of time and memory.
 
     `gradient_ratio` is the teacher's part over the label's at step 0; None where the objective has one part only.
     """
@@ -74,7 +74,7 @@ class Preflight(Record):
         )
         return (
             f"first loss {self.first_loss_nats:.3f} nats ({self.first_loss_of_uniform:.2f} × a uniform guess)\n{ratio}"
-            f"forecast: {self.steps:,} steps of {1e3 * self.step_seconds:.3g} ms, {self.wall_seconds:,.1f} s in all, "
+            f"estimate: {self.steps:,} steps of {1e3 * self.step_seconds:.3g} ms, {self.wall_seconds:,.1f} s in all, "
             f"{self.memory_bytes / 2**20:,.1f} MiB"
         )
 

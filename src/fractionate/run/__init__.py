@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
-    from fractionate.run.rehearsal import peak_bytes as peak_bytes
     from fractionate.run.runfile import dump_run as dump_run
     from fractionate.run.schema import RunFile as RunFile
     from fractionate.run.schema import all_keys as all_keys
-    from fractionate.run.workflow import Chain as Chain
+    from fractionate.run.timing import peak_bytes as peak_bytes
+    from fractionate.run.workflow import Workflow as Workflow
     from fractionate.run.workflow import read_run as read_run
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "rehearsal": ("peak_bytes",),
+            "timing": ("peak_bytes",),
             "runfile": ("dump_run",),
             "schema": ("RunFile", "all_keys"),
-            "workflow": ("Chain", "read_run"),
+            "workflow": ("Workflow", "read_run"),
         },
     )

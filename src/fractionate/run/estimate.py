@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from fractionate.records.base import Record
-from fractionate.run.preflight import precheck
-from fractionate.run.rehearsal import Rehearsal, Share, clock, peak_bytes
-from fractionate.run.workflow import Chain
+from fractionate.run.preflight import check_run
+from fractionate.run.timing import Cost, Timing, clock, peak_bytes
+from fractionate.run.workflow import Workflow
 
 Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
 
@@ -31,10 +31,10 @@ class Task(Record):
 
 
 @dataclass(frozen=True)
-class Forecast(Record):
+class Estimate(Record):
     """What a command will do, in its order, the most memory its process will hold, and what looks wrong without being refused.
 
-    None of this has been done: names, shapes and settings have been checked, and everything was rehearsed in small on copies,
+    None of this has been done: names, shapes and settings have been checked, and each job was timed briefly on copies,
     with a signal that no teacher gave.
     """
 
@@ -69,31 +69,31 @@ def _time(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
 
 
-def forecast(chain: Chain, verb: Verb = "report") -> Forecast:
-    """Check everything a command needs, rehearse it in small on copies, and tell what all of it will take.
+def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
+    """Check everything a command needs, time each job briefly on copies, and add up what all of it will take.
 
     Reads the data and builds the networks; asks no teacher and writes nothing but temporary files. What lies in the run's
     folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
     """
-    _ = chain.parts
-    signal, teacher, remarks = precheck(chain)
+    _ = workflow.parts
+    signal, teacher, remarks = check_run(workflow)
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     asked_for: dict[Verb, tuple[str, ...]] = {
         "collect": ("teacher", "collect"),
         "diagnose": ("teacher", "collect", "diagnose"),
         "dissect": ("teacher", "collect", "dissect"),
-        "distill": ("teacher", "collect", *(() if chain.run.objective else ("diagnose",)), "distill"),
+        "distill": ("teacher", "collect", *(() if workflow.run.objective else ("diagnose",)), "distill"),
         "report": ("teacher", "collect", "diagnose", "dissect", "distill", "report"),
     }
     tasks = [Task("start", "load libraries and data", started, started, 0)]
     with tempfile.TemporaryDirectory() as folder:
-        rehearsal, began, shares = Rehearsal(chain, signal, teacher, Path(folder)), clock(), []
+        timing, began, costs = Timing(workflow, signal, teacher, Path(folder)), clock(), []
         for name in asked_for[verb]:
-            share: Share | None = getattr(rehearsal, name)()
-            shares += [(name, share)] if share is not None else []
+            cost: Cost | None = getattr(timing, name)()
+            costs += [(name, cost)] if cost is not None else []
         wall, cpu = clock() - began
     # moments on a busy machine say little of its wall time; the CPU time of each task and how busy it was in all say more
-    for name, share in shares:
-        seconds = round(share.cpu_seconds, 3)
-        tasks.append(Task(name, share.what, round(seconds * wall / cpu, 3), seconds, share.disk_bytes))
-    return Forecast(chain.run.name, tuple(tasks), peak_bytes(), remarks)
+    for name, cost in costs:
+        seconds = round(cost.cpu_seconds, 3)
+        tasks.append(Task(name, cost.what, round(seconds * wall / cpu, 3), seconds, cost.disk_bytes))
+    return Estimate(workflow.run.name, tuple(tasks), peak_bytes(), remarks)

@@ -16,41 +16,41 @@ from fractionate.models.names import find_model
 from fractionate.models.weights import load_weights, read_weights
 from fractionate.records import Training
 from fractionate.run.resources import check_extras
-from fractionate.run.workflow import Chain
+from fractionate.run.workflow import Workflow
 from fractionate.store.checks import check_data
 from fractionate.store.keys import Keyed
 from fractionate.store.reading import Store
 from fractionate.system.atomic import refused
 from fractionate.teachers.source import no_better_than_chance
 from fractionate.theory.teacher_signal import TeacherSignal, check_finite
-from fractionate.training.memory import check_memory, foresee
+from fractionate.training.memory import check_memory, estimate_memory
 from fractionate.training.recompute import recomputed
 
 PROBED = 256  # examples on which a teacher that comes trained is looked at
 
 
-def precheck(chain: Chain) -> tuple[TeacherSignal, nn.Module, tuple[str, ...]]:
+def check_run(workflow: Workflow) -> tuple[TeacherSignal, nn.Module, tuple[str, ...]]:
     """Look at everything a run needs; gives a signal that no teacher gave, the teacher's network, and remarks.
 
     Raises what the run itself would raise later, and `ResourceError` for a step that cannot fit into memory.
     """
-    check_extras(chain.run)
-    chain.check_folder()
-    _check_writable(Path(chain.run.out))
-    parts = chain.parts
+    check_extras(workflow.run)
+    workflow.check_folder()
+    _check_writable(Path(workflow.run.out))
+    parts = workflow.parts
     transfer = parts.transfer
     for part in (transfer, parts.validation, parts.test):
         _check_like(part, transfer)
     source = Keyed.of(transfer)  # refuses ids that are there twice
-    if (Path(chain.run.out) / "store" / "head.json").exists():
-        check_data(Store.open(Path(chain.run.out) / "store"), source)
-    student = chain.new_student()
-    training = chain.distill_training
+    if (Path(workflow.run.out) / "store" / "head.json").exists():
+        check_data(Store.open(Path(workflow.run.out) / "store"), source)
+    student = workflow.new_student()
+    training = workflow.distill_training
     _check_memory(student, transfer, training)
     logits = _logits(student, transfer, "student")
-    with recomputed(student, chain.run.distill.recompute):
+    with recomputed(student, workflow.run.distill.recompute):
         _check_last_batch(student, transfer, training.micro_batch_size or training.batch_size)
-    teacher, said, remarks = _teacher(chain)
+    teacher, said, remarks = _teacher(workflow)
     masked, ruled_out = torch.isneginf(said).all(dim=0), torch.isneginf(logits).any(dim=0)
     if bool((ruled_out & ~masked).any()):
         raise NumericsError(
@@ -82,7 +82,7 @@ def _check_like(part: Examples, transfer: Examples) -> None:
 
 def _check_memory(student: nn.Module, data: Examples, training: Training) -> None:
     size = min(training.micro_batch_size or training.batch_size, len(data))
-    need = foresee(student, data.inputs[:size], training, copies=training.average_decay is not None)
+    need = estimate_memory(student, data.inputs[:size], training, copies=training.average_decay is not None)
     check_memory(need, torch.device("cpu"))
 
 
@@ -137,13 +137,13 @@ def _check_last_batch(model: nn.Module, data: Examples, size: int) -> None:
         raise
 
 
-def _teacher(chain: Chain) -> tuple[nn.Module, torch.Tensor, tuple[str, ...]]:
+def _teacher(workflow: Workflow) -> tuple[nn.Module, torch.Tensor, tuple[str, ...]]:
     """The teacher's network, some logits of it, and remarks on one that comes trained."""
-    asked, transfer = chain.run.teacher, chain.parts.transfer
+    asked, transfer = workflow.run.teacher, workflow.parts.transfer
     torch.manual_seed(asked.seed)
     model = find_model(asked.model)(transfer.inputs.shape[1:], transfer.classes)
     if not asked.weights:
-        taught = chain.taught
+        taught = workflow.taught
         said = _logits(model, transfer, "teacher")
         _check_last_batch(model, taught, 64)
         return model, said, ()

@@ -184,7 +184,7 @@ class DiagnosisSection(Section):
 
 
 class ContradictionError(ValueError):
-    """Settings of a section that cannot be meant together with others: why, by key."""
+    """Settings of a section that cannot be combined with others: why, by key."""
 
     def __init__(self, by_key: dict[str, str]) -> None:
         super().__init__("; ".join(f"{key}: {why}" for key, why in by_key.items()))

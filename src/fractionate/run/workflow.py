@@ -69,7 +69,7 @@ def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Workflow:
     """A run file and the folder it writes to. Every property is made on first use, or read from the folder.
 
     Raises `MismatchError` where the folder holds another run.

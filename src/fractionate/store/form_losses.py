@@ -63,7 +63,7 @@ def losses(
     """Measure forms, each (kind, k, dtype), on a dense signal: nats, gradient angle, spectrum by level, bytes a row.
 
     `student_logits` gives the student whose gradients are compared; without it one that knows nothing (uniform). Raises
-    `ConfigError` for forms that cannot be meant and `NumericsError` where a type cannot hold a logit.
+    `ConfigError` for invalid forms and `NumericsError` where a type cannot hold a logit.
     """
     found = []
     for kind, k, dtype in forms:

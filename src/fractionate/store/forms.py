@@ -49,7 +49,7 @@ def to_torch(values: Array, dtype: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """How rows of logits are kept. Raises `ConfigError` for what cannot be meant."""
+    """How rows of logits are kept. Raises `ConfigError` for an invalid form."""
 
     kind: FormKind
     classes: int

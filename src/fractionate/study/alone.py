@@ -18,7 +18,7 @@ from fractionate.tasks.predictions import NOTHING, evenly
 from fractionate.tasks.task import Task
 from fractionate.training.distillation import distill
 from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, Course, Entrant, convolves, model_logits
+from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, StackMember, StackSetup, convolves, model_logits
 
 Advance = Callable[[int], None]
 
@@ -29,8 +29,8 @@ class Along:
 
     steps: frozenset[int]
     task: Task
-    course: Course | None
-    entrant: Entrant
+    stack_setup: StackSetup | None
+    member: StackMember
     advance: Advance
     probed: Tensor | None = None
     _probe: Tensor | None = field(default=None, repr=False)
@@ -41,14 +41,18 @@ class Along:
 
     def measure(self, step: int, loss: float, student: nn.Module) -> Point:
         """The student as it is after this step."""
-        if self.course is None:
+        if self.stack_setup is None:
             return Point(step=step, loss=loss, validation=None)
-        course = self.course
+        stack_setup = self.stack_setup
         if self._probe is None:
-            self._probe = course.transfer[self.entrant.seed].inputs[course.probe].to(course.device)
+            self._probe = stack_setup.transfer[self.member.seed].inputs[stack_setup.probe].to(stack_setup.device)
         self.probed = model_logits(student, self._probe)
-        seen = None if course.validated is None else model_logits(student, course.validated.inputs.to(course.device))
-        return measure(course, self.entrant, step - 1, loss, student, self.probed, seen)
+        seen = (
+            None
+            if stack_setup.validated is None
+            else model_logits(student, stack_setup.validated.inputs.to(stack_setup.device))
+        )
+        return measure(stack_setup, self.member, step - 1, loss, student, self.probed, seen)
 
 
 @dataclass(eq=False)
@@ -76,9 +80,9 @@ def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -
     steps = recipe.training.steps_for(len(task.splits.transfer))
     count = setup.measured_points(recipe.training, arm.share)
     measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
-    course = setup.course(arm, [seed]) if arm.plain else None
-    kind = Along if course is not None else AlongTask
-    along = kind(measured, task, course, Entrant(arm.name, seed, recipe.objective), advance)
+    stack_setup = setup.stack_setup(arm, [seed]) if arm.plain else None
+    kind = Along if stack_setup is not None else AlongTask
+    along = kind(measured, task, stack_setup, StackMember(arm.name, seed, recipe.objective), advance)
     settings = {**setup.settings, **arm.settings, "backend": backend}
     model: nn.Module | None
     try:
@@ -96,8 +100,8 @@ def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -
         )
     except NumericsError as error:
         return diverged(trial, settings, steps, str(error.what)), None
-    if course is not None:
-        run = with_mechanism(run, model, course, recipe.objective, seed, along.probed)
+    if stack_setup is not None:
+        run = with_mechanism(run, model, stack_setup, recipe.objective, seed, along.probed)
     return replace(run, settings=settings), model
 
 

@@ -193,7 +193,7 @@ def make_arms(
     if len(built) < 2:
         wrong.append("no cell beside the hard labels is given")
     if wrong:
-        raise ConfigError("the arms of the study cannot be meant", got="; ".join(wrong))
+        raise ConfigError("invalid arms of the study", got="; ".join(wrong))
     arms = []
     for share, rate, cell in product(shares, learning_rates, built):
         hard = cell == PLACES[None]

@@ -18,7 +18,7 @@ from fractionate.study.arms import Arm
 from fractionate.study.setup import Setup
 from fractionate.teachers.cached import Cached
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import Course, Entrant, Lookup, convolves
+from fractionate.training.fleet.setup import Lookup, StackMember, StackSetup, convolves
 from fractionate.training.fleet.stacked import Stack
 
 Backend = Literal["auto", "stacked", "loop"]
@@ -51,17 +51,17 @@ def _unfit(setup: Setup, arms: Sequence[Arm]) -> str:
     unknown = [s for s in training.loop_settings if s != "precision" or training.precision == "float16"]
     if unknown:
         return f"a stack does not know {', '.join(unknown)}"
-    course = setup.course(first, [0])
-    if course is None:
+    stack_setup = setup.stack_setup(first, [0])
+    if stack_setup is None:
         return "not a plain classifier on one tensor in memory"
     source = setup.source
     dense = isinstance(source, Cached) and isinstance(source.cached, TeacherSignal)
     if any(arm.recipe.needs_teacher for arm in arms) and not dense:
         return "the teacher's signal is not dense in memory"
-    return _differs(setup, arms, course)
+    return _differs(setup, arms, stack_setup)
 
 
-def _differs(setup: Setup, arms: Sequence[Arm], course: Course) -> str:
+def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup) -> str:
     """Why a stack of such students is not the students alone: by one forward pass of both."""
     task, _ = setup.part(arms[0].share, 0)
     modules = [task.model(arms[0].recipe.student, seed) for seed in range(CHECKED_STUDENTS)]
@@ -69,10 +69,10 @@ def _differs(setup: Setup, arms: Sequence[Arm], course: Course) -> str:
         True for m in modules[0].modules() for name, _ in m.named_buffers(recurse=False) if name not in _persistent(m)
     ):
         return "buffers that are not in the state dict are not stacked"
-    entrants = [Entrant(arms[0].name, 0, None) for _ in modules]
+    members = [StackMember(arms[0].name, 0, None) for _ in modules]
     try:
         stack = Stack(modules, [0] * len(modules))
-        lookup = Lookup(course, entrants, layout=torch.contiguous_format)
+        lookup = Lookup(stack_setup, members, layout=torch.contiguous_format)
         inputs = lookup.inputs(lookup.index(0))
         with torch.random.fork_rng():
             together = stack.train_forward(inputs, 0)

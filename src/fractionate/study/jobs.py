@@ -12,7 +12,7 @@ from fractionate.study.alone import train_alone
 from fractionate.study.run_record import record_of
 from fractionate.study.setup import Setup, Trial
 from fractionate.training.fleet.loop import Recordings, train_stacked
-from fractionate.training.fleet.setup import Entrant
+from fractionate.training.fleet.setup import StackMember
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
+class JobRunner:
     """All that a job needs, in this process or another one."""
 
     setup: Setup
@@ -49,15 +49,19 @@ class Workshop:
                 yield trial, *train_alone(self.setup, trial, advance, backend=job.backend)
             return
         arm, seed = job.group[0].arm, job.group[0].seed
-        course = self.setup.course(arm, [seed])
-        assert course is not None
+        stack_setup = self.setup.stack_setup(arm, [seed])
+        assert stack_setup is not None
         task, _ = self.setup.part(arm.share, seed)
-        entrants = [Entrant(t.arm.name, t.seed, t.arm.recipe_for(t.seed).objective) for t in job.group]
+        members = [StackMember(t.arm.name, t.seed, t.arm.recipe_for(t.seed).objective) for t in job.group]
         outcomes = train_stacked(
-            lambda: task.model(arm.recipe.student, seed), entrants, course, advance=advance, recordings=self.recordings
+            lambda: task.model(arm.recipe.student, seed),
+            members,
+            stack_setup,
+            advance=advance,
+            recordings=self.recordings,
         )
         for trial, outcome in zip(job.group, outcomes, strict=True):
-            run = record_of(outcome, trial, self.setup, course, backend=job.backend)
+            run = record_of(outcome, trial, self.setup, stack_setup, backend=job.backend)
             yield trial, run, outcome.model if outcome.diverged_at is None else None
 
     def steps(self, job: Job) -> int:

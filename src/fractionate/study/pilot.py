@@ -21,7 +21,7 @@ from fractionate.models.outputs import device_of
 from fractionate.records import Interval, Pilot, Recommendation, Training, Trial
 from fractionate.study.arms import Arm
 from fractionate.study.effects.contrasts import statistics
-from fractionate.study.jobs import Workshop
+from fractionate.study.jobs import JobRunner
 from fractionate.study.results import Answers, Progress, fingerprint
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
@@ -311,10 +311,10 @@ class _Trainings:
             Arm(Recipe(objective=None if arm == HARD else Objective(as_cell(arm[0]), *arm[1:]), training=training), name=name)
             for name, arm in arms_of.items()
         ]  # fmt: skip
-        shop = Workshop(setup)
+        runner = JobRunner(setup)
         found = {}
         for job in Trials(setup).jobs(variants, seeds):
-            for trial, _, model in shop.train(job, lambda _: None):
+            for trial, _, model in runner.train(job, lambda _: None):
                 right = torch.zeros(len(self.validation), dtype=torch.bool)
                 if model is not None:
                     said = self.task.predictions(model, self.validation, head=self.task.head)

@@ -15,24 +15,24 @@ from fractionate.study.setup import Setup, Trial
 from fractionate.tasks.metric import infos
 from fractionate.tasks.predictions import NOTHING
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import Course, Outcome, model_logits
+from fractionate.training.fleet.setup import Outcome, StackSetup, model_logits
 from fractionate.training.mechanism import absorbed, histogram, off_label_relation
 
 MOST_CLASSES = 200  # a larger relation of classes is no picture
 
 
 def with_mechanism(
-    run: Run, model: nn.Module, course: Course, objective: Objective | None, seed: int, probed: Tensor | None
+    run: Run, model: nn.Module, stack_setup: StackSetup, objective: Objective | None, seed: int, probed: Tensor | None
 ) -> Run:
     """The run with the student's relation of classes, its spectrum and the rescaling of its gradient at the end."""
-    signal = course.signals[seed]
-    examples = course.validation
+    signal = stack_setup.signals[seed]
+    examples = stack_setup.validation
     if examples is None:
         return run
-    logits = model_logits(model, examples.inputs.to(course.device)).cpu()
+    logits = model_logits(model, examples.inputs.to(stack_setup.device)).cpu()
     shown = None
     if objective is not None and signal is not None and probed is not None:
-        shown = histogram(rescaling(probed.cpu(), signal.take(course.probe), objective), name="rescaling")
+        shown = histogram(rescaling(probed.cpu(), signal.take(stack_setup.probe), objective), name="rescaling")
     few = logits.shape[1] <= MOST_CLASSES
     return replace(
         run,
@@ -42,7 +42,7 @@ def with_mechanism(
     )
 
 
-def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, backend: str) -> Run:
+def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSetup, *, backend: str) -> Run:
     """The record of a student that was trained in a stack."""
     model, arm = outcome.model, trial.arm
     task, _ = setup.part(arm.share, trial.seed)
@@ -64,7 +64,7 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, b
         return replace(
             base,
             status="diverged",
-            note=f"the loss stopped being finite by step {outcome.diverged_at} of {course.steps}",
+            note=f"the loss stopped being finite by step {outcome.diverged_at} of {stack_setup.steps}",
         )
     scores: dict[str, Scores | None] = {"validation": None, "test": None}
     for name in ("validation", "test"):
@@ -77,4 +77,4 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, course: Course, *, b
             with source.open(task, split, None, NOTHING) as teacher:
                 scores[name] = task.evaluate(model, split, teacher.signal_for)
     done = replace(base, validation=scores["validation"], test=scores["test"])
-    return with_mechanism(done, model, course, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)
+    return with_mechanism(done, model, stack_setup, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)

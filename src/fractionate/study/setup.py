@@ -19,7 +19,7 @@ from fractionate.teachers.cached import Cached
 from fractionate.teachers.shared import part_of
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import MEASURED_EXAMPLES, VALIDATED_EXAMPLES, Course
+from fractionate.training.fleet.setup import MEASURED_EXAMPLES, VALIDATED_EXAMPLES, StackSetup
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class Setup:
         affordable = affordable_points(training, size, 0 if validation is None else len(validation))
         return affordable if self.points is None else self.points
 
-    def course(self, arm: Arm, seeds: Sequence[int]) -> Course | None:
+    def stack_setup(self, arm: Arm, seeds: Sequence[int]) -> StackSetup | None:
         """What plain classifiers in memory run, for the stack and for measurements of the logit layer; None for other tasks."""
         task = self.task
         splits = task.splits
@@ -101,7 +101,7 @@ class Setup:
             signals[seed] = _dense(source)
         training = arm.recipe.training
         validation = None if splits.validation is None else self._examples(splits.validation)
-        return Course(
+        return StackSetup(
             transfer,
             signals,
             training,

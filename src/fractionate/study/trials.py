@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractionate.records import Run
 from fractionate.study.arms import Arm
 from fractionate.study.backend import Backend, why_not_stacked
-from fractionate.study.jobs import Job, Workshop
+from fractionate.study.jobs import Job, JobRunner
 from fractionate.study.results import Folder
 from fractionate.study.setup import Setup, Trial
 from fractionate.study.workers import run_jobs
@@ -37,7 +37,7 @@ class Trials:
             if (kept := folder.load(arm.name, seed, arm.settings)) is not None
         }
         jobs = [replace(job, number=number) for number, job in enumerate(self.jobs(arms, seeds, set(runs)))]
-        for run in run_jobs(Workshop(self.setup), jobs, self.workers, device=self.setup.task.device, advance=advance):
+        for run in run_jobs(JobRunner(self.setup), jobs, self.workers, device=self.setup.task.device, advance=advance):
             if (run.arm, run.seed) in runs and runs[run.arm, run.seed].status != "stopped":
                 continue  # of a stack that was trained whole again for the one that was missing
             folder.save(run)

@@ -34,7 +34,7 @@ def check_tuning(tuning: Tuning) -> None:
     )
     wrong += [f"seeds must be at least 1: {tuning.seeds}"] * (tuning.seeds < 1)
     if wrong:
-        raise ConfigError("the tuning cannot be meant", got="; ".join(wrong))
+        raise ConfigError("invalid value for tune", got="; ".join(wrong))
 
 
 def spread_rates(rates: Sequence[float], count: int) -> list[float]:

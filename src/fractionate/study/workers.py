@@ -23,7 +23,7 @@ import torch
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.records import Run
-from fractionate.study.jobs import Job, Workshop
+from fractionate.study.jobs import Job, JobRunner
 
 ATTEMPTS = 3  # a job whose workers died so often is given up and reported
 TOLD_SECONDS = 0.2  # how often a worker tells how far it is
@@ -35,7 +35,7 @@ def check_workers(workers: int | str) -> None:
     ray = isinstance(workers, str) and (workers == "ray" or workers.startswith("ray:"))
     if not ray and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise ConfigError(
-            "workers cannot be meant",
+            "invalid value for workers",
             expected='a number of processes from 1, "ray", or "ray:ADDRESS" of a cluster',
             got=repr(workers),
         )
@@ -48,7 +48,7 @@ def start_method(device: str) -> Start:
 
 
 def run_jobs(
-    workshop: Workshop,
+    runner: JobRunner,
     jobs: Sequence[Job],
     workers: int | str,
     *,
@@ -61,12 +61,12 @@ def run_jobs(
     """
     check_workers(workers)
     if isinstance(workers, str):
-        yield from _on_ray(workshop, jobs, workers.partition(":")[2], advance)
+        yield from _on_ray(runner, jobs, workers.partition(":")[2], advance)
     elif workers == 1 or len(jobs) < 2:
         for job in jobs:
-            yield from workshop.work(job, advance)
+            yield from runner.work(job, advance)
     else:
-        yield from _in_processes(workshop, jobs, min(workers, len(jobs)), start_method(device), advance)
+        yield from _in_processes(runner, jobs, min(workers, len(jobs)), start_method(device), advance)
 
 
 @dataclass(eq=False)
@@ -82,10 +82,10 @@ class _Worker:
         self.connection.send(job)
 
 
-def _hire(workshop: Workshop, start: Start) -> _Worker:
+def _hire(runner: JobRunner, start: Start) -> _Worker:
     context: Any = torch.multiprocessing.get_context(start)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, workshop, os.getpid()), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, runner, os.getpid()), daemon=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -105,7 +105,7 @@ def _hire(workshop: Workshop, start: Start) -> _Worker:
     return _Worker(process, ours)
 
 
-def _serve(connection: Connection, workshop: Workshop, parent: int) -> None:
+def _serve(connection: Connection, runner: JobRunner, parent: int) -> None:
     """Do jobs until told to end, or until the study that asked is gone."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides what a Ctrl-C means
@@ -130,7 +130,7 @@ def _serve(connection: Connection, workshop: Workshop, parent: int) -> None:
         if job is None:
             return
         try:
-            for run in workshop.work(job, advance):
+            for run in runner.work(job, advance):
                 connection.send(("run", run))
             connection.send(("done", None))
         except Exception as error:
@@ -144,11 +144,11 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _in_processes(
-    workshop: Workshop, jobs: Sequence[Job], count: int, start: Start, advance: Callable[[int], None]
+    runner: JobRunner, jobs: Sequence[Job], count: int, start: Start, advance: Callable[[int], None]
 ) -> Iterator[Run]:
     queue, deaths = deque(jobs), dict.fromkeys((job.number for job in jobs), 0)
     given: dict[int, set[tuple[str, int]]] = {job.number: set() for job in jobs}
-    crew = [_hire(workshop, start) for _ in range(count)]
+    crew = [_hire(runner, start) for _ in range(count)]
     try:
         while queue or any(worker.job for worker in crew):
             for worker in list(crew):
@@ -158,7 +158,7 @@ def _in_processes(
                         worker.give(following)
                     except OSError:  # it died with nothing to do
                         worker.process.join()
-                        crew[crew.index(worker)] = replacement = _hire(workshop, start)
+                        crew[crew.index(worker)] = replacement = _hire(runner, start)
                         replacement.give(following)
             for ready in wait([w.connection for w in crew if w.job]):
                 worker = next(w for w in crew if w.connection is ready)
@@ -168,7 +168,7 @@ def _in_processes(
                     kind, told = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
                     worker.process.join()
-                    crew[crew.index(worker)] = _hire(workshop, start)
+                    crew[crew.index(worker)] = _hire(runner, start)
                     deaths[job.number] += 1
                     if deaths[job.number] < ATTEMPTS:
                         queue.appendleft(job)
@@ -176,7 +176,7 @@ def _in_processes(
                     reason = f"its worker died {ATTEMPTS} times, exit code {worker.process.exitcode}"
                     for trial in job.group:
                         if trial.key not in given[job.number]:
-                            yield workshop.lost(trial, reason)
+                            yield runner.lost(trial, reason)
                     continue
                 if kind == "steps":
                     advance(told)
@@ -201,12 +201,12 @@ def _in_processes(
             worker.connection.close()
 
 
-def _whole_job(workshop: Workshop, job: Job) -> list[Run]:
+def _whole_job(runner: JobRunner, job: Job) -> list[Run]:
     torch.set_num_threads(1)
-    return list(workshop.work(job, lambda _: None))
+    return list(runner.work(job, lambda _: None))
 
 
-def _on_ray(workshop: Workshop, jobs: Sequence[Job], address: str, advance: Callable[[int], None]) -> Iterator[Run]:
+def _on_ray(runner: JobRunner, jobs: Sequence[Job], address: str, advance: Callable[[int], None]) -> Iterator[Run]:
     """The jobs as tasks of a Ray cluster; a local one is started, and ended, where none is named and none runs."""
     try:
         import ray
@@ -227,7 +227,7 @@ def _on_ray(workshop: Workshop, jobs: Sequence[Job], address: str, advance: Call
             runtime_env=here,
         )
     try:
-        shared = ray.put(workshop)
+        shared = ray.put(runner)
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_whole_job)
         waiting = {task.remote(shared, job): job for job in jobs}
         while waiting:
@@ -239,9 +239,9 @@ def _on_ray(workshop: Workshop, jobs: Sequence[Job], address: str, advance: Call
                 raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
             except ray.exceptions.RayError as error:
                 reason = f"its worker died {ATTEMPTS} times: {str(error).splitlines()[0]}"
-                yield from (workshop.lost(trial, reason) for trial in job.group)
+                yield from (runner.lost(trial, reason) for trial in job.group)
                 continue
-            advance(len(runs) * workshop.steps(job))
+            advance(len(runs) * runner.steps(job))
             yield from runs
     finally:
         if own:

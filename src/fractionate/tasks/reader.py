@@ -64,7 +64,7 @@ class Reader(nn.Module):
         self.watch: Watch | None = None
         self.active = False
         self.features: dict[str, Tensor] = {}
-        self.entered: Tensor | None = None
+        self.trained_members: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "head":  # a layer of the model, not a child of its own: its weights would have two names
@@ -76,7 +76,7 @@ class Reader(nn.Module):
         """The model on a batch's inputs: its output, and by name what was needed."""
         if not self.needs:
             return call(self.model, inputs), {}
-        self.features, self.entered, self.active = {}, None, True
+        self.features, self.trained_members, self.active = {}, None, True
         try:
             output = call(self.model, inputs)
         finally:
@@ -87,10 +87,10 @@ class Reader(nn.Module):
         if self.needs.attention:
             captured[ATTENTION] = self._attention()
         if self.needs.hidden:
-            captured[HIDDEN] = self.entered
+            captured[HIDDEN] = self.trained_members
         if self.needs.explanations:
             captured[EXPLANATIONS] = explanations_of(output)
-        self.features, self.entered = {}, None
+        self.features, self.trained_members = {}, None
         return output, captured
 
     def _attention(self) -> AttentionStates:
@@ -135,7 +135,7 @@ class Reader(nn.Module):
         """A forward pre-hook of the output layer: keeps what enters, and lets one row through, so that no logits are made."""
         if not self.active:
             return None
-        self.entered = inputs[0]
+        self.trained_members = inputs[0]
         return (inputs[0][:, :1] if inputs[0].ndim == 3 else inputs[0][:1],)
 
 

@@ -33,7 +33,7 @@ def mix(
 
     `weights` are one number a teacher, or one a teacher for each example (they are made to sum to 1); `route` names the one
     teacher to follow for each example. The mean is taken of probabilities, not of logits, so a sure teacher counts as sure.
-    Raises `MismatchError` where classes, examples or labels differ and `ConfigError` for weights that cannot be meant.
+    Raises `MismatchError` where classes, examples or labels differ and `ConfigError` for invalid weights.
     """
     if not signals:
         raise ConfigError("there is no teacher to mix", expected="at least one signal", got="none")

@@ -59,8 +59,8 @@ class HiddenStates:
             raise MismatchError(
                 f"{layer!r} is no linear layer", expected="the layer that makes logits", got=type(output_layer).__name__
             )
-        entered: list[Tensor] = []
-        hook = output_layer.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+        trained_members: list[Tensor] = []
+        hook = output_layer.register_forward_pre_hook(lambda module, inputs: trained_members.append(inputs[0]))
         kept: list[Tensor] = []
         labels: list[Tensor] = []
         sizes: list[Tensor] = []
@@ -72,11 +72,11 @@ class HiddenStates:
             with eval_mode(teacher):
                 for batch in feed.batches(plan, seed=0):
                     batch = batch.to(device_of(teacher))
-                    entered.clear()
+                    trained_members.clear()
                     logits = logits_of(call(teacher, takes(batch, "teacher")), head)
                     said, gold, place = rows(logits, batch.labels)
                     place = torch.arange(len(gold)) if place is None else place
-                    states = rows(entered[-1], batch.labels)[0]
+                    states = rows(trained_members[-1], batch.labels)[0]
                     check_finite(said, batch.index[place.cpu()])
                     made = states @ weight.T
                     constant = (said[0] - made[0]) if constant is None else constant

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fractionate.training.distillation import distill as distill
     from fractionate.training.evaluation import evaluate as evaluate
     from fractionate.training.evaluation import signal_on as signal_on
-    from fractionate.training.memory import foresee as foresee
+    from fractionate.training.memory import estimate_memory as estimate_memory
     from fractionate.training.recipe import Recipe as Recipe
     from fractionate.training.recompute import recomputed as recomputed
     from fractionate.training.run_folder import CHECKPOINTS as CHECKPOINTS
@@ -27,7 +27,7 @@ else:
             "checkpoint": ("steps_in",),
             "distillation": ("distill",),
             "evaluation": ("evaluate", "signal_on"),
-            "memory": ("foresee",),
+            "memory": ("estimate_memory",),
             "recipe": ("Recipe",),
             "recompute": ("recomputed",),
             "run_folder": ("CHECKPOINTS", "METRICS", "RUN", "STUDENT"),

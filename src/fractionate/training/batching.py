@@ -15,7 +15,7 @@ from fractionate.training.distributed import World
 
 
 @dataclass(frozen=True, eq=False)
-class Portion:
+class MicroBatches:
     """One process's part of a step: the whole batch's places, and its own pieces; one without examples is `None`."""
 
     epoch: int
@@ -23,7 +23,9 @@ class Portion:
     pieces: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
 
 
-def portions(feed: Split, training: Training, world: World, *, seed: int, first: int, steps: int) -> Iterator[Portion]:
+def micro_batches(
+    feed: Split, training: Training, world: World, *, seed: int, first: int, steps: int
+) -> Iterator[MicroBatches]:
     """The portions of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
     size = training.batch_size
     epoch_steps = -(-len(feed) // size)
@@ -35,4 +37,4 @@ def portions(feed: Split, training: Training, world: World, *, seed: int, first:
                 count = -(-most // (training.micro_batch_size or most))
                 mine = index if world.size == 1 else index[world.rank :: world.size]
                 cut = torch.tensor_split(mine, count) if count > 1 else (mine,)
-                yield Portion(epoch, index, tuple(piece if len(piece) else None for piece in cut))
+                yield MicroBatches(epoch, index, tuple(piece if len(piece) else None for piece in cut))

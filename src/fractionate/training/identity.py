@@ -13,7 +13,7 @@ from fractionate.tasks.task import Task
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.distributed import World
 from fractionate.training.recipe import Recipe
-from fractionate.training.run_folder import Asked
+from fractionate.training.run_folder import Settings
 from fractionate.training.state import asked_for
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
@@ -22,7 +22,7 @@ NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNor
 
 def settings_of(
     task: Task, recipe: Recipe, student: nn.Module, *, seed: int, steps: int, arm: str, examples: int
-) -> Asked:
+) -> Settings:
     """The settings of a run as its record holds them, without fingerprints of data and models."""
     return asked_for(
         student,
@@ -39,14 +39,14 @@ def settings_of(
 
 
 def identity_of(
-    settings: Asked,
+    settings: Settings,
     task: Task,
     recipe: Recipe,
     student: nn.Module,
     source: TeacherSource | None,
     split: Split,
     world: World,
-) -> Asked:
+) -> Settings:
     """All of it: two calls that agree in it are the same run."""
     found = dict(settings)
     found |= {f"recipe.{name}": canonical_text(getattr(recipe, name)) for name in ("preparations", "data")}

@@ -26,7 +26,7 @@ LOGIT_COPIES = {
 
 
 @dataclass(frozen=True)
-class Forecast:
+class MemoryEstimate:
     """Bytes a training adds to what the process holds already: the peak, and what it is mostly made of."""
 
     weights_bytes: int  # gradients, the optimiser's state, averages
@@ -41,7 +41,7 @@ class Forecast:
         return f"{shown_bytes(self.total_bytes)} ({', '.join(f'{name} {shown_bytes(size)}' for name, size in parts)})"
 
 
-def foresee(
+def estimate_memory(
     student: nn.Module,
     inputs: Any,
     training: Training,
@@ -49,7 +49,7 @@ def foresee(
     learns_from: str = "teacher",
     head: Head = None,
     copies: int = 0,
-) -> Forecast | None:
+) -> MemoryEstimate | None:
     """What a step on these inputs will take: forward and backward pass over tensors that have a shape and no numbers.
 
     Every storage is counted from its birth to its death, so the peak is that of the step itself; what kernels take for
@@ -72,9 +72,9 @@ def foresee(
                 {f"student.{name}": t for name, t in held.items()},
                 (batch,),
             )
-    except Exception:  # any model may read numbers in any way; then there is no forecast, and torch says what it needs
+    except Exception:  # any model may read numbers in any way; then there is no estimate, and torch says what it needs
         return None
-    return Forecast(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + living.peak)
+    return MemoryEstimate(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + living.peak)
 
 
 class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -131,7 +131,7 @@ def _anew(inputs: Any) -> Any:
 
 
 def small_for_sure(student: nn.Module, inputs: Any, device: torch.device) -> bool:
-    """Whether a step is far below what is free, whatever the student does: then no forecast is needed.
+    """Whether a step is far below what is free, whatever the student does: then no estimate is needed.
 
     As if every module gave, for each number it is called with, as many as the longest side of any weight, ten times over.
     """
@@ -143,16 +143,16 @@ def small_for_sure(student: nn.Module, inputs: Any, device: torch.device) -> boo
     return free is not None and 40 * (weights + numbers * widest * modules) < free // 10
 
 
-def check_memory(forecast: Forecast | None, device: torch.device) -> None:
+def check_memory(memory_estimate: MemoryEstimate | None, device: torch.device) -> None:
     """Raise `ResourceError`, before anything is allocated, where a step would take more than there is."""
     free = available_bytes(device)
-    if forecast is None or free is None or forecast.total_bytes <= free:
+    if memory_estimate is None or free is None or memory_estimate.total_bytes <= free:
         return
-    large = forecast.logits_bytes > max(forecast.kept_bytes, forecast.weights_bytes)
+    large = memory_estimate.logits_bytes > max(memory_estimate.kept_bytes, memory_estimate.weights_bytes)
     raise ResourceError(
         "a step of this training does not fit into memory",
         expected=f"at most {shown_bytes(free)}, which is free on {device}",
-        got=str(forecast),
+        got=str(memory_estimate),
         fix="set micro_batch_size: the step stays the same, in smaller pieces"
         + ("; for large vocabularies see docs/sequences.md" if large else "; or recompute= to keep fewer activations"),
     )

@@ -25,13 +25,13 @@ from fractionate.system.files import irregular
 STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
 LAST = "last.safetensors"
 FILE = "file "  # how the settings of an exported student name the digests of its files
-Asked = dict[str, str | float | int | bool | None]
+Settings = dict[str, str | float | int | bool | None]
 
 
 CARD = "README.md"  # of a student: the one file of its folder that a person may edit
 
 
-def file_digests(folder: Path) -> Asked:
+def file_digests(folder: Path) -> Settings:
     """The digest of every file of a student's folder but its card and its record, as settings of that record."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, RUN))
     return {f"{FILE}{name}": _digest(folder / name, "") for name in names if not name.startswith(TEMPORARY)}
@@ -86,7 +86,7 @@ class Folder:
         """The file of measurements."""
         return self.path / METRICS
 
-    def finished(self, asked: Asked) -> Run | None:
+    def finished(self, asked: Settings) -> Run | None:
         """The run that was finished here, or None. Raises `MismatchError` where it is not this one."""
         run = Run.load_kept(self.path / RUN)
         if run is None:
@@ -117,14 +117,14 @@ class Folder:
         """Write the student, then the record; drop the checkpoints. Gives the record as it was written."""
         content, aliases = to_bytes(weights)
         write_file(self.path / STUDENT, content)
-        written: Asked = {"student_xxh3_128": xxhash.xxh3_128_hexdigest(content)}
+        written: Settings = {"student_xxh3_128": xxhash.xxh3_128_hexdigest(content)}
         written |= {f"alias {name}": of for name, of in aliases.items()}
         run = replace(run, settings=run.settings | written)
         run.save(self.path / RUN)  # last: its presence says that the run is finished
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return run
 
-    def check(self, asked: Asked, found: dict[str, Any]) -> None:
+    def check(self, asked: Settings, found: dict[str, Any]) -> None:
         """Raise `MismatchError` naming every setting in which the run in this folder differs from the one asked for."""
         differing = [name for name in asked if found.get(name) != asked[name]]
         if differing:

@@ -24,12 +24,12 @@ from fractionate.training.checkpoint import (
     restore_random_state,
 )
 from fractionate.training.distributed import World
-from fractionate.training.run_folder import Asked
+from fractionate.training.run_folder import Settings
 from fractionate.training.tracking import Row
 
 
 @dataclass
-class Standing:
+class TrainState:
     """The numbers of a training: all that is not a tensor and not asked for."""
 
     step: int = 0
@@ -69,7 +69,7 @@ class Parts:
     best: dict[str, Tensor] = field(default_factory=dict)
     scaler: torch.amp.GradScaler | None = None
 
-    def snapshot(self, standing: Standing, asked: Asked, world: World) -> Checkpoint:
+    def snapshot(self, state: TrainState, asked: Settings, world: World) -> Checkpoint:
         """All of it, as a checkpoint (every process has to ask)."""
         tensors = {f"student/{name}": t for name, t in world.whole(self.student.state_dict()).items()}
         tensors |= {f"parts/{name}": t for name, t in world.whole(self.trained.state_dict()).items()}
@@ -79,9 +79,9 @@ class Parts:
             tensors |= {f"average/{name}": t for name, t in world.whole(self.average.state_dict()).items()}
         tensors |= {f"best/{name}": t for name, t in self.best.items()}
         scale = self.scaler.state_dict() if self.scaler is not None else {}
-        return Checkpoint(standing.step, tensors, {"asked": asked, "standing": asdict(standing), "scale": scale})
+        return Checkpoint(state.step, tensors, {"asked": asked, "standing": asdict(state), "scale": scale})
 
-    def restore(self, found: Checkpoint, world: World) -> Standing:
+    def restore(self, found: Checkpoint, world: World) -> TrainState:
         """Put a checkpoint back. Raises `MismatchError` where it belongs to another student."""
         load_weights(self.student, world.like(found.part("student"), self.student.state_dict()))
         load_weights(self.trained, world.like(found.part("parts"), self.trained.state_dict()))
@@ -94,15 +94,15 @@ class Parts:
         self.best = found.part("best")
         if self.scaler is not None and found.facts["scale"]:
             self.scaler.load_state_dict(found.facts["scale"])
-        return Standing(**found.facts["standing"])
+        return TrainState(**found.facts["standing"])
 
 
 def asked_for(
     student: nn.Module, training: Training, *, data: str | None = None, teacher: str | None = None, **more: Any
-) -> Asked:
+) -> Settings:
     """What was asked for, by name: two calls that agree in it are the same run."""
     shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
-    asked: Asked = {f"training.{name}": value for name, value in asdict(training).items()}
+    asked: Settings = {f"training.{name}": value for name, value in asdict(training).items()}
     asked |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
     return asked | more
 

@@ -29,19 +29,19 @@ from fractionate.teachers.cached import OpenCache
 from fractionate.teachers.source import OpenTeacher, TeacherSource, no_better_than_chance
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
-from fractionate.training.batching import Portion, portions
+from fractionate.training.batching import MicroBatches, micro_batches
 from fractionate.training.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.training.cost import cost_of
 from fractionate.training.distributed import World
 from fractionate.training.identity import check_apart, identity_of, settings_of
 from fractionate.training.interrupt import InterruptedLook, Notice, Watched
-from fractionate.training.memory import check_memory, foresee, small_for_sure
+from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
 from fractionate.training.observer import Observer
 from fractionate.training.progress import Progress, Show
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Folder
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
-from fractionate.training.state import Parts, Standing, history, running_average, versions
+from fractionate.training.state import Parts, TrainState, history, running_average, versions
 from fractionate.training.step import Stepper, Taken, seed_run, seed_step
 from fractionate.training.student import check_used, finish_student, teacher_on
 from fractionate.training.tracking import Ledger, Tracker
@@ -74,7 +74,7 @@ class Session:
     world: World
     observer: Observer | None = None
 
-    standing: Standing = field(default_factory=Standing)
+    state: TrainState = field(default_factory=TrainState)
     started: float = field(default_factory=time.monotonic)
     points: list[Point] = field(default_factory=list)
 
@@ -209,8 +209,10 @@ class Session:
             return
         copies = (training.average_decay is not None) + (training.keep == "best")
         learns_from = "teacher" if self.recipe.opens_teacher else "labels"
-        forecast = foresee(self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies)
-        check_memory(forecast, self.device)
+        memory_estimate = estimate_memory(
+            self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies
+        )
+        check_memory(memory_estimate, self.device)
 
     def _open(self) -> None:
         """Find the newest sound checkpoint and go on from it, or start."""
@@ -222,11 +224,11 @@ class Session:
             path = self.folder.metrics if self.world.rank == 0 else None
         if found is not None and self.folder is not None:
             self.folder.check(self.asked, found.facts["asked"])
-            self.standing = self.parts.restore(found, self.world)
-        self.ledger = Ledger(path, keep_bytes=self.standing.metrics_bytes, trackers=self.trackers)
+            self.state = self.parts.restore(found, self.world)
+        self.ledger = Ledger(path, keep_bytes=self.state.metrics_bytes, trackers=self.trackers)
         self.ledger.start(self.arm, self.asked)
         show = self.show if self.world.rank == 0 else "nothing"
-        self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.standing.step)
+        self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.state.step)
         contract = self.recipe.contract()
         if contract is not None:
             self.progress.say(str(contract))
@@ -237,7 +239,7 @@ class Session:
         if self.remark:
             self.progress.say(f"warning: {self.remark}")
         for error in damaged:
-            self.progress.say(f"{error.what}: going on from step {self.standing.step}")
+            self.progress.say(f"{error.what}: going on from step {self.state.step}")
         self.world.wait()
 
     def _train(self) -> None:
@@ -247,28 +249,28 @@ class Session:
         look = self.training.evaluate_every
         if look is None and (self.training.patience is not None or self.training.keep == "best"):
             look = -(-len(self.split) // self.training.batch_size)
-        if self.standing.look_due:  # a signal came within it
+        if self.state.look_due:  # a signal came within it
             self._look()
-            if self.standing.look_due:
+            if self.state.look_due:
                 self._stop()
         saved = time.monotonic()
         ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
         wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
         fetched = self.split.batches(wanted, self.seed)
         for step in plan:
-            if self.standing.ended:
+            if self.state.ended:
                 break
             pieces = [(next(fetched).to(self.device), piece is not None) for piece in step.pieces]
-            seed_step(self.seed, self.standing.step, self.device, self.world.rank)
-            rate = learning_rate(self.training, self.standing.step, self.steps)
+            seed_step(self.seed, self.state.step, self.device, self.world.rank)
+            rate = learning_rate(self.training, self.state.step, self.steps)
             set_learning_rate(self.parts.optimizer, rate)
             overdue = time.monotonic() - saved >= self.save_every_seconds and self.folder is not None
-            number = self.standing.step + 1
+            number = self.state.step + 1
             row_due = number % self.log_every == 0 or number == self.steps
             asked = (float(self.notice.number), float(overdue))
             described = max(1, self.steps // self.log_every // DESCRIBED_ROWS)
             describe = row_due and (number // self.log_every % described == 0 or number == self.steps)
-            taken = self.stepper.take(pieces, step=self.standing.step, describe=describe, also=asked)
+            taken = self.stepper.take(pieces, step=self.state.step, describe=describe, also=asked)
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
@@ -279,14 +281,10 @@ class Session:
                     train_mode(self.student, self.frozen)
             if self.task.splits.validation is not None and look and (number % look == 0 or number == self.steps):
                 self._look()
-                stop = stop or self.standing.look_due
-            if self.save_every_steps and self.standing.step % self.save_every_steps == 0:
+                stop = stop or self.state.look_due
+            if self.save_every_steps and self.state.step % self.save_every_steps == 0:
                 due = True
-            if (
-                self.folder is not None
-                and (due or stop)
-                and (self.standing.step < self.steps or self.standing.look_due)
-            ):
+            if self.folder is not None and (due or stop) and (self.state.step < self.steps or self.state.look_due):
                 self._save()
                 saved = time.monotonic()
             if stop:
@@ -294,19 +292,19 @@ class Session:
 
     def _stop(self) -> NoReturn:
         raise StoppedError(
-            f"stopped by a signal after step {self.standing.step} of {self.steps}",
+            f"stopped by a signal after step {self.state.step} of {self.steps}",
             number=self.notice.number or 15,
             fix="run the same command again to go on",
         )
 
-    def _plan(self) -> Iterator[Portion]:
-        return portions(
-            self.split, self.training, self.world, seed=self.seed, first=self.standing.step, steps=self.steps
+    def _plan(self) -> Iterator[MicroBatches]:
+        return micro_batches(
+            self.split, self.training, self.world, seed=self.seed, first=self.state.step, steps=self.steps
         )
 
-    def _note(self, step: Portion, taken: Taken, rate: float, *, row_due: bool) -> None:
+    def _note(self, step: MicroBatches, taken: Taken, rate: float, *, row_due: bool) -> None:
         """Count the step, and write a row where one is due."""
-        now = self.standing
+        now = self.state
         now.step += 1
         now.loss_steps += 1
         now.loss_sum += taken.loss
@@ -324,7 +322,7 @@ class Session:
 
     def _look(self) -> None:
         """Measure on the validation data; keep the best weights; end where patience has run out."""
-        now, split = self.standing, self.task.splits.validation
+        now, split = self.state, self.task.splits.validation
         assert split is not None
         now.look_due = True
         try:
@@ -358,7 +356,7 @@ class Session:
 
     def _save(self) -> None:
         assert self.folder is not None
-        now = replace(self.standing, metrics_bytes=self.ledger.sync())
+        now = replace(self.state, metrics_bytes=self.ledger.sync())
         now.seconds += time.monotonic() - self.started
         checkpoint = self.parts.snapshot(now, self.asked, self.world)
         if self.world.rank == 0:
@@ -367,7 +365,7 @@ class Session:
 
     def _record(self) -> Run:
         """Choose the weights, measure them, and say what was done."""
-        now = self.standing
+        now = self.state
         if self.parts.best:
             last = self.world.whole(plain_state(self._measured())) if now.best_step != now.step else {}
             if self.folder is not None and last and self.world.rank == 0:

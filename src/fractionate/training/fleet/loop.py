@@ -21,10 +21,10 @@ from fractionate.training.fleet.captured_step import RECORDED_STEPS, Recording, 
 from fractionate.training.fleet.measurements import measure
 from fractionate.training.fleet.setup import (
     EVALUATED_BATCH,
-    Course,
-    Entrant,
     Lookup,
     Outcome,
+    StackMember,
+    StackSetup,
     StudentFactory,
     make_bundle,
     make_student,
@@ -59,12 +59,12 @@ def _finite(model: nn.Module) -> bool:
 class _Stepper:
     """The forward and backward pass of a stack: recorded where that pays, else through `vmap` and autograd."""
 
-    def __init__(self, stack: Stack, course: Course, recordings: Recordings) -> None:
-        self.stack, self.course, self.recordings = stack, course, recordings
+    def __init__(self, stack: Stack, stack_setup: StackSetup, recordings: Recordings) -> None:
+        self.stack, self.stack_setup, self.recordings = stack, stack_setup, recordings
         self.shapes = tuple(tuple(p.shape) for p in stack.parameters.values())
-        size, examples = course.training.batch_size, course.examples
+        size, examples = stack_setup.training.batch_size, stack_setup.examples
         whole, rest = divmod(examples, size)
-        epochs = course.steps / max(1, whole + (rest > 0))
+        epochs = stack_setup.steps / max(1, whole + (rest > 0))
         self.long = {n for n, times in ((size, whole * epochs), (rest, epochs)) if times >= RECORDED_STEPS}
         self.kept: list[Tensor] = []
         self.recording: Recording | None = None
@@ -72,7 +72,7 @@ class _Stepper:
     def forward(self, inputs: Tensor, step: int) -> Tensor:
         """Logits of all students in training mode."""
         self.recording = self._recorded(inputs, step)
-        with autocast(self.course.training, self.course.device):
+        with autocast(self.stack_setup.training, self.stack_setup.device):
             if self.recording is None:
                 return self.stack.train_forward(inputs, step)
         logits, self.kept = self.recording.forward(self.stack, inputs, self.stack.deal(inputs, step))
@@ -93,39 +93,39 @@ class _Stepper:
         key = (tuple(inputs.shape), inputs.dtype, self.shapes)
         if key not in self.recordings:
             noise = self.stack.deal(inputs, step)
-            with autocast(self.course.training, self.course.device):
+            with autocast(self.stack_setup.training, self.stack_setup.device):
                 self.recordings[key] = record(self.stack, inputs, noise)
         return self.recordings[key]
 
 
 def train_stacked(
     factory: StudentFactory,
-    entrants: Sequence[Entrant],
-    course: Course,
+    members: Sequence[StackMember],
+    stack_setup: StackSetup,
     *,
     advance: Advance = lambda _: None,
     recordings: Recordings | None = None,
 ) -> list[Outcome]:
     """Train students in one pass, as one stack."""
     begin = time.perf_counter()
-    modules = [make_student(factory, entrant.seed, course.device) for entrant in entrants]
-    stack = Stack(modules, [entrant.seed for entrant in entrants])
-    lookup = Lookup(course, entrants, layout=torch.contiguous_format)
-    optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], course.training)
-    stepper = _Stepper(stack, course, {} if recordings is None else recordings)
+    modules = [make_student(factory, member.seed, stack_setup.device) for member in members]
+    stack = Stack(modules, [member.seed for member in members])
+    lookup = Lookup(stack_setup, members, layout=torch.contiguous_format)
+    optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], stack_setup.training)
+    stepper = _Stepper(stack, stack_setup, {} if recordings is None else recordings)
     bundle: Bundle | None = None
-    steps, measured = course.steps, course.measured_steps
-    points: list[list[Point]] = [[] for _ in entrants]
-    diverged: list[int | None] = [None] * len(entrants)
-    probe = lookup.inputs(course.probe.to(course.device).expand(len(entrants), -1))
-    seen = None if course.validated is None else course.validated.inputs.to(course.device)
+    steps, measured = stack_setup.steps, stack_setup.measured_steps
+    points: list[list[Point]] = [[] for _ in members]
+    diverged: list[int | None] = [None] * len(members)
+    probe = lookup.inputs(stack_setup.probe.to(stack_setup.device).expand(len(members), -1))
+    seen = None if stack_setup.validated is None else stack_setup.validated.inputs.to(stack_setup.device)
     on_transfer: Tensor | None = None
     for step in range(steps):
         index = lookup.index(step)
         logits = stepper.forward(lookup.inputs(index), step)
-        bundle = bundle or make_bundle(course, entrants, logits.shape[-1])
+        bundle = bundle or make_bundle(stack_setup, members, logits.shape[-1])
         gradient = bundle.gradient(logits.float(), index)
-        set_learning_rate(optimizer, learning_rate(course.training, step, steps))
+        set_learning_rate(optimizer, learning_rate(stack_setup.training, step, steps))
         optimizer.zero_grad(set_to_none=True)
         stepper.backward(logits, gradient)
         optimizer.step()
@@ -134,21 +134,21 @@ def train_stacked(
             with torch.no_grad():
                 on_transfer = stack.forward(probe)
             validated = None if seen is None else stack_logits(stack, seen)
-            for i, entrant in enumerate(entrants):
+            for i, member in enumerate(members):
                 if diverged[i] is None:
                     modules[i].load_state_dict(stack.state(i))
                     own = None if validated is None else validated[i]
-                    points[i].append(measure(course, entrant, step, losses[i], modules[i], on_transfer[i], own))
+                    points[i].append(measure(stack_setup, member, step, losses[i], modules[i], on_transfer[i], own))
                     if not bool(torch.isfinite(on_transfer[i]).all()):
                         diverged[i] = step + 1
-        advance(len(entrants))
-    seconds = (time.perf_counter() - begin) / len(entrants)
+        advance(len(members))
+    seconds = (time.perf_counter() - begin) / len(members)
     outcomes = []
-    for i, (entrant, module) in enumerate(zip(entrants, modules, strict=True)):
+    for i, (member, module) in enumerate(zip(members, modules, strict=True)):
         module.load_state_dict(stack.state(i))
         module.eval()
         if diverged[i] is None and not _finite(module):
             diverged[i] = steps
         own = None if on_transfer is None else on_transfer[i]
-        outcomes.append(Outcome(entrant, module, steps, seconds, diverged[i], tuple(points[i]), own))
+        outcomes.append(Outcome(member, module, steps, seconds, diverged[i], tuple(points[i]), own))
     return outcomes

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fractionate.records import Point
 from fractionate.tasks.evaluate import scores
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import Course, Entrant, model_logits
+from fractionate.training.fleet.setup import StackMember, StackSetup, model_logits
 from fractionate.training.mechanism import Geometry, distance_order, measure_rescaling, row_geometry
 
 ORDERED_EXAMPLES = 64  # examples and classes of which the order of distances is asked: it compares all pairs of classes
@@ -32,20 +32,22 @@ def features_before(model: nn.Module, layer: nn.Module, inputs: Tensor) -> Tenso
     return kept[0]
 
 
-def layer_geometry(model: nn.Module, course: Course, entrant: Entrant) -> tuple[Geometry | None, float | None]:
+def layer_geometry(
+    model: nn.Module, stack_setup: StackSetup, member: StackMember
+) -> tuple[Geometry | None, float | None]:
     """How a student's logit layer lies against the teacher's relations, and the share of distances in the teacher's order.
 
     (None, None) for a student whose logits do not come from a linear layer with one row a class. With many classes or examples a
     part of them is asked, evenly spread.
     """
-    layer, signal = last_linear(model), course.signals[entrant.seed]
+    layer, signal = last_linear(model), stack_setup.signals[member.seed]
     if layer is None or signal is None or layer.out_features != signal.classes:
         return None, None
     rows = layer.weight.detach().cpu()
-    groups = course.superclasses if len(course.superclasses) == signal.classes else ()
-    geometry = row_geometry(rows, course.relations[entrant.seed], groups)
-    places = course.probe[:: max(1, len(course.probe) // ORDERED_EXAMPLES)]
-    inputs = course.transfer[entrant.seed].inputs[places].to(course.device)
+    groups = stack_setup.superclasses if len(stack_setup.superclasses) == signal.classes else ()
+    geometry = row_geometry(rows, stack_setup.relations[member.seed], groups)
+    places = stack_setup.probe[:: max(1, len(stack_setup.probe) // ORDERED_EXAMPLES)]
+    inputs = stack_setup.transfer[member.seed].inputs[places].to(stack_setup.device)
     features = features_before(model, layer, inputs).cpu()
     if features.ndim != 2 or len(features) != len(places):
         return geometry, None
@@ -62,8 +64,8 @@ def layer_geometry(model: nn.Module, course: Course, entrant: Entrant) -> tuple[
 
 
 def measure(
-    course: Course,
-    entrant: Entrant,
+    stack_setup: StackSetup,
+    member: StackMember,
     step: int,
     loss: float,
     model: nn.Module,
@@ -71,16 +73,16 @@ def measure(
     validation_logits: Tensor | None,
 ) -> Point:
     """The point of a student after a step (counted from 0), from its logits on the probe and the validation data."""
-    signal, objective = course.signals[entrant.seed], entrant.objective
+    signal, objective = stack_setup.signals[member.seed], member.objective
     finite = bool(torch.isfinite(transfer_logits).all())
     found = None
     if finite and objective is not None and signal is not None and objective.teacher_weight > 0:
-        found = measure_rescaling(transfer_logits.cpu(), signal.take(course.probe), objective)
-    geometry, order = layer_geometry(model, course, entrant) if finite else (None, None)
+        found = measure_rescaling(transfer_logits.cpu(), signal.take(stack_setup.probe), objective)
+    geometry, order = layer_geometry(model, stack_setup, member) if finite else (None, None)
     validated = None
     looked = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
-    if looked and validation_logits is not None and course.validated is not None:
-        labels, said = course.validated.labels, course.validated_teacher
+    if looked and validation_logits is not None and stack_setup.validated is not None:
+        labels, said = stack_setup.validated.labels, stack_setup.validated_teacher
         validated = scores(validation_logits.cpu(), labels, None if said is None else TeacherSignal(said, labels))
     return Point(
         step=step + 1,

@@ -28,7 +28,7 @@ EVALUATED_BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Entrant:
+class StackMember:
     """A student to train: its arm, seed and objective (None: the labels alone)."""
 
     arm: str
@@ -43,7 +43,7 @@ class Outcome:
     `probed` are its logits on the measured examples of the transfer set at the end.
     """
 
-    entrant: Entrant
+    member: StackMember
     model: nn.Module
     steps: int
     wall_seconds: float
@@ -58,7 +58,7 @@ def spread_places(total: int, most: int) -> Int[Tensor, "places"]:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class StackSetup:
     """What all students of a fleet run: data and signal by seed, training, what to measure on the way."""
 
     transfer: Mapping[int, Examples]
@@ -137,24 +137,24 @@ def model_logits(model: nn.Module, inputs: Tensor) -> Float[Tensor, "examples cl
 class Lookup:
     """Batches of several students: places in each one's transfer set, and the inputs there, looked up in memory."""
 
-    def __init__(self, course: Course, entrants: Sequence[Entrant], *, layout: torch.memory_format) -> None:
+    def __init__(self, stack_setup: StackSetup, members: Sequence[StackMember], *, layout: torch.memory_format) -> None:
         unique: dict[int, int] = {}  # identity of a transfer set -> its place in the pool
         parts: list[Tensor] = []
         starts: list[int] = []
-        for entrant in entrants:
-            data = course.transfer[entrant.seed]
+        for member in members:
+            data = stack_setup.transfer[member.seed]
             if id(data) not in unique:
                 unique[id(data)] = sum(len(part) for part in parts)
-                parts.append(data.inputs.to(course.device))
+                parts.append(data.inputs.to(stack_setup.device))
             starts.append(unique[id(data)])
         self.pool = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.turned = layout == torch.channels_last and self.pool.ndim == 4
         if self.turned:
             self.pool = self.pool.permute(0, 2, 3, 1).contiguous()
-        self.start = torch.tensor(starts, device=course.device)[:, None]
-        self.seeds = [entrant.seed for entrant in entrants]
-        self.course = course
-        self.per_epoch = -(-course.examples // course.training.batch_size)
+        self.start = torch.tensor(starts, device=stack_setup.device)[:, None]
+        self.seeds = [member.seed for member in members]
+        self.stack_setup = stack_setup
+        self.per_epoch = -(-stack_setup.examples // stack_setup.training.batch_size)
         self._epoch = -1
         self._orders: dict[int, tuple[Tensor, ...]] = {}
 
@@ -162,8 +162,8 @@ class Lookup:
         """Places of a step's examples in each student's transfer set."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            size = self.course.training.batch_size
-            self._orders = {s: batches(self.course.examples, size, s, epoch) for s in dict.fromkeys(self.seeds)}
+            size = self.stack_setup.training.batch_size
+            self._orders = {s: batches(self.stack_setup.examples, size, s, epoch) for s in dict.fromkeys(self.seeds)}
             self._epoch = epoch
         return torch.stack([self._orders[s][place] for s in self.seeds]).to(self.start.device)
 
@@ -173,12 +173,12 @@ class Lookup:
         return rows.permute(0, 1, 4, 2, 3) if self.turned else rows
 
 
-def make_bundle(course: Course, entrants: Sequence[Entrant], classes: int) -> Bundle:
+def make_bundle(stack_setup: StackSetup, members: Sequence[StackMember], classes: int) -> Bundle:
     """The losses of these students on their transfer sets."""
-    signals = [course.signals[e.seed] if e.objective is not None else None for e in entrants]
+    signals = [stack_setup.signals[e.seed] if e.objective is not None else None for e in members]
     return Bundle(
-        [e.objective for e in entrants],
-        [None if s is None else s.to(course.device) for s in signals],
-        [course.transfer[e.seed].labels.to(course.device) for e in entrants],
+        [e.objective for e in members],
+        [None if s is None else s.to(stack_setup.device) for s in signals],
+        [stack_setup.transfer[e.seed].labels.to(stack_setup.device) for e in members],
         classes,
     )

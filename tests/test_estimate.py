@@ -75,9 +75,9 @@ class Grows(nn.Module):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(RUN)
-    (tmp_path / "mine_to_forecast.py").write_text(MINE)
+    (tmp_path / "mine_to_estimate.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine_to_forecast", raising=False)
+    monkeypatch.delitem(sys.modules, "mine_to_estimate", raising=False)
     return tmp_path
 
 
@@ -136,11 +136,11 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name):
-    """In time and memory of a small one: each verb of the rehearsal trains a few students, whatever is asked for."""
-    from fractionate.run import rehearsal
+    """In time and memory of a small one: each verb of the dry run trains a few students, whatever is asked for."""
+    from fractionate.run import timing
 
-    trained, real = [], rehearsal.dissect
-    monkeypatch.setattr(rehearsal, "dissect", lambda *a, **more: trained.append(made := real(*a, **more)) or made)
+    trained, real = [], timing.dissect
+    monkeypatch.setattr(timing, "dissect", lambda *a, **more: trained.append(made := real(*a, **more)) or made)
     study, said = LARGE[name]
     assert run("dissect", "run.yaml", f"study={study}", "--dry-run", "--json") == 0
     task = next(t for t in json.loads(capsys.readouterr().out)["tasks"] if t["name"] == "dissect")
@@ -151,23 +151,23 @@ def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name)
 
 def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
     from fractionate.records import Written
-    from fractionate.run.estimate import forecast
-    from fractionate.run.workflow import Chain, read_run
+    from fractionate.run.estimate import estimate_run
+    from fractionate.run.workflow import Workflow, read_run
 
-    told = forecast(Chain(read_run("run.yaml")))
-    chain = Chain(read_run("run.yaml"))
-    chain.report()
+    told = estimate_run(Workflow(read_run("run.yaml")))
+    workflow = Workflow(read_run("run.yaml"))
+    workflow.report()
     written = {
-        "teacher": Written.at(chain.out / "teacher.safetensors").bytes,
-        "collect": Written.at(chain.out / "store").bytes,
-        "diagnose": Written.at(chain.out / "diagnosis.json").bytes,
-        "dissect": Written.at(chain.out / "study").bytes + Written.at(chain.out / "study.json").bytes,
-        "distill": Written.at(chain.out / "student").bytes + Written.at(chain.out / "training").bytes,
+        "teacher": Written.at(workflow.out / "teacher.safetensors").bytes,
+        "collect": Written.at(workflow.out / "store").bytes,
+        "diagnose": Written.at(workflow.out / "diagnosis.json").bytes,
+        "dissect": Written.at(workflow.out / "study").bytes + Written.at(workflow.out / "study.json").bytes,
+        "distill": Written.at(workflow.out / "student").bytes + Written.at(workflow.out / "training").bytes,
     }
     for task in told.tasks:
         if task.name in written:
             assert task.disk_bytes == pytest.approx(written[task.name], rel=0.15), task.name
-    again = forecast(Chain(read_run("run.yaml")))
+    again = estimate_run(Workflow(read_run("run.yaml")))
     assert [task.name for task in again.tasks] == ["start", "report"]
 
 
@@ -182,33 +182,33 @@ FAULTS = {  # by the rows of the fault table that a run file can bring about; ex
     "15 no steps": ("", ("training.steps=0",), 2, "training.steps"),
     "15 recompute what": ("", ("distill.recompute=[9.linear]",), 2, "no module of the student matches"),
     "16 weights are not finite": ("", ("teacher.weights=nan.safetensors",), 5, "nan.safetensors holds numbers that are not finite"),
-    "16 a teacher says nan": ("", ("teacher.model=mine_to_forecast:not_a_number",), 5, "not finite"),
-    "17 the student rules out": ("", ("student.model=mine_to_forecast:masked",), 5, "rules out classes"),
+    "16 a teacher says nan": ("", ("teacher.model=mine_to_estimate:not_a_number",), 5, "not finite"),
+    "17 the student rules out": ("", ("student.model=mine_to_estimate:masked",), 5, "rules out classes"),
     "18 an extreme temperature": ("", ("objective.temperature=0",), 2, "greater than 0"),
-    "19 labels are no numbers": ("", ("data.source=mine_to_forecast:float_labels",), 4, "class numbers"),
-    "19 negative labels": ("", ("data.source=mine_to_forecast:negative_labels",), 4, "class numbers"),
-    "19 a label without a class": ("", ("data.source=mine_to_forecast:nameless_label",), 4, "no class name"),
-    "20 twelve classes": ("", ("student.model=mine_to_forecast:twelve",), 4, "[2, 12]"),
-    "20 one class": ("", ("student.model=mine_to_forecast:one",), 4, "[2, 1]"),
-    "20 a teacher of twelve": ("", ("teacher.model=mine_to_forecast:twelve",), 4, "the teacher does not fit"),
-    "23 a store of other data": ("", ("data.source=mine_to_forecast:edited", "out=stored"), 4, "belongs to other data"),
+    "19 labels are no numbers": ("", ("data.source=mine_to_estimate:float_labels",), 4, "class numbers"),
+    "19 negative labels": ("", ("data.source=mine_to_estimate:negative_labels",), 4, "class numbers"),
+    "19 a label without a class": ("", ("data.source=mine_to_estimate:nameless_label",), 4, "no class name"),
+    "20 twelve classes": ("", ("student.model=mine_to_estimate:twelve",), 4, "[2, 12]"),
+    "20 one class": ("", ("student.model=mine_to_estimate:one",), 4, "[2, 1]"),
+    "20 a teacher of twelve": ("", ("teacher.model=mine_to_estimate:twelve",), 4, "the teacher does not fit"),
+    "23 a store of other data": ("", ("data.source=mine_to_estimate:edited", "out=stored"), 4, "belongs to other data"),
     "23 weights of another": ("", ("teacher.weights=other.safetensors",), 4, "are not those of mlp(16)"),
     "23 missing weights": ("", ("teacher.weights=missing.safetensors",), 2, "missing.safetensors"),
     "23 damaged weights": ("", ("teacher.weights=damaged.safetensors",), 3, "damaged.safetensors"),
-    "24 one id for all": ("", ("data.source=mine_to_forecast:same_ids",), 4, "have the same id"),
-    "25 no data": ("", ("data.source=mine_to_forecast:no_data",), 4, "at least one"),
+    "24 one id for all": ("", ("data.source=mine_to_estimate:same_ids",), 4, "have the same id"),
+    "25 no data": ("", ("data.source=mine_to_estimate:no_data",), 4, "at least one"),
     "25 too few data": ("", ("data.transfer=100000",), 2, "100000"),
-    "25 data without end": ("", ("data.source=mine_to_forecast:endless",), 4, "length"),
-    "25 a last batch of one": ("", ("student.model=mine_to_forecast:normed", "data.transfer=33"), 2, "a batch of one example"),
-    "26 whole numbers": ("", ("student.model=mine_to_forecast:halves",), 4, "torch.int8"),
-    "26 complex": ("", ("student.model=mine_to_forecast:complex_",), 4, "complex64"),
-    "26 sparse": ("", ("student.model=mine_to_forecast:sparse",), 4, "sparse"),
-    "26 a mapping": ("", ("student.model=mine_to_forecast:mapping",), 4, "dict"),
-    "26 a number": ("", ("student.model=mine_to_forecast:scalar",), 4, "[]"),
-    "26 the wrong layout": ("", ("student.model=mine_to_forecast:wrong_way",), 4, "cannot take these inputs"),
-    "26 pictures of two sizes": ("", ("data.source=mine_to_forecast:uneven",), 4, "rows differ in length"),
-    "26 no pictures": ("", ("student.model=cnn(4)", "data.source=mine_to_forecast:flat"), 2, "has no 'flat'"),
-    "27 too large for memory": ("", ("student.model=mine_to_forecast:vast",), 6, "does not fit into memory"),
+    "25 data without end": ("", ("data.source=mine_to_estimate:endless",), 4, "length"),
+    "25 a last batch of one": ("", ("student.model=mine_to_estimate:normed", "data.transfer=33"), 2, "a batch of one example"),
+    "26 whole numbers": ("", ("student.model=mine_to_estimate:halves",), 4, "torch.int8"),
+    "26 complex": ("", ("student.model=mine_to_estimate:complex_",), 4, "complex64"),
+    "26 sparse": ("", ("student.model=mine_to_estimate:sparse",), 4, "sparse"),
+    "26 a mapping": ("", ("student.model=mine_to_estimate:mapping",), 4, "dict"),
+    "26 a number": ("", ("student.model=mine_to_estimate:scalar",), 4, "[]"),
+    "26 the wrong layout": ("", ("student.model=mine_to_estimate:wrong_way",), 4, "cannot take these inputs"),
+    "26 pictures of two sizes": ("", ("data.source=mine_to_estimate:uneven",), 4, "rows differ in length"),
+    "26 no pictures": ("", ("student.model=cnn(4)", "data.source=mine_to_estimate:flat"), 2, "has no 'flat'"),
+    "27 too large for memory": ("", ("student.model=mine_to_estimate:vast",), 6, "does not fit into memory"),
     "a folder of another run": ("", ("out=other",), 4, "other holds another run"),
     "a place that cannot be written to": ("", ("out=run.yaml/below",), 6, "cannot write"),
 }  # fmt: skip
@@ -229,20 +229,20 @@ def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, monkey
         weights = models["mlp(16)"]((1, 8, 8), 10).state_dict()
         save_file({name: value * torch.nan for name, value in weights.items()}, "nan.safetensors")
     if "out=stored" in settings:
-        assert run("collect", "run.yaml", "out=stored", *OWN, "data.source=mine_to_forecast:plain") == 0
+        assert run("collect", "run.yaml", "out=stored", *OWN, "data.source=mine_to_estimate:plain") == 0
         (here / "stored" / "run.yaml").unlink()  # the folder's store alone
         settings = (*settings, *OWN)
     if "out=other" in settings:
         (here / "other").mkdir()
         (here / "other" / "run.yaml").write_text("name: another\n")
     if "mine" in str(settings) and "data.source" not in str(settings):
-        settings = (*settings, "data.source=mine_to_forecast:plain")
+        settings = (*settings, "data.source=mine_to_estimate:plain")
     if "mine" in str(settings):
         settings = (*(own for own in OWN if own.partition("=")[0] not in str(settings)), *settings)
-    if "teacher.model=mine_to_forecast:not_a_number" in settings:
-        import mine_to_forecast
+    if "teacher.model=mine_to_estimate:not_a_number" in settings:
+        import mine_to_estimate
 
-        save_file(mine_to_forecast.not_a_number().state_dict(), "own.safetensors")
+        save_file(mine_to_estimate.not_a_number().state_dict(), "own.safetensors")
         settings = (*settings, "teacher.weights=own.safetensors")
     keys = {line.partition(":")[0] for line in further.splitlines()}  # those of the fault stand in the place of ours
     kept = [line for line in RUN.splitlines() if line.partition(":")[0] not in keys]

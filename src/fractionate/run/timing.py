@@ -22,11 +22,11 @@ from fractionate.diagnosis.examination import diagnose
 from fractionate.losses.objective import Objective
 from fractionate.page.document import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
-from fractionate.run.workflow import Chain
+from fractionate.run.workflow import Workflow
 from fractionate.store.collection import collect
 from fractionate.study.arms import Arm, make_arms
 from fractionate.study.dissection import dissect
-from fractionate.study.jobs import Workshop
+from fractionate.study.jobs import JobRunner
 from fractionate.study.setup import Setup, affordable_points
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import tried_arms
@@ -36,12 +36,12 @@ from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.distillation import distill
 from fractionate.training.evaluation import evaluate
 from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, Course, Entrant, make_student, model_logits
+from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, StackMember, StackSetup, make_student, model_logits
 
 Seconds = NDArray[np.float64]  # wall, and CPU
 FEW, MORE = 4, 24  # steps of the two short trainings
-ARMS, TRIES, SEEDS = 40, 4, 50  # rehearsed at most: a study of more is told from these in proportion
-EVALUATED = 1024  # examples a rehearsal looks at, of each part: as many as are looked at together in earnest
+ARMS, TRIES, SEEDS = 40, 4, 50  # timed at most: the cost of a larger study grows in proportion
+EVALUATED = 1024  # examples of each split that are timed: one evaluation batch of a real run
 LONGEST_TRIAL = 1.0  # seconds in which steps of a study are counted
 EXPORT_SECONDS, ONNX_SECONDS = (
     1.8,
@@ -51,7 +51,7 @@ EXPORT_BYTES = 12_500  # of a program beside the weights
 
 
 @dataclass(frozen=True)
-class Share:
+class Cost:
     """What one task will take."""
 
     what: str
@@ -100,33 +100,33 @@ class _Enough(Exception):  # noqa: N818 (no error: it ends a trial)
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """The tasks of a run, each rehearsed when it is asked for; None for what is done already."""
+class Timing:
+    """The tasks of a run, each timed on first use; None for those already done."""
 
-    chain: Chain
+    workflow: Workflow
     signal: TeacherSignal
     network: nn.Module
     folder: Path
 
     def _done(self, *names: str) -> bool:
-        return any((Path(self.chain.run.out) / name).exists() for name in names)
+        return any((Path(self.workflow.run.out) / name).exists() for name in names)
 
-    def teacher(self) -> Share | None:
+    def teacher(self) -> Cost | None:
         """Training a teacher."""
-        asked = self.chain.run.teacher
+        asked = self.workflow.run.teacher
         if asked.weights or self._done("teacher.safetensors"):
             return None
-        taught = self.chain.taught
+        taught = self.workflow.taught
         training = Training(
             steps=asked.steps, batch_size=64, learning_rate=asked.learning_rate, weight_decay=asked.weight_decay
         )
         seconds = self._training(self.network, taught, None, training)
         what = f"train {asked.model} for {asked.steps:,} steps on {len(taught):,} examples"
-        return Share(what, seconds, weight_bytes(self.network) + 100 * len(self.network.state_dict()))
+        return Cost(what, seconds, weight_bytes(self.network) + 100 * len(self.network.state_dict()))
 
-    def collect(self) -> Share | None:
+    def collect(self) -> Cost | None:
         """Asking the teacher: two small stores of a network that was not trained tell what a row takes."""
-        transfer = self.chain.parts.transfer
+        transfer = self.workflow.parts.transfer
         if self._done("store/head.json"):
             return None
         took, sizes = [], []
@@ -144,38 +144,38 @@ class Rehearsal:
             further = (len(transfer) - counts[1]) / (counts[1] - counts[0])
             seconds = seconds + further * np.maximum(took[1] - took[0], 0)
             size += further * (sizes[1] - sizes[0])
-        return Share(what, seconds, int(size))
+        return Cost(what, seconds, int(size))
 
     @cached_property
     def diagnosed(self) -> Diagnosis:
         """What diagnose says of the drawn signal: as long as what it will say of the real one, about."""
-        chain, parts = self.chain, self.chain.parts
+        workflow, parts = self.workflow, self.workflow.parts
         transfer, held_out = some(parts.transfer), some(parts.validation)
         drawn = torch.randn(len(held_out), held_out.classes, generator=torch.Generator().manual_seed(1))
         return diagnose(
             self.signal.take(torch.arange(len(transfer))),
-            chain.new_student(),
-            name=chain.run.name,
+            workflow.new_student(),
+            name=workflow.run.name,
             class_names=transfer.class_names,
             data=transfer,
             held_out=TeacherSignal(drawn, held_out.labels),
-            objective=chain.objective_asked,
+            objective=workflow.objective_asked,
         )
 
-    def diagnose(self) -> Share | None:
+    def diagnose(self) -> Cost | None:
         """The probes, and a pilot where one is asked for."""
-        chain, examples = self.chain, len(self.chain.parts.transfer)
+        workflow, examples = self.workflow, len(self.workflow.parts.transfer)
         if self._done("diagnosis.json"):
             return None
         seconds = timed(lambda: self.diagnosed) * max(1.0, examples / EVALUATED)
-        minutes = chain.run.diagnosis.pilot_minutes if chain.pilot_minutes is None else chain.pilot_minutes
+        minutes = workflow.run.diagnosis.pilot_minutes if workflow.pilot_minutes is None else workflow.pilot_minutes
         what = "spectrum, findings and recipe" + (f", a pilot of at most {minutes:g} min" if minutes else "")
-        return Share(what, seconds + 60 * minutes, len(self.diagnosed.to_json().encode()))
+        return Cost(what, seconds + 60 * minutes, len(self.diagnosed.to_json().encode()))
 
     @cached_property
     def few_settings(self) -> dict[str, Any]:
         """The settings of the study; those of one with few arms and tries, where it has many."""
-        settings = dict(self.chain.study_settings)
+        settings = dict(self.workflow.study_settings)
         tune: Tuning | None = settings["tune"]
         if (
             tune is not None
@@ -191,86 +191,86 @@ class Rehearsal:
         return settings
 
     def _arms(self, settings: dict[str, Any]) -> tuple[Arm, ...]:
-        rates = settings["learning_rates"] or (self.chain.training.learning_rate,)
+        rates = settings["learning_rates"] or (self.workflow.training.learning_rate,)
         cells, temperatures, weights = settings["cells"], settings["temperatures"], settings["teacher_weights"]
         return make_arms(cells, temperatures, weights, settings["share"], rates, settings["divergence"])
 
     def _students(self, settings: dict[str, Any], seeds: int) -> tuple[int, int]:
         """How many students a study trains, and how many more its tuning."""
         arms, tune = self._arms(settings), settings["tune"]
-        tried = {} if tune is None else tried_arms(arms, tune, self.chain.training)
+        tried = {} if tune is None else tried_arms(arms, tune, self.workflow.training)
         return len(arms) * seeds, sum(map(len, tried.values())) * (0 if tune is None else tune.seeds)
 
     def _dissect(self, seeds: int) -> Study:
-        chain = self.chain
-        validation, test = some(chain.parts.validation), some(chain.parts.test)
+        workflow = self.workflow
+        validation, test = some(workflow.parts.validation), some(workflow.parts.test)
         return dissect(
-            chain.new_student,
-            chain.parts.transfer,
+            workflow.new_student,
+            workflow.parts.transfer,
             self.signal,
             **self.few_settings | {"seeds": seeds},
-            training=replace(chain.training, steps=1, epochs=None),
+            training=replace(workflow.training, steps=1, epochs=None),
             validation=validation,
             test=test,
             progress="off",
             out=self.folder / f"study-{seeds}-{time.perf_counter_ns()}",
-            name=chain.run.name,
+            name=workflow.run.name,
         )
 
     @cached_property
     def studied(self) -> tuple[Study, Seconds, Seconds]:
         """The study of one step, grown to the seeds (50 at most) and measurements of the real one; what its first start takes
         more than others, and what all but the steps of its students takes."""
-        chain = self.chain
+        workflow = self.workflow
         cold = timed(lambda: self._dissect(2))
         two, three = timed(lambda: self._dissect(2)), clock()
         small = self._dissect(3)
         another = np.maximum(clock() - three - two, 0.2 * two)
-        seeds = chain.run.study.seeds
-        measured = self._points(len(chain.parts.transfer))
+        seeds = workflow.run.study.seeds
+        measured = self._points(len(workflow.parts.transfer))
         runs = tuple(replace(run, history=run.history * measured) for run in small.runs[::3])
         shown = range(min(seeds, SEEDS))
         grown = tuple(replace(run, seed=seed) for run in runs for seed in shown)
         return replace(small, seeds=tuple(shown), runs=grown), cold - two, two + (seeds - 2) * another
 
     def _points(self, examples: int) -> int:
-        return affordable_points(self.chain.training, examples, len(self.chain.parts.validation))
+        return affordable_points(self.workflow.training, examples, len(self.workflow.parts.validation))
 
-    def dissect(self) -> Share | None:
+    def dissect(self) -> Cost | None:
         """A study: what every student takes beside its steps, and the steps of one group, tried for a second at most."""
-        chain, asked = self.chain, self.chain.run.study
+        workflow, asked = self.workflow, self.workflow.run.study
         if self._done("study.json"):
             return None
-        arms = self._arms(chain.study_settings)
-        students, tries = self._students(chain.study_settings, asked.seeds)
-        rehearsed = sum(self._students(self.few_settings, asked.seeds))
+        arms = self._arms(workflow.study_settings)
+        students, tries = self._students(workflow.study_settings, asked.seeds)
+        timed = sum(self._students(self.few_settings, asked.seeds))
         study, first, seconds = self.studied
-        transfer = chain.parts.transfer
-        steps = chain.training.steps_for(len(transfer))
+        transfer = workflow.parts.transfer
+        steps = workflow.training.steps_for(len(transfer))
         points = self._points(len(transfer))
         step, point, row = self._step_and_point(arms[:ARMS], points)
-        further = sum(max(0, len(part) - EVALUATED) for part in (chain.parts.validation, chain.parts.test))
+        further = sum(max(0, len(part) - EVALUATED) for part in (workflow.parts.validation, workflow.parts.test))
         share = statistics.mean(arm.share for arm in arms)
         each = (steps * share - 1) * step + (points - 1) * point + further * row
         what = f"{len(arms)} arms × {asked.seeds} seeds = {students:,} students of {steps:,} steps"
         if tries:
             what += f", tuned by {tries:,} more"
-        workers = chain.workers if isinstance(chain.workers, int) else 1
+        workers = workflow.workers if isinstance(workflow.workers, int) else 1
         speed = np.array([max(1, workers), 1])
         # every run in a file of its own, then all of them in one, and the study once more in its folder
         run = sum(len(run.to_json().encode()) + 1 for run in study.runs) / max(1, len(study.runs))
         size = (students + tries) * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
-        seconds = first + seconds * (students + tries) / rehearsed + (students + tries) * each
-        return Share(what, seconds / speed, int(size))
+        seconds = first + seconds * (students + tries) / timed + (students + tries) * each
+        return Cost(what, seconds / speed, int(size))
 
     def _step_and_point(self, arms: tuple[Arm, ...], points: int) -> tuple[Seconds, Seconds, Seconds]:
         """What a student's step, a measurement of it, and looking at one more example take."""
-        chain, transfer = self.chain, self.chain.parts.transfer
-        validation = some(chain.parts.validation, VALIDATED_EXAMPLES)
-        course = Course(
-            {0: transfer, 1: transfer}, {0: self.signal, 1: self.signal}, chain.training, validation, None, points
+        workflow, transfer = self.workflow, self.workflow.parts.transfer
+        validation = some(workflow.parts.validation, VALIDATED_EXAMPLES)
+        stack_setup = StackSetup(
+            {0: transfer, 1: transfer}, {0: self.signal, 1: self.signal}, workflow.training, validation, None, points
         )
-        task = Task("classification", transfer=transfer, validation=validation, student=chain.new_student)
+        task = Task("classification", transfer=transfer, validation=validation, student=workflow.new_student)
         setup = Setup(task, Cached(self.signal), {}, {}, points=points)
         job = next(Trials(setup).jobs([replace(arm, share=1.0) for arm in arms], [0]))
         stamps: list[Seconds] = []
@@ -281,22 +281,22 @@ class Rehearsal:
                 raise _Enough
 
         try:
-            for _ in Workshop(setup).work(job, advance):
+            for _ in JobRunner(setup).work(job, advance):
                 break
         except _Enough:
             pass
         # by then all shapes of batches have been met; fewer steps than an epoch tell what they can
         each = np.diff(np.array(stamps), axis=0)
-        settled = each[min(-(-len(transfer) // chain.training.batch_size), len(each) // 2) :]
+        settled = each[min(-(-len(transfer) // workflow.training.batch_size), len(each) // 2) :]
         step = (settled.mean(axis=0) if len(settled) else np.zeros(2)) / len(job.group)
         objectives = [arm.recipe_for(0).objective for arm in arms]
-        taught = Entrant("taught", 0, next((objective for objective in objectives if objective is not None), None))
-        model = make_student(chain.new_student, 0)
-        probe, seen = transfer.inputs[course.probe], validation.inputs
+        taught = StackMember("taught", 0, next((objective for objective in objectives if objective is not None), None))
+        model = make_student(workflow.new_student, 0)
+        probe, seen = transfer.inputs[stack_setup.probe], validation.inputs
         row = min((timed(lambda: model_logits(model, seen)) for _ in range(3)), key=lambda took: float(took[0]))
 
         def look() -> None:
-            measure(course, taught, 0, 1.0, model, model_logits(model, probe), model_logits(model, seen))
+            measure(stack_setup, taught, 0, 1.0, model, model_logits(model, probe), model_logits(model, seen))
 
         look()
         point = min((timed(look) for _ in range(3)), key=lambda took: float(took[0]))
@@ -321,13 +321,13 @@ class Rehearsal:
         step = np.maximum(took[2] - took[1], 0) / (more_steps - FEW)
         return np.maximum(took[0], FEW * step) + (steps - FEW) * step
 
-    def distill(self) -> Share | None:
+    def distill(self) -> Cost | None:
         """The one student, its looks at held-out data, and its hand-over."""
-        chain, parts, asked = self.chain, self.chain.parts, self.chain.run.distill
+        workflow, parts, asked = self.workflow, self.workflow.parts, self.workflow.run.distill
         if self._done("student/run.json"):
             return None
-        objective, training = chain.objective_asked or Objective(), chain.distill_training
-        student = chain.new_student()
+        objective, training = workflow.objective_asked or Objective(), workflow.distill_training
+        student = workflow.new_student()
         settings = {"recompute": asked.recompute, "compile_mode": asked.compile_mode, "out": None}
         seconds = self._training(student, parts.transfer, objective, training, **settings)
         steps = training.steps_for(len(parts.transfer))
@@ -337,34 +337,34 @@ class Rehearsal:
         evaluate(student, seen)
         row = timed(lambda: evaluate(student, seen)) / len(seen)
         seconds = seconds + row * ((looks + 1) * len(parts.validation) + len(parts.test))
-        export = chain.run.export
+        export = workflow.run.export
         seconds = seconds + EXPORT_SECONDS * export.program + ONNX_SECONDS * export.onnx
         size = weight_bytes(student) + 100 * len(student.state_dict())
         last = size * (training.keep == "best")  # the weights after the last step, beside the best
         programs = export.program * (size + EXPORT_BYTES) + export.onnx * size
         rows = 190 * min(steps, steps // (asked.log_every or max(1, steps // 100))) + 420 * looks
-        chosen = f"{objective.cell}" if chain.objective_asked else "the recipe of diagnose"
-        what = f"{chain.run.student.model} with {chosen}, {steps:,} steps, and hand it over"
+        chosen = f"{objective.cell}" if workflow.objective_asked else "the recipe of diagnose"
+        what = f"{workflow.run.student.model} with {chosen}, {steps:,} steps, and hand it over"
         records = 2 * len(self.run.to_json().encode()) + 1800  # in both folders, and the model card
-        return Share(what, seconds, 2 * size + last + programs + rows + records)
+        return Cost(what, seconds, 2 * size + last + programs + rows + records)
 
     @cached_property
     def run(self) -> Run:
         """A record of a student as long as the real one's, about."""
-        objective = self.chain.objective_asked or Objective()
-        steps = self.chain.training.steps_for(len(self.chain.parts.transfer))
-        rows = steps // (self.chain.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
-        few = replace(self.chain.training, steps=max(1, min(rows, 200)), epochs=None)
-        part, said = some(self.chain.parts.transfer, 64), self.signal.take(torch.arange(min(64, len(self.signal))))
+        objective = self.workflow.objective_asked or Objective()
+        steps = self.workflow.training.steps_for(len(self.workflow.parts.transfer))
+        rows = steps // (self.workflow.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
+        few = replace(self.workflow.training, steps=max(1, min(rows, 200)), epochs=None)
+        part, said = some(self.workflow.parts.transfer, 64), self.signal.take(torch.arange(min(64, len(self.signal))))
         _, made = distill(
-            self.chain.new_student(), part, said, objective=objective, training=few, validation=part, test=part,
+            self.workflow.new_student(), part, said, objective=objective, training=few, validation=part, test=part,
             log_every=1, out=self.folder / "student", show="nothing",
         )  # fmt: skip
         return made
 
-    def report(self) -> Share | None:
-        """The page of what was rehearsed."""
+    def report(self) -> Cost | None:
+        """The page of the timed copies."""
         study = self.studied[0]
         out = self.folder / "report.html"
         seconds = timed(lambda: report([self.diagnosed, study, self.run], out))
-        return Share("the page", seconds, out.stat().st_size)
+        return Cost("the page", seconds, out.stat().st_size)

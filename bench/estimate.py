@@ -1,6 +1,6 @@
 """What --dry-run foretells against what the run then takes: time, disk and memory, each in a process of its own.
 
-    OMP_NUM_THREADS=1 python bench/forecast.py            # writes bench/results/forecast.md
+    OMP_NUM_THREADS=1 python bench/estimate.py            # writes bench/results/estimate.md
 
 The run is `fractionate report` task by task. Time is CPU time (the machine may be busy); memory is the peak of the process.
 """
@@ -71,7 +71,7 @@ def main() -> None:
     lines = [
         "# What a dry run foretells, and what the run takes",
         "",
-        "`OMP_NUM_THREADS=1 python bench/forecast.py`: foretold / measured (difference). Two cores,",
+        "`OMP_NUM_THREADS=1 python bench/estimate.py`: foretold / measured (difference). Two cores,",
         "shared with other work.",
         "",
     ]
@@ -93,7 +93,7 @@ def main() -> None:
         memory = (told["memory_bytes"] / 2**20, took["memory"] / 2**20, ",.0f")
         lines += ["", f"Students were trained {took['way']}.", f"Peak memory, MiB: {row('', memory).strip('| ')}", ""]
         print("\n".join(lines[-12:]), flush=True)
-    (ROOT / "bench/results/forecast.md").write_text("\n".join(lines), encoding="utf-8")
+    (ROOT / "bench/results/estimate.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""A person's own texts by column, before any tokenizer: divided first, then made into tensors by the tokenizer of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+
+from fractionate.data.batch import Split
+
+
+@dataclass(frozen=True, eq=False)
+class RawSplit:
+    """Examples as their files hold them.
+
+    Args:
+        columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
+            "target", "label" (class numbers).
+        ids: The file, or the line, of each example.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    ids: tuple[str, ...]
+    name: str = "data"
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, places: Int[Tensor, "some"] | Sequence[int]) -> RawSplit:
+        """Some of the examples, under their ids."""
+        rows = [int(place) for place in places]
+        columns = {role: tuple(column[row] for row in rows) for role, column in self.columns.items()}
+        return replace(self, columns=columns, ids=tuple(self.ids[row] for row in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class RawParts:
+    """Disjoint parts of raw data, by what they are for, as `Parts` are."""
+
+    transfer: RawSplit
+    validation: RawSplit
+    test: RawSplit
+    teaching: RawSplit | None = None
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """How texts become the inputs of a model.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        length: The most tokens of an input.
+        start: The token a decoder begins with, and `pad` the one that fills up; of encoder-decoders.
+    """
+
+    tokenizer: Any = field(compare=False)
+    length: int = 128
+    start: int | None = None
+    pad: int | None = None
+
+
+@runtime_checkable
+class RawData(Protocol):
+    """What a data source of texts gives: `tasks` are the kinds of task it feeds, by name."""
+
+    tasks: ClassVar[tuple[str, ...]]
+
+    def raw_parts(self, *, transfer: Any, validation: Any, test: Any, seed: int) -> RawParts:
+        """The parts, of the sizes asked for: counts, shares below 1, or None."""
+        ...
+
+    def encode(self, part: RawSplit, by: Tokenizing) -> Split:
+        """A part as the inputs and labels of a model with this tokenizer."""
+        ...
