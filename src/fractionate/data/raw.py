@@ -73,6 +73,9 @@ class RawData(Protocol):
         """The parts, of the sizes asked for: counts, shares below 1, or None."""
         ...
 
-    def encode(self, part: RawSplit, by: Tokenizing) -> Split:
-        """A part as the inputs and labels of a model with this tokenizer."""
+    def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
+        """A part as the inputs and labels of a model with this tokenizer; None: of a model that has none (hashed words).
+
+        Raises `ConfigError` where a task needs a tokenizer.
+        """
         ...

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fractionate.data.bundled import Parts, Undivided, data_sets, split_parts
+from fractionate.data.raw import Tokenizing
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, FractionateError, MismatchError, ResourceError, printable, reason
 from fractionate.models.zoo import Builder, models
@@ -96,8 +97,8 @@ class TaskModel(Protocol):
 
     trained: bool
 
-    def tokenizer(self) -> Any:
-        """The tokenizer its inputs are made with, or None."""
+    def tokenizing(self, length: int) -> Tokenizing | None:
+        """How texts of at most so many tokens become its inputs; None for a network without a tokenizer."""
         ...
 
     def build(self, need: ModelNeed) -> nn.Module:
@@ -117,9 +118,9 @@ class NamedModel:
         """Whether it comes with weights, and is not trained unless that is asked for."""
         return names_code(self.name) or bool(getattr(self.maker, "trained", False))
 
-    def tokenizer(self) -> Any:
-        """The tokenizer its inputs are made with, or None."""
-        return self.maker.tokenizer() if isinstance(self.maker, TaskModel) else None
+    def tokenizing(self, length: int) -> Tokenizing | None:
+        """How texts of at most so many tokens become its inputs; None for a network without a tokenizer."""
+        return self.maker.tokenizing(length) if isinstance(self.maker, TaskModel) else None
 
     def build(self, need: ModelNeed) -> nn.Module:
         """A network for a task. Raises `ConfigError` where it cannot be built, `ResourceError` where memory is too small."""
