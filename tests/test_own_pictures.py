@@ -324,7 +324,7 @@ def test_a_test_part_may_lack_a_class(photos, tmp_path):
             photo(tmp_path / "d" / part / name / "1.png")
     for file in (tmp_path / "d" / "test" / "dog").iterdir():
         file.unlink()
-    assert pictures(tmp_path / "d", side=8).test.labels.tolist() == [0, 0]
+    assert pictures(tmp_path / "d", side=8).parts(validation=1).test.labels.tolist() == [0, 0]
 
 
 def test_names_that_would_be_shown_alike_are_refused(photos):
@@ -340,8 +340,8 @@ def test_a_name_with_accents_is_one_class_however_they_are_spelt(tmp_path):
         for name in ("caf\u00e9", "cr\u00e8me", "zoo"):
             photo(tmp_path / part / unicodedata.normalize(form, name) / "0.png")
             photo(tmp_path / part / unicodedata.normalize(form, name) / "1.png")
-    found = pictures(tmp_path, side=8)
-    assert found.examples.class_names == found.test.class_names == ("caf\u00e9", "cr\u00e8me", "zoo")
+    found = pictures(tmp_path, side=8).parts(validation=1)
+    assert found.transfer.class_names == found.test.class_names == ("caf\u00e9", "cr\u00e8me", "zoo")
     assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     photo(tmp_path / "train" / "caf\u00e9" / "0.png")
     with pytest.raises(ConfigError, match=r"classes share a name(.|\n)*caf\u00e9"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fractionate.data.cifar import cifar100 as cifar100
     from fractionate.data.dataset import DatasetSplit as DatasetSplit
     from fractionate.data.delimited import read_delimited as read_delimited
+    from fractionate.data.dividing import divide as divide
     from fractionate.data.encoding import TableEncoding as TableEncoding
     from fractionate.data.examples import Examples as Examples
     from fractionate.data.fashion import fashion_mnist as fashion_mnist
@@ -51,6 +52,7 @@ else:
             "cifar": ("cifar100",),
             "dataset": ("DatasetSplit",),
             "delimited": ("read_delimited",),
+            "dividing": ("divide",),
             "encoding": ("TableEncoding",),
             "examples": ("Examples",),
             "fashion": ("fashion_mnist",),

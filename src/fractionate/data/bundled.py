@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from fractionate.data.dividing import Size, divide
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.errors import MissingExtraError
 from fractionate.records.base import Record
 from fractionate.system.registry import Registry
 
@@ -37,33 +38,35 @@ class Parts:
 def split_parts(
     data: Examples,
     *,
-    transfer: int | None = None,
-    validation: int | None = None,
-    test: int | None = None,
+    transfer: Size = None,
+    validation: Size = None,
+    test: Size = None,
     seed: int = 0,
+    **more: Any,
 ) -> Parts:
-    """Split a data set into parts, each with the classes in proportion; sizes left out take a fifth each.
+    """The parts of a data set by `divide`, which takes the sizes and `more`; what is left over teaches a bundled teacher.
 
-    What is left over teaches a bundled teacher. Raises `ConfigError` where the parts are larger than the data.
+    Raises `ConfigError` where the parts are empty or larger than the data.
     """
-    fifth = len(data) // 5
-    sizes = [fifth if size is None else size for size in (transfer, validation, test)]
-    if min(sizes) < 1 or sum(sizes) > len(data):
-        raise ConfigError(
-            f"{data.name} cannot be split like this",
-            expected=f"parts of at least 1, {len(data)} examples in all",
-            got=f"transfer {sizes[0]}, validation {sizes[1]}, test {sizes[2]}",
-        )
-    rest = len(data) - sum(sizes)
-    made = data.split(*sizes, *([rest] if rest else []), seed=seed)
-    return Parts(made[0], made[1], made[2], made[3] if rest else None)
+    places = divide(
+        len(data),
+        labels=data.labels,
+        transfer=transfer,
+        validation=validation,
+        test=test,
+        seed=seed,
+        name=data.name,
+        **more,
+    )
+    made = {part: data.take(some) for part, some in places.items()}
+    return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"))
 
 
 @runtime_checkable
 class Undivided(Protocol):
     """Data that divides itself: it has parts of its own, or becomes numbers only when it is known what students learn from."""
 
-    def parts(self, *, transfer: int | None, validation: int | None, test: int | None, seed: int) -> Parts:
+    def parts(self, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
         """The parts, of the sizes asked for."""
         ...
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Int, Integer, Shaped
 from torch import Tensor
 
+from fractionate.data.dividing import stratified_order
 from fractionate.data.labels import advice, as_labels, check_values
 from fractionate.errors import ConfigError, MismatchError
 
@@ -87,16 +87,7 @@ class Examples:
             raise ConfigError(
                 "the parts are larger than the data", expected=f"at most {len(self)}", got=str(sum(sizes))
             )
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self), generator=generator)
-        # spread every class evenly over the order, so that any stretch of it is stratified
-        labels = self.labels[order]
-        within = torch.zeros(len(self), dtype=torch.float64)
-        for label in range(self.classes):
-            places = (labels == label).nonzero().flatten()
-            offset = torch.rand(1, generator=generator, dtype=torch.float64)
-            within[places] = (torch.arange(len(places), dtype=torch.float64) + offset) / len(places)
-        order = order[torch.argsort(within, stable=True)]
+        order = stratified_order(self.labels, seed)
         parts, start = [], 0
         for size in sizes:
             parts.append(self.take(order[start : start + size]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fractionate.data.columns import class_names
-from fractionate.data.divided import PARTS
+from fractionate.data.dividing import PARTS
 from fractionate.errors import ConfigError, ResourceError, printable
 from fractionate.system.files import irregular
 

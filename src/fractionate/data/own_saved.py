@@ -15,7 +15,8 @@ import torch
 
 from fractionate.data.bundled import data_sets
 from fractionate.data.columns import MISSING, class_names, names_of
-from fractionate.data.divided import PARTS, Divided
+from fractionate.data.divided import Divided, joined
+from fractionate.data.dividing import PARTS
 from fractionate.data.examples import Examples
 from fractionate.data.own_pictures import PictureEncoding, centre_view, read_picture
 from fractionate.data.own_table import Table, arrow_table
@@ -215,7 +216,7 @@ def _one_column(
             plain = plain.with_format("numpy")
         labels = torch.tensor([numbers[value] for value in said[part]])
         made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
-    return Divided(made["train"], made.get("validation"), made.get("test"), encoding)
+    return joined(made, encoding)
 
 
 def _in_order(value: str) -> tuple[int, int, str]:

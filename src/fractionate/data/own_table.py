@@ -25,6 +25,7 @@ from fractionate.data.columns import (
     told_kind,
 )
 from fractionate.data.delimited import MOST_COLUMNS, SMALLER, read_delimited
+from fractionate.data.dividing import Size
 from fractionate.data.encoding import TableEncoding
 from fractionate.data.examples import Examples
 from fractionate.data.numerals import PLAIN, Numerals
@@ -74,9 +75,9 @@ class Table:
     def parts(
         self,
         *,
-        transfer: int | None = None,
-        validation: int | None = None,
-        test: int | None = None,
+        transfer: Size = None,
+        validation: Size = None,
+        test: Size = None,
         seed: int = 0,
     ) -> Parts:
         """The parts, encoded: means, deviations and categories are those of the transfer part. `Parts.encoding` is the record.

@@ -21,7 +21,8 @@ from torch import Tensor
 from fractionate.data.bundled import data_sets
 from fractionate.data.columns import MISSING, make_labels, names_of
 from fractionate.data.delimited import read_delimited
-from fractionate.data.divided import Divided
+from fractionate.data.divided import Divided, joined
+from fractionate.data.dividing import PARTS
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
 from fractionate.data.text_file import check_encoding, read_text, refuse_json
@@ -290,7 +291,7 @@ def texts(
                 f"{', '.join(part.ids[place] for place in empty[:5])}",
                 stacklevel=2,
             )
-    return Divided(made["train"], made.get("validation"), made.get("test"), hashed)
+    return joined(made, hashed)
 
 
 def tokenized(
@@ -315,6 +316,7 @@ def tokenized(
     found = read_texts(
         path, text=text, label=label, separator=separator, encoding=encoding, missing=missing, links=links
     )
-    if part not in found:
+    named = PARTS.get(part.lower())
+    if named not in found:
         raise MismatchError(f"there is no part {part!r}", expected=", ".join(found))
-    return TokenizedTexts(found[part], tokenizer, length)
+    return TokenizedTexts(found[named], tokenizer, length)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fractionate.data.bundled import Parts, Undivided, data_sets, split_parts
+from fractionate.data.dividing import Size
 from fractionate.data.raw import Tokenizing
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, FractionateError, MismatchError, ResourceError, printable, reason
@@ -153,7 +154,7 @@ def _own_builder(name: str) -> Builder:
     return lambda shape, classes: function(shape, classes) if wants >= 2 else function()
 
 
-def find_parts(name: str, *, transfer: int | None, validation: int | None, test: int | None, seed: int) -> Parts:
+def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
     """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
     sizes = {"transfer": transfer, "validation": validation, "test": test}
     with _own_code(f"{name} gives no data"):
