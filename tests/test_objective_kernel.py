@@ -261,3 +261,17 @@ def test_the_contract_leaves_out_terms_of_weight_zero() -> None:
     assert "label" not in Objective("kd", 4.0, 1.0).describe().formula
     assert "target" not in Objective("kd", 4.0, 0.0).describe().formula
     assert "4²" in Objective("kd", 4.0).describe().formula
+
+
+def test_hard_without_settings_is_the_cross_entropy_of_the_labels() -> None:
+    drawn = Draw(5, 6, 5, torch.float64, 2.0, 1.0, one_class=False, masked=False, related=True)
+    signal, logits = drawn.signal(), drawn.student().requires_grad_()
+    plain = torch.nn.functional.cross_entropy(logits, signal.labels, reduction="none")
+    for objective in (
+        Objective("hard"), Objective("certain * instance"), Objective("hard", temperature=3), Objective("hard", teacher_weight=0.7)
+    ):  # fmt: skip
+        torch.testing.assert_close(objective(logits, signal), plain)
+    assert Objective("hard").teacher_weight == 0 and type(Objective().temperature) is float
+    softened = Objective("hard", 4.0, 0.9)  # given, and so it is what it says
+    assert (softened.temperature, softened.teacher_weight) == (4.0, 0.9)
+    assert Objective("hard", divergence="jsd").teacher_weight == 1

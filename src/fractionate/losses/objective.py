@@ -48,14 +48,20 @@ from fractionate.theory.topk_signal import CompactSignal
 Signal: TypeAlias = TeacherSignal | CompactSignal
 
 
+class Default(float):
+    """A number that was not given, told apart from the same number given."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """(1 - w) · CE(label, student) + w · T² · D(target_T, softmax(student / T)), one number an example.
 
     `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
-    and `scale_by_temperature_squared = False` leaves the factor T² out. Divergences whose formula holds its own use of the
-    temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of the same
-    examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
+    and `scale_by_temperature_squared = False` leaves the factor T² out. Temperature and weight left out are 4 and 0.9; where the
+    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), so that
+    `Objective("hard")` is cross-entropy on the labels. Run files have the same defaults. Divergences whose formula holds its own
+    use of the temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of
+    the same examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
 
     The loss and its gradient are computed together, in chunks of rows, in float32 (float64 for float64 students). Inside torch.func
     transforms and torch.compile the plain form is traced instead.
@@ -67,16 +73,23 @@ class Objective:
     """
 
     cell: Cell | str = "kd"
-    temperature: float = 4.0
-    teacher_weight: float = 0.9
+    temperature: float = Default(4.0)
+    teacher_weight: float = Default(0.9)
     scale_by_temperature_squared: bool = True
     divergence: Divergence | str = "cross-entropy"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cell", as_cell(self.cell))
-        object.__setattr__(self, "temperature", check_temperature(self.temperature))
+        cell = as_cell(self.cell)
+        object.__setattr__(self, "cell", cell)
         if isinstance(self.divergence, str):
             object.__setattr__(self, "divergence", divergences[self.divergence])
+        label = isinstance(cell.confidence, confidence_rules.Certain)
+        of_labels = {"temperature": 1.0, "teacher_weight": float(self.divergence != CrossEntropy())}
+        for name, value in of_labels.items():
+            given = getattr(self, name)
+            if isinstance(given, Default):
+                object.__setattr__(self, name, value if label else float(given))
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if not (isinstance(self.teacher_weight, (int, float)) and 0 <= self.teacher_weight <= 1):
             raise ConfigError(
                 "the teacher weight cannot be used", expected="a number in [0, 1]", got=repr(self.teacher_weight)

@@ -270,7 +270,7 @@ class Workflow:
     @property
     def objective_asked(self) -> Objective | None:
         """The objective of the run file; None where it leaves the choice to the recipe."""
-        return None if self.run.objective is None else Objective(**self.run.objective.model_dump())
+        return None if self.run.objective is None else Objective(**self.run.objective.model_dump(exclude_defaults=True))
 
     @property
     def objective(self) -> Objective:
