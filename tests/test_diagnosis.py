@@ -87,21 +87,27 @@ def test_a_smoothed_teacher_is_named(data):
     assert diagnosis.recipe.distil
 
 
-@pytest.mark.parametrize(
-    ("examples", "mistakes", "distil"), [(300, 0.12, False), (300, 0.01, True), (1000, 0.01, False)]
-)
-def test_a_certain_teacher_is_distilled_only_where_it_knows_more(data, examples, mistakes, distil):
-    """Certain of the transfer set in all three: on new data no better than a line; much better; better, but labels are plenty."""
-    transfer, held = data[0].take(torch.arange(examples)), data[1]
+@pytest.mark.parametrize("examples", [150, 300])
+def test_without_a_pilot_the_recipe_does_no_harm(data, healthy, examples):
+    """No weight 0.9 and no raised temperature with 20 examples a class or more; what was not tried is said."""
+    transfer = data[1].take(torch.arange(examples))
+    recipe = diagnose(signal_of(healthy, transfer), data=transfer).recipe
+    assert recipe.distil and "untried" in recipe.reason and not recipe.repair
+    few = examples == 150
+    assert (recipe.temperature, recipe.teacher_weight) == ((recipe.temperature, 0.9) if few else (1.0, 0.6))
+    assert few == (recipe.temperature > 1)
+
+
+def test_classes_that_never_occur_do_not_take_the_mass(data):
+    transfer = data[0].take(torch.arange(150))
     torch.manual_seed(0)
-    here = 30 * nn.functional.one_hot(transfer.labels, 10) + torch.randn(examples, 10)
-    wrong = (torch.rand(len(held)) < mistakes).long()
-    there = 30 * nn.functional.one_hot((held.labels + wrong) % 10, 10) + torch.randn(len(held), 10)
-    recipe = diagnose(
-        TeacherSignal(here, transfer.labels), data=transfer, held_out=TeacherSignal(there, held.labels)
-    ).recipe
-    assert recipe.distil is distil
-    assert distil or "labels alone" in recipe.reason
+    known = 12 * nn.functional.one_hot(transfer.labels, 10) + torch.randn(150, 10)
+    logits = torch.cat([known, 5 * torch.randn(150, 90)], 1)
+    recipe = diagnose(TeacherSignal(logits, transfer.labels), only=["temperature"]).recipe
+    softened = torch.softmax(logits / recipe.temperature, 1)[:, 10:].sum(1).mean()
+    assert recipe.distil and recipe.teacher_weight == 0.6 and "would take the mass" in recipe.reason
+    assert float(softened) < 0.1 or recipe.temperature == 1
+    assert diagnose(TeacherSignal(known, transfer.labels), only=["temperature"]).recipe.temperature > recipe.temperature
 
 
 def test_an_over_trained_teacher_is_named(data):
@@ -118,7 +124,10 @@ def test_permuted_classes_are_named_and_stop_the_recipe(data, healthy):
     diagnosis = diagnose(TeacherSignal(signal.logits[:, order], signal.labels), class_names=NAMES)
     finding = found(diagnosis, "permuted-classes")
     assert finding.severity == "error" and "digit 2 → digit 7, digit 7 → digit 2" in finding.summary
-    assert not diagnosis.recipe.distil
+    assert not diagnosis.recipe.distil and "permuted-classes" in diagnosis.recipe.repair
+    assert str(diagnosis.recipe).startswith("repair first")
+    with pytest.raises(MismatchError, match="there is no recipe yet"):
+        Objective.from_recipe(diagnosis.recipe)
 
 
 @pytest.mark.parametrize("shift", [-3, 1])

@@ -123,7 +123,7 @@ def diagnose(
     recipe, piloted = recommend(case, findings), None
     if pilot is not None and task is not None and worth_a_pilot(findings):
         recipe, piloted = pilot(task, signal, recipe)
-    planned = objective or Objective.from_recipe(recipe)
+    planned = objective or (Objective("hard") if recipe.repair else Objective.from_recipe(recipe))
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
     if isinstance(signal, CompactSignal):

@@ -105,9 +105,18 @@ class Objective:
 
     @classmethod
     def from_recipe(cls, recipe: Recommendation) -> Objective:
-        """The objective that a diagnosis recommends; plain cross-entropy on the labels where it advises not to distil."""
+        """The objective that a diagnosis recommends; plain cross-entropy on the labels where it advises not to distil.
+
+        Raises `MismatchError` where a fault has to be repaired before anything is trained.
+        """
+        if recipe.repair:
+            raise MismatchError(
+                "there is no recipe yet: this teacher, or its data, has a fault that has to be repaired first",
+                got=recipe.reason,
+                fix=f'repair {recipe.repair} Then diagnose again; Objective("hard") trains on the labels alone meanwhile',
+            )
         if not recipe.distil:
-            return cls("hard", temperature=1.0, teacher_weight=0.0)
+            return cls("hard")
         return cls(
             recipe.cell,
             recipe.temperature,

@@ -140,7 +140,12 @@ class Finding(Record):
 
 @dataclass(frozen=True)
 class Recommendation(Record):
-    """The settings to distil with, and why. `distil = False` advises to train without the teacher."""
+    """The settings to distil with, and why. `distil = False` advises to train without the teacher.
+
+    `repair` names the finding that has to be repaired first, and how; the settings are then no advice, and no objective is made of
+    them. `learning_rate_factor` is the learning rate to train with, as a multiple of the one given: targets of different kinds want
+    different rates, and only a pilot tries them.
+    """
 
     distil: bool
     cell: str
@@ -150,6 +155,8 @@ class Recommendation(Record):
     scale_by_temperature_squared: bool
     reason: str
     stored_entries: int | None = None  # how many of the teacher's classes are worth caching; None: all
+    learning_rate_factor: float = 1.0
+    repair: str = ""
 
     @property
     def patch(self) -> dict[str, str | float | bool]:
@@ -163,11 +170,14 @@ class Recommendation(Record):
         }
 
     def __str__(self) -> str:
+        rate = "" if self.learning_rate_factor == 1 else f", {self.learning_rate_factor:g} × the learning rate"
+        if self.repair:
+            return f"repair first: {self.reason}"
         if not self.distil:
-            return f"do not distil: {self.reason}"
+            return f"do not distil{rate}: {self.reason}"
         squared = "with" if self.scale_by_temperature_squared else "without"
         return (
-            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}, "
+            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}{rate}, "
             f"{self.divergence} {squared} T²: {self.reason}"
         )
 
