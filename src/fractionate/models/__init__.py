@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from fractionate.models.additive import explaining_mlp as explaining_mlp
     from fractionate.models.additive import prior_of as prior_of
     from fractionate.models.export import export_student as export_student
+    from fractionate.models.hub import hf as hf
+    from fractionate.models.names import ModelNeed as ModelNeed
     from fractionate.models.names import find_model as find_model
     from fractionate.models.names import find_parts as find_parts
     from fractionate.models.packed import load_packed as load_packed
     from fractionate.models.packed import save_packed as save_packed
     from fractionate.models.quantize import Quantization as Quantization
     from fractionate.models.quantize import prepare as prepare
+    from fractionate.models.tokenizer import save_tokenizer as save_tokenizer
     from fractionate.models.weights import read_weights as read_weights
     from fractionate.models.zoo import cnn as cnn
     from fractionate.models.zoo import models as models
@@ -25,9 +28,11 @@ else:
         {
             "additive": ("explaining_mlp", "prior_of"),
             "export": ("export_student",),
-            "names": ("find_model", "find_parts"),
+            "hub": ("hf",),
+            "names": ("ModelNeed", "find_model", "find_parts"),
             "packed": ("load_packed", "save_packed"),
             "quantize": ("Quantization", "prepare"),
+            "tokenizer": ("save_tokenizer",),
             "weights": ("read_weights",),
             "zoo": ("cnn", "models"),
         },

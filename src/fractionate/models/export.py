@@ -24,6 +24,7 @@ from fractionate.errors import FractionateError, MismatchError, MissingExtraErro
 from fractionate.models.lora import merged
 from fractionate.models.modes import eval_mode, plain_module, plain_state
 from fractionate.models.outputs import Head, call, device_of, logits_of
+from fractionate.models.tokenizer import save_tokenizer
 from fractionate.models.weights import to_bytes
 from fractionate.records import Interval, Run, Scores
 from fractionate.records.base import escaped
@@ -56,6 +57,7 @@ def export_student(
     program: bool = True,
     onnx: bool = False,
     strict: bool = True,
+    tokenizer: Any = None,
 ) -> Path:
     """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
 
@@ -64,7 +66,7 @@ def export_student(
     the model takes it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of
     ONNX; each is loaded again and its logits compared before it is written. Raises `NumericsError` where they differ by more
     than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
-    the card says of the first two what was wrong instead.
+    the card says of the first two what was wrong instead. `tokenizer` is saved with it, for `AutoTokenizer.from_pretrained(out)`.
     """
     out, student = make_directory(out), merged(plain_module(student))
     save_pretrained: Any = getattr(student, "save_pretrained", None)
@@ -82,6 +84,8 @@ def export_student(
             "torch_version": torch.__version__,
         }
         write_file(out / "config.json", escaped(json.dumps(config, indent=2, ensure_ascii=False)).encode())
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, out)
     makers = {"torch.export": (program, _export_program), "ONNX Runtime": (onnx, _export_onnx)}
     programs: dict[str, float | str] = {}
     for kind, (wanted, make) in makers.items():

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -84,12 +84,17 @@ class ModelNeed:
         kind: The kind of task, by name.
         shape: Shape of one example's input; empty where inputs are tokens.
         classes: Number of outputs; 0 where the model itself says how many.
+        class_names: The data's classes, in the order of their numbers.
+        tokenizing: How the data become inputs; a model without a tokenizer of its own takes this vocabulary.
+        frozen: Its weights are used as they are: an output layer without trained weights is an error.
     """
 
     kind: str = "classification"
     shape: tuple[int, ...] = ()
     classes: int = 0
     class_names: tuple[str, ...] = ()
+    tokenizing: Tokenizing | None = field(default=None, compare=False)
+    frozen: bool = False
 
 
 @runtime_checkable
