@@ -128,6 +128,16 @@ def oracle(name, student, teacher, label, temperature):
             / temperature**2
             / classes
         ),
+        "margin-mse": lambda: (
+            sum(
+                ((student[label] - student[i]) - (teacher[label] - teacher[i])) ** 2
+                for i in range(classes)
+                if i != label
+            )
+            / temperature**2
+            / (classes - 1)
+            / 2
+        ),
         "logit-standardised": lambda: oracle("forward-kl", standard(student), standard(teacher), label, temperature),
         "ttm": lambda: kl(p, plain_q),
         "wttm": lambda: sum(x ** (1 / temperature) for x in plain_p) * kl(p, plain_q),

@@ -33,6 +33,33 @@ def table(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, inputs[:, :3].argmax(1)
 
 
+def labelled(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three labels an example, one of them unknown."""
+    inputs, _ = table(count, seed)
+    labels = (inputs[:, :3] > 0).float()
+    labels[1, 2] = -100
+    return inputs, labels
+
+
+class BiEncoder(nn.Module):
+    """Embeds a query and its candidates apart from each other: [batch, texts, 6] to [batch, texts, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs)
+
+
+def queries(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A query, its relevant candidate and two more, the last of which may be absent."""
+    inputs = torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(seed))
+    labels = torch.tensor([1, 0, 0]).repeat(count, 1)
+    labels[::3, 2] = -100
+    return inputs, labels
+
+
 class Explains(nn.Module):
     """Two superfeatures of three inputs each; the prediction is the mean of what they say."""
 
@@ -61,6 +88,10 @@ SYSTEMS = {
         "translation", translated, marian, lambda: Recipe(objective=KD, terms=("ranking(3)", "label-smoothing(0.1)"), training=FEW)
     ),
     "language model": System("language-modelling", continued, llama, lambda: Recipe(objective=KD, training=FEW)),
+    "several labels": System("multi-label", labelled, mlp, lambda: Recipe(objective=KD, training=FEW)),
+    "reranker": System(
+        "reranking", queries, BiEncoder, lambda: Recipe(objective=Objective("kd", 1.0, 0.9, divergence="margin-mse"), training=FEW)
+    ),
     "quantized": System(
         "classification",
         texts,

@@ -20,7 +20,7 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import MetricInfo
-from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, metrics, scores
+from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, kinds, metrics, scores
 from fractionate.tasks.evaluate import Tally
 from fractionate.tasks.metric import Metric
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -28,6 +28,7 @@ from fractionate.theory.topk_signal import CompactSignal
 
 NUMBERS = ("rmse", "mae", "r2")
 TEXTS = ("bleu", "chrf")
+LABELS = ("label-f1", "exact-match")
 CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS))
 
 
@@ -57,9 +58,10 @@ def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
         labels = torch.randint(2, 9, (rows, 12), generator=generator)
         changed = torch.where(torch.rand(labels.shape, generator=generator) < 0.3, 3, labels)
         return texts(changed.tolist(), labels), None
-    logits = 2 * torch.randn(rows, 4, generator=generator)
-    labels = torch.randint(4, (rows,), generator=generator)
-    return predictions(logits, labels), TeacherSignal(torch.randn(rows, 4, generator=generator), labels)
+    classes = 2 if name in LABELS else 4
+    logits = 2 * torch.randn(rows, classes, generator=generator)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    return predictions(logits, labels), TeacherSignal(torch.randn(rows, classes, generator=generator), labels)
 
 
 def some(said: Predictions, signal: Any, index: Tensor) -> tuple[Predictions, Any]:
@@ -103,7 +105,7 @@ def test_a_metric_says_how_it_is_read(name: str) -> None:
     assert bool(metric.needs.generated) == (name in TEXTS) == metric.final_only
 
 
-@pytest.mark.parametrize("name", ["f1('micro')", "ece(10)", "auc(bins=64)"])
+@pytest.mark.parametrize("name", ["f1('micro')", "label-f1('micro')", "ece(10)", "auc(bins=64)"])
 def test_the_name_of_a_metric_with_arguments_makes_it_again(name: str) -> None:
     assert metrics[name].name == name and metrics[name].name != metrics[name.partition("(")[0]].name
 
@@ -287,6 +289,49 @@ def test_numbers_against_scikit_learn(outputs: int) -> None:
     assert measured(metrics["r2"], (predictions(torch.randn(5, 1), torch.full((5,), 0.1)), None)) is None
 
 
+def several(weight: Tensor | None = None, unknown: bool = False) -> Predictions:
+    """40 examples with 5 labels each, one of which nobody has, as rows of the task."""
+    generator = torch.Generator().manual_seed(9)
+    labels = (torch.rand(40, 5, generator=generator) < torch.tensor([0.5, 0.3, 0.2, 0.1, 0.0])).long()
+    if unknown:
+        labels[torch.rand(40, 5, generator=generator) < 0.3] = -100
+    batch = Batch(inputs=None, labels=labels, index=torch.arange(40), weight=weight)
+    logits = 2 * torch.randn(40, 5, generator=generator) + 3 * labels - 1
+    rows, gold, place = kinds["multi-label"].rows(logits, batch)
+    return Predictions(logits=rows, labels=gold, place=place, batch=batch)
+
+
+def test_labels_against_scikit_learn() -> None:
+    weight = torch.rand(40, dtype=torch.float64) + 0.1
+    for w in (None, weight):
+        said = several(w)
+        labels, hard = said.batch.labels.numpy(), said.required_logits.argmax(1).reshape(40, 5).numpy()
+        there = [c for c in range(5) if labels[:, c].any() or hard[:, c].any()]
+        for name, average in (("label-f1", "macro"), ("label-f1('micro')", "micro")):
+            value = oracle.f1_score(labels[:, there], hard[:, there], average=average, sample_weight=w, zero_division=0)
+            assert measured(metrics[name], (said, None)) == pytest.approx(100 * value)
+        value = oracle.accuracy_score(labels, hard, sample_weight=w)
+        assert measured(metrics["exact-match"], (said, None)) == pytest.approx(100 * value)
+    said = several(unknown=True)
+    known = said.batch.labels != -100
+    hard = torch.zeros(40, 5).long().masked_scatter(known, said.required_logits.argmax(1))
+    right = ((hard == said.batch.labels) | ~known).all(dim=1)[known.any(dim=1)]
+    assert measured(metrics["exact-match"], (said, None)) == pytest.approx(100 * float(right.double().mean()))
+    each = [oracle.f1_score(said.batch.labels[known[:, c], c], hard[known[:, c], c]) for c in range(5)]
+    assert measured(metrics["label-f1"], (said, None)) == pytest.approx(100 * np.mean(each))
+    with pytest.raises(MismatchError, match="two-class row for each label"):
+        measured(metrics["label-f1"], drawn("accuracy", 6))
+
+
+def test_reciprocal_ranks_against_scikit_learn() -> None:
+    said, _ = drawn("mrr", 50)
+    logits, labels = said.required_logits.numpy(), said.labels.numpy()
+    value = oracle.label_ranking_average_precision_score(np.eye(4)[labels], logits)  # one relevant: 1 / rank
+    assert measured(metrics["mrr"], (said, None)) == pytest.approx(100 * value)
+    constant = predictions(torch.zeros(3, 4), torch.tensor([0, 1, 3]))
+    assert measured(metrics["mrr"], (constant, None)) == pytest.approx(100 / 2.5)
+
+
 def test_agreement_is_exact_for_compact_signals() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, teacher = torch.randn(200, 12, generator=generator), 3 * torch.randn(200, 12, generator=generator)
@@ -355,7 +400,15 @@ def test_what_does_not_fit_is_refused() -> None:
         measured(
             metrics["chrf"], (texts(batch.generated, batch.batch.labels, weight=torch.tensor([1.0, 2.0, 1.0])), None)
         )
-    for name in ("f1('weighted')", "ece(0)", "auc(bins=1)", "rmse(0)", "mae(-1)", "bleu(tokens=0)"):
+    for name in (
+        "f1('weighted')",
+        "label-f1('weighted')",
+        "ece(0)",
+        "auc(bins=1)",
+        "rmse(0)",
+        "mae(-1)",
+        "bleu(tokens=0)",
+    ):
         with pytest.raises(ConfigError, match="invalid"):
             metrics[name]
 

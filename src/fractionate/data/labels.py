@@ -14,7 +14,9 @@ from fractionate.errors import MismatchError, printable
 
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
 ONE_HOT = "one-hot labels: labels.argmax(1)"
-SEVERAL = "several labels an example (multi-hot rows) are a task of their own; give each example one class number"
+SEVERAL = (
+    "several labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
+)
 
 TOKENS = "labels of tokens belong to a dataset of rows, or to (inputs, labels) given to distill or collect"
 

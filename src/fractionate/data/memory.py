@@ -203,6 +203,8 @@ def in_memory(inputs: Any, labels: Any, name: str, *, classes: bool = True) -> M
             got=", ".join(f"{size} {path or 'inputs'}" for path, size in sizes.items()),
         )
     given = as_labels(given, name, classes=classes)
+    if not classes:
+        return MemorySplit(made, given, name, Places(len(given)))
     check_values(given, name)
     if isinstance(made, Tensor) and given.ndim == 1 and not given.is_floating_point() and int(given.min()) >= 0:
         return MemorySplit.of(Examples(made, given, name=name))

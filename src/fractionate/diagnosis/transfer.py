@@ -113,15 +113,12 @@ def task_of(
 def read_transfer(task: Task, student: nn.Module | None) -> Transfer:
     """Read all of a task's transfer set once, in evaluation mode without gradients; the student is left as it was."""
     split = task.splits.transfer
-    if student is None and isinstance(split, MemorySplit) and split.labels.ndim == 1 and split.complete:
-        inputs = split.inputs if isinstance(split.inputs, Tensor) else None
-        return Transfer(task, split.labels.cpu(), torch.arange(len(split)), False, inputs)
     labels, examples, logits, tokens = [], [], [], False
     parts: list[Tensor] = []
     for batch, found, gold, example in _rows(task, split, student):
         labels.append(gold.cpu())
         examples.append(example.cpu())
-        tokens = tokens or batch.labels.ndim > 1
+        tokens = tokens or task.reader.labels(batch).ndim > 1
         if found is not None:
             logits.append(found.float().cpu())
         if isinstance(batch.inputs, Tensor) and not tokens:
@@ -142,7 +139,7 @@ def _rows(task: Task, split: Split, student: nn.Module | None) -> Any:
         return
     plan = ((0, index) for index in torch.split(torch.arange(len(split)), task.batch_size))
     for batch in split.batches(plan, 0):
-        _, gold, place = task.reader.rows(batch.labels.unsqueeze(-1), batch)
+        gold, place = task.reader.label_rows(batch)
         yield batch, None, gold, batch.index if place is None else batch.index[place.cpu()]
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from fractionate.errors import MismatchError, NumericsError
 from fractionate.store.identity import tokenizer_fingerprint
 from fractionate.store.keys import Keyed
-from fractionate.store.teachers import Asker, token_rows
+from fractionate.store.teachers import Asker, kind_of, token_rows
 from fractionate.store.views import Replay
+from fractionate.tasks.task import Task
 
 if TYPE_CHECKING:
     from fractionate.store.reading import Store
@@ -62,13 +63,23 @@ def check_teacher(
     A store of which a tenth is wrong passes 64 rows with probability 0.9^64 = 0.12 %. Raises `MismatchError` naming the examples
     whose rows differ by more than rounding, or whose data are not those the store was collected on.
     """
+    kind, head_of = kind_of(data)
+    data = data.splits.transfer if isinstance(data, Task) else data
     view = data if isinstance(data, Replay) else None
     source = view.keyed if view else Keyed.of(data)
     items = Keyed(view.as_split()) if view else source
     check_data(store, source, sample=sample)
     identity, head = store.head.identity, store.head
     trimmed = head.classes if identity.get("vocabulary") == "trim" else None
-    asker = Asker(teacher, device=device, outputs=identity["outputs"], precision=identity["precision"], classes=trimmed)
+    asker = Asker(
+        teacher,
+        kind=kind,
+        head=head_of,
+        device=device,
+        outputs=identity["outputs"],
+        precision=identity["precision"],
+        classes=trimmed,
+    )
     there = store.kept()
     slots = np.sort(np.random.default_rng(seed).choice(there, min(sample, len(there)), replace=False))
     largest, wrong = 0.0, list[str]()
@@ -78,7 +89,7 @@ def check_teacher(
         for batch, _ in items.batches(parts):
             some = batch.index.numpy()
             each = some % len(source)
-            logits, labels, sizes = token_rows(asker(batch), batch.labels, identity["tokens"], source, each)
+            logits, labels, sizes = token_rows(*asker(batch), identity["tokens"], source, each)
             gap, bad = _differences(store, some, logits, labels)
             places = each if sizes is None else np.repeat(each, sizes)
             wrong += dict.fromkeys(source.shown(int(places[row])) for row in bad)

@@ -39,7 +39,7 @@ from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, token_rows
+from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, kind_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep, write_file
 from fractionate.system.paths import as_path
@@ -95,9 +95,12 @@ def collect(
     `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
     written to or is too small. Nothing half-written stays behind.
     """
+    kind, head = kind_of(data)
     if isinstance(data, Task):
         tokens = tokens or data.reader.tokens
         data = data.splits.transfer
+    if class_relation == "auto" and not kind.output_rows:
+        class_relation = None
     require_folder(out, "collect into")
     if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip"):
         raise ConfigError(
@@ -106,7 +109,7 @@ def collect(
             got=f"{vocabulary!r}, {non_finite!r}",
         )
     trimmed = vocabulary_size(tokenizer) if vocabulary == "trim" else None
-    asker = Asker(teacher, device=device, outputs=outputs, precision=precision, classes=trimmed)
+    asker = Asker(teacher, kind=kind, head=head, device=device, outputs=outputs, precision=precision, classes=trimmed)
     view = data if isinstance(data, Replay) else None
     source = view.keyed if view else Keyed.of(data)
     if batch_size < 1 or not 0 <= part[0] < part[1]:
@@ -248,7 +251,7 @@ class _Pass:
     def _ask(self, batch: Batch, keys: Keys) -> None:
         slots = batch.index.numpy()
         each = slots % len(self.source)  # the place of each item's example
-        logits, labels, sizes = token_rows(self.asker(batch), batch.labels, self.identity.tokens, self.source, each)
+        logits, labels, sizes = token_rows(*self.asker(batch), self.identity.tokens, self.source, each)
         places = each if sizes is None else np.repeat(each, sizes)
         check_logits(logits, places, self.source, self.form.classes if self.form else None)
         if self.identity.non_finite == "skip":

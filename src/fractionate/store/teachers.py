@@ -18,17 +18,21 @@ from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError, reason
 from fractionate.models.modes import eval_mode
-from fractionate.models.outputs import call, logits_of
+from fractionate.models.outputs import Head, call, logits_of
 from fractionate.models.placing import placed
 from fractionate.store.keys import Keyed
 from fractionate.system.paths import as_path
+from fractionate.tasks.classification import Classification
+from fractionate.tasks.kind import Kind
 from fractionate.tasks.model_inputs import ModelInputs
+from fractionate.tasks.task import Task
 from fractionate.theory.teacher_signal import relation_from_rows
 
 Outputs = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Tokens = Literal["", "aligned", "next"]
 VIEW = "teacher"  # the view of a batch that a teacher reads; the student's inputs where the data have none
+PLAIN = Classification()  # what data that are no task are read as
 RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
 
 
@@ -73,16 +77,23 @@ class ByPlace:
         return self.rows[places]
 
 
+def kind_of(data: Any) -> tuple[Kind, Head]:
+    """How a task makes rows of what its teacher gives; of data that are no task, one row an example or token."""
+    return (data.reader, data.teacher_head) if isinstance(data, Task) else (PLAIN, None)
+
+
 class Asker:
     """Asks a teacher batch by batch and gives logits [batch, classes] (or [batch, tokens, classes]) in float32 or float64.
 
-    Of a vocabulary that was padded the first `classes` are kept.
+    `kind` makes them of what the teacher gives. Of a vocabulary that was padded the first `classes` are kept.
     """
 
     def __init__(
         self,
         teacher: Any,
         *,
+        kind: Kind = PLAIN,
+        head: Head = None,
         device: str = "cpu",
         outputs: Outputs = "logits",
         precision: Precision = "float32",
@@ -99,7 +110,7 @@ class Asker:
         if outputs not in ("logits", "probabilities") or precision not in ("float32", "bfloat16", "float16"):
             raise ConfigError("outputs or precision is not known", got=f"{outputs!r}, {precision!r}")
         self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
-        self.classes = classes
+        self.kind, self.head, self.classes = kind, head, classes
         self.there = self.device  # where its inputs belong
         self.takes = ModelInputs.of(teacher) if isinstance(teacher, nn.Module) else None
 
@@ -112,8 +123,8 @@ class Asker:
         with eval_mode(self.teacher), placed(self.teacher, self.device) as self.there:
             yield
 
-    def __call__(self, batch: Batch) -> Float[Tensor, "batch *tokens classes"]:
-        """The logits of a batch's rows, on the CPU."""
+    def __call__(self, batch: Batch) -> tuple[Float[Tensor, "batch *tokens classes"], Tensor]:
+        """The logits of a batch's rows and their labels, on the CPU."""
         batch = batch.to(self.there)
         half = contextlib.nullcontext() if self.precision == "float32" else torch.autocast(
             self.there.type, dtype=getattr(torch, self.precision)
@@ -123,7 +134,7 @@ class Asker:
                 raw = call(self.teacher, self.takes(batch, VIEW))
             else:
                 raw = self.teacher(batch.index if isinstance(self.teacher, ByPlace) else batch.view(VIEW))
-        values = self._checked(raw)
+        values = self._checked(raw, batch)
         values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
         values = values if self.outputs == "logits" else log_of_probabilities(values)
         if self.classes is not None and values.shape[-1] < self.classes:
@@ -133,11 +144,11 @@ class Asker:
                 got=f"{values.shape[-1]:,}",
                 fix="give the tokenizer that belongs to this teacher",
             )
-        return values[..., : self.classes]
+        return values[..., : self.classes], self.kind.labels(batch).cpu()
 
-    def _checked(self, raw: Any) -> Tensor:
+    def _checked(self, raw: Any, batch: Batch) -> Tensor:
         try:
-            values = logits_of(raw).detach()
+            values = logits_of(raw, self.head).detach()
         except MismatchError as error:
             raise MismatchError(
                 "the teacher does not return logits",
@@ -145,6 +156,7 @@ class Asker:
                 got=error.got,
                 fix="return a tensor of logits",
             ) from error
+        values = self.kind.outputs(values, batch)
         if values.ndim not in (2, 3) or values.shape[-1] < 2:
             raise MismatchError(
                 "the teacher does not return logits",

@@ -13,7 +13,7 @@ from torch.nn import functional
 from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED, check_labels
 from fractionate.errors import MismatchError
-from fractionate.models.outputs import rows
+from fractionate.models.outputs import rows as select_rows
 from fractionate.system.registry import Registry
 from fractionate.tasks.predictions import Predictions
 
@@ -28,18 +28,40 @@ class Kind(Protocol):
 
     metrics: ClassVar[tuple[str, ...]]
     distributions: ClassVar[bool] = True  # rows are distributions over classes: cells, spectrum and objectives apply
+    whole_labels: ClassVar[bool] = True  # labels are whole numbers; False lets floating-point numbers through
+    output_rows: ClassVar[bool] = (
+        True  # logits are those of the output layer: its rows relate classes, losses read its inputs
+    )
     predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
     tokens: ClassVar[Literal["", "aligned", "next"]] = (
         ""  # how a stored signal's rows belong to tokens; "": one row an example
     )
 
+    def labels(self, batch: Batch) -> Tensor:
+        """A batch's labels, one for each row; `IGNORED` where there is no row."""
+        return batch.labels
+
+    def outputs(self, values: Tensor, batch: Batch) -> Tensor:
+        """What a model gives, one entry for each of `labels`, its classes last."""
+        return values
+
     def rows(self, values: Tensor, batch: Batch) -> Rows:
         """The rows of logits, or of what enters the output layer."""
-        return select_rows(values, batch, predicts_next=self.predicts_next)
+        return select_rows(
+            self.outputs(values, batch), self.labels(batch), predicts_next=self.predicts_next, complete=batch.complete
+        )
+
+    def label_rows(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Labels and places of the rows, where no model has read the batch."""
+        labels = self.labels(batch)
+        _, found, place = select_rows(
+            labels.unsqueeze(-1), labels, predicts_next=self.predicts_next, complete=batch.complete
+        )
+        return found, place
 
     def count(self, batch: Batch) -> float:
         """The weight of a batch's rows, known before the forward pass."""
-        return count_labels(batch, predicts_next=self.predicts_next)
+        return count_labels(batch, self.labels(batch), predicts_next=self.predicts_next)
 
     def label_loss(self, predictions: Predictions) -> Float[Tensor, "rows"]:
         """The loss on labels alone."""
@@ -63,25 +85,19 @@ kinds: Registry[Kind] = Registry(
     files=(
         "tasks.classification",
         "tasks.language_modelling",
+        "tasks.multi_label",
+        "tasks.reranking",
         "tasks.token_classification",
         "tasks.translation",
     ),
 )
 
 
-def select_rows(values: Tensor, batch: Batch, *, predicts_next: bool = False) -> Rows:
-    """One row for each label that is not `IGNORED`: of [batch, …] with labels [batch], or [batch, tokens, …] with [batch, tokens].
-
-    Raises `MismatchError` for shapes that do not fit: nothing is broadcast.
-    """
-    return rows(values, batch.labels, predicts_next=predicts_next, complete=batch.complete)
-
-
-def count_labels(batch: Batch, *, predicts_next: bool = False) -> float:
+def count_labels(batch: Batch, labels: Tensor, *, predicts_next: bool = False) -> float:
     """The number of rows of a batch, or the sum of their examples' weights."""
-    if batch.complete and batch.weight is None:
-        return float(len(batch.labels))
-    labels = batch.labels[:, 1:] if predicts_next and batch.labels.ndim > 1 else batch.labels
+    if batch.complete and batch.weight is None and labels.ndim == 1:
+        return float(len(labels))
+    labels = labels[:, 1:] if predicts_next and labels.ndim > 1 else labels
     valid = labels != IGNORED
     if batch.weight is None:
         return float(valid.sum())

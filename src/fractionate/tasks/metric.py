@@ -60,7 +60,9 @@ metrics: Registry[Metric] = Registry(
     files=(
         "tasks.area_metrics",
         "tasks.classification_metrics",
+        "tasks.label_metrics",
         "tasks.number_metrics",
+        "tasks.ranking_metrics",
         "tasks.text_metrics",
         "tasks.token_metrics",
     ),

@@ -47,7 +47,7 @@ class Task:
         task = Task("classification", transfer=train, test=test, student=lambda: MyModel())
 
     Args:
-        kind: "classification", "token-classification", "language-modelling", "translation", or a kind of your own.
+        kind: A name from the registry of tasks (`fractionate.tasks.kinds`), or a kind of your own.
         transfer, validation, test, teaching: Whatever the verbs take as data: a pair of tensors, a dataset, a loader, a `Split`.
         student: What makes a fresh student, or several by name; called under the seed of the run.
         metrics: Names or metrics; the first decides. Left out: those of the kind.
@@ -95,7 +95,7 @@ class Task:
     @cached_property
     def splits(self) -> Splits:
         """The data. Raises `MismatchError` and `ConfigError` as `as_split` does."""
-        classes = self.reader.distributions
+        classes = self.reader.whole_labels
 
         def read(name: str, data: Any) -> Split | None:
             return None if data is None else as_split(data, name, classes=classes)

@@ -219,6 +219,12 @@ def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None, kept: bool) -
             f"rows of {type(task.kind).__name__} are not distributions: cells and objectives do not apply",
             fix="leave objective out, and learn from the teacher by a term",
         )
+    if training.loss_from == "hidden" and not task.reader.output_rows:
+        raise ConfigError(
+            f"loss_from='hidden' and the task {type(task.kind).__name__} cannot be combined",
+            expected="a task whose logits are those of the output layer",
+            fix="leave loss_from out",
+        )
     plain = [spec for spec in recipe.specs if isinstance(spec, CallableTerm)]
     if plain and kept:
         raise ConfigError(

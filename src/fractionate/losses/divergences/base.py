@@ -13,7 +13,7 @@ declared on the class:
   without autograd; with a keyword `out`, the array the gradient is written to. Where the loss it gives is not finite the plain
   form is asked again, so it need not be careful with infinities. `__call__`, the plain differentiable form, stays the oracle.
 
-Each family is one file: likelihood, mixture, split, logit, transform, correlation.
+Each family is one file: likelihood, mixture, split, logit, margin, transform, correlation.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ divergences: Registry[Divergence] = Registry(
         "losses.divergences.correlation",
         "losses.divergences.likelihood",
         "losses.divergences.logit",
+        "losses.divergences.margin",
         "losses.divergences.mixture",
         "losses.divergences.ranked",
         "losses.divergences.ranking",
