@@ -208,7 +208,7 @@ GOOD = [(i * 1.5, i % 2) for i in range(20)]
         (rows_of(GOOD), {"drop": ["z"]}, ConfigError, "no column 'z'"),
         (rows_of(GOOD), {"drop": "x"}, ConfigError, "drop= takes a list"),
         (rows_of(GOOD), {"drop": ["x"]}, ConfigError, "no column to learn from"),
-        (rows_of(GOOD), {"drop": ["y"]}, ConfigError, "'y' is the label"),
+        (rows_of(GOOD), {"drop": ["y"]}, ConfigError, "'y' is named for two things"),
         (rows_of(GOOD), {"kinds": {"x": "real"}}, ConfigError, "kinds are not known"),
         (rows_of([("a", 1), ("b", 2), ("a", 1), ("b", 2)]), {"kinds": {"x": "number"}}, ConfigError, "4 cells are not"),
         (rows_of(GOOD), {"separator": "::"}, ConfigError, "one character"),
@@ -377,7 +377,7 @@ def _read_by_python(cell):
 def test_names_are_checked_without_reading_the_file():
     assert {"table", "pictures", "texts", "saved"} <= set(data_sets)
     with pytest.raises(ConfigError, match=r"missing a required argument(.|\n)*table\(path, label"):
-        data_sets.check("table('x.csv')")
+        data_sets.check("table()")
     data_sets.check("table('nowhere.csv', label='y', kinds={'a': 'number'})")
 
 

@@ -65,7 +65,7 @@ def test_classes_are_as_many_as_there_are_texts_and_keep_their_names(tmp_path, n
     found = table(labelled(tmp_path / "t.csv", names), "y")
     assert sorted(found.labels.names) == sorted(names)
     rows = [line.split(",")[0] for line in (tmp_path / "t.csv").read_text().splitlines()[1:]]
-    assert [found.labels.names[number] for number in found.labels.numbers] == rows
+    assert [found.labels.names[number] for number in found.labels.values] == rows
     parts = found.parts(seed=1)
     assert [parts.encoding.class_of({"y": name}) for name in names] == names
     again = encoded_table(tmp_path / "t.csv", parts.encoding)

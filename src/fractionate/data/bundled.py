@@ -1,65 +1,67 @@
-"""Data sets by name: what a person can use without downloading anything, and their parts."""
+"""Data sets by name, and their parts: what can be used without a download, and what divides files of a person's own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from fractionate.data.dividing import Size, divide
 from fractionate.data.examples import Examples
+from fractionate.data.parts import balanced, subset
 from fractionate.errors import MissingExtraError
 from fractionate.records.base import Record
+from fractionate.system.hashing import content_hash
 from fractionate.system.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Disjoint parts of a data set, by what they are for.
+    """Disjoint parts of a data set, by what they are for: `Examples`, or a `Split` where they have weights or views.
 
     `transfer` is what the student learns from and the teacher is asked about, `validation` chooses settings, `test` is read
     once, and `teaching` is what a bundled teacher is trained on (None where the teacher comes trained). `encoding` is how raw
-    data became these inputs, where that is known: it is kept beside the student, which has to be fed the same way.
+    data became these inputs, where that is known: it is kept with the student, which has to be fed the same way.
     """
 
-    transfer: Examples
-    validation: Examples
-    test: Examples
-    teaching: Examples | None = None
+    transfer: Any
+    validation: Any
+    test: Any
+    teaching: Any = None
     encoding: Record | None = None
 
     def __repr__(self) -> str:
-        found = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        parts = ", ".join(f"{name} {len(part):,}" for name, part in found if isinstance(part, Examples))
+        found = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "encoding"]
+        parts = ", ".join(f"{name} {len(part):,}" for name, part in found if part is not None)
         return f"Parts({self.transfer.name}: {parts})"
 
 
 def split_parts(
-    data: Examples,
+    data: Any,
     *,
     transfer: Size = None,
     validation: Size = None,
     test: Size = None,
     seed: int = 0,
+    encoding: Record | None = None,
+    class_weights: bool = False,
     **more: Any,
 ) -> Parts:
-    """The parts of a data set by `divide`, which takes the sizes and `more`; what is left over teaches a bundled teacher.
+    """The parts of `Examples` or a `Split` by `divide`, which takes the sizes and `more`; what is left over teaches a teacher.
 
-    Raises `ConfigError` where the parts are empty or larger than the data.
+    `class_weights` gives each class the same weight in what is learned from. Raises `ConfigError` where the parts are empty or
+    larger than the data.
     """
-    places = divide(
-        len(data),
-        labels=data.labels,
-        transfer=transfer,
-        validation=validation,
-        test=test,
-        seed=seed,
-        name=data.name,
-        **more,
-    )
-    made = {part: data.take(some) for part, some in places.items()}
-    return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"))
+    sizes: Mapping[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
+    places = divide(len(data), labels=data.labels, **sizes, seed=seed, name=data.name, **more)
+    made = {
+        part: data.take(some) if isinstance(data, Examples) else subset(data, some) for part, some in places.items()
+    }
+    if class_weights:
+        made |= {part: balanced(made[part]) for part in ("transfer", "teaching") if part in made}
+    return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"), encoding)
 
 
 @runtime_checkable
@@ -69,6 +71,44 @@ class Undivided(Protocol):
     def parts(self, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
         """The parts, of the sizes asked for."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """Examples, and what `split_parts` takes with them.
+
+    Args:
+        examples: All examples: `Examples`, or a `Split`.
+        given: The part that the data name for each, where they do.
+        groups: The group of each, where there are groups.
+        keys: What makes two of them the same, where repeats are left out.
+        encoding: How raw data became inputs.
+        class_weights: Each class has the same weight in what is learned from.
+    """
+
+    examples: Any
+    given: Sequence[str | None] | None = None
+    groups: Sequence[Hashable] | None = None
+    keys: Sequence[Hashable] | None = None
+    encoding: Record | None = None
+    class_weights: bool = False
+
+    def parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
+        """The parts, by `divide`. Raises what it raises."""
+        sizes: Mapping[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "examples"}
+        return split_parts(self.examples, **sizes, seed=seed, **settings)
+
+
+def joined(parts: Mapping[str, Examples], *, repeats: bool = True, **settings: Any) -> Divided:
+    """The examples of parts that are there already, by their names; without `repeats`, the same inputs are in one part alone."""
+    whole = next(iter(parts.values()))
+    if len(parts) > 1:
+        inputs, labels = (torch.cat([getattr(part, name) for part in parts.values()]) for name in ("inputs", "labels"))
+        whole = replace(whole, inputs=inputs, labels=labels, ids=tuple(i for part in parts.values() for i in part.ids))
+    given = [name for name, part in parts.items() for _ in part.ids]
+    keys = None if repeats else [content_hash(example) for example in whole.inputs]
+    return Divided(whole, given, keys=keys, **settings)
 
 
 data_sets: Registry[Examples | Parts | Undivided] = Registry(

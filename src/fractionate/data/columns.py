@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,7 +17,6 @@ from fractionate.errors import ConfigError, printable
 Kind = Literal["number", "category"]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")
 MOST_CATEGORIES = 100  # more different values are taken for text
-MOST_CLASSES = 1000
 ODD_SHARE = 0.1  # a column of numbers with this many other cells or fewer is a column of numbers with mistakes
 FEWEST_ROWS = 10  # from here on, a column that counts up by one is taken for row numbers
 
@@ -33,14 +31,6 @@ class Column:
     categories: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """The class of each row, and the names of the classes."""
-
-    numbers: NDArray[np.int64]
-    names: tuple[str, ...]
-
-
 Cells = Sequence[str | None] | NDArray[np.float64]  # as text (None: missing), or numbers already (NaN: missing)
 Where = Callable[[int], str]  # the place of a row, for a message
 
@@ -52,19 +42,23 @@ def names_of(given: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def told_kind(kinds: Mapping[str, Any], names: Sequence[str], drop: Sequence[str], label: str) -> None:
-    """Raise `ConfigError` for kinds nobody knows, and for kinds and dropped columns that the table does not have."""
+def check_columns(kinds: Mapping[str, Any], names: Sequence[str], drop: Sequence[str], roles: Sequence[str]) -> None:
+    """Raise `ConfigError` for kinds nobody knows, columns that the table does not have, and one that is named for two things."""
     wrong = {name: kind for name, kind in kinds.items() if kind not in get_args(Kind)}
     if wrong:
         raise ConfigError("kinds are not known", expected=" or ".join(get_args(Kind)), got=str(wrong))
-    absent = [name for name in (label, *kinds, *drop) if name not in names]
+    absent = [name for name in (*roles, *kinds, *drop) if name not in names]
     if absent:
         shown = ", ".join(printable(str(name)) for name in names[:50]) + (", …" if len(names) > 50 else "")
         raise ConfigError(
             f"there is no column {', '.join(repr(printable(str(name))) for name in absent)}", expected=f"one of {shown}"
         )
-    if label in drop or label in kinds:
-        raise ConfigError(f"{label!r} is the label", fix="name it in label= alone")
+    twice = [name for name in roles if name in drop or name in kinds or list(roles).count(name) > 1]
+    if twice:
+        raise ConfigError(
+            f"{printable(twice[0])!r} is named for two things",
+            fix="name it in one of label, target, part, group, drop, kinds",
+        )
 
 
 def make_columns(
@@ -184,65 +178,3 @@ def class_names(names: Iterable[str]) -> tuple[str, ...]:
             "classes share a name", expected="names that differ in their first 79 characters", got=f"{twice!r} twice"
         )
     return shown
-
-
-def make_labels(
-    name: str, cells: Cells, *, where: Where, missing: Sequence[str] = ("",), numerals: Numerals = PLAIN
-) -> Labels:
-    """The classes of the rows: their names are the cells as they stand, in sorted order, numbers in theirs.
-
-    Raises `ConfigError` for rows without a label (`missing` are the cells that stand for none), for a single class, for one number
-    written in several ways (1 and 1.0), and for what is no class: fractions, and values of which there are more than 1,000 or
-    fewer than two rows each.
-    """
-    text = (
-        [None if math.isnan(v) else plain_number(v) for v in cells.tolist()] if isinstance(cells, np.ndarray) else cells
-    )
-    shown, gone = f"the label {printable(name)!r}", frozenset(missing)
-    without = [place for place, cell in enumerate(text) if cell is None or cell in gone]
-    if without:
-        places = ", ".join(where(place) for place in without[:10])
-        counts = Counter("an empty cell" if not text[place] else repr(text[place]) for place in without)
-        words = [word for word in dict.fromkeys(text[place] for place in without) if word]
-        fix = f"label them, or leave them out ({shown})"
-        if words:
-            kept = [word for word in missing if word not in words]
-            fix += f"; or, where {' and '.join(map(repr, words))} is a class, say what is missing: missing={kept}"
-        raise ConfigError(
-            f"{len(without)} rows have no label: {places}",
-            expected="a class in every row",
-            got=", ".join(f"{count} × {what}" for what, count in counts.items()),
-            fix=fix,
-        )
-    labelled = [composed(str(cell)) for cell in text]
-    values = {cell: numerals.exact(cell) for cell in set(labelled)}
-    numbers = [value for value in values.values() if value is not None]
-    for value, count in Counter(numbers).items():
-        if count > 1:
-            alike = sorted(cell for cell, other in values.items() if other == value)
-            raise ConfigError(
-                f"{shown} writes one number in several ways",
-                expected="one spelling a class, for classes are told apart by their text",
-                got=", ".join(printable(cell) for cell in alike[:10]),
-                fix="write them alike where they are one class, with a letter before them where they are not",
-            )
-    if len(numbers) == len(values):
-        fractions = [cell for cell, value in values.items() if value is not None and value != value.to_integral_value()]
-        if fractions:
-            raise ConfigError(
-                f"{shown} is a quantity",
-                expected="classes",
-                got=printable(min(fractions)),
-                fix="make classes of it: low, middle, high",
-            )
-    names = sorted(values, key=lambda cell: (values[cell] or 0, cell) if len(numbers) == len(values) else (0, cell))
-    if len(names) == 1:
-        raise ConfigError(f"{shown} has a single class", expected="at least two", got=printable(names[0]))
-    if len(names) > MOST_CLASSES or 2 * len(names) > len(labelled):
-        raise ConfigError(
-            f"{shown} has {len(names):,} different values in {len(labelled):,} rows",
-            expected=f"classes: at most {MOST_CLASSES:,}, of two rows or more on average",
-            fix="choose another column, or make classes of it",
-        )
-    number = {cell: place for place, cell in enumerate(names)}
-    return Labels(np.array([number[cell] for cell in labelled]), class_names(names))

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fractionate.data.columns import Column, Kind, composed, plain_number
+from fractionate.data.examples import Examples
+from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import PLAIN, Numerals
+from fractionate.data.targets import Labels, Target, TargetEncoding, make_labels
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.records.base import Record
 from fractionate.system.memory import require_bytes
@@ -66,8 +69,7 @@ class TableEncoding(Record):
     missing, one more input says so. Kept as data.json beside a student.
     """
 
-    label: str
-    class_names: tuple[str, ...]
+    target: TargetEncoding
     columns: tuple[ColumnEncoding, ...]
     missing: tuple[str, ...]
     decimal: str = PLAIN.decimal
@@ -78,14 +80,18 @@ class TableEncoding(Record):
         cls,
         columns: Sequence[Column],
         places: NDArray[np.int64],
-        label: str,
-        class_names: tuple[str, ...],
+        labels: Labels,
         missing: tuple[str, ...],
         numerals: Numerals = PLAIN,
     ) -> Self:
         """The encoding that some rows of a table give, and no others."""
         fitted = tuple(_fitted(column, places) for column in columns)
-        return cls(label, class_names, fitted, missing, numerals.decimal, numerals.thousands)
+        return cls(TargetEncoding.fit(labels, places), fitted, missing, numerals.decimal, numerals.thousands)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, or of the labels."""
+        return self.target.class_names
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -101,9 +107,39 @@ class TableEncoding(Record):
         parts = [column.encoded(self._values(column, rows)) for column in self.columns]
         return torch.from_numpy(np.concatenate(parts, 1))
 
+    def labelled(
+        self, inputs: Float[Tensor, "rows features"], labels: Tensor, name: str, ids: tuple[str, ...]
+    ) -> Examples | MemorySplit:
+        """Inputs with labels as they are read: class numbers, 0 and 1, or numbers, which are standardised here."""
+        if self.target.task == "classification":
+            return Examples(inputs, labels, self.class_names, name, ids)
+        learned = self.target.standardised(labels)
+        return MemorySplit(
+            inputs, learned.float() if learned.is_floating_point() else learned, name, ids, self.class_names
+        )
+
+    def labels_of(self, rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+        """The labels of new rows. Raises `MismatchError` for classes that the student does not know, `ConfigError` for no label."""
+        numerals = Numerals(self.decimal, self.thousands)
+        if self.target.task == "classification":
+            numbers = {known: number for number, known in enumerate(self.class_names)}
+            found = [self.class_of(row) for row in rows]
+            unknown = sorted({known for known in found if known not in numbers})
+            if unknown:
+                raise MismatchError(
+                    f"{name} has classes the student does not know",
+                    expected=f"in {printable(self.target.columns[0])!r}: {', '.join(self.class_names[:20])}",
+                    got=", ".join(unknown[:20]),
+                )
+            return torch.tensor([numbers[known] for known in found])
+        target = Target(self.target.columns, self.target.task, self.target.single)
+        cells = {column: [_text(row.get(column)) for row in rows] for column in target.columns}
+        made = make_labels(target, cells, {}, where=lambda row: f"row {row}", missing=self.missing, numerals=numerals)
+        return torch.from_numpy(made.values)
+
     def class_of(self, row: Mapping[str, Any]) -> str:
         """The name of a row's class, as `class_names` has it; a number also where it is written in another way."""
-        cell = _text(row.get(self.label)) or ""
+        cell = _text(row.get(self.target.columns[0])) or ""
         number, numerals = PLAIN.exact(cell), Numerals(self.decimal, self.thousands)
         if number is None or cell in self.class_names:
             return printable(cell)

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets, joined
 from fractionate.data.columns import class_names
-from fractionate.data.divided import Divided, joined
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes, folders_in
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError, printable
@@ -269,4 +268,4 @@ def pictures(folder: Path | str, side: int = 64, *, most: int | None = None, lin
             read[place] = pictured[place][0]
         made[part] = Examples(read, labels, names, shown, ids)
     encoding = PictureEncoding(names, side)
-    return joined(made, encoding)
+    return joined(made, encoding=encoding)

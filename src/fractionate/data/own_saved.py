@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets, joined
 from fractionate.data.columns import MISSING, class_names, names_of
-from fractionate.data.divided import Divided, joined
 from fractionate.data.dividing import PARTS
 from fractionate.data.examples import Examples
 from fractionate.data.own_pictures import PictureEncoding, centre_view, read_picture
-from fractionate.data.own_table import Table, arrow_table
+from fractionate.data.own_table import Table, make_table
 from fractionate.data.own_texts import BUCKETS, PLACES, TextEncoding
 from fractionate.data.rows import kind_of, label_of
+from fractionate.data.table_file import Roles, read_arrow
+from fractionate.data.targets import Target
 from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
@@ -163,16 +164,15 @@ def _is_array(feature: Any) -> bool:
 
 
 def _as_table(rows: Any, label: str, name: str, missing: tuple[str, ...]) -> Table:
+    arrow = rows.with_format("arrow")[:]
     if hasattr(rows.features[label], "names"):  # class numbers: their names stand in a table
-        names = list(rows.features[label].names)
-        said = [None if number is None or number < 0 else names[number] for number in rows[label][:]]
         import pyarrow
 
-        arrow = rows.remove_columns([label]).with_format("arrow")[:]
-        return arrow_table(
-            arrow.append_column(label, pyarrow.array(said, pyarrow.string())), name, label, missing=missing
-        )
-    return arrow_table(rows.with_format("arrow")[:], name, label, missing=missing)
+        names = list(rows.features[label].names)
+        words = [None if number is None or number < 0 else names[number] for number in rows[label][:]]
+        arrow = arrow.drop_columns([label]).append_column(label, pyarrow.array(words, pyarrow.string()))
+    roles = Roles(Target.of(label, None), missing=missing)
+    return make_table({"train": read_arrow(arrow, name, roles)}, name, roles)
 
 
 def _one_column(
@@ -216,7 +216,7 @@ def _one_column(
             plain = plain.with_format("numpy")
         labels = torch.tensor([numbers[value] for value in said[part]])
         made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
-    return joined(made, encoding)
+    return joined(made, encoding=encoding)
 
 
 def _in_order(value: str) -> tuple[int, int, str]:

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from fractionate.data.bundled import Parts, data_sets, split_parts
+from fractionate.data.bundled import Parts, data_sets
 from fractionate.data.columns import (
     MISSING,
-    Cells,
     Column,
     Kind,
-    Labels,
-    Where,
+    check_columns,
     make_columns,
-    make_labels,
     names_of,
-    told_kind,
+    plain_number,
 )
-from fractionate.data.delimited import MOST_COLUMNS, SMALLER, read_delimited
-from fractionate.data.dividing import Size
+from fractionate.data.delimited import read_delimited
+from fractionate.data.dividing import Size, divide
 from fractionate.data.encoding import TableEncoding
 from fractionate.data.examples import Examples
-from fractionate.data.numerals import PLAIN, Numerals
-from fractionate.errors import (
-    ConfigError,
-    DamagedError,
-    FractionateError,
-    MismatchError,
-    MissingExtraError,
-    ResourceError,
-    printable,
-)
-from fractionate.system.files import existing_file
-from fractionate.system.memory import require_bytes
-
-PARQUET = (".parquet", ".pq")
-UNFOLDS = 1000  # a table with something in it unfolds to less, in multiples of its file; 5 values in long runs: 1,800
-UNFOLDS_BYTES = 256 << 20  # a table that unfolds to less than this is no bomb
+from fractionate.data.memory import MemorySplit
+from fractionate.data.numerals import Numerals
+from fractionate.data.parts import balanced
+from fractionate.data.table_file import Read, Roles, is_parquet, read_parquet, read_table
+from fractionate.data.targets import Labels, Target, make_labels
+from fractionate.errors import ConfigError, printable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,52 +41,55 @@ class Table:
     """
 
     name: str
-    label: str
     columns: tuple[Column, ...]
     labels: Labels
     ids: tuple[str, ...]
-    missing: tuple[str, ...] = MISSING
-    numerals: Numerals = PLAIN
+    roles: Roles
+    given: tuple[str | None, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"Table({self.name}: {len(self):,} × {len(self.columns)} columns, {len(self.labels.names)} classes)"
+        return f"Table({self.name}: {len(self):,} × {len(self.columns)} columns, {self.labels})"
 
-    def _rows(self) -> Examples:
-        """Places of rows in the place of inputs."""
-        numbers = torch.from_numpy(self.labels.numbers)
-        return Examples(torch.arange(len(self)), numbers, self.labels.names, self.name, self.ids)
-
-    def parts(
-        self,
-        *,
-        transfer: Size = None,
-        validation: Size = None,
-        test: Size = None,
-        seed: int = 0,
-    ) -> Parts:
+    def parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
         """The parts, encoded: means, deviations and categories are those of the transfer part. `Parts.encoding` is the record.
 
-        Sizes as in `split_parts`. Raises `ConfigError` where the parts are larger than the table.
+        Labels are [rows] class numbers, [rows, labels] of 0 and 1, or [rows] or [rows, targets] numbers that are standardised.
+        Sizes as in `divide`. Raises what it raises.
         """
-        rows = split_parts(self._rows(), transfer=transfer, validation=validation, test=test, seed=seed)
-        learned = rows.transfer.inputs.numpy()
-        encoding = TableEncoding.fit(self.columns, learned, self.label, self.labels.names, self.missing, self.numerals)
+        labels, roles = torch.from_numpy(self.labels.values), self.roles
+        sizes: Mapping[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
+        named: Mapping[str, Any] = {
+            "given": self.given,
+            "groups": self.groups,
+            "keys": None if roles.repeats else self._keys(),
+        }
+        places = divide(len(self), labels=labels, **sizes, **named, seed=seed, name=self.name)
+        learned = places["transfer"].numpy()
+        encoding = TableEncoding.fit(self.columns, learned, self.labels, roles.missing, roles.numerals)
+        made: dict[str, Any] = {}
+        for part, some in places.items():
+            inputs = encoding.encode_columns(self.columns, some.numpy())
+            ids = tuple(self.ids[place] for place in some.tolist())
+            made[part] = encoding.labelled(inputs, labels[some], self.name, ids)
+            if roles.class_weights and part in ("transfer", "teaching"):
+                made[part] = balanced(made[part])
+        return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"), encoding)
 
-        def encoded(part: Examples) -> Examples:
-            return replace(part, inputs=encoding.encode_columns(self.columns, part.inputs.numpy()))
-
-        taught = None if rows.teaching is None else encoded(rows.teaching)
-        return Parts(encoded(rows.transfer), encoded(rows.validation), encoded(rows.test), taught, encoding)
+    def _keys(self) -> list[bytes]:
+        rows = np.column_stack([column.values.astype(np.float64) for column in self.columns])
+        return [row.tobytes() for row in rows]
 
 
 @data_sets.register("table")
 def table(
     path: Path | str,
-    label: str,
+    label: str | Sequence[str] | None = None,
     *,
+    target: str | Sequence[str] | None = None,
     kinds: Mapping[str, Kind] | None = None,
     drop: Sequence[str] = (),
     missing: Sequence[str] = MISSING,
@@ -107,207 +97,136 @@ def table(
     encoding: str | None = None,
     decimal: str = ".",
     thousands: str = "",
+    validation: Path | str | None = None,
+    test: Path | str | None = None,
+    part: str | None = None,
+    group: str | None = None,
+    repeats: bool = True,
+    class_weights: bool = False,
 ) -> Table:
     """A CSV or Parquet file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
-    `label` names the column of classes, `drop` columns to leave out, `kinds` what a column holds ("number" or "category") where
-    the rule of `make_columns` would not tell it, `missing` the cells that stand for nothing, `decimal` and `thousands` the marks in
-    its numbers, `separator` and `encoding` what `read_delimited` takes. Row ids are the lines of the file.
+    Args:
+        path: The file; row ids are its lines.
+        label: The column of classes; a list of columns of 0 and 1 is several labels a row, and a missing
+            cell among them counts for nothing.
+        target: The column of numbers to predict, or a list of them, in the place of `label`.
+        kinds: What a column holds ("number" or "category"), where the rule of `make_columns` would not tell it.
+        drop: Columns to leave out.
+        missing: The cells that stand for nothing.
+        separator: Between cells, and `encoding` of the text, as in `read_delimited`.
+        decimal: The mark in numbers, and `thousands` the one between thousands.
+        validation: Another file with the same columns, and `test` a third: the rows of these parts.
+        part: The column that names the part of each row: train, validation or test.
+        group: The column whose rows of the same value are all in one part, such as a patient.
+        repeats: False leaves out of validation and test rows whose inputs are in an earlier part as well.
+        class_weights: Weigh the rows that are learned from so that each class counts the same.
 
-    Raises `ConfigError` for columns that cannot be learned from and labels that are no classes, `DamagedError` naming file and line
-    for a file that is no table, `ResourceError` for one that would not fit into memory, `MissingExtraError` for Parquet
-    without pyarrow.
+    Raises:
+        ConfigError: for columns that cannot be learned from and labels that are not of the kind.
+        DamagedError: naming file and line, for a file that is no table.
+        ResourceError: for one that would not fit into memory.
+        MissingExtraError: for Parquet without pyarrow.
     """
-    drop, missing, numerals = names_of(drop, "drop"), names_of(missing, "missing"), Numerals(decimal, thousands)
-    name = Path(path).name
-    if _is_parquet(path, separator, encoding):
-        return arrow_table(read_parquet(path), name, label, kinds=kinds, drop=drop, missing=missing, numerals=numerals)
-    read = read_delimited(path, separator=separator, encoding=encoding)
-    names, gone = tuple(read.cells), frozenset(missing)
+    numerals = Numerals(decimal, thousands)
+    roles = Roles(
+        Target.of(label, target), kinds or {}, names_of(drop, "drop"), names_of(missing, "missing"), numerals, part, group,
+        repeats, class_weights,
+    )  # fmt: skip
+    files = {"train": path, "validation": validation, "test": test}
+    read = {
+        name: read_table(file, roles, separator=separator, encoding=encoding)
+        for name, file in files.items()
+        if file is not None
+    }
+    return make_table(read, Path(path).name, roles)
 
-    def where(place: int) -> str:
-        return f"{read.file}:{read.lines[place]}"
 
-    cells: dict[str, Cells] = {}
-    for column in names:
-        found = read.cells.pop(column)
-        if column not in drop:
-            cells[column] = found if column == label else [None if cell in gone else cell for cell in found]
-    ids = tuple(str(line) for line in read.lines)
-    return _made(
-        cells, names, name, label, ids, kinds=kinds, drop=drop, missing=missing, where=where, numerals=numerals
+def make_table(files: Mapping[str, Read], name: str, roles: Roles) -> Table:
+    """A table out of the rows of one file, or of one for each part. Raises `ConfigError` for what cannot be learned from."""
+    read = _one(files)
+    check_columns(roles.kinds, read.names, roles.drop, roles.named)
+    cells = {column: found for column, found in read.cells.items() if column not in roles.named}
+    given: tuple[str | None, ...] | None = tuple(part for part, file in files.items() for _ in file.ids)
+    if len(files) > 1 and roles.part:
+        raise ConfigError(
+            "part= and files for the parts cannot be combined", got=f"part={roles.part!r}", fix="leave one of them out"
+        )
+    if len(files) == 1:
+        given = _words(read, roles.part, roles.missing) if roles.part else None
+    labels = make_labels(
+        roles.target, read.cells, read.unfit, where=read.where, missing=roles.missing, numerals=roles.numerals
     )
+    unfit = {column: what for column, what in read.unfit.items() if column not in roles.named}
+    columns = make_columns(cells, roles.kinds, where=read.where, numerals=roles.numerals, unfit=unfit)
+    return Table(printable(name), columns, labels, read.ids, roles, given, _groups(read, roles))
 
 
-def _is_parquet(path: Path | str, separator: str | None, encoding: str | None) -> bool:
-    if Path(path).suffix.lower() not in PARQUET:
-        return False
-    if separator is not None or encoding is not None:
-        raise ConfigError("separator and encoding are settings of text files", got=printable(str(path), 200))
-    return True
+def _one(files: Mapping[str, Read]) -> Read:
+    """The rows of all files, one after the other."""
+    first = files["train"]
+    if len(files) == 1:
+        return first
+    cells = dict(first.cells)
+    for part, file in files.items():
+        other = {column for column in cells if column not in file.cells}
+        other |= {
+            c
+            for c in cells
+            if c in file.cells and isinstance(file.cells[c], np.ndarray) != isinstance(cells[c], np.ndarray)
+        }
+        if other:
+            raise ConfigError(
+                f"the file of {part} has other columns than the first",
+                expected=", ".join(printable(column) for column in cells),
+                got=f"without, or of another type: {', '.join(sorted(map(printable, other)))}",
+            )
+    for column, found in cells.items():
+        more: list[Any] = [file.cells[column] for file in files.values()]
+        cells[column] = (
+            np.concatenate(more) if isinstance(found, np.ndarray) else [cell for part in more for cell in part]
+        )
+    places = [(file, place) for file in files.values() for place in range(len(file.ids))]
+    ids = tuple(i if file is first else f"{part}:{i}" for part, file in files.items() for i in file.ids)
+    return Read(cells, first.names, ids, lambda place: places[place][0].where(places[place][1]), first.unfit)
+
+
+def _words(read: Read, column: str, missing: Sequence[str]) -> tuple[str | None, ...]:
+    """A column's cells as text; None where they are missing."""
+    cells = read.cells[column]
+    shown = (
+        ["" if math.isnan(v) else plain_number(v) for v in cells.tolist()] if isinstance(cells, np.ndarray) else cells
+    )
+    return tuple(None if not cell or cell in missing else cell for cell in shown)
+
+
+def _groups(read: Read, roles: Roles) -> tuple[str, ...] | None:
+    if roles.group is None:
+        return None
+    words = _words(read, roles.group, roles.missing)
+    without = [place for place, word in enumerate(words) if word is None]
+    if without:
+        raise ConfigError(
+            f"{len(without):,} rows have no group: {', '.join(map(read.where, without[:10]))}",
+            expected=f"a value of {printable(roles.group)!r} in every row",
+        )
+    return tuple(map(str, words))
 
 
 def encoded_table(
     path: Path | str, encoding: TableEncoding, *, separator: str | None = None, text_encoding: str | None = None
-) -> Examples:
-    """Another file with labels, as the student that the encoding lies beside was fed: to score it on new data.
+) -> Examples | MemorySplit:
+    """Another file with labels, as the student that the encoding lies with was fed: to score it on new data.
 
     `separator` and `text_encoding` are what `read_delimited` takes; the marks in numbers are those of the first table. Raises
     `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
     """
-    if _is_parquet(path, separator, text_encoding):
+    if is_parquet(path, separator, text_encoding):
         rows = read_parquet(path).to_pylist()
         ids = tuple(str(row) for row in range(len(rows)))
     else:
         read = read_delimited(path, separator=separator, encoding=text_encoding)
         rows = [dict(zip(read.cells, cells, strict=True)) for cells in zip(*read.cells.values(), strict=True)]
         ids = tuple(map(str, read.lines))
-    numbers = {name: number for number, name in enumerate(encoding.class_names)}
-    labels = [encoding.class_of(row) for row in rows]
-    unknown = sorted({name for name in labels if name not in numbers})
-    if unknown:
-        raise MismatchError(
-            f"{printable(Path(path).name)} has classes the student does not know",
-            expected=f"in {printable(encoding.label)!r}: {', '.join(encoding.class_names[:20])}",
-            got=", ".join(unknown[:20]),
-        )
-    told = torch.tensor([numbers[name] for name in labels])
-    return Examples(encoding.encode(rows), told, encoding.class_names, printable(Path(path).name), ids)
-
-
-def _made(
-    cells: dict[str, Cells],
-    names: Sequence[str],
-    name: str,
-    label: str,
-    ids: tuple[str, ...],
-    *,
-    kinds: Mapping[str, Kind] | None,
-    drop: tuple[str, ...],
-    missing: tuple[str, ...],
-    where: Where,
-    numerals: Numerals = PLAIN,
-    unfit: Mapping[str, str] | None = None,
-) -> Table:
-    told_kind(kinds or {}, names, drop, label)
-    if label in (unfit or {}):
-        raise ConfigError(f"the label {printable(label)!r} is no class", got=(unfit or {})[label])
-    labels = make_labels(label, cells.pop(label), where=where, missing=missing, numerals=numerals)
-    columns = make_columns(cells, kinds or {}, where=where, numerals=numerals, unfit=unfit)
-    return Table(printable(name), label, columns, labels, ids, missing, numerals)
-
-
-def read_parquet(path: Path | str) -> Any:
-    """A Parquet file as an Arrow table. Raises `DamagedError` for what is none and `ResourceError` before reading too much."""
-    path = existing_file(path)
-    file = printable(str(path), 200)
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow", fix='pip install "fractionate[parquet]"') from error
-    try:
-        with parquet.ParquetFile(path) as opened:
-            head = opened.metadata
-            if head.num_columns > MOST_COLUMNS:
-                raise ResourceError(f"{file} has {head.num_columns:,} columns", expected=f"at most {MOST_COLUMNS:,}")
-            unfolded = sum(head.row_group(group).total_byte_size for group in range(head.num_row_groups))
-            cells = max(head.num_rows, 0) * head.num_columns
-            require_bytes(max(unfolded, 0) + 24 * cells, file, fix=SMALLER)
-            if UNFOLDS_BYTES < 8 * cells > UNFOLDS * path.stat().st_size:
-                raise DamagedError(
-                    f"{file} unfolds to more than a table holds",
-                    expected=f"at most {UNFOLDS:,} times its {path.stat().st_size:,} bytes",
-                    got=f"{cells:,} cells",
-                    fix="take fewer rows, or give a CSV file",
-                )
-            return opened.read()
-    except (ArrowException, OSError, ValueError) as error:
-        if isinstance(error, FractionateError):
-            raise
-        raise DamagedError(f"{file} cannot be read as Parquet", got=printable(str(error), 200)) from error
-
-
-def arrow_table(
-    found: Any,
-    name: str,
-    label: str,
-    *,
-    kinds: Mapping[str, Kind] | None = None,
-    drop: tuple[str, ...] = (),
-    missing: tuple[str, ...] = MISSING,
-    numerals: Numerals = PLAIN,
-) -> Table:
-    """A `Table` out of an Arrow table: numbers are numbers, text and booleans categories; other types have to be dropped.
-
-    Whole numbers that floating-point numbers would not keep apart, and those of the label, are read as text.
-    """
-    from pyarrow import types
-
-    names = [str(column) for column in found.column_names]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"{name}: columns share a name", got=", ".join(sorted({n for n in names if names.count(n) > 1}))
-        )
-    gone = frozenset(missing)
-    cells: dict[str, Cells] = {}
-    unfit: dict[str, str] = {}
-    for column in names:
-        if column in drop:
-            continue
-        values = found[column]
-        if types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        if types.is_floating(values.type):
-            cells[column] = _as_numbers(values)
-        elif types.is_integer(values.type) or types.is_decimal(values.type):
-            exact = column == label or _many_digits(values)
-            cells[column] = _as_text(values) if exact else _as_numbers(values)
-        elif types.is_boolean(values.type):
-            cells[column] = [None if cell is None else str(cell).lower() for cell in values.to_pylist()]
-        elif types.is_string(values.type) or types.is_large_string(values.type):
-            text = _as_text(values)
-            cells[column] = text if column == label else [None if cell in gone else cell for cell in text]
-        else:
-            unfit[column] = printable(str(values.type))
-    if not found.num_rows:
-        raise ConfigError(f"{name} has no rows", expected="at least one example")
-    ids = tuple(str(row) for row in range(found.num_rows))
-    return _made(
-        cells,
-        names,
-        name,
-        label,
-        ids,
-        kinds=kinds,
-        drop=drop,
-        missing=missing,
-        where=lambda place: f"row {place}",
-        numerals=numerals,
-        unfit=unfit,
-    )
-
-
-def _as_text(values: Any) -> list[str | None]:
-    """Cells as text, each different one kept once."""
-    from pyarrow import types
-
-    coded = (values if types.is_dictionary(values.type) else values.dictionary_encode()).combine_chunks()
-    words = [None if word is None else str(word).strip() for word in coded.dictionary.to_pylist()]
-    return [None if place is None else words[place] for place in coded.indices.to_pylist()]
-
-
-def _many_digits(values: Any) -> bool:
-    """Whether some of these whole or decimal numbers have more digits than a floating-point number keeps."""
-    from pyarrow import compute, types
-
-    if types.is_decimal(values.type):
-        return bool(values.type.precision > 15)
-    ends = compute.min_max(values).as_py()
-    return any(end is not None and abs(end) > 2**53 for end in ends.values())
-
-
-def _as_numbers(values: Any) -> NDArray[np.float64]:
-    import pyarrow
-
-    cast = values.cast(pyarrow.float64(), safe=False)
-    return np.array(cast.to_numpy(), dtype=np.float64)  # nulls become NaN
+    name = printable(Path(path).name)
+    return encoding.labelled(encoding.encode(rows), encoding.labels_of(rows, name), name, ids)

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.data.bundled import data_sets
-from fractionate.data.columns import MISSING, make_labels, names_of
+from fractionate.data.bundled import Divided, data_sets, joined
+from fractionate.data.columns import MISSING, names_of
 from fractionate.data.delimited import read_delimited
-from fractionate.data.divided import Divided, joined
 from fractionate.data.dividing import PARTS
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
+from fractionate.data.targets import class_labels
 from fractionate.data.text_file import check_encoding, read_text, refuse_json
 from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
 from fractionate.records.base import Record
@@ -190,9 +190,9 @@ def read_texts(
         lines, columns = read.lines, (read.cells[text], [*read.cells[label]])
     shown = printable(str(file), 200)
     gone = names_of(missing, "missing")
-    labels = make_labels(label, columns[1], where=lambda place: f"{shown}:{lines[place]}", missing=gone)
+    labels, names = class_labels(label, columns[1], where=lambda place: f"{shown}:{lines[place]}", missing=gone)
     ids = tuple(str(line) for line in lines)
-    found = Texts(tuple(columns[0]), torch.from_numpy(labels.numbers), labels.names, printable(file.name), ids)
+    found = Texts(tuple(columns[0]), torch.from_numpy(labels), names, printable(file.name), ids)
     return {"train": found}
 
 
@@ -291,7 +291,7 @@ def texts(
                 f"{', '.join(part.ids[place] for place in empty[:5])}",
                 stacklevel=2,
             )
-    return joined(made, hashed)
+    return joined(made, encoding=hashed)
 
 
 def tokenized(

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fractionate.data.batch import Batch, Ids, Note, NotedSplit, Places, Plan, Split
 from fractionate.data.dataset import DatasetSplit
+from fractionate.data.examples import Examples
 from fractionate.data.memory import MemorySplit
 from fractionate.data.sampling import batches as shuffled
-from fractionate.errors import MismatchError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.system.hashing import content_hash
 
 
@@ -279,6 +280,19 @@ def weighted(
     if isinstance(split, MemorySplit):
         return replace(split, **{name: mark.to(split.labels.device) for name, mark in checked.items()})  # type: ignore[arg-type]
     return MarkedSplit(split, checked.get("weight"), checked.get("labelled"))
+
+
+def balanced(data: Split | Examples) -> Split:
+    """The data with weights that give each class the same total: examples / (classes there are · examples of the class).
+
+    Raises `ConfigError` for labels that are not one class number an example.
+    """
+    split: Split = MemorySplit.of(data) if isinstance(data, Examples) else data
+    labels = split.labels
+    if labels is None or labels.ndim != 1 or labels.is_floating_point() or int(labels.min()) < 0:
+        raise ConfigError(f"{split.name}: class_weights needs classes", expected="one class number an example")
+    counts = torch.bincount(labels)
+    return weighted(split, len(labels) / (int((counts > 0).sum()) * counts[labels].float()))
 
 
 def with_views(split: Split, views: Mapping[str, Split]) -> Split:

@@ -161,7 +161,7 @@ def _own_builder(name: str) -> Builder:
 
 def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
     """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
-    sizes = {"transfer": transfer, "validation": validation, "test": test}
+    sizes: dict[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
     with _own_code(f"{name} gives no data"):
         data: object = import_function(name)() if names_code(name) else data_sets[name]
         if isinstance(data, Parts):

@@ -142,7 +142,9 @@ class Workflow:
     @property
     def taught(self) -> Examples:
         """What a teacher trained here learns from. Raises `ConfigError` where the other parts leave nothing."""
-        taught = self.parts.teaching if self.run.teacher.train_on == "teaching" else self.parts.transfer
+        taught: Examples | None = (
+            self.parts.teaching if self.run.teacher.train_on == "teaching" else self.parts.transfer
+        )
         if taught is None:
             raise ConfigError(
                 "there is nothing left to train a teacher on",
