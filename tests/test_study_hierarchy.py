@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data import data_sets
 from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError
 from fractionate.records import Training
@@ -81,3 +82,20 @@ def test_no_hierarchy_without_classes() -> None:
         Hierarchy(superclasses=1, classes_each=1)
     with pytest.raises(ConfigError, match="no such hierarchy"):
         Hierarchy(example_radius=0.0)
+
+
+def test_a_run_file_names_it_and_a_study_sees_its_superclasses() -> None:
+    data = data_sets["hierarchy(200, superclasses=3, classes_each=2, features=4, class_radius=0.3)"]
+    assert torch.equal(data.inputs, Hierarchy(3, 2, 4, 0.3).draw(200, seed=0).inputs)
+    assert data.class_names == ("0.0", "0.1", "1.0", "1.1", "2.0", "2.1")
+    found = []
+    for superclasses in ((), (0, 0, 1, 1, 2, 2)):
+        study = dissect(
+            lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 6)), data, Hierarchy(3, 2, 4, 0.3).oracle(200, seed=0),
+            test=data, cells=("kd",), seeds=2, training=Training(steps=4), superclasses=superclasses, progress="off",
+        )  # fmt: skip
+        found.append([[p.rows_within_superclass for p in run.history] for run in study.runs])
+    assert found[0] == found[1] and found[0][0][0] is not None
+    for wrong in ("hierarchy(0)", "hierarchy(superclasses=1, classes_each=1)", "hierarchy(class_radius=0)"):
+        with pytest.raises(ConfigError):
+            data_sets[wrong]

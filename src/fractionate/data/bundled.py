@@ -117,6 +117,7 @@ data_sets: Registry[Examples | Parts | Undivided] = Registry(
     files=(
         "data.fashion",
         "data.glosses",
+        "data.hierarchy",
         "data.own_pictures",
         "data.own_saved",
         "data.own_table",

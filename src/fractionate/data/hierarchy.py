@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fractionate.data.bundled import data_sets
 from fractionate.data.examples import Examples
 from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
@@ -97,3 +98,35 @@ class Hierarchy:
         if as_cell(knows) == as_cell("kd"):
             return TeacherSignal(whole.logits.float(), labels)
         return TeacherSignal(as_cell(knows).target(whole).clamp_min(1e-30).log().float(), labels)
+
+
+@data_sets.register("hierarchy")
+def hierarchy(
+    examples: int = 4000,
+    *,
+    superclasses: int = 4,
+    classes_each: int = 3,
+    features: int = 16,
+    class_radius: float = 0.6,
+    example_radius: float = 1.0,
+    waves: int = 1,
+    seed: int = 0,
+) -> Examples:
+    """Synthetic classes under superclasses, named superclass.class (following Tang et al., arXiv 2002.03532): see `Hierarchy`.
+
+    Args:
+        examples: How many are drawn.
+        superclasses: Groups of classes, of `classes_each` classes.
+        features: Numbers of an input.
+        class_radius: How far apart the classes of a superclass lie, next to a distance of about 1.4 between superclasses.
+        example_radius: How far apart the examples of a class lie.
+        waves: Sines in the sum that makes inputs of latent examples; more of them are harder to learn.
+        seed: Of the classes and of the examples.
+
+    Raises:
+        ConfigError: for sizes below 1, radii that are not above 0, and less than two classes.
+    """
+    world = Hierarchy(superclasses, classes_each, features, class_radius, example_radius, waves, seed)
+    if not isinstance(examples, int) or examples < 1:
+        raise ConfigError("examples is a count", expected="1 or more", got=repr(examples))
+    return world.draw(examples, seed=seed)

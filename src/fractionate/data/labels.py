@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,6 +168,15 @@ def check_labels(
             "examples without a label",
         )
     return labels
+
+
+def superclass_names(names: Sequence[str], classes: int) -> list[str]:
+    """Superclasses by names such as noun.animal or vehicles/truck: what precedes the mark; empty where names have none."""
+    for mark in (".", "/", ":"):
+        heads = [name.partition(mark)[0] for name in names]
+        if len(names) == classes and all(mark in name for name in names) and 1 < len(set(heads)) < classes:
+            return heads
+    return []
 
 
 def check_same_labels(taught: Tensor, labels: Tensor, examples: Tensor | None = None) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fractionate.data.labels import superclass_names
 from fractionate.diagnosis.case import Case
 from fractionate.errors import MismatchError
 from fractionate.records import LEVEL_NAMES, ClassPart, Term
@@ -66,7 +67,7 @@ def knowledge(
     if step > 1:
         return tuple(terms), (), ()
     labels = signal.labels.cpu()
-    groups = list(superclasses) or group_names(case.class_names, signal.classes)
+    groups = list(superclasses) or superclass_names(case.class_names, signal.classes)
     by_class = (
         _by(parts, labels, [case.name_of(c) for c in range(signal.classes)]) if signal.classes <= MOST_CLASSES else ()
     )
@@ -75,15 +76,6 @@ def knowledge(
     names = sorted(set(groups))
     place = torch.tensor([names.index(name) for name in groups])
     return tuple(terms), by_class, _by(parts, place[labels], names) if len(names) <= MOST_CLASSES else ()
-
-
-def group_names(names: Sequence[str], classes: int) -> list[str]:
-    """Superclasses told by names such as noun.animal or vehicles/truck: what stands before the mark; empty if it tells nothing."""
-    for mark in (".", "/", ":"):
-        heads = [name.partition(mark)[0] for name in names]
-        if len(names) == classes and all(mark in name for name in names) and 1 < len(set(heads)) < classes:
-            return heads
-    return []
 
 
 def _by(parts: Float[Tensor, "examples levels"], group: Tensor, names: Sequence[str]) -> tuple[ClassPart, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fractionate.data.batch import Split
+from fractionate.data.labels import superclass_names
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.divergences.base import Divergence
@@ -111,7 +112,7 @@ def dissect(
         out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
         workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
         points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
-        superclasses: The group of each class, for the geometry of the logit layer.
+        superclasses: The group of each class, for the geometry of the logit layer; left out, by class names such as noun.animal.
 
     Raises:
         ConfigError: for fewer than 2 seeds, factors out of range, nothing to judge by.
@@ -154,7 +155,7 @@ def dissect(
     settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
     if tune is not None:
         settings |= {f"tune.{key}": repr(value) for key, value in asdict(tune).items()}
-    setup = replace(setup, settings=settings, superclasses=tuple(superclasses), points=points)
+    setup = replace(setup, settings=settings, superclasses=tuple(superclasses) or _superclasses(task), points=points)
     trials = Trials(setup, backend, workers)
     notes = _absent_classes(task, variants, seeds)
     tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
@@ -348,6 +349,12 @@ def _check_study(seeds: Sequence[int], margin: float, task: Task) -> None:
         raise ConfigError("the margin must be above 0", got=repr(margin), fix="0.5 points of accuracy is usual")
     if task.splits.validation is None and task.splits.test is None:
         raise ConfigError("there is nothing to judge students by", fix="pass validation or test examples")
+
+
+def _superclasses(task: Task) -> tuple[int, ...]:
+    names = task.splits.transfer.class_names or tuple(task.class_names)
+    heads = superclass_names(names, len(names))
+    return tuple(list(dict.fromkeys(heads)).index(head) for head in heads)
 
 
 def _absent_classes(task: Task, arms: Sequence[Arm], seeds: Sequence[int]) -> tuple[str, ...]:
