@@ -15,7 +15,7 @@ from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
 from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store, collect
-from fractionate.store.identity import callable_fingerprint
+from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.training import distill
 
 

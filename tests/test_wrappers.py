@@ -17,7 +17,7 @@ from fractionate.models.export import export_student
 from fractionate.models.modes import plain_module, plain_names, plain_state
 from fractionate.records import Training
 from fractionate.store.identity import teacher_weights
-from fractionate.system.hashing import model_hash
+from fractionate.system.fingerprints import model_hash
 from fractionate.training import distill
 
 GENERATOR = torch.Generator().manual_seed(0)

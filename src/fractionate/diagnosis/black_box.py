@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
 from fractionate.data.items import LABELS
-from fractionate.errors import ConfigError, MismatchError, NumericsError, printable
-from fractionate.models.outputs import are_probabilities
+from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.models.output_kinds import Outputs, as_logits, check_kind, recognise
 from fractionate.theory.teacher_signal import TeacherSignal
 
 __all__ = ["SUFFIXES", "read_signal", "signal_from_arrays"]
 
-Outputs = Literal["auto", "logits", "probabilities"]
 LARGEST_CLASS = 2**31  # more is no class, and may be no number of float32
 OUTPUT_NAMES = ("logits", "probabilities", "probs", "outputs", "predictions")
 
@@ -27,8 +25,8 @@ OUTPUT_NAMES = ("logits", "probabilities", "probs", "outputs", "predictions")
 def signal_from_arrays(outputs: Array | Tensor, labels: Array | Tensor, *, kind: Outputs = "auto") -> TeacherSignal:
     """A teacher signal from outputs [examples, classes] and labels [examples] of any framework.
 
-    `kind="auto"` takes rows of numbers in 0..1 that sum to 1 for probabilities and stores their logarithm, which has the same
-    softmax; anything else for logits. Say `kind` to overrule. One-hot labels are turned into class numbers.
+    `kind="auto"` recognises probabilities, percentages and log-probabilities, whose logarithm has the same softmax; anything else
+    is logits. Give `kind` to overrule. One-hot labels are turned into class numbers.
 
     Raises `MismatchError` where outputs and labels do not fit (transposed, 1-based, of other lengths, a single class) and
     `NumericsError` for NaN, infinities, and for "probabilities" that are none.
@@ -45,18 +43,10 @@ def signal_from_arrays(outputs: Array | Tensor, labels: Array | Tensor, *, kind:
         targets = targets.long()
     if not values.is_floating_point():
         values = values.float()
-    if kind not in ("auto", "logits", "probabilities"):
-        raise ConfigError("unknown kind of outputs", expected="auto, logits or probabilities", got=repr(kind))
-    if kind == "probabilities" or (kind == "auto" and are_probabilities(values)):
-        if not are_probabilities(values):
-            worst = float((values.double().sum(1) - 1).abs().max())
-            raise NumericsError(
-                "these are not probabilities", expected="numbers in 0..1, rows that sum to 1",
-                got=f"least {float(values.min()):.3g}, a row sum off by {worst:.3g}", fix='say kind="logits"',
-            )  # fmt: skip
-        # a probability of 0 becomes -inf: a class the teacher rules out
-        values = values.double().log().to(values.dtype if values.dtype == torch.float64 else torch.float32)
-    return TeacherSignal(values, targets)
+    check_kind(kind, "auto")
+    wide = values.double()
+    logits = as_logits(wide, recognise(wide) if kind == "auto" else kind)
+    return TeacherSignal(logits.to(torch.promote_types(values.dtype, torch.float32)), targets)
 
 
 def _from_one_hot(targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from fractionate.data.arrays import SUFFIXES
 from fractionate.diagnosis.black_box import read_signal
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Signal
+from fractionate.models.function import as_teacher_module, is_function_teacher
 from fractionate.store.reading import Store
 from fractionate.system.paths import as_path
 from fractionate.tasks.task import Task
@@ -30,6 +31,8 @@ def opened(given: Any) -> Any:
         given = given.cached
     if not isinstance(given, (str, Path)) or Path(given).suffix in SUFFIXES:
         return given
+    if is_function_teacher(given):
+        return as_teacher_module(given)
     # a store is a folder or a URL; files of other kinds are refused by their ending
     return given if "://" not in str(given) and as_path(given).is_file() else Store.open(given)
 
@@ -58,7 +61,7 @@ def as_signal(
         return given.compact_signal() if large and given.form.kind != "dense" else given.signal()
     if isinstance(given, TokenRows):
         return _small(given.whole())
-    if isinstance(given, (nn.Module, TeacherSource)):
+    if isinstance(given, (nn.Module, TeacherSource)) or is_function_teacher(given):
         source = as_source(given)
         if task is None or source is None:
             raise ConfigError(

@@ -168,8 +168,9 @@ class MemorisingTeacher:
             here / there,
             f"the teacher knows the transfer set by heart: log-loss {here:.3g} nats there, {there:.3g} on held-out data",
             "The transfer set lies inside the teacher's training set.",
-            "Distil on examples the teacher was not trained on (unlabelled ones will do), or collect the signal under "
-            "augmentation; the confidences here are not those of new data.",
+            "Distil on examples the teacher was not trained on (unlabelled ones will do); of an estimator that can be fitted "
+            "again, collect(..., folds=5) gives answers out of fold; or collect the signal under augmentation. The "
+            "confidences here are not those of new data.",
         )
 
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from fractionate.models.additive import explaining_mlp as explaining_mlp
     from fractionate.models.additive import prior_of as prior_of
     from fractionate.models.export import export_student as export_student
+    from fractionate.models.function import FunctionTeacher as FunctionTeacher
+    from fractionate.models.function import as_teacher_module as as_teacher_module
     from fractionate.models.hub import hf as hf
     from fractionate.models.names import ModelNeed as ModelNeed
     from fractionate.models.names import find_model as find_model
@@ -28,6 +30,7 @@ else:
         {
             "additive": ("explaining_mlp", "prior_of"),
             "export": ("export_student",),
+            "function": ("FunctionTeacher", "as_teacher_module"),
             "hub": ("hf",),
             "names": ("ModelNeed", "find_model", "find_parts"),
             "packed": ("load_packed", "save_packed"),

@@ -20,6 +20,7 @@ from fractionate.data.dividing import Size
 from fractionate.data.raw import Tokenizing
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, FractionateError, MismatchError, ResourceError, printable, reason
+from fractionate.models.function import as_teacher_module, is_function_teacher
 from fractionate.models.zoo import Builder, models
 from fractionate.system.registry import names_code, nearest
 
@@ -135,11 +136,15 @@ class NamedModel:
                 model: object = self.maker.build(need)
             else:
                 model = self.maker(need.shape, need.classes)
-        if not isinstance(model, nn.Module):
+        if isinstance(model, nn.Module):
+            return model
+        if not is_function_teacher(model):
             raise ConfigError(
-                f"{self.name} does not give a model", expected="a torch.nn.Module", got=type(model).__name__
+                f"{self.name} does not give a model",
+                expected="a torch.nn.Module, or for a teacher an estimator or a function",
+                got=type(model).__name__,
             )
-        return model
+        return as_teacher_module(model, classes=need.classes or None, class_names=need.class_names)
 
     def __call__(self, shape: Sequence[int], classes: int) -> nn.Module:
         return self.build(ModelNeed(shape=tuple(shape), classes=classes))

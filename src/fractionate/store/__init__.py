@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fractionate.store.reading import Store as Store
     from fractionate.store.remote import upload as upload
     from fractionate.store.shards import columns_in as columns_in
+    from fractionate.store.teachers import ByPlace as ByPlace
     from fractionate.store.upkeep import StoreInfo as StoreInfo
     from fractionate.store.upkeep import Verification as Verification
     from fractionate.store.upkeep import compact as compact
@@ -62,6 +63,7 @@ else:
             "reading": ("Store",),
             "remote": ("upload",),
             "shards": ("columns_in",),
+            "teachers": ("ByPlace",),
             "upkeep": ("StoreInfo", "Verification", "compact", "info", "verify"),
             "views": ("Crop", "Flip", "MixUp", "Replay", "Sequence"),
         },

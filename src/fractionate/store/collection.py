@@ -23,12 +23,13 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.data.labels import check_labels
 from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.models.output_kinds import Outputs
 from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_logits
+from fractionate.store.folds import out_of_fold
 from fractionate.store.forms import Form, FormKind, StoredDtype, row_hashes
 from fractionate.store.identity import (
     Identity,
-    callable_fingerprint,
     teacher_config,
     teacher_weights,
     tokenizer_fingerprint,
@@ -39,9 +40,10 @@ from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.teachers import Asker, Outputs, Precision, Tokens, find_relation, kind_of, token_rows
+from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, find_relation, kind_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep, write_file
+from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.system.paths import as_path
 from fractionate.tasks.task import Task
 
@@ -60,7 +62,7 @@ def collect(
     k: int = 0,
     dtype: StoredDtype = "float32",
     temperatures: tuple[float, ...] = (1.0,),
-    outputs: Outputs = "logits",
+    outputs: Outputs = "auto",
     precision: Precision = "float32",
     tokens: Tokens = "",
     tokenizer: Any = None,
@@ -69,6 +71,7 @@ def collect(
     non_finite: Literal["refuse", "skip"] = "refuse",
     class_relation: Float[Tensor, "classes classes"] | Literal["auto"] | None = "auto",
     named: str = "",
+    folds: int = 0,
     reuse: Store | None = None,
     part: tuple[int, int] = (0, 1),
     shard_bytes: int = 64 << 20,
@@ -76,9 +79,12 @@ def collect(
 ) -> Store:
     """Run the teacher once over the data and keep what it says, in the order of the data.
 
-    `teacher` is a torch module, a Hugging Face model, the path of an ONNX file, or any function of a batch of inputs that
-    returns [batch, classes]; with `outputs="probabilities"` it may be a black box. `data` is `Examples`, a pair (inputs,
-    labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a `Replay` of several views.
+    `teacher` is a torch module, a Hugging Face model, a fitted estimator (scikit-learn's interface), the path of an ONNX or skops
+    file, or any function of a batch of inputs that returns [batch, classes]; what it gives is recognised (logits,
+    log-probabilities, probabilities, percentages) or named by `outputs`. With `folds=5` an estimator is fitted again on the
+    transfer set without each fifth, which it answers: a teacher must not have seen the labels that it explains. `data` is
+    `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a `Replay`
+    of several views.
     Modules run in evaluation mode without a graph and are put back as they were. The same call again goes on where it
     stopped, or returns at once.
 
@@ -108,10 +114,23 @@ def collect(
             expected="whole or trim; refuse or skip",
             got=f"{vocabulary!r}, {non_finite!r}",
         )
+    if folds:
+        again = out_of_fold(teacher, data, folds)
+        teacher, outputs, named = ByPlace(again), again.kind, f"{named}{': ' if named else ''}{again.named}"
     trimmed = vocabulary_size(tokenizer) if vocabulary == "trim" else None
-    asker = Asker(teacher, kind=kind, head=head, device=device, outputs=outputs, precision=precision, classes=trimmed)
     view = data if isinstance(data, Replay) else None
     source = view.keyed if view else Keyed.of(data)
+    names = source.split.class_names if source.names_given else ()
+    asker = Asker(
+        teacher,
+        kind=kind,
+        head=head,
+        device=device,
+        outputs=outputs,
+        precision=precision,
+        classes=trimmed,
+        class_names=names,
+    )
     if batch_size < 1 or not 0 <= part[0] < part[1]:
         raise ConfigError("batch_size or part cannot be used", got=f"batch_size={batch_size}, part={part}")
     identity = Identity(
@@ -119,7 +138,7 @@ def collect(
         ids="data" if source.ids_given else "place",
         teacher=teacher_weights(asker.teacher, named),
         teacher_config=named or teacher_config(asker.teacher),
-        outputs=outputs,
+        outputs=asker.outputs,
         precision=precision,
         tokenizer=tokenizer_fingerprint(tokenizer),
         template=template,
@@ -175,7 +194,7 @@ def _existing(root: Path, identity: Identity, source: Keyed) -> Store | None:
         return None
     store = Store.open(root)
     check_data(store, source)
-    identity.require(store.head.identity, root)
+    identity.of_outputs(store.head.identity["outputs"]).require(store.head.identity, root)
     store.head.write_copy(root)  # a writer may have been killed between the two
     return store
 
@@ -199,6 +218,8 @@ class _Pass:
         self.asker, self.source, self.root, self.identity = asker, source, root, identity
         self.items = Keyed(view.as_split()) if view else source  # what is read: every view of every example
         self.head = existing.head if existing else None
+        if existing is not None:
+            self._expect(existing)
         self.form = existing.form if existing else None
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
@@ -224,8 +245,14 @@ class _Pass:
                     self._commit()
         self._commit()
 
+    def _expect(self, store: Store) -> None:
+        """A function that has not answered yet is held to what it gave when a store was collected."""
+        self.asker.expect(store.head.identity["outputs"])
+        self.identity = self.identity.of_outputs(store.head.identity["outputs"])
+
     def take_over(self, old: Store) -> None:
         """Copy the rows of examples that are the same as in another store of the same teacher, form and views."""
+        self._expect(old)
         wrong = [name for name in self.identity.differences(old.head.identity) if name not in ("data", "ids")]
         if wrong:
             raise MismatchError(f"rows cannot be taken over from {old.path}: {', '.join(wrong)} differ")
@@ -262,6 +289,7 @@ class _Pass:
         shown = partial(_shown, self.source, places)
         labels = check_labels(labels, logits.shape[-1], name=self.source.name, shown=shown).cpu()
         if self.form is None:
+            self.identity = self.identity.of_outputs(self.asker.outputs)
             if self.identity.outputs == "logits":
                 check_not_probabilities(logits, 'outputs="probabilities"')
             identity = self.identity

@@ -16,6 +16,7 @@ from torch import Tensor
 from fractionate.data.arrays import arrays_in, to_tensor
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, printable
+from fractionate.models.output_kinds import Outputs
 from fractionate.store.collection import collect
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
 from fractionate.store.keys import Keyed
@@ -158,7 +159,7 @@ def import_arrays(
     out: Path | str,
     *,
     named: str,
-    outputs: Literal["logits", "probabilities"] = "logits",
+    outputs: Outputs = "logits",
     form: FormKind = "dense",
     k: int = 0,
     dtype: StoredDtype = "float32",
@@ -184,7 +185,7 @@ def import_arrays(
         raise ConfigError("a teacher nobody saw needs a name", fix='named="resnet50 of 3 May"')
 
     return collect(
-        ByPlace(rows), data, out, named=named, outputs=outputs, form=form, k=k, dtype=dtype, temperatures=temperatures,
+        ByPlace(rows.__getitem__), data, out, named=named, outputs=outputs, form=form, k=k, dtype=dtype, temperatures=temperatures,
         class_relation=None,
     )  # fmt: skip
 

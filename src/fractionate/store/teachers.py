@@ -1,11 +1,10 @@
-"""One way to ask any teacher: a module, a Hugging Face model, an ONNX file, a function that returns logits or probabilities."""
+"""One way to run any teacher on batches: a module, a Hugging Face model, an estimator, an ONNX file, a function."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +15,19 @@ from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError, reason
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.models.function import FunctionTeacher, as_teacher_module
 from fractionate.models.modes import eval_mode
+from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind
 from fractionate.models.outputs import Head, call, logits_of
 from fractionate.models.placing import placed
 from fractionate.store.keys import Keyed
-from fractionate.system.paths import as_path
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.kind import Kind
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.task import Task
 from fractionate.theory.teacher_signal import relation_from_rows
 
-Outputs = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Tokens = Literal["", "aligned", "next"]
 VIEW = "teacher"  # the view of a batch that a teacher reads; the student's inputs where the data have none
@@ -36,45 +35,16 @@ PLAIN = Classification()  # what data that are no task are read as
 RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
 
 
-class OnnxTeacher:
-    """A teacher in an ONNX file, run by onnxruntime on the CPU; its inputs by name or in order, its first output."""
-
-    def __init__(self, file: Path | str) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("ONNX teachers need onnxruntime", fix="pip install 'fractionate[onnx]'") from error
-        self.file = as_path(file)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises classes of its own for each way a file can be wrong
-            raise ConfigError(f"cannot read {self.file} as ONNX", got=reason(error)) from error
-
-    def __call__(self, inputs: Any) -> Tensor:
-        names = [wanted.name for wanted in self.session.get_inputs()]
-        if isinstance(inputs, Mapping):
-            given = {name: torch.as_tensor(inputs[name]).cpu().numpy() for name in names if name in inputs}
-        else:
-            parts = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-            given = {
-                name: torch.as_tensor(part).detach().cpu().numpy() for name, part in zip(names, parts, strict=True)
-            }
-        return torch.as_tensor(self.session.run(None, given)[0])
-
-    def __repr__(self) -> str:
-        return f"OnnxTeacher({self.file.name})"
-
-
 @dataclass(frozen=True, eq=False)
 class ByPlace:
-    """A teacher that has spoken elsewhere: called with places, gives their rows."""
+    """A teacher that is called with the places of examples in the data: stored rows, or a function of raw examples.
 
-    rows: Tensor
+        ByPlace(lambda places: classify([texts[place] for place in places.tolist()]))
 
-    def __call__(self, places: Tensor) -> Tensor:
-        return self.rows[places]
+    Only `collect` and `import_arrays` read by place: other verbs take the store.
+    """
+
+    answer: Callable[[Tensor], Any]
 
 
 def kind_of(data: Any) -> tuple[Kind, Head]:
@@ -95,31 +65,43 @@ class Asker:
         kind: Kind = PLAIN,
         head: Head = None,
         device: str = "cpu",
-        outputs: Outputs = "logits",
+        outputs: Outputs = "auto",
         precision: Precision = "float32",
         classes: int | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
-        if isinstance(teacher, (str, Path)):
-            teacher = OnnxTeacher(teacher)
-        if not callable(teacher):
+        check_kind(outputs, "auto")
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise ConfigError("precision is not known", expected="float32, bfloat16 or float16", got=repr(precision))
+        by_place = isinstance(teacher, ByPlace)
+        self.teacher: Any = as_teacher_module(
+            teacher.answer if by_place else teacher, outputs=outputs, class_names=class_names
+        )
+        self.device, self.precision = torch.device(device), precision
+        self.given: OutputKind = "logits" if outputs == "auto" else outputs
+        if isinstance(self.teacher, FunctionTeacher) and outputs not in ("auto", self.teacher.outputs):
             raise ConfigError(
-                "this is not a teacher",
-                expected="a torch module, a function of a batch, or the path of an ONNX file",
-                got=type(teacher).__name__,
+                f"{self.teacher.title} gives {self.teacher.outputs}",
+                got=f"outputs={outputs!r}",
+                fix="leave outputs= out",
             )
-        if outputs not in ("logits", "probabilities") or precision not in ("float32", "bfloat16", "float16"):
-            raise ConfigError("outputs or precision is not known", got=f"{outputs!r}, {precision!r}")
-        self.teacher, self.device, self.outputs, self.precision = teacher, torch.device(device), outputs, precision
         self.kind, self.head, self.classes = kind, head, classes
         self.there = self.device  # where its inputs belong
-        self.takes = ModelInputs.of(teacher) if isinstance(teacher, nn.Module) else None
+        self.takes = None if by_place else ModelInputs.of(self.teacher)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the teacher gives; "auto" for a function that has not answered yet."""
+        return self.teacher.outputs if isinstance(self.teacher, FunctionTeacher) else self.given
+
+    def expect(self, outputs: OutputKind) -> None:
+        """Hold a function that has not answered yet to what it gave before."""
+        if self.outputs == "auto":
+            self.teacher.outputs = outputs
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
         """The teacher in evaluation mode on its device, put back afterwards: mode, module by module, and device."""
-        if not isinstance(self.teacher, nn.Module):
-            yield
-            return
         with eval_mode(self.teacher), placed(self.teacher, self.device) as self.there:
             yield
 
@@ -130,13 +112,11 @@ class Asker:
             self.there.type, dtype=getattr(torch, self.precision)
         )  # fmt: skip
         with torch.inference_mode(), half:
-            if isinstance(self.teacher, nn.Module):
-                raw = call(self.teacher, self.takes(batch, VIEW))
-            else:
-                raw = self.teacher(batch.index if isinstance(self.teacher, ByPlace) else batch.view(VIEW))
+            raw = self.teacher(batch.index) if self.takes is None else call(self.teacher, self.takes(batch, VIEW))
         values = self._checked(raw, batch)
         values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
-        values = values if self.outputs == "logits" else log_of_probabilities(values)
+        if not isinstance(self.teacher, FunctionTeacher):  # which gives logits whatever its function gives
+            values = as_logits(values, self.given)
         if self.classes is not None and values.shape[-1] < self.classes:
             raise MismatchError(
                 "the tokenizer knows more strings than the teacher has logits",
@@ -164,21 +144,6 @@ class Asker:
                 got=f"{values.dtype} {list(values.shape)}",
             )
         return values
-
-
-def log_of_probabilities(values: Tensor) -> Tensor:
-    """Logits that give the probabilities back: their logarithm (−inf for 0)."""
-    total = values.sum(dim=-1)
-    wrong = ~((values >= 0).all(dim=-1) & ((total - 1).abs() < 1e-2))
-    if bool(wrong.any()):
-        row = values.reshape(-1, values.shape[-1])[int(wrong.flatten().nonzero()[0])]
-        raise NumericsError(
-            "the teacher's outputs are not probabilities",
-            expected="numbers from 0 that sum to 1",
-            got=f"least {row.min().item():g}, sum {row.sum().item():g}",
-            fix='if these are logits, leave outputs="logits"',
-        )
-    return values.log()
 
 
 def token_rows(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def content_hash(*tensors: Tensor) -> str:
@@ -17,16 +17,6 @@ def content_hash(*tensors: Tensor) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def model_hash(model: nn.Module, saved: Mapping[str, Any] | None = None) -> str:
-    """A hash of all parameters and buffers, those that are not saved included: what tells one model from another.
-
-    `saved` is its state dict where that has to be gathered.
-    """
-    saved = model.state_dict() if saved is None else saved
-    others = [buffer for name, buffer in model.named_buffers() if name not in saved]
-    return content_hash(*parts_of(saved), *parts_of(others))
 
 
 def parts_of(value: Any) -> Iterator[Tensor]:

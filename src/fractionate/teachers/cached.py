@@ -17,7 +17,8 @@ from fractionate.losses.objective import Objective, Signal
 from fractionate.losses.targets import Targets, make_targets
 from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.reading import Store
-from fractionate.system.hashing import content_hash, model_hash
+from fractionate.system.fingerprints import model_hash
+from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, open_model

@@ -29,7 +29,8 @@ from fractionate.models.columns import check_superfeatures, given
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import Head, call, device_of, logits_of
 from fractionate.records import Superfeatures
-from fractionate.system.hashing import content_hash, model_hash
+from fractionate.system.fingerprints import model_hash
+from fractionate.system.hashing import content_hash
 
 SIZE = 1_000_000  # the paper's
 

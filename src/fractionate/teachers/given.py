@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fractionate.models.function import as_teacher_module, is_function_teacher
 from fractionate.store.reading import Store
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.ensemble import Ensemble
@@ -16,11 +17,16 @@ from fractionate.teachers.source import TeacherSource
 
 
 def as_source(teacher: Any) -> TeacherSource | None:
-    """A teacher source of what a verb was given: a source, a model, a signal, a store or its path, several of these, or None."""
+    """A teacher source of what a verb was given: a source, a model, an estimator, a function, a signal, a store, several, or None.
+
+    A path is that of a store, or of an ONNX or skops file.
+    """
     if teacher is None or isinstance(teacher, (Cached, Online, Ensemble)):
         return teacher
     if isinstance(teacher, nn.Module):
         return Online(teacher)
+    if is_function_teacher(teacher) and not isinstance(teacher, TeacherSource):
+        return Online(as_teacher_module(teacher))
     if isinstance(teacher, (str, Path)):
         return Cached(Store.open(teacher))
     if isinstance(teacher, Sequence):

@@ -12,7 +12,8 @@ from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
 from fractionate.models.outputs import check_not_probabilities, device_of
-from fractionate.system.hashing import content_hash, model_hash, parts_of
+from fractionate.system.fingerprints import model_hash
+from fractionate.system.hashing import content_hash, parts_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task

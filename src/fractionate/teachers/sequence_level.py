@@ -17,7 +17,8 @@ from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.modes import eval_mode, plain_module
 from fractionate.models.outputs import device_of
-from fractionate.system.hashing import content_hash, model_hash
+from fractionate.system.fingerprints import model_hash
+from fractionate.system.hashing import content_hash
 from fractionate.teachers.on_policy import check_writes, completed, left_padded, prompts_of, until_end
 
 KEPT = 4  # what teachers wrote last in this process: the students of a study learn from the same texts

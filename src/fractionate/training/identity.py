@@ -8,7 +8,8 @@ from fractionate.data.batch import Split
 from fractionate.errors import MismatchError
 from fractionate.models.modes import frozen_modules
 from fractionate.system.canonical import canonical_text
-from fractionate.system.hashing import model_hash, parts_of
+from fractionate.system.fingerprints import model_hash
+from fractionate.system.hashing import parts_of
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.distributed import World
