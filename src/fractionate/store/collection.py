@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +19,7 @@ from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import check_labels
-from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.output_kinds import Outputs
 from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_logits
@@ -37,6 +34,7 @@ from fractionate.store.identity import (
 )
 from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
+from fractionate.store.progress import progress
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
@@ -381,29 +379,3 @@ def _write_relation(root: Path, relation: Tensor, classes: int) -> str:
     raw = save({"class_relation": relation.detach().cpu().contiguous()})
     write_file(root / RELATION, raw)
     return str(xxhash.xxh3_128_hexdigest(raw))
-
-
-@contextlib.contextmanager
-def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, on standard error, for a pass of more than two seconds that somebody watches."""
-    started, bar, task, seen = time.monotonic(), None, None, 0
-
-    def advance(count: int) -> None:
-        nonlocal bar, task, seen
-        seen += count
-        if bar is None and sys.stderr.isatty() and time.monotonic() - started > 2:
-            from rich.console import Console
-            from rich.markup import escape
-            from rich.progress import Progress
-
-            bar = Progress(console=Console(stderr=True), transient=True)
-            bar.start()
-            task = bar.add_task(escape(printable(title)), total=total)
-        if bar is not None and task is not None:
-            bar.update(task, completed=min(seen, total))
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()
