@@ -85,11 +85,12 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
 def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
     import fractionate.run.workflow as chain_module
     from fractionate.run.workflow import Workflow, read_run
-    from fractionate.study.pilot import PilotPlan, Round
+    from fractionate.study.pilot import PilotPlan
+    from fractionate.study.pilot_arms import Round
 
     def small(minutes, validation, training, **more):
-        grid = (("kd", 1.0, 0.6),)
-        return PilotPlan(minutes, validation, training, rounds=(Round(None, 2),), confirming_seeds=2, grid=grid, **more)
+        few = {"rounds": (Round(None, 1),), "confirming_seeds": 2, "grid": (), "rates": (1.0,)}
+        return PilotPlan(minutes, validation, training, **few, **more)
 
     monkeypatch.setattr(chain_module, "PilotPlan", small)
     out = run_file.parent / "out"

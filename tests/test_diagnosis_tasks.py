@@ -16,7 +16,8 @@ from fractionate.diagnosis import preflight
 from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Diagnosis, Finding, Training
-from fractionate.study.pilot import PilotPlan, Round
+from fractionate.study.pilot import PilotPlan
+from fractionate.study.pilot_arms import Round
 from fractionate.tasks import Task
 from fractionate.teachers.tokens import StoredTokens
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -118,14 +119,17 @@ def test_a_pilot_reads_the_splits_of_a_task() -> None:
     task = Task("classification", transfer=texts(32), validation=texts(24, 1), student=bert)
     signal = rows_of(task, seeded(bert))
     plan = PilotPlan(
-        5.0, training=Training(steps=4, batch_size=8), share=1.0, rounds=(Round(None, 2),), confirming_seeds=2,
-        grid=(("kd", 1.0, 0.6),), progress="off",
+        training=Training(steps=4, batch_size=8), rounds=(Round(None, 1),), confirming_seeds=2, grid=(), rates=(1.0,),
+        progress="off",
     )  # fmt: skip
     found = diagnose(signal, data=task, pilot=plan, only=["temperature"])
-    assert found.pilot is not None and found.pilot.validation_examples == 24 and found.pilot.students == 3 * 2 + 2 * 2
+    assert found.pilot is not None and found.pilot.validation_examples == 24 and found.pilot.decided_by == "accuracy"
     words = Task("language-modelling", transfer=continued(8), validation=continued(8, 1), student=llama)
-    with pytest.raises(MismatchError, match="a pilot compares right answers"):
-        diagnose(rows_of(words, seeded(llama)), data=words, pilot=plan, only=["temperature"])
+    for teacher in (rows_of(words, seeded(llama)), seeded(llama)):  # tokens: by likelihood, from rows or from the model
+        found = diagnose(teacher, data=words, pilot=plan, only=["temperature"])
+        assert (
+            found.pilot is not None and found.pilot.decided_by == "likelihood" and found.pilot.nll_gain_nats is not None
+        )
     bare = Task("classification", transfer=texts(32), student=bert)
     with pytest.raises(ConfigError, match="validation"):
         diagnose(signal, data=bare, pilot=plan, only=["temperature"])

@@ -6,6 +6,7 @@ Probes measure, judges decide, a finding names cause, evidence and fix; the reci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 
 from fractionate.diagnosis.case import Case, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
-from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened
+from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened, source_of
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
-from fractionate.diagnosis.recipe import Piloting, check_pilot, recommend, worth_a_pilot
+from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.objective import Objective, Signal, rescaling
@@ -71,7 +72,7 @@ def diagnose(
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
-    signal = opened(signal)
+    given = signal = opened(signal)
     task = None
     if data is not None:
         ahead = predicts_next or (not isinstance(data, Task) and next_tokens(signal))
@@ -122,7 +123,8 @@ def diagnose(
     findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))
     recipe, piloted = recommend(case, findings), None
     if pilot is not None and task is not None and worth_a_pilot(findings):
-        recipe, piloted = pilot(task, signal, recipe)
+        recipe, piloted = pilot(task, source_of(given, signal, transfer), recipe)
+        recipe = replace(recipe, stored_entries=entries_worth_storing(signal, recipe.temperature))
     planned = objective or (Objective("hard") if recipe.repair else Objective.from_recipe(recipe))
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})

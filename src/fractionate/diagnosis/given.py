@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fractionate.data.arrays import SUFFIXES
 from fractionate.diagnosis.black_box import read_signal
+from fractionate.diagnosis.transfer import Transfer
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Signal
 from fractionate.models.function import as_teacher_module, is_function_teacher
@@ -17,6 +18,7 @@ from fractionate.system.paths import as_path
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached, TokenRows
 from fractionate.teachers.given import as_source
+from fractionate.teachers.shared import CachedRows
 from fractionate.teachers.source import TeacherSource
 from fractionate.teachers.tokens import StoredTokens, TokenSignal
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -73,6 +75,24 @@ def as_signal(
         expected="TeacherSignal, CompactSignal, Store or its path, rows of tokens, a file of outputs, or a teacher and data",
         got=type(given).__name__,
     )
+
+
+def source_of(given: Any, signal: Signal, transfer: Transfer | None) -> TeacherSource:
+    """The teacher that students are trained from, over the rows that were diagnosed; a model stays at hand for terms inside it.
+
+    Args:
+        given: What `opened` gave.
+        signal: Its rows, in the order of the transfer set.
+    """
+    model = as_source(given) if isinstance(given, (nn.Module, TeacherSource)) else None
+    inside = None if model is None else model.model
+    if transfer is None or not transfer.tokens:
+        return Cached(signal, model=inside)
+    if isinstance(signal, TeacherSignal):
+        return Cached(CachedRows(signal, transfer.offsets), model=inside)
+    source = model or as_source(given)
+    assert source is not None
+    return source
 
 
 def _small(rows: Signal) -> Signal:

@@ -14,6 +14,7 @@ from fractionate.diagnosis.case import Case
 from fractionate.errors import ConfigError
 from fractionate.records import Finding, Pilot, Recommendation
 from fractionate.tasks.task import Task
+from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -35,7 +36,7 @@ UNTRIED = "untried: a pilot would tell (pilot=PilotPlan(...))"
 class Piloting(Protocol):
     """A pilot as `diagnose` calls it, over a task that makes students: the refined recipe and its evidence."""
 
-    def __call__(self, task: Task, signal: TeacherSignal, recipe: Recommendation) -> tuple[Recommendation, Pilot]: ...
+    def __call__(self, task: Task, teacher: TeacherSource, recipe: Recommendation) -> tuple[Recommendation, Pilot]: ...
 
 
 def check_pilot(pilot: Piloting | None, student: object, task: Task | None) -> None:

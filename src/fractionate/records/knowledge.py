@@ -184,7 +184,10 @@ class Recommendation(Record):
 
 @dataclass(frozen=True)
 class Trial(Record):
-    """One arm of a pilot: its settings, and what it gained on the validation data over no teacher, in points of accuracy."""
+    """One arm of a pilot: its settings, and what it gained on the validation data over no teacher, in points of rows right.
+
+    `nll_gain_nats` is what it saved in negative log-likelihood a row: after the best scale of its logits where accuracy decides.
+    """
 
     arm: str
     cell: str
@@ -192,20 +195,25 @@ class Trial(Record):
     teacher_weight: float
     accuracy: float  # percent, mean over its seeds
     gain_points: float
-    interval: Interval  # over seeds and validation examples
+    interval: Interval  # over seeds and validation examples; of one seed without bounds
     seeds: int
+    learning_rate_factor: float = 1.0
+    nll_gain_nats: float | None = None
 
     def __str__(self) -> str:
         gain = f"{self.gain_points:+7.2f} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
-        return f"{self.arm:<24} {self.accuracy:6.2f} %  {gain}  {self.seeds} seeds"
+        saved = "" if self.nll_gain_nats is None else f"  {self.nll_gain_nats:+.3f} nats"
+        return f"{self.arm:<28} {self.accuracy:6.2f} %  {gain}{saved}  {self.seeds} seeds"
 
 
 @dataclass(frozen=True)
 class Pilot(Record):
-    """A small study by successive halving that refined a recipe: every arm tried, and the chosen one again on fresh seeds.
+    """A small study by successive halving that refined a recipe: every arm tried, and the last ones again on fresh seeds.
 
-    `gain_points` and `interval` are of `chosen` against no teacher on `confirming_seeds` seeds that took no part in the choice.
-    `share_of_steps` is how much of the real training each student got.
+    `gain_points` and `interval` are what the best arm gains over the best without a teacher on `confirming_seeds` seeds that took
+    no part in the choice, each chosen on other validation examples than those it is judged on; `nll_gain_nats` likewise.
+    `chosen` and `no_teacher` are the best by all examples. `share_of_steps` is how much of the real training each student got.
+    Nothing that is computed depends on a clock, only where it stopped (`complete`).
     """
 
     chosen: str
@@ -218,20 +226,28 @@ class Pilot(Record):
     validation_examples: int
     share_of_steps: float
     wall_seconds: float
-    budget_seconds: float
+    budget_seconds: float  # 0: no bound
     complete: bool = True  # False: the time ran out before the last round
     note: str = ""
+    nll_gain_nats: float | None = None
+    nll_interval: Interval | None = None
+    decided_by: Literal["accuracy", "likelihood"] = "accuracy"
+    no_teacher: str = "no teacher"
+    first_seed: int = 0
 
     def __str__(self) -> str:
+        bound = f" of {self.budget_seconds:.0f}" if self.budget_seconds else ""
         head = (
             f"pilot: {self.students} students on {self.examples:,} examples, {self.share_of_steps:.0%} of the steps, in "
-            f"{self.wall_seconds:.0f} of {self.budget_seconds:.0f} s; points of accuracy over no teacher on "
+            f"{self.wall_seconds:.0f}{bound} s; points of accuracy over {self.no_teacher} on "
             f"{self.validation_examples:,} validation examples"
         )
         rows = [f"  {trial}" for trial in self.trials[:8]]
         rows += [f"  … {len(self.trials) - 8} more"] * (len(self.trials) > 8)
         sure = f"{self.gain_points:+.2f} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
-        last = f"  {self.chosen} on {self.confirming_seeds} fresh seeds: {sure}"
+        if self.nll_gain_nats is not None:
+            sure += f", {self.nll_gain_nats:+.3f} nats {self.nll_interval}"
+        last = f"  {self.chosen} over {self.no_teacher} on {self.confirming_seeds} fresh seeds: {sure}"
         return "\n".join([head, *rows, last, *([f"  {self.note}"] if self.note else [])])
 
 

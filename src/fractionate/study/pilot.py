@@ -1,323 +1,396 @@
-"""A pilot: a small study by successive halving that tries a grid around a recipe, in minutes, and keeps what beats no teacher."""
+"""A pilot: a small study by successive halving that tries recipes at several learning rates and keeps what beats no teacher."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from fractionate.data.batch import Split
 from fractionate.data.splits import as_split
-from fractionate.diagnosis.recipe import entries_worth_storing, labels_alone
+from fractionate.diagnosis.recipe import labels_alone
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.losses.objective import Objective
+from fractionate.losses.objective import Objective, needs_whole
 from fractionate.models.outputs import device_of
-from fractionate.records import Interval, Pilot, Recommendation, Training, Trial
+from fractionate.records import Pilot, Recommendation, Training, Trial
 from fractionate.study.arms import Arm
-from fractionate.study.effects.contrasts import statistics
 from fractionate.study.jobs import JobRunner
-from fractionate.study.results import Answers, Progress, fingerprint
+from fractionate.study.pilot_answers import Answers
+from fractionate.study.pilot_arms import (
+    CAUTIOUS,
+    GRID,
+    HARD,
+    RATES,
+    SMALL_GRID,
+    USUAL,
+    Candidate,
+    Round,
+    Setting,
+    arm_name,
+)
+from fractionate.study.pilot_scores import Answer, Compared, answer_of, gain_interval, no_answer
+from fractionate.study.results import Progress, fingerprint
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import Cached, check_fits
-from fractionate.theory.cells import as_cell
+from fractionate.teachers.cached import Cached
+from fractionate.teachers.given import as_source
+from fractionate.teachers.shared import CachedRows, kept_in_memory
+from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 from fractionate.training.recipe import Recipe
 
-Setting = tuple[str, float, float]  # cell, temperature, teacher weight
-HARD: Setting = ("hard", 1.0, 0.0)
-USUAL: Setting = ("kd", 4.0, 0.9)  # what everyone copies: always among the arms, so that the record shows how it does
-GRID: tuple[Setting, ...] = (
-    *(("kd", t, w) for t in (1.0, 2.0, 4.0, 8.0) for w in (0.3, 0.6, 0.9)),
-    ("kd", 1.0, 1.0),
-    *(("kd-pt", 1.0, w) for w in (0.5, 0.9)),
-    *(("class-mean", t, w) for t, w in ((1.0, 0.9), (4.0, 0.5))),
-    *(("kd-pt+sim", t, 0.9) for t in (1.0, 4.0)),
-    ("ls", 1.0, 1.0),
-)
-SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the training's steps: the largest that the time allows
-SPENT = 0.8  # of the minutes are planned for; the rest is for what takes longer than measured
 
-
-@dataclass(frozen=True)
-class Round:
-    """`keep` of the arms so far (None: all) get `seeds` further seeds."""
-
-    keep: int | None
-    seeds: int
+MOST_CLASSES = 2000  # statistics of every class against every other are not made of larger vocabularies
 
 
 @dataclass(frozen=True, eq=False)
 class PilotPlan:
-    """How a pilot is run: `diagnose(..., pilot=PilotPlan(minutes=2, validation=examples, training=training))`.
+    """How a pilot is run: `diagnose(..., pilot=PilotPlan.default(task, training, budget=40))`, or every number by itself.
 
-    `validation` (else the task's) chooses and is never trained on; `training` is the training that the recipe is for. Each of
-    `rounds` keeps the best arms by mean validation accuracy over the seeds so far; the best is then trained again, with no teacher,
-    on `confirming_seeds` that took no part. Seeds count from `first_seed`. The students get the largest share of the training's
-    steps that fits `minutes` by a short measurement, or `share`, with which a pilot that ends in time repeats itself, up to
-    rounding where the clock stacks its students differently.
-    It says "distil" where the interval of this `coverage`, over all seeds of the chosen arm, lies above 0: 0.7 is about one
-    standard error. `out` keeps every student's answers, so that a stopped pilot goes on.
+    Args:
+        minutes: Ends it early, with what there is; None: no bound. What is computed never depends on a clock.
+        validation: Chooses, and is never trained on; left out, the task's.
+        training: The training that the recipe is for; each student gets `share` of its steps.
+        rounds: Each keeps the best arms over the seeds so far; the last are then trained on `confirming_seeds` that took no
+            part in the choice. Seeds count from `first_seed`.
+        coverage: It says "distil" where the interval of this coverage lies above 0: 0.7 is about one standard error.
+        grid: Settings (cell, temperature, teacher weight) in addition to no teacher, T = 4 / 0.9, T = 1 / 0.6 and the rule's.
+        rates: Multiples of the learning rate that every arm is tried at, no teacher too; a best one at the end of them adds the
+            next.
+        recipe: What all students share: the task's model by name, preparations, terms, transforms.
+        out: A folder for every student's answers, so that a stopped pilot resumes.
     """
 
-    minutes: float
+    minutes: float | None = None
     validation: Any = None
     training: Training | None = None
-    share: float | None = None
-    rounds: tuple[Round, ...] = (Round(None, 2), Round(8, 2), Round(3, 2))
+    share: float = 1.0
+    rounds: tuple[Round, ...] = (Round(None, 1), Round(10, 2), Round(4, 2))
     confirming_seeds: int = 4
     first_seed: int = 0
     coverage: float = 0.7
     grid: tuple[Setting, ...] = GRID
+    rates: tuple[float, ...] = RATES
+    recipe: Recipe = field(default_factory=Recipe)
     out: Path | str | None = None
     device: str = "cpu"
     progress: Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
+        minutes = self.minutes
         faults = [
-            *["minutes must be above 0"] * (not 0 < self.minutes < float("inf")),
-            *["share must be in (0, 1]"] * (self.share is not None and not 0 < self.share <= 1),
+            *["minutes must be above 0"] * (minutes is not None and not 0 < minutes < math.inf),
+            *["share must be in (0, 1]"] * (not 0 < self.share <= 1),
             *["a pilot needs rounds of at least one seed"] * (not self.rounds or any(r.seeds < 1 for r in self.rounds)),
             *["confirming_seeds must be 2 or more"] * (self.confirming_seeds < 2),
             *["coverage must be in (0, 1)"] * (not 0 < self.coverage < 1),
-            *["the grid is empty"] * (not self.grid),
-        ]
+            *["rates must be different numbers above 0"]
+            * (not self.rates or len(set(self.rates)) < len(self.rates) or not all(0 < r < math.inf for r in self.rates)),
+        ]  # fmt: skip
         if faults:
             raise ConfigError(
-                "this pilot cannot be run", got="; ".join(faults), fix="PilotPlan(minutes=5, validation=…)"
+                "this pilot cannot be run", got="; ".join(faults), fix="PilotPlan.default(task, training)"
             )
 
-    def __call__(self, task: Task, signal: TeacherSignal, recipe: Recommendation) -> tuple[Recommendation, Pilot]:
-        """The refined recipe and its evidence, on the task's students.
+    @classmethod
+    def default(
+        cls, task: Task | None = None, training: Training | None = None, *, budget: float = 40.0, **changes: Any
+    ) -> PilotPlan:
+        """A plan that costs at most `budget` whole trainings: fewer arms and seeds first, then shorter trainings.
 
-        Raises `MismatchError` for parts that do not fit, and for tasks that are not judged by accuracy, one row an example: the
-        interval over seeds and examples is of right answers.
+        Short trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
+        Raises `ConfigError` for a budget below 5 trainings, and for a task without validation data where none are given.
         """
-        data, validation = task.splits.transfer, task.splits.validation
-        if self.validation is not None:
-            validation = as_split(self.validation, "validation")
-        if validation is None:
-            raise ConfigError("a pilot chooses on validation data", expected="PilotPlan(validation=…) or a task's own",
-                              got="none")  # fmt: skip
-        if task.deciding.name != "accuracy":
-            raise MismatchError("a pilot compares right answers", expected="a task whose first metric is accuracy",
-                                got=task.deciding.name, fix="compare the recipes by dissect")  # fmt: skip
-        check_fits(signal, data)
-        return _Trainings(self, task, signal, validation).refine(recipe)
-
-
-def arm_name(setting: Setting) -> str:
-    """How a pilot calls an arm."""
-    cell, temperature, weight = setting
-    return "no teacher" if setting == HARD else f"{cell} T={temperature:g} w={weight:g}"
-
-
-def gain_interval(differences: Float[Tensor, "seeds examples"], *, coverage: float = 0.95) -> tuple[float, Interval]:
-    """Mean of differences of right answers, in points, with an interval over both seeds and examples.
-
-    Two-way random effects: Var = S²(seed means)/seeds + S²(example means)/examples - S²(residuals)/(seeds · examples), which is
-    part of either; Student's t for the seeds' part. Source: Owen, The pigeonhole bootstrap (2007), section 3; ours in the t.
-    """
-    values = differences.double() * 100
-    seeds, examples = values.shape
-    mean = values.mean()
-    rows, columns = values.mean(1), values.mean(0)
-    residual = values - rows[:, None] - columns[None] + mean
-    by_seed = float(rows.var()) / seeds if seeds > 1 else float("inf")
-    by_example = float(columns.var()) / examples if examples > 1 else float("inf")
-    both = float(residual.square().sum()) / max(1, (seeds - 1) * (examples - 1)) / (seeds * examples)
-    t = float(statistics().t(max(1, seeds - 1)).ppf(0.5 + coverage / 2))
-    z = float(statistics().norm.ppf(0.5 + coverage / 2))
-    half = (t**2 * by_seed + z**2 * max(0.0, by_example - both)) ** 0.5
-    return float(mean), Interval(float(mean) - half, float(mean) + half, coverage)
-
-
-class _Trainings:
-    """The students of a pilot: which validation examples each gets right, by arm and seed, and the clock."""
-
-    def __init__(self, plan: PilotPlan, task: Task, signal: TeacherSignal, validation: Split) -> None:
-        self.plan, self.signal, self.validation, self.data = plan, signal, validation, task.splits.transfer
-        self.task = replace(task, validation=None, test=None, device=plan.device)
-        self.begin, self.budget = time.perf_counter(), 60 * plan.minutes
-        self.training = plan.training or Training(epochs=60)
-        self.whole_steps = self.training.steps_for(len(self.data))
-        self.share = 1.0
-        self.student_seconds = 0.0  # 0: not known yet
-        self.right: dict[tuple[Setting, int], Bool[Tensor, "examples"]] = {}
-        model = self.task.model(seed=plan.first_seed)
-        first = self.task.example(validation)
-        with reading(model) as reader:
-            found = self.task.read(reader, first.to(device_of(model)), head=task.head)
-        outputs = found.required_logits
-        if outputs.shape[1:] != (signal.classes,):
-            raise MismatchError("student and teacher speak of different classes",
-                                expected=f"logits [batch, {signal.classes}]", got=str(list(outputs.shape)))  # fmt: skip
-        if first.labels.ndim > 1:
-            raise MismatchError("a pilot needs one row an example", expected="one label an example",
-                                got=f"labels {list(first.labels.shape)}", fix="compare the recipes by dissect")  # fmt: skip
-        mark = fingerprint(self.data.fingerprint(), validation.fingerprint(), signal.logits, str(model),
-                           *model.state_dict().values(), str(self.training))  # fmt: skip
-        self.answers = Answers(plan.out, mark)
+        if task is not None and task.splits.validation is None and changes.get("validation") is None:
+            raise _no_validation()
+        full = cls(training=training, **changes)
+        medium = replace(
+            full, grid=SMALL_GRID, rates=(1.0, 3.0), rounds=(Round(None, 1), Round(3, 1)), confirming_seeds=3
+        )
+        small = replace(full, grid=(), rates=(1.0, 3.0), rounds=(Round(None, 1),), confirming_seeds=2)
+        sizes = ((full, 1.0), (full, 0.5), (medium, 1.0), (medium, 0.5), (small, 1.0), (small, 0.5), (small, 0.25))
+        for plan, share in sizes:
+            if plan.students * share <= budget:
+                return replace(plan, share=share)
+        raise ConfigError(
+            "this pilot cannot be run", expected=f"a budget of at least {small.students * 0.25:g} trainings", got=f"{budget:g}",
+            fix="a larger budget, or no pilot: the rule's recipe was not tried, and is cautious",
+        )  # fmt: skip
 
     @property
-    def left(self) -> float:
-        """Seconds until the time is over."""
-        return self.budget - (time.perf_counter() - self.begin)
+    def settings(self) -> tuple[Setting, ...]:
+        """What is tried whatever the diagnosis says: no teacher, T = 1 / 0.6, T = 4 / 0.9, and the grid."""
+        return tuple(dict.fromkeys([HARD, CAUTIOUS, USUAL, *self.grid]))
+
+    @property
+    def students(self) -> int:
+        """The most trainings that the whole pilot is, one setting of the rule's included."""
+        arms = (len(self.settings) + 1) * len(self.rates)
+        plain = min(2, len(self.rates))
+        first, *later = self.rounds
+        found = arms * first.seeds
+        if len(self.rates) > 1:  # the next rate, where the best is the last
+            found += ((min(arms, (later[0].keep if later else None) or 3) + 1) // 2 + 1) * first.seeds
+        found += sum((min(arms, (r.keep or arms) + 1) + plain) * r.seeds for r in later)
+        return found + (min(3, arms) + plain) * self.confirming_seeds
+
+    def __call__(self, task: Task, teacher: Any, recipe: Recommendation) -> tuple[Recommendation, Pilot]:
+        """The refined recipe and its evidence, on the task's students and validation data.
+
+        Args:
+            teacher: A source, a model, a signal or a store, over the task's transfer set.
+            recipe: What the rule says: one of the arms where it says to distil.
+
+        Raises `MismatchError` for parts that do not fit, `ConfigError` without validation data.
+        """
+        validation = task.splits.validation if self.validation is None else as_split(self.validation, "validation")
+        if validation is None:
+            raise _no_validation()
+        source = kept_in_memory(as_source(teacher), task, task.splits.transfer)
+        if source is None:
+            raise ConfigError("a pilot needs a teacher", got="None")
+        return _Halving(self, task, source, validation).refine(recipe)
+
+
+def _no_validation() -> ConfigError:
+    return ConfigError(
+        "a pilot chooses on validation data", expected="PilotPlan(validation=…) or a task's own", got="none"
+    )
+
+
+class _Halving:
+    """The students of a pilot: what each said of the validation examples, by arm and seed."""
+
+    def __init__(self, plan: PilotPlan, task: Task, source: TeacherSource, validation: Split) -> None:
+        self.plan, self.source, self.validation, self.data = plan, source, validation, task.splits.transfer
+        self.task = replace(task, validation=None, test=None, device=plan.device)
+        self.begin, self.stopped = time.perf_counter(), False
+        self.likelihood = task.deciding.unit == "nats"
+        self.margin = task.deciding.margin if self.likelihood or task.deciding.unit == "points" else 0.5
+        self.training = plan.training or Training(epochs=60)
+        self.steps = max(1, round(plan.share * self.training.steps_for(len(self.data))))
+        self.found: dict[tuple[Candidate, int], Answer] = {}
+        self.setup = Setup(self.task, source, {}, {}, points=1)
+        self.trials = Trials(self.setup)
+        model = self.task.model(plan.recipe.student, plan.first_seed)
+        first = self.task.example(validation)
+        with reading(model) as reader:
+            said = self.task.read(reader, first.to(device_of(model)), head=task.head)
+        self.classes = said.required_logits.shape[-1]
+        signal = _signal(source)
+        if signal is not None and signal.classes != self.classes:
+            raise MismatchError("student and teacher speak of different classes",
+                                expected=f"rows of {signal.classes} classes", got=f"{self.classes}")  # fmt: skip
+        how = repr((self.training, self.steps, plan.recipe, self.likelihood))
+        mark = fingerprint(
+            self.data.fingerprint(), validation.fingerprint(), source.fingerprint(), str(model), *model.state_dict().values(), how
+        )  # fmt: skip
+        self.answers = Answers(plan.out, mark)
 
     def refine(self, recipe: Recommendation) -> tuple[Recommendation, Pilot]:
         """Measure, halve, confirm, decide."""
-        plan, own = self.plan, (recipe.cell, recipe.temperature, recipe.teacher_weight)
-        arms = self._plan_time(list(dict.fromkeys([USUAL, *([own] if recipe.distil else []), *plan.grid])))
-        kept, seeds, whole = arms, 0, True
-        bar = Progress("pilot", self._students(len(arms)), show=plan.progress)
+        plan = self.plan
+        own = [(recipe.cell, recipe.temperature, recipe.teacher_weight)] * recipe.distil
+        settings = [s for s in dict.fromkeys([*plan.settings, *own]) if self._possible(s)]
+        pool = [Candidate(setting, rate) for rate in plan.rates for setting in settings]
+        bar, seeds = Progress("pilot", plan.students, show=plan.progress), list[int]()
         try:
-            for each in plan.rounds:
-                kept = self._best(kept, seeds)[: each.keep]
-                got = self._train([HARD, *kept], seeds, each.seeds, bar.advance, least=int(seeds == 0))
-                seeds += got
-                whole = got == each.seeds
-                if not whole:
+            for number, each in enumerate(plan.rounds):
+                if seeds:
+                    pool = self._best(pool, seeds, each.keep)
+                fresh = self._next(seeds, each.seeds)
+                # without the clock's leave: no teacher and the cautious arm
+                self._train(pool, fresh, bar.advance, must=() if number else pool[:2])
+                pool, seeds = self._whole(pool, seeds, fresh)
+                if number == 0 and not self.stopped:
+                    pool = self._with_next_rates(pool, seeds, bar.advance)
+                if self.stopped:
                     break
-            chosen = self._best(kept, seeds)[0]
-            fresh = self._train([HARD, chosen], seeds, plan.confirming_seeds, bar.advance, least=2)
+            pool = self._best(pool, seeds, 1 if self.stopped else 2)
+            fresh = self._next(seeds, plan.confirming_seeds)
+            self._train(pool, fresh, bar.advance, must=pool[:2])
+            pool, every = self._whole(pool, seeds, fresh, least=2)
         finally:
             bar.close()
-        whole = whole and fresh == plan.confirming_seeds
-        confirming = range(plan.first_seed + seeds, plan.first_seed + seeds + fresh)
-        gain, interval = self._gain(chosen, confirming)
-        found = [self._trial(arm) for arm in arms if self._seeds_of(arm)]
-        pilot = Pilot(
-            chosen=arm_name(chosen), gain_points=gain, interval=interval, confirming_seeds=fresh,
-            trials=tuple(sorted(found, key=lambda t: (-t.seeds, -t.gain_points))), students=len(self.right),
-            examples=len(self.data), validation_examples=len(self.validation), share_of_steps=self.share,
-            wall_seconds=time.perf_counter() - self.begin, budget_seconds=self.budget, complete=whole,
-            note="" if whole else "the time ran out before the last round: more minutes would make it surer",
-        )  # fmt: skip
-        # the decision takes all seeds: the choice of the best of many flatters it less than fewer seeds would cost in power
-        return self._recipe(recipe, chosen, pilot, self._gain(chosen, self._seeds_of(chosen), plan.coverage)[1]), pilot
+        return self._decide(recipe, pool, every, [s for s in every if s in fresh])
 
-    def _recipe(self, rule: Recommendation, chosen: Setting, pilot: Pilot, judged: Interval) -> Recommendation:
-        gained = f"{pilot.gain_points:+.1f} points {pilot.interval} over no teacher on fresh seeds"
+    def _possible(self, setting: Setting) -> bool:
+        """Whether a teacher of few stored classes does for it, and statistics of all classes fit."""
+        objective, signal = Objective(*setting), _signal(self.source)
+        if setting == HARD:
+            return True
+        if needs_whole(objective) and (signal is None or self.classes > MOST_CLASSES):
+            return False
+        try:
+            if isinstance(signal, CompactSignal):
+                objective.check_compact(signal)
+        except (ConfigError, MismatchError):
+            return False
+        return True
+
+    def _next(self, seeds: Sequence[int], count: int) -> list[int]:
+        first = max(seeds, default=self.plan.first_seed - 1) + 1
+        return list(range(first, first + count))
+
+    def _with_next_rates(
+        self, pool: list[Candidate], seeds: list[int], advance: Callable[[int], None]
+    ) -> list[Candidate]:
+        """The arms, and for the best of them whose rate is the lowest or highest tried the next one."""
+        rates = sorted(self.plan.rates)
+        if len(rates) == 1:
+            return pool
+        beyond = {rates[0]: rates[0] ** 2 / rates[1], rates[-1]: rates[-1] ** 2 / rates[-2]}
+        later = self.plan.rounds[1].keep if len(self.plan.rounds) > 1 else 3
+        kept = [c for c in self._best(pool, seeds, later)[: (later or 3) + 1] if c.rate in beyond]
+        added = [replace(c, rate=beyond[c.rate]) for c in kept][: len(kept) // 2 + 1]
+        self._train(added, seeds, advance, must=())
+        return self._whole([*pool, *added], seeds, [])[0]
+
+    def _best(self, arms: Sequence[Candidate], seeds: Sequence[int], keep: int | None) -> list[Candidate]:
+        """The best arms: the two without a teacher, so many with one, and the cautious one; best first within each."""
+        scores = dict(zip(arms, self._compared(arms, seeds).scores(self._plain(arms)[0]).tolist(), strict=True))
+        ranked = sorted(arms, key=lambda c: -scores[c])
+        plain, taught = ([c for c in ranked if (c.setting == HARD) == hard] for hard in (True, False))
+        cautious = [c for c in taught if c.setting == CAUTIOUS][:1]
+        kept = list(dict.fromkeys([*taught[:keep], *cautious]))
+        return [plain[0], *kept, *plain[1:2]]
+
+    def _plain(self, arms: Sequence[Candidate]) -> list[int]:
+        return [i for i, c in enumerate(arms) if c.setting == HARD]
+
+    def _compared(self, arms: Sequence[Candidate], seeds: Sequence[int]) -> Compared:
+        return Compared.of(self.found, arms, seeds, likelihood=self.likelihood)
+
+    def _whole(self, pool: Sequence[Candidate], seeds: Sequence[int], fresh: Sequence[int], *,
+               least: int = 0) -> tuple[list[Candidate], list[int]]:  # fmt: skip
+        """The arms and seeds that make a whole table: fewer seeds where the time ran out, in the first round fewer arms."""
+        if not seeds:
+            pool = [c for c in pool if (c, fresh[0]) in self.found]
+        done = [s for s in fresh if all((c, s) in self.found for c in pool)]
+        if len(done) < least:
+            taught = [c for c in pool if c.setting != HARD][:1]
+            pool = [pool[0], *taught]
+            done = [s for s in fresh if all((c, s) in self.found for c in pool)]
+        every = [*seeds, *done]
+        return [c for c in pool if all((c, s) in self.found for s in every)], every
+
+    def _train(self, arms: Iterable[Candidate], seeds: Sequence[int], advance: Callable[[int], None], *,
+               must: Sequence[Candidate]) -> None:  # fmt: skip
+        """Train what is missing, until the time is over; `must` on up to two seeds whatever the time."""
+        of_name = {c.name: c for c in arms}
+        for name, candidate in of_name.items():
+            for seed in seeds:
+                kept = self.answers.load(name, seed)
+                if kept is not None:
+                    self.found[candidate, seed] = kept
+        done = {(c.name, seed) for c, seed in self.found}
+        runner = JobRunner(self.setup)
+        for job in self.trials.jobs([self._arm(c) for c in of_name.values()], seeds, done):
+            over = self.plan.minutes is not None and time.perf_counter() - self.begin > 60 * self.plan.minutes
+            if over and not any(of_name[t.arm.name] in must and t.seed in seeds[:2] for t in job.group):
+                self.stopped = True
+                continue
+            for trial, _, model in runner.train(job, lambda _: None):
+                if model is None:
+                    answer = no_answer(len(self.validation), self.classes)
+                else:
+                    answer = answer_of(self.task, model, self.validation, calibrated=not self.likelihood)
+                self.answers.save(trial.arm.name, trial.seed, answer)
+                self.found[of_name[trial.arm.name], trial.seed] = answer
+                advance(1)
+
+    def _arm(self, candidate: Candidate) -> Arm:
+        objective = None if candidate.setting == HARD else Objective(*candidate.setting)
+        rate = self.training.learning_rate * candidate.rate
+        training = replace(self.training, epochs=None, steps=self.steps, learning_rate=rate)
+        terms = () if objective is None else self.plan.recipe.terms
+        recipe = replace(self.plan.recipe, objective=objective, training=training, terms=terms)
+        return Arm(recipe, name=candidate.name)
+
+    def _decide(
+        self, rule: Recommendation, pool: list[Candidate], seeds: list[int], fresh: list[int]
+    ) -> tuple[Recommendation, Pilot]:
+        """The recipe by all seeds, and the gain that is reported by the fresh ones alone."""
+        compared, plain = self._compared(pool, seeds), self._plain(pool)
+        scores = compared.scores(plain[0]).tolist()
+        best = pool[max((i for i in range(len(pool)) if i not in plain), key=lambda i: scores[i])]
+        alone = pool[max(plain, key=lambda i: scores[i])]
+        places = [i for i, seed in enumerate(seeds) if seed in fresh]
+        points, nats = (replace(compared, likelihood=kind) for kind in (False, True))
+        gain, interval = gain_interval(points.cross_fitted(plain, places))
+        saved, saved_interval = gain_interval(nats.cross_fitted(plain, places))
+        judged = gain_interval(compared.cross_fitted(plain, range(len(seeds))), coverage=self.plan.coverage)[1]
+        cautious = next((i for i, c in enumerate(pool) if c.setting == CAUTIOUS), pool.index(best))
+        trials = [self._trial(c, alone) for c in dict.fromkeys(c for c, _ in self.found)]
+        pilot = Pilot(
+            chosen=best.name, gain_points=gain, interval=interval, confirming_seeds=len(fresh),
+            trials=tuple(sorted(trials, key=lambda t: (-t.seeds, -t.gain_points))), students=len(self.found),
+            examples=len(self.data), validation_examples=len(self.validation), share_of_steps=self.plan.share,
+            wall_seconds=time.perf_counter() - self.begin, budget_seconds=60 * (self.plan.minutes or 0.0),
+            complete=not self.stopped, note=self._note(best, alone), nll_gain_nats=saved, nll_interval=saved_interval,
+            decided_by="likelihood" if self.likelihood else "accuracy", no_teacher=alone.name, first_seed=self.plan.first_seed,
+        )  # fmt: skip
+        if judged.low > 0:
+            return self._recipe(rule, best, alone, pilot, "best of"), pilot
+        unit = "nats" if self.likelihood else "points"
+        if judged.high >= self.margin and scores[cautious] >= scores[pool.index(alone)]:
+            why = f"nothing surely beat no teacher, and gains up to {judged.high:.2g} {unit} are possible: the cautious one of"
+            return self._recipe(rule, pool[cautious], alone, pilot, why), pilot
         tried = f"{len(pilot.trials)} arms in a pilot of {pilot.students} students"
-        ruled = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
-        if judged.low <= 0:
-            return labels_alone(
-                f"nothing surely beat no teacher; best of {tried} was {pilot.chosen}: {gained}. The rule alone said: {ruled}"
-            )
-        cell, temperature, weight = chosen
+        told = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {_gained(pilot)}"
+        return replace(labels_alone(f"{told}. {_ruled(rule)}"), learning_rate_factor=alone.rate), pilot
+
+    def _note(self, best: Candidate, alone: Candidate) -> str:
+        rates = [c.rate for c, _ in self.found]
+        notes = ["the time ran out before the last round: more minutes would make it surer"] * self.stopped
+        for candidate in (best, alone):
+            if len(set(rates)) > 1 and candidate.rate in (min(rates), max(rates)):
+                end = "lowest" if candidate.rate == min(rates) else "highest"
+                notes.append(f"{candidate.name} is best at the {end} learning rate tried")
+        return "; ".join(notes)
+
+    def _recipe(
+        self, rule: Recommendation, chosen: Candidate, alone: Candidate, pilot: Pilot, why: str
+    ) -> Recommendation:
+        cell, temperature, weight = chosen.setting
+        against = f"over {alone.name} on fresh seeds"
         return Recommendation(
             distil=True, cell=cell, temperature=temperature, teacher_weight=weight, divergence="cross-entropy",
-            scale_by_temperature_squared=True, stored_entries=entries_worth_storing(self.signal, temperature),
-            reason=f"best of {tried}: {gained}. The rule alone said: {ruled}",
+            scale_by_temperature_squared=True, learning_rate_factor=chosen.rate,
+            reason=f"{why} {len(pilot.trials)} arms in a pilot of {pilot.students} students, whose best gains "
+            f"{_gained(pilot)} {against}. {_ruled(rule)}",
         )  # fmt: skip
 
-    def _seeds_of(self, arm: Setting) -> list[int]:
-        return sorted(seed for kind, seed in self.right if kind == arm)
+    def _trial(self, arm: Candidate, alone: Candidate) -> Trial:
+        seeds = [s for c, s in self.found if c == arm and (alone, s) in self.found]
+        mine = [self.found[arm, s] for s in seeds]
+        compared = self._compared([arm, alone], seeds)
+        gain, interval = gain_interval(compared.right[0] - compared.right[1])
+        accuracy = 100 * sum(float(one.right.mean()) for one in mine) / len(seeds)
+        saved = float((compared.nats[1] - compared.nats[0]).mean())
+        return Trial(arm.name, *arm.setting, accuracy=accuracy, gain_points=gain, interval=interval, seeds=len(seeds),
+                     learning_rate_factor=arm.rate, nll_gain_nats=saved)  # fmt: skip
 
-    def _best(self, arms: Sequence[Setting], seeds: int) -> list[Setting]:
-        """Arms by mean accuracy over the seeds so far, best first; in their own order before there are any."""
-        if seeds == 0:
-            return list(arms)
-        own = range(self.plan.first_seed, self.plan.first_seed + seeds)
-        return sorted(arms, key=lambda arm: -sum(float(self.right[arm, s].double().mean()) for s in own))
 
-    def _gain(self, arm: Setting, seeds: Sequence[int], coverage: float = 0.95) -> tuple[float, Interval]:
-        both = [(self.right[arm, s].double(), self.right[HARD, s].double()) for s in seeds]
-        return gain_interval(torch.stack([a - b for a, b in both]), coverage=coverage)
+def _signal(source: TeacherSource) -> TeacherSignal | CompactSignal | None:
+    kept = source.cached if isinstance(source, Cached) else None
+    if isinstance(kept, CachedRows):
+        return kept.signal
+    return kept if isinstance(kept, (TeacherSignal, CompactSignal)) else None
 
-    def _trial(self, arm: Setting) -> Trial:
-        seeds = self._seeds_of(arm)
-        gain, interval = self._gain(arm, seeds)
-        accuracy = 100 * sum(float(self.right[arm, s].double().mean()) for s in seeds) / len(seeds)
-        return Trial(arm_name(arm), *arm, accuracy=accuracy, gain_points=gain, interval=interval, seeds=len(seeds))
 
-    def _students(self, arms: int) -> int:
-        """How many trainings the whole pilot is."""
-        return 2 * self.plan.confirming_seeds + sum((min(arms, r.keep or arms) + 1) * r.seeds for r in self.plan.rounds)
+def _gained(pilot: Pilot) -> str:
+    if pilot.decided_by == "likelihood":
+        return f"{pilot.nll_gain_nats:+.3f} nats {pilot.nll_interval}"
+    return f"{pilot.gain_points:+.1f} points {pilot.interval}"
 
-    def _plan_time(self, arms: list[Setting]) -> list[Setting]:
-        """Set the share of the steps and what a student takes; give the arms that there is time for (the first of them, or all)."""
-        kept = self.answers.share
-        if self.plan.share is not None and kept not in (None, self.plan.share):
-            raise MismatchError(f"{self.plan.out} holds a pilot with another share of the steps", got=f"{kept:g}",
-                                expected=f"share {self.plan.share:g}", fix="choose another folder")  # fmt: skip
-        trained: list[float] = []
-        for steps in (1, 5):  # what a step takes beyond the start
-            begin = time.perf_counter()
-            self._answers([HARD, *arms], [self.plan.first_seed], steps)
-            trained.append((time.perf_counter() - begin) / (len(arms) + 1))
-            if trained[-1] * (len(arms) + 1) > self.budget / 20:
-                break
-        step = max(0.0, (trained[1] - trained[0]) / 4) if len(trained) > 1 else trained[0]
-        need = {share: trained[0] + step * share * self.whole_steps for share in SHARES}
-        fits = [share for share in SHARES if need[share] * self._students(len(arms)) <= SPENT * self.left]
-        self.share = self.plan.share or kept or (fits[0] if fits else SHARES[-1])
-        self.student_seconds = trained[0] + step * self.share * self.whole_steps
-        self.answers.share = self.share
-        count = len(arms)
-        while count > 2 and self.student_seconds * self._students(count) > 2 * SPENT * self.left:
-            count -= 1  # even the shortest trainings of all arms would take more than twice the time
-        return arms[:count]
 
-    def _train(
-        self, arms: Sequence[Setting], start: int, seeds: int, advance: Callable[[int], None], *, least: int
-    ) -> int:
-        """Train arms on further seeds while there is time, the `least` whatever the time; how many seeds are whole."""
-        done = 0
-        while done < seeds:
-            each = max(self.student_seconds * len(arms), 1e-9)
-            count = max(1, min(seeds - done, int(self.budget / 8 / each)))  # a stack is not stopped on the way
-            if done >= least and self.left < count * each:
-                count = int(max(0.0, self.left) / each)
-            if count == 0:
-                break
-            begin = time.perf_counter()
-            part = [self.plan.first_seed + start + done + i for i in range(count)]
-            absent = [seed for seed in part if not self._known(arms, seed)]
-            if absent:
-                found = self._answers(arms, absent, max(1, round(self.share * self.whole_steps)))
-                for (arm, seed), right in found.items():
-                    self.answers.save(arm_name(arm), seed, right)
-                self.right |= found
-                self.student_seconds = (time.perf_counter() - begin) / (len(arms) * len(absent))
-            advance(len(arms) * count)
-            done += count
-        return done
-
-    def _known(self, arms: Sequence[Setting], seed: int) -> bool:
-        """Whether an earlier pilot in this folder trained all of these on the seed; takes its answers."""
-        kept = {(arm, seed): self.answers.load(arm_name(arm), seed) for arm in arms}
-        whole = {key: right for key, right in kept.items() if right is not None}
-        if len(whole) == len(kept):
-            self.right |= whole
-        return len(whole) == len(kept)
-
-    def _answers(
-        self, arms: Sequence[Setting], seeds: Sequence[int], steps: int
-    ) -> dict[tuple[Setting, int], Bool[Tensor, "examples"]]:
-        """Train each arm on each seed and see which validation examples it gets right; a diverged student gets none."""
-        training = replace(self.training, epochs=None, steps=steps)
-        setup = Setup(self.task, Cached(self.signal), {}, {}, points=1)
-        arms_of: dict[str, Setting] = {arm_name(arm): arm for arm in arms}
-        variants = [
-            Arm(Recipe(objective=None if arm == HARD else Objective(as_cell(arm[0]), *arm[1:]), training=training), name=name)
-            for name, arm in arms_of.items()
-        ]  # fmt: skip
-        runner = JobRunner(setup)
-        found = {}
-        for job in Trials(setup).jobs(variants, seeds):
-            for trial, _, model in runner.train(job, lambda _: None):
-                right = torch.zeros(len(self.validation), dtype=torch.bool)
-                if model is not None:
-                    said = self.task.predictions(model, self.validation, head=self.task.head)
-                    right = torch.cat([each.reading.correct for each in said])
-                found[arms_of[trial.arm.name], trial.seed] = right
-        return found
+def _ruled(rule: Recommendation) -> str:
+    told = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
+    return f"The rule alone said: {told}"

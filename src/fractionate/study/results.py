@@ -7,17 +7,14 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from fractionate.errors import DamagedError, MismatchError, printable
 from fractionate.records import Run
-from fractionate.records.base import Record
 from fractionate.system.atomic import make_directory, sweep
 
 
@@ -33,7 +30,8 @@ def fingerprint(*parts: Tensor | str) -> str:
     return digest.hexdigest()
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """The text as part of a file's name, with a few digits of its hash."""
     return re.sub(r"[^\w.=+-]+", "_", text).strip("_") + "-" + hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 
@@ -49,7 +47,7 @@ class Folder:
 
     def _file(self, arm: str, seed: int) -> Path:
         assert self.path is not None
-        return self.path / "runs" / f"{_slug(arm)}--seed-{seed}.json"
+        return self.path / "runs" / f"{slug(arm)}--seed-{seed}.json"
 
     def load(self, arm: str, seed: int, own: Mapping[str, object]) -> Run | None:
         """The run of an arm with these settings of its own; None where it is not there yet."""
@@ -90,80 +88,6 @@ class Folder:
         """Keep a run that has ended; one that was given up is tried again by the next call."""
         if self.path is not None and run.status != "stopped":
             run.save(self._file(run.arm, run.seed))
-
-
-@dataclass(frozen=True)
-class PilotPlanned(Record):
-    """What the students of a pilot were trained on: a fingerprint of it all, and the share of the steps."""
-
-    mark: str
-    share: float
-
-
-@dataclass(frozen=True)
-class PilotAnswers(Record):
-    """Which validation examples a student of a pilot gets right: a 1 or a 0 for each."""
-
-    arm: str
-    seed: int
-    right: str
-
-
-class Answers:
-    """Which validation examples each student of a pilot gets right, on disk: one small JSON file a student.
-
-    `mark` is the fingerprint of all that the answers depend on. Raises `MismatchError` for a folder of another pilot.
-    """
-
-    def __init__(self, out: Path | str | None, mark: str) -> None:
-        self.path = None if out is None else make_directory(out)
-        self._share: float | None = None
-        if self.path is None:
-            return
-        sweep(self.path)
-        self._plan = self.path / "plan.json"
-        kept = PilotPlanned.load_kept(self._plan)
-        if kept is not None:
-            if kept.mark != mark:
-                raise MismatchError(
-                    f"{self.path} holds another pilot", expected="the same data, teacher, student, training and validation",
-                    got="others", fix="choose another folder, or delete this one",
-                )  # fmt: skip
-            self._share = kept.share
-        self.mark = mark
-
-    @property
-    def share(self) -> float | None:
-        """The share of the steps that these students were trained for; None for a new folder."""
-        return self._share
-
-    @share.setter
-    def share(self, share: float) -> None:
-        if self.path is not None and self._share is None:
-            PilotPlanned(self.mark, share).save(self._plan)
-        self._share = share
-
-    def _file(self, arm: str, seed: int) -> Path:
-        assert self.path is not None
-        return self.path / f"{_slug(arm)}--seed-{seed}.json"
-
-    def load(self, arm: str, seed: int) -> Bool[Tensor, "examples"] | None:
-        """The answers of a student; None where it is not there."""
-        kept = None if self.path is None else PilotAnswers.load_kept(self._file(arm, seed))
-        if kept is None:
-            return None
-        if (kept.arm, kept.seed) != (arm, seed):
-            raise DamagedError(
-                f"{self._file(arm, seed)} holds other answers", expected=f"{arm}, seed {seed}",
-                got=f"{kept.arm}, seed {kept.seed}", fix="delete this file; it is made again",
-            )  # fmt: skip
-        return torch.tensor([mark == "1" for mark in kept.right])
-
-    def save(self, arm: str, seed: int, right: Bool[Tensor, "examples"]) -> None:
-        """Keep the answers of a student."""
-        if self.path is not None:
-            marks = "".join("1" if value else "0" for value in right.tolist())
-            PilotAnswers(arm, seed, marks).save(self._file(arm, seed))
 
 
 class Progress:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError
@@ -10,7 +11,7 @@ from fractionate.losses.objective import Objective
 from fractionate.losses.terms.base import TermSpec, term_specs
 from fractionate.models import explaining, from_teacher, lora, quantize  # noqa: F401 (each registers its preparation)
 from fractionate.models.preparations import Preparation, preparations
-from fractionate.records import Contract, Training
+from fractionate.records import Contract, Recommendation, Training
 from fractionate.teachers import chimeras as chimera  # noqa: F401 (each registers its transform)
 
 
@@ -50,6 +51,16 @@ class Recipe:
         weight = self.objective_weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise ConfigError("invalid value for objective_weight", expected="a number of at least 0", got=repr(weight))
+
+    @classmethod
+    def recommended(cls, advice: Recommendation, training: Training | None = None, **parts: Any) -> Recipe:
+        """The recipe that a diagnosis recommends: its objective, and the training given at its learning rate.
+
+        `parts` are further fields: student, preparations, terms. Raises `MismatchError` where a fault has to be repaired first.
+        """
+        training = training or Training()
+        training = replace(training, learning_rate=training.learning_rate * advice.learning_rate_factor)
+        return cls(objective=Objective.from_recipe(advice), training=training, **parts)
 
     @property
     def specs(self) -> tuple[TermSpec, ...]:
@@ -96,8 +107,6 @@ class Recipe:
         """What is computed, as a record: the objective's contract with weights, terms, preparations and transforms."""
         if self.objective is None and not self.specs:
             return None
-        from dataclasses import replace
-
         plain = Objective("hard", 1.0, 0.0) if self.objective is None else self.objective
         return replace(
             plain.describe(),
