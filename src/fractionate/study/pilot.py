@@ -45,7 +45,6 @@ from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 from fractionate.training.recipe import Recipe
 
-
 MOST_CLASSES = 2000  # statistics of every class against every other are not made of larger vocabularies
 
 
