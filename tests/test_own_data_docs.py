@@ -35,6 +35,9 @@ def files(tmp_path, monkeypatch):
     digits_to(tmp_path / "photos", 0, 200)
     with Path("mails.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"body": text, "folder": name}) + "\n" for text, name in docstrings())
+    with Path("chat.jsonl").open("w", encoding="utf-8") as file:
+        rows = [{"question": f"where is parcel {n}", "answer": f"in town {n}"} for n in range(40)]
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     return tmp_path
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fractionate.data.own_pictures import PictureEncoding, PictureFolder, pictures
-from fractionate.data.own_texts import TextEncoding, read_texts, texts, tokenized, words_of
+from fractionate.data.own_texts import TextEncoding, texts, tokenized, words_of
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
 from fractionate.models.names import find_parts
 from fractionate.models.zoo import models
@@ -257,7 +257,7 @@ def test_words_are_composed_and_never_empty(text):
 def test_texts_without_a_word_are_counted_and_named(tmp_path):
     rows = ["text,label", "a word,x", ",y", "?!,x", "b,y"]
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    with pytest.warns(UserWarning, match=r"2 of 4 texts \(train\) have no word, and are inputs of zeros: 3, 4"):
+    with pytest.warns(UserWarning, match=r"2 of 4 texts have no word, and are inputs of zeros: 3, 4"):
         assert len(texts(tmp_path / "t.csv").examples) == 4
 
 
@@ -277,7 +277,7 @@ def test_texts_in_parts_of_their_own(tmp_path):
         ("t.jsonl", b"", ConfigError, "is empty"),
         ("t.jsonl", b'{"text": "a", "label": 1}\n{', DamagedError, "t.jsonl:2 this is not JSON"),
         ("t.jsonl", b"[" * 100_000, DamagedError, "t.jsonl:1 this is not JSON"),
-        ("t.jsonl", b'{"text": "a", "label": 1}\n["a"]', DamagedError, "t.jsonl:2 there is no text"),
+        ("t.jsonl", b'{"text": "a", "label": 1}\n["a"]', DamagedError, "t.jsonl:2 this is no JSON object"),
         ("t.jsonl", b'{"text": 3, "label": 1}', DamagedError, "t.jsonl:1 there is no text 'text'"),
         ("t.jsonl", b'{"text": "a", "label": {"__class__": "os"}}', DamagedError, "t.jsonl:1 'label' is no class"),
         ("t.jsonl", b'{"text": "a", "label": 0.5}', DamagedError, "t.jsonl:1 'label' is no class"),
@@ -359,4 +359,4 @@ def test_a_tokenizer_of_hugging_face_feeds_a_bert(tmp_path):
         tokenized(tmp_path / "docs", tokenizer, part="test")
     with pytest.raises(ConfigError, match="a tokenizer is an object"):
         tokenized(tmp_path / "docs", "bert-base-uncased")
-    assert set(read_texts(tmp_path / "docs")) == {"train"}
+    assert texts(tmp_path / "docs").table.given is None

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from fractionate.data.parts import subset as subset
     from fractionate.data.parts import weighted as weighted
     from fractionate.data.parts import with_views as with_views
+    from fractionate.data.raw import RawData as RawData
+    from fractionate.data.raw import RawSplit as RawSplit
+    from fractionate.data.raw import Tokenizing as Tokenizing
     from fractionate.data.sampling import batches as batches
     from fractionate.data.splits import as_examples as as_examples
     from fractionate.data.splits import as_split as as_split
@@ -64,6 +67,7 @@ else:
             "own_texts": ("texts", "tokenized"),
             "packages": ("package_file",),
             "parts": ("subset", "weighted", "with_views"),
+            "raw": ("RawData", "RawSplit", "Tokenizing"),
             "sampling": ("batches",),
             "splits": ("as_examples", "as_split"),
             "stream": ("StreamSplit",),

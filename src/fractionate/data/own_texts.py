@@ -1,32 +1,35 @@
-"""A person's own texts: folders of .txt files, or a column of a table, as hashed words or by a tokenizer."""
+"""Texts of a person's own with a class each: folders of .txt files, or columns of a table; by a tokenizer, or as hashed words."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.data.bundled import Divided, data_sets, joined
+from fractionate.data.batch import Split
+from fractionate.data.bundled import Parts, data_sets
 from fractionate.data.columns import MISSING, names_of
-from fractionate.data.delimited import read_delimited
-from fractionate.data.dividing import PARTS
+from fractionate.data.dividing import PARTS, Size
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
+from fractionate.data.memory import MemorySplit
+from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
 from fractionate.data.targets import class_labels
-from fractionate.data.text_file import check_encoding, read_text, refuse_json
-from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
+from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
+from fractionate.data.text_file import check_encoding, read_text
+from fractionate.data.token_ids import padded_inputs, token_rows
+from fractionate.errors import ConfigError, MismatchError, printable
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes
@@ -40,7 +43,7 @@ UNSEEN = dict.fromkeys(
     (0xAD, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), *range(0xFE00, 0xFE10), 0xFEFF)
 )
 BUCKETS, PLACES = 12_000, 48
-FEWER = "take fewer texts"
+PLAINLY = Reading()
 
 
 def words_of(text: str) -> list[str]:
@@ -91,21 +94,72 @@ class TextEncoding(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Texts:
-    """Texts with their classes, in memory."""
+class TextData:
+    """Texts with a class each, before any tokenizer.
 
-    texts: tuple[str, ...]
-    labels: Int[Tensor, "texts"]
-    class_names: tuple[str, ...]
-    name: str
-    ids: tuple[str, ...]
+    Args:
+        table: The texts.
+        encoding: How texts become the inputs of a network without a tokenizer.
+    """
+
+    table: RawTable
+    encoding: TextEncoding
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+
+    def raw_parts(
+        self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0
+    ) -> RawParts:
+        """The parts, of the sizes asked for: counts, shares below 1, or None."""
+        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
+
+    def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
+        """A part as inputs [texts, tokens] and labels [texts]; without a tokenizer as hashed words [texts, places]."""
+        if by is None:
+            return MemorySplit.of(self.hashed(part))
+        rows = token_rows(by, part.columns["text"], part.columns.get("second"), name=part.name)
+        labels = torch.tensor(part.columns["label"])
+        return MemorySplit(padded_inputs(rows, by), labels, part.name, part.ids, part.class_names)
+
+    def hashed(self, part: RawSplit) -> Examples:
+        """A part as hashed words. Warns of texts without a word."""
+        if "second" in part.columns:
+            raise ConfigError(
+                f"{part.name}: pairs of texts need a model with a tokenizer",
+                expected="hf(…) for teacher and student",
+                got="a network that reads hashed words",
+                fix="leave second= out, or give models by hf(…)",
+            )
+        made = Examples(
+            self.encoding.encode(part.columns["text"]), torch.tensor(part.columns["label"]), part.class_names, part.name,
+            part.ids,
+        )  # fmt: skip
+        empty = (made.inputs == 0).all(1).nonzero().flatten().tolist()
+        if empty:
+            warnings.warn(
+                f"{part.name}: {len(empty):,} of {len(part):,} texts have no word, and are inputs of zeros: "
+                f"{', '.join(part.ids[place] for place in empty[:5])}",
+                stacklevel=3,
+            )
+        return made
+
+    @cached_property
+    def examples(self) -> Examples:
+        """All texts as hashed words."""
+        return self.hashed(self.table.whole)
+
+    def parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
+        """The parts, as hashed words."""
+        found = self.raw_parts(transfer=transfer, validation=validation, test=test, seed=seed)
+        teaching = None if found.teaching is None else self.hashed(found.teaching)
+        transferred, chosen, judged = (self.hashed(part) for part in (found.transfer, found.validation, found.test))
+        return Parts(transferred, chosen, judged, teaching, self.encoding)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenizedTexts:
     """A map-style data set for Hugging Face models: item i is the tokenizer's tensors of one length, and `labels`."""
 
-    texts: Texts
+    texts: RawSplit
     tokenizer: Callable[..., Mapping[str, Any]]
     length: int
 
@@ -127,16 +181,17 @@ class TokenizedTexts:
     @property
     def targets(self) -> Tensor:
         """All labels, in order."""
-        return self.texts.labels
+        return torch.tensor(self.texts.columns["label"])
 
     def __len__(self) -> int:
-        return len(self.texts.texts)
+        return len(self.texts)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        made = self.tokenizer(
-            self.texts.texts[place], padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        )
-        return {name: part[0] for name, part in made.items()} | {"labels": self.texts.labels[place]}
+        text = self.texts.columns["text"][place]
+        made = self.tokenizer(text, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        return {name: part[0] for name, part in made.items()} | {
+            "labels": torch.tensor(self.texts.columns["label"][place])
+        }
 
 
 def read_texts(
@@ -144,113 +199,59 @@ def read_texts(
     *,
     text: str = "text",
     label: str = "label",
-    separator: str | None = None,
-    encoding: str | None = None,
+    second: str | None = None,
+    reading: Reading = PLAINLY,
     missing: Sequence[str] = MISSING,
     links: bool = False,
-) -> dict[str, Texts]:
-    """Texts by the part they are for ("train" alone where the data are in one piece).
+) -> RawTable:
+    """Texts with their classes, from `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from
+    columns of a .csv, .tsv, .parquet or .jsonl file.
 
-    From `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from two columns of a .csv, .tsv
-    or .jsonl file. The text is as its byte-order mark says, else of the encoding given, else UTF-8; `missing` are the cells that
-    stand for no label, `links` follows links out of a folder. Raises `ConfigError` where there are none and for settings of another
-    kind of file, `DamagedError` naming file and line for what cannot be read, and `ResourceError` before reading, where they would
-    not fit into memory.
+    `missing` are the cells that stand for no label, `links` follows links out of a folder. Raises `ConfigError` where there are
+    none and for settings of another kind of file, `DamagedError` naming file and line for what cannot be read, and `ResourceError`
+    before reading, where they would not fit into memory.
     """
-    check_encoding(encoding)
+    gone = names_of(missing, "missing")
+    check_encoding(reading.encoding)
     path = as_path(path, "the path of the texts")
     if path.is_dir():
-        parts = division(path, links=links)
-        names = class_folders(parts, links=links)
-        _refuse(path, "a folder", separator=separator)
-        return {
-            part: _of_folder(folder, names, encoding, links=links, allow_empty=part != "train")
-            for part, folder in parts.items()
-        }
-    _refuse(path, "a file", links=links)
-    file = existing_file(path)
-    if file.suffix.lower() == ".txt":
+        others = {name: value for name, value in vars(reading).items() if name not in ("encoding", "repeats")}
+        refuse_settings(path, "a folder", second=second, **others)
+        return _of_folder(path, reading, links=links)
+    refuse_settings(path, "a file", links=links)
+    if existing_file(path).suffix.lower() == ".txt":
         raise ConfigError(
             f"{printable(str(path), 200)} is one text without a class",
-            expected="a folder with a folder of .txt files for each class, or a .csv, .tsv or .jsonl file",
+            expected="a folder with a folder of .txt files for each class, or a .csv, .tsv, .parquet or .jsonl file",
         )
-    refuse_json(file, ".json")
-    if file.suffix.lower() in (".jsonl", ".ndjson"):
-        _refuse(path, "a file of JSON lines", separator=separator)
-        lines, columns = _of_json_lines(file, text, label, encoding)
-    else:
-        read = read_delimited(file, separator=separator, encoding=encoding)
-        absent = [name for name in (text, label) if name not in read.cells]
-        if absent:
-            raise ConfigError(
-                f"{read.file} has no column {', '.join(map(repr, absent))}",
-                expected=f"one of {', '.join(printable(name) for name in list(read.cells)[:50])}",
-                fix="name them: text='review', label='stars'",
-            )
-        lines, columns = read.lines, (read.cells[text], [*read.cells[label]])
-    shown = printable(str(file), 200)
-    gone = names_of(missing, "missing")
-    labels, names = class_labels(label, columns[1], where=lambda place: f"{shown}:{lines[place]}", missing=gone)
-    ids = tuple(str(line) for line in lines)
-    found = Texts(tuple(columns[0]), torch.from_numpy(labels), names, printable(file.name), ids)
-    return {"train": found}
+    roles = {"text": text, "label": label} | ({} if second is None else {"second": second})
+    columns, given = read_parts(path, roles, reading)
+    texts = {role: columns.texts(role) for role in roles if role != "label"}
+    labels, names = class_labels(label, columns.words("label"), where=columns.where, missing=gone)
+    made = texts | {"label": tuple(labels.tolist())}
+    numbers = torch.from_numpy(labels)
+    return raw_table(columns, made, reading, given, keys=tuple(texts), labels=numbers, class_names=names)
 
 
-def _refuse(path: Path, what: str, **settings: object) -> None:
-    """Raise `ConfigError` for settings that mean nothing for this kind of file."""
-    given = [name for name, value in settings.items() if value not in (None, False)]
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)} cannot be set for {what}", got=printable(str(path), 200), fix="leave it out"
-        )
-
-
-def _of_folder(
-    folder: Path, classes: tuple[str, ...], encoding: str | None, *, links: bool, allow_empty: bool
-) -> Texts:
-    files = files_of_classes(folder, classes, (".txt",), what="texts", links=links, allow_empty=allow_empty)
-    require_bytes(4 * sum(file.stat().st_size for file, _ in files), printable(str(folder), 200), fix=FEWER)
-    return Texts(
-        tuple(read_text(file, encoding) for file, _ in files),
-        torch.tensor([number for _, number in files]),
-        classes,
-        printable(folder.name),
-        tuple(printable(file.relative_to(folder).as_posix(), 1000) for file, _ in files),
-    )
-
-
-def _of_json_lines(
-    file: Path, text: str, label: str, encoding: str | None
-) -> tuple[tuple[int, ...], tuple[list[str], list[str | None]]]:
-    shown = printable(str(file), 200)
-    require_bytes(8 * file.stat().st_size, shown, fix=FEWER)
-    lines: list[int] = []
-    columns: tuple[list[str], list[str | None]] = ([], [])
-    for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DamagedError(f"{shown}:{number} this is not JSON", got=printable(str(error), 200)) from error
-        if not isinstance(item, dict) or not isinstance(item.get(text), str):
-            got = (
-                ", ".join(printable(str(name)) for name in list(item)[:20])
-                if isinstance(item, dict)
-                else type(item).__name__
-            )
-            raise DamagedError(f"{shown}:{number} there is no text {text!r}", expected="text in every line", got=got)
-        value = item.get(label)
-        if value is not None and not isinstance(value, (str, int, bool)):
-            raise DamagedError(f"{shown}:{number} {label!r} is no class", got=type(value).__name__)
-        lines.append(number)
-        columns[0].append(item[text])
-        columns[1].append(
-            None if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
-        )
-    if not lines:
-        raise ConfigError(f"{shown} is empty", expected="a JSON object in each line")
-    return tuple(lines), columns
+def _of_folder(folder: Path, reading: Reading, *, links: bool) -> RawTable:
+    parts = division(folder, links=links)
+    classes = class_folders(parts, links=links)
+    texts: list[str] = []
+    ids: list[str] = []
+    labels: list[int] = []
+    given: list[str | None] = []
+    for part, inside in parts.items():
+        empty = part != "train"
+        files = files_of_classes(inside, classes, (".txt",), what="texts", links=links, allow_empty=empty)
+        require_bytes(4 * sum(file.stat().st_size for file, _ in files), printable(str(inside), 200), fix=FEWER)
+        texts += [read_text(file, reading.encoding) for file, _ in files]
+        ids += [printable(file.relative_to(inside).as_posix(), 1000) for file, _ in files]
+        labels += [number for _, number in files]
+        given += [part] * len(files)
+    name = printable(folder.resolve().name)
+    whole = RawSplit({"text": tuple(texts), "label": tuple(labels)}, tuple(ids), name, classes)
+    keys = None if reading.repeats else texts
+    return RawTable(whole, torch.tensor(labels), given if len(parts) > 1 else None, None, keys)
 
 
 @data_sets.register("texts")
@@ -259,39 +260,44 @@ def texts(
     *,
     text: str = "text",
     label: str = "label",
+    second: str | None = None,
     buckets: int = BUCKETS,
     places: int = PLACES,
+    group: str | None = None,
+    part: str | None = None,
+    validation: Path | str | None = None,
+    test: Path | str | None = None,
+    repeats: bool = False,
     separator: str | None = None,
     encoding: str | None = None,
     missing: Sequence[str] = MISSING,
     links: bool = False,
-) -> Divided:
-    """Texts of yours, `folder/CLASS/*.txt` or columns of a .csv, .tsv or .jsonl, as hashed words for a student `bag()`.
+) -> TextData:
+    """Texts of yours with a class each: `folder/CLASS/*.txt`, or columns of a .csv, .tsv, .parquet or .jsonl file.
 
-    Inputs are [texts, places] whole numbers from 0 to `buckets` (`TextEncoding`). For a Hugging Face tokenizer see
-    `tokenized`. Warns of texts without a word. Raises what `read_texts` raises.
+    A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words (`TextEncoding`).
+
+    Args:
+        path: The folder or file.
+        text: The column of texts.
+        label: The column of classes.
+        second: The column of a second text, for pairs.
+        buckets, places: Of hashed words.
+        group, part, validation, test, repeats, separator, encoding: As in `Reading`.
+        missing: Cells that stand for no label.
+        links: Follow links out of a folder.
+
+    Raises:
+        ConfigError: where there are none, for columns that are not there, and for settings of another kind of file.
+        DamagedError: naming file and line for what cannot be read.
+        ResourceError: before reading what would not fit into memory.
     """
     if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
-    found = read_texts(
-        path, text=text, label=label, separator=separator, encoding=encoding, missing=missing, links=links
-    )
-    hashed = TextEncoding(found["train"].class_names, buckets, places)
-    count = sum(len(part.texts) for part in found.values())
-    require_bytes(8 * count * places, f"{count:,} texts of {places:,} places", fix="set fewer places=")
-    made = {
-        name: Examples(hashed.encode(part.texts), part.labels, part.class_names, part.name, part.ids)
-        for name, part in found.items()
-    }
-    for name, part in made.items():
-        empty = (part.inputs == 0).all(1).nonzero().flatten().tolist()
-        if empty:
-            warnings.warn(
-                f"{part.name}: {len(empty):,} of {len(part):,} texts ({name}) have no word, and are inputs of zeros: "
-                f"{', '.join(part.ids[place] for place in empty[:5])}",
-                stacklevel=2,
-            )
-    return joined(made, encoding=hashed)
+    reading = Reading(group, part, validation, test, repeats, separator, encoding)
+    table = read_texts(path, text=text, label=label, second=second, reading=reading, missing=missing, links=links)
+    require_bytes(8 * len(table.whole) * places, f"{len(table.whole):,} texts", fix="set fewer places=")
+    return TextData(table, TextEncoding(table.whole.class_names, buckets, places))
 
 
 def tokenized(
@@ -307,16 +313,16 @@ def tokenized(
     missing: Sequence[str] = MISSING,
     links: bool = False,
 ) -> TokenizedTexts:
-    """The same texts by a Hugging Face tokenizer, read as they are asked for: for `collect`, `distill` and Hugging Face models.
+    """The same texts by a Hugging Face tokenizer, made into tokens one by one: for `collect`, `distill` and Hugging Face models.
 
-    Raises what `read_texts` raises, `MismatchError` for a part that the data do not have.
+    Raises what `texts` raises, `MismatchError` for a part that the data do not have.
     """
     if not callable(tokenizer):
         raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
-    found = read_texts(
-        path, text=text, label=label, separator=separator, encoding=encoding, missing=missing, links=links
-    )
-    named = PARTS.get(part.lower())
-    if named not in found:
-        raise MismatchError(f"there is no part {part!r}", expected=", ".join(found))
-    return TokenizedTexts(found[named], tokenizer, length)
+    reading = Reading(separator=separator, encoding=encoding)
+    found = read_texts(path, text=text, label=label, reading=reading, missing=missing, links=links)
+    named = [PARTS[name or "train"] for name in found.given or ["train"] * len(found.whole)]
+    places = [place for place, name in enumerate(named) if name == PARTS.get(part.lower())]
+    if not places:
+        raise MismatchError(f"there is no part {part!r}", expected=", ".join(dict.fromkeys(named)))
+    return TokenizedTexts(found.whole.take(places), tokenizer, length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.data.batch import Split
+from fractionate.data.dividing import divide
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,42 @@ class RawParts:
     validation: RawSplit
     test: RawSplit
     teaching: RawSplit | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RawTable:
+    """All examples of a source, and what tells their parts.
+
+    Args:
+        whole: The examples.
+        labels: [examples] classes to keep in proportion; None: none.
+        given: The part that the data name for each example.
+        groups: The group of each: a group is in one part.
+        keys: What makes two examples the same; None: repeats stay.
+    """
+
+    whole: RawSplit
+    labels: Int[Tensor, "examples"] | None = None
+    given: Sequence[str | None] | None = None
+    groups: Sequence[Hashable] | None = None
+    keys: Sequence[Hashable] | None = None
+
+    def parts(self, *, transfer: Any, validation: Any, test: Any, seed: int) -> RawParts:
+        """The parts, by `divide`."""
+        found = divide(
+            len(self.whole),
+            labels=self.labels,
+            groups=self.groups,
+            keys=self.keys,
+            given=self.given,
+            transfer=transfer,
+            validation=validation,
+            test=test,
+            seed=seed,
+            name=self.whole.name,
+        )
+        made = {part: self.whole.take(places) for part, places in found.items()}
+        return RawParts(made["transfer"], made["validation"], made["test"], made.get("teaching"))
 
 
 @dataclass(frozen=True)
