@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from fractionate.records import Superfeatures, Training
 from fractionate.teachers import Cached
 from fractionate.training import signal_on
 
+Made = TypeVar("Made")
 GROUPS = 4
 REAL_STEPS, MORE_STEPS = 300, 150  # then as many again on real or chimeric data, for every arm
 
@@ -50,9 +52,6 @@ class Setting:
         mark = f"-T{self.temperature:g}" if self.temperature != 10 else ""
         return Path("runs/explanations_per_seed") / f"{self.data}-{self.size}{mark}"
 
-    def file_of(self, arm: str, seed: int) -> Path:
-        return self.kept / f"{arm.replace(' ', '_')}-{seed}.json"
-
     def steps(self, count: int, rate: float) -> Training:
         return Training(steps=round(self.part * count), batch_size=50, learning_rate=rate)
 
@@ -72,9 +71,14 @@ TINY = (replace(SETTINGS[0], size="tiny", part=0.05),)
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """One setting: its examples, and the superfeatures of the first seed's black-box teacher."""
+    """One setting: its examples, the superfeatures of the first seed's black-box teacher, and the teachers of every seed.
+
+    Teachers are trained anew for each seed, on the examples of the students, and read back where they are there. The prior of
+    explaining models is that of the first seed's black box, as the superfeatures are.
+    """
 
     setting: Setting
+    _made: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @cached_property
     def examples(self) -> tuple[Examples, Examples]:
@@ -97,7 +101,7 @@ class Material:
     @cached_property
     def found(self) -> Superfeatures:
         names = () if self.setting.data == "fashion-mnist" else column_names(self.setting.data)
-        return superfeatures(self.of(0).black_box, self.examples[0], GROUPS, feature_names=names)
+        return superfeatures(self.black_box(0), self.examples[0], GROUPS, feature_names=names)
 
     @cached_property
     def random(self) -> Superfeatures:
@@ -106,84 +110,87 @@ class Material:
         parts = torch.split(order, [len(group) for group in self.found.groups])
         return given([part.tolist() for part in parts], features=self.features)
 
-    def of(self, seed: int) -> Seed:
-        return Seed(self, seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Seed:
-    """The teachers and students of a seed; teachers are trained anew for each, on the examples of the students."""
-
-    at: Material
-    seed: int
+    @cached_property
+    def prior(self) -> Tensor:
+        return prior_of(self.signal(0))
 
     def plain(self, width: int) -> nn.Module:
-        train = self.at.examples[0]
+        train = self.examples[0]
         return mlp(width, width)(train.inputs.shape[1:], train.classes)
 
     def grouped(self, found: Superfeatures, width: int) -> nn.Module:
         """An explaining network of equal widths, not larger than the plain one."""
-        size, classes = sum(p.numel() for p in self.plain(width).parameters()), self.at.examples[0].classes
-        own = matched_width(self.at.features, GROUPS, classes, hidden_layers=2, parameters=size)
-        prior = prior_of(self.signals[0])
-        return explaining_mlp(found, classes, hidden_layers=2, width=own, prior=prior)
+        size, classes = sum(p.numel() for p in self.plain(width).parameters()), self.examples[0].classes
+        own = matched_width(self.features, GROUPS, classes, hidden_layers=2, parameters=size)
+        return explaining_mlp(found, classes, hidden_layers=2, width=own, prior=self.prior)
 
-    def taught(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    def once(self, name: str, seed: int, make: Callable[[], Made]) -> Made:
+        if (name, seed) not in self._made:
+            self._made[name, seed] = make()
+        made: Made = self._made[name, seed]
+        return made
+
+    def taught(self, name: str, seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         """A teacher, trained on the labels; read back where it is there."""
-        setting = self.at.setting
-        torch.manual_seed(draw_seed(name, self.seed))
-        model, _ = distill(
-            build(), self.at.examples[0], training=setting.steps(REAL_STEPS + MORE_STEPS, 2e-3), seed=self.seed, show="nothing",
-            log_every=10**6, out=setting.kept / "teachers" / f"{name.replace(' ', '_')}-{self.seed}",
-        )  # fmt: skip
-        return model.eval()
 
-    @cached_property
-    def black_box(self) -> nn.Module:
-        return self.taught("teacher", lambda: self.plain(self.at.setting.teacher))
+        def trained() -> nn.Module:
+            torch.manual_seed(draw_seed(name, seed))
+            model, _ = distill(
+                build(), self.examples[0], training=self.setting.steps(REAL_STEPS + MORE_STEPS, 2e-3), seed=seed, show="nothing",
+                log_every=10**6, out=self.setting.kept / "teachers" / f"{name.replace(' ', '_')}-{seed}",
+            )  # fmt: skip
+            return model.eval()
 
-    @cached_property
-    def signals(self) -> tuple[TeacherSignal, TeacherSignal]:
-        """What the black box says of training and test examples."""
-        train, test = self.at.examples
-        return signal_on(self.black_box, train), signal_on(self.black_box, test)
+        return self.once(name, seed, trained)
 
-    @cached_property
-    def explaining(self) -> nn.Module:
-        found, _ = self.at.found, self.signals  # made before the seed of the weights is set
-        return self.taught("explaining teacher", lambda: self.grouped(found, self.at.setting.teacher))
+    def black_box(self, seed: int) -> nn.Module:
+        return self.taught("teacher", seed, lambda: self.plain(self.setting.teacher))
 
-    @cached_property
-    def of_random_groups(self) -> nn.Module:
-        found, _ = self.at.random, self.signals
-        return self.taught("teacher of random groups", lambda: self.grouped(found, self.at.setting.teacher))
+    def explaining_model(self, seed: int) -> nn.Module:
+        found, _ = self.found, self.prior  # made before the seed of the weights is set
+        return self.taught("explaining teacher", seed, lambda: self.grouped(found, self.setting.teacher))
 
-    def said(self, teacher: nn.Module, order: Tensor | None = None) -> Cached:
-        """Predictions and explanations of a teacher, kept; `order` gives each example the explanations of another one."""
-        train = self.at.examples[0]
-        why = torch.stack([signal.logits for signal in explanation_signals(teacher, train)], dim=1)
-        return Cached(signal_on(teacher, train), explanations=why if order is None else why[order])
+    def signal(self, seed: int) -> TeacherSignal:
+        """What the black box says of the training examples."""
+        return self.once("signal", seed, lambda: signal_on(self.black_box(seed), self.examples[0]))
 
-    @property
-    def moved(self) -> Tensor:
-        """The placebo's order: another example of the same class."""
-        labels = self.at.examples[0].labels
-        generator = torch.Generator().manual_seed(draw_seed("placebo", self.seed))
+    def test_signal(self, seed: int) -> TeacherSignal:
+        return self.once("test signal", seed, lambda: signal_on(self.black_box(seed), self.examples[1]))
+
+    def explaining(self, seed: int) -> Cached:
+        return self.once("said", seed, lambda: self.said(self.explaining_model(seed)))
+
+    def shuffled(self, seed: int) -> Cached:
+        """A placebo: each example gets the explanations of another one of its class."""
+        labels = self.examples[0].labels
+        generator = torch.Generator().manual_seed(draw_seed("placebo", seed))
         order = torch.arange(len(labels))
         for label in labels.unique().tolist():
             places = (labels == label).nonzero().flatten()
             order[places] = places[torch.randperm(len(places), generator=generator)]
-        return order
+        return self.once("shuffled", seed, lambda: self.said(self.explaining_model(seed), order))
 
-    @property
+    def of_random_groups(self, seed: int) -> Cached:
+        found, _ = self.random, self.prior
+        build = lambda: self.grouped(found, self.setting.teacher)  # noqa: E731
+        return self.once("random", seed, lambda: self.said(self.taught("teacher of random groups", seed, build)))
+
+    def said(self, teacher: nn.Module, order: Tensor | None = None) -> Cached:
+        """Predictions and explanations of a teacher, kept."""
+        train = self.examples[0]
+        why = torch.stack([signal.logits for signal in explanation_signals(teacher, train)], dim=1)
+        return Cached(signal_on(teacher, train), explanations=why if order is None else why[order])
+
+    @cached_property
     def task(self) -> Task:
-        width = self.at.setting.student
+        width = self.setting.student
         return Task(
             "classification",
-            transfer=self.at.examples[0],
+            transfer=self.examples[0],
+            test=self.examples[1],
             student={
                 "plain": lambda: self.plain(width),
-                "grouped": lambda: self.grouped(self.at.found, width),
-                "random groups": lambda: self.grouped(self.at.random, width),
+                "grouped": lambda: self.grouped(self.found, width),
+                "random groups": lambda: self.grouped(self.random, width),
             },
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from explanations_setup import GROUPS, MORE_STEPS, REAL_STEPS, TINY, Material, Seed, Setting
-from safetensors.torch import load_file
+from explanations_setup import GROUPS, MORE_STEPS, REAL_STEPS, TINY, Material
 
-from fractionate import report
+from fractionate import Recipe, report
 from fractionate.diagnosis import explain, save_table, second_derivatives
 from fractionate.diagnosis.feature_groups import between_groups
-from fractionate.records import Effect, Explanations, Run, Study
-from fractionate.study.effects.contrasts import Contrast, effects
-from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.records import Effect, Explanations, Study
+from fractionate.study import Arm, trained_student
 
 RESULTS = Path(__file__).parent / "results"
 COMMAND = "PYTHONPATH=src python lab/study_explanations.py"
@@ -28,14 +27,16 @@ ARMS = (
     "ked shuffled",
     "ked random groups",
 )
+ALONE, BEGUN = " alone", ", begun"  # how arms of one superfeature, and the first parts of arms, are named
 PLACEBOS = {"ked shuffled", "ked random groups"}
 PROTOCOL = (
     f"Made by `{COMMAND}`. KED (Chowdhury et al., arXiv 2310.02572) on four data sets at two sizes, {{seeds}} seeds, M = {GROUPS}. "
     "Black-box teacher: two ReLU layers; explaining teacher of its size; plain and grouped students matched in size. λ = μ = 0.7, "
     "as in the paper, T = τ = {temperature:g} (the paper: 10), nothing tuned. "
     f"{REAL_STEPS} steps on real data, then {MORE_STEPS} more, on real data or on as many chimeras; batch 50. "
-    "Teachers are trained anew for every seed, on the examples of the students; superfeatures are "
-    "those of the first seed's black box. Fashion-MNIST is a part of 4,000 training and 2,000 test pictures: a small study.\n\n"
+    "Teachers are trained anew for every seed, on the examples of the students; superfeatures "
+    "and the prior of explaining models are those of the first seed's black box. "
+    "Fashion-MNIST is a part of 4,000 training and 2,000 test pictures: a small study.\n\n"
     "Columns: data, size of training set. Paired differences over seeds, 95 % t intervals, verdicts after Holm over all contrasts "
     "of a column. *hard grouped*: the grouped student on the labels. *kd grouped*: the explaining teacher's prediction alone "
     "(μ = 0). *ked shuffled*: the explanations of another example of the class. *ked random groups*: everything from random "
@@ -54,55 +55,30 @@ STEPS = (  # what each is a step of
 )
 
 
-def read(setting: Setting, seeds: int) -> list[Run]:
-    return [run for run in map(Run.load, sorted(setting.kept.glob("*-[0-9]*.json"))) if run.seed < seeds]
+def shown(study: Study) -> Study:
+    """The study without the first parts of its arms."""
+    arms = tuple(arm for arm in study.arms if not arm.endswith(BEGUN))
+    return replace(study, arms=arms, runs=tuple(run for run in study.runs if run.arm in arms))
 
 
-def study_of(setting: Setting, seeds: int) -> Study:
-    runs = read(setting, seeds)
-    alone = sorted({run.arm for run in runs if run.arm.endswith(" alone")})
-    arms = (*ARMS, *alone)
-    contrasts = [Contrast(arm, "hard", arm in PLACEBOS) for arm in ARMS[1:]]
-    contrasts += [Contrast(arm, against) for arm, against, _ in STEPS if against != "hard"]
-    contrasts += [Contrast(arm, "kd grouped") for arm in alone]
-    metrics = infos(CLASSIFICATION)
-    found = [e for metric in metrics for e in effects(runs, contrasts, metric=metric)]
-    order = {arm: place for place, arm in enumerate(arms)}
-    return Study(
-        name=setting.name,
-        metrics=metrics,
-        baseline="hard",
-        arms=arms,
-        seeds=tuple(range(seeds)),
-        runs=tuple(sorted(runs, key=lambda run: (order[run.arm], run.seed))),
-        effects=tuple(found),
-        data={"name": setting.data, "examples": setting.train, "test": setting.test},
-        settings={"command": COMMAND, "steps": REAL_STEPS + MORE_STEPS, "superfeatures": GROUPS, "batch_size": 50},
-        wall_seconds=sum(run.wall_seconds for run in runs),
-    )
-
-
-def explanations_of(setting: Setting, study: Study) -> Explanations:
-    at = Material(setting)
-    first, (train, test), found = Seed(at, 0), at.examples, at.found
-    student = first.grouped(found, setting.student)
-    student.load_state_dict(load_file(setting.kept / "student.safetensors"))
+def explanations_of(at: Material, study: Study, arms: Mapping[str, Recipe | Arm]) -> Explanations:
+    setting, (train, test), found = at.setting, at.examples, at.found
     paid = {
         e.arm.split()[1]: e
         for e in study.effects
-        if e.metric == "accuracy" and e.arm.endswith(" alone") and e.against == "kd grouped"
+        if e.metric == "accuracy" and e.arm.endswith(ALONE) and e.against == "kd grouped"
     }
-    strength = second_derivatives(first.black_box, train.inputs[:1000])
+    black_box = at.black_box(0)
     return explain(
-        student,
-        first.explaining,
+        trained_student(setting.kept, "ked", 0, at.task, arms=arms),
+        at.explaining_model(0),
         test,
         found,
         name=setting.name,
         shown=40,
         paid=paid,
-        black_box=first.black_box,
-        interaction=between_groups(strength, found),
+        black_box=black_box,
+        interaction=between_groups(second_derivatives(black_box, train.inputs[:1000]), found),
     )
 
 
@@ -139,9 +115,7 @@ def tables(studies: Sequence[Study]) -> list[str]:
         lines += [row(arm, against, metric, f"{arm} − {against}: {words}") for arm, against, words in STEPS]
     lines += ["", "## One superfeature's explanation alone, against kd grouped: accuracy, points", ""]
     for s in studies:
-        mine = [
-            e for e in s.effects if e.arm.endswith(" alone") and e.metric == "accuracy" and e.against == "kd grouped"
-        ]
+        mine = [e for e in s.effects if e.arm.endswith(ALONE) and e.metric == "accuracy" and e.against == "kd grouped"]
         if mine:
             lines.append(f"- {s.name}: " + "; ".join(f"{e.arm.split()[1]} {cell(e)}" for e in mine))
     return lines
@@ -170,20 +144,21 @@ def described(records: Sequence[Explanations]) -> list[str]:
     return lines
 
 
-def write(settings: Sequence[Setting], seeds: int) -> None:
+def write(found: Sequence[tuple[Material, Study, Mapping[str, Recipe | Arm]]]) -> None:
+    """Tables, page and records."""
+    settings = [at.setting for at, _, _ in found]
     temperature = settings[0].temperature
     name = "study_explanations" + ("" if temperature == 10 else f"_T{temperature:g}")
     one = f' --only "{settings[0].data}, {settings[0].size}"' if len(settings) == 1 else ""
     command = COMMAND + ("" if temperature == 10 else f"{one} --temperature {temperature:g}")
-    studies = [study_of(setting, seeds) for setting in settings]
-    records = [explanations_of(s, study) for s, study in zip(settings, studies, strict=True)]
-    for setting, study, record in zip(settings, studies, records, strict=True):
-        study.save(setting.kept / "study.json")
+    records = [explanations_of(*each) for each in found]
+    studies = [shown(study) for _, study, _ in found]
+    for setting, record in zip(settings, records, strict=True):
         record.save(setting.kept / "explanations.json")
     save_table(records[0], settings[0].kept.parent / "explanations.csv")
-    about = PROTOCOL.replace(COMMAND, command).format(seeds=seeds, temperature=temperature)
+    about = PROTOCOL.replace(COMMAND, command).format(seeds=len(studies[0].seeds), temperature=temperature)
     body = "\n".join([f"# {name}", "", about, "", *tables(studies), *described(records), ""])
-    results = settings[0].kept.parent if settings == TINY else RESULTS
+    results = settings[0].kept.parent if tuple(settings) == TINY else RESULTS
     (results / f"{name}.md").write_text(body)
     report([*studies, *records], results / f"{name}.html", title="Do explanations pay?", command=command)
     print(body)

@@ -17,6 +17,7 @@ from fractionate.study import attention_arm, compare_maps, layer_sensitivity
 from fractionate.study.attention_measures import top_eigenvalue
 from fractionate.study.effects.contrasts import Contrast, effects, paired, values_of
 from fractionate.study.preference import preference
+from fractionate.teachers import Online
 
 COMMAND = "PYTHONPATH=src python lab/study_quantized.py"
 UNTRAINED = ("full precision", "quantized without training")
@@ -36,10 +37,10 @@ def completed(cell: Cell, study: Study) -> Study:
         "history": (),
         "note": "not trained: the same for every seed",
     }
+    with Online(cell.teacher).open(cell.task, split, None, cell.task.inside) as teacher:
+        scores = {arm: cell.task.evaluate(model, split, teacher) for arm, model in models.items()}
     runs = [
-        replace(study.runs[0], arm=arm, seed=seed, test=cell.task.evaluate(model, split), **note)
-        for arm, model in models.items()
-        for seed in study.seeds
+        replace(study.runs[0], arm=arm, seed=seed, test=scores[arm], **note) for arm in models for seed in study.seeds
     ]
     every = (*study.runs, *runs)
     contrasts = [Contrast(arm, "no KD") for arm in study.arms if arm != "no KD"]

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 from quantized_tasks import TINY, Texts, fine_tuned, parts
-from quantized_watch import ATTENTION, Watched
 from torch import nn
 
 from fractionate import Task, TeacherSignal
@@ -61,17 +60,15 @@ class Cell:
         """Judged by test texts that are read once for each run; what became of attention is measured on them too."""
         test = parts(self.name, self.out)[2].take(0, TESTED[self.name]).by_length()
         return Task(
-            Watched(self.teacher), name=NAMES[self.name], transfer=self.texts.loader(), test=test.loader(),
-            student=self.student, metrics=("accuracy", "nll", "ece", *ATTENTION), batch_size=32,
+            "classification", name=NAMES[self.name], transfer=self.texts.loader(), test=test.loader(),
+            student=self.student, metrics=("accuracy", "nll", "ece", "ranking-loss", "cover-length"), batch_size=32,
         )  # fmt: skip
 
     @property
     def tuned_on(self) -> Task:
         """The same students on 200 validation texts, for the learning rate."""
         validation = parts(self.name, self.out)[1].take(0, 200).by_length()
-        return replace(
-            self.task, validation=validation.loader(), test=None, kind="classification", metrics=("accuracy", "nll")
-        )
+        return replace(self.task, validation=validation.loader(), test=None, metrics=("accuracy", "nll"))
 
     @cached_property
     def signal(self) -> TeacherSignal:

@@ -12,49 +12,66 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from explanations_setup import GROUPS, SETTINGS, TINY, Material, Seed, Setting
-from explanations_tables import write
-from explanations_training import Arms, train
+from explanations_setup import GROUPS, MORE_STEPS, REAL_STEPS, SETTINGS, TINY, Material, Setting
+from explanations_tables import ALONE, BEGUN, PLACEBOS, STEPS, write
 
-from fractionate import Objective, Recipe
+from fractionate import Objective, Recipe, dissect
 from fractionate.losses.terms import Explanations, ked, paper_objective
+from fractionate.records import Study
+from fractionate.study import Arm
 
 SEEDS, SHARE = 10, 0.7
 
 
-def arms_of(own: Seed) -> Arms:
-    """Recipe and teacher of each arm: three teachers, new ones for every seed, so that `dissect` with its one has no place here."""
-    setting = own.at.setting
-    objective = replace(paper_objective(), temperature=setting.temperature)
+def arms_of(at: Material) -> dict[str, Recipe | Arm]:
+    """Every arm in two parts: steps on real data, then as many again on real data or, for two arms, on chimeras."""
+    setting, objective = at.setting, replace(paper_objective(), temperature=at.setting.temperature)
+    begun, more = setting.steps(REAL_STEPS, 5e-3), setting.steps(MORE_STEPS, 2e-3)
 
     def explained(student: str, weights: tuple[float, ...] | None = None) -> Recipe:
         term = Explanations(Objective("kd", setting.temperature, 1.0, divergence="forward-kl"), weights=weights)
         return Recipe(student=student, **ked(objective, share=SHARE, explanations=term))
 
-    taught, drawn = own.said(own.explaining), own.said(own.of_random_groups)
-    arms: dict[str, tuple[Recipe, object]] = {
-        "hard": (Recipe(student="plain"), None),
-        "hard grouped": (Recipe(student="grouped"), None),
-        "kd": (Recipe(student="plain", objective=objective), own.signals[0]),
-        "kd grouped": (Recipe(student="grouped", objective=objective), taught),
-        "ked": (explained("grouped"), taught),
-        "ked shuffled": (explained("grouped"), own.said(own.explaining, own.moved)),
-        "ked random groups": (explained("random groups"), drawn),
+    found: dict[str, Arm] = {
+        "hard": Arm(Recipe(student="plain"), role="baseline"),
+        "hard grouped": Arm(Recipe(student="grouped")),
+        "kd": Arm(Recipe(student="plain", objective=objective)),
+        "kd grouped": Arm(Recipe(student="grouped", objective=objective), teacher=at.explaining),
+        "ked": Arm(explained("grouped"), teacher=at.explaining),
+        "ked shuffled": Arm(explained("grouped"), teacher=at.shuffled),
+        "ked random groups": Arm(explained("random groups"), teacher=at.of_random_groups),
     }
-    for m, name in enumerate(own.at.found.names if setting.alone else ()):
-        arms[f"ked {name} alone"] = (explained("grouped", tuple(float(i == m) for i in range(GROUPS))), taught)
+    for m, name in enumerate(at.found.names if setting.alone else ()):
+        own = explained("grouped", tuple(float(i == m) for i in range(GROUPS)))
+        found[f"ked {name}{ALONE}"] = Arm(own, teacher=at.explaining)
+    arms: dict[str, Recipe | Arm] = {}
+    mixed = f"chimeras({at.found.groups!r}, size={50 * (more.steps or 0)})"
+    models = {"kd": at.black_box, "ked": at.explaining_model}  # of chimeras there are no stored answers
+    for name, arm in found.items():
+        arms[name + BEGUN] = replace(arm, recipe=replace(arm.recipe, training=begun), role="start")
+        own = replace(arm, recipe=replace(arm.recipe, training=more), start=name + BEGUN)
+        arms[name] = replace(own, placebo_of="ked" if name in PLACEBOS else "")
+        if name in models:
+            arms[f"{name} + chimeras"] = replace(own, recipe=replace(own.recipe, data=(mixed,)), teacher=models[name])
     return arms
 
 
-def main(settings: Sequence[Setting], seeds: int = SEEDS) -> None:
+def studied(at: Material, arms: dict[str, Recipe | Arm], seeds: int, workers: int) -> Study:
+    """Every arm and seed at one setting; a finished student is read back."""
+    contrasts = [
+        *((arm, against) for arm, against, _ in STEPS),
+        *((n, "kd grouped") for n in arms if n.endswith(ALONE)),
+    ]
+    return dissect(
+        at.task, arms, at.signal, test_signal=at.test_signal, contrasts=contrasts, seeds=seeds, workers=workers,
+        out=at.setting.kept, keep="weights", name=at.setting.name, progress="off",
+    )  # fmt: skip
+
+
+def main(settings: Sequence[Setting], seeds: int = SEEDS, workers: int = 2) -> None:
     torch.set_num_threads(1)
-    for setting in settings:
-        at = Material(setting)
-        for own in map(at.of, range(seeds)):
-            if not (setting.kept / f"done-{own.seed}").exists():
-                train(own, arms_of(own))
-                (setting.kept / f"done-{own.seed}").touch()
-    write(settings, seeds)
+    material = [(at, arms_of(at)) for at in map(Material, settings)]
+    write([(at, studied(at, arms, seeds, workers), arms) for at, arms in material])
 
 
 if __name__ == "__main__":

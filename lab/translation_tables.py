@@ -71,7 +71,7 @@ def tell(study: Study, at: Material, heard: HiddenStates, heard_test: HiddenStat
     size = at.size
     split = at.task.splits.test
     assert split is not None
-    scores = at.task.evaluate(at.teacher, split, heard_test.signal_for)
+    scores = at.task.evaluate(at.teacher, split, heard_test)
     signed = quality([text for _, text in at.test.texts], [text for _, text in at.test.texts])
     count = sum(p.numel() for p in at.teacher.parameters())
     small = study.runs[0].parameters

@@ -19,13 +19,12 @@ from fractionate.study.attention_measures import (
     MapChange,
     attention_arm,
     compare_maps,
-    cover_length_ratio,
     layer_sensitivity,
     norm_analysis,
     output_ranges,
-    ranking_loss,
     top_eigenvalue,
 )
+from fractionate.tasks.attention_metrics import cover_length_ratio, ranking_loss
 from fractionate.teachers import Cached
 from fractionate.training import distill
 from fractionate.training.recipe import Recipe

@@ -55,10 +55,12 @@ def test_study_of_explanations(lab: Path) -> None:
     study.main(study.TINY, 2)
     (setting,) = study.TINY
     found = Study.load(setting.kept / "study.json")
-    assert {run.status for run in found.runs} == {"completed"} and len(found.arms) == 13 and len(found.runs) == 26
+    assert {run.status for run in found.runs} == {"completed"} and len(found.arms) == 24 and len(found.runs) == 48
+    pairs = {(e.arm, e.against) for e in found.effects}
+    assert ("ked + chimeras", "kd + chimeras") in pairs and not any("begun" in name for pair in pairs for name in pair)
     assert (setting.kept.parent / "study_explanations.html").exists()
     table = (setting.kept.parent / "study_explanations.md").read_text()
     assert "ked + chimeras − ked" in table and "One superfeature's explanation alone" in table
-    before = {file: file.read_bytes() for file in setting.kept.glob("*.json")}
+    before = {file: file.read_bytes() for folder in ("runs", "students") for file in (setting.kept / folder).iterdir()}
     study.main(study.TINY, 2)  # nothing is trained again
-    assert all(file.read_bytes() == content for file, content in before.items() if file.name != "explanations.json")
+    assert len(before) == 96 and all(file.read_bytes() == content for file, content in before.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,17 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError, NumericsError, ResourceError
 from fractionate.records import MetricInfo
-from fractionate.tasks import CLASSIFICATION, Predictions, area_metrics, evaluate_metrics, info, kinds, metrics, scores
+from fractionate.tasks import (
+    CLASSIFICATION,
+    AttentionStates,
+    Predictions,
+    area_metrics,
+    evaluate_metrics,
+    info,
+    kinds,
+    metrics,
+    scores,
+)
 from fractionate.tasks.evaluate import Tally
 from fractionate.tasks.metric import Metric
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -29,7 +40,8 @@ from fractionate.theory.topk_signal import CompactSignal
 NUMBERS = ("rmse", "mae", "r2")
 TEXTS = ("bleu", "chrf")
 LABELS = ("label-f1", "exact-match")
-CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS))
+ATTENTION = ("ranking-loss", "cover-length")
+CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS, *ATTENTION))
 
 
 def predictions(
@@ -48,6 +60,14 @@ def texts(written: Sequence[Sequence[int]], labels: Tensor, **batch: Any) -> Pre
     return Predictions(logits=logits, labels=flat, place=place, batch=made, generated=written)
 
 
+def compared(logits: Tensor, labels: Tensor, scores: Tensor, index: Tensor | None = None, **batch: Any) -> Predictions:
+    """Student and teacher with attention scores [2, layers, examples, heads, tokens, tokens]."""
+    valid = torch.arange(6) < (torch.arange(len(labels)) if index is None else index)[:, None] % 4 + 3
+    ours, theirs = (AttentionStates(2, dict(enumerate(one)), {}, {}, valid) for one in scores)
+    made = predictions(logits, labels, index, **batch)
+    return replace(made, attention=ours, teacher=replace(made, attention=theirs))
+
+
 def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
     """Predictions that fit the metric, and a teacher's signal."""
     generator = torch.Generator().manual_seed(seed)
@@ -61,6 +81,8 @@ def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
     classes = 2 if name in LABELS else 4
     logits = 2 * torch.randn(rows, classes, generator=generator)
     labels = torch.randint(classes, (rows,), generator=generator)
+    if name in ATTENTION:
+        return compared(logits, labels, torch.randn(2, 2, rows, 3, 6, 6, generator=generator)), None
     return predictions(logits, labels), TeacherSignal(torch.randn(rows, classes, generator=generator), labels)
 
 
@@ -73,6 +95,12 @@ def some(said: Predictions, signal: Any, index: Tensor) -> tuple[Predictions, An
     else:
         assert said.logits is not None
         part = predictions(said.logits[index], said.labels[index], index, **kept)
+        if said.attention is not None and said.teacher is not None and said.teacher.attention is not None:
+            pair = [
+                torch.stack([one.scores[i][index] for i in range(2)])
+                for one in (said.attention, said.teacher.attention)
+            ]
+            part = compared(said.logits[index], said.labels[index], torch.stack(pair), index, **kept)
     return part, None if signal is None else signal.take(index)
 
 
@@ -102,7 +130,7 @@ def test_a_metric_says_how_it_is_read(name: str) -> None:
     assert metric == metrics[name] and metric == pickle.loads(pickle.dumps(metric))  # workers get it
     assert info(metric) == MetricInfo(name, metric.unit, metric.better, metric.margin, metric.counts)
     assert info(metric) == MetricInfo.from_json(info(metric).to_json())
-    assert bool(metric.needs.generated) == (name in TEXTS) == metric.final_only
+    assert bool(metric.needs.generated) == (name in TEXTS) and metric.final_only == (name in (*TEXTS, *ATTENTION))
 
 
 @pytest.mark.parametrize("name", ["f1('micro')", "label-f1('micro')", "ece(10)", "auc(bins=64)"])
@@ -116,7 +144,7 @@ def test_without_rows_there_is_no_value(name: str) -> None:
     assert metric.value(metric.start()) is None and metric.value(metric.merge([metric.start()] * 2)) is None
     said, signal = drawn(name, 6)
     if name not in TEXTS:  # a corpus has no weights
-        said = some(said, None, torch.arange(6))[0]
+        said = replace(some(said, None, torch.arange(6))[0], teacher=None)
         weightless = predictions(said.required_logits, said.labels, weight=torch.zeros(6))
         assert measured(metric, (weightless, signal)) is None
     if metric.reads_teacher:

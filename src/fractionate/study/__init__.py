@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fractionate.study.attention_measures import compare_maps as compare_maps
     from fractionate.study.attention_measures import layer_sensitivity as layer_sensitivity
     from fractionate.study.dissection import dissect as dissect
+    from fractionate.study.kept_students import trained_student as trained_student
     from fractionate.study.pilot import PilotPlan as PilotPlan
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -20,6 +21,7 @@ else:
             "arms": ("Arm",),
             "attention_measures": ("attention_arm", "compare_maps", "layer_sensitivity"),
             "dissection": ("dissect",),
+            "kept_students": ("trained_student",),
             "pilot": ("PilotPlan",),
         },
     )

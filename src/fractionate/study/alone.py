@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from fractionate.data.parts import subset
 from fractionate.errors import NumericsError
 from fractionate.models.modes import eval_mode
 from fractionate.records import Point, Run
+from fractionate.study.arms import Settings
 from fractionate.study.run_record import with_mechanism
 from fractionate.study.setup import Setup, Trial
 from fractionate.tasks.predictions import NOTHING, evenly
@@ -68,22 +70,29 @@ class AlongTask(Along):
         return Point(step=step, loss=loss, validation=self.task.evaluate(student, some, final=False))
 
 
-def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -> tuple[Run, nn.Module | None]:
+def train_alone(
+    setup: Setup, trial: Trial, advance: Advance, *, backend: str, start: nn.Module | None = None
+) -> tuple[Run, nn.Module | None]:
     """Train the student of one trial: its record, and the model (None where it diverged).
 
-    Convolutions run with their channels last, which is up to twice as fast on a CPU. `backend` goes into the record.
+    Convolutions run with their channels last, which is up to twice as fast on a CPU. `backend` goes into the record; `start` is the
+    trained student of the variant that this one goes on from.
     """
     arm, seed = trial.arm, trial.seed
     recipe = arm.recipe_for(seed)
-    task, source = setup.part(arm.share, seed)
-    task = replace(task, student=_channels_last(task))
+    task, source = setup.part(arm, seed)
+    student = _channels_last(task)
+    if start is not None:
+        begun = copy.deepcopy(start).train()
+        student = {recipe.student: lambda: begun}
+    task = replace(task, student=student)
     steps = recipe.training.steps_for(len(task.splits.transfer))
     count = setup.measured_points(recipe.training, arm.share)
     measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
     stack_setup = setup.stack_setup(arm, [seed]) if arm.plain else None
     kind = Along if stack_setup is not None else AlongTask
     along = kind(measured, task, stack_setup, StackMember(arm.name, seed, recipe.objective), advance)
-    settings = {**setup.settings, **arm.settings, "backend": backend}
+    settings = {**setup.settings_of(arm, seed), "backend": backend}
     model: nn.Module | None
     try:
         model, run = distill(
@@ -92,8 +101,8 @@ def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -
             recipe=recipe,
             seed=seed,
             arm=arm.name,
-            validation_signal=setup.held_out.get("validation"),
-            test_signal=setup.held_out.get("test"),
+            validation_signal=setup.held("validation", seed),
+            test_signal=setup.held("test", seed),
             observer=along,
             log_every=steps,
             show="nothing",
@@ -105,7 +114,7 @@ def train_alone(setup: Setup, trial: Trial, advance: Advance, *, backend: str) -
     return replace(run, settings=settings), model
 
 
-def diverged(trial: Trial, settings: dict[str, str | float | int | bool | None], steps: int, reason: str) -> Run:
+def diverged(trial: Trial, settings: Settings, steps: int, reason: str) -> Run:
     """The record of a training whose numbers stopped being finite."""
     return Run(
         arm=trial.arm.name,

@@ -23,6 +23,7 @@ from fractionate.theory.cells import PLACEBOS, Cell, as_cell
 from fractionate.training.recipe import Recipe
 
 BASELINE = "hard"
+OWN = "its own"  # in place of a variant's teacher
 PLAIN = Recipe()
 LADDER: tuple[str, ...] = ("hard", "ls", "class-mean * uniform", "class-mean", "instance * class-mean", "kd")
 FACTORIAL: tuple[str, ...] = (
@@ -38,7 +39,7 @@ PLACES: dict[Place | None, Cell] = {None: as_cell("hard")} | {
 
 Factors = tuple[float, float, str, float, float]  # temperature, teacher weight, divergence, share, learning rate
 Settings = dict[str, str | float | int | bool | None]
-Role = Literal["", "baseline", "recommended", "usual"]
+Role = Literal["", "baseline", "recommended", "usual", "start"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,11 @@ class Arm:
 
     Args:
         placebo_of: The variant whose control this is: as good in form, wrong about examples or classes.
-        role: "recommended" and "usual" are the recipe that a diagnosis gives and T = 4 / 0.9; "baseline" is compared against.
+        role: "recommended" and "usual" are the recipe that a diagnosis gives and T = 4 / 0.9; "baseline" is compared against;
+            "start" is trained for others to start from and compared with nothing.
         compared: The factors it is compared at; its own but where these were tuned, variant by variant.
+        teacher: A teacher of its own, in any form that `dissect` takes: one for all seeds, a mapping, or a function of the seed.
+        start: The variant whose trained student, of the same seed, it goes on from; its own preparations come on top.
     """
 
     recipe: Recipe
@@ -57,6 +61,13 @@ class Arm:
     role: Role = ""
     name: str = ""
     compared: Factors | None = None
+    teacher: Any = None
+    start: Arm | str = ""
+
+    def detached(self) -> Arm:
+        """The same with the mark of a teacher of its own in place of it: what goes to workers, which have the teachers already."""
+        start = self.start.detached() if isinstance(self.start, Arm) else self.start
+        return replace(self, teacher=None if self.teacher is None else OWN, start=start)
 
     @property
     def hard(self) -> bool:
@@ -75,7 +86,8 @@ class Arm:
     def plain(self) -> bool:
         """Whether it differs from others in its objective and training alone."""
         own = self.recipe
-        return not (own.specs or own.preparations or own.data) and own.objective_weight == 1
+        alone = not (own.specs or own.preparations or own.data) and own.objective_weight == 1
+        return alone and self.teacher is None and not self.start
 
     @property
     def temperature(self) -> float:
@@ -123,7 +135,14 @@ class Arm:
         for name, parts in (("terms", own.specs), ("preparations", own.preparations), ("transforms", own.data)):
             if parts:
                 found[name] = canonical_text(parts)
+        if isinstance(self.start, Arm):
+            found["start"] = f"{self.start.name}: {self.start.settings}"
         return found
+
+    @property
+    def chain(self) -> tuple[Arm, ...]:
+        """The variants that its student goes through, the first start first, it last."""
+        return (*(self.start.chain if isinstance(self.start, Arm) else ()), self)
 
     def meets(self, other: Arm) -> bool:
         """Whether two variants differ in the cell alone; the hard one fits any temperature, weight and divergence."""
@@ -213,29 +232,52 @@ def make_arms(
 
 
 def named_arms(given: Mapping[str, Recipe | Arm]) -> tuple[Arm, ...]:
-    """The variants of a mapping from names to recipes. Raises `ConfigError` for placebos of variants that are not there."""
-    arms = tuple(replace(arm if isinstance(arm, Arm) else Arm(arm), name=name) for name, arm in given.items())
-    unknown = [f"{arm.name}: placebo of {arm.placebo_of!r}" for arm in arms if arm.placebo_of not in ("", *given)]
-    if len(arms) < 2 or unknown:
+    """The variants of a mapping from names to recipes, each with the variant it starts from.
+
+    Raises `ConfigError` for placebos and starts that are not there, and for variants that start from each other.
+    """
+    arms = {name: replace(arm if isinstance(arm, Arm) else Arm(arm), name=name) for name, arm in given.items()}
+    wrong = [
+        f"{arm.name}: placebo of {arm.placebo_of!r}" for arm in arms.values() if arm.placebo_of not in ("", *given)
+    ]
+    starts = {name: arm.start.name if isinstance(arm.start, Arm) else arm.start for name, arm in arms.items()}
+    wrong += [f"{name}: starts from {start!r}" for name, start in starts.items() if start not in ("", *given)]
+
+    def started(name: str, before: tuple[str, ...] = ()) -> Arm:
+        if name in before:
+            raise ConfigError("variants start from each other", got=" → ".join((*before, name)))
+        return replace(arms[name], start=started(starts[name], (*before, name)) if starts[name] else "")
+
+    if len(arms) < 2 or wrong:
         raise ConfigError(
             "the variants of the study cannot be compared",
-            expected="at least two recipes by name, placebos of names among them",
-            got="; ".join(unknown) or f"{len(arms)} variant(s)",
+            expected="at least two recipes by name, placebos and starts of names among them",
+            got="; ".join(wrong) or f"{len(arms)} variant(s)",
         )
-    return arms
+    return tuple(map(started, arms))
 
 
 def baseline_of(arms: Sequence[Arm]) -> str:
     """The variant that others are compared with: the one with that role, else the first that uses no teacher, else the first."""
+    arms = [arm for arm in arms if arm.role != "start"] or list(arms)
     chosen = [arm for arm in arms if arm.role == "baseline"] + [arm for arm in arms if not arm.recipe.uses_teacher]
-    return (chosen or list(arms))[0].name
+    return (*chosen, *arms)[0].name
 
 
-def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contrast, ...]:
-    """Every arm against the baseline of its share and learning rate, and every cell against its placebos at the same factors."""
+def make_contrasts(
+    arms: Sequence[Arm], baseline: str = BASELINE, further: Sequence[tuple[str, str] | Contrast] = ()
+) -> tuple[Contrast, ...]:
+    """Every arm against the baseline of its share and learning rate, every cell against its placebos at the same factors.
+
+    `further` pairs come on top. Variants that are only a start are compared where `further` names them. Raises `ConfigError` for
+    names of no variant.
+    """
     found: list[Contrast] = []
+    named = [a for a in arms if a.name == baseline] or [a for a in arms if _is_named(a, baseline)]
     for arm in arms:
-        against = [a for a in arms if a.factors[3] == arm.factors[3] and _is_named(a, baseline)]
+        if arm.role == "start":
+            continue
+        against = [a for a in named if a.factors[3] == arm.factors[3]]
         same_rate = [a for a in against if a.factors[4] == arm.factors[4]]
         against = same_rate or against
         # at one baseline cell with several temperatures, like is compared with like
@@ -254,6 +296,17 @@ def make_contrasts(arms: Sequence[Arm], baseline: str = BASELINE) -> tuple[Contr
             by_cell = real is not None and other.plain and _base_name(other.cell) == real
             if other.name == arm.placebo_of or (by_cell and other.factors == arm.factors and not arm.placebo_of):
                 found.append(Contrast(other.name, arm.name))
+    names = [arm.name for arm in arms]
+    for pair in further:
+        one = pair if isinstance(pair, Contrast) else Contrast(*pair)
+        if one.arm == one.against or not {one.arm, one.against} <= set(names):
+            raise ConfigError(
+                "invalid value for contrasts",
+                expected=f"pairs of two of {', '.join(names)}",
+                got=f"({one.arm!r}, {one.against!r})",
+            )
+        if (one.arm, one.against) not in {(c.arm, c.against) for c in found}:
+            found.append(one)
     return tuple(dict.fromkeys(found))
 
 

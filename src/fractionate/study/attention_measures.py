@@ -22,42 +22,9 @@ from fractionate.models.outputs import Head, call, logits_of
 from fractionate.models.quantize import only
 from fractionate.records import ArmAttention, Interval, Matrix
 from fractionate.study.effects.contrasts import paired
+from fractionate.tasks.attention_metrics import cover_length_ratio, ranking_loss
 
-Maps = Float[Tensor, "batch heads tokens tokens"]
-Valid = Bool[Tensor, "batch tokens"]
 Batches = Sequence[tuple[Any, Tensor]]  # inputs and labels
-
-
-def ranking_loss(student: Maps, teacher: Maps, valid: Valid) -> Float[Tensor, "batch heads"]:
-    """Mean over rows of Σ_{i,j} max(0, −(S_i − S_j) sign(T_i − T_j)): how much of the teacher's order of tokens is lost.
-
-    0 where every row keeps the teacher's order. Rows and tokens of padding do not count; n times this is the paper's sum over
-    rows. Source: Liu et al. (PTQ4ViT, 2021) with margin 0, as used by Kim et al.
-    """
-    ours = student[..., :, None] - student[..., None, :]
-    theirs = teacher[..., :, None] - teacher[..., None, :]
-    tokens = valid[:, None, :, None, None] & valid[:, None, None, :, None] & valid[:, None, None, None, :]
-    lost = (-ours * theirs.sign()).clamp_min(0).masked_fill(~tokens, 0.0)
-    return lost.sum(dim=(2, 3, 4)) / valid.sum(dim=1)[:, None]
-
-
-def cover_length_ratio(student: Maps, teacher: Maps, valid: Valid, *, top: int = 5) -> Float[Tensor, "batch heads"]:
-    """How far down the student's order one must go to meet the teacher's `top` tokens, over the row's length; mean over rows.
-
-    min(top, n) / n where the student's first tokens are the teacher's, 1 where one of them comes last. Source: Kim et al.
-    """
-    tokens = student.shape[-1]
-    lengths = valid.sum(dim=1)
-    columns = valid[:, None, None, :]
-    order = student.masked_fill(~columns, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    place = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(1, tokens + 1, device=order.device).expand_as(order).contiguous()
-    )
-    best = teacher.masked_fill(~columns, -torch.inf).topk(min(top, tokens), dim=-1)
-    wanted = torch.isfinite(best.values)  # shorter rows have fewer than `top`
-    last = place.gather(-1, best.indices).masked_fill(~wanted, 0).amax(dim=-1)
-    ratio = (last.to(student.dtype) / lengths[:, None, None]).masked_fill(~valid[:, None, :], 0.0)
-    return ratio.sum(dim=-1) / lengths[:, None]
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ MOST_WORK = 4e6  # multiplications of a step of one student: parameters × batch
 CHECKED_STUDENTS = 2
 
 
-def why_not_stacked(setup: Setup, arms: Sequence[Arm], backend: Backend) -> str:
-    """Why these variants are trained one by one; empty where they are stacked.
+def why_not_stacked(setup: Setup, arms: Sequence[Arm], backend: Backend, seed: int = 0) -> str:
+    """Why these variants are trained one by one; empty where they are stacked. `seed` is one of the study's.
 
     Raises `MismatchError` where `backend="stacked"` was wanted and cannot be.
     """
     if backend == "loop":
         return "as wanted"
-    reason = _unfit(setup, arms)
+    reason = _unfit(setup, arms, seed)
     if not reason and backend == "auto":
         reason = _not_worth(setup, arms)
     if reason and backend == "stacked":
@@ -42,34 +42,36 @@ def why_not_stacked(setup: Setup, arms: Sequence[Arm], backend: Backend) -> str:
     return reason
 
 
-def _unfit(setup: Setup, arms: Sequence[Arm]) -> str:
+def _unfit(setup: Setup, arms: Sequence[Arm], seed: int) -> str:
     """What a stack has no place for."""
     first = arms[0]
+    if any(arm.start or arm.teacher is not None for arm in arms):
+        return "starts and teachers of single variants are not stacked"
     if not all(arm.plain for arm in arms):
         return "terms, preparations and transforms are not stacked"
     training = first.recipe.training
     unknown = [s for s in training.loop_settings if s != "precision" or training.precision == "float16"]
     if unknown:
         return f"a stack does not know {', '.join(unknown)}"
-    stack_setup = setup.stack_setup(first, [0])
+    stack_setup = setup.stack_setup(first, [seed])
     if stack_setup is None:
         return "not a plain classifier on one tensor in memory"
-    source = setup.source
+    _, source = setup.part(first, seed)
     dense = isinstance(source, Cached) and isinstance(source.cached, TeacherSignal)
     if any(arm.recipe.needs_teacher for arm in arms) and not dense:
         return "the teacher's signal is not dense in memory"
-    return _differs(setup, arms, stack_setup)
+    return _differs(setup, arms, stack_setup, seed)
 
 
-def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup) -> str:
+def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup, first: int) -> str:
     """Why a stack of such students is not the students alone: by one forward pass of both."""
-    task, _ = setup.part(arms[0].share, 0)
+    task, _ = setup.part(arms[0], first)
     modules = [task.model(arms[0].recipe.student, seed) for seed in range(CHECKED_STUDENTS)]
     if any(
         True for m in modules[0].modules() for name, _ in m.named_buffers(recurse=False) if name not in _persistent(m)
     ):
         return "buffers that are not in the state dict are not stacked"
-    members = [StackMember(arms[0].name, 0, None) for _ in modules]
+    members = [StackMember(arms[0].name, first, None) for _ in modules]
     try:
         stack = Stack(modules, [0] * len(modules))
         lookup = Lookup(stack_setup, members, layout=torch.contiguous_format)

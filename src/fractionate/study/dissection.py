@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from fractionate.data.batch import Split
 from fractionate.data.labels import superclass_names
 from fractionate.data.splits import as_split
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.errors import ConfigError
 from fractionate.losses.divergences.base import Divergence
 from fractionate.losses.terms.base import TermSpec
 from fractionate.models.outputs import Head
 from fractionate.records import MetricInfo, Run, Study, Training, Try, Tuning
-from fractionate.study.alone import outputs_of
 from fractionate.study.arms import (
     BASELINE,
     FACTORIAL,
@@ -33,21 +30,16 @@ from fractionate.study.arms import (
     share_places,
 )
 from fractionate.study.backend import Backend
-from fractionate.study.effects.contrasts import effects, unpaired
+from fractionate.study.effects.contrasts import Contrast, effects, unpaired
 from fractionate.study.effects.shapley import shares
-from fractionate.study.results import Folder, Progress, fingerprint
-from fractionate.study.setup import Setup, same_module
+from fractionate.study.fitting import make_setup
+from fractionate.study.results import Folder, Progress
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
 from fractionate.tasks.metric import infos
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import Cached
-from fractionate.teachers.given import as_source
-from fractionate.teachers.shared import kept_in_memory
-from fractionate.teachers.source import TeacherSource
 from fractionate.theory.cells import Cell
-from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.recipe import Recipe
 
 Terms = Sequence[TermSpec | str]
@@ -77,10 +69,12 @@ def dissect(
     teacher_head: Head = None,
     predicts_next: bool = False,
     baseline: str = "",
+    contrasts: Sequence[tuple[str, str] | Contrast] = (),
     metric: str = "",
     margin: float | None = None,
     tune: Tuning | None = None,
     out: Path | str | None = None,
+    keep: Literal["records", "weights"] = "records",
     name: str = "study",
     backend: Backend = "auto",
     device: str = "cpu",
@@ -101,15 +95,19 @@ def dissect(
     Args:
         student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
         data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
-        teacher: As `distill` takes it. A model is run once where the data are the same in every epoch.
-        arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data). Without them the factors below make them.
+        teacher: As `distill` takes it; or a teacher for each seed, as a mapping or a function of the seed. A model is run once
+            where the data are the same in every epoch.
+        arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data, a teacher of its own, the trained student
+            of another variant to start from). Without them the factors below make them.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
             the labels alone. `terms` are part of every one of them.
-        validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it.
+        validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it; by seed likewise.
         baseline: The variant that others are compared with; left out, the one without a teacher.
+        contrasts: Further pairs of variants to compare, (arm, against); p values are corrected over all contrasts of a metric.
         metric: One of the task's metrics, which decides; `margin` the difference that does not matter, in its unit.
         tune: Every variant tries as many settings, the best on validation data is taken (`study.tries`).
         out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
+        keep: "weights" keeps the trained students in `out` too; `trained_student` gives them back.
         workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
         points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
         superclasses: The group of each class, for the geometry of the logit layer; left out, by class names such as noun.animal.
@@ -136,6 +134,7 @@ def dissect(
     metrics = infos(task.judged, metric or task.deciding.name, margin)
     _check_study(seeds, metrics[0].margin, task)
     check_workers(workers)
+    _check_kept(keep, out)
     if arms is None:
         base = Recipe(training=training or Training(epochs=60), terms=tuple(terms))
         kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
@@ -149,9 +148,15 @@ def dissect(
         if tune is not None:
             _check_tuned(tune, task, [])
         variants = named_arms(arms)
+        if tune is not None and any(arm.start for arm in variants):
+            raise ConfigError(
+                "tune and a start cannot be combined", fix="tune the variants before, in a study of their own"
+            )
     baseline = baseline or (BASELINE if arms is None else baseline_of(variants))
-    contrasts = make_contrasts(variants, baseline)
-    setup = _setup(task, as_source(teacher), validation_signal, test_signal, variants, seeds)
+    pairs = make_contrasts(variants, baseline, contrasts)
+    every_seed = seeds if tune is None else (*seeds, *tuning_seeds(tune))
+    setup, classes = make_setup(task, teacher, validation_signal, test_signal, variants, every_seed)
+    variants = tuple(arm.detached() for arm in variants)
     settings = setup.settings | {"scale_by_temperature_squared": scale_by_temperature_squared}
     if tune is not None:
         settings |= {f"tune.{key}": repr(value) for key, value in asdict(tune).items()}
@@ -159,18 +164,18 @@ def dissect(
     trials = Trials(setup, backend, workers)
     notes = _absent_classes(task, variants, seeds)
     tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
-    every = [one for own in tried.values() for one in own]
-    total = trials.steps(every) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
+    all_tries = [one for own in tried.values() for one in own]
+    total = trials.steps(all_tries) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
     bar = Progress(name, total, show=progress)
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:
-            folder = Folder(None if out is None else Path(out).expanduser() / "tries", settings)
+            folder = Folder(None if out is None else Path(out).expanduser() / "tries")
             before = replace(trials, setup=setup.without_test())
-            found = before.runs(every, tuning_seeds(tune), folder, advance=bar.advance)
+            found = before.runs(all_tries, tuning_seeds(tune), folder, advance=bar.advance)
             choice = choose(variants, tried, found, metrics[0])
             variants, tries = choice.arms, choice.tries
-        folder = Folder(None if out is None else Path(out).expanduser(), settings)
+        folder = Folder(None if out is None else Path(out).expanduser(), keep=keep == "weights")
         runs = trials.runs(variants, seeds, folder, advance=bar.advance)
     finally:
         bar.close()
@@ -182,10 +187,10 @@ def dissect(
         arms=tuple(arm.name for arm in variants),
         seeds=seeds,
         runs=ordered,
-        effects=tuple(effect for one in metrics for effect in effects(ordered, contrasts, metric=one)),
+        effects=tuple(effect for one in metrics for effect in effects(ordered, pairs, metric=one)),
         shares=_all_shares(ordered, variants, metrics[0]),
-        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, contrasts, metrics[0].name)),
-        data=_described(task, str(settings["data"])),
+        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, pairs, metrics[0].name)),
+        data=_described(task, str(settings["data"]), classes),
         settings=settings | _shared(variants),
         wall_seconds=time.perf_counter() - begin,
         tries=tries,
@@ -210,112 +215,26 @@ def _given_task(
     return task, arms
 
 
-def _setup(
-    task: Task,
-    source: TeacherSource | None,
-    validation_signal: Any,
-    test_signal: Any,
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-) -> Setup:
-    """Teacher and students checked against the data and each other; a model's answers kept for all students."""
-    if source is None and any(arm.recipe.needs_teacher for arm in arms):
-        raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
-    splits = task.splits
-    transfer = kept_in_memory(source, task, splits.transfer)
-    held_out: dict[str, TeacherSource] = {}
-    for name, given in (("validation", validation_signal), ("test", test_signal)):
-        split = getattr(splits, name)
-        found = as_source(given) if given is not None else kept_in_memory(source, task, split)
-        # a cached signal is of the transfer set: only a model answers on other data
-        if split is not None and found is not None and (given is not None or found is not source):
-            held_out[name] = found
-    for signal, split, what in (
-        (transfer, splits.transfer, "training"),
-        *((held_out.get(name), getattr(splits, name), name) for name in ("validation", "test")),
-    ):
-        _check_signal(signal, split, what)
-    names = dict.fromkeys(arm.recipe.student for arm in arms)
-    initial = {name: task.model(name, seeds[0]) for name in names} if task.student is not None else {}
-    for name, model in initial.items():
-        if same_module(model, task.model(name, seeds[0] + 1)):
-            raise ConfigError(
-                "the function that makes students gives the same module each time",
-                expected="a fresh model in each call",
-                fix="build the model inside the function",
-            )
-        task.check_batch(model)
-        _check_student(task, model, transfer)
-    settings: Settings = {
-        "data": splits.transfer.fingerprint(),
-        "teacher": "" if transfer is None else transfer.fingerprint(),
-        "student": fingerprint(
-            *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
-            *(value for name in initial for value in task.model(name, 0).state_dict().values()),
-        ),
-        "evaluation": fingerprint(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
-        "task": task.fingerprint()["task"],
-    }
-    training = arms[0].recipe.training
-    shared = [f.name for f in fields(training) if f.name != "learning_rate"]
-    settings |= {
-        key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
-    }
-    return Setup(task, transfer, held_out, settings)
-
-
-def _check_signal(source: TeacherSource | None, split: Split | None, what: str) -> None:
-    signal = source.cached if isinstance(source, Cached) else None
-    if not isinstance(signal, TeacherSignal) or split is None:
-        return
-    labels = split.labels
-    other = labels is not None and (
-        labels.shape != signal.labels.shape or not torch.equal(signal.labels.cpu(), labels.cpu())
-    )
-    if len(signal) != len(split) or other:
-        raise MismatchError(
-            f"the signal and the {what} data are not of the same examples",
-            expected=f"{len(split)} rows with the labels of the data, in its order",
-            got=f"{len(signal)} rows",
-            fix="collect the teacher's signal on these examples",
+def _check_kept(keep: str, out: Path | str | None) -> None:
+    if keep not in ("records", "weights") or (keep == "weights" and out is None):
+        raise ConfigError(
+            "invalid value for keep",
+            expected='"records", or "weights" with a folder, out=',
+            got=f"keep={keep!r}, out={out!r}",
         )
 
 
-def _check_student(task: Task, model: nn.Module, source: TeacherSource | None) -> None:
-    try:
-        outputs = outputs_of(task, model)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise MismatchError(
-            "the student cannot take these inputs",
-            expected=f"inputs as {task.title} has them",
-            got=str(error).splitlines()[0],
-        ) from error
-    signal = source.cached if isinstance(source, Cached) else None
-    if isinstance(signal, TeacherSignal) and outputs != signal.classes:
-        raise MismatchError(
-            "student and teacher speak of different classes",
-            expected=f"logits [batch, {signal.classes}]",
-            got=f"{outputs} outputs",
-            fix="give the student the teacher's classes",
-        )
-
-
-def _described(task: Task, digest: str) -> dict[str, str | int | float]:
+def _described(task: Task, digest: str, classes: int) -> dict[str, str | int | float]:
     """The data as the record of a study holds them."""
     splits = task.splits
     found: dict[str, str | int | float] = {
         "name": task.title,
         "examples": len(splits.transfer),
-        "classes": _classes(task),
+        "classes": classes,
         "fingerprint": digest,
     }
     parts = {"validation": splits.validation, "test": splits.test}
     return found | {name: len(part) for name, part in parts.items() if part is not None}
-
-
-def _classes(task: Task) -> int:
-    names = task.splits.transfer.class_names or tuple(task.class_names)
-    return task.classes or len(names)
 
 
 def _shared(arms: Sequence[Arm]) -> Settings:

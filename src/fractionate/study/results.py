@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fractionate.errors import DamagedError, MismatchError, printable
 from fractionate.records import Run
-from fractionate.system.atomic import make_directory, sweep
+from fractionate.system.atomic import make_directory, sweep, write_file
 
 
 def fingerprint(*parts: Tensor | str) -> str:
@@ -30,29 +30,37 @@ def fingerprint(*parts: Tensor | str) -> str:
     return digest.hexdigest()
 
 
+# settings of a run whose student is kept: its digest, and names of shared tensors
+STUDENT, ALIAS = "student_xxh3_128", "alias "
+
+
 def slug(text: str) -> str:
     """The text as part of a file's name, with a few digits of its hash."""
     return re.sub(r"[^\w.=+-]+", "_", text).strip("_") + "-" + hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 
 class Folder:
-    """The runs of a study on disk, one JSON a run, written whole or not at all."""
+    """The runs of a study on disk, one JSON a run, written whole or not at all; `keep`: and the weights of its student."""
 
-    def __init__(self, out: Path | str | None, settings: Mapping[str, object]) -> None:
+    def __init__(self, out: Path | str | None, *, keep: bool = False) -> None:
         self.path = None if out is None else make_directory(out)
-        self.settings = settings
+        self.keep = keep
         if self.path is not None:
-            make_directory(self.path / "runs")
+            for part in ("runs", "students")[: 1 + keep]:
+                make_directory(self.path / part)
             sweep(self.path, deep=True)
 
     def _file(self, arm: str, seed: int) -> Path:
         assert self.path is not None
         return self.path / "runs" / f"{slug(arm)}--seed-{seed}.json"
 
-    def load(self, arm: str, seed: int, own: Mapping[str, object]) -> Run | None:
-        """The run of an arm with these settings of its own; None where it is not there yet."""
-        if self.path is None:
-            return None
+    def weights(self, arm: str, seed: int) -> Path:
+        """Where the weights of a student are."""
+        assert self.path is not None
+        return self.path / "students" / f"{slug(arm)}--seed-{seed}.safetensors"
+
+    def read(self, arm: str, seed: int) -> Run | None:
+        """The run of an arm and a seed; None where it is not there. Raises `DamagedError` for a file that is not this run."""
         file = self._file(arm, seed)
         try:
             run = Run.load_kept(file)
@@ -63,16 +71,21 @@ class Folder:
                 got=error.what,
                 fix="delete this file; its run is redone",
             ) from error
-        if run is None:
-            return None
-        if (run.arm, run.seed) != (arm, seed):
+        if run is not None and (run.arm, run.seed) != (arm, seed):
             raise DamagedError(
                 f"{file} holds another run", expected=f"{arm}, seed {seed}", got=f"{run.arm}, seed {run.seed}",
                 fix="delete this file; its run is redone",
             )  # fmt: skip
+        return run
+
+    def load(self, arm: str, seed: int, settings: Mapping[str, object]) -> Run | None:
+        """The run of an arm with these settings; None where it, or its weights where they are kept, are not there yet."""
+        run = None if self.path is None else self.read(arm, seed)
+        if run is None:
+            return None
         differing = [
             f"{name} {run.settings.get(name)!r}, now {value!r}"
-            for name, value in {**self.settings, **own}.items()
+            for name, value in settings.items()
             if run.settings.get(name) != value
         ]
         if differing:
@@ -82,12 +95,16 @@ class Folder:
                 got="; ".join(differing),
                 fix="choose another folder, or delete this one",
             )
-        return run
+        whole = not self.keep or run.status != "completed" or STUDENT in run.settings
+        return run if whole and (STUDENT not in run.settings or self.weights(arm, seed).exists()) else None
 
-    def save(self, run: Run) -> None:
-        """Keep a run that has ended; one that was given up is tried again by the next call."""
-        if self.path is not None and run.status != "stopped":
-            run.save(self._file(run.arm, run.seed))
+    def save(self, run: Run, weights: bytes | None = None) -> None:
+        """Keep a run that has ended, its weights first; one that was given up is tried again by the next call."""
+        if self.path is None or run.status == "stopped":
+            return
+        if weights is not None:
+            write_file(self.weights(run.arm, run.seed), weights)
+        run.save(self._file(run.arm, run.seed))
 
 
 class Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,7 +12,6 @@ from fractionate.losses.objective import Objective, rescaling
 from fractionate.records import Run, Scores
 from fractionate.study.setup import Setup, Trial
 from fractionate.tasks.metric import infos
-from fractionate.tasks.predictions import NOTHING
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.fleet.setup import Outcome, StackSetup, model_logits
 from fractionate.training.mechanism import absorbed, histogram, off_label_relation
@@ -45,8 +43,8 @@ def with_mechanism(
 def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSetup, *, backend: str) -> Run:
     """The record of a student that was trained in a stack."""
     model, arm = outcome.model, trial.arm
-    task, _ = setup.part(arm.share, trial.seed)
-    settings: Mapping[str, str | float | int | bool | None] = {**setup.settings, **arm.settings, "backend": backend}
+    task, _ = setup.part(arm, trial.seed)
+    settings = {**setup.settings_of(arm, trial.seed), "backend": backend}
     base = Run(
         arm=arm.name,
         seed=trial.seed,
@@ -56,7 +54,7 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSe
         wall_seconds=outcome.wall_seconds,
         parameters=sum(p.numel() for p in model.parameters()),
         history=outcome.points,
-        settings=dict(settings),
+        settings=settings,
         versions={"python": platform.python_version(), "torch": torch.__version__},
         metrics=infos(task.judged),
     )
@@ -68,13 +66,13 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSe
         )
     scores: dict[str, Scores | None] = {"validation": None, "test": None}
     for name in ("validation", "test"):
-        split, source = getattr(task.splits, name), setup.held_out.get(name)
+        split, source = getattr(task.splits, name), setup.held(name, trial.seed)
         if split is None:
             continue
         if source is None:
             scores[name] = task.evaluate(model, split)
         else:
-            with source.open(task, split, None, NOTHING) as teacher:
-                scores[name] = task.evaluate(model, split, teacher.signal_for)
+            with source.open(task, split, None, task.inside) as teacher:
+                scores[name] = task.evaluate(model, split, teacher)
     done = replace(base, validation=scores["validation"], test=scores["test"])
     return with_mechanism(done, model, stack_setup, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)

@@ -13,10 +13,11 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import subset
 from fractionate.records import Training
 from fractionate.study.arms import Arm, Settings, share_places
+from fractionate.study.seed_teachers import BySeed, Teacher, of_seed
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
-from fractionate.teachers.shared import part_of
+from fractionate.teachers.shared import kept_in_memory, part_of
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.fleet.setup import MEASURED_EXAMPLES, VALIDATED_EXAMPLES, StackSetup
@@ -40,24 +41,51 @@ class Setup:
     """Task, teacher and measurements of a study.
 
     Args:
+        source: The teacher on the transfer set, of all seeds or by seed; `own` are those of variants that have one of their own.
         held_out: Teachers of the evaluation splits by name, for metrics that compare with the teacher.
         points: How often a student is measured along its training; None: so seldom that it costs about a tenth of it.
     """
 
     task: Task
-    source: TeacherSource | None
-    held_out: Mapping[str, TeacherSource]
+    source: Teacher
+    held_out: Mapping[str, Teacher]
     settings: Settings
+    own: Mapping[str, Teacher] = field(default_factory=dict)
     superclasses: tuple[int, ...] = ()
     points: int | None = None
-    _parts: dict[tuple[float, int], tuple[Task, TeacherSource | None]] = field(default_factory=dict)
+    _parts: dict[tuple[float, int, int], tuple[Task, TeacherSource | None]] = field(default_factory=dict)
     _held: dict[int, Examples] = field(default_factory=dict)
+    _kept: dict[int, TeacherSource] = field(default_factory=dict)
 
-    def part(self, share: float, seed: int) -> tuple[Task, TeacherSource | None]:
+    def teacher(self, arm: Arm, seed: int) -> TeacherSource | None:
+        """The teacher of a trial."""
+        return of_seed(self.own.get(arm.name, self.source), seed)
+
+    def held(self, name: str, seed: int) -> TeacherSource | None:
+        """The teacher on an evaluation split, of a seed."""
+        return of_seed(self.held_out.get(name), seed)
+
+    def kept(self, source: TeacherSource) -> TeacherSource:
+        """The teacher's answers on the transfer set kept in memory, where they are the same in every epoch; made once."""
+        if id(source) not in self._kept:
+            self._kept[id(source)] = kept_in_memory(source, self.task, self.task.splits.transfer) or source
+        return self._kept[id(source)]
+
+    def settings_of(self, arm: Arm, seed: int) -> Settings:
+        """What tells the run of a trial from others, as its record holds it."""
+        own = self.own.get(arm.name, self.source)
+        source = of_seed(own, seed) if isinstance(own, BySeed) or arm.name in self.own else None
+        found = self.settings if source is None else self.settings | {"teacher": source.fingerprint()}
+        return {**found, **arm.settings}
+
+    def part(self, arm: Arm, seed: int) -> tuple[Task, TeacherSource | None]:
         """The task and the teacher on the share of the transfer set that is drawn for a seed."""
-        key = (share, 0 if share == 1.0 else seed)
+        share, source = arm.share, self.teacher(arm, seed)
+        if source is not None and not arm.recipe.data:  # a cache knows nothing of data that a transform changes
+            source = self.kept(source)
+        key = (share, 0 if share == 1.0 else seed, id(source))
         if key not in self._parts:
-            task, source = self.task, self.source
+            task = self.task
             places = share_places(task.splits.transfer, share, seed)
             if share != 1.0:
                 whole = task.splits.transfer
@@ -96,7 +124,7 @@ class Setup:
         transfer: dict[int, Examples] = {}
         signals: dict[int, TeacherSignal | None] = {}
         for seed in seeds:
-            part, source = self.part(arm.share, seed)
+            part, source = self.part(arm, seed)
             transfer[seed] = self._examples(part.splits.transfer)
             signals[seed] = _dense(source)
         training = arm.recipe.training
@@ -106,7 +134,7 @@ class Setup:
             signals,
             training,
             validation,
-            _dense(self.held_out.get("validation")),
+            _dense(self.held("validation", seeds[0])),
             self.measured_points(training, arm.share),
             task.device,
             self.superclasses,

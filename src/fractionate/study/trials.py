@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fractionate.records import Run
 from fractionate.study.arms import Arm
@@ -34,13 +35,14 @@ class Trials:
             (arm.name, seed): kept
             for arm in arms
             for seed in seeds
-            if (kept := folder.load(arm.name, seed, arm.settings)) is not None
+            if (kept := folder.load(arm.name, seed, self.setup.settings_of(arm, seed))) is not None
         }
         jobs = [replace(job, number=number) for number, job in enumerate(self.jobs(arms, seeds, set(runs)))]
-        for run in run_jobs(JobRunner(self.setup), jobs, self.workers, device=self.setup.task.device, advance=advance):
+        runner = JobRunner(self.setup, folder.keep)
+        for run, weights in run_jobs(runner, jobs, self.workers, device=self.setup.task.device, advance=advance):
             if (run.arm, run.seed) in runs and runs[run.arm, run.seed].status != "stopped":
-                continue  # of a stack that was trained whole again for the one that was missing
-            folder.save(run)
+                continue  # of a job that was done whole again for the one that was missing
+            folder.save(run, weights)
             runs[run.arm, run.seed] = run
         return runs
 
@@ -50,18 +52,24 @@ class Trials:
         """Groups of trials with at least one that is missing.
 
         In its last bits what a student computes hangs on who shares its stack: groups follow from the study alone, and a stack with
-        one missing student is trained whole again, so that a stopped study ends in the same numbers.
+        one missing student is trained whole again, so that a stopped study ends in the same numbers. Variants that start from one
+        another are one job, the start first.
         """
-        alike: dict[object, list[Arm]] = {}
+        alike: dict[Any, list[Arm]] = {}
+        begun = {arm.chain[0].name for arm in arms if arm.start}
         for arm in arms:
             own = arm.recipe
-            alike.setdefault((arm.share, own.training, own.student, arm.plain), []).append(arm)
-        for group in alike.values():
-            why = why_not_stacked(self.setup, group, self.backend)
+            first = arm.chain[0].name
+            alone = (arm.share, own.training, own.student, arm.plain)
+            alike.setdefault(first if first in begun else alone, []).append(arm)
+        for key, group in alike.items():
+            chained = key in begun
+            group.sort(key=lambda arm: len(arm.chain))  # as given among equals
+            why = why_not_stacked(self.setup, group, self.backend, seeds[0])
             for seed in seeds:
                 trials = tuple(Trial(arm, seed) for arm in group)
                 missing = tuple(trial for trial in trials if trial.key not in done)
-                if not why and missing:
-                    yield Job(0, trials, stacked=True)
+                if missing and (chained or not why):
+                    yield Job(0, trials, stacked=not why, why=why)
                 else:
                     yield from (Job(0, (trial,), stacked=False, why=why) for trial in missing)

@@ -22,8 +22,7 @@ from typing import Any, Literal
 import torch
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
-from fractionate.records import Run
-from fractionate.study.jobs import Job, JobRunner
+from fractionate.study.jobs import Job, JobRunner, Trained
 
 ATTEMPTS = 3  # a job whose workers died so often is given up and reported
 TOLD_SECONDS = 0.2  # how often a worker tells how far it is
@@ -54,7 +53,7 @@ def run_jobs(
     *,
     device: str = "cpu",
     advance: Callable[[int], None] = lambda _: None,
-) -> Iterator[Run]:
+) -> Iterator[Trained]:
     """The runs of all jobs, each as it ends; equal for any number of workers, up to their order.
 
     A student whose workers were killed `ATTEMPTS` times is given as a run that was stopped, with the reason in its note.
@@ -130,8 +129,8 @@ def _serve(connection: Connection, runner: JobRunner, parent: int) -> None:
         if job is None:
             return
         try:
-            for run in runner.work(job, advance):
-                connection.send(("run", run))
+            for found in runner.work(job, advance):
+                connection.send(("run", found))
             connection.send(("done", None))
         except Exception as error:
             connection.send(("error", (_sendable(error), traceback.format_exc())))
@@ -145,7 +144,7 @@ def _sendable(error: Exception) -> Exception:
 
 def _in_processes(
     runner: JobRunner, jobs: Sequence[Job], count: int, start: Start, advance: Callable[[int], None]
-) -> Iterator[Run]:
+) -> Iterator[Trained]:
     queue, deaths = deque(jobs), dict.fromkeys((job.number for job in jobs), 0)
     given: dict[int, set[tuple[str, int]]] = {job.number: set() for job in jobs}
     crew = [_hire(runner, start) for _ in range(count)]
@@ -181,8 +180,9 @@ def _in_processes(
                 if kind == "steps":
                     advance(told)
                 elif kind == "run":
-                    if (told.arm, told.seed) not in given[job.number]:  # a job that is done again gives some runs again
-                        given[job.number].add((told.arm, told.seed))
+                    key = (told.run.arm, told.run.seed)
+                    if key not in given[job.number]:  # a job that is done again gives some runs again
+                        given[job.number].add(key)
                         yield told
                 elif kind == "done":
                     worker.job = None
@@ -201,12 +201,12 @@ def _in_processes(
             worker.connection.close()
 
 
-def _whole_job(runner: JobRunner, job: Job) -> list[Run]:
+def _whole_job(runner: JobRunner, job: Job) -> list[Trained]:
     torch.set_num_threads(1)
     return list(runner.work(job, lambda _: None))
 
 
-def _on_ray(runner: JobRunner, jobs: Sequence[Job], address: str, advance: Callable[[int], None]) -> Iterator[Run]:
+def _on_ray(runner: JobRunner, jobs: Sequence[Job], address: str, advance: Callable[[int], None]) -> Iterator[Trained]:
     """The jobs as tasks of a Ray cluster; a local one is started, and ended, where none is named and none runs."""
     try:
         import ray

@@ -59,6 +59,7 @@ metrics: Registry[Metric] = Registry(
     "fractionate.metrics",
     files=(
         "tasks.area_metrics",
+        "tasks.attention_metrics",
         "tasks.classification_metrics",
         "tasks.label_metrics",
         "tasks.number_metrics",

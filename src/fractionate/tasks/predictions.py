@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from typing import Literal
 
 import torch
@@ -60,6 +61,11 @@ class Needs:
 NOTHING = Needs()
 
 
+def joined(needs: Iterable[Needs]) -> Needs:
+    """All of several needs."""
+    return reduce(or_, needs, NOTHING)
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionStates:
     """What the layers of an encoder computed in one pass, by layer number; only the parts that were needed are there.
@@ -83,6 +89,7 @@ class Predictions:
         labels: [rows].
         place: [rows] place of each row's example in the batch; None: row i is example i.
         batch: The batch that was read.
+        teacher: The teacher's predictions on it, for metrics that read inside both.
     """
 
     logits: Float[Tensor, "rows classes"] | None
@@ -95,6 +102,7 @@ class Predictions:
     attention: AttentionStates | None = None
     explanations: Float[Tensor, "rows superfeatures classes"] | None = None
     generated: Sequence[Sequence[int]] | None = None
+    teacher: Predictions | None = None
     output: object = None  # what the model returned: iterative decoding reads the encoder's states from it
 
     def __len__(self) -> int:

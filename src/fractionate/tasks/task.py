@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,11 +23,22 @@ from fractionate.tasks.evaluate import evaluate_metrics
 from fractionate.tasks.kind import Kind, check_not_copied, kinds
 from fractionate.tasks.metric import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
-from fractionate.tasks.predictions import NOTHING, Needs, Predictions
+from fractionate.tasks.predictions import NOTHING, Needs, Predictions, joined
 from fractionate.tasks.reader import ATTENTION, FEATURES, HIDDEN, Captured, Reader, reading
 
 Factory = Callable[[], nn.Module]
-SignalOf = Callable[[Predictions], Any]  # the teacher's signal of some rows
+
+
+class TeacherOnBatch(Protocol):
+    """What evaluations read of a teacher that is in use."""
+
+    def signal_for(self, predictions: Predictions) -> Any:
+        """Its signal of the student's rows."""
+        ...
+
+    def predictions_for(self, batch: Batch) -> Predictions | None:
+        """Its own predictions, with attention or features where metrics need them."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +114,11 @@ class Task:
         transfer = as_split(self.transfer, "transfer", classes=classes)
         others = {name: read(name, getattr(self, name)) for name in ("validation", "test", "teaching")}
         return Splits(transfer, **others)
+
+    @property
+    def inside(self) -> Needs:
+        """What metrics read inside the teacher, in addition to its signal."""
+        return joined(metric.needs for metric in self.judged if metric.reads_teacher)
 
     @cached_property
     def title(self) -> str:
@@ -185,34 +201,44 @@ class Task:
         head: Head = None,
         view: str = "",
         batch_size: int | None = None,
-        tokens: int = 0,
+        needs: Needs = NOTHING,
     ) -> Iterator[Predictions]:
-        """A model's rows on all of a split, batch by batch, in evaluation mode without gradients. `tokens` of text are written."""
+        """A model's rows on all of a split, batch by batch, in evaluation mode without gradients; and what else is needed of it."""
         device = device_of(model)
         plan = ((0, index) for index in torch.split(torch.arange(len(split)), batch_size or self.batch_size))
-        with reading(model) as reader:
+        hooked = replace(needs, generated=0)
+        with self.open(model, hooked, self.example(split).to(device) if hooked else None, view=view) as reader:
             for batch in split.batches(plan, 0):
                 found = self.read(reader, batch.to(device), head=head, view=view)
-                if tokens:
+                if needs.generated:
                     with eval_mode(model):
-                        text = self.reader.generate(model, found.batch, tokens)
+                        text = self.reader.generate(model, found.batch, needs.generated)
                     object.__setattr__(found, "generated", text)
                 yield found
 
     def evaluate(
-        self, model: nn.Module, split: Split, signal_of: SignalOf | None = None, *, final: bool = True
+        self, model: nn.Module, split: Split, teacher: TeacherOnBatch | None = None, *, final: bool = True
     ) -> Scores:
         """All metrics in one pass over a split; nothing but their states is held.
 
         Args:
-            signal_of: Gives the teacher's signal of some rows, for metrics that compare with it.
+            teacher: A teacher in use (`source.open(task, split, None, task.inside)`), for metrics that compare with it.
             final: Metrics that are too expensive for evaluations during training too (BLEU).
         """
-        kinds_of = tuple(m for m in self.metrics if not isinstance(m, str) and (final or not m.final_only))
-        tokens = max((m.needs.generated for m in kinds_of), default=0)
-        said = self.predictions(model, split, head=self.head, tokens=tokens)
-        pairs = ((each, None if signal_of is None or not len(each) else signal_of(each)) for each in said)
-        return evaluate_metrics(pairs, kinds_of, final=final)
+        used = tuple(m for m in self.judged if final or not m.final_only)
+        needs = joined(m.needs for m in used if teacher is not None or not m.reads_teacher)
+        inside = any(m.needs and m.reads_teacher for m in used)
+
+        def compared() -> Iterator[tuple[Predictions, Any]]:
+            for found in self.predictions(model, split, head=self.head, needs=needs):
+                if teacher is None or not len(found):
+                    yield found, None
+                    continue
+                if inside:
+                    object.__setattr__(found, "teacher", teacher.predictions_for(found.batch))
+                yield found, teacher.signal_for(found)
+
+        return evaluate_metrics(compared(), used, final=final)
 
     def check_batch(self, model: nn.Module) -> None:
         """Raise `MismatchError` where this model would learn to copy its inputs: a language model read as a tagger."""

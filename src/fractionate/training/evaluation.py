@@ -42,7 +42,7 @@ def evaluate(
     if source is None:
         return task.evaluate(model, split)
     with source.open(task, split, None, Needs()) as teacher:
-        return task.evaluate(model, split, teacher.signal_for)
+        return task.evaluate(model, split, teacher)
 
 
 def predictions(

@@ -24,7 +24,7 @@ from fractionate.models.outputs import device_of
 from fractionate.records import Point, Run, Scores
 from fractionate.tasks.metric import infos
 from fractionate.tasks.predictions import Needs
-from fractionate.tasks.task import SignalOf, Task
+from fractionate.tasks.task import Task
 from fractionate.teachers.cached import OpenCache
 from fractionate.teachers.source import OpenTeacher, TeacherSource, no_better_than_chance
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -188,14 +188,14 @@ class Session:
             output_layer=reader.head,
             labels_checked=isinstance(teacher, OpenCache) and teacher.checked,
         )
-        self.signal_of = {name: self._signal_of(stack, name) for name in ("validation", "test")}
+        self.held = {name: self._held(stack, name) for name in ("validation", "test")}
 
-    def _signal_of(self, stack: ExitStack, name: str) -> SignalOf | None:
-        """The teacher's signal of the rows of an evaluation split, where one was given."""
+    def _held(self, stack: ExitStack, name: str) -> OpenTeacher | None:
+        """The teacher on an evaluation split, where one was given."""
         split, source = getattr(self.task.splits, name), self.held_out.get(name)
         if split is None or source is None:
             return None
-        return stack.enter_context(source.open(self.task, split, None, Needs())).signal_for
+        return stack.enter_context(source.open(self.task, split, None, self.task.inside))
 
     def _foresee(self) -> None:
         """Refuse a step that cannot fit before anything is allocated for it."""
@@ -352,7 +352,7 @@ class Session:
         """The task's metrics on an evaluation split, with the weights that would become the student."""
         if split is None:
             return None
-        return self.task.evaluate(self._measured(), split, self.signal_of[name], final=final)
+        return self.task.evaluate(self._measured(), split, self.held[name], final=final)
 
     def _save(self) -> None:
         assert self.folder is not None

@@ -1,0 +1,134 @@
+"""Teachers and students of a study, checked against its data and against each other before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Split
+from fractionate.errors import ConfigError, MismatchError
+from fractionate.study.alone import outputs_of
+from fractionate.study.arms import Arm, Settings
+from fractionate.study.results import fingerprint
+from fractionate.study.seed_teachers import BySeed, Teacher, every, teacher_by_seed
+from fractionate.study.setup import Setup, same_module
+from fractionate.tasks.task import Task
+from fractionate.teachers.cached import Cached
+from fractionate.teachers.online import Online
+from fractionate.teachers.shared import kept_in_memory
+from fractionate.teachers.source import TeacherSource
+from fractionate.theory.teacher_signal import TeacherSignal
+
+
+def make_setup(
+    task: Task, teacher: Any, validation_signal: Any, test_signal: Any, arms: Sequence[Arm], seeds: Sequence[int]
+) -> tuple[Setup, int]:
+    """Teachers and students checked against the data and each other, a model's answers kept for all students; and the classes."""
+    source = teacher_by_seed(teacher, seeds)
+    own = {arm.name: teacher_by_seed(arm.teacher, seeds) for arm in arms if arm.teacher is not None}
+    if any(own.get(arm.name, source) is None and arm.recipe.needs_teacher for arm in arms):
+        raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
+    splits = task.splits
+    held_out: dict[str, Teacher] = {}
+    for name, given in (("validation", validation_signal), ("test", test_signal)):
+        split = getattr(splits, name)
+        if split is None:
+            continue
+        found = teacher_by_seed(given, seeds, f"{name}_signal")
+        for one in every([found]):
+            _check_signal(one, split, name)
+        held_out[name] = found or _on_held_out(source, task, split)
+    setup = Setup(task, source, {name: found for name, found in held_out.items() if found is not None}, {}, own)
+    taught = [setup.kept(one) for one in every([source, *own.values()])]
+    for one in taught:
+        _check_signal(one, splits.transfer, "training")
+    names = dict.fromkeys(arm.recipe.student for arm in arms)
+    initial = {name: task.model(name, seeds[0]) for name in names} if task.student is not None else {}
+    outputs = 0
+    for name, model in initial.items():
+        if same_module(model, task.model(name, seeds[0] + 1)):
+            raise ConfigError(
+                "the function that makes students gives the same module each time",
+                expected="a fresh model in each call",
+                fix="build the model inside the function",
+            )
+        task.check_batch(model)
+        outputs = _check_student(task, model, taught)
+    settings: Settings = {
+        "data": splits.transfer.fingerprint(),
+        "teacher": "" if source is None else source.fingerprint(),
+        "student": fingerprint(
+            *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
+            *(value for name in initial for value in task.model(name, 0).state_dict().values()),
+        ),
+        "evaluation": fingerprint(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
+        "task": task.fingerprint()["task"],
+    }
+    training = arms[0].recipe.training
+    shared = [f.name for f in fields(training) if f.name != "learning_rate"]
+    settings |= {
+        key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
+    }
+    signals = [
+        one.cached.classes for one in taught if isinstance(one, Cached) and isinstance(one.cached, TeacherSignal)
+    ]
+    return replace(setup, settings=settings), task.class_count(outputs or max(signals, default=0)) or 0
+
+
+def _on_held_out(teacher: Teacher, task: Task, split: Split) -> Teacher:
+    """A teacher on evaluation data, which only a model answers; run along where a metric reads inside it."""
+
+    def answering(source: TeacherSource) -> TeacherSource | None:
+        found = kept_in_memory(source, task, split)
+        if found is not source:
+            return found
+        return Online(source.model, source.view) if source.model is not None and task.inside else None
+
+    if teacher is None or not isinstance(teacher, BySeed):
+        return None if teacher is None else answering(teacher)
+    found = {seed: answering(source) for seed, source in teacher.teachers.items()}
+    known = {seed: source for seed, source in found.items() if source is not None}
+    return BySeed(known) if len(known) == len(found) else None
+
+
+def _check_signal(source: TeacherSource, split: Split, what: str) -> None:
+    signal = source.cached if isinstance(source, Cached) else None
+    if not isinstance(signal, TeacherSignal):
+        return
+    labels = split.labels
+    other = labels is not None and (
+        labels.shape != signal.labels.shape or not torch.equal(signal.labels.cpu(), labels.cpu())
+    )
+    if len(signal) != len(split) or other:
+        raise MismatchError(
+            f"the signal and the {what} data are not of the same examples",
+            expected=f"{len(split)} rows with the labels of the data, in its order",
+            got=f"{len(signal)} rows",
+            fix="collect the teacher's signal on these examples",
+        )
+
+
+def _check_student(task: Task, model: nn.Module, teachers: Sequence[TeacherSource]) -> int:
+    """The student's outputs. Raises `MismatchError` where it does not fit data and teachers."""
+    try:
+        outputs = outputs_of(task, model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise MismatchError(
+            "the student cannot take these inputs",
+            expected=f"inputs as {task.title} has them",
+            got=str(error).splitlines()[0],
+        ) from error
+    for source in teachers:
+        signal = source.cached if isinstance(source, Cached) else None
+        if isinstance(signal, TeacherSignal) and outputs != signal.classes:
+            raise MismatchError(
+                "student and teacher speak of different classes",
+                expected=f"logits [batch, {signal.classes}]",
+                got=f"{outputs} outputs",
+                fix="give the student the teacher's classes",
+            )
+    return outputs
