@@ -18,7 +18,7 @@ from explanations_tables import ALONE, BEGUN, PLACEBOS, STEPS, write
 from fractionate import Objective, Recipe, dissect
 from fractionate.losses.terms import Explanations, ked, paper_objective
 from fractionate.records import Study
-from fractionate.study import Arm
+from fractionate.study import Arm, BySeed
 
 SEEDS, SHARE = 10, 0.7
 
@@ -36,17 +36,17 @@ def arms_of(at: Material) -> dict[str, Recipe | Arm]:
         "hard": Arm(Recipe(student="plain"), role="baseline"),
         "hard grouped": Arm(Recipe(student="grouped")),
         "kd": Arm(Recipe(student="plain", objective=objective)),
-        "kd grouped": Arm(Recipe(student="grouped", objective=objective), teacher=at.explaining),
-        "ked": Arm(explained("grouped"), teacher=at.explaining),
-        "ked shuffled": Arm(explained("grouped"), teacher=at.shuffled),
-        "ked random groups": Arm(explained("random groups"), teacher=at.of_random_groups),
+        "kd grouped": Arm(Recipe(student="grouped", objective=objective), teacher=BySeed(at.explaining)),
+        "ked": Arm(explained("grouped"), teacher=BySeed(at.explaining)),
+        "ked shuffled": Arm(explained("grouped"), teacher=BySeed(at.shuffled)),
+        "ked random groups": Arm(explained("random groups"), teacher=BySeed(at.of_random_groups)),
     }
     for m, name in enumerate(at.found.names if setting.alone else ()):
         own = explained("grouped", tuple(float(i == m) for i in range(GROUPS)))
-        found[f"ked {name}{ALONE}"] = Arm(own, teacher=at.explaining)
+        found[f"ked {name}{ALONE}"] = Arm(own, teacher=BySeed(at.explaining))
     arms: dict[str, Recipe | Arm] = {}
     mixed = f"chimeras({at.found.groups!r}, size={50 * (more.steps or 0)})"
-    models = {"kd": at.black_box, "ked": at.explaining_model}  # of chimeras there are no stored answers
+    models = {"kd": BySeed(at.black_box), "ked": BySeed(at.explaining_model)}  # of chimeras there are no stored answers
     for name, arm in found.items():
         arms[name + BEGUN] = replace(arm, recipe=replace(arm.recipe, training=begun), role="start")
         own = replace(arm, recipe=replace(arm.recipe, training=more), start=name + BEGUN)
@@ -63,7 +63,7 @@ def studied(at: Material, arms: dict[str, Recipe | Arm], seeds: int, workers: in
         *((n, "kd grouped") for n in arms if n.endswith(ALONE)),
     ]
     return dissect(
-        at.task, arms, at.signal, test_signal=at.test_signal, contrasts=contrasts, seeds=seeds, workers=workers,
+        at.task, arms, BySeed(at.signal), test_signal=BySeed(at.test_signal), contrasts=contrasts, seeds=seeds, workers=workers,
         out=at.setting.kept, keep="weights", name=at.setting.name, progress="off",
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from fractionate import Objective, TeacherSignal, dissect
 from fractionate.data import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Run, Study, Training
-from fractionate.study import Arm, compare_maps, trained_student
+from fractionate.study import Arm, BySeed, compare_maps, trained_student
 from fractionate.tasks import Task
 from fractionate.teachers import Cached, Online
 from fractionate.training import Recipe, signal_on
@@ -50,7 +50,10 @@ def signal(seed: int) -> TeacherSignal:
     return signal_on(model(100 + seed), rows(40))
 
 
-def study(arms: dict[str, Recipe | Arm], teacher: Any = signal, **changes: Any) -> Study:
+EVERY = BySeed(signal)
+
+
+def study(arms: dict[str, Recipe | Arm], teacher: Any = EVERY, **changes: Any) -> Study:
     return dissect(changes.pop("task", task()), arms, teacher, **({"seeds": 2, "progress": "off"} | changes))
 
 
@@ -87,7 +90,7 @@ def test_a_teacher_for_every_seed(tmp_path: Path) -> None:
         return signal(seed)
 
     arms: dict[str, Recipe | Arm] = {"no teacher": HARD, "kd": TAUGHT}
-    found = study(arms, make, out=tmp_path)
+    found = study(arms, BySeed(make), out=tmp_path)
     assert called == [0, 1]
     alone = [study(arms, signal(seed), seeds=(seed, 7)) for seed in range(2)]
     for seed, other in enumerate(alone):
@@ -96,7 +99,7 @@ def test_a_teacher_for_every_seed(tmp_path: Path) -> None:
         assert mine.test == theirs.test and mine.settings["teacher"] == theirs.settings["teacher"]
     next((tmp_path / "runs").iterdir()).unlink()
     assert timeless(study(arms, {seed: signal(seed) for seed in range(2)}, out=tmp_path)) == timeless(found)
-    assert timeless(study(arms, make, workers=2)) == timeless(found)
+    assert timeless(study(arms, BySeed(make), workers=2)) == timeless(found)
     with pytest.raises(MismatchError, match="teacher"):  # another one for the second seed alone
         study(arms, {0: signal(0), 1: signal(5)}, out=tmp_path)
     with pytest.raises(ConfigError, match="gives nothing for some seeds"):
@@ -134,7 +137,7 @@ def test_a_variant_goes_on_from_the_trained_student_of_another(tmp_path: Path) -
 
     first, _ = distill(task(), teacher=signal(1), recipe=TAUGHT, seed=1, show="nothing")
     second, _ = distill(first, rows(40), signal(1), recipe=TAUGHT, seed=1, show="nothing")
-    kept = trained_student(tmp_path, "kd", 1, task(), arms=CHAIN, teacher=signal)
+    kept = trained_student(tmp_path, "kd", 1, task(), arms=CHAIN, teacher=EVERY)
     for one, other in zip(second.parameters(), kept.parameters(), strict=True):
         assert torch.equal(one, other)
     assert "kd: " in str(next(r for r in found.runs if r.arm == "noisy").settings["start"])

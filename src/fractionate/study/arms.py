@@ -51,7 +51,7 @@ class Arm:
         role: "recommended" and "usual" are the recipe that a diagnosis gives and T = 4 / 0.9; "baseline" is compared against;
             "start" is trained for others to start from and compared with nothing.
         compared: The factors it is compared at; its own but where these were tuned, variant by variant.
-        teacher: A teacher of its own, in any form that `dissect` takes: one for all seeds, a mapping, or a function of the seed.
+        teacher: A teacher of its own, in any form that `dissect` takes: one for all seeds, a mapping, or `BySeed`.
         start: The variant whose trained student, of the same seed, it goes on from; its own preparations come on top.
     """
 

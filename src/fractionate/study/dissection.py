@@ -95,8 +95,8 @@ def dissect(
     Args:
         student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
         data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
-        teacher: As `distill` takes it; or a teacher for each seed, as a mapping or a function of the seed. A model is run once
-            where the data are the same in every epoch.
+        teacher: As `distill` takes it; or a teacher for each seed, as a mapping or `BySeed(function)`. A model is run once where
+            the data are the same in every epoch.
         arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data, a teacher of its own, the trained student
             of another variant to start from). Without them the factors below make them.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to

@@ -14,7 +14,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.study.alone import outputs_of
 from fractionate.study.arms import Arm, Settings
 from fractionate.study.results import fingerprint
-from fractionate.study.seed_teachers import BySeed, Teacher, every, teacher_by_seed
+from fractionate.study.seed_teachers import SeedTeachers, Teacher, every, teacher_by_seed
 from fractionate.study.setup import Setup, same_module
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
@@ -88,11 +88,11 @@ def _on_held_out(teacher: Teacher, task: Task, split: Split) -> Teacher:
             return found
         return Online(source.model, source.view) if source.model is not None and task.inside else None
 
-    if teacher is None or not isinstance(teacher, BySeed):
+    if teacher is None or not isinstance(teacher, SeedTeachers):
         return None if teacher is None else answering(teacher)
     found = {seed: answering(source) for seed, source in teacher.teachers.items()}
     known = {seed: source for seed, source in found.items() if source is not None}
-    return BySeed(known) if len(known) == len(found) else None
+    return SeedTeachers(known) if len(known) == len(found) else None
 
 
 def _check_signal(source: TeacherSource, split: Split, what: str) -> None:

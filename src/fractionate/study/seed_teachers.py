@@ -1,12 +1,10 @@
-"""Teachers of a study that differ from seed to seed: given as a mapping or as a function of the seed."""
+"""Teachers of a study that differ from seed to seed: given as a mapping or by a function of the seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from fractionate.errors import ConfigError
 from fractionate.teachers.given import as_source
@@ -15,6 +13,16 @@ from fractionate.teachers.source import TeacherSource
 
 @dataclass(frozen=True, eq=False)
 class BySeed:
+    """A teacher for each seed of a study, by a function of the seed: `dissect(task, teacher=BySeed(make), ...)`.
+
+    It is called once for each seed, before the first training.
+    """
+
+    make: Callable[[int], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SeedTeachers:
     """The teacher of each seed."""
 
     teachers: Mapping[int, TeacherSource]
@@ -24,21 +32,17 @@ class BySeed:
         return ", ".join(f"{seed}: {source.fingerprint()}" for seed, source in self.teachers.items())
 
 
-Teacher = TeacherSource | BySeed | None
+Teacher = TeacherSource | SeedTeachers | None
 
 
 def teacher_by_seed(given: Any, seeds: Sequence[int], what: str = "teacher") -> Teacher:
-    """What `dissect` was given as a teacher: one for all seeds, or one for each by a mapping or a function of the seed.
+    """What `dissect` was given as a teacher: one for all seeds, or one for each by a mapping or `BySeed`.
 
-    A function is called once for each seed. Raises `ConfigError` for seeds without a teacher.
+    Raises `ConfigError` for seeds without a teacher.
     """
-    make: Callable[[int], Any]
-    if isinstance(given, Mapping):
-        make = given.get
-    elif callable(given) and not isinstance(given, (nn.Module, TeacherSource)):
-        make = given
-    else:
+    if not isinstance(given, (Mapping, BySeed)):
         return as_source(given)
+    make = given.get if isinstance(given, Mapping) else given.make
     found = {seed: as_source(make(seed)) for seed in seeds}
     absent = [seed for seed, source in found.items() if source is None]
     if absent:
@@ -46,21 +50,21 @@ def teacher_by_seed(given: Any, seeds: Sequence[int], what: str = "teacher") -> 
             f"{what} gives nothing for some seeds",
             expected="a teacher for every seed of the study, and of its tuning",
             got=f"none for {', '.join(map(str, absent[:5]))}",
-            fix=f"{what}=a function of the seed, or a mapping with all seeds",
+            fix=f"{what}=BySeed(a function of the seed), or a mapping with all seeds",
         )
-    return BySeed({seed: source for seed, source in found.items() if source is not None})
+    return SeedTeachers({seed: source for seed, source in found.items() if source is not None})
 
 
 def of_seed(teacher: Teacher, seed: int) -> TeacherSource | None:
     """The teacher of a seed."""
-    return teacher.teachers[seed] if isinstance(teacher, BySeed) else teacher
+    return teacher.teachers[seed] if isinstance(teacher, SeedTeachers) else teacher
 
 
 def every(teachers: Iterable[Teacher]) -> list[TeacherSource]:
     """All single teachers, each once."""
     found: dict[int, TeacherSource] = {}
     for teacher in teachers:
-        for source in teacher.teachers.values() if isinstance(teacher, BySeed) else [teacher]:
+        for source in teacher.teachers.values() if isinstance(teacher, SeedTeachers) else [teacher]:
             if source is not None:
                 found[id(source)] = source
     return list(found.values())

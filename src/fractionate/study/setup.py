@@ -13,7 +13,7 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import subset
 from fractionate.records import Training
 from fractionate.study.arms import Arm, Settings, share_places
-from fractionate.study.seed_teachers import BySeed, Teacher, of_seed
+from fractionate.study.seed_teachers import SeedTeachers, Teacher, of_seed
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
@@ -74,7 +74,7 @@ class Setup:
     def settings_of(self, arm: Arm, seed: int) -> Settings:
         """What tells the run of a trial from others, as its record holds it."""
         own = self.own.get(arm.name, self.source)
-        source = of_seed(own, seed) if isinstance(own, BySeed) or arm.name in self.own else None
+        source = of_seed(own, seed) if isinstance(own, SeedTeachers) or arm.name in self.own else None
         found = self.settings if source is None else self.settings | {"teacher": source.fingerprint()}
         return {**found, **arm.settings}
 
