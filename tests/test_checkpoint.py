@@ -203,6 +203,6 @@ def test_random_states_come_back():
 
 
 def test_weights_of_another_student_are_refused():
-    with pytest.raises(MismatchError, match="belongs to another student") as caught:
+    with pytest.raises(MismatchError, match="belongs to another model") as caught:
         load_weights(nn.Linear(3, 2), {"weight": torch.zeros(2, 4), "more": torch.zeros(1)})
     assert "missing bias" in str(caught.value) and "weight: [2, 4] for [2, 3]" in str(caught.value)

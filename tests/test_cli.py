@@ -17,7 +17,7 @@ from fractionate.records import Diagnosis, Run, Study
 
 SMALL = (
     "data: {transfer: 60, validation: 60, test: 120}\n"
-    "teacher: {model: 'mlp(64)', steps: 60}\n"
+    "teacher: {model: 'mlp(64)', train: {steps: 60}}\n"
     "student: {model: 'mlp(8)'}\n"
     "training: {steps: 20}\n"
     "study: {cells: [hard, kd-pt, kd], seeds: 2}\n"
@@ -84,7 +84,8 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
 
 def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
     import fractionate.run.workflow as chain_module
-    from fractionate.run.workflow import Workflow, read_run
+    from fractionate.run.read import read_run
+    from fractionate.run.workflow import Workflow
     from fractionate.study.pilot import PilotPlan
     from fractionate.study.pilot_arms import Round
 

@@ -78,7 +78,7 @@ def test_a_data_set_on_the_command_line_with_a_colon_in_it_is_no_code(files, cap
     source = "data.source=table('wine.csv', 'grape', drop=['bottle'], kinds={'hue':'number'})"
     common = (
         "teacher.model=mlp(8)",
-        "teacher.steps=5",
+        "teacher.train.steps=5",
         "student.model=linear",
         "training.steps=5",
         "objective={cell: kd}",

@@ -22,7 +22,7 @@ SOURCE = str(Path(__file__).parents[1] / "src")
 HERE = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 SMALL = """
 data: {transfer: 60, validation: 60, test: 120}
-teacher: {model: 'mlp(64)', steps: 60}
+teacher: {model: 'mlp(64)', train: {steps: 60}}
 student: {model: 'mlp(8)'}
 objective: {cell: kd, temperature: 2}
 training: {steps: 20}

@@ -50,7 +50,8 @@ DryRun = Annotated[
 
 def read_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
     """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
-    from fractionate.run.workflow import Workflow, read_run
+    from fractionate.run.read import read_run
+    from fractionate.run.workflow import Workflow
 
     file, overrides = split_arguments(arguments)
     return Workflow(read_run(file, overrides, trust=tuple(trust or ())), **more)
@@ -81,7 +82,7 @@ def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     if dry_run:
         return give(estimate_of("collect", arguments, trust), as_json)
     workflow = open_workflow(arguments, trust)
-    tell(f"data: {workflow.parts}")
+    tell(f"data: {workflow.data}")
     _ = workflow.store
     from fractionate.store.upkeep import info
 
@@ -215,7 +216,7 @@ def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = F
     from fractionate.records.commands import Written
 
     workflow = open_workflow(arguments, trust)
-    tell(f"data: {workflow.parts}")
+    tell(f"data: {workflow.data}")
     tell(f"teacher on test data: {workflow.teacher_scores}")
     tell(f"{workflow.diagnosis}\n\n{workflow.study}\n\nstudent: {workflow.student}\n")
     give(Written.at(workflow.report()), as_json)

@@ -100,7 +100,8 @@ def schema(name: str) -> dict[str, Any]:
 @config_app.command("example")
 def config_example(as_json: AsJson = False) -> None:
     """Print a run file with every setting at its default. Example: fractionate config example > run.yaml"""
-    from fractionate.run.schema import ObjectiveSection, RunFile
+    from fractionate.run.schema import RunFile
+    from fractionate.run.sections import ObjectiveSection
 
     _give(RunFile(), as_json)
     if not as_json:

@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 
 from fractionate.page.document import report
-from fractionate.run.schema import DataSection, ExportSection, RunFile, StudySection, TeacherSection, TrainingSection
+from fractionate.run.schema import RunFile
+from fractionate.run.sections import (
+    DataSection,
+    ExportSection,
+    StudySection,
+    TeacherSection,
+    TeacherTrainingSection,
+    TrainingSection,
+)
 from fractionate.run.workflow import Workflow
 from fractionate.system.paths import as_path, shell_line
 
@@ -33,7 +41,9 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
             "name": "over-trained teacher",
             "out": str(out / "over-trained"),
             # trained for long on the very examples it is asked about: certain of every label, it says nothing else
-            "teacher": TeacherSection(model="mlp(256, 256)", train_on="transfer", steps=3000, weight_decay=0.0),
+            "teacher": TeacherSection(
+                model="mlp(256, 256)", train=TeacherTrainingSection(on="transfer", steps=3000, weight_decay=0.0)
+            ),
             "study": StudySection(cells=("hard", "ls", "class-mean", "kd-pt", "kd"), seeds=10),
         }
     )
@@ -48,7 +58,7 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
     students = []
     for run in demo_runs(out):
         workflow = Workflow(run)
-        say(f"{run.name}: {workflow.parts}")
+        say(f"{run.name}: {workflow.data}")
         say(f"  teacher on test data: {workflow.teacher_scores}")
         say(f"  {workflow.diagnosis}".replace("\n", "\n  "))
         say(f"  {workflow.study}".replace("\n", "\n  "))

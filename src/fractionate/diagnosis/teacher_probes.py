@@ -123,7 +123,7 @@ class OverConfidentTeacher:
         )
         text = f"hardly any rescaling signal: the teacher doubts {doubt:.2%} on average, deviation {deviation:.2g}"
         severity: Severity = "error" if deviation < self.gone else "warning"
-        patch = (("teacher.train_on", "teaching"),) if memorised else ()  # where a run file trains the teacher itself
+        patch = (("teacher.train.on", "teaching"),) if memorised else ()  # where a run file trains the teacher itself
         return Judgement(severity, min(score, 0.5), text, cause, fix, patch=patch)
 
 

@@ -164,11 +164,16 @@ def _own_builder(name: str) -> Builder:
     return lambda shape, classes: function(shape, classes) if wants >= 2 else function()
 
 
-def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
-    """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
+def find_data(name: str) -> Any:
+    """What a data source gives, by its name or by an own function: examples, parts, or texts that are divided first."""
+    with _own_code(f"{name} gives no data"):
+        return import_function(name)() if names_code(name) else data_sets[name]
+
+
+def as_parts(data: Any, name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
+    """The parts of what a data source gives: its own, or one data set that is split here. Sizes are counts or shares."""
     sizes: dict[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
     with _own_code(f"{name} gives no data"):
-        data: object = import_function(name)() if names_code(name) else data_sets[name]
         if isinstance(data, Parts):
             return data
         if isinstance(data, Undivided):
@@ -181,3 +186,8 @@ def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed:
                 fix="read what you need of the stream into Examples; distill() in Python takes streams",
             )
         return split_parts(as_examples(data, name), **sizes, seed=seed)
+
+
+def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
+    """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
+    return as_parts(find_data(name), name, transfer=transfer, validation=validation, test=test, seed=seed)

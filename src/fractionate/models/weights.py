@@ -94,18 +94,21 @@ def _fault(name: object, value: object, file_bytes: int) -> str | None:
     return None
 
 
-def save_weights(path: Path | str, tensors: Mapping[str, Tensor]) -> Path:
-    """Write weights with their digest, as safetensors. Raises `ResourceError` where the disk refuses."""
+def save_weights(path: Path | str, tensors: Mapping[str, Tensor], *, made_by: str = "") -> Path:
+    """Write weights with their digest, as safetensors; `made_by` says what made them and is part of it.
+
+    Raises `ResourceError` where the disk refuses.
+    """
     from safetensors.torch import save
 
     # tied weights are written under each of their names: a file holds no two names of one memory
     owned = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     # one entry: safetensors writes several in an order that differs from process to process
-    return write_file(path, save(owned, {DIGEST: _digest(owned)}))
+    return write_file(path, save(owned, {DIGEST: _digest(owned, made_by)}))
 
 
-def read_own_weights(path: Path | str, *, fix: str) -> dict[str, Tensor]:
-    """The weights that `save_weights` wrote. Raises `DamagedError`, naming the file, where they are not those."""
+def read_own_weights(path: Path | str, *, fix: str, made_by: str = "") -> dict[str, Tensor]:
+    """The weights that `save_weights` wrote. Raises `DamagedError`, naming the file, for others, or those of another maker."""
     from safetensors import safe_open
 
     try:
@@ -116,7 +119,7 @@ def read_own_weights(path: Path | str, *, fix: str) -> dict[str, Tensor]:
         raise
     except FractionateError as error:
         raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=fix) from error
-    found = _digest(tensors)
+    found = _digest(tensors, made_by)
     if told != found:
         raise DamagedError(
             f"{path} is damaged",
@@ -127,9 +130,10 @@ def read_own_weights(path: Path | str, *, fix: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor], made_by: str) -> str:
     names = sorted(tensors)
-    return xxhash.xxh3_128_hexdigest(json.dumps([names, content_hash(*(tensors[name] for name in names))]).encode())
+    content = [names, content_hash(*(tensors[name] for name in names)), *([made_by] if made_by else [])]
+    return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> tuple[bytes, dict[str, str]]:
@@ -181,10 +185,10 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str = 
     ]
     if faults:
         raise MismatchError(
-            f"{origin} belongs to another student",
-            expected=f"{len(own)} tensors as the student's",
+            f"{origin} belongs to another model",
+            expected=f"{len(own)} tensors as the model's",
             got="; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else ""),
-            fix="build the same student, or choose another output folder",
+            fix="build the same model, or choose another file or output folder",
         )
     model.load_state_dict({name: tensors[plain] for name, plain in names.items()})
 

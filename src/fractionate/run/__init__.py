@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
+    from fractionate.run.read import read_run as read_run
     from fractionate.run.runfile import dump_run as dump_run
     from fractionate.run.schema import RunFile as RunFile
     from fractionate.run.schema import all_keys as all_keys
     from fractionate.run.timing import peak_bytes as peak_bytes
     from fractionate.run.workflow import Workflow as Workflow
-    from fractionate.run.workflow import read_run as read_run
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "timing": ("peak_bytes",),
+            "read": ("read_run",),
             "runfile": ("dump_run",),
             "schema": ("RunFile", "all_keys"),
-            "workflow": ("Workflow", "read_run"),
+            "workflow": ("Workflow",),
         },
     )

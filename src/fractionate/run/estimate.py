@@ -75,8 +75,7 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     Reads the data and builds the networks; asks no teacher and writes nothing but temporary files. What lies in the run's
     folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
     """
-    _ = workflow.parts
-    signal, teacher, remarks = check_run(workflow)
+    student, teacher, remarks = check_run(workflow)
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     asked_for: dict[Verb, tuple[str, ...]] = {
         "collect": ("teacher", "collect"),
@@ -87,7 +86,7 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     }
     tasks = [Task("start", "load libraries and data", started, started, 0)]
     with tempfile.TemporaryDirectory() as folder:
-        timing, began, costs = Timing(workflow, signal, teacher, Path(folder)), clock(), []
+        timing, began, costs = Timing(workflow, student, teacher, Path(folder)), clock(), []
         for name in asked_for[verb]:
             cost: Cost | None = getattr(timing, name)()
             costs += [(name, cost)] if cost is not None else []

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from fractionate.errors import ConfigError, FractionateError, printable, visible
 from fractionate.records.commands import Difference, Differences, Setting, Settings
-from fractionate.run.schema import ContradictionError, RunFile, all_keys, known_keys, section_of
+from fractionate.run.schema import RunFile, all_keys, known_keys, section_at
+from fractionate.run.sections import ContradictionError
 from fractionate.run.yaml import MOST_DEEP, Lines, Place, parse_file, parse_text
 from fractionate.system.registry import names_code, nearest
 
@@ -29,11 +30,12 @@ def load_run(
     overrides: tuple[str, ...] = (),
     *,
     trust: tuple[str, ...] = (),
-    lookups: Mapping[str, Callable[[str], object]] | None = None,
+    lookups: Callable[[Any], Mapping[str, Callable[[str], object]]] | None = None,
 ) -> RunFile:
     """Read and validate a run file, apply `key.sub=value` overrides; no file gives the defaults.
 
-    `lookups` resolve names by key (`study.cells`, …) and raise `ConfigError` for those nobody knows. Code named in the file
+    `lookups` gives, for the tree of a run file, what resolves names by key (`study.cells`, `study.arms.*.terms`, …) and raises
+    `ConfigError` for those nobody knows. Code named in the file
     (`package.module:function`) is refused unless its module is in `trust` or the same name is given as an override: what you
     type may run, what a file says may not.
 
@@ -57,13 +59,14 @@ def load_run(
             else:
                 told = [(place, _say(fault, place))]
             faults += [(*_where(lines, there), what) for there, what in told]
-    for key, lookup in (lookups or {}).items():
+    for key, lookup in ({} if lookups is None else lookups(tree)).items():
         for place, name in _names(tree, tuple(key.split("."))):
             try:
                 lookup(name)
             except FractionateError as error:
                 line, column = _where(lines, place)
-                faults.append((line, column, f"{key}: {error.what}; {error.fix or error.expected or error.got}"))
+                at = ".".join(map(str, place))
+                faults.append((line, column, f"{at}: {error.what}; {error.fix or error.expected or error.got}"))
     for key in CODE_KEYS:
         for place, name in _names(tree, tuple(key.split("."))):
             if not names_code(name):
@@ -117,20 +120,27 @@ def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fau
     return set(typed)
 
 
-def _names(tree: Any, key: tuple[str, ...]) -> list[tuple[Place, str]]:
-    """The names written at a key, alone or in a list, each with its place."""
-    for step in key:
-        tree = tree.get(step) if isinstance(tree, dict) else None
-    if isinstance(tree, str):
-        return [(key, tree)]
-    return [((*key, i), name) for i, name in enumerate(tree) if isinstance(name, str)] if isinstance(tree, list) else []
+def _names(tree: Any, key: tuple[str, ...], place: Place = ()) -> list[tuple[Place, str]]:
+    """The names written at a key, alone or in a list, each with its place; `*` stands for every name of a mapping."""
+    if not key:
+        if isinstance(tree, str):
+            return [(place, tree)]
+        parts = enumerate(tree) if isinstance(tree, list) else ()
+        return [((*place, i), name) for i, name in parts if isinstance(name, str)]
+    if not isinstance(tree, dict):
+        return []
+    steps = [str(step) for step in tree] if key[0] == "*" else [key[0]] if key[0] in tree else []
+    return [found for step in steps for found in _names(tree.get(step), key[1:], (*place, step))]
 
 
 def _say(fault: Any, place: Place) -> str:
     key = printable(".".join(map(str, place)), 200)
     if fault["type"] == "extra_forbidden":
         here = known_keys(place[:-1])
-        elsewhere = {key.rpartition(".")[2]: key for key in all_keys()}
+        known = sorted(
+            all_keys(), key=lambda key: (key.split(".")[0] == place[0], -key.count("."))
+        )  # the best one last
+        elsewhere = {key.rpartition(".")[2]: key for key in known}
         near = nearest(str(place[-1]), here, 0.75) or elsewhere.get(
             nearest(str(place[-1]), list(elsewhere), 0.75) or ""
         )
@@ -206,9 +216,8 @@ def explain(key: str | None = None) -> Settings:
 
 def _setting(name: str) -> Setting:
     *heads, last = name.split(".")
-    section: type[BaseModel] = RunFile
-    for head in heads:
-        section = section_of(section, head)
+    section = section_at(tuple(heads))
+    assert section is not None
     field = section.model_fields[last]
     default = field.get_default()
     shown = list(default) if isinstance(default, tuple) else default

@@ -1,14 +1,14 @@
-"""A run in small, on copies and in a temporary folder: short versions of each task, from which its cost is told."""
+"""What each job of a run takes, from short versions of it on copies, in a temporary folder, with a teacher that was not trained."""
 
 from __future__ import annotations
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,39 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fractionate.data.examples import Examples
+from fractionate.data.batch import Split
+from fractionate.data.parts import subset
 from fractionate.diagnosis.examination import diagnose
 from fractionate.losses.objective import Objective
 from fractionate.page.document import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
 from fractionate.run.workflow import Workflow
 from fractionate.store.collection import collect
-from fractionate.study.arms import Arm, make_arms
+from fractionate.store.reading import Store
+from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
-from fractionate.study.jobs import JobRunner
-from fractionate.study.setup import Setup, affordable_points
-from fractionate.study.trials import Trials
+from fractionate.study.setup import affordable_points
 from fractionate.study.tuning import tried_arms
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
-from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.teachers.online import Online
+from fractionate.teachers.source import TeacherSource
 from fractionate.training.distillation import distill
-from fractionate.training.evaluation import evaluate
-from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, StackMember, StackSetup, make_student, model_logits
+from fractionate.training.recipe import Recipe
 
 Seconds = NDArray[np.float64]  # wall, and CPU
-FEW, MORE = 4, 24  # steps of the two short trainings
-ARMS, TRIES, SEEDS = 40, 4, 50  # timed at most: the cost of a larger study grows in proportion
-EVALUATED = 1024  # examples of each split that are timed: one evaluation batch of a real run
-LONGEST_TRIAL = 1.0  # seconds in which steps of a study are counted
-EXPORT_SECONDS, ONNX_SECONDS = (
-    1.8,
-    1.9,
-)  # of a small student, most of it loading torch's exporters (measured on two cores)
+FEW, MORE, FEWER = 4, 24, 6  # steps of the short trainings; `FEWER` of the longer one for models that take their time
+ARMS, SEEDS = 40, 50  # timed at most: the cost of a larger study grows in proportion
+EVALUATED = 1024  # examples of each split that are timed at most
+SLOW = 0.25  # seconds a forward pass on `FEW` examples may take; above it as few examples as can be are timed
+MEASURED = 1.1  # of a study's steps, with the measurements along the training
+EXPORT_SECONDS, ONNX_SECONDS = 1.8, 1.9  # of a small student, most of it loading torch's exporters (on two cores)
 EXPORT_BYTES = 12_500  # of a program beside the weights
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one task will take."""
+    """What one job will take."""
 
     what: str
     seconds: Seconds
@@ -90,276 +87,256 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def some(data: Examples, most: int = EVALUATED) -> Examples:
+def some(split: Split, most: int) -> Split:
     """The first examples."""
-    return data.take(torch.arange(min(most, len(data))))
-
-
-class _Enough(Exception):  # noqa: N818 (no error: it ends a trial)
-    pass
+    return split if len(split) <= most else subset(split, torch.arange(most))
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The tasks of a run, each timed on first use; None for those already done."""
+    """The jobs of a run, each timed on first use; None for those already done."""
 
     workflow: Workflow
-    signal: TeacherSignal
+    student: nn.Module
     network: nn.Module
     folder: Path
 
     def _done(self, *names: str) -> bool:
         return any((Path(self.workflow.run.out) / name).exists() for name in names)
 
+    @cached_property
+    def most(self) -> int:
+        """How many examples of a split are timed: fewer of models that take their time."""
+        task = self.workflow.task
+        took = timed(lambda: self._pass(some(task.splits.transfer, FEW)))
+        took = timed(lambda: self._pass(some(task.splits.transfer, FEW))) if took[0] < SLOW else took
+        per_example = took[0] / FEW
+        return int(np.clip(SLOW * FEW / max(per_example, 1e-9), 4 * FEW, EVALUATED))
+
+    @property
+    def slow(self) -> bool:
+        """Whether models take their time."""
+        return self.most < EVALUATED
+
+    def _pass(self, split: Split) -> None:
+        task = self.workflow.task
+        for _ in task.predictions(self.network, split, head=task.teacher_head, view="teacher"):
+            pass
+
+    @cached_property
+    def small(self) -> Task:
+        """The run's task with few examples in each split."""
+        task = self.workflow.task
+        splits = {name: some(getattr(task.splits, name), self.most) for name in ("transfer", "validation", "test")}
+        return replace(task, **splits)  # type: ignore[arg-type]
+
+    @cached_property
+    def store(self) -> Store:
+        """What the network gives on the few."""
+        return self._collect(self.small, "store")
+
+    def _collect(self, task: Task, name: str) -> Store:
+        given = self.workflow.run.collect
+        return collect(
+            self.network, task, self.folder / name, form=given.form, k=given.k, dtype=given.dtype,
+            temperatures=given.temperatures, precision=given.precision, device=task.device,
+        )  # fmt: skip
+
+    def _source(self, *recipes: Recipe) -> TeacherSource:
+        if any(recipe.transform_specs for recipe in recipes):
+            return Online(self.network)
+        dense = self.store.form.kind == "dense" and not self.store.head.tokens
+        return Cached(self.store.signal() if dense else self.store, model=self.network)
+
+    # -- jobs -------------------------------------------------------------------------------------------------------------------
+
     def teacher(self) -> Cost | None:
         """Training a teacher."""
-        asked = self.workflow.run.teacher
-        if asked.weights or self._done("teacher.safetensors"):
+        workflow, given = self.workflow, self.workflow.teacher_training
+        if given is None or self._done("teacher.safetensors"):
             return None
-        taught = self.workflow.taught
+        model, taught = workflow.new_teacher(), workflow.teaching
         training = Training(
-            steps=asked.steps, batch_size=64, learning_rate=asked.learning_rate, weight_decay=asked.weight_decay
+            steps=given.steps,
+            batch_size=given.batch_size,
+            learning_rate=given.learning_rate,
+            weight_decay=given.weight_decay,
         )
-        seconds = self._training(self.network, taught, None, training)
-        what = f"train {asked.model} for {asked.steps:,} steps on {len(taught):,} examples"
-        return Cost(what, seconds, weight_bytes(self.network) + 100 * len(self.network.state_dict()))
+        task = replace(self.small, transfer=some(taught, self.most), validation=None, test=None, student=lambda: model)
+        seconds = self._training(task, Recipe(training=training), given.steps)
+        what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(taught):,} examples"
+        return Cost(what, seconds, weight_bytes(model) + 100 * len(model.state_dict()))
 
     def collect(self) -> Cost | None:
-        """Asking the teacher: two small stores of a network that was not trained tell what a row takes."""
-        transfer = self.workflow.parts.transfer
+        """The teacher's pass: two small stores tell what a row takes."""
+        task = self.workflow.task
+        examples, seen = len(task.splits.transfer), len(self.small.splits.transfer)
         if self._done("store/head.json"):
             return None
+        half = replace(self.small, transfer=some(task.splits.transfer, max(1, seen // 2)))
         took, sizes = [], []
-        counts = [max(1, min(len(transfer), most)) for most in (EVALUATED // 4, EVALUATED // 2)]
-        for number, count in enumerate(counts):
-            out = self.folder / f"store-{number}"
-            part = some(transfer, count)
+        for small, name in ((half, "half"), (self.small, "store")):
             begin = clock()
-            collect(self.network, part, out)
+            store = self.store if name == "store" else self._collect(small, name)
             took.append(clock() - begin)
-            sizes.append(sum(file.stat().st_size for file in out.rglob("*") if file.is_file()))
-        what = f"ask it about {len(transfer):,} examples of {transfer.classes} classes"
-        seconds, size = took[-1], float(sizes[-1])
-        if counts[0] < counts[1]:
-            further = (len(transfer) - counts[1]) / (counts[1] - counts[0])
-            seconds = seconds + further * np.maximum(took[1] - took[0], 0)
-            size += further * (sizes[1] - sizes[0])
-        return Cost(what, seconds, int(size))
+            sizes.append(sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()))
+        further = max(0, examples - seen) / max(1, seen - len(half.splits.transfer))
+        seconds = took[1] + further * np.maximum(took[1] - took[0], 0)
+        size = sizes[1] + further * max(0, sizes[1] - sizes[0])
+        return Cost(f"run it on {examples:,} examples of {store.head.classes:,} classes", seconds, int(size))
 
     @cached_property
     def diagnosed(self) -> Diagnosis:
-        """What diagnose says of the drawn signal: as long as what it will say of the real one, about."""
-        workflow, parts = self.workflow, self.workflow.parts
-        transfer, held_out = some(parts.transfer), some(parts.validation)
-        drawn = torch.randn(len(held_out), held_out.classes, generator=torch.Generator().manual_seed(1))
+        """The diagnosis of the few: as long as the real one, about."""
+        workflow, task = self.workflow, self.small
         return diagnose(
-            self.signal.take(torch.arange(len(transfer))),
-            workflow.new_student(),
+            self.store,
             name=workflow.run.name,
-            class_names=transfer.class_names,
-            data=transfer,
-            held_out=TeacherSignal(drawn, held_out.labels),
-            objective=workflow.objective_asked,
+            class_names=workflow.data.need.class_names,
+            data=task,
+            held_out=Online(self.network).signal(task, task.splits.validation or task.splits.transfer),
+            objective=workflow.given_objective,
         )
 
     def diagnose(self) -> Cost | None:
-        """The probes, and a pilot where one is asked for."""
-        workflow, examples = self.workflow, len(self.workflow.parts.transfer)
+        """The probes, and a pilot where one is wanted."""
+        workflow = self.workflow
         if self._done("diagnosis.json"):
             return None
-        seconds = timed(lambda: self.diagnosed) * max(1.0, examples / EVALUATED)
+        _ = self.store
+        ratio = len(workflow.data.transfer) / len(self.small.splits.transfer)
+        seconds = timed(lambda: self.diagnosed) * max(1.0, ratio)
         minutes = workflow.run.diagnosis.pilot_minutes if workflow.pilot_minutes is None else workflow.pilot_minutes
         what = "spectrum, findings and recipe" + (f", a pilot of at most {minutes:g} min" if minutes else "")
         return Cost(what, seconds + 60 * minutes, len(self.diagnosed.to_json().encode()))
 
     @cached_property
-    def few_settings(self) -> dict[str, Any]:
-        """The settings of the study; those of one with few arms and tries, where it has many."""
-        settings = dict(self.workflow.study_settings)
-        tune: Tuning | None = settings["tune"]
-        if (
-            tune is not None
-            and len(tune.temperatures) * len(tune.teacher_weights) * max(1, len(tune.learning_rates)) > TRIES
-        ):
-            settings["tune"] = replace(tune, temperatures=tune.temperatures[:2], teacher_weights=tune.teacher_weights[:2],
-                                       learning_rates=tune.learning_rates[:1])  # fmt: skip
-        if len(self._arms(settings)) > ARMS:
-            settings["cells"] = settings["cells"][:ARMS]
-            for name in ("teacher_weights", "share", "divergence", "learning_rates"):
-                settings[name] = settings[name] and settings[name][:1]
-            settings["temperatures"] = settings["temperatures"][: max(1, ARMS // len(settings["cells"]))]
-        return settings
+    def tries(self) -> int:
+        """How many students the tuning of the study trains."""
+        tune: Tuning | None = self.workflow.study_settings["tune"]
+        if tune is None:
+            return 0
+        return (
+            sum(map(len, tried_arms(tuple(self.workflow.arms.values()), tune, self.workflow.training).values()))
+            * tune.seeds
+        )
 
-    def _arms(self, settings: dict[str, Any]) -> tuple[Arm, ...]:
-        rates = settings["learning_rates"] or (self.workflow.training.learning_rate,)
-        cells, temperatures, weights = settings["cells"], settings["temperatures"], settings["teacher_weights"]
-        return make_arms(cells, temperatures, weights, settings["share"], rates, settings["divergence"])
-
-    def _students(self, settings: dict[str, Any], seeds: int) -> tuple[int, int]:
-        """How many students a study trains, and how many more its tuning."""
-        arms, tune = self._arms(settings), settings["tune"]
-        tried = {} if tune is None else tried_arms(arms, tune, self.workflow.training)
-        return len(arms) * seeds, sum(map(len, tried.values())) * (0 if tune is None else tune.seeds)
-
-    def _dissect(self, seeds: int) -> Study:
-        workflow = self.workflow
-        validation, test = some(workflow.parts.validation), some(workflow.parts.test)
+    def _dissect(self, arms: dict[str, Arm], steps: int, name: str) -> Study:
+        short = {
+            key: replace(arm, share=1.0, recipe=replace(arm.recipe, training=replace(
+                arm.recipe.training, steps=steps, epochs=None)))
+            for key, arm in arms.items()
+        }  # fmt: skip
+        settings = self.workflow.study_settings | {"seeds": 2, "tune": None}
+        source = self._source(*(arm.recipe for arm in arms.values()))
+        out = self.folder / f"study-{name}"
         return dissect(
-            workflow.new_student,
-            workflow.parts.transfer,
-            self.signal,
-            **self.few_settings | {"seeds": seeds},
-            training=replace(workflow.training, steps=1, epochs=None),
-            validation=validation,
-            test=test,
-            progress="off",
-            out=self.folder / f"study-{seeds}-{time.perf_counter_ns()}",
-            name=workflow.run.name,
+            self.small, arms=short, teacher=source, **settings, out=out, progress="off", name=self.workflow.run.name
         )
 
     @cached_property
     def studied(self) -> tuple[Study, Seconds, Seconds]:
-        """The study of one step, grown to the seeds (50 at most) and measurements of the real one; what its first start takes
-        more than others, and what all but the steps of its students takes."""
+        """A study of few steps, its seeds and measurements grown to those of the real one (50 seeds at most); seconds of a student,
+        and of a step of one."""
         workflow = self.workflow
-        cold = timed(lambda: self._dissect(2))
-        two, three = timed(lambda: self._dissect(2)), clock()
-        small = self._dissect(3)
-        another = np.maximum(clock() - three - two, 0.2 * two)
-        seeds = workflow.run.study.seeds
-        measured = self._points(len(workflow.parts.transfer))
-        runs = tuple(replace(run, history=run.history * measured) for run in small.runs[::3])
-        shown = range(min(seeds, SEEDS))
-        grown = tuple(replace(run, seed=seed) for run in runs for seed in shown)
-        return replace(small, seeds=tuple(shown), runs=grown), cold - two, two + (seeds - 2) * another
-
-    def _points(self, examples: int) -> int:
-        return affordable_points(self.workflow.training, examples, len(self.workflow.parts.validation))
+        arms = dict(islice(workflow.arms.items(), 3 if self.slow else ARMS))
+        more = FEWER if self.slow else MORE
+        took, made = [], []
+        for number, steps in enumerate((1, 1, more)):  # the first one loads what the others have
+            begin = clock()
+            made.append(self._dissect(arms, steps, str(number)))
+            took.append(clock() - begin)
+        students = 2 * len(arms)
+        step = np.maximum(took[2] - took[1], 0) / (students * (more - 1))
+        fixed = np.maximum(took[1] / students - step, 0)
+        seeds = range(min(workflow.run.study.seeds, SEEDS))
+        points = affordable_points(workflow.training, len(workflow.data.transfer), len(workflow.data.validation))
+        runs = tuple(replace(run, history=run.history * points) for run in made[1].runs[::2])
+        grown = tuple(replace(run, seed=seed) for run in runs for seed in seeds)
+        return replace(made[1], seeds=tuple(seeds), runs=grown), fixed, step
 
     def dissect(self) -> Cost | None:
-        """A study: what every student takes beside its steps, and the steps of one group, tried for a second at most."""
-        workflow, asked = self.workflow, self.workflow.run.study
+        """A study: what every student takes apart from its steps, and the steps."""
+        workflow, given = self.workflow, self.workflow.run.study
         if self._done("study.json"):
             return None
-        arms = self._arms(workflow.study_settings)
-        students, tries = self._students(workflow.study_settings, asked.seeds)
-        timed = sum(self._students(self.few_settings, asked.seeds))
-        study, first, seconds = self.studied
-        transfer = workflow.parts.transfer
-        steps = workflow.training.steps_for(len(transfer))
-        points = self._points(len(transfer))
-        step, point, row = self._step_and_point(arms[:ARMS], points)
-        further = sum(max(0, len(part) - EVALUATED) for part in (workflow.parts.validation, workflow.parts.test))
-        share = statistics.mean(arm.share for arm in arms)
-        each = (steps * share - 1) * step + (points - 1) * point + further * row
-        what = f"{len(arms)} arms × {asked.seeds} seeds = {students:,} students of {steps:,} steps"
-        if tries:
-            what += f", tuned by {tries:,} more"
+        arms = list(workflow.arms.values())
+        students = len(arms) * given.seeds
+        steps = [arm.recipe.training.steps_for(max(1, round(arm.share * len(workflow.data.transfer)))) for arm in arms]
+        study, fixed, step = self.studied
+        what = f"{len(arms)} arms × {given.seeds} seeds = {students:,} students of {max(steps):,} steps"
+        what += f", tuned by {self.tries:,} more" if self.tries else ""
+        further = sum(len(part) for part in (workflow.data.validation, workflow.data.test))
+        seen = sum(len(part) for part in (self.small.splits.validation, self.small.splits.test) if part is not None)
+        fixed = fixed * max(1.0, 0.5 * further / max(1, seen))
+        every = students + self.tries
+        seconds = every * (fixed + MEASURED * step * float(np.mean(steps)))
         workers = workflow.workers if isinstance(workflow.workers, int) else 1
-        speed = np.array([max(1, workers), 1])
         # every run in a file of its own, then all of them in one, and the study once more in its folder
         run = sum(len(run.to_json().encode()) + 1 for run in study.runs) / max(1, len(study.runs))
-        size = (students + tries) * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
-        seconds = first + seconds * (students + tries) / timed + (students + tries) * each
-        return Cost(what, seconds / speed, int(size))
+        size = every * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
+        return Cost(what, seconds / np.array([max(1, workers), 1]), int(size))
 
-    def _step_and_point(self, arms: tuple[Arm, ...], points: int) -> tuple[Seconds, Seconds, Seconds]:
-        """What a student's step, a measurement of it, and looking at one more example take."""
-        workflow, transfer = self.workflow, self.workflow.parts.transfer
-        validation = some(workflow.parts.validation, VALIDATED_EXAMPLES)
-        stack_setup = StackSetup(
-            {0: transfer, 1: transfer}, {0: self.signal, 1: self.signal}, workflow.training, validation, None, points
-        )
-        task = Task("classification", transfer=transfer, validation=validation, student=workflow.new_student)
-        setup = Setup(task, Cached(self.signal), {}, {}, points=points)
-        job = next(Trials(setup).jobs([replace(arm, share=1.0) for arm in arms], [0]))
-        stamps: list[Seconds] = []
-
-        def advance(_: int) -> None:
-            stamps.append(clock())
-            if len(stamps) > 8 and (stamps[-1] - stamps[0])[0] > LONGEST_TRIAL:
-                raise _Enough
-
-        try:
-            for _ in JobRunner(setup).work(job, advance):
-                break
-        except _Enough:
-            pass
-        # by then all shapes of batches have been met; fewer steps than an epoch tell what they can
-        each = np.diff(np.array(stamps), axis=0)
-        settled = each[min(-(-len(transfer) // workflow.training.batch_size), len(each) // 2) :]
-        step = (settled.mean(axis=0) if len(settled) else np.zeros(2)) / len(job.group)
-        objectives = [arm.recipe_for(0).objective for arm in arms]
-        taught = StackMember("taught", 0, next((objective for objective in objectives if objective is not None), None))
-        model = make_student(workflow.new_student, 0)
-        probe, seen = transfer.inputs[stack_setup.probe], validation.inputs
-        row = min((timed(lambda: model_logits(model, seen)) for _ in range(3)), key=lambda took: float(took[0]))
-
-        def look() -> None:
-            measure(stack_setup, taught, 0, 1.0, model, model_logits(model, probe), model_logits(model, seen))
-
-        look()
-        point = min((timed(look) for _ in range(3)), key=lambda took: float(took[0]))
-        return step, point, row / len(seen)
-
-    def _training(
-        self, model: nn.Module, data: Examples, objective: Objective | None, training: Training, **more: Any
-    ) -> Seconds:
-        """A training by the real engine, from two short ones."""
-        asked: dict[str, Any] = {"objective": objective} if objective is not None else {}
-        signal = self.signal if objective is not None else None
+    def _training(self, task: Task, recipe: Recipe, steps: int, **more: Any) -> Seconds:
+        """A training by the real loop, from two short ones."""
+        source = self._source(recipe) if recipe.needs_teacher else None
+        longer = max(FEW + 1, min(FEWER + FEW if self.slow else MORE, steps))
         took = []
-        steps = training.steps_for(len(data))
-        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        more_steps = max(FEW + 1, min(MORE, steps))
-        for few in (FEW, FEW, more_steps):  # the first one loads what the others have
-            short = replace(training, steps=few, epochs=None, evaluate_every=None, patience=None, keep="last")
+        for few in (FEW, FEW, longer):  # the first one loads what the others have
+            short = replace(recipe.training, steps=few, epochs=None, evaluate_every=None, patience=None, keep="last")
             begin = clock()
-            distill(model, data, signal, training=short, log_every=MORE, show="nothing", **asked, **more)
+            distill(
+                task, teacher=source, recipe=replace(recipe, training=short), log_every=MORE, show="nothing", **more
+            )
             took.append(clock() - begin)
-            model.load_state_dict(weights)
-        step = np.maximum(took[2] - took[1], 0) / (more_steps - FEW)
+        step = np.maximum(took[2] - took[1], 0) / (longer - FEW)
         return np.maximum(took[0], FEW * step) + (steps - FEW) * step
 
     def distill(self) -> Cost | None:
-        """The one student, its looks at held-out data, and its hand-over."""
-        workflow, parts, asked = self.workflow, self.workflow.parts, self.workflow.run.distill
+        """The one student, its evaluations, and its export."""
+        workflow, given = self.workflow, self.workflow.run.distill
         if self._done("student/run.json"):
             return None
-        objective, training = workflow.objective_asked or Objective(), workflow.distill_training
-        student = workflow.new_student()
-        settings = {"recompute": asked.recompute, "compile_mode": asked.compile_mode, "out": None}
-        seconds = self._training(student, parts.transfer, objective, training, **settings)
-        steps = training.steps_for(len(parts.transfer))
-        every = asked.evaluate_every or -(-len(parts.transfer) // training.batch_size)
-        looks = steps // every if asked.evaluate_every or asked.patience or asked.keep == "best" else 0
-        seen = some(parts.test)
-        evaluate(student, seen)
-        row = timed(lambda: evaluate(student, seen)) / len(seen)
-        seconds = seconds + row * ((looks + 1) * len(parts.validation) + len(parts.test))
+        data, training = workflow.data, workflow.distill_training
+        recipe = workflow.recipe(self._objective, training)
+        steps = training.steps_for(len(data.transfer))
+        seconds = self._training(replace(self.small, test=None), recipe, steps, recompute=given.recompute,
+                                 compile_mode=given.compile_mode)  # fmt: skip
+        every = given.evaluate_every or -(-len(data.transfer) // training.batch_size)
+        evaluations = steps // every if given.evaluate_every or given.patience or given.keep == "best" else 0
+        seen = self.small.splits.test or self.small.splits.transfer
+        self.small.evaluate(self.student, seen)
+        row = timed(lambda: self.small.evaluate(self.student, seen)) / len(seen)
+        seconds = seconds + row * ((evaluations + 1) * len(data.validation) + len(data.test))
         export = workflow.run.export
         seconds = seconds + EXPORT_SECONDS * export.program + ONNX_SECONDS * export.onnx
-        size = weight_bytes(student) + 100 * len(student.state_dict())
-        last = size * (training.keep == "best")  # the weights after the last step, beside the best
+        size = weight_bytes(self.student) + 100 * len(self.student.state_dict())
+        last = size * (training.keep == "best")  # the weights after the last step, next to the best
         programs = export.program * (size + EXPORT_BYTES) + export.onnx * size
-        rows = 190 * min(steps, steps // (asked.log_every or max(1, steps // 100))) + 420 * looks
-        chosen = f"{objective.cell}" if workflow.objective_asked else "the recipe of diagnose"
-        what = f"{workflow.run.student.model} with {chosen}, {steps:,} steps, and hand it over"
+        rows = 190 * min(steps, steps // (given.log_every or max(1, steps // 100))) + 420 * evaluations
+        chosen = f"{self._objective.cell}" if self._objective and workflow.given_objective else "the recipe of diagnose"
+        what = f"{workflow.run.student.model} with {chosen}, {steps:,} steps, and export it"
         records = 2 * len(self.run.to_json().encode()) + 1800  # in both folders, and the model card
         return Cost(what, seconds, 2 * size + last + programs + rows + records)
+
+    @property
+    def _objective(self) -> Objective | None:
+        if not self.workflow.task.reader.distributions:
+            return None
+        return self.workflow.given_objective or Objective("kd", 1.0, 0.6)
 
     @cached_property
     def run(self) -> Run:
         """A record of a student as long as the real one's, about."""
-        objective = self.workflow.objective_asked or Objective()
-        steps = self.workflow.training.steps_for(len(self.workflow.parts.transfer))
-        rows = steps // (self.workflow.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
-        few = replace(self.workflow.training, steps=max(1, min(rows, 200)), epochs=None)
-        part, said = some(self.workflow.parts.transfer, 64), self.signal.take(torch.arange(min(64, len(self.signal))))
+        workflow = self.workflow
+        steps = workflow.training.steps_for(len(workflow.data.transfer))
+        rows = steps // (workflow.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
+        few = replace(workflow.training, steps=max(1, min(rows, FEWER if self.slow else 200)), epochs=None)
+        recipe = workflow.recipe(self._objective, few)
+        source = self._source(recipe) if recipe.needs_teacher else None
         _, made = distill(
-            self.workflow.new_student(), part, said, objective=objective, training=few, validation=part, test=part,
-            log_every=1, out=self.folder / "student", show="nothing",
-        )  # fmt: skip
+            self.small, teacher=source, recipe=recipe, log_every=1, out=self.folder / "student", show="nothing"
+        )
         return made
 
     def report(self) -> Cost | None:

@@ -217,20 +217,28 @@ class Task:
                 yield found
 
     def evaluate(
-        self, model: nn.Module, split: Split, teacher: TeacherOnBatch | None = None, *, final: bool = True
+        self,
+        model: nn.Module,
+        split: Split,
+        teacher: TeacherOnBatch | None = None,
+        *,
+        final: bool = True,
+        head: Head = None,
+        view: str = "",
     ) -> Scores:
         """All metrics in one pass over a split; nothing but their states is held.
 
         Args:
             teacher: A teacher in use (`source.open(task, split, None, task.inside)`), for metrics that compare with it.
             final: Metrics that are too expensive for evaluations during training too (BLEU).
+            head, view: Of a model that is not a student: where its logits are, and which inputs it takes.
         """
         used = tuple(m for m in self.judged if final or not m.final_only)
         needs = joined(m.needs for m in used if teacher is not None or not m.reads_teacher)
         inside = any(m.needs and m.reads_teacher for m in used)
 
         def compared() -> Iterator[tuple[Predictions, Any]]:
-            for found in self.predictions(model, split, head=self.head, needs=needs):
+            for found in self.predictions(model, split, head=self.head if head is None else head, view=view, needs=needs):
                 if teacher is None or not len(found):
                     yield found, None
                     continue

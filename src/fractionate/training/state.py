@@ -82,7 +82,7 @@ class Parts:
         return Checkpoint(state.step, tensors, {"asked": asked, "standing": asdict(state), "scale": scale})
 
     def restore(self, found: Checkpoint, world: World) -> TrainState:
-        """Put a checkpoint back. Raises `MismatchError` where it belongs to another student."""
+        """Put a checkpoint back. Raises `MismatchError` where it belongs to another model."""
         load_weights(self.student, world.like(found.part("student"), self.student.state_dict()))
         load_weights(self.trained, world.like(found.part("parts"), self.trained.state_dict()))
         owners = [p for group in self.optimizer.param_groups for p in group["params"]]

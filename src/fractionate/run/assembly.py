@@ -1,0 +1,166 @@
+"""What a run file describes, built: data, task, networks, recipes and variants. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Split
+from fractionate.errors import ConfigError
+from fractionate.losses.objective import Objective
+from fractionate.models.names import find_model
+from fractionate.models.weights import load_weights, read_weights
+from fractionate.records import Training, Tuning
+from fractionate.records.training import LOOP_SETTINGS
+from fractionate.run.data import RunData, kind_of, read_data
+from fractionate.run.resources import training_device
+from fractionate.run.schema import RunFile
+from fractionate.run.sections import ArmSection, ObjectiveSection, TeacherTrainingSection
+from fractionate.study.arms import Arm, make_arms
+from fractionate.tasks.task import Task
+from fractionate.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A run file, and what it names; every property is made on first use."""
+
+    run: RunFile
+
+    @cached_property
+    def data(self) -> RunData:
+        """The data, in its parts."""
+        return read_data(self.run)
+
+    @cached_property
+    def task(self) -> Task:
+        """What all students of the run share."""
+        data, run = self.data, self.run
+        return Task(
+            kind_of(run.task),
+            transfer=data.transfer,
+            validation=data.validation,
+            test=data.test,
+            teaching=data.teaching,
+            student=self.new_student,
+            metrics=run.metrics,
+            teacher_head=run.teacher.head,
+            class_names=data.need.class_names,
+            device=str(self.device),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return training_device(self.run.distill.device)
+
+    def new_student(self) -> nn.Module:
+        """A fresh student, before its preparations."""
+        return find_model(self.run.student.model).build(self.data.need)
+
+    def new_teacher(self) -> nn.Module:
+        """The teacher's network, with the weights it comes with."""
+        given = self.run.teacher
+        torch.manual_seed(TeacherTrainingSection().seed if given.train is None else given.train.seed)
+        frozen = self.teacher_training is None and not given.weights
+        model = find_model(given.model).build(replace(self.data.need, frozen=frozen))
+        if given.weights:
+            load_weights(model, read_weights(given.weights), given.weights)
+        return model
+
+    @property
+    def teacher_training(self) -> TeacherTrainingSection | None:
+        """How the teacher is trained here; None for one that is used as it comes."""
+        given = self.run.teacher
+        fresh = not given.weights and not find_model(given.model).trained
+        return given.train or (TeacherTrainingSection() if fresh else None)
+
+    @property
+    def teaching(self) -> Split:
+        """What a teacher trained here learns from. Raises `ConfigError` where the other parts leave nothing."""
+        training = self.teacher_training
+        chosen = self.data.transfer if training is not None and training.on == "transfer" else self.data.teaching
+        if chosen is None:
+            raise ConfigError(
+                "there is nothing left to train a teacher on",
+                fix="give teacher.weights, make the parts of data smaller, or set teacher.train.on=transfer",
+            )
+        return chosen
+
+    @property
+    def training(self) -> Training:
+        """How students are trained."""
+        return Training(**self.run.training.model_dump())
+
+    @property
+    def distill_training(self) -> Training:
+        """How the one student is trained that is distilled for real."""
+        given = self.run.distill
+        return replace(self.training, **{name: getattr(given, name) for name in LOOP_SETTINGS})
+
+    @property
+    def given_objective(self) -> Objective | None:
+        """The objective of the run file; None where it leaves the choice to the recipe."""
+        return _objective(self.run.objective)
+
+    def recipe(self, objective: Objective | None, training: Training) -> Recipe:
+        """The run file's recipe with this objective."""
+        run = self.run
+        return Recipe(
+            preparations=run.student.prepare,
+            objective=objective,
+            terms=run.terms,
+            data=run.transforms,
+            training=training,
+        )
+
+    @cached_property
+    def given_teacher(self) -> nn.Module:
+        """The teacher as it comes."""
+        return self.new_teacher().to(self.device).eval()
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The variants of the study, by name."""
+        given = self.run.study
+        if given.arms is not None:
+            return {name: self._arm(arm) for name, arm in given.arms.items()}
+        made = make_arms(
+            given.cells,
+            given.temperatures,
+            given.teacher_weights,
+            given.shares or (1.0,),
+            given.learning_rates or (self.training.learning_rate,),
+            given.divergences or ("cross-entropy",),
+            base=self.recipe(None, self.training),
+        )
+        return {arm.name: arm for arm in made}
+
+    def _arm(self, given: ArmSection) -> Arm:
+        base = self.recipe(_objective(given.objective), self.training)
+        recipe = replace(base, terms=given.terms, data=given.transforms)
+        if given.prepare is not None:
+            recipe = replace(recipe, preparations=given.prepare)
+        if given.training is not None:
+            recipe = replace(recipe, training=Training(**given.training.model_dump()))
+        return Arm(recipe, share=given.share, placebo_of=given.placebo_of)
+
+    @property
+    def study_settings(self) -> dict[str, Any]:
+        """Seeds and judgement of the study, as `dissect` takes them."""
+        given = self.run.study
+        return {
+            "seeds": given.seeds,
+            "metric": given.metric,
+            "margin": given.margin,
+            "baseline": "hard" if given.arms is None else "",
+            "tune": None if given.tune is None else Tuning(**given.tune.model_dump()),
+        }
+
+
+def _objective(given: ObjectiveSection | None) -> Objective | None:
+    return None if given is None else Objective(**given.model_dump(exclude_defaults=True))

@@ -1,0 +1,113 @@
+"""The data of a run file: read, divided, and made into what its student and its teacher take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fractionate.data.batch import Split
+from fractionate.data.memory import MemorySplit
+from fractionate.data.raw import RawData, RawParts, Tokenizing
+from fractionate.data.splits import as_split
+from fractionate.errors import ConfigError
+from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
+from fractionate.models.tokenizer import encode_for
+from fractionate.records.base import Record
+from fractionate.run.schema import RunFile
+from fractionate.tasks.kind import Kind, kinds
+
+ALIASES = {"text-classification": "classification"}  # what people call it, and the kind it is
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of task behind a name. Raises `UnknownNameError` for others."""
+    return kinds[ALIASES.get(name, name)]
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """The parts of the data, and what models are built for.
+
+    Args:
+        need: Kind, shape of an input, classes.
+        encoding: How raw data became inputs, kept with the student.
+    """
+
+    transfer: Split
+    validation: Split
+    test: Split
+    teaching: Split | None
+    need: ModelNeed
+    encoding: Record | None = None
+
+    def __str__(self) -> str:
+        names = ("transfer", "validation", "test", "teaching")
+        parts = [f"{name} {len(part):,}" for name in names if (part := getattr(self, name)) is not None]
+        return f"{self.transfer.name}: {', '.join(parts)}"
+
+
+def read_data(run: RunFile) -> RunData:
+    """The data of a run file.
+
+    Raises `ConfigError` for data and tasks that do not go together, and what the readers raise for files.
+    """
+    student, teacher = find_model(run.student.model), find_model(run.teacher.model)
+    found = find_data(run.data.source)
+    sizes: dict[str, Any] = {name: getattr(run.data, name) for name in ("transfer", "validation", "test", "seed")}
+    if isinstance(found, RawData):
+        return _encoded(run, found, found.raw_parts(**sizes), student, teacher)
+    if any(model.tokenizing(run.data.length) is not None for model in (student, teacher)):
+        raise ConfigError(
+            f"{run.data.source} gives numbers, and a model of this run reads texts",
+            expected="a source of texts: texts(...), tagged(...), prompts(...), pairs(...)",
+            got=f"teacher.model {run.teacher.model}, student.model {run.student.model}",
+        )
+    parts = as_parts(found, run.data.source, **sizes)
+    transfer, validation, test = (as_split(getattr(parts, name), name) for name in ("transfer", "validation", "test"))
+    teaching = None if parts.teaching is None else as_split(parts.teaching, "teaching")
+    return RunData(transfer, validation, test, teaching, _need(run, transfer), parts.encoding)
+
+
+def _encoded(run: RunFile, source: RawData, parts: RawParts, student: NamedModel, teacher: NamedModel) -> RunData:
+    """Texts, by the tokenizer of the student; where the teacher has another, its inputs are a view of the same examples."""
+    task = ALIASES.get(run.task, run.task)
+    if task not in source.tasks:
+        raise ConfigError(
+            f"{run.data.source} is no data for the task {run.task}",
+            expected=f"task: {' or '.join(source.tasks)}",
+            got=f"task: {run.task}",
+        )
+    ours, theirs = (model.tokenizing(run.data.length) for model in (student, teacher))
+    if ours is None and isinstance(student.maker, TaskModel):  # an architecture by name reads what its teacher reads
+        ours = theirs
+    if ours is None and theirs is not None and kind_of(run.task).tokens:
+        raise ConfigError(
+            f"student.model {run.student.model} reads no tokens",
+            expected=f"a model with a tokenizer: the task {run.task} has a row for each token",
+            got=run.student.model,
+            fix="hf('...', layers=2)",
+        )
+    encoded = partial(encode_for, source, student=ours, teacher=theirs)
+    transfer, validation, test = (encoded(part) for part in (parts.transfer, parts.validation, parts.test))
+    teaching = None if parts.teaching is None else encoded(parts.teaching)
+    encoding = getattr(source, "encoding", None) if ours is None else None
+    return RunData(transfer, validation, test, teaching, _need(run, transfer, ours), encoding)
+
+
+def _need(run: RunFile, split: Split, by: Tokenizing | None = None) -> ModelNeed:
+    """What networks are built for: the shape of an input, and as many outputs as classes."""
+    inputs = split.inputs if isinstance(split, MemorySplit) else None
+    shape = getattr(inputs, "shape", (0,))
+    name = ALIASES.get(run.task, run.task)
+    return ModelNeed(name, tuple(shape[1:]), _outputs(split), tuple(split.class_names), by)
+
+
+def _outputs(split: Split) -> int:
+    """The number of outputs that the labels ask for; 0 where the model itself says how many."""
+    labels = split.labels
+    if split.class_names or labels is None:
+        return len(split.class_names)
+    if labels.is_floating_point():
+        return 1 if labels.ndim == 1 else labels.shape[1]
+    return int(labels.max()) + 1 if labels.ndim == 1 else 0
