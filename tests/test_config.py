@@ -52,7 +52,7 @@ def test_all_errors_are_shown_together(tmp_path):
     for part in (
         "override 'foo' is not key=value",
         f"{path}:2:1 unknown key 'tempratur'; did you mean 'objective.temperature'?",
-        f"{path}:4:3 data.transfer: Input should be greater than or equal to 1, got -3",
+        f"{path}:4:3 data.transfer: expected a count of examples from 1 to 1,000,000,000, or a share between 0 and 1, got -3",
         f"{path}:6:3 unknown key 'teacher_weigth'; did you mean 'teacher_weight'?",
         "study.seeds: Input should be greater than or equal to 2, got 1",
         "unknown cell 'kd-tpok'; did you mean 'kd-topk'?",
@@ -193,7 +193,8 @@ def test_any_text_is_dumped_without_control_characters_and_loads_equal(tmp_path,
 
 
 def test_faults_show_nothing_that_a_terminal_acts_on(tmp_path):
-    text = 'name: 3\n"\\e[31mkey": 1\nteacher: {train: {on: "\\e]0;x\\a"}}\nstudent: {model: "\\e:f"}\nobjective: {cell: "\\e[2J(1"}\n'
+    text = 'name: 3\n"\\e[31mkey": 1\nteacher: {train: {on: "\\e]0;x\\a"}}\nstudent: {model: "\\e:f"}\n'
+    text += 'objective: {cell: "\\e[2J(1"}\n'
     with pytest.raises(ConfigError) as caught:
         load_run(write(tmp_path, text), ("data.\x1b=1",), lookups=lambda _: {"objective.cell": as_cell})
     assert all(c.isprintable() or c == "\n" for c in str(caught.value))
