@@ -238,7 +238,9 @@ class Task:
         inside = any(m.needs and m.reads_teacher for m in used)
 
         def compared() -> Iterator[tuple[Predictions, Any]]:
-            for found in self.predictions(model, split, head=self.head if head is None else head, view=view, needs=needs):
+            for found in self.predictions(
+                model, split, head=self.head if head is None else head, view=view, needs=needs
+            ):
                 if teacher is None or not len(found):
                     yield found, None
                     continue
