@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fractionate.errors import ConfigError, DamagedError, MissingExtraError, Res
 from fractionate.page import read_record, report
 from fractionate.records import Diagnosis, Study
 
-CHAPTERS = ("knows", "spread", "pays", "levels", "findings", "recipe", "the-students", "contract", "again")
+CHAPTERS = ("decision", "pays", "findings", "teacher", "students", "appendix")
 
 
 @cache
@@ -26,15 +27,19 @@ def chapters_of(path: Path) -> list[str]:
 
 
 def test_all_chapters_in_order(tmp_path):
-    assert chapters_of(report(records(), tmp_path / "a.html")) == list(CHAPTERS)
+    healthy, smoothed, study = records()
+    one = [replace(healthy, name="one"), replace(study, name="one")]
+    assert chapters_of(report(one, tmp_path / "a.html")) == [*CHAPTERS, "again"]
+    two = chapters_of(report([*one, smoothed], tmp_path / "b.html"))  # a teacher each, as tabs
+    assert two == [*CHAPTERS, *(f"{name}-2" for name in ("decision", "findings", "teacher", "appendix")), "again"]
 
 
 def test_a_chapter_without_its_record_is_left_out(tmp_path):
     healthy, _, study = records()
-    assert chapters_of(report(healthy, tmp_path / "d.html")) == ["knows", "spread", "findings", "recipe"]
+    assert chapters_of(report(healthy, tmp_path / "d.html")) == ["decision", "findings", "teacher", "appendix"]
     assert "findings" not in chapters_of(report(study, tmp_path / "s.html"))
     run = study.runs[-1]
-    assert chapters_of(report(run, tmp_path / "r.html")) == ["knows", "spread", "the-students", "contract", "again"]
+    assert chapters_of(report(run, tmp_path / "r.html")) == ["decision", "teacher", "students", "appendix", "again"]
 
 
 def test_every_plot_has_its_numbers_and_a_download(tmp_path):

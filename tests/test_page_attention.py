@@ -26,7 +26,7 @@ def study(**changes):
 
 def test_the_chapter_shows_all_arms_on_one_scale_and_the_finding(tmp_path):
     page = report(study(), tmp_path / "a.html").read_text()
-    assert re.findall(r'<section id="([\w-]+)"', page) == ["attention"]
+    assert re.findall(r'<section id="([\w-]+)"', page) == ["decision", "attention"]
     figures = re.findall(r"<figure.*?</figure>", page, re.S)
     assert len(figures) == 3 and all('href="data:text/csv' in figure for figure in figures)
     for figure in figures[:2]:

@@ -13,6 +13,7 @@ from tests.browser import needs_browser, open_page
 from tests.test_page import records
 
 from fractionate.page import report
+from fractionate.page.summaries import variant
 from fractionate.page.text import short
 from fractionate.records import Diagnosis, Evidence, Finding, Recommendation, Run, Study
 from fractionate.system.plain_text import clean, csv_text
@@ -173,9 +174,9 @@ def test_downloads_hold_the_numbers_of_the_records(tmp_path):
             r'download="([\w-]+)\.csv" href="data:text/csv;charset=utf-8;base64,([^"]+)"', page
         )
     }
-    ladder = {(r["arm"], r["against"], r["metric"]): float(r["gain"]) for r in files["ladder"]}
+    ladder = {(r["variant"], r["against"], r["metric"]): float(r["gain"]) for r in files["ladder"]}
     for e in study.effects:
-        assert ladder[e.arm, e.against, "NLL" if e.metric == "nll" else e.metric] == e.gain
+        assert ladder[e.arm, variant(e.against), "NLL" if e.metric == "nll" else e.metric] == e.gain
     spectrum = {r["level"]: float(r["healthy teacher (nats)"]) for r in files["spectrum"]}
     assert spectrum["total"] == pytest.approx(healthy.spectrum.total_nats)
     assert {k: v for k, v in spectrum.items() if k != "total"} == pytest.approx(healthy.spectrum.nats)

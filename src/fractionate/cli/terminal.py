@@ -28,10 +28,16 @@ def tell(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
-def give(record: Record, as_json: bool) -> None:
-    """Print a record: for people, or as JSON."""
-    if processes()[0] == 0:
-        print(record.to_json() if as_json else visible(str(record)))
+def give(record: Record, as_json: bool, card: Record | None = None) -> None:
+    """Print a record: for people, or as JSON. The card of the decision stands last, in JSON as its field `card`."""
+    if processes()[0] != 0:
+        return
+    if as_json:
+        print(record.to_json() if card is None else record.to_json_with(card=card))
+        return
+    print(visible(str(record)), flush=True)
+    if card is not None:
+        tell(f"\n{card}")
 
 
 def debugging() -> bool:

@@ -277,6 +277,7 @@ class Objective:
             teacher_weight=self.teacher_weight,
             divergence=written(self.divergence),
             scale_by_temperature_squared=self.scaled,
+            uses_teacher=self.teacher_weight > 0,
         )
 
     def _repr_html_(self) -> str:

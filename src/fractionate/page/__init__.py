@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
+    from fractionate.page.card import decide as decide
+    from fractionate.page.decisions import Card as Card
+    from fractionate.page.decisions import Decision as Decision
     from fractionate.page.document import report as report
     from fractionate.page.reading import read_record as read_record
     from fractionate.page.reading import read_records as read_records
@@ -14,6 +17,8 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "card": ("decide",),
+            "decisions": ("Card", "Decision"),
             "document": ("report",),
             "reading": ("read_record", "read_records"),
         },

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, line, tag
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
-from fractionate.page.text import number, short
+from fractionate.page.summaries import variant
+from fractionate.page.text import number
 from fractionate.records import Run
 
 NEEDS: tuple[tuple[str, str, float, str], ...] = (  # name in the record, words, factor, unit
@@ -27,7 +28,7 @@ def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
             if run.cost.get(f"student_{name}") and run.cost.get(f"teacher_{name}")
         ]
         if both:
-            return _drawn(short(run.arm or "student", 40), both, file)
+            return _drawn(variant(run.arm), both, file)
     return None
 
 

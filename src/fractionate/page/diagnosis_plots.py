@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
+from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
+from fractionate.page.summaries import LEVEL_WORDS
 from fractionate.page.text import decimals, number, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
 
@@ -48,8 +49,7 @@ def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
         else ""
     )
     chance_words = (
-        " The shaded band ends where 95 of 100 random relabellings of these examples stay below: class means of few examples show "
-        "that much by chance."
+        " Shaded: what shuffled labels produce 95 % of the time. Inside it, it may be chance."
         if any(t.chance_high_nats is not None for t in shown)
         else ""
     )
@@ -155,7 +155,7 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         drawn.append(row(t.arm, plot, end))
     drawn.append(axis_row(scale, "accuracy (points)"))
     title = (
-        f"A pilot: {short(pilot.chosen, 40)} gains {decimals(pilot.gain_points, 1)} points over no teacher"
+        f"A pilot: {short(pilot.chosen, 40)} gains {decimals(pilot.gain_points, 1)} points over {short(pilot.no_teacher, 40)}"
         if d.recipe.distil
         else "A pilot found nothing that surely beats no teacher"
     )
@@ -166,6 +166,6 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         f"{pilot.students} students of {pilot.examples:,} examples with {pilot.share_of_steps:.0%} of the steps; gains over no "
         f"teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals over both. "
         f"The upper row takes no part in the choice; the others flatter the best. {pilot.note}".strip(),
-        ("arm", "seeds", "accuracy", "gain (points)", "low", "high"),
+        ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),
         tuple((t.arm, t.seeds, t.accuracy, t.gain_points, t.interval.low, t.interval.high) for t in pilot.trials),
     )

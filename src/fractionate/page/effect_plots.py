@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
+from collections.abc import Mapping
+
+from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import canvas, rect, scale_for, tag
-from fractionate.page.rows import BETTER, REACH, ROW, axis_row, ground, key, mark, row, with_unit
+from fractionate.page.rows import REACH, ROW, axis_row, ground, key, mark, row
+from fractionate.page.summaries import (
+    BETTER,
+    LEVEL_WORDS,
+    VERDICT_WORDS,
+    main_effects,
+    pays,
+    size_text,
+    variant,
+    with_unit,
+)
 from fractionate.page.text import decimals, short
-from fractionate.records import Effect, MetricInfo, Share, Study
+from fractionate.records import Share, Study, Verdict
 
-VERDICT_SIGNS = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
-
-
-def main_effects(study: Study) -> tuple[list[Effect], list[Effect], list[Effect]]:
-    """Effects in the study's metric: against the baseline (in the order of the arms), against another arm, placebos."""
-    mine = [e for e in study.effects if e.metric == study.metric]
-    order = {arm: i for i, arm in enumerate(study.arms)}
-    mine.sort(key=lambda e: order.get(e.arm, len(order)))
-    return (
-        [e for e in mine if not e.placebo and e.against == study.baseline],
-        [e for e in mine if not e.placebo and e.against != study.baseline],
-        [e for e in mine if e.placebo],
-    )
+VERDICT_SIGNS: dict[Verdict, str] = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
 
 
-def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
-    """Effects with intervals: arms, steps between arms, and placebos set apart."""
+def ladder_figure(study: Study, file: str = "ladder", marked: Mapping[str, str] | None = None) -> Figure | None:
+    """Effects with intervals: variants, steps between variants, and placebos set apart.
+
+    `marked`: words under the name of a variant: the one to use, the recommended one, the usual one.
+    """
     arms, steps, placebos = main_effects(study)
     effects = [*arms, *steps, *placebos]
     if not effects:
@@ -35,7 +38,7 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
     scale = scale_for([*ends, -margin, margin], zero=True)
     left, right = scale(-margin), scale(margin)
     band = rect(left, -REACH, right - left, ROW + 2 * REACH, "margin")
-    baseline = short(study.baseline, 40)
+    baseline = variant(study.baseline)
     sham = {e.arm for e in placebos}
     groups = (
         (f"against {baseline}", arms, ""),
@@ -51,48 +54,48 @@ def ladder_figure(study: Study, file: str = "ladder") -> Figure | None:
     for words, members, class_ in groups:
         drawn += [tag("div", words, class_=f"row-group {class_}".strip())] if members else []
         for e in members:
-            verdict = f"v-{e.verdict.replace(' ', '-')}"
+            verdict, told = f"v-{e.verdict.replace(' ', '-')}", VERDICT_WORDS[e.verdict]
             gain, low, high = (decimals(v, places, sign=True) for v in (e.gain, e.interval.low, e.interval.high))
-            name = e.arm if e.against == study.baseline else f"{short(e.arm, 30)} − {short(e.against, 30)}"
-            said = f"{short(e.arm)} − {short(e.against)}: {gain} {unit} [{low}, {high}], {e.verdict}"
+            own = e in arms or e in placebos
+            name = variant(e.arm, 48) if own else f"{variant(e.arm, 30)} − {variant(e.against, 30)}"
+            said = f"{variant(e.arm)} − {variant(e.against)}: {gain} {unit} [{low}, {high}], {told}"
             plot = ground(scale, mark(scale, e.gain, e.interval, verdict, VERDICT_SIGNS[e.verdict], said), band=band)
-            settle = e.seeds_to_settle if e.verdict == "cannot tell" else None
             sign = tag("span", VERDICT_SIGNS[e.verdict], aria_hidden="true")
-            end = [tag("b", gain), tag("span", sign, " ", e.verdict, class_=f"verdict {verdict}")]
-            end += [tag("small", f"{settle:,} seeds would settle")] if settle else []
-            drawn.append(row(name, plot, tag("div", *end, class_="row-end"), class_))
+            end = [tag("b", gain), tag("span", sign, " ", told, class_=f"verdict {verdict}")]
+            if e.verdict == "cannot tell":
+                most = max(abs(e.interval.low), abs(e.interval.high))
+                end.append(tag("small", f"above ±{size_text(metric, most)} unlikely"))
+            under = (marked or {}).get(e.arm, "") if own else ""
+            label = tag("div", name, *([tag("small", under)] if under else []), class_="row-name", title=short(e.arm))
+            drawn.append(row(label, plot, tag("div", *end, class_="row-end"), class_, of=e.arm))
     drawn.append(axis_row(scale, with_unit(title, unit)))
     best = max((e for e in arms if e.verdict == "helps"), key=lambda e: abs(e.gain), default=None)
     known = {m.name: m for m in study.metrics}
-    heading = f"No arm is shown to beat {baseline}"
+    heading = f"No variant is shown to beat {baseline}"
     if best:
-        size = f"{decimals(abs(best.gain), places)} {unit}".rstrip()
-        heading = f"{short(best.arm, 40)} gains most: {size} over {baseline}"
+        size = size_text(metric, abs(best.gain))
+        heading = f"{variant(best.arm)} gains most: {size} over {baseline}"
         if metric.better == "less":
-            heading = f"{short(best.arm, 40)} lowers {title} most: by {size} against {baseline}"
+            heading = f"{variant(best.arm)} lowers {title} most: by {size} against {baseline}"
     seeds = len(study.seeds)
     return Figure(
         file,
         heading,
         tag("div", *drawn, class_="rows"),
         f"Paired differences in {with_unit(title, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals; "
-        f"{BETTER[metric.better]}. In the shaded band, ±{margin:g}, two arms count as equal. Verdicts are corrected for the "
-        "number of contrasts (Holm). A part of the teacher pays where its arm helps and its placebo does not.",
-        ("arm", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
+        f"{BETTER[metric.better]}. In the shaded band, ±{margin:g}, two variants count as equal. Verdicts are corrected for the "
+        "number of comparisons (Holm). A part of the teacher pays where its variant helps and its placebo does not.",
+        ("variant", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
         tuple(
             (
-                *(e.arm, e.against, *((m.title, m.unit) if (m := known.get(e.metric)) else (e.metric, ""))),
+                *(variant(e.arm, 200), variant(e.against, 200)),
+                *((m.title, m.unit) if (m := known.get(e.metric)) else (e.metric, "")),
                 *(e.gain, e.interval.low, e.interval.high, e.p_holm, e.seeds),
-                *(e.verdict, "placebo" if e.placebo else ""),
+                *(VERDICT_WORDS[e.verdict], "placebo" if e.placebo else ""),
             )
             for e in [*effects, *(e for e in study.effects if e.metric != study.metric)]
         ),
     )
-
-
-def pays(share: Share, metric: MetricInfo) -> bool:
-    """Whether a level's part is an improvement for certain: its interval excludes 0 on the better side."""
-    return share.interval.low > 0 if metric.better == "more" else share.interval.high < 0
 
 
 def shares_figure(study: Study, file: str = "shares") -> Figure | None:
@@ -139,7 +142,7 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
         file,
         f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}",
         tag("div", *drawn, class_="rows"),
-        f"The gain of the whole over {short(study.baseline, 40)} ({BETTER[metric.better]}), split by level; "
+        f"The gain of the whole over {variant(study.baseline)} ({BETTER[metric.better]}), split by level; "
         f"the parts add up {' and '.join(totals)}. "
         "The ladder adds one level after the other; the Shapley value averages over every order. Bars are 95 % intervals.",
         ("level", "method", with_unit("gain", unit), "low", "high"),

@@ -11,6 +11,7 @@ from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.spectrum_plots import spectrum_figure
+from fractionate.page.summaries import VERDICT_WORDS
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import Explanations, Superfeature
 from fractionate.records.explanations import HEAD
@@ -25,19 +26,6 @@ def explanation_figures(record: Explanations, numbered: str = "") -> tuple[Figur
         return ()
     figures = (_bars(record), _paid(record), _spectra(record), _examples(record))
     return tuple(replace(f, name=f"{f.name}{numbered}") for f in figures if f)
-
-
-def explanation_verdict(record: Explanations) -> str:
-    """One sentence about a record."""
-    parts = record.superfeatures
-    if not parts:
-        return "There is nothing to explain."
-    most = max(parts, key=lambda s: s.student_evidence_nats)
-    least = min(parts, key=lambda s: s.agreement)
-    return (
-        f"The student decides most by {short(most.name, 32)} ({decimals(most.student_evidence_nats, 2)} nats for the label); with "
-        f"its teacher it agrees least about {short(least.name, 32)} ({percent(least.agreement)} of the examples)."
-    )
 
 
 def _key() -> Markup:
@@ -110,10 +98,17 @@ def _paid(record: Explanations) -> Figure | None:
     drawn = []
     for s in parts:
         gain, interval = s.paid or 0.0, s.paid_interval
-        shown, sign = decimals(gain, 2, sign=True), VERDICT_SIGNS.get(s.paid_verdict, "◇")
-        class_ = f"v-{s.paid_verdict.replace(' ', '-')}" if s.paid_verdict in VERDICT_SIGNS else "m-mean"
+        shown = decimals(gain, 2, sign=True)
+        known = next((v for v in VERDICT_SIGNS if v == s.paid_verdict), None)
+        sign = "◇" if known is None else VERDICT_SIGNS[known]
+        class_ = "m-mean" if known is None else f"v-{known.replace(' ', '-')}"
         plot = ground(scale, mark(scale, gain, interval, class_, sign, f"{s.name}: {shown} {record.paid_unit}"))
-        end = [tag("b", shown), tag("span", sign, " ", s.paid_verdict, class_=f"verdict {class_}")]
+        end = [
+            tag("b", shown),
+            tag(
+                "span", sign, " ", s.paid_verdict if known is None else VERDICT_WORDS[known], class_=f"verdict {class_}"
+            ),
+        ]
         drawn.append(row(_name(s), plot, tag("div", *end, class_="row-end")))
     sure = [s.name for s in parts if s.paid_verdict == "helps"]
     drawn.append(axis_row(scale, f"gain ({record.paid_unit})"))

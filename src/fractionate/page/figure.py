@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 import numpy as np
 from markupsafe import Markup
 
 from fractionate.page.text import number
-from fractionate.records import Histogram, Interval, ShareLevel
+from fractionate.records import Histogram, ShareLevel
 from fractionate.system.plain_text import csv_text
 
-LEVEL_WORDS: dict[ShareLevel, str] = {
-    "universe": "how sure it is on average",
-    "domain.confidence": "how sure it is of each class",
-    "domain.shape": "which classes resemble each other",
-    "instance.confidence": "how sure it is of each example",
-    "instance.shape": "what else it sees in each example",
-    "domain": "what it says of each class",
-    "instance": "what it says of each example",
-}
 LEVEL_CLASSES: dict[ShareLevel, str] = {
     "universe": "lv-u",
     "domain.confidence": "lv-dc",
@@ -80,27 +70,6 @@ def _shown(cell: object) -> str:
     if isinstance(cell, bool) or not isinstance(cell, (int, float)):
         return "–" if cell is None else str(cell)
     return f"{cell:,}" if isinstance(cell, int) else number(cell, 4)
-
-
-# t quantiles at 97.5 % by degrees of freedom: so that a mean over seeds needs no scipy to get its interval
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-
-
-def t_quantile(freedom: int) -> float:
-    """Student's t at 97.5 %; beyond 15 degrees by the expansion of Fisher and Cornish, right to three decimals."""
-    if freedom <= len(_T):
-        return _T[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
-    """The mean over seeds and its 95 % interval by Student's t; no interval from fewer than two."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return mean, None
-    half = t_quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return mean, Interval(mean - half, mean + half)
 
 
 def pooled(histograms: Iterable[Histogram], bins: int = 32) -> Histogram | None:

@@ -50,7 +50,7 @@ def histogram_figure(
         marks.append(axis(across, HEIGHT + 16, wanted=4))
         head = tag("div", short(who, 40), tag("span", f"sd {number(h.deviation)}"), class_="panel-name")
         panels.append(tag("div", head, canvas(HEIGHT + 24, *marks), class_="panel"))
-    caption += " The outer bins hold all that lies beyond them." if name == "rescaling" else ""
+    caption += " The outer bins hold all that lies beyond them." if landmark is not None else ""
     return Figure(
         name,
         title,

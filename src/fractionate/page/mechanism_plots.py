@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fractionate.page.figure import Figure
-from fractionate.page.marks import finite, tag
-from fractionate.page.student_plots import arms_of, curve_panels
+from fractionate.page.student_plots import curve_plot, mean_curves
+from fractionate.page.summaries import variant
 from fractionate.records import Point, Run
 
 
@@ -22,7 +22,7 @@ MEASURES: tuple[tuple[str, str, Callable[[Point], float | None], str], ...] = (
         "How the student’s logit layer takes on the teacher’s class relations",
         lambda p: p.rows_to_relation,
         "Correlation, over pairs of classes, of the cosines of the student’s logit rows with the teacher’s relations of the "
-        "classes; mean over seeds, the other arms in grey behind. 0 is chance.",
+        "classes; mean over seeds. 0 is chance.",
     ),
     (
         "superclass-gap",
@@ -41,40 +41,15 @@ MEASURES: tuple[tuple[str, str, Callable[[Point], float | None], str], ...] = (
 )
 
 
-def mechanism_figures(runs: Sequence[Run], order: Sequence[str], suffix: Callable[[str], str]) -> list[Figure]:
+def mechanism_figures(
+    runs: Sequence[Run], order: Sequence[str], suffix: Callable[[str], str], strong: Sequence[str] = ()
+) -> list[Figure]:
     """A figure for each measure that was taken at least twice along the training; `suffix` makes file names differ."""
-    return [
-        figure
-        for name, title, read, words in MEASURES
-        if (figure := _figure(runs, order, suffix(name), title, read, words))
-    ]
-
-
-def _figure(
-    runs: Sequence[Run],
-    order: Sequence[str],
-    file: str,
-    title: str,
-    read: Callable[[Point], float | None],
-    words: str,
-) -> Figure | None:
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for arm, members in arms_of(runs, order).items():
-        by_step: dict[int, list[float]] = {}
-        for run in members:
-            for point in run.history:
-                value = read(point)
-                if value is not None and finite(value):
-                    by_step.setdefault(point.step, []).append(value)
-        if len(by_step) > 1:
-            curves[arm] = [(float(step), sum(v) / len(v)) for step, v in sorted(by_step.items())]
-    if not curves:
-        return None
-    return Figure(
-        file,
-        title,
-        tag("div", *curve_panels(curves, file), class_="panels panels-4"),
-        words,
-        ("arm", "step", file),
-        tuple((arm, int(x), y) for arm, points in curves.items() for x, y in points),
-    )
+    found = []
+    for name, title, read, words in MEASURES:
+        curves = mean_curves(runs, order, read)
+        if curves:
+            rows = tuple((variant(arm, 200), int(x), y) for arm, points in curves.items() for x, y in points)
+            head = ("variant", "step", suffix(name))
+            found.append(Figure(suffix(name), title, curve_plot(curves, strong), words, head, rows))
+    return found

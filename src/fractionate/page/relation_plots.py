@@ -16,7 +16,7 @@ from fractionate.records import Matrix
 
 SHADES = 14
 MOST_LABELS = 30
-MOST_ROWS = 20_000  # of the download: the strongest relations of very many classes
+MOST_ROWS = 4_000  # of the download: the strongest relations of very many classes
 
 
 def relation_figure(

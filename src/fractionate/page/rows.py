@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from fractionate.page.marks import Scale, axis, canvas, finite, gridlines, line, tag
-from fractionate.page.text import decimals, number, short
-from fractionate.records import Interval, MetricInfo
+from fractionate.page.text import short
+from fractionate.records import Interval
 
 ROW = 34.0
 REACH = 8.0  # bands and lines reach over the row's edge, so that they join also where a row is higher
@@ -18,34 +18,14 @@ SIGNS = {  # the shape is the second cue beside colour
     "●": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
 }
 
-BETTER = {"more": "more is better", "less": "less is better"}
 
-
-def value_text(metric: MetricInfo, value: float) -> str:
-    """A value of a metric with its unit."""
-    return f"{number(value)} {metric.value_unit}".rstrip()
-
-
-def gain_text(metric: MetricInfo, gain: float, arm: str, against: str) -> str:
-    """What an arm does to a metric, as a clause: it gains or costs points, or raises or lowers what is better low."""
-    size = f"{decimals(abs(gain), metric.places)} {metric.unit}".rstrip()
-    title = short(metric.title, 40)
-    if metric.better == "more":
-        return (
-            f"{arm} {'gains' if gain > 0 else 'costs'} {size} of {title} {'over' if gain > 0 else 'against'} {against}"
-        )
-    return f"{arm} {'raises' if gain > 0 else 'lowers'} {title} by {size} against {against}"
-
-
-def with_unit(name: str, unit: str) -> str:
-    """A name with its unit, as a heading."""
-    return f"{name} ({unit})" if unit else name
-
-
-def row(name: Markup | str, plot: Markup, end: Markup, class_: str = "") -> Markup:
-    """One row."""
+def row(name: Markup | str, plot: Markup, end: Markup, class_: str = "", of: str | None = None) -> Markup:
+    """One row; `of` is the variant it is about, for highlighting it everywhere."""
     label = name if isinstance(name, Markup) else tag("div", short(name, 48), class_="row-name", title=short(name))
-    return tag("div", label, tag("div", plot, class_="row-plot"), end, class_=f"row {class_}".strip())
+    about = None if of is None else short(of, 48)
+    return tag(
+        "div", label, tag("div", plot, class_="row-plot"), end, class_=f"row {class_}".strip(), data_variant=about
+    )
 
 
 def ground(scale: Scale, *marks: Markup, height: float = ROW, zero: bool = True, band: Markup | None = None) -> Markup:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fractionate.page.figure import LEVEL_CLASSES, LEVEL_WORDS, Figure
+from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, axis, canvas, finite, line, rect, tag, text, tick_words
+from fractionate.page.summaries import LEVEL_WORDS
 from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import LEVEL_NAMES, Diagnosis, Level, Spectrum
 
@@ -20,7 +21,21 @@ def _known(found: Spectrum) -> dict[Level, float]:
     return {level: nats if finite(nats) and nats > 0 else 0.0 for level, nats in found.nats.items()}
 
 
-def spectrum_figure(bars: Sequence[tuple[str, Spectrum]]) -> Figure:
+def beyond_universe(found: Spectrum) -> float:
+    """What is known beyond the confidence that all examples share, in nats an example."""
+    parts = _known(found)
+    return sum(parts.values()) - parts["universe"]
+
+
+def nothing_words(found: Spectrum) -> str:
+    """What is said of a teacher that knows nothing beyond the universe, in place of plots."""
+    return (
+        f"Beyond the label it says next to nothing: {number(beyond_universe(found))} nats an example at temperature "
+        f"{found.temperature:g}, of {number(found.total_nats)} in all. What it knows is how sure it is on average."
+    )
+
+
+def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum") -> Figure:
     """One stacked bar a teacher (or student) in nats, and the parts beyond the universe once more, enlarged."""
     parts = {name: _known(found) for name, found in bars}
     ceiling = {name: math.log(max(2, found.classes)) for name, found in bars}
@@ -49,7 +64,7 @@ def spectrum_figure(bars: Sequence[tuple[str, Spectrum]]) -> Figure:
         else "It knows nothing beyond the universe"
     )
     return Figure(
-        "spectrum",
+        file,
         title,
         Markup("").join(drawn),
         "What is known beyond a uniform guess, in nats an example, split exactly into five parts. The dashed outline ends at "
@@ -100,7 +115,7 @@ def _has_chosen(d: Diagnosis) -> bool:
     return d.recipe.distil and any(s.temperature == d.recipe.temperature for s in d.spectrum_over_temperature)
 
 
-def temperature_figure(diagnoses: Sequence[Diagnosis]) -> Figure | None:
+def temperature_figure(diagnoses: Sequence[Diagnosis], file: str = "spectrum-over-temperature") -> Figure | None:
     """Stacked columns of the five parts, one a temperature, one panel a teacher."""
     shown = [d for d in diagnoses if len(d.spectrum_over_temperature) > 1]
     if not shown:
@@ -130,10 +145,11 @@ def temperature_figure(diagnoses: Sequence[Diagnosis]) -> Figure | None:
         plot = tag("div", canvas(height + 24, *marks), class_="indent")
         panels.append(tag("div", tag("div", short(d.name, 48), class_="panel-name"), plot, class_="panel"))
     return Figure(
-        "spectrum-over-temperature",
+        file,
         "Over temperature",
         tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}"),
-        "The same five parts, in nats, read at other temperatures T: heat takes certainty away, and the shapes show for longer."
+        "The same five parts, in nats, read at other temperatures T: higher temperature lowers confidence first; class "
+        "similarities fade later."
         + (" The temperature of the recipe is set in bold." if any(map(_has_chosen, shown)) else ""),
         ("teacher", "temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
         tuple(

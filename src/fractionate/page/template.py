@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fractionate.page.chapters import content, patch_text
+from fractionate.page.chapters import content
+from fractionate.page.glossary import glossed
+from fractionate.page.settings_text import patch_text
 from fractionate.page.text import number, percent, sentence, short
 from fractionate.records.base import Record
 from fractionate.system.plain_text import clean
@@ -22,7 +24,13 @@ def _finalize(value: Any) -> Any:
     return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
 
 
-def fill(records: Sequence[Record], *, title: str = "", command: str = "") -> str:
+def fill(
+    records: Sequence[Record],
+    *,
+    title: str = "",
+    command: str = "",
+    run_files: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """The page about these records as text."""
     folder = files("fractionate.page")
     script = folder.joinpath("script.js").read_text(encoding="utf-8")
@@ -37,9 +45,10 @@ def fill(records: Sequence[Record], *, title: str = "", command: str = "") -> st
         "short": short,
         "patch": patch_text,
         "sentence": sentence,
+        "glossed": glossed,
     }
     template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
     # our own two files are the only text that is not escaped
     own = {"script": Markup(script), "style": Markup(style)}  # noqa: S704
-    page = template.render(page=content(records, title, command), script_hash=digest, **own)
+    page = template.render(page=content(records, title, command, run_files), script_hash=digest, **own)
     return page + "\n"

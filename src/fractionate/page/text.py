@@ -44,6 +44,14 @@ def percent(value: float | None, places: int = 0) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{places}f} %".replace("-", "−")
 
 
+def count(value: float) -> str:
+    """A number of parameters: 1,810, 85.0 k, 22.7 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{number(value / (1e3 if unit == 'k' else size))} {unit}"
+    return f"{value:,.0f}"
+
+
 def seconds(value: float) -> str:
     """A time to read."""
     if value < 90:

@@ -20,6 +20,7 @@ from fractionate.system.atomic import write_file
 from fractionate.system.files import existing_file
 
 DIGEST = "digest"
+CARD = "card"  # what `--json` adds: the decision, worked out from the record and its companions, and no part of it
 MOST_FAULTS = 20  # shown at once
 MOST_BYTES = 1 << 30
 _ADAPTERS: dict[type, Any] = {}
@@ -64,8 +65,10 @@ def _checked(text: str | bytes) -> tuple[str | bytes, bool]:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         return text, False  # what is wrong with it is for the schema to say
-    if not isinstance(fields, dict) or DIGEST not in fields:
+    if not isinstance(fields, dict):
         return text, False
+    if DIGEST not in fields:
+        return (json.dumps(fields) if fields.pop(CARD, None) is not None else text), False
     found, expected = fields.pop(DIGEST), _digest(fields)
     if found != expected:
         raise DamagedError(
@@ -86,6 +89,10 @@ class Record:
         except ValueError as error:
             raise ConfigError(f"this {type(self).__name__} cannot be written as JSON", got=str(error)) from None
         return escaped(text.decode())
+
+    def to_json_with(self, card: Record) -> str:
+        """The record as JSON with the card of the decision; `from_json` reads it and leaves the card out."""
+        return escaped(json.dumps({**json.loads(self.to_json()), CARD: json.loads(card.to_json())}, indent=2))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fractionate.errors import MismatchError
 from fractionate.records.base import Record
-from fractionate.records.measures import Interval, Level, MetricInfo
+from fractionate.records.measures import Interval, Level, MetricInfo, Scores
 from fractionate.records.training import Run
 
 ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
@@ -90,6 +90,7 @@ class Study(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     wall_seconds: float = 0.0
     tries: tuple[Try, ...] = ()  # of an equal tuning budget for every arm; empty where nothing was tuned
+    teacher: Scores | None = None  # the teacher's own on the test data, where it was evaluated
 
     @property
     def deciding(self) -> MetricInfo:

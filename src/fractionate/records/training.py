@@ -28,6 +28,7 @@ class Contract(Record):
     terms: tuple[str, ...] = ()  # further losses with weight, formula and what they are averaged over
     preparations: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
+    uses_teacher: bool = True  # whether anything is learned from a teacher
 
     def __str__(self) -> str:
         squared = "times T²" if self.scale_by_temperature_squared else "not scaled by T²"
@@ -167,6 +168,7 @@ class Run(Record):
         default_factory=dict
     )  # what student and teacher need: `student_megabytes`, `teacher_latency_ms`
     metrics: tuple[MetricInfo, ...] = ()  # how the scores are read; the first decided
+    teacher: Scores | None = None  # the teacher's own on the data of `test`, where it was evaluated
 
     def __str__(self) -> str:
         scores = self.test or self.validation

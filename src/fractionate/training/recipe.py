@@ -115,4 +115,5 @@ class Recipe:
             terms=tuple(f"{spec.weight:g} · {spec.formula}  (mean over {spec.unit}s)" for spec in self.specs),
             preparations=tuple(map(repr, self.preparations)),
             transforms=tuple(map(repr, self.data)),
+            uses_teacher=self.uses_teacher,
         )

@@ -1,0 +1,71 @@
+"""What to do next: the settings of a recipe, and one command line that can be pasted."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from fractionate.page.cases import Case
+from fractionate.page.compared import Compared
+from fractionate.page.decisions import Answer, plain
+from fractionate.page.text import short
+from fractionate.records import Contract, Effect
+from fractionate.system.paths import shell_line
+
+MOST_SEEDS_ADVISED = 60  # more are not advised: fewer labels show a difference sooner
+
+
+def settings_of(contract: Contract | None) -> dict[str, str | float | bool]:
+    """What a run computed, as settings of a run file; empty where a run file has no words for it."""
+    if contract is None or contract.terms or contract.preparations or contract.transforms:
+        return {}
+    return {
+        "objective.cell": contract.cell,
+        "objective.temperature": contract.temperature,
+        "objective.teacher_weight": contract.teacher_weight,
+        "objective.divergence": contract.divergence,
+        "objective.scale_by_temperature_squared": contract.scale_by_temperature_squared,
+    }
+
+
+def verb_line(verb: str, run_file: tuple[str, ...], *overrides: str) -> str:
+    """A command line over a run file; empty where none is known."""
+    return shell_line(["fractionate", verb, run_file[0], *overrides, *run_file[1:]]) if run_file else ""
+
+
+def _elsewhere(run_file: tuple[str, ...], what: str) -> str:
+    """A folder next to that of the run: a folder belongs to one run file."""
+    return f"out={PurePath(run_file[0]).parent}-{what}" if run_file else ""
+
+
+def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, run_file: tuple[str, ...]) -> str:
+    """The one command to run after a study; empty where nothing is left to run."""
+    if not run_file:
+        return ""
+    settings = settings_of(found.contract(chosen.arm))
+    recipe = case.diagnosis.recipe if case.diagnosis else None
+    if answer == "Distil":
+        if not settings or any(run.contract and settings_of(run.contract) == settings for run in case.runs):
+            return ""
+        if recipe is not None and settings == recipe.patch and not case.runs:
+            return verb_line("distill", run_file)
+        usual = {
+            "objective.divergence": "cross-entropy",
+            "objective.scale_by_temperature_squared": True,
+        }  # of a run file
+        words = [f"{key}={plain(value)}" for key, value in settings.items() if usual.get(key) != value]
+        return verb_line("distill", run_file, *words, _elsewhere(run_file, short(settings["objective.cell"], 30)))
+    if answer == "No clear difference yet":
+        seeds, examples = chosen.seeds_to_settle, found.study.data.get("examples")
+        if seeds is not None and seeds <= MOST_SEEDS_ADVISED:
+            return verb_line("dissect", run_file, f"study.seeds={seeds}", _elsewhere(run_file, f"{seeds}-seeds"))
+        if isinstance(examples, int) and examples >= 8:
+            few = examples // 4
+            return verb_line("dissect", run_file, f"data.transfer={few}", _elsewhere(run_file, f"{few}-examples"))
+        return ""
+    problems = case.diagnosis.problems if case.diagnosis else ()
+    command = next((f.command for f in problems if f.command), "")
+    if command or case.runs:
+        return command
+    if recipe is not None and not recipe.distil:
+        return verb_line("distill", run_file)
+    return verb_line("distill", run_file, "objective.cell=hard", _elsewhere(run_file, "no-teacher"))

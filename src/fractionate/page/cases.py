@@ -1,0 +1,69 @@
+"""Records sorted by what they are about: the diagnosis, the study and the exported student of one teacher are a case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
+from fractionate.records.base import Record
+
+
+@dataclass(frozen=True)
+class Case:
+    """What belongs together: the diagnosis of a teacher, the study of it and the student that was exported."""
+
+    name: str
+    diagnosis: Diagnosis | None = None
+    study: Study | None = None
+    runs: tuple[Run, ...] = ()
+    explained: tuple[Explanations, ...] = ()
+    attention: tuple[AttentionStudy, ...] = ()
+
+    @property
+    def every_run(self) -> tuple[Run, ...]:
+        """The runs of the study, and the single ones."""
+        return (*self.study.runs, *self.runs) if self.study else self.runs
+
+
+def cases(records: Sequence[Record]) -> tuple[Case, ...]:
+    """Records by what they are about: by name, and runs by the data and the teacher that they were trained with."""
+    found = [Case(d.name, d) for d in records if isinstance(d, Diagnosis)]
+    studies = [s for s in records if isinstance(s, Study)]
+    runs = [r for r in records if isinstance(r, Run)]
+    for study in studies:
+        places = [i for i, c in enumerate(found) if c.study is None and c.name == study.name]
+        if not places and len(found) == len(studies) == 1:
+            places = [0]
+        if places:
+            found[places[0]] = replace(found[places[0]], study=study)
+        else:
+            found.append(Case(study.name, study=study))
+    loose: list[Run] = []
+    for run in runs:
+        same = ("data", "teacher")
+        place = next(
+            (
+                i
+                for i, c in enumerate(found)
+                if c.study and all(run.settings.get(k) and run.settings[k] == c.study.settings.get(k) for k in same)
+            ),
+            0 if len(found) == 1 else None,
+        )
+        if place is None:
+            loose.append(run)
+        else:
+            found[place] = replace(found[place], runs=(*found[place].runs, run))
+    found += [Case("", runs=tuple(loose))] if loose else []
+    for record in records:
+        if isinstance(record, (Explanations, AttentionStudy)):
+            place = next((i for i, c in enumerate(found) if c.name == record.name), None)
+            if place is None:
+                found.append(Case(record.name))
+                place = len(found) - 1
+            case = found[place]
+            if isinstance(record, Explanations):
+                found[place] = replace(case, explained=(*case.explained, record))
+            else:
+                found[place] = replace(case, attention=(*case.attention, record))
+    return tuple(found)

@@ -1,0 +1,153 @@
+"""Why: the sentences under the headline of a decision, each of them a fact of the records."""
+
+from __future__ import annotations
+
+from fractionate.page.advice import settings_of
+from fractionate.page.cases import Case
+from fractionate.page.compared import Compared, change_text, recipe_text
+from fractionate.page.decisions import Answer
+from fractionate.page.summaries import (
+    LEVEL_WORDS,
+    NO_TEACHER,
+    calibration_of,
+    certain_shares,
+    score_values,
+    size_text,
+    unsure_text,
+    uses_teacher,
+    value_text,
+    variant,
+)
+from fractionate.page.text import decimals, listing, percent, sentence, short
+from fractionate.records import Diagnosis, Effect, Explanations, MetricInfo, Run
+
+
+def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advised: Effect | None) -> list[str]:
+    """Where the gain comes from, what speaks against it, and how the recipe of the diagnosis fares."""
+    metric = found.metric
+    reasons: list[str] = []
+    if answer == "Distil":
+        contract = found.contract(chosen.arm)
+        name = variant(chosen.arm)
+        told = "" if contract is None else recipe_text(contract)
+        reasons.append(f"With {told}." if told.startswith(name) else f"With {name}" + (f" ({told})." if told else "."))
+        paying = certain_shares(found.study)
+        if paying:
+            level = paying[0].level
+            reasons.append(f"The largest part of the gain comes from {LEVEL_WORDS[level]} ({level}).")
+        reasons += _doubts(found, chosen)
+        others = sum(e.verdict == "helps" for e in found.taught) - 1
+        worse = [e for e in found.taught if e.verdict == "hurts"]
+        if worse:
+            named = listing([variant(e.arm) for e in worse[:3]])
+            reasons.append(f"Not with {named}: {'it' if len(worse) == 1 else 'they'} hurt{'s' * (len(worse) == 1)}.")
+        elif others:
+            reasons.append(f"{others} other {'variant helps' if others == 1 else 'variants help'} too.")
+    else:
+        hurting = [e for e in found.taught if e.verdict == "hurts" and e is not chosen]
+        reasons += [f"{variant(e.arm)} {change_text(metric, e)}." for e in hurting[:3]]
+    for e in found.smoothing:
+        if e.verdict == "helps":
+            reasons.append(f"Label smoothing alone ({variant(e.arm)}) {change_text(metric, e)}.")
+    reasons += _side_effects(found, chosen) if answer != "Don't distil" else []
+    reasons += _on_advice(case, found, chosen, answer, advised)
+    if answer == "No clear difference yet" and chosen.seeds_to_settle:
+        reasons.append(f"About {chosen.seeds_to_settle:,} seeds would settle it.")
+    reasons += faults(case.diagnosis)
+    for run in case.runs:
+        reasons += _exported(run, found, chosen, metric)
+    return reasons
+
+
+def _doubts(found: Compared, chosen: Effect) -> list[str]:
+    """What a placebo has to say against a variant that helps."""
+    sham = {e.arm for e in found.placebos}
+    beside = [e for e in found.steps if e.arm == chosen.arm and e.against in sham]
+    if beside:
+        unsure = [e for e in beside if e.verdict != "helps"]
+        return [f"It is not shown to beat its placebo {variant(unsure[0].against)}."] if unsure else []
+    helping = [e for e in found.placebos if e.verdict == "helps"]
+    return [f"The placebo {variant(helping[0].arm)} helps too."] if helping else []
+
+
+def _side_effects(found: Compared, chosen: Effect) -> list[str]:
+    """Other metrics that get worse, and calibration either way."""
+    known = {m.name: m for m in found.study.metrics}
+    calibration = calibration_of(found.study.metrics)
+    reasons = []
+    for e in found.study.effects:
+        metric = known.get(e.metric)
+        if (e.arm, e.against) != (chosen.arm, chosen.against) or metric is None or e.metric == found.metric.name:
+            continue
+        if e.verdict == "hurts" or (e.verdict == "helps" and metric == calibration):
+            word = "improves" if e.verdict == "helps" else "gets worse"
+            reasons.append(f"{sentence(metric.title)[:-1]} {word} by {size_text(metric, abs(e.gain))}.")
+    return reasons
+
+
+def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advised: Effect | None) -> list[str]:
+    """How the recipe of the diagnosis fares."""
+    if case.diagnosis is None:
+        return []
+    recipe, metric = case.diagnosis.recipe, found.metric
+    if recipe.repair:
+        return [f"The diagnosis asks to repair first: {sentence(recipe.repair)}"]
+    if not recipe.distil:
+        if answer == "Distil":
+            return [f"The diagnosis advised against it: {sentence(recipe.reason)}"]
+        return [f"The diagnosis advises against it too: {sentence(recipe.reason)}"]
+    if advised is None:
+        return [f"The recipe of the diagnosis ({recipe_text(recipe)}) was not one of the variants."]
+    if advised is chosen:
+        return ["It is the recipe of the diagnosis."] if answer == "Distil" else []
+    if advised.verdict == "hurts":
+        return [
+            f"The recipe of the diagnosis ({recipe_text(recipe)}) is overridden: it {change_text(metric, advised)}."
+        ]
+    if advised.verdict == "helps":
+        return [
+            f"The recipe of the diagnosis ({recipe_text(recipe)}) gains less: {size_text(metric, abs(advised.gain))}."
+        ]
+    return [
+        f"The recipe of the diagnosis ({recipe_text(recipe)}): no clear difference ({unsure_text(metric, [advised])})."
+    ]
+
+
+def faults(diagnosis: Diagnosis | None) -> list[str]:
+    """What is wrong with the teacher."""
+    if diagnosis is None or not diagnosis.problems:
+        return []
+    errors = [f for f in diagnosis.problems if f.severity == "error"]
+    names = listing([short(f.name, 40) for f in (errors or diagnosis.problems)[:3]])
+    return [f"Faulty teacher: {names}."] if errors else [f"Warning about the teacher: {names}."]
+
+
+def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> list[str]:
+    values = score_values([run], metric.name)
+    if not values:
+        return []
+    contract = run.contract
+    who = recipe_text(contract) if contract and uses_teacher(contract) else NO_TEACHER
+    own = found.contract(chosen.arm)
+    alike = contract is not None and own is not None and settings_of(contract) == settings_of(own)
+    compared_too = alike or any(
+        contract is not None and (c := found.contract(e.arm)) is not None and settings_of(contract) == settings_of(c)
+        for e in found.taught
+    )
+    told = f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
+    if uses_teacher(contract) and not compared_too:
+        told += "; this recipe was not compared with no teacher"
+    return [f"{told}."]
+
+
+def explanation_words(record: Explanations) -> str:
+    """What a student decides by, in one sentence."""
+    parts = record.superfeatures
+    if not parts:
+        return "There is nothing to explain."
+    most = max(parts, key=lambda s: s.student_evidence_nats)
+    least = min(parts, key=lambda s: s.agreement)
+    return (
+        f"The student decides most by {short(most.name, 32)} ({decimals(most.student_evidence_nats, 2)} nats for the label); with "
+        f"its teacher it agrees least about {short(least.name, 32)} ({percent(least.agreement)} of the examples)."
+    )

@@ -1,0 +1,199 @@
+"""The decision card answers from the records alone: should I distil, with what, what do I gain, how sure is it, what next."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.test_page import records
+
+from fractionate.page import decide, read_record, report
+from fractionate.page.decisions import Card, card_text
+from fractionate.records import Diagnosis, Effect, Interval, Recommendation, Share, Study
+
+RUN_FILES = {"one": ("runs/a b/run.yaml", "--trust", "mine")}
+
+
+def effect(study: Study, arm: str, gain: float, half: float, verdict: str, **more: object) -> Effect:
+    first = next(e for e in study.effects if e.metric == "accuracy")
+    interval = Interval(gain - half, gain + half)
+    settings = {"arm": arm, "against": "hard", "gain": gain, "interval": interval, "verdict": verdict, "placebo": False}
+    return replace(first, **(settings | {"seeds_to_settle": None} | more))  # type: ignore[arg-type]
+
+
+def case(effects: list[tuple[object, ...]], **more: object) -> tuple[Diagnosis, Study]:
+    """A study of one teacher with the effects that are given: (variant, gain, half an interval, verdict)."""
+    healthy, _, study = records()
+    made = tuple(effect(study, *e[:4], **(e[4] if len(e) > 4 else {})) for e in effects)  # type: ignore[arg-type]
+    recipe = Recommendation(True, "kd", 1.0, 0.9, "cross-entropy", True, "the teacher is calibrated")
+    d = replace(healthy, name="one", recipe=recipe, findings=())
+    return d, replace(study, name="one", effects=made, shares=(), **more)  # type: ignore[arg-type]
+
+
+def mean(study: Study, arm: str, metric: str = "accuracy") -> float:
+    values = [run.test.values[metric] for run in study.runs if run.arm == arm and run.test]
+    return sum(values) / len(values)
+
+
+def only(records: object) -> tuple[str, Card]:
+    card = decide(records, RUN_FILES)  # type: ignore[arg-type]
+    assert len(card.decisions) == 1
+    return card_text(card), card
+
+
+def test_distil_says_what_is_gained_how_surely_and_with_what() -> None:
+    d, study = case([("kd", 2.4, 0.3, "helps"), ("kd-pt", 1.0, 0.2, "helps"), ("kd-sim", -1.0, 0.2, "hurts")])
+    share = Share("instance.confidence", "Shapley", 1.0, Interval(0.4, 1.6))
+    text, card = only([d, replace(study, shares=(share,))])
+    (decision,) = card.decisions
+    assert decision.answer == "Distil" and decision.gain == 2.4
+    own, none = mean(study, "kd"), mean(study, "hard")
+    assert text.startswith(
+        f"Distil: {own:.1f} % accuracy instead of {none:.1f} % with no teacher "
+        "(+2.40 points, 95 % interval +2.10 to +2.70, 2 seeds)."
+    )
+    for words in (
+        "With kd at temperature 1, teacher weight 0.9.",
+        "The largest part of the gain comes from how sure it is of each example (instance.confidence).",
+        "Not with kd-sim: it hurts.",
+        "It is the recipe of the diagnosis.",
+        "next: fractionate distill 'runs/a b/run.yaml' --trust mine",
+    ):
+        assert words in text, words
+    assert decision.recipe == d.recipe.patch
+    student, none_row, *_ = decision.contenders
+    assert (student.who, student.variant, none_row.who, none_row.variant) == ("student", "kd", "no teacher", "hard")
+    assert student.value == pytest.approx(own) and student.calibration == pytest.approx(mean(study, "kd", "ece"))
+    assert student.parameters == study.runs[0].parameters
+
+
+def test_a_verdict_of_the_study_overrides_the_recipe() -> None:
+    d, study = case([("kd", -2.4, 0.3, "hurts"), ("kd-pt", 1.0, 0.2, "helps")])
+    text, card = only([d, study])
+    assert card.decisions[0].recipe["objective.cell"] == "kd-pt"
+    assert "is overridden: it costs 2.40 points of accuracy" in text
+    assert "next: fractionate distill 'runs/a b/run.yaml' objective.cell=kd-pt objective.temperature=1" in text
+    d, study = case([("kd", -2.4, 0.3, "hurts"), ("kd-pt", -1.0, 0.2, "hurts")])
+    text, card = only([d, study])
+    assert card.decisions[0].answer == "Don't distil" and not card.decisions[0].recipe and "recipe:" not in text
+    assert "kd costs 2.40 points of accuracy against no teacher" in text and "kd-pt costs 1.00 points" in text
+
+
+def test_no_clear_difference_says_which_effect_is_unlikely_and_how_many_seeds_would_tell() -> None:
+    d, study = case([("kd", 0.2, 1.6, "cannot tell", {"seeds_to_settle": 24})])
+    text, card = only([d, study])
+    assert card.decisions[0].answer == "No clear difference yet"
+    assert "an effect above ±1.80 points is unlikely" in text and "About 24 seeds would settle it." in text
+    assert "next: fractionate dissect 'runs/a b/run.yaml' study.seeds=24 'out=runs/a b-24-seeds' --trust mine" in text
+    many = replace(study, data={"examples": 400}, effects=(replace(study.effects[0], seeds_to_settle=900),))
+    assert "data.transfer=100 'out=runs/a b-100-examples'" in only([d, many])[0]
+    against = replace(d, recipe=replace(d.recipe, distil=False, reason="it is wrong"))
+    text, card = only([against, study])
+    assert card.decisions[0].answer == "Don't distil" and "advises against it too: It is wrong." in text
+    assert "no gain found (an effect above ±1.80 points is unlikely)" in text and "recipe:" not in text
+
+
+def test_no_difference_that_matters_is_no_reason_to_distil() -> None:
+    d, study = case([("kd", 0.1, 0.2, "equivalent"), ("kd-pt", 0.0, 0.2, "equivalent")])
+    text, card = only([d, study])
+    assert card.decisions[0].answer == "Don't distil"
+    assert "every variant with the teacher equals no teacher within ±0.5 points" in text
+
+
+def test_label_smoothing_is_no_distillation_and_placebos_speak() -> None:
+    d, study = case([("ls", 1.0, 0.2, "helps"), ("kd", 0.1, 0.2, "equivalent")])
+    text, card = only([d, study])
+    assert card.decisions[0].answer == "Don't distil"
+    assert "Label smoothing alone (ls) gains 1.00 points of accuracy." in text
+    sham = ("kd-shuffled", 1.0, 0.2, "helps", {"placebo": True})
+    assert "The placebo kd-shuffled helps too." in only(case([("kd", 2.0, 0.2, "helps"), sham]))[0]
+    beside = ("kd", 0.1, 2.0, "cannot tell", {"against": "kd-shuffled"})
+    assert "not shown to beat its placebo kd-shuffled" in only(case([("kd", 2.0, 0.2, "helps"), sham, beside]))[0]
+
+
+def test_a_gain_that_costs_calibration_says_so() -> None:
+    d, study = case([("kd", 2.4, 0.3, "helps"), ("kd", 5.0, 1.0, "hurts", {"metric": "ece"})])
+    assert "ECE gets worse by 5.00 points." in only([d, study])[0]
+
+
+def test_the_exported_student_was_compared_or_is_said_not_to_be() -> None:
+    d, study = case([("kd", 2.4, 0.3, "helps")], settings={"data": "x", "teacher": "y"})
+    run = next(run for run in study.runs if run.arm == "kd")
+    run = replace(run, settings={"data": "x", "teacher": "y"})
+    text, card = only([d, study, run])
+    assert "not compared" not in text and not card.decisions[0].next, "it is made: nothing is left to run"
+    assert run.contract is not None
+    other = replace(run, contract=replace(run.contract, temperature=8.0))
+    text, card = only([d, study, other])
+    assert "this recipe was not compared with no teacher" in text
+    assert [c.who for c in card.decisions[0].contenders] == ["student", "no teacher", "exported student"]
+
+
+def test_without_a_study_nothing_is_claimed() -> None:
+    healthy, _, study = records()
+    assert only([healthy])[1].decisions[0].answer == ("Not compared yet" if healthy.recipe.distil else "Don't distil")
+    stop = replace(healthy, recipe=Recommendation(False, "hard", 1.0, 0.0, "cross-entropy", True, "it is wrong"))
+    assert only([stop])[0].startswith("Don't distil: It is wrong.")
+    text, card = only([replace(healthy, recipe=replace(stop.recipe, distil=True, repair="mend the labels"))])
+    assert text.startswith("Don't distil before this is repaired: It is wrong.") and "mend the labels" in text.lower()
+    assert not card.decisions[0].recipe
+    kd = next(run for run in study.runs if run.arm == "kd")
+    assert "it was not compared with no teacher" in only([kd])[0]
+    hard = next(run for run in study.runs if run.arm == "hard")
+    assert "The student no teacher reaches" in only([hard])[0] and "not compared with" not in only([hard])[0]
+
+
+def test_a_baseline_with_a_teacher_answers_nothing_about_distilling() -> None:
+    study = case([("kd-pt", 1.0, 0.2, "helps", {"against": "kd"})], baseline="kd")[1]
+    text, card = only([study])
+    assert card.decisions[0].answer == "Not compared yet"
+    assert (
+        "kd-pt gains 1.00 points of accuracy against kd" in text
+        and "No variant without a teacher was compared." in text
+    )
+
+
+def test_several_studies_are_summed_up_and_none_dropped() -> None:
+    made: list[Diagnosis | Study] = []
+    for name, gain, verdict in (
+        ("a", 2.0, "helps"),
+        ("b", -2.0, "hurts"),
+        ("c", 0.1, "cannot tell"),
+        ("d", 1.0, "helps"),
+    ):
+        d, study = case([("kd", gain, 0.5, verdict)])
+        made += [replace(d, name=name), replace(study, name=name)]
+    card = decide(made)
+    assert [d.name for d in card.decisions] == list("abcd")
+    assert card.headline == (
+        "Distil with a (+2.00 points) and d (+1.00 points). Don't distil with b. No clear difference yet with c."
+    )
+    assert all(f"\n{name}\n" in card_text(card) for name in "abcd")
+
+
+def test_the_page_the_terminal_and_json_hold_one_card(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    made = case([("kd", 2.4, 0.3, "helps")])
+    card = decide(made, RUN_FILES)
+    page = report(made, tmp_path / "a.html", run_files=RUN_FILES).read_text()
+    (decision,) = card.decisions
+    assert decision.headline.removeprefix("Distil: ") in page
+    assert "fractionate distill &#39;runs/a b/run.yaml&#39; --trust mine" in page
+    text = made[1].to_json_with(card)
+    assert Card.from_json(json.dumps(json.loads(text)["card"])) == card
+    assert Study.from_json(text) == made[1] == read_record(text)
+
+
+def test_every_pair_of_study_and_recipe_has_a_card_without_a_contradiction() -> None:
+    """Whatever the verdicts: a variant that hurts is never the recipe."""
+    verdicts = {"helps": (2.0, 0.5), "hurts": (-2.0, 0.5), "equivalent": (0.0, 0.1), "cannot tell": (0.3, 3.0)}
+    for first in verdicts:
+        for second in verdicts:
+            d, study = case([("kd", *verdicts[first], first), ("kd-pt", *verdicts[second], second)])
+            for recipe in (d.recipe, replace(d.recipe, distil=False), replace(d.recipe, temperature=3.0)):
+                (decision,) = decide([replace(d, recipe=recipe), study]).decisions
+                told = {"kd": first, "kd-pt": second}
+                if decision.recipe:
+                    assert told[str(decision.recipe["objective.cell"])] != "hurts"
+                assert (decision.answer == "Distil") == ("helps" in (first, second))
+                assert decision.headline.startswith(decision.answer)
