@@ -214,7 +214,10 @@ def test_a_fleet_equals_training_alone(
     stack_setup = make_course(training)
     found = train(factory, members(), stack_setup, backend)
     assert [o.member for o in found] == members()
-    assert None not in recorded and len(recorded) in (0, 2)  # once for whole batches, once for the last one of an epoch
+    assert all(isinstance(one, traced.Recording) for one in recorded) and len(recorded) in (
+        0,
+        2,
+    )  # once for whole batches, once for the last one of an epoch
     for outcome in found:
         expected = alone(factory, outcome.member, stack_setup)
         inputs = stack_setup.transfer[0].inputs
@@ -227,6 +230,22 @@ def test_a_fleet_equals_training_alone(
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
         assert outcome.run.settings["backend"].startswith(backend) and outcome.run.status == "completed"
         assert outcome.run.steps == stack_setup.steps
+
+
+def test_a_step_that_cannot_be_captured_is_recorded_with_the_reason(
+    stack_setup: StackSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("an operation without a name\nand more")
+
+    monkeypatch.setattr(fleet, "RECORDED_STEPS", 1)
+    plain = train(mlp, members((0,)), stack_setup, "stacked")
+    monkeypatch.setattr(traced, "Recording", refused)
+    found = train(mlp, members((0,)), stack_setup, "stacked")
+    assert {one.run.settings["backend"] for one in plain} == {"stacked"}
+    assert {one.run.settings["backend"] for one in found} == {"stacked, step not captured: an operation without a name"}
+    for one, other in zip(found, plain, strict=True):
+        assert one.run.history[-1].loss == pytest.approx(other.run.history[-1].loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("factory", [FunctionalDropout, Branching])

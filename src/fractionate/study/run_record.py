@@ -44,6 +44,7 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSe
     """The record of a student that was trained in a stack."""
     model, arm = outcome.model, trial.arm
     task, _ = setup.part(arm, trial.seed)
+    backend += f", step not captured: {outcome.uncaptured}" if outcome.uncaptured else ""
     settings = {**setup.settings_of(arm, trial.seed), "backend": backend}
     base = Run(
         arm=arm.name,

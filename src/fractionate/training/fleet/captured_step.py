@@ -83,14 +83,14 @@ def _restore(stack: Stack, buffers: State) -> None:
         stack.buffers[name].copy_(value)
 
 
-def record(stack: Stack, inputs: Tensor, noise: State) -> Recording | None:
-    """The recorded step of a stack; None where it cannot be recorded, or does not give the same numbers."""
+def record(stack: Stack, inputs: Tensor, noise: State) -> Recording | str:
+    """The recorded step of a stack, or why there is none: it cannot be recorded, or does not give the same numbers."""
     stack.template.train()
     try:
         made = Recording(stack, inputs, noise)
-        return made if made.agrees(stack, inputs, noise) else None
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError):
-        return None
+        return made if made.agrees(stack, inputs, noise) else "recorded, it gives other numbers"
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _split(whole: GraphModule) -> tuple[Callable[..., Any], Callable[..., Any]]:

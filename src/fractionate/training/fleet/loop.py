@@ -33,7 +33,7 @@ from fractionate.training.fleet.stacked import Stack
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 
 Advance = Callable[[int], None]
-Recordings = dict[Any, Recording | None]  # by the shapes of a stack and its inputs; of one factory
+Recordings = dict[Any, Recording | str]  # or why there is none, by the shapes of a stack and its inputs; of one factory
 
 
 def stack_logits(stack: Stack, inputs: Tensor) -> Float[Tensor, "students examples classes"]:
@@ -68,6 +68,7 @@ class _Stepper:
         self.long = {n for n, times in ((size, whole * epochs), (rest, epochs)) if times >= RECORDED_STEPS}
         self.kept: list[Tensor] = []
         self.recording: Recording | None = None
+        self.uncaptured = ""  # why a step that would pay for its recording has none
 
     def forward(self, inputs: Tensor, step: int) -> Tensor:
         """Logits of all students in training mode."""
@@ -95,7 +96,11 @@ class _Stepper:
             noise = self.stack.deal(inputs, step)
             with autocast(self.stack_setup.training, self.stack_setup.device):
                 self.recordings[key] = record(self.stack, inputs, noise)
-        return self.recordings[key]
+        found = self.recordings[key]
+        if isinstance(found, str):
+            self.uncaptured = found
+            return None
+        return found
 
 
 def train_stacked(
@@ -150,5 +155,5 @@ def train_stacked(
         if diverged[i] is None and not _finite(module):
             diverged[i] = steps
         own = None if on_transfer is None else on_transfer[i]
-        outcomes.append(Outcome(member, module, steps, seconds, diverged[i], tuple(points[i]), own))
+        outcomes.append(Outcome(member, module, steps, seconds, diverged[i], tuple(points[i]), own, stepper.uncaptured))
     return outcomes
