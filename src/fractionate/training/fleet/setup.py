@@ -40,8 +40,8 @@ class StackMember:
 class Outcome:
     """A trained student: the model, when its loss stopped being finite (None: never), measurements, cost.
 
-    `probed` are its logits on the measured examples of the transfer set at the end; `uncaptured` is why its steps went through `vmap`
-    and autograd where a recording would have paid.
+    `probed` are its logits on the measured examples of the transfer set at the end; `uncaptured` is why its steps went through
+    `vmap` and autograd where a recording would have paid.
     """
 
     member: StackMember
