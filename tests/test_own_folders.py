@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fractionate.data.own_pictures import PictureEncoding, PictureFolder, pictures
+from fractionate.data.own_pictures import PictureFolder, pictures
 from fractionate.data.own_texts import TextEncoding, texts, tokenized, words_of
+from fractionate.data.picture_files import PictureEncoding
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
 from fractionate.models.names import find_parts
 from fractionate.models.zoo import models

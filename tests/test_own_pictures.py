@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fractionate.data.own_pictures import DEVIATION, MEAN, PictureFolder, pictures, read_picture
+from fractionate.data.own_pictures import PictureFolder, pictures
 from fractionate.data.own_texts import texts
+from fractionate.data.picture_files import DEVIATION, MEAN, PictureEncoding
 from fractionate.errors import ConfigError, DamagedError, FractionateError
 
 SIDE = 24
@@ -41,7 +42,11 @@ def middle(picture, side):
 def pixels_of(file, side=SIDE):
     deviation, mean = (torch.tensor(v).view(3, 1, 1) for v in (DEVIATION, MEAN))
     return (
-        ((read_picture(file, middle, side, name="it") * deviation + mean) * 255).round().byte().permute(1, 2, 0).numpy()
+        ((PictureEncoding((), side).read(file, view=middle, name="it") * deviation + mean) * 255)
+        .round()
+        .byte()
+        .permute(1, 2, 0)
+        .numpy()
     )
 
 
@@ -275,7 +280,9 @@ def test_sockets_and_devices_with_the_name_of_a_picture_are_not_opened(photos):
             assert len(pictures(photos, side=8, links=True).examples) == 6
     for path in ("/dev/zero", photos, photos / "cat" / "s.png", photos / "none.png"):
         with pytest.raises(ConfigError):
-            pictures(photos.parent, side=8) if path == photos else read_picture(photos / path, middle, 8)
+            pictures(photos.parent, side=8) if path == photos else PictureEncoding((), 8).read(
+                photos / path, view=middle
+            )
 
 
 def test_folders_that_are_links_are_refused_unless_allowed(photos, tmp_path):
@@ -324,7 +331,7 @@ def test_a_test_part_may_lack_a_class(photos, tmp_path):
             photo(tmp_path / "d" / part / name / "1.png")
     for file in (tmp_path / "d" / "test" / "dog").iterdir():
         file.unlink()
-    assert pictures(tmp_path / "d", side=8).parts(validation=1).test.labels.tolist() == [0, 0]
+    assert pictures(tmp_path / "d", side=8, repeats=True).parts(validation=1).test.labels.tolist() == [0, 0]
 
 
 def test_names_that_would_be_shown_alike_are_refused(photos):
@@ -340,7 +347,7 @@ def test_a_name_with_accents_is_one_class_however_they_are_spelt(tmp_path):
         for name in ("caf\u00e9", "cr\u00e8me", "zoo"):
             photo(tmp_path / part / unicodedata.normalize(form, name) / "0.png")
             photo(tmp_path / part / unicodedata.normalize(form, name) / "1.png")
-    found = pictures(tmp_path, side=8).parts(validation=1)
+    found = pictures(tmp_path, side=8, repeats=True).parts(validation=1)
     assert found.transfer.class_names == found.test.class_names == ("caf\u00e9", "cr\u00e8me", "zoo")
     assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     photo(tmp_path / "train" / "caf\u00e9" / "0.png")

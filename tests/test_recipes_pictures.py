@@ -12,7 +12,8 @@ import torch
 
 from fractionate.data.cifar import DEVIATION, MEAN, RECORD, cifar100
 from fractionate.data.examples import Examples
-from fractionate.data.own_pictures import PictureFolder, Shifted, centre_view, random_view
+from fractionate.data.own_pictures import PictureFolder, Shifted
+from fractionate.data.picture_files import centre_view, random_view
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.models.zoo import models
 from fractionate.records import Training

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from fractionate.data.fashion import fashion_mnist as fashion_mnist
     from fractionate.data.glosses import read_glosses as read_glosses
     from fractionate.data.memory import MemorySplit as MemorySplit
-    from fractionate.data.own_pictures import PictureEncoding as PictureEncoding
     from fractionate.data.own_pictures import PictureFolder as PictureFolder
     from fractionate.data.own_pictures import Shifted as Shifted
     from fractionate.data.own_pictures import pictures as pictures
-    from fractionate.data.own_pictures import random_view as random_view
     from fractionate.data.own_saved import saved as saved
     from fractionate.data.own_table import encoded_table as encoded_table
     from fractionate.data.own_table import table as table
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from fractionate.data.parts import subset as subset
     from fractionate.data.parts import weighted as weighted
     from fractionate.data.parts import with_views as with_views
+    from fractionate.data.picture_files import PictureEncoding as PictureEncoding
+    from fractionate.data.picture_files import random_view as random_view
     from fractionate.data.raw import RawData as RawData
     from fractionate.data.raw import RawSplit as RawSplit
     from fractionate.data.raw import Tokenizing as Tokenizing
@@ -61,13 +61,14 @@ else:
             "fashion": ("fashion_mnist",),
             "glosses": ("read_glosses",),
             "memory": ("MemorySplit",),
-            "own_pictures": ("PictureEncoding", "PictureFolder", "Shifted", "pictures", "random_view"),
+            "own_pictures": ("PictureFolder", "Shifted", "pictures"),
             "own_saved": ("saved",),
             "own_table": ("encoded_table", "table"),
             "own_texts": ("texts", "tokenized"),
             "packages": ("package_file",),
             "parts": ("subset", "weighted", "with_views"),
             "raw": ("RawData", "RawSplit", "Tokenizing"),
+            "picture_files": ("PictureEncoding", "random_view"),
             "sampling": ("batches",),
             "splits": ("as_examples", "as_split"),
             "stream": ("StreamSplit",),

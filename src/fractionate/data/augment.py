@@ -1,11 +1,11 @@
-"""Augmentation of tensors: random crops, flips and noise, drawn anew for each example in each epoch."""
+"""Augmentation of tensors: random windows, crops, flips, erasing and noise, drawn anew for each example in each epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,52 +21,76 @@ from fractionate.errors import ConfigError, MismatchError
 @transforms.register("augment")
 @dataclass(frozen=True)
 class Augment(Transform):
-    """Random crops, left-right flips and Gaussian noise of tensors: `augment(crop=4, flip=True)`.
+    """Random windows, crops, left-right flips, erasing and noise of tensors: `augment(scale=0.3, flip=True)`, `augment(crop=4)`.
 
     What an example looks like is a function of (seed, epoch, id): the same in every variant of a seed, however a step is cut.
-    A teacher with a view of its own reads that as it is.
+    A teacher with a view of its own reads that as it is, unless `views` changes it in the same way.
 
     Args:
         crop: Zeros padded around the last two axes before a window of the old size is cut out.
         flip: Mirror the last axis of half of the examples.
         noise: Standard deviation of what is added.
         part: Which input is changed, of models that take several: "pixel_values".
+        scale: The least share of the area that a random window keeps, with sides of 3:4 to 4:3; it is scaled to the old size.
+        erase: The share of examples of which a random rectangle, 2 to 33 % of the area, becomes 0.
+        views: Change the views of the same examples too: the same window, crop in proportion to their size, flip and rectangle.
+
+    Source: random windows, Szegedy et al. 2014 (arXiv 1409.4842); erasing, Zhong et al. 2017 (arXiv 1708.04896); the same change
+        for teacher and student, Beyer et al. 2021 (arXiv 2106.05237).
     """
 
     crop: int = 0
     flip: bool = False
     noise: float = 0.0
     part: str = ""
+    scale: float = 0.0
+    erase: float = 0.0
+    views: bool = False
     changes: ClassVar[frozenset[str]] = frozenset({"inputs"})
 
     def __post_init__(self) -> None:
         whole = isinstance(self.crop, int) and not isinstance(self.crop, bool) and self.crop >= 0
-        if not (whole and 0 <= self.noise < math.inf and (self.crop or self.flip or self.noise)):
+        shares = 0 <= self.scale <= 1 and 0 <= self.erase <= 1
+        some = self.crop or self.flip or self.noise or self.scale or self.erase
+        if not (whole and shares and 0 <= self.noise < math.inf and some):
             raise ConfigError(
                 "invalid value for augment",
-                expected="crop of at least 0, noise of at least 0, flip, not all of them 0",
-                got=f"crop {self.crop!r}, flip {self.flip!r}, noise {self.noise!r}",
+                expected="crop and noise of at least 0, scale and erase from 0 to 1, flip, not all of them 0",
+                got=repr(self),
             )
+
+    @property
+    def moves(self) -> bool:
+        """Whether height and width matter."""
+        return bool(self.crop or self.flip or self.scale or self.erase)
 
     def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split:
         """The split with changed inputs."""
         ids = split.ids
 
         def change(batch: Batch, epoch: int, seed: int) -> Batch:
-            inputs = batch.inputs
-            found = inputs.get(self.part) if self.part and isinstance(inputs, Mapping) else inputs
-            draws = [
-                torch.Generator().manual_seed(draw_seed("augment", seed, epoch, ids[i])) for i in batch.index.tolist()
-            ]
-            changed = self._changed(self._check(found), draws)
-            return replace(batch, inputs={**inputs, self.part: changed} if self.part else changed)
+            seeds = [draw_seed("augment", seed, epoch, ids[i]) for i in batch.index.tolist()]
+            changed = self._part(batch.inputs, seeds, None)
+            if not self.views:
+                return replace(batch, inputs=changed)
+            size = self._check(self._found(batch.inputs)).shape[-2:]
+            views = {name: self._part(view, seeds, size) for name, view in batch.views.items()}
+            return replace(batch, inputs=changed, views=views)
 
         return ChangedSplit(split, change, repr(self), split.name, labels=split.labels)
 
+    def _found(self, inputs: Any) -> Any:
+        return inputs.get(self.part) if self.part and isinstance(inputs, Mapping) else inputs
+
+    def _part(self, inputs: Any, seeds: list[int], size: tuple[int, ...] | None) -> Any:
+        changed = self._changed(self._check(self._found(inputs)), seeds, size)
+        return {**inputs, self.part: changed} if self.part and isinstance(inputs, Mapping) else changed
+
     def _check(self, inputs: object) -> Tensor:
-        least = 3 if self.crop or self.flip else 2
-        if not isinstance(inputs, Tensor) or inputs.ndim < least or (self.noise and not inputs.is_floating_point()):
-            kind = "a floating-point tensor" if self.noise else "a tensor"
+        least = 3 if self.moves else 2
+        exact = self.noise or self.scale
+        if not isinstance(inputs, Tensor) or inputs.ndim < least or (exact and not inputs.is_floating_point()):
+            kind = "a floating-point tensor" if exact else "a tensor"
             raise MismatchError(
                 f"{self!r} cannot change these inputs",
                 expected=f"{kind} [batch, …, height, width]" if least == 3 else f"{kind} [batch, …]",
@@ -75,20 +99,51 @@ class Augment(Transform):
             )
         return inputs
 
-    def _changed(self, inputs: Tensor, draws: list[torch.Generator]) -> Tensor:
+    def _changed(self, inputs: Tensor, seeds: list[int], size: tuple[int, ...] | None) -> Tensor:
+        """Inputs changed; `size` are height and width of the student's inputs, where these are a view of another size."""
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         examples = list(inputs)
-        if self.crop:
-            height, width = inputs.shape[-2:]
-            wide = functional.pad(inputs, (self.crop,) * 4)
-            for place, draw in enumerate(draws):
-                top, left = torch.randint(2 * self.crop + 1, (2,), generator=draw).tolist()
-                examples[place] = wide[place, ..., top : top + height, left : left + width]
-        if self.flip:
-            for place, draw in enumerate(draws):
-                if float(torch.rand((), generator=draw)) < 0.5:
-                    examples[place] = examples[place].flip(-1)
+        ratio = 1.0 if size is None or not self.moves else inputs.shape[-1] / size[-1]
+        for place, draw in enumerate(draws):
+            one = examples[place]
+            if self.scale:
+                one = _window(one, self.scale, draw)
+            if self.crop:
+                shift, border = torch.randint(2 * self.crop + 1, (2,), generator=draw), round(self.crop * ratio)
+                top, left = (shift * border / self.crop).round().long().tolist()
+                height, width = one.shape[-2:]
+                one = functional.pad(one, (border,) * 4)[..., top : top + height, left : left + width]
+            if self.flip and float(torch.rand((), generator=draw)) < 0.5:
+                one = one.flip(-1)
+            if self.erase and float(torch.rand((), generator=draw)) < self.erase:
+                top, left, height, width = _rectangle(one, 0.02, 0.33, 0.3, draw)
+                one = one.clone()
+                one[..., top : top + height, left : left + width] = 0
+            examples[place] = one
         made = torch.stack(examples)
-        if self.noise:
+        if self.noise and size is None:
             drawn = torch.stack([torch.randn(inputs.shape[1:], generator=draw) for draw in draws])
             made = made + self.noise * drawn.to(made.device, made.dtype)
         return made
+
+
+def _rectangle(
+    picture: Tensor, least: float, most: float, ratio: float, draw: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random rectangle: `least` to `most` of the area, sides of `ratio` to 1 / `ratio`."""
+    area, aspect, down, across = torch.rand(4, generator=draw, dtype=torch.float64).tolist()
+    share = least + (most - least) * area
+    stretch = math.exp((2 * aspect - 1) * math.log(1 / ratio) / 2)
+    height = max(1, min(round(picture.shape[-2] * math.sqrt(share) / stretch), picture.shape[-2]))
+    width = max(1, min(round(picture.shape[-1] * math.sqrt(share) * stretch), picture.shape[-1]))
+    return (
+        int(down * (picture.shape[-2] - height + 1)), int(across * (picture.shape[-1] - width + 1)), height, width
+    )  # fmt: skip
+
+
+def _window(picture: Tensor, scale: float, draw: torch.Generator) -> Tensor:
+    """A random window of a picture, scaled to its size."""
+    top, left, height, width = _rectangle(picture, scale, 1.0, 3 / 4, draw)
+    part = picture[..., top : top + height, left : left + width].reshape(1, -1, height, width)
+    size = list(picture.shape[-2:])
+    return functional.interpolate(part, size, mode="bilinear", antialias=True).reshape(picture.shape)

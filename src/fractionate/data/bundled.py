@@ -101,13 +101,14 @@ class Divided:
 
 
 def joined(parts: Mapping[str, Examples], *, repeats: bool = True, **settings: Any) -> Divided:
-    """The examples of parts that are there already, by their names; without `repeats`, the same inputs are in one part alone."""
+    """The examples of parts that are there already, by their names; without `repeats`, each example is in one part alone."""
     whole = next(iter(parts.values()))
     if len(parts) > 1:
         inputs, labels = (torch.cat([getattr(part, name) for part in parts.values()]) for name in ("inputs", "labels"))
         whole = replace(whole, inputs=inputs, labels=labels, ids=tuple(i for part in parts.values() for i in part.ids))
     given = [name for name, part in parts.items() for _ in part.ids]
-    keys = None if repeats else [content_hash(example) for example in whole.inputs]
+    pairs = zip(whole.inputs, whole.labels.tolist(), strict=True)
+    keys = None if repeats else [(content_hash(example), label) for example, label in pairs]
     return Divided(whole, given, keys=keys, **settings)
 
 

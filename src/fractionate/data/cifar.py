@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fractionate.data.examples import Examples
-from fractionate.data.own_pictures import shown_picture
 from fractionate.data.own_saved import check_saved, picture_of
+from fractionate.data.picture_files import shown_picture
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError
 from fractionate.system.paths import as_path
 

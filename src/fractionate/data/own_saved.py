@@ -17,9 +17,9 @@ from fractionate.data.bundled import Divided, data_sets, joined
 from fractionate.data.columns import MISSING, class_names, names_of
 from fractionate.data.dividing import PARTS
 from fractionate.data.examples import Examples
-from fractionate.data.own_pictures import PictureEncoding, centre_view, read_picture
 from fractionate.data.own_table import Table, make_table
 from fractionate.data.own_texts import BUCKETS, PLACES, TextEncoding
+from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.rows import kind_of, label_of
 from fractionate.data.table_file import Roles, read_arrow
 from fractionate.data.targets import Target
@@ -43,13 +43,22 @@ def saved(
     buckets: int = BUCKETS,
     places: int = PLACES,
     missing: Sequence[str] | None = None,
+    repeats: bool | None = None,
+    class_weights: bool = False,
 ) -> Table | Divided:
     """A folder that `datasets` wrote with `save_to_disk`: its texts as hashed words, its pictures, its arrays, or a table.
 
-    `label` is the column of classes (one named label, labels or target where it is not said), `column` the one to learn from where
-    there are several; columns of single numbers and words alone are a table, as in `table`, and `missing` are its cells that stand
-    for nothing. Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a
-    data set runs.
+    Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a data set runs.
+
+    Args:
+        folder: What `save_to_disk` wrote.
+        label: The column of classes; one named label, labels or target where it is left out.
+        column: The one to learn from where there are several; single numbers and words alone are a table, as in `table`.
+        side: Pixels of a picture's side.
+        buckets: Of hashed words, of which `places` are an input.
+        missing: The cells of a table that stand for nothing.
+        repeats: Keep examples of validation and test that are in an earlier part as well; left out, of tables and arrays alone.
+        class_weights: Weigh the examples that are learned from so that each class counts the same.
 
     Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `DamagedError` for one that names files
     outside of it, `ResourceError` for data that would not fit into memory, `MissingExtraError` without the library.
@@ -96,7 +105,10 @@ def saved(
             raise ConfigError(
                 "missing is a setting of tables", got=f"{chosen[0]!r} is {kinds[chosen[0]]}", fix="leave it out"
             )
-        return _one_column(named, chosen, label, shown, kinds, side=side, buckets=buckets, places=places)
+        sizes = {"side": side, "buckets": buckets, "places": places}
+        made, made_by = _one_column(named, chosen, label, shown, kinds, **sizes)
+        kept = kinds[chosen[0]] == "numbers" if repeats is None else repeats
+        return joined(made, repeats=kept, encoding=made_by, class_weights=class_weights)
     others = {name: kind for name, kind in kinds.items() if kind != "numbers" and kind != "text"}
     if others or len(named) > 1 or any(_is_array(features[name]) for name in chosen):
         raise ConfigError(
@@ -109,7 +121,12 @@ def saved(
         named["train"].select_columns([*chosen, label]),
         label,
         shown,
-        names_of(MISSING if missing is None else missing, "missing"),
+        Roles(
+            Target.of(label, None),
+            missing=names_of(MISSING if missing is None else missing, "missing"),
+            repeats=repeats is not False,
+            class_weights=class_weights,
+        ),
     )
 
 
@@ -163,7 +180,7 @@ def _is_array(feature: Any) -> bool:
     return type(feature).__name__ in ("Sequence", "List", "LargeList", "Array2D", "Array3D", "Array4D", "Array5D")
 
 
-def _as_table(rows: Any, label: str, name: str, missing: tuple[str, ...]) -> Table:
+def _as_table(rows: Any, label: str, name: str, roles: Roles) -> Table:
     arrow = rows.with_format("arrow")[:]
     if hasattr(rows.features[label], "names"):  # class numbers: their names stand in a table
         import pyarrow
@@ -171,7 +188,6 @@ def _as_table(rows: Any, label: str, name: str, missing: tuple[str, ...]) -> Tab
         names = list(rows.features[label].names)
         words = [None if number is None or number < 0 else names[number] for number in rows[label][:]]
         arrow = arrow.drop_columns([label]).append_column(label, pyarrow.array(words, pyarrow.string()))
-    roles = Roles(Target.of(label, None), missing=missing)
     return make_table({"train": read_arrow(arrow, name, roles)}, name, roles)
 
 
@@ -185,7 +201,7 @@ def _one_column(
     side: int,
     buckets: int,
     places: int,
-) -> Divided:
+) -> tuple[dict[str, Examples], Record | None]:
     if len(chosen) != 1:
         raise ConfigError(
             "there are several columns of arrays", expected="one", got=", ".join(chosen), fix=f"column={chosen[0]!r}"
@@ -202,7 +218,8 @@ def _one_column(
         texts = TextEncoding(shown_names, buckets, places)
         encoding, read = texts, lambda rows: texts.encode([text or "" for text in rows])
     elif kinds[column] == "a picture":
-        encoding, read = PictureEncoding(shown_names, side), lambda rows: _pictures(rows, side)
+        pictures = PictureEncoding.of(shown_names, side)
+        encoding, read = pictures, lambda rows: _pictures(rows, pictures)
     made = {}
     for part, rows in splits.items():
         width = {"text": 8 * places, "a picture": 12 * side * side}.get(kinds[column], 0)
@@ -216,7 +233,7 @@ def _one_column(
             plain = plain.with_format("numpy")
         labels = torch.tensor([numbers[value] for value in said[part]])
         made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
-    return joined(made, encoding=encoding)
+    return made, encoding
 
 
 def _in_order(value: str) -> tuple[int, int, str]:
@@ -246,10 +263,10 @@ def _arrays(rows: Any) -> torch.Tensor:
     return made.float() if made.is_floating_point() else made
 
 
-def _pictures(rows: list[Any], side: int) -> torch.Tensor:
-    made = torch.empty(len(rows), 3, side, side)
+def _pictures(rows: list[Any], encoding: PictureEncoding) -> torch.Tensor:
+    made = torch.empty(len(rows), 3, encoding.side, encoding.side)
     for place, row in enumerate(rows):
-        made[place] = read_picture(picture_of(row, place), centre_view, side, name=f"row {place}")
+        made[place] = encoding.read(picture_of(row, place), name=f"row {place}")
     return made
 
 

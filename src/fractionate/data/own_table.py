@@ -80,7 +80,10 @@ class Table:
         return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"), encoding)
 
     def _keys(self) -> list[bytes]:
-        rows = np.column_stack([column.values.astype(np.float64) for column in self.columns])
+        values = self.labels.values.reshape(len(self), -1)
+        rows = np.column_stack(
+            [column.values.astype(np.float64) for column in self.columns] + [values.astype(np.float64)]
+        )
         return [row.tobytes() for row in rows]
 
 
@@ -119,7 +122,7 @@ def table(
         validation: Another file with the same columns, and `test` a third: the rows of these parts.
         part: The column that names the part of each row: train, validation or test.
         group: The column whose rows of the same value are all in one part, such as a patient.
-        repeats: False leaves out of validation and test rows whose inputs are in an earlier part as well.
+        repeats: False leaves out of validation and test rows that are in an earlier part as well, with the same label.
         class_weights: Weigh the rows that are learned from so that each class counts the same.
 
     Raises:

@@ -35,7 +35,7 @@ class Roles:
         numerals: The marks in numbers.
         part: The column that names the part of a row.
         group: The column that names what is kept in one part.
-        repeats: False leaves out of validation and test the rows whose inputs are in an earlier part.
+        repeats: False leaves out of validation and test the rows that are in an earlier part, with the same label.
         class_weights: Each class has the same weight in what is learned from.
     """
 

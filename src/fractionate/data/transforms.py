@@ -32,6 +32,7 @@ transforms: Registry[Any] = Registry(
     "fractionate.transforms",
     files=(
         "data.augment",
+        "data.library_augment",
         "teachers.chimeras",
         "teachers.on_policy",
         "teachers.sequence_level",
