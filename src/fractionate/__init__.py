@@ -27,19 +27,4 @@ if TYPE_CHECKING:
     from fractionate.training.distillation import distill as distill
     from fractionate.training.recipe import Recipe as Recipe
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "diagnosis.examination": ("diagnose",),
-            "losses.objective": ("Objective", "rescaling"),
-            "page.document": ("report",),
-            "store.collection": ("collect",),
-            "study.dissection": ("dissect",),
-            "tasks.task": ("Task",),
-            "theory.cells": ("CELLS", "Cell"),
-            "theory.spectrum.dense": ("spectrum",),
-            "theory.teacher_signal": ("TeacherSignal",),
-            "training.distillation": ("distill",),
-            "training.recipe": ("Recipe",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.cli.commands import main as main
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "commands": ("main",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -47,33 +47,4 @@ if TYPE_CHECKING:
     from fractionate.data.tables import column_names as column_names
     from fractionate.data.translation import descriptions as descriptions
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "batch": ("Batch", "Places", "Split"),
-            "bundled": ("data_sets", "digits"),
-            "cifar": ("cifar100",),
-            "dataset": ("DatasetSplit",),
-            "delimited": ("read_delimited",),
-            "dividing": ("divide",),
-            "encoding": ("TableEncoding",),
-            "examples": ("Examples",),
-            "fashion": ("fashion_mnist",),
-            "glosses": ("read_glosses",),
-            "memory": ("MemorySplit",),
-            "own_pictures": ("PictureFolder", "Shifted", "pictures"),
-            "own_saved": ("saved",),
-            "own_table": ("encoded_table", "table"),
-            "own_texts": ("texts", "tokenized"),
-            "packages": ("package_file",),
-            "parts": ("subset", "weighted", "with_views"),
-            "raw": ("RawData", "RawSplit", "Tokenizing"),
-            "picture_files": ("PictureEncoding", "random_view"),
-            "sampling": ("batches",),
-            "splits": ("as_examples", "as_split"),
-            "stream": ("StreamSplit",),
-            "subwords": ("Pieces", "Sentences"),
-            "tables": ("column_names",),
-            "translation": ("descriptions",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

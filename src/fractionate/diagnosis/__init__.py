@@ -24,16 +24,4 @@ if TYPE_CHECKING:
     from fractionate.diagnosis.token_groups import findings as findings
     from fractionate.diagnosis.token_groups import grouped as grouped
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "black_box": ("read_signal",),
-            "case": ("Case", "Judgement", "Measurement", "examine", "probes"),
-            "examination": ("diagnose",),
-            "explanations": ("explain", "save_table"),
-            "feature_groups": ("communities", "superfeatures"),
-            "interactions": ("second_derivatives",),
-            "preflight_checks": ("preflight",),
-            "token_groups": ("by_position", "findings", "grouped"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -12,10 +12,4 @@ if TYPE_CHECKING:
     from fractionate.integrations.trainer import distillation_loss as distillation_loss
     from fractionate.integrations.trainer import lightning_distillation as lightning_distillation
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "trackers": ("TensorBoard",),
-            "trainer": ("Distilling", "distillation_loss", "lightning_distillation"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

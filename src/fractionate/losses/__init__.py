@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.losses.objective import Objective as Objective
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "objective": ("Objective",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -25,18 +25,4 @@ if TYPE_CHECKING:
     from fractionate.models.zoo import cnn as cnn
     from fractionate.models.zoo import models as models
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "additive": ("explaining_mlp", "prior_of"),
-            "export": ("export_student",),
-            "function": ("FunctionTeacher", "as_teacher_module"),
-            "hub": ("hf",),
-            "names": ("ModelNeed", "find_model", "find_parts"),
-            "packed": ("load_packed", "save_packed"),
-            "quantize": ("Quantization", "prepare"),
-            "tokenizer": ("save_tokenizer",),
-            "weights": ("read_weights",),
-            "zoo": ("cnn", "models"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

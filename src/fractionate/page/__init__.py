@@ -14,12 +14,4 @@ if TYPE_CHECKING:
     from fractionate.page.reading import read_record as read_record
     from fractionate.page.reading import read_records as read_records
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "card": ("decide",),
-            "decisions": ("Card", "Decision"),
-            "document": ("report",),
-            "reading": ("read_record", "read_records"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.plugins.contracts import check as check
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "contracts": ("check",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

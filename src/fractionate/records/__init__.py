@@ -53,38 +53,4 @@ if TYPE_CHECKING:
     from fractionate.records.training import Run as Run
     from fractionate.records.training import Training as Training
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "attention": ("ArmAttention", "AttentionStudy"),
-            "base": ("Record",),
-            "commands": ("Compaction", "Difference", "Differences", "Setting", "Settings", "Written"),
-            "explanations": ("ExampleExplanation", "Explanations", "Superfeature", "Superfeatures"),
-            "kinds": ("RECORDS",),
-            "knowledge": (
-                "ClassPart",
-                "Diagnosis",
-                "Evidence",
-                "Finding",
-                "Pilot",
-                "Recommendation",
-                "Severity",
-                "Spectrum",
-                "Term",
-                "Trial",
-            ),
-            "measures": (
-                "Direction",
-                "Histogram",
-                "Interval",
-                "LEVEL_NAMES",
-                "Level",
-                "Matrix",
-                "MetricInfo",
-                "Scores",
-                "bar",
-            ),
-            "studies": ("Effect", "Share", "ShareLevel", "Study", "Try", "Tuning", "Verdict"),
-            "training": ("Contract", "Point", "Preflight", "Run", "Training"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

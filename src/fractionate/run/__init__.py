@@ -14,13 +14,4 @@ if TYPE_CHECKING:
     from fractionate.run.timing import peak_bytes as peak_bytes
     from fractionate.run.workflow import Workflow as Workflow
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "timing": ("peak_bytes",),
-            "read": ("read_run",),
-            "runfile": ("dump_run",),
-            "schema": ("RunFile", "all_keys"),
-            "workflow": ("Workflow",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

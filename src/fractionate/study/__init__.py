@@ -16,14 +16,4 @@ if TYPE_CHECKING:
     from fractionate.study.pilot import PilotPlan as PilotPlan
     from fractionate.study.seed_teachers import BySeed as BySeed
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "arms": ("Arm",),
-            "attention_measures": ("attention_arm", "compare_maps", "layer_sensitivity"),
-            "dissection": ("dissect",),
-            "kept_students": ("trained_student",),
-            "pilot": ("PilotPlan",),
-            "seed_teachers": ("BySeed",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.system.atomic import TEMPORARY as TEMPORARY
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "atomic": ("TEMPORARY",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

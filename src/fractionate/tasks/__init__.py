@@ -24,14 +24,4 @@ if TYPE_CHECKING:
     from fractionate.tasks.task import Splits as Splits
     from fractionate.tasks.task import Task as Task
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "evaluate": ("CLASSIFICATION", "evaluate_metrics", "scores"),
-            "kind": ("Kind", "kinds"),
-            "metric": ("Metric", "info", "infos", "metrics"),
-            "predictions": ("AttentionStates", "Needs", "Predictions"),
-            "reader": ("Reader", "reading"),
-            "task": ("Splits", "Task"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

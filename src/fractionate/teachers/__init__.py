@@ -23,17 +23,4 @@ if TYPE_CHECKING:
     from fractionate.teachers.tokens import ta_rate as ta_rate
     from fractionate.teachers.tokens import token_signal as token_signal
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "cached": ("Cached",),
-            "decoding": ("quality", "translate"),
-            "ensemble": ("Ensemble", "mix"),
-            "given": ("as_source",),
-            "hidden": ("HiddenStates",),
-            "online": ("Online",),
-            "sentences": ("Sentences",),
-            "source": ("OpenTeacher", "TeacherSource"),
-            "tokens": ("analysis", "gold_share", "ta_rate", "token_signal"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -10,10 +10,4 @@ if TYPE_CHECKING:
     from fractionate.theory.teacher_signal import TeacherSignal as TeacherSignal
     from fractionate.theory.topk_signal import CompactSignal as CompactSignal
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "teacher_signal": ("TeacherSignal",),
-            "topk_signal": ("CompactSignal",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -21,16 +21,4 @@ if TYPE_CHECKING:
     from fractionate.training.schedule import learning_rate as learning_rate
     from fractionate.training.schedule import make_optimizer as make_optimizer
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "checkpoint": ("steps_in",),
-            "distillation": ("distill",),
-            "evaluation": ("evaluate", "signal_on"),
-            "memory": ("estimate_memory",),
-            "recipe": ("Recipe",),
-            "recompute": ("recomputed",),
-            "run_folder": ("CHECKPOINTS", "METRICS", "RUN", "STUDENT"),
-            "schedule": ("learning_rate", "make_optimizer"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

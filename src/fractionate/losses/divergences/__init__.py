@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.losses.divergences.base import divergences as divergences
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "base": ("divergences",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

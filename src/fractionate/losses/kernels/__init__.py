@@ -11,9 +11,4 @@ if TYPE_CHECKING:
     from fractionate.losses.kernels.vocabulary import choose_chunks as choose_chunks
     from fractionate.losses.kernels.vocabulary import vocabulary_loss as vocabulary_loss
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "vocabulary": ("HeadSignal", "choose_chunks", "vocabulary_loss"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -36,25 +36,4 @@ if TYPE_CHECKING:
     from fractionate.losses.terms.ranking import RankingTerm as RankingTerm
     from fractionate.losses.terms.smoothing import LabelSmoothing as LabelSmoothing
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "attention": ("AttentionMap", "AttentionOutput", "AttentionScore", "HiddenState", "LayerTerm", "unified"),
-            "balance": ("Balance",),
-            "base": ("Binding", "BoundTerm", "TermSpec", "bind_terms", "term_specs"),
-            "contrastive": ("Contrastive",),
-            "explanations": ("Explanations", "ked", "moved", "paper_objective"),
-            "features": (
-                "AttentionTransfer",
-                "FeatureTerm",
-                "FitNets",
-                "KernelAlignment",
-                "Relational",
-                "SimilarityPreserving",
-            ),
-            "passes": ("Passes", "tie_kd"),
-            "plain": ("CallableTerm",),
-            "ranking": ("RankingTerm",),
-            "smoothing": ("LabelSmoothing",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

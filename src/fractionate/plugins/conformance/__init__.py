@@ -12,10 +12,4 @@ if TYPE_CHECKING:
     from fractionate.plugins.conformance.suite import conformance as conformance
     from fractionate.plugins.conformance.suite import table as table
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "checks": ("Subject",),
-            "suite": ("Conformance", "conformance", "table"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

@@ -11,10 +11,4 @@ if TYPE_CHECKING:
     from fractionate.theory.spectrum.vocabulary import VocabularyStream as VocabularyStream
     from fractionate.theory.spectrum.vocabulary import spectrum_of as spectrum_of
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "dense": ("spectrum",),
-            "vocabulary": ("VocabularyStream", "spectrum_of"),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)

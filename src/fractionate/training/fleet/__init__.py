@@ -9,9 +9,4 @@ from fractionate.system.lazy import exports
 if TYPE_CHECKING:
     from fractionate.training.fleet.setup import model_logits as model_logits
 else:
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "setup": ("model_logits",),
-        },
-    )
+    __getattr__, __dir__, __all__ = exports(__name__)
