@@ -365,3 +365,19 @@ def test_every_source_feeds_a_model_of_its_task(tmp_path, kind):
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.95 * losses[0]
+
+
+def test_several_labels_of_a_text(tmp_path):
+    rows = [
+        {"text": f"the cat ran {n}", "rude": n % 2, "long": n % 3 == 0, "spam": None if n == 4 else 0}
+        for n in range(20)
+    ]
+    found = data_sets[f"texts('{write(tmp_path / 't.jsonl', rows)}', label=['rude', 'long', 'spam'])"]
+    assert found.tasks == ("multi-label",)
+    split = found.encode(found.raw_parts(**SIZES).test, reader())
+    assert split.class_names == ("rude", "long", "spam") and split.labels.shape == (4, 3)
+    whole = found.encode(found.table.whole, None)
+    assert whole.labels[3].tolist() == [1, 1, 0] and whole.labels[4].tolist() == [0, 0, -100]
+    assert isinstance(found.parts(**SIZES).test, type(whole))
+    with pytest.raises(ConfigError, match="'text' is no label of 0 and 1"):
+        data_sets[f"texts('{tmp_path / 't.jsonl'}', label=['rude', 'text'])"]

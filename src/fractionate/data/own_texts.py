@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -24,8 +24,9 @@ from fractionate.data.dividing import PARTS, Size
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
 from fractionate.data.memory import MemorySplit
+from fractionate.data.numerals import PLAIN
 from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
-from fractionate.data.targets import class_labels
+from fractionate.data.targets import Target, make_labels
 from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
 from fractionate.data.text_file import check_encoding, read_text
 from fractionate.data.token_ids import padded_inputs, token_rows
@@ -100,11 +101,12 @@ class TextData:
     Args:
         table: The texts.
         encoding: How texts become the inputs of a network without a tokenizer.
+        tasks: Classification, or multi-label.
     """
 
     table: RawTable
     encoding: TextEncoding
-    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    tasks: tuple[str, ...] = ("classification",)
 
     def raw_parts(
         self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0
@@ -115,13 +117,14 @@ class TextData:
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as inputs [texts, tokens] and labels [texts]; without a tokenizer as hashed words [texts, places]."""
         if by is None:
-            return MemorySplit.of(self.hashed(part))
+            found = self.hashed(part)
+            return found if isinstance(found, MemorySplit) else MemorySplit.of(found)
         rows = token_rows(by, part.columns["text"], part.columns.get("second"), name=part.name)
         labels = torch.tensor(part.columns["label"])
         return MemorySplit(padded_inputs(rows, by), labels, part.name, part.ids, part.class_names)
 
-    def hashed(self, part: RawSplit) -> Examples:
-        """A part as hashed words. Warns of texts without a word."""
+    def hashed(self, part: RawSplit) -> Examples | MemorySplit:
+        """A part as hashed words; a split where a text has several labels. Warns of texts without a word."""
         if "second" in part.columns:
             raise ConfigError(
                 f"{part.name}: pairs of texts need a model with a tokenizer",
@@ -129,10 +132,9 @@ class TextData:
                 got="a network that reads hashed words",
                 fix="leave second= out, or give models by hf(…)",
             )
-        made = Examples(
-            self.encoding.encode(part.columns["text"]), torch.tensor(part.columns["label"]), part.class_names, part.name,
-            part.ids,
-        )  # fmt: skip
+        inputs, labels = self.encoding.encode(part.columns["text"]), torch.tensor(part.columns["label"])
+        kind = Examples if labels.ndim == 1 else MemorySplit
+        made = kind(inputs, labels, class_names=part.class_names, name=part.name, ids=part.ids)
         empty = (made.inputs == 0).all(1).nonzero().flatten().tolist()
         if empty:
             warnings.warn(
@@ -143,7 +145,7 @@ class TextData:
         return made
 
     @cached_property
-    def examples(self) -> Examples:
+    def examples(self) -> Examples | MemorySplit:
         """All texts as hashed words."""
         return self.hashed(self.table.whole)
 
@@ -198,7 +200,7 @@ def read_texts(
     path: Path | str,
     *,
     text: str = "text",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     second: str | None = None,
     reading: Reading = PLAINLY,
     missing: Sequence[str] = MISSING,
@@ -224,13 +226,16 @@ def read_texts(
             f"{printable(str(path), 200)} is one text without a class",
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv, .parquet or .jsonl file",
         )
-    roles = {"text": text, "label": label} | ({} if second is None else {"second": second})
-    columns, given = read_parts(path, roles, reading)
-    texts = {role: columns.texts(role) for role in roles if role != "label"}
-    labels, names = class_labels(label, columns.words("label"), where=columns.where, missing=gone)
-    made = texts | {"label": tuple(labels.tolist())}
-    numbers = torch.from_numpy(labels)
-    return raw_table(columns, made, reading, given, keys=tuple(texts), labels=numbers, class_names=names)
+    target = Target.of(label, None)
+    asked = {f"label {place}": name for place, name in enumerate(target.columns)}
+    roles = {"text": text} | ({} if second is None else {"second": second})
+    columns, given = read_parts(path, roles | asked, reading)
+    texts = {role: columns.texts(role) for role in roles}
+    cells = {name: columns.words(role) for role, name in asked.items()}
+    labels = make_labels(target, cells, {}, where=columns.where, missing=gone, numerals=PLAIN)
+    made = texts | {"label": tuple(labels.values.tolist())}
+    numbers = torch.from_numpy(labels.values)
+    return raw_table(columns, made, reading, given, keys=tuple(texts), labels=numbers, class_names=labels.names)
 
 
 def _of_folder(folder: Path, reading: Reading, *, links: bool) -> RawTable:
@@ -259,7 +264,7 @@ def texts(
     path: Path | str,
     *,
     text: str = "text",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     second: str | None = None,
     buckets: int = BUCKETS,
     places: int = PLACES,
@@ -280,7 +285,7 @@ def texts(
     Args:
         path: The folder or file.
         text: The column of texts.
-        label: The column of classes.
+        label: The column of classes; a list of columns of 0 and 1 is several labels a text.
         second: The column of a second text, for pairs.
         buckets, places: Of hashed words.
         group, part, validation, test, repeats, separator, encoding: As in `Reading`.
@@ -297,7 +302,8 @@ def texts(
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
     table = read_texts(path, text=text, label=label, second=second, reading=reading, missing=missing, links=links)
     require_bytes(8 * len(table.whole) * places, f"{len(table.whole):,} texts", fix="set fewer places=")
-    return TextData(table, TextEncoding(table.whole.class_names, buckets, places))
+    task = "classification" if isinstance(label, str) else "multi-label"
+    return TextData(table, TextEncoding(table.whole.class_names, buckets, places), (task,))
 
 
 def tokenized(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -19,7 +19,7 @@ class RawSplit:
 
     Args:
         columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
-            "target", "label" (class numbers).
+            "target", "label" (class numbers; of several labels a row of 0 and 1).
         ids: The file, or the line, of each example.
     """
 
@@ -104,7 +104,10 @@ class Tokenizing:
 class RawData(Protocol):
     """What a data source of texts gives: `tasks` are the kinds of task it feeds, by name."""
 
-    tasks: ClassVar[tuple[str, ...]]
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The kinds of task."""
+        ...
 
     def raw_parts(self, *, transfer: Any, validation: Any, test: Any, seed: int) -> RawParts:
         """The parts, of the sizes asked for: counts, shares below 1, or None."""

@@ -106,7 +106,7 @@ class Columns:
                 value = int(value)  # how a Parquet file keeps whole numbers of which some are missing
             if value is not None and not isinstance(value, (str, int)) and value == value:  # not NaN
                 raise DamagedError(
-                    f"{self.where(place)} {printable(self.names[role])!r} is no {role if role != 'label' else 'class'}",
+                    f"{self.where(place)} {printable(self.names[role])!r} is no {'class' if role.startswith('label') else role}",
                     expected="text or a whole number",
                     got=type(value).__name__,
                 )
@@ -221,13 +221,14 @@ def refuse_settings(path: Path | str, what: str, **settings: object) -> None:
 
 
 def _check_there(file: str, roles: Mapping[str, str], names: Sequence[str]) -> None:
-    absent = {role: name for role, name in roles.items() if name not in names}
+    absent = {name: role.split()[0] for role, name in roles.items() if name not in names}
     if absent:
-        fixes = [f"{role}={near!r}" for role, name in absent.items() if (near := nearest(name, list(names), 0.6))]
+        fixes = [f"{role}={near!r}" for name, role in absent.items() if (near := nearest(name, list(names), 0.6))]
+        settings = ", ".join(f"{role}=…" for role in dict.fromkeys(absent.values()))
         raise ConfigError(
-            f"{file} has no column {', '.join(repr(printable(name)) for name in absent.values())}",
+            f"{file} has no column {', '.join(repr(printable(name)) for name in absent)}",
             expected=f"one of {', '.join(printable(name) for name in names[:50])}",
-            fix=f"did you mean {', '.join(fixes)}?" if fixes else f"name them: {', '.join(f'{r}=…' for r in absent)}",
+            fix=f"did you mean {', '.join(fixes)}?" if fixes else f"name them: {settings}",
         )
 
 
