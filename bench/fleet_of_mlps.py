@@ -70,6 +70,13 @@ def train(
     objectives: list[Objective], data: Examples, signal: TeacherSignal, test: Examples, seeds: range, plan: Schedule
 ) -> Tensor:
     """Test accuracy in percent, [seeds, arms]."""
+    return accuracy(weights_of(objectives, data, signal, seeds, plan), test)
+
+
+def weights_of(
+    objectives: list[Objective], data: Examples, signal: TeacherSignal, seeds: range, plan: Schedule
+) -> list[Tensor]:
+    """The trained students: [seeds, arms, ...] of each layer's weight and bias."""
     arms = Arms(objectives, signal)
     weights = [
         w.repeat(1, len(objectives), 1, 1) for w in initial(data.inputs.shape[1], data.classes, plan.hidden, seeds)
@@ -92,10 +99,11 @@ def train(
                 v.mul_(0.999).addcmul_(g, g, value=0.001)
                 denominator = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
                 w.addcdiv_(m, denominator, value=-rate / (1 - 0.9**step))
-    return _accuracy(weights, test)
+    return weights
 
 
-def _accuracy(weights: list[Tensor], test: Examples) -> Tensor:
+def accuracy(weights: list[Tensor], test: Examples) -> Tensor:
+    """Accuracy in percent, [seeds, arms]."""
     w1, b1, w2, b2 = weights
     right = torch.zeros(w1.shape[:2])
     for start in range(0, len(test), 250):

@@ -21,7 +21,9 @@ def dataset(name: str) -> Examples:
     """All examples of a data set: digits, fashion (14 × 14), glosses (WordNet, 100 text components), hierarchy, cancer; and
     mnist1d, verbs (WordNet verbs alone), families (another hierarchy), apparel (other Fashion-MNIST images at 7 × 7); nouns
     (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7); and letters, satellite, dna (mlbench), spam
-    (kernlab), wardrobe (Fashion-MNIST's test images, 14 × 14), speech (parts of speech of WordNet glosses).
+    (kernlab), wardrobe (Fashion-MNIST's test images, 14 × 14), speech (parts of speech of WordNet glosses); and shuttle, vowel,
+    vehicle (mlbench), income (kernlab), waveform (Breiman's generator), coats (the last training images of Fashion-MNIST, 14 × 14),
+    headwords (part of speech of a WordNet headword by its letters).
     """
     path = CACHE / f"{name}.npz"
     if not path.exists():
@@ -133,7 +135,9 @@ def _table(package: str, path: str, digest: str, name: str, label: str):
         frame = rdata.read_rda(package_file(package, f"usr/lib/R/site-library/{path}", digest))[name]
     names = sorted(frame[label].unique())
     labels = np.array([names.index(value) for value in frame[label]])
-    inputs = frame.drop(columns=label).to_numpy().astype(np.float64)
+    others = [frame[name] for name in frame.columns if name != label]
+    columns = [c.cat.codes if str(c.dtype) == "category" else c for c in others]
+    inputs = np.stack([c.to_numpy().astype(np.float64) for c in columns], 1)
     order = np.random.default_rng(0).permutation(len(labels))
     return ((inputs - inputs.mean(0)) / (inputs.std(0) + 1e-9))[order], labels[order], names
 
@@ -156,6 +160,65 @@ def _dna():
 def _spam():
     digest = "09281b38bc7b064f63616d9056091f924f59e38aa9fd07dd3bc1af0cba9613d3"
     return _table("r-cran-kernlab", "kernlab/data/spam.rda", digest, "spam", "type")
+
+
+def _shuttle():
+    digest = "5b1db218b76a47c83f575f1ff38d7a7d36e569b0e27d8bf4aa92eae6c0bcb826"
+    return _table("r-cran-mlbench", "mlbench/data/Shuttle.rda", digest, "Shuttle", "Class")
+
+
+def _vowel():
+    digest = "6577f9ca304153797ec7621d79020b010d160c425da2007639b9e6a2b23fb127"
+    return _table("r-cran-mlbench", "mlbench/data/Vowel.rda", digest, "Vowel", "Class")
+
+
+def _vehicle():
+    digest = "ea993a1fe72b2611a609101aa6ebee43b6a9dd07c329c9acd1a184ba971a2710"
+    return _table("r-cran-mlbench", "mlbench/data/Vehicle.rda", digest, "Vehicle", "Class")
+
+
+def _income():
+    digest = "d7a92a41b47bdfd3a926a5d242c3425e85076105d7d2c61ed6d45920c1c1696e"
+    return _table("r-cran-kernlab", "kernlab/data/income.rda", digest, "income", "INCOME")
+
+
+def _waveform(examples: int = 12000, seed: int = 0):
+    """Breiman et al. (1984): random mixtures of two of three triangular waves, 21 points, with unit noise."""
+    draw = np.random.default_rng(seed)
+    waves = np.stack([np.maximum(6 - abs(np.arange(1, 22) - centre), 0) for centre in (7, 15, 11)])
+    pairs = np.array([(0, 1), (0, 2), (1, 2)])
+    labels, share = draw.integers(0, 3, examples), draw.random((examples, 1))
+    first, second = waves[pairs[labels, 0]], waves[pairs[labels, 1]]
+    inputs = share * first + (1 - share) * second + draw.standard_normal((examples, 21))
+    return (inputs - inputs.mean(0)) / inputs.std(0), labels, ["1 and 2", "1 and 3", "2 and 3"]
+
+
+def _coats():
+    return _fashion(first=50000, count=10000)
+
+
+def _headwords(root: str = "/usr/share/wordnet", components: int = 40, seed: int = 0):
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    parts = ("noun", "verb", "adj", "adv")
+    words = {}
+    for number, part in enumerate(parts):
+        for line in Path(f"{root}/data.{part}").read_text(encoding="utf8").splitlines():
+            if not line.startswith("  "):
+                word = line.split()[4]
+                if word.isalpha() and word.islower():
+                    words.setdefault(word, number)
+    labels = np.array(list(words.values()))
+    draw = np.random.default_rng(seed)
+    chosen = np.concatenate([draw.permutation(np.nonzero(labels == part)[0])[:3500] for part in range(4)])
+    chosen = draw.permutation(chosen)
+    texts = np.array(list(words))[chosen].tolist()
+    grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), max_features=3000, sublinear_tf=True).fit_transform(
+        texts
+    )
+    vectors = TruncatedSVD(components, random_state=0).fit_transform(grams)
+    return vectors / vectors.std(), labels[chosen], list(parts)
 
 
 def _wardrobe():
@@ -203,6 +266,9 @@ SIZES = {  # train, outside, held, test
     "nouns": (2000, 2000, 1000, 4500), "garments": (2000, 2000, 1000, 5000),
     "letters": (3000, 3000, 1000, 4000), "satellite": (2000, 1200, 700, 2500), "dna": (1000, 700, 400, 1000),
     "spam": (1400, 900, 500, 1700), "wardrobe": (3000, 2000, 1000, 4000), "speech": (4000, 2000, 1000, 4000),
+    "shuttle": (4000, 2500, 1000, 6000), "vowel": (400, 220, 110, 260), "vehicle": (300, 180, 120, 246),
+    "income": (2500, 1500, 700, 4000), "waveform": (2500, 2000, 1000, 6000), "coats": (3000, 2000, 1000, 4000),
+    "headwords": (4000, 2500, 1000, 4500),
 }  # fmt: skip
 
 
