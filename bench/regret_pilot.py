@@ -220,10 +220,15 @@ def write(found: list[Row]) -> None:
     cpu = sum(r.line["seconds"]["cpu"] for r in found) / max(1, len(found))
     students = sum(p["students"] for p in records) / max(1, len(records))
     text = [
-        "# Recipe regret", "", "Made by `python bench/regret_pilot.py`; what is judged, and how, was written down before the first run "
-        "and stands at the top of that file. Test accuracy in percent, means over 5 seeds; students are MLPs with one hidden layer.",
-        "", f"{len(found)} of {len(SETTINGS)} settings, the first of a random order. A pilot is {students:.0f} students, {cpu:.0f} s of "
-        "CPU time on one thread.", "", *table(found), "",
+        "# Recipe regret",
+        "",
+        "Made by `python bench/regret_pilot.py`; what is judged, and how, was written down before the first run and stands at the top "
+        "of that file. Test accuracy in percent, means over 5 seeds; students are MLPs with one hidden layer.",
+        "",
+        f"{len(found)} of {len(SETTINGS)} settings, the first of a random order. A pilot is {students:.0f} students, {cpu:.0f} s "
+        "of CPU time on one thread.",
+        "",
+        *table(found), "",
         "| setting | no teacher, best rate | T = 4 / 0.9, best rate | pilot | best of 8 | rule said | pilot said | best arm |",
         "|---|---|---|---|---|---|---|---|", *told,
     ]  # fmt: skip
