@@ -222,8 +222,8 @@ def write(found: list[Row]) -> None:
     text = [
         "# Recipe regret",
         "",
-        "Made by `python bench/regret_pilot.py`; what is judged, and how, was written down before the first run and stands at the top "
-        "of that file. Test accuracy in percent, means over 5 seeds; students are MLPs with one hidden layer.",
+        "Made by `python bench/regret_pilot.py`; what is judged, and how, was written down before the first run and stands at the "
+        "top of that file. Test accuracy in percent, means over 5 seeds; students are MLPs with one hidden layer.",
         "",
         f"{len(found)} of {len(SETTINGS)} settings, the first of a random order. A pilot is {students:.0f} students, {cpu:.0f} s "
         "of CPU time on one thread.",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fractionate.records.measures import MetricInfo as MetricInfo
     from fractionate.records.measures import Scores as Scores
     from fractionate.records.measures import bar as bar
+    from fractionate.records.studies import Comparison as Comparison
     from fractionate.records.studies import Effect as Effect
     from fractionate.records.studies import Share as Share
     from fractionate.records.studies import ShareLevel as ShareLevel

@@ -29,9 +29,46 @@ class Effect(Record):
     verdict: Verdict
     placebo: bool = False
     seeds_to_settle: int | None = None  # how many seeds in all would settle a "cannot tell"
+    smallest_effect: float | None = None  # the smallest true difference that so many seeds find in 8 of 10 studies
 
     def __str__(self) -> str:
-        return f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
+        told = f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
+        return told + self.reach
+
+    @property
+    def reach(self) -> str:
+        """Of a "cannot tell": what the study could have seen, and what would settle it; else nothing."""
+        if self.verdict != "cannot tell":
+            return ""
+        words = [f"{self.seeds} seeds find an effect of {self.smallest_effect:.2g} or more"] * (
+            self.smallest_effect is not None
+        )
+        words += [f"{self.seeds_to_settle} would settle it" if self.seeds_to_settle else "no 1,000 would settle it"]
+        return f" ({'; '.join(words)})"
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """A student's recipe against no teacher under the same training, from a study's runs; what an export hangs on.
+
+    `gain` is in the metric's unit, `arm` minus `against`, with its paired 95 % interval over seeds. "not compared" where the study
+    has no such arm without a teacher.
+    """
+
+    arm: str
+    against: str
+    metric: str
+    verdict: Literal["surely better", "surely worse", "equal", "cannot tell", "not compared"]
+    gain: float | None = None
+    interval: Interval | None = None
+    seeds: int = 0
+    smallest_effect: float | None = None
+    seeds_to_settle: int | None = None
+
+    def __str__(self) -> str:
+        if self.gain is None:
+            return f"{self.arm} was not compared with no teacher under the same training"
+        return f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric} on {self.seeds} seeds: {self.verdict}"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from fractionate.study.backend import Backend
 from fractionate.study.effects.contrasts import Contrast, effects, unpaired
 from fractionate.study.effects.shapley import shares
 from fractionate.study.fitting import make_setup
+from fractionate.study.remarks import remarks
 from fractionate.study.results import Folder, Progress
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
@@ -189,7 +190,12 @@ def dissect(
         runs=ordered,
         effects=tuple(effect for one in metrics for effect in effects(ordered, pairs, metric=one)),
         shares=_all_shares(ordered, variants, metrics[0]),
-        notes=(*notes, *_unfinished(ordered), *unpaired(ordered, pairs, metrics[0].name)),
+        notes=(
+            *notes,
+            *_unfinished(ordered),
+            *unpaired(ordered, pairs, metrics[0].name),
+            *remarks(task, variants, ordered),
+        ),
         data=_described(task, str(settings["data"]), classes),
         settings=settings | _shared(variants),
         wall_seconds=time.perf_counter() - begin,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.records import Effect, Interval, MetricInfo, Run, Verdict
-from fractionate.study.effects.power import seeds_to_settle
+from fractionate.study.effects.power import seeds_to_settle, smallest_effect
 
 SIGNIFICANCE = 0.05
 COVERAGE = 0.95
@@ -97,11 +97,21 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(corrected)
 
 
-def judge(gain: float, p_difference: float, p_beyond_margin: float, *, sign: int = 1) -> Verdict:
-    """The verdict from corrected p values. A difference that is sure is named even where it is small; its size stands beside it."""
-    if p_difference < SIGNIFICANCE:
+def judge(
+    gain: float, p_difference: float, p_beyond_margin: float, *, sign: int = 1, resolution: float = 0.0
+) -> Verdict:
+    """The verdict from corrected p values. A difference that is sure is named even where it is small; its size stands beside it.
+
+    Below `resolution`, what rounding leaves of it, it is none: such arms are equivalent.
+    """
+    if p_difference < SIGNIFICANCE and abs(gain) >= resolution:
         return "helps" if gain * sign > 0 else "hurts"
-    return "equivalent" if p_beyond_margin < SIGNIFICANCE else "cannot tell"
+    return "equivalent" if min(p_difference, p_beyond_margin) < SIGNIFICANCE else "cannot tell"
+
+
+def resolution_of(metric: MetricInfo) -> float:
+    """Half of the last decimal that is shown of a metric: 0.0005 nats of NLL, 0.005 points of ECE."""
+    return float(0.5 * 10.0**-metric.places)
 
 
 def values_of(runs: Sequence[Run], metric: str) -> dict[str, dict[int, float]]:
@@ -150,7 +160,7 @@ def effects(runs: Sequence[Run], contrasts: Sequence[Contrast], *, metric: Metri
     same = holm([p.p_beyond_margin for _, p in found])
     result = []
     for (contrast, pair), p_holm, p_same in zip(found, sure, same, strict=True):
-        verdict = judge(pair.gain, p_holm, p_same, sign=metric.sign)
+        verdict = judge(pair.gain, p_holm, p_same, sign=metric.sign, resolution=resolution_of(metric))
         settle = None
         if verdict == "cannot tell":
             settle = seeds_to_settle(
@@ -173,6 +183,7 @@ def effects(runs: Sequence[Run], contrasts: Sequence[Contrast], *, metric: Metri
                 verdict=verdict,
                 placebo=contrast.placebo,
                 seeds_to_settle=settle,
+                smallest_effect=smallest_effect(pair.deviation, pair.seeds, significance=SIGNIFICANCE / len(found)),
             )
         )
     return tuple(result)

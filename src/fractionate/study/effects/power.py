@@ -48,6 +48,20 @@ def seeds_to_settle(
     return min(found, default=None)
 
 
+def smallest_effect(deviation: float, seeds: int, *, significance: float = 0.05, power: float = 0.8) -> float | None:
+    """The smallest true mean difference that a paired t test over this many seeds finds with this chance; None without spread.
+
+    (t(1 - significance / 2) + t(power)) s / √n, both quantiles with n - 1 degrees of freedom: within 2 % of the exact one from five
+    seeds on. Source: Julious, Sample sizes for clinical trials with normal data (2004).
+    """
+    if not deviation > 0 or seeds < 2:
+        return None
+    from scipy.stats import t
+
+    quantiles = t.ppf(1 - significance / 2, seeds - 1) + t.ppf(power, seeds - 1)
+    return float(quantiles * deviation / seeds**0.5)
+
+
 def _first(chance: Callable[[int], float], low: int, power: float) -> int | None:
     high = max(low, MOST_SEEDS)
     if not chance(high) >= power:

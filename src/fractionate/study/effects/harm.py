@@ -1,0 +1,114 @@
+"""Does a recipe harm? A student against no teacher under the same training, and students that learned nothing. Records only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fractionate.errors import MismatchError
+from fractionate.records import Comparison, Run, Study
+from fractionate.study.effects.contrasts import grain_of, paired, resolution_of, values_of
+from fractionate.study.effects.power import seeds_to_settle, smallest_effect
+
+LEARNED = (
+    0.1  # of the way from the most frequent class to a faultless student: what is below has hardly learned anything
+)
+NOT_TRAINING = {
+    "cell",
+    "temperature",
+    "teacher_weight",
+    "divergence",
+    "backend",
+    "terms",
+    "objective_weight",
+    "transforms",
+}
+
+
+def uses_teacher(run: Run) -> bool:
+    """Whether a run learned from a teacher: by its objective, or by terms beside it."""
+    return run.contract is not None and (run.contract.teacher_weight > 0 or bool(run.contract.terms))
+
+
+def without_teacher(study: Study, arm: str) -> str:
+    """The arm without a teacher under the same training as this one; empty where the study has none.
+
+    The same student, preparations, share of the data and training; the learning rate too, but in a study that tuned it for
+    every arm. Raises `MismatchError` for an arm without runs.
+    """
+    own = _of_arm(study, arm)
+    ignored = NOT_TRAINING | ({"learning_rate"} if study.tries else set())
+
+    def training(run: Run) -> dict[str, object]:
+        return {key: value for key, value in run.settings.items() if key not in ignored}
+
+    alone = [run for run in study.runs if run.arm != arm and not uses_teacher(run)]
+    fitting = [run.arm for run in alone if training(run) == training(own)]
+    named = [name for name in fitting if name == study.baseline]
+    return (named or fitting or [""])[0]
+
+
+def compared_with_no_teacher(study: Study, arm: str) -> Comparison:
+    """An arm against no teacher under the same training: mean paired difference in the deciding metric, with a 95 % interval.
+
+    One comparison, not corrected for others: whether to export a student is one question. Differences below rounding are equal.
+    Raises `MismatchError` for an arm without runs.
+    """
+    metric, against = study.deciding, without_teacher(study, arm)
+    if not against:
+        return Comparison(arm, "", metric.name, "not compared")
+    table = values_of(study.runs, metric.name)
+    seeds = sorted(table[arm].keys() & table[against].keys())
+    if len(seeds) < 2:
+        return Comparison(arm, against, metric.name, "not compared", seeds=len(seeds))
+    differences = [table[arm][seed] - table[against][seed] for seed in seeds]
+    pair = paired(differences, margin=metric.margin, grain=grain_of(study.runs, metric))
+    low, high = sorted((metric.sign * pair.interval.low, metric.sign * pair.interval.high))
+    none = abs(pair.gain) < resolution_of(metric)
+    settle = None
+    if (low > 0 or high < 0) and not none:
+        verdict = "surely better" if low > 0 else "surely worse"
+    elif max(abs(low), abs(high)) < metric.margin or (none and not low < 0 < high):
+        verdict = "equal"
+    else:
+        verdict = "cannot tell"
+        settle = seeds_to_settle(pair.gain, pair.deviation, margin=metric.margin, seeds=pair.seeds)
+    return Comparison(
+        arm, against, metric.name, verdict, gain=pair.gain, interval=pair.interval, seeds=pair.seeds,  # type: ignore[arg-type]
+        smallest_effect=smallest_effect(pair.deviation, pair.seeds), seeds_to_settle=settle,
+    )  # fmt: skip
+
+
+def surely_worse(study: Study, arm: str) -> bool:
+    """Whether an arm was compared with no teacher under the same training and its whole paired interval is on the worse side.
+
+    Such a student is not exported unless that is wanted all the same. Raises `MismatchError` for an arm without runs.
+    """
+    return compared_with_no_teacher(study, arm).verdict == "surely worse"
+
+
+def undertrained(runs: Sequence[Run], labels: Sequence[int], metric: str = "accuracy") -> str:
+    """A remark where no arm is clearly better than naming the most frequent class always; else nothing.
+
+    Args:
+        labels: Of the data that the runs were judged on.
+    """
+    table = {arm: list(values.values()) for arm, values in values_of(runs, metric).items() if values}
+    if not table or not len(labels):
+        return ""
+    chance = 100 * float(np.unique(np.asarray(labels), return_counts=True)[1].max()) / len(labels)
+    best = max(sum(values) / len(values) for values in table.values())
+    if best >= chance + LEARNED * (100 - chance):
+        return ""
+    return (
+        f"the students are undertrained, or too small: the best arm has {best:.1f} % right, and naming the most frequent class "
+        f"always has {chance:.1f} %; what the teacher is worth does not follow from them"
+    )
+
+
+def _of_arm(study: Study, arm: str) -> Run:
+    found = next((run for run in study.runs if run.arm == arm), None)
+    if found is None:
+        raise MismatchError(f"no run of arm {arm!r}", expected=f"one of {', '.join(study.arms)}")
+    return found

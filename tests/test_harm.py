@@ -1,0 +1,99 @@
+"""What an export hangs on: was the recipe compared with no teacher under the same training, and is it surely worse?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from fractionate import TeacherSignal, dissect
+from fractionate.errors import MismatchError
+from fractionate.records import Contract, MetricInfo, Run, Scores, Study, Training, Try
+from fractionate.study.effects import compared_with_no_teacher, surely_worse
+from fractionate.study.effects.contrasts import judge
+from fractionate.study.effects.harm import undertrained, without_teacher
+from fractionate.study.effects.power import power_of_difference, smallest_effect
+
+ACCURACY = MetricInfo("accuracy", "points", "more", 0.5, counts=True)
+NLL = MetricInfo("nll", "nats", "less", 0.02)
+
+
+def runs(arm: str, values: Sequence[float], weight: float | None, rate: float = 1e-3) -> list[Run]:
+    contract = None if weight is None else Contract("", "kd", "", "", "instance", 1.0, weight, "cross-entropy", True)
+    return [
+        Run(arm, seed, "completed", contract, 10, 1.0, 5, test=Scores(2000, 2000, {"accuracy": value, "nll": value / 100}),
+            settings={"learning_rate": rate, "share": 1.0, "cell": arm, "steps": 10})
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def study(*arms: list[Run], metric: MetricInfo = ACCURACY, tries: tuple[Try, ...] = ()) -> Study:
+    found = tuple(run for arm in arms for run in arm)
+    return Study(
+        "s", (metric,), "hard", tuple(dict.fromkeys(r.arm for r in found)), (0, 1, 2, 3), found, (), tries=tries
+    )
+
+
+HARD = runs("hard", (80.0, 81.0, 80.5, 80.2), None)
+
+
+def test_a_recipe_that_costs_points_is_surely_worse():
+    found = study(HARD, runs("kd", (78.0, 79.1, 78.4, 78.3), 0.9))
+    compared = compared_with_no_teacher(found, "kd")
+    assert surely_worse(found, "kd") and compared.against == "hard" and compared.gain == pytest.approx(-1.975)
+    assert compared.interval is not None and compared.interval.high < 0 and "surely worse" in str(compared)
+    better = study(HARD, runs("kd", (78.0, 79.1, 78.4, 78.3), 0.9), metric=NLL)  # less is better
+    assert compared_with_no_teacher(better, "kd").verdict == "surely better" and not surely_worse(better, "kd")
+
+
+def test_what_cannot_be_told_says_what_could_have_been_seen():
+    found = compared_with_no_teacher(study(HARD, runs("kd", (79.0, 82.1, 80.4, 81.0), 0.9)), "kd")
+    assert found.verdict == "cannot tell" and found.seeds_to_settle is not None and found.seeds_to_settle > 4
+    assert found.smallest_effect is not None and found.smallest_effect > 0.5
+    equal = compared_with_no_teacher(study(HARD, runs("kd", (80.05, 81.1, 80.5, 80.2), 0.9)), "kd")
+    assert equal.verdict == "equal"
+
+
+def test_only_the_same_training_counts():
+    other = runs("kd", (78.0, 79.1, 78.4, 78.3), 0.9, rate=3e-3)
+    assert compared_with_no_teacher(study(HARD, other), "kd").verdict == "not compared"
+    assert not surely_worse(study(HARD, other), "kd") and without_teacher(study(HARD, other), "kd") == ""
+    tuned = study(HARD, other, tries=(Try("kd", 1.0, 0.9, 3e-3, 80.0, chosen=True),))  # each at its best
+    assert surely_worse(tuned, "kd")
+    with pytest.raises(MismatchError, match="no run of arm"):
+        surely_worse(tuned, "dk")
+
+
+def test_the_smallest_effect_is_what_the_test_finds_in_eight_of_ten():
+    found = smallest_effect(0.5, 5)
+    assert found is not None and power_of_difference(found, 0.5, 5) == pytest.approx(0.8, abs=0.01)
+    assert found == pytest.approx(0.84, abs=0.02)  # G*Power: dz = 1.68 for n = 5
+    assert smallest_effect(0.0, 5) is None
+
+
+def test_a_difference_below_rounding_is_none():
+    assert judge(4e-4, 1e-9, 1e-9, resolution=5e-4) == "equivalent"
+    assert judge(6e-4, 1e-9, 1e-9, resolution=5e-4) == "helps"
+    assert judge(-4e-4, 0.5, 0.5, resolution=5e-4) == "cannot tell"
+
+
+def test_students_near_chance_are_said_to_be_undertrained():
+    labels = [0] * 60 + [1] * 40
+    assert "undertrained" in undertrained(runs("hard", (61.0, 60.0), None), labels)
+    assert undertrained(runs("hard", (61.0, 60.0), None) + runs("kd", (75.0, 74.0), 0.9), labels) == ""
+    assert undertrained([], labels) == "" == undertrained(HARD, [])
+
+
+def test_a_real_study_says_whether_its_arms_harm_and_what_was_not_tuned():
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(160, 6, generator=draw)
+    labels = (inputs @ torch.randn(6, 3, generator=draw)).argmax(1)
+    wrong = TeacherSignal(8.0 * torch.nn.functional.one_hot((labels[:80] + 1) % 3, 3), labels[:80])
+    found = dissect(
+        lambda: torch.nn.Linear(6, 3), (inputs[:80], labels[:80]), wrong, cells=("hard", "kd"), teacher_weights=(0.9,),
+        training=Training(steps=60, learning_rate=0.05), seeds=3, test=(inputs[80:], labels[80:]), progress="off",
+    )  # fmt: skip
+    assert surely_worse(found, "kd") and not surely_worse(found, "hard")
+    assert any("learning rate 0.05, tuned for none" in note for note in found.notes)
+    assert not any("undertrained" in note for note in found.notes)
