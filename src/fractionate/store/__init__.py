@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fractionate.store.layout import index_hash as index_hash
     from fractionate.store.layout import read_header as read_header
     from fractionate.store.layout import write_shard as write_shard
+    from fractionate.store.logprobs import import_logprobs as import_logprobs
     from fractionate.store.mending import Repaired as Repaired
     from fractionate.store.mending import repair as repair
     from fractionate.store.ranges import rows_of as rows_of
@@ -48,3 +49,25 @@ if TYPE_CHECKING:
     from fractionate.store.views import Sequence as Sequence
 else:
     __getattr__, __dir__, __all__ = exports(__name__)
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "checks": ("check_teacher",),
+            "collection": ("collect",),
+            "exchange": ("export", "import_arrays", "read_array"),
+            "form_losses": ("FormLoss", "estimate", "losses", "table"),
+            "forms": ("Form", "row_hashes"),
+            "identity": ("Identity",),
+            "keys": ("content_ids",),
+            "layout": ("HEAD", "Head", "SEGMENTS", "SHARDS", "canonical", "index_hash", "read_header", "write_shard"),
+            "logprobs": ("import_logprobs",),
+            "mending": ("Repaired", "repair"),
+            "ranges": ("rows_of", "stored_of"),
+            "reading": ("Store",),
+            "remote": ("upload",),
+            "shards": ("columns_in",),
+            "teachers": ("ByPlace",),
+            "upkeep": ("StoreInfo", "Verification", "compact", "info", "verify"),
+            "views": ("Crop", "Flip", "MixUp", "Replay", "Sequence"),
+        },
+    )
