@@ -49,25 +49,3 @@ if TYPE_CHECKING:
     from fractionate.store.views import Sequence as Sequence
 else:
     __getattr__, __dir__, __all__ = exports(__name__)
-    __getattr__, __dir__, __all__ = exports(
-        __name__,
-        {
-            "checks": ("check_teacher",),
-            "collection": ("collect",),
-            "exchange": ("export", "import_arrays", "read_array"),
-            "form_losses": ("FormLoss", "estimate", "losses", "table"),
-            "forms": ("Form", "row_hashes"),
-            "identity": ("Identity",),
-            "keys": ("content_ids",),
-            "layout": ("HEAD", "Head", "SEGMENTS", "SHARDS", "canonical", "index_hash", "read_header", "write_shard"),
-            "logprobs": ("import_logprobs",),
-            "mending": ("Repaired", "repair"),
-            "ranges": ("rows_of", "stored_of"),
-            "reading": ("Store",),
-            "remote": ("upload",),
-            "shards": ("columns_in",),
-            "teachers": ("ByPlace",),
-            "upkeep": ("StoreInfo", "Verification", "compact", "info", "verify"),
-            "views": ("Crop", "Flip", "MixUp", "Replay", "Sequence"),
-        },
-    )
