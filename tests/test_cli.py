@@ -50,7 +50,7 @@ def test_help_loads_no_torch():
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["collect", "diagnose", "dissect", "distill", "report", "demo", "conformance"])
+@pytest.mark.parametrize("verb", ["init", "collect", "diagnose", "dissect", "distill", "report", "demo", "conformance"])
 def test_every_verb_teaches_by_example(verb, capsys):
     assert run(verb, "--help") == 0
     assert f"Example: fractionate {verb}" in capsys.readouterr().out

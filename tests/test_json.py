@@ -41,6 +41,7 @@ COMMANDS = [  # in an order in which each finds what it needs
     ("Estimate", "report run.yaml --dry-run"),  # all is done
     ("Examination", "conformance forward-kl"),
     ("Written", "demo --out demo"),
+    ("Written", "init rows.csv --out fitted.yaml"),
 ]
 
 
@@ -79,6 +80,7 @@ def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "demo_runs", small)  # the same chain with fewer students
     Path("run.yaml").write_text(f"out: out\n{SMALL}")
     Path("other.yaml").write_text(f"out: other\n{SMALL}")
+    Path("rows.csv").write_text("size,kind\n" + "".join(f"{n / 7},{'ab'[n % 2]}\n" for n in range(40)))
     for record, text in COMMANDS:
         with pytest.raises(SystemExit) as left:
             main([*text.split(), "--json"])

@@ -33,7 +33,7 @@ SCHEMAS = {  # what --json prints, and the commands that print it
     "Verification": "store verify",
     "Repaired": "store repair",
     "Compaction": "store compact",
-    "Written": "store export, report, demo",
+    "Written": "store export, report, demo, init",
     "Diagnosis": "diagnose",
     "Study": "dissect",
     "Run": "distill",

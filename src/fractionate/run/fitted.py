@@ -1,0 +1,182 @@
+"""`init`: a commented run file fitted to files. The task by their columns, parts, lengths, models and training by their size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from fractionate.data.dividing import PARTS
+from fractionate.errors import ConfigError, printable
+from fractionate.models.hub import HubModel
+from fractionate.models.names import find_model
+from fractionate.run.findings_of import Look, look_at
+from fractionate.run.task_of import find_source
+
+PLACEHOLDER = "hf('models/teacher')"
+TOKENS_A_WORD = 1.5  # of English in subwords, generously
+COUNTED = 2000  # texts whose tokens are counted
+LONGEST = 512
+HEADS = {"classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run file for some data.
+
+    Args:
+        text: The run file.
+        look: What was found in the data.
+        notes: What is left to do, a line each.
+    """
+
+    text: str
+    look: Look
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run file: their names, whether the teacher is trained here, and what a person has to decide."""
+
+    teacher: str
+    student: str
+    trained_here: bool
+    train: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def fit_run_file(
+    task: str | None, files: Sequence[Path | str], *, teacher: str | None = None, student: str | None = None
+) -> Fitted:
+    """A run file fitted to files.
+
+    Args:
+        task: The kind of task; None: as the files tell.
+        files: As `find_source` takes them.
+        teacher: A model by name; None: a small network trained here, where there is one for the task.
+        student: A model by name; None: a smaller one of the teacher's kind.
+
+    Raises:
+        ConfigError: for data that do not show what they are for, and models that are not there.
+    """
+    look = look_at(find_source(task, files))
+    models = _models(look, teacher, student)
+    length, cut = _length(look, models)
+    return Fitted(_text(look, models, length), look, (*models.notes, *cut))
+
+
+def _models(look: Look, teacher: str | None, student: str | None) -> Models:
+    source = look.source
+    own = {
+        "table": ("mlp(64, 64)", "mlp(8)"),
+        "pictures": ("cnn(32, 64)", "cnn(8, 16)"),
+        "texts": ("bag()", "bag(12000, 16, 16)"),
+    }
+    pairs = "second" in source.settings  # hashed words take one text
+    if teacher is None and source.reader in own and not pairs and (student is None or not student.startswith("hf(")):
+        return Models(own[source.reader][0], student or own[source.reader][1], trained_here=True)
+    if teacher is None:
+        note = f"teacher.model: write the folder of your teacher in place of {PLACEHOLDER}"
+        return Models(PLACEHOLDER, student or _smaller(PLACEHOLDER), trained_here=False, notes=(note,))
+    named = find_model(teacher)
+    chosen = student or (_smaller(teacher) if teacher.startswith("hf(") else own.get(source.reader, ("", teacher))[1])
+    if not named.trained:
+        return Models(teacher, chosen, trained_here=True)
+    if isinstance(named.maker, HubModel) and source.task in HEADS:
+        written = getattr(named.maker.config, "architectures", None) or ()
+        if not any(name.endswith(HEADS[source.task]) for name in written):
+            note = f"{teacher} has no head for {source.task}: it is trained here before it teaches"
+            return Models(teacher, chosen, trained_here=True, train="{steps: 500, learning_rate: 5e-5}", notes=(note,))
+    return Models(teacher, chosen, trained_here=False)
+
+
+def _smaller(teacher: str) -> str:
+    """The same architecture and tokenizer with two layers."""
+    return f"{teacher.removesuffix(')')}, layers=2)"
+
+
+def _length(look: Look, models: Models) -> tuple[int | None, tuple[str, ...]]:
+    """The most tokens of an input: what 99 of 100 examples need, counted by the teacher's tokenizer where it is there."""
+    if not look.texts or models.teacher.startswith("bag("):
+        return None, ()
+    texts = look.texts[:: max(1, len(look.texts) // COUNTED)]
+    by = None if models.teacher == PLACEHOLDER else find_model(models.teacher).tokenizing(1)
+    if by is None:
+        sizes = [round(TOKENS_A_WORD * len(text.split())) + 2 for text in texts]
+    else:
+        sizes = [len(row) + 1 for row in by.tokenizer(list(texts), verbose=False)["input_ids"]]
+    most = quantiles(sizes, n=100)[-1] if len(sizes) > 1 else sizes[0]
+    length = min(LONGEST, max(16, -(-int(most) // 8) * 8))
+    long = sum(size > length for size in sizes)
+    return length, (
+        f"about {long / len(sizes):.1%} of the examples are longer than {length} tokens, and are cut",
+    ) if long else ()
+
+
+def _text(look: Look, models: Models, length: int | None) -> str:
+    source = look.source
+    name = re.sub(r"[^\w.-]+", "-", Path(source.path[0]).resolve().stem) or "run"
+    task = "text-classification" if source.reader == "texts" else source.task
+    big = models.student.startswith("hf(")
+    lines = [
+        f"# Written by fractionate init for {printable(', '.join(source.path), 200)}. Every setting: fractionate config explain",
+        "#",
+        *(f"# {printable(fact, 200)}" for fact in look.facts),
+        *(f"# look at: {printable(note, 300)}" for note in (*look.odd, *models.notes)),
+        "",
+        f"name: {json.dumps(name, ensure_ascii=False)}",
+        f"out: {json.dumps(f'runs/{name}', ensure_ascii=False)}  # everything is written here; the same command resumes",
+        f"task: {task}",
+        "data:",
+        f"  source: {json.dumps(str(source), ensure_ascii=False)}",
+        *_sizes(look, models),
+    ]
+    if length is not None:
+        lines.append(f"  length: {length}  # the most tokens of an input")
+    train = f", train: {models.train}" if models.train else ""
+    here = "trained here on the labels" if models.trained_here else "used as it is"
+    lines += [
+        f"teacher: {{model: {json.dumps(models.teacher, ensure_ascii=False)}{train}}}  # {here}",
+        f"student: {{model: {json.dumps(models.student, ensure_ascii=False)}}}",
+    ]
+    if source.task in ("language-modelling", "translation"):
+        lines.append(
+            "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
+        )
+    rate, epochs, batch = (5e-4, 5, 16) if big else (5e-3, 20, 32)
+    lines += [
+        f"training: {{epochs: {epochs}, batch_size: {min(batch, max(2, look.examples // 10))}, learning_rate: {rate}}}",
+        "study: {seeds: 5}  # more seeds find smaller effects",
+        "",
+        "# No objective: the recipe that diagnose recommends is taken, and compared with no teacher.",
+        "# next: fractionate report RUN.yaml, or one by one: collect, diagnose, dissect, distill",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sizes(look: Look, models: Models) -> list[str]:
+    """Lines for the sizes of the parts: what the data divide themselves is left as it is."""
+    settings: dict[str, Any] = look.source.settings
+    named = set(settings) & {"validation", "test"}
+    if "part" in settings:
+        cells = {str(cell).strip().lower() for cell in look.source.cells[settings["part"]] if cell is not None}
+        named = {PARTS[cell] for cell in cells} & {"validation", "test"}
+    transfer = (0.5 if named else 0.3) if models.trained_here else (None if named else 0.6)
+    rest = "; the rest trains the teacher" if models.trained_here else ""
+    lines = [] if transfer is None else [f"  transfer: {transfer}  # the student learns from these{rest}"]
+    for part, what in (("validation", "choose settings"), ("test", "read once, for the report")):
+        lines += [] if part in named else [f"  {part}: 0.2  # {what}"]
+    return lines
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `ConfigError` where a run file would be written over another file."""
+    if path.exists():
+        raise ConfigError(
+            f"{printable(str(path), 200)} is there already", fix="name another: --out other.yaml; or print it: --out -"
+        )
