@@ -41,6 +41,19 @@ def labelled(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, labels
 
 
+def numbers(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, _ = table(count, seed)
+    return inputs, inputs @ torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, 0.2])
+
+
+def pairs(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two noisy looks at one row, and how alike they are."""
+    inputs, _ = table(count, seed)
+    noise = torch.randn(count, 2, 6, generator=torch.Generator().manual_seed(seed + 1))
+    both = inputs[:, None] + 0.5 * noise
+    return both, torch.cosine_similarity(both[:, 0], both[:, 1])
+
+
 class BiEncoder(nn.Module):
     """Embeds a query and its candidates apart from each other: [batch, texts, 6] to [batch, texts, 4]."""
 
@@ -92,6 +105,12 @@ SYSTEMS = {
     "reranker": System(
         "reranking", queries, BiEncoder, lambda: Recipe(objective=Objective("kd", 1.0, 0.9, divergence="margin-mse"), training=FEW)
     ),
+    "numbers": System(
+        "regression", numbers, lambda: nn.Linear(6, 2), lambda: Recipe(terms=("squared-error", "gaussian-kl"), training=FEW)
+    ),
+    "embeddings": System(
+        "embeddings", pairs, BiEncoder, lambda: Recipe(terms=("candidates", "projected-mse"), training=FEW)
+    ),
     "quantized": System(
         "classification",
         texts,
@@ -128,7 +147,7 @@ def test_collect(name: str, stores: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_diagnose_with_student_and_data(name: str, stores: dict[str, Any]) -> None:
     found = diagnose(stores[name], data=task_of(SYSTEMS[name]))
-    assert found.recipe.reason and found.spectrum.total_nats >= 0
+    assert found.recipe.reason and (found.spectrum is None or found.spectrum.total_nats >= 0)
     ran = {finding.name for finding in found.findings if finding.severity != "skipped"}
     assert ran
 

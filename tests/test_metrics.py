@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
+from scipy.stats import norm, spearmanr
 from torch import Tensor
 
 from fractionate.data.batch import Batch
@@ -26,6 +27,7 @@ from fractionate.tasks import (
     AttentionStates,
     Predictions,
     area_metrics,
+    embedding_metrics,
     evaluate_metrics,
     info,
     kinds,
@@ -34,14 +36,16 @@ from fractionate.tasks import (
 )
 from fractionate.tasks.evaluate import Tally
 from fractionate.tasks.metric import Metric
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
-NUMBERS = ("rmse", "mae", "r2")
+NUMBERS = ("rmse", "mae", "r2", "gaussian-nll", "teacher-rmse")
+EMBEDDINGS = ("recall-at", "retrieval-mrr", "spearman")
 TEXTS = ("bleu", "chrf")
 LABELS = ("label-f1", "exact-match")
 ATTENTION = ("ranking-loss", "cover-length")
-CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS, *ATTENTION))
+CLASSES = tuple(name for name in metrics if name not in (*NUMBERS, *TEXTS, *EMBEDDINGS, *ATTENTION))
 
 
 def predictions(
@@ -73,7 +77,14 @@ def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
     generator = torch.Generator().manual_seed(seed)
     if name in NUMBERS:
         labels = torch.randn(rows, generator=generator)
-        return predictions(labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator), labels), None
+        said = labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator)
+        if name == "gaussian-nll":
+            said = torch.cat([said, torch.randn(rows, 1, generator=generator)], dim=1)
+        taught = NumberSignal(torch.randn(rows, 1, generator=generator)) if name == "teacher-rmse" else None
+        return predictions(said, labels), taught
+    if name in EMBEDDINGS:
+        pairs = torch.randn(rows, 1, 4, generator=generator) + torch.randn(rows, 2, 4, generator=generator)
+        return predictions(pairs, torch.rand(rows, generator=generator)), None
     if name in TEXTS:
         labels = torch.randint(2, 9, (rows, 12), generator=generator)
         changed = torch.where(torch.rand(labels.shape, generator=generator) < 0.3, 3, labels)
@@ -133,7 +144,7 @@ def test_a_metric_says_how_it_is_read(name: str) -> None:
     assert bool(metric.needs.generated) == (name in TEXTS) and metric.final_only == (name in (*TEXTS, *ATTENTION))
 
 
-@pytest.mark.parametrize("name", ["f1('micro')", "label-f1('micro')", "ece(10)", "auc(bins=64)"])
+@pytest.mark.parametrize("name", ["f1('micro')", "label-f1('micro')", "recall-at(5)", "ece(10)", "auc(bins=64)"])
 def test_the_name_of_a_metric_with_arguments_makes_it_again(name: str) -> None:
     assert metrics[name].name == name and metrics[name].name != metrics[name.partition("(")[0]].name
 
@@ -360,6 +371,58 @@ def test_reciprocal_ranks_against_scikit_learn() -> None:
     assert measured(metrics["mrr"], (constant, None)) == pytest.approx(100 / 2.5)
 
 
+def test_likelihood_and_distance_from_the_teacher_against_numpy() -> None:
+    said, _ = drawn("gaussian-nll", 30)
+    values, y = said.required_logits.double().numpy(), said.labels.double().numpy()
+    density = norm.logpdf(y, values[:, 0], np.exp(values[:, 1] / 2))
+    assert measured(metrics["gaussian-nll"], (said, None)) == pytest.approx(-density.mean(), rel=1e-9)
+    square = oracle.mean_squared_error(y, values[:, 0])
+    assert measured(metrics["rmse"], (said, None)) == pytest.approx(math.sqrt(square), rel=1e-9)
+    plain, signal = drawn("teacher-rmse", 30)
+    assert measured(metrics["gaussian-nll"], (plain, None)) is None  # no variance, no likelihood
+    gap = (plain.required_logits.double() - signal.values.double()).numpy()
+    assert measured(metrics["teacher-rmse"], (plain, signal)) == pytest.approx(math.sqrt((gap**2).mean()), rel=1e-9)
+    with pytest.raises(MismatchError, match="same rows"):
+        measured(metrics["teacher-rmse"], (plain, signal.take(torch.arange(5))))
+
+
+def test_retrieval_and_similarity_against_numpy() -> None:
+    said, _ = drawn("recall-at", 40)
+    pairs = said.required_logits.double().numpy()
+    pairs /= np.linalg.norm(pairs, axis=2, keepdims=True)
+    near = pairs[:, 0] @ pairs[:, 1].T
+    ranks = (near > np.diag(near)[:, None]).sum(1) + 1
+    for name, value in (
+        ("recall-at", (ranks == 1).mean()),
+        ("recall-at(5)", (ranks <= 5).mean()),
+        ("retrieval-mrr", (1 / ranks).mean()),
+        ("spearman", spearmanr((pairs[:, 0] * pairs[:, 1]).sum(1), said.labels.numpy()).statistic),
+    ):
+        assert measured(metrics[name], (said, None)) == pytest.approx(100 * value, rel=1e-6)
+    labels = torch.arange(40) % 7
+    labels[0] = 99  # nothing is relevant to it
+    single = predictions(said.required_logits[:, :1], labels)
+    near = pairs[:, 0] @ pairs[:, 0].T
+    np.fill_diagonal(near, -np.inf)
+    order, y = np.argsort(-near, axis=1), labels.numpy()
+    first = [next(r for r, j in enumerate(order[i], 1) if y[j] == y[i]) for i in range(1, 40)]
+    assert measured(metrics["retrieval-mrr"], (single, None)) == pytest.approx(100 * np.mean(1 / np.array(first)))
+    assert measured(metrics["recall-at(3)"], (single, None)) == pytest.approx(100 * np.mean(np.array(first) <= 3))
+    assert measured(metrics["spearman"], (single, None)) is None
+    tied = predictions(said.required_logits, (said.labels * 4).round())
+    value = spearmanr((pairs[:, 0] * pairs[:, 1]).sum(1), tied.labels.numpy()).statistic
+    assert measured(metrics["spearman"], (tied, None)) == pytest.approx(100 * value, rel=1e-6)
+    assert measured(metrics["spearman"], (predictions(said.required_logits, torch.zeros(40)), None)) is None
+
+
+def test_embeddings_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_metrics, "MOST_NUMBERS", 100)
+    with pytest.raises(ResourceError, match="fewer examples"):
+        measured(metrics["recall-at"], drawn("recall-at", 26))
+    with pytest.raises(MismatchError, match="metric of embeddings"):
+        measured(metrics["recall-at"], drawn("accuracy", 6))
+
+
 def test_agreement_is_exact_for_compact_signals() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, teacher = torch.randn(200, 12, generator=generator), 3 * torch.randn(200, 12, generator=generator)
@@ -419,7 +482,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(MismatchError, match="do not fit"):
         reading("accuracy", torch.zeros(2, 1), torch.tensor([0.5, 2.0]))
     with pytest.raises(MismatchError, match="do not fit"):
-        reading("rmse", torch.zeros(2, 2), torch.tensor([0.5, 2.0]))
+        reading("rmse", torch.zeros(2, 3), torch.tensor([0.5, 2.0]))
     with pytest.raises(MismatchError, match="generated text"):
         measured(metrics["bleu"], (said, None))
     batch, _ = drawn("chrf", 3)
@@ -431,6 +494,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for name in (
         "f1('weighted')",
         "label-f1('weighted')",
+        "recall-at(0)",
         "ece(0)",
         "auc(bins=1)",
         "rmse(0)",

@@ -30,6 +30,11 @@ TEXTS = {  # every registered spec, as a run file writes it
     "balance": "balance((\"cka('a', 'b')\", \"fitnets('a', 'b')\"), shares=(0.5, None))",
     "label-smoothing": "label-smoothing(0.2)",
     "passes": "passes(1, losses=({'divergence': 'reverse-kl'}, {'divergence': 'ranking(3)'}))",
+    "candidates": "candidates('kd-pt', scale=10.0)",
+    "squared-error": "squared-error(shuffled=True)",
+    "gaussian-kl": "gaussian-kl",
+    "cosine": "cosine(project=True)",
+    "projected-mse": "projected-mse",
     "explanations": "explanations({'temperature': 4.0}, weights=(1, 0, 2))",
 }
 
@@ -92,7 +97,7 @@ def test_what_is_needed_is_joined():
     assert teacher.layers == frozenset({3, 4}) and teacher.features == frozenset({"b"})
     assert needs_of([*specs, term_specs["output"]])[0].layers is None
     assert [s.couples_batch for s in map(term_specs.__getitem__, TEXTS.values())] == [
-        name in ("rkd", "similarity", "cka", "crd", "balance") for name in TEXTS
+        name in ("rkd", "similarity", "cka", "crd", "balance", "candidates") for name in TEXTS
     ]
 
 

@@ -54,6 +54,19 @@ def as_labels(values: Any, name: str, *, classes: bool = True) -> Tensor:
     )
 
 
+def as_numbers(values: Any, name: str) -> Tensor:
+    """Labels that are numbers to predict. Raises `MismatchError` for words and rows of different lengths."""
+    try:
+        return as_labels(values, name, classes=False)
+    except MismatchError as error:
+        raise MismatchError(
+            error.what.replace("class numbers", "numbers"),
+            expected="a number for each example, or a row of them",
+            got=error.got,
+            fix="read the column as numbers; words are classes: Task('classification', ...)",
+        ) from error
+
+
 def advice(labels: Tensor) -> str:
     """What to do with labels that are rows of numbers where one class number an example is wanted."""
     zero_one = bool(((labels == 0) | (labels == 1)).all())

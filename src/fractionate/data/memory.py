@@ -16,7 +16,7 @@ from torch import Tensor
 from fractionate.data.batch import Batch, Ids, Note, Places, Plan, leaves, mapped, moved
 from fractionate.data.examples import Examples
 from fractionate.data.items import VIEWS, check_text
-from fractionate.data.labels import IGNORED, as_labels, check_values
+from fractionate.data.labels import IGNORED, as_labels, as_numbers, check_values
 from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import MismatchError, printable
 from fractionate.system.hashing import content_hash
@@ -193,7 +193,10 @@ def as_inputs(value: Any, name: str) -> Any:
 
 def in_memory(inputs: Any, labels: Any, name: str, *, classes: bool = True) -> MemorySplit:
     """Arrays of inputs with their labels, checked. Raises `MismatchError` for lengths that differ and labels that are none."""
-    made, given = as_inputs(inputs, name), as_labels(labels, name, classes=False)
+    made, given = (
+        as_inputs(inputs, name),
+        as_labels(labels, name, classes=False) if classes else as_numbers(labels, name),
+    )
     parts = dict(leaves(made)) | {"labels": given}
     sizes = {path: len(part) if part.ndim else 0 for path, part in parts.items()}
     if len(set(sizes.values())) > 1 or not sizes["labels"]:

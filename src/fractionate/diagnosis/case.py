@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from fractionate.diagnosis.transfer import Transfer
 from fractionate.losses.objective import Objective
 from fractionate.records import Evidence, Finding, Severity, Spectrum
 from fractionate.system.registry import Registry
+from fractionate.theory.number_signal import NoClassesError
 from fractionate.theory.spectrum.compact import compact_spectrum
 from fractionate.theory.spectrum.dense import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -43,7 +44,7 @@ class Case:
     `diagnose` before the probes run.
     """
 
-    signal: TeacherSignal | CompactSignal
+    signal: Any  # TeacherSignal, CompactSignal or NumberSignal
     stored: Literal["dense", "top-k", "sampled"] = "dense"  # how the rows were kept
     class_names: tuple[str, ...] = ()
     tokens: bool = False  # a row is a labelled token
@@ -80,7 +81,8 @@ class Case:
         """p[y] of every example at a temperature; None where compact rows do not know it."""
         if isinstance(self.signal, CompactSignal):
             return self.signal.at(temperature).confidence if temperature in self.signal.temperatures else None
-        return self.signal.at(temperature).stats.confidence
+        found: Tensor = self.signal.at(temperature).stats.confidence
+        return found
 
     def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         """Which of the needs were not given."""
@@ -160,6 +162,7 @@ probes: Registry[Probe] = Registry(
         "diagnosis.alignment_probes",
         "diagnosis.class_probes",
         "diagnosis.data_probes",
+        "diagnosis.number_probes",
         "diagnosis.store_probes",
         "diagnosis.student_probes",
         "diagnosis.teacher_probes",
@@ -191,8 +194,11 @@ def examine(case: Case, name: str) -> Finding:
     if missing:
         needs = " and ".join(NEEDS[need] for need in missing)
         return Finding(bare, "skipped", 1.0, f"not examined, needs {needs}", "", "", anchor=anchor)
-    with torch.no_grad():
-        measured = probe(case)
+    try:
+        with torch.no_grad():
+            measured = probe(case)
+    except NoClassesError:
+        return Finding(bare, "skipped", 1.0, "not examined, needs classes: the task has none", "", "", anchor=anchor)
     if measured.skipped:
         return Finding(bare, "skipped", 1.0, f"not examined: {measured.skipped}", "", "", anchor=anchor)
     verdict = probe.judge(measured)

@@ -219,7 +219,7 @@ class DuplicateExamples:
             if first != i:
                 copies += 1
                 repeated_ids += group[i] == group[first]
-                if int(case.reading.labels[i]) != int(case.reading.labels[first]):
+                if not torch.equal(case.data.labels[i], case.data.labels[first]):
                     torn.append(i)
         return Measurement(
             (

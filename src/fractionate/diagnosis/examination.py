@@ -18,6 +18,7 @@ from fractionate.diagnosis.causes import trace_back
 from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened, source_of
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
+from fractionate.diagnosis.number_diagnosis import diagnose_numbers
 from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
@@ -26,6 +27,7 @@ from fractionate.models.outputs import Head
 from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.store.reading import Store
 from fractionate.tasks.task import Task
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -80,6 +82,12 @@ def diagnose(
         task = task_of(data, student, rows=rows, head=head, predicts_next=ahead)
     tokens, stored = of_tokens(signal), form_of(signal)
     signal = as_signal(signal, labels=labels, task=task)
+    if isinstance(signal, NumberSignal):
+        model = student if isinstance(student, nn.Module) or student is None else student()
+        others = {"held_out": held_out, "second_view": second_view, "second_pass": second_pass, "objective": objective}
+        others |= {"expected_accuracy": expected_accuracy, "labels": labels, "pilot": pilot}
+        others |= {"class_names": tuple(class_names) or None, "superclasses": tuple(superclasses) or None}
+        return diagnose_numbers(signal, task, model, name=name, only=only, unused=others)
     if isinstance(signal, CompactSignal):
         _check_compact(student=student, second_view=second_view, second_pass=second_pass)
         stored = "top-k" if stored == "dense" else stored

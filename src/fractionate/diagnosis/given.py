@@ -21,6 +21,7 @@ from fractionate.teachers.given import as_source
 from fractionate.teachers.shared import CachedRows
 from fractionate.teachers.source import TeacherSource
 from fractionate.teachers.tokens import StoredTokens, TokenSignal
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -52,7 +53,7 @@ def as_signal(
     """
     if isinstance(given, TokenSignal):
         given = given.signal
-    if isinstance(given, (TeacherSignal, CompactSignal)):
+    if isinstance(given, (TeacherSignal, CompactSignal, NumberSignal)):
         return given
     if isinstance(given, (str, Path)):
         return read_signal(given, labels, known=known)

@@ -1,4 +1,4 @@
-"""What a teacher's numbers are: logits, log-probabilities, probabilities or percentages; recognised here, and made logits here."""
+"""What a teacher gives: logits, log-probabilities, probabilities or percentages, recognised and made logits here; or numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from fractionate.errors import ConfigError, NumericsError
 from fractionate.models.outputs import SUM_TOLERANCE, are_probabilities
 
-OutputKind = Literal["logits", "log-probabilities", "probabilities", "percentages"]
-Outputs = Literal["auto", "logits", "log-probabilities", "probabilities", "percentages"]
-KINDS = ("logits", "log-probabilities", "probabilities", "percentages")
+OutputKind = Literal["logits", "log-probabilities", "probabilities", "percentages", "numbers"]
+Outputs = Literal["auto", "logits", "log-probabilities", "probabilities", "percentages", "numbers"]
+KINDS = ("logits", "log-probabilities", "probabilities", "percentages", "numbers")  # numbers: of tasks without classes
 
 
 def recognise(values: Float[Tensor, "*rows classes"]) -> OutputKind:
@@ -32,14 +32,14 @@ def recognise(values: Float[Tensor, "*rows classes"]) -> OutputKind:
 
 
 def as_logits(values: Float[Tensor, "*rows classes"], kind: OutputKind) -> Float[Tensor, "*rows classes"]:
-    """Logits whose softmax are these outputs: a probability of 0 becomes −inf, a class that the teacher rules out.
+    """Logits whose softmax are these outputs: a probability of 0 becomes −inf, a class that the teacher rules out. Numbers stay.
 
     Raises:
         NumericsError: where the values are not of that kind.
         ConfigError: for a kind that is not known.
     """
     check_kind(kind)
-    if kind == "logits":
+    if kind in ("logits", "numbers"):
         return values
     if kind == "log-probabilities":
         if not _are_log_probabilities(values):

@@ -207,7 +207,7 @@ def _shown_run(case: Case) -> Run | None:
 def _teacher(i: int, case: Case) -> Teacher | None:
     d, run = case.diagnosis, _shown_run(case)
     who = f"student {variant(run.arm)}, seed {run.seed}" if run else ""
-    if d is None:
+    if d is None or d.spectrum is None:  # nothing to show of what has no classes
         shown = relation_figure([(who, run.student_relation)], file=numbered("class-relation", i)) if run else None
         return Teacher("", (shown,), ()) if shown else None
     most = max(beyond_universe(s) for s in (d.spectrum, *d.spectrum_over_temperature))

@@ -77,6 +77,10 @@ def matches(recipe: Recommendation, contract: Contract | None) -> bool:
 
 def recipe_text(recipe: Recommendation | Contract) -> str:
     """A recipe in one phrase."""
+    if isinstance(recipe, Recommendation) and recipe.terms:
+        return recipe.settings
+    if isinstance(recipe, Contract) and recipe.terms and recipe.teacher_weight == 0:
+        return f"the labels and {short('; '.join(recipe.terms), 160)}"
     extra = f" and {len(recipe.terms)} more term(s)" if isinstance(recipe, Contract) and recipe.terms else ""
     return f"{short(recipe.cell, 40)} at temperature {recipe.temperature:g}, teacher weight {recipe.teacher_weight:g}{extra}"
 

@@ -157,10 +157,25 @@ class Recommendation(Record):
     stored_entries: int | None = None  # how many of the teacher's classes are worth caching; None: all
     learning_rate_factor: float = 1.0
     repair: str = ""
+    terms: tuple[str, ...] = ()  # of tasks without classes: what is learned from the teacher, in place of a cell
+
+    @property
+    def settings(self) -> str:
+        """What is learned from the teacher, in one line."""
+        rate = "" if self.learning_rate_factor == 1 else f", {self.learning_rate_factor:g} × the learning rate"
+        if self.terms:
+            return f"the term {' and '.join(self.terms)} beside the labels{rate}"
+        squared = "with" if self.scale_by_temperature_squared else "without"
+        return (
+            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}{rate}, "
+            f"{self.divergence} {squared} T²"
+        )
 
     @property
     def patch(self) -> dict[str, str | float | bool]:
-        """The recipe as settings of a run file."""
+        """The recipe as settings of a run file; empty for terms, which stand in the recipes of its variants."""
+        if self.terms:
+            return {}
         return {
             "objective.cell": self.cell,
             "objective.temperature": self.temperature,
@@ -175,11 +190,7 @@ class Recommendation(Record):
             return f"repair first: {self.reason}"
         if not self.distil:
             return f"do not distil{rate}: {self.reason}"
-        squared = "with" if self.scale_by_temperature_squared else "without"
-        return (
-            f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}{rate}, "
-            f"{self.divergence} {squared} T²: {self.reason}"
-        )
+        return f"{self.settings}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -256,7 +267,7 @@ class Diagnosis(Record):
     """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training but for a pilot's."""
 
     name: str
-    spectrum: Spectrum
+    spectrum: Spectrum | None  # None: the task has no classes
     findings: tuple[Finding, ...]
     recipe: Recommendation
     spectrum_over_temperature: tuple[Spectrum, ...] = ()
@@ -279,7 +290,7 @@ class Diagnosis(Record):
     def __str__(self) -> str:
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
         pilot = f"\n\n{self.pilot}" if self.pilot else ""
-        return f"{self.name}: {self.spectrum}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"
+        return f"{self.name}: {self.spectrum or 'numbers, no classes'}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"
 
     def _details(self) -> str:
         """Intervals of the terms, and the superclasses or the classes with most and least beside the label."""

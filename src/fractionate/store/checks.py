@@ -162,19 +162,28 @@ def check_logits(
             )
 
 
-def broken_rows(logits: Float[Tensor, "rows classes"]) -> Bool[Tensor, "rows"]:
-    """Which rows hold NaN or +inf, or nothing but -inf."""
+def broken_rows(logits: Float[Tensor, "rows classes"], *, masks: bool = True) -> Bool[Tensor, "rows"]:
+    """Which rows hold NaN or +inf, or nothing but -inf; without masks -inf too."""
+    if not masks:
+        return ~torch.isfinite(logits).all(dim=1)
     return (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)
 
 
-def check_finite(logits: Float[Tensor, "rows classes"], places: NDArray[np.int64], source: Keyed) -> None:
-    """Raise `NumericsError` naming the examples of which the teacher says nothing finite."""
-    bad = broken_rows(logits)
+def check_finite(
+    logits: Float[Tensor, "rows classes"],
+    places: NDArray[np.int64],
+    source: Keyed,
+    outputs: str = "logits",
+    *,
+    masks: bool = True,
+) -> None:
+    """Raise `NumericsError` naming the examples of which the teacher says nothing finite. `outputs` is what its rows are called."""
+    bad = broken_rows(logits, masks=masks)
     if bool(bad.any()):
         ids = list(dict.fromkeys(source.shown(int(places[row])) for row in bad.nonzero().flatten().tolist()))
         raise NumericsError(
-            f"the teacher's logits are not finite for {len(ids)} example(s) of a batch: {', '.join(ids[:8])}",
-            expected="finite numbers, -inf only to mask some of the classes",
+            f"the teacher's {outputs} are not finite for {len(ids)} example(s) of a batch: {', '.join(ids[:8])}",
+            expected="finite numbers" + (", -inf only to mask some of the classes" if masks else ""),
             got=str(logits[bad][0].flatten()[:6].tolist()) + (" …" if logits.shape[1] > 6 else ""),
             fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16; "
             'or leave such examples out: non_finite="skip"',

@@ -38,7 +38,7 @@ from fractionate.store.progress import progress
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
-from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, find_relation, kind_of, token_rows
+from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, find_relation, kind_of, outputs_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep, write_file
 from fractionate.system.fingerprints import callable_fingerprint
@@ -105,6 +105,7 @@ def collect(
         data = data.splits.transfer
     if class_relation == "auto" and not kind.output_rows:
         class_relation = None
+    outputs = outputs_of(kind, outputs, form)
     require_folder(out, "collect into")
     if vocabulary not in ("whole", "trim") or non_finite not in ("refuse", "skip"):
         raise ConfigError(
@@ -222,6 +223,7 @@ class _Pass:
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
         self.class_relation = class_relation
+        self.masks = identity.outputs != "numbers"  # -inf masks a class; no number may be infinite
         self.waiting: list[dict[str, Array]] = []
         self.waiting_bytes = 0
         self.committed_at = time.monotonic()
@@ -281,9 +283,9 @@ class _Pass:
         check_logits(logits, places, self.source, self.form.classes if self.form else None)
         if self.identity.non_finite == "skip":
             sizes = np.ones(len(slots), np.int64) if sizes is None else sizes
-            logits, labels, sizes = without(logits, labels, sizes, broken_rows(logits))
+            logits, labels, sizes = without(logits, labels, sizes, broken_rows(logits, masks=self.masks))
             places = np.repeat(each, sizes)
-        check_finite(logits, places, self.source)
+        check_finite(logits, places, self.source, self.identity.outputs, masks=self.masks)
         shown = partial(_shown, self.source, places)
         labels = check_labels(labels, logits.shape[-1], name=self.source.name, shown=shown).cpu()
         if self.form is None:

@@ -23,6 +23,7 @@ from fractionate.store.remote import scan_remote
 from fractionate.store.shards import Array, Scan, Shard, scan
 from fractionate.system.memory import require_bytes
 from fractionate.system.paths import as_path
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -109,10 +110,16 @@ class Store:
         """The number of rows asked for: examples × views (× tokens: one entry each), present or not yet."""
         return self.head.examples * self.head.views
 
+    @property
+    def numbers(self) -> bool:
+        """Whether these are numbers of a task without classes, and no logits."""
+        return bool(self.head.identity.get("outputs") == "numbers")
+
     def __repr__(self) -> str:
         h = self.head
         return (
-            f"Store({self.path}: {h.name}, {len(self._slots):,} of {len(self):,} rows, {h.classes} classes, "
+            f"Store({self.path}: {h.name}, {len(self._slots):,} of {len(self):,} rows, "
+            f"{h.classes} {'numbers' if self.numbers else 'classes'}, "
             f"{h.form}{f' {h.k}' if h.k else ''} {h.dtype})"
         )
 
@@ -205,12 +212,12 @@ class Store:
             has[where] = part.sizes(rows) > 0
         return found[has]
 
-    def signal(self, view: int | None = None, *, temperature: float | None = None) -> TeacherSignal:
+    def signal(self, view: int | None = None, *, temperature: float | None = None) -> Any:
         """All rows in the order of the data, view after view (or one view), with the class relation where there is one.
 
         Examples that were skipped have no row: the data to go with it are those of `kept`. Compact rows become dense, the
-        mass left out spread evenly as it is at `temperature`. Raises `ResourceError` where that is more than the memory
-        holds; `compact_signal` and `batches` stay small.
+        mass left out spread evenly as it is at `temperature`. Numbers of a task without classes are a `NumberSignal`. Raises
+        `ResourceError` where that is more than the memory holds; `compact_signal` and `batches` stay small.
         """
         if self.form.kind != "dense":
             rows = sum(part.segment.rows for part in self.shards)
@@ -220,6 +227,8 @@ class Store:
                 fix="read compact_signal(), or batches()",
             )
         columns = self.read(self.slots(view))
+        if self.numbers:
+            return NumberSignal(self.form.decode(columns))
         found = TeacherSignal(self.form.decode(columns, temperature), _labels(columns), self.class_relation)
         return found if temperature is None else found.at(temperature)
 

@@ -52,6 +52,18 @@ def kind_of(data: Any) -> tuple[Kind, Head]:
     return (data.reader, data.teacher_head) if isinstance(data, Task) else (PLAIN, None)
 
 
+def outputs_of(kind: Kind, wanted: Outputs, form: str) -> Outputs:
+    """What the rows of a task are called in a store: of tasks without classes numbers. Raises `ConfigError` for what it has not."""
+    fits = wanted != "numbers" if kind.distributions else wanted in ("auto", "numbers") and form == "dense"
+    if not fits:
+        raise ConfigError(
+            f"the task {type(kind).__name__} gives {'logits' if kind.distributions else 'numbers, which are kept as they are'}",
+            expected="logits or probabilities" if kind.distributions else 'form="dense", and outputs left out',
+            got=f"form={form!r}, outputs={wanted!r}",
+        )
+    return wanted if kind.distributions else "numbers"
+
+
 class Asker:
     """Asks a teacher batch by batch and gives logits [batch, classes] (or [batch, tokens, classes]) in float32 or float64.
 
@@ -124,6 +136,8 @@ class Asker:
                 got=f"{values.shape[-1]:,}",
                 fix="give the tokenizer that belongs to this teacher",
             )
+        if not self.kind.distributions:  # their labels are the data's affair: fingerprints of examples cover them
+            return values, torch.zeros(len(values), dtype=torch.long)
         return values[..., : self.classes], self.kind.labels(batch).cpu()
 
     def _checked(self, raw: Any, batch: Batch) -> Tensor:
@@ -137,6 +151,8 @@ class Asker:
                 fix="return a tensor of logits",
             ) from error
         values = self.kind.outputs(values, batch)
+        if not self.kind.distributions:
+            return values.flatten(1)
         if values.ndim not in (2, 3) or values.shape[-1] < 2:
             raise MismatchError(
                 "the teacher does not return logits",

@@ -16,6 +16,8 @@ from fractionate.errors import MismatchError
 from fractionate.models.outputs import rows as select_rows
 from fractionate.system.registry import Registry
 from fractionate.tasks.predictions import Predictions
+from fractionate.theory.number_signal import NumberSignal
+from fractionate.theory.teacher_signal import TeacherSignal
 
 Rows = tuple[Tensor, Tensor, Tensor | None]  # values [rows, …], labels [rows], place [rows] or None
 
@@ -36,6 +38,20 @@ class Kind(Protocol):
     tokens: ClassVar[Literal["", "aligned", "next"]] = (
         ""  # how a stored signal's rows belong to tokens; "": one row an example
     )
+
+    teacher_terms: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what is learned from a teacher by usual where objectives do not apply
+
+    @property
+    def label_formula(self) -> str:
+        """The loss on labels, for contracts."""
+        return "CE(label, student)"
+
+    @property
+    def couples_batch(self) -> bool:
+        """Whether the loss on labels of an example depends on the others of its batch: no micro-batches, one process."""
+        return False
 
     def labels(self, batch: Batch) -> Tensor:
         """A batch's labels, one for each row; `IGNORED` where there is no row."""
@@ -63,6 +79,15 @@ class Kind(Protocol):
         """The weight of a batch's rows, known before the forward pass."""
         return count_labels(batch, self.labels(batch), predicts_next=self.predicts_next)
 
+    def signal(self, values: Tensor, labels: Tensor) -> TeacherSignal | NumberSignal:
+        """A teacher's rows as what students learn from: logits, or numbers where rows are no distributions."""
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        return TeacherSignal(values, labels) if self.distributions else NumberSignal(values, labels)
+
+    def unrelated(self, values: Tensor, shuffled: Tensor) -> Tensor:
+        """A teacher's numbers made wrong about their rows, given those of other rows: what a diagnosis compares it with."""
+        return shuffled
+
     def label_loss(self, predictions: Predictions) -> Float[Tensor, "rows"]:
         """The loss on labels alone."""
         return cross_entropy(predictions)
@@ -84,8 +109,10 @@ kinds: Registry[Kind] = Registry(
     "fractionate.tasks",
     files=(
         "tasks.classification",
+        "tasks.embeddings",
         "tasks.language_modelling",
         "tasks.multi_label",
+        "tasks.regression",
         "tasks.reranking",
         "tasks.token_classification",
         "tasks.translation",

@@ -61,6 +61,7 @@ metrics: Registry[Metric] = Registry(
         "tasks.area_metrics",
         "tasks.attention_metrics",
         "tasks.classification_metrics",
+        "tasks.embedding_metrics",
         "tasks.label_metrics",
         "tasks.number_metrics",
         "tasks.ranking_metrics",

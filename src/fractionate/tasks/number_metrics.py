@@ -1,4 +1,4 @@
-"""Metrics of numbers, for tasks without classes: root mean squared error, mean absolute error, R²."""
+"""Metrics of numbers, for tasks without classes: squared and absolute error, R², likelihood, distance from the teacher."""
 
 from __future__ import annotations
 
@@ -13,17 +13,32 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.row_reading import check_finite
-from fractionate.tasks.summed import Summed, Sums, judged_rows, mean
+from fractionate.tasks.summed import Summed, Sums, judged_rows, mean, row_weight
+from fractionate.theory.number_signal import NumberSignal
 
 Numbers = Float[Tensor, "rows outputs"]
 
 
+def moments(values: Numbers, outputs: int) -> tuple[Numbers, Numbers | None]:
+    """Means and log-variances (None where a model gives none) of [rows, outputs] or [rows, 2 · outputs], in float32 at least."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    return values[:, :outputs], values[:, outputs:] if values.shape[1] == 2 * outputs else None
+
+
+def gaussian_nll(labels: Numbers, mean: Numbers, log_variance: Numbers) -> Numbers:
+    """-log N(y; m, v) = ½ (log 2π + log v + (y - m)² / v) of each number, in nats."""
+    return (math.log(2 * math.pi) + log_variance + (labels - mean).square() * (-log_variance).exp()) / 2
+
+
 def numbers(predictions: Predictions) -> tuple[Numbers, Numbers, Float[Tensor, "rows"]]:
-    """Predicted and true numbers of the rows whose label is known, and the rows' weights; on the CPU in float64."""
+    """Predicted (means first, then log-variances if any) and true numbers of the rows whose label is known, and the rows' weights.
+
+    On the CPU in float64.
+    """
     given, labels = predictions.required_logits.detach(), predictions.labels
     if labels.ndim == 1:
         labels = labels[:, None]
-    if given.shape != labels.shape:
+    if given.ndim != 2 or len(given) != len(labels) or given.shape[1] not in (labels.shape[1], 2 * labels.shape[1]):
         raise MismatchError(
             "predictions and labels do not fit",
             expected=f"numbers [rows, outputs], one for each of the labels {list(labels.shape)}",
@@ -35,13 +50,18 @@ def numbers(predictions: Predictions) -> tuple[Numbers, Numbers, Float[Tensor, "
     return (said, true, weight) if kept is None else (said[kept], true[kept], weight)
 
 
-def _squared(predictions: Predictions, signal: Any | None) -> Sums:
+def _means(predictions: Predictions) -> tuple[Numbers, Numbers, Float[Tensor, "rows"]]:
     said, true, weight = numbers(predictions)
+    return moments(said, true.shape[1])[0], true, weight
+
+
+def _squared(predictions: Predictions, signal: Any | None) -> Sums:
+    said, true, weight = _means(predictions)
     return {"weight": weight.sum(), "sum": (weight * (said - true).square().mean(dim=1)).sum()}
 
 
 def _absolute(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = numbers(predictions)
+    said, true, weight = _means(predictions)
     return {"weight": weight.sum(), "sum": (weight * (said - true).abs().mean(dim=1)).sum()}
 
 
@@ -70,7 +90,7 @@ def mae(margin: float = 0.01) -> Summed:
 
 
 def _moments(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = numbers(predictions)
+    said, true, weight = _means(predictions)
     each = weight[:, None]
     return {
         "weight": weight.sum(),
@@ -91,3 +111,43 @@ def _explained(sums: Sums) -> float | None:
 def r2() -> Summed:
     """R² = 1 - squared error / variance of the labels, mean over outputs; none where an output's labels are all the same."""
     return Summed(name="r2", unit="", margin=0.005, terms=_moments, finish=_explained)
+
+
+def _likelihood(predictions: Predictions, signal: Any | None) -> Sums:
+    said, true, weight = numbers(predictions)
+    mean_, log_variance = moments(said, true.shape[1])
+    if log_variance is None:
+        return {}
+    return {"weight": weight.sum(), "sum": (weight * gaussian_nll(true, mean_, log_variance).mean(dim=1)).sum()}
+
+
+@metrics.register("gaussian-nll")
+def gaussian_likelihood() -> Summed:
+    """Mean over rows and outputs of -log N(label; mean, variance), in nats; none where the model gives no variance."""
+    return Summed(name="gaussian-nll", unit="nats", better="less", margin=0.02, terms=_likelihood, finish=mean)
+
+
+def _from_teacher(predictions: Predictions, signal: Any | None) -> Sums:
+    if signal is None:
+        return {}
+    numbers(predictions)  # checks them
+    weight, labels = row_weight(predictions), predictions.labels
+    outputs = 1 if labels.ndim == 1 else labels.shape[1]
+    if not isinstance(signal, NumberSignal) or len(signal) != len(predictions):
+        raise MismatchError(
+            "these are not a teacher's numbers of the same rows",
+            expected=f"a NumberSignal of {len(predictions)} rows",
+            got=f"{type(signal).__name__} of {len(signal)} rows",
+        )
+    ours = predictions.required_logits.detach().double().cpu()[:, :outputs]
+    theirs = signal.values.double().cpu().flatten(1)[:, :outputs]
+    return {"weight": weight.sum(), "sum": (weight * (ours - theirs).square().mean(dim=1)).sum()}
+
+
+@metrics.register("teacher-rmse")
+def teacher_rmse(margin: float = 0.01) -> Summed:
+    """Root of the mean squared distance of the student's numbers from the teacher's; labels do not matter."""
+    margin = _margin(margin, "teacher-rmse")
+    return Summed(
+        name="teacher-rmse", unit="", better="less", margin=margin, reads_teacher=True, terms=_from_teacher, finish=_root_mean
+    )  # fmt: skip

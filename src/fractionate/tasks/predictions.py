@@ -85,14 +85,14 @@ class Predictions:
     """Rows: one for each thing to predict. An example of a classifier is one row, of a tagger or language model many.
 
     Args:
-        logits: [rows, classes], or [rows, outputs] of a task without classes; None where `Needs.hidden` replaced them.
+        logits: [rows, classes], or [rows, *outputs] of a task without classes; None where `Needs.hidden` replaced them.
         labels: [rows].
         place: [rows] place of each row's example in the batch; None: row i is example i.
         batch: The batch that was read.
         teacher: The teacher's predictions on it, for metrics that read inside both.
     """
 
-    logits: Float[Tensor, "rows classes"] | None
+    logits: Float[Tensor, "rows *classes"] | None
     labels: Tensor
     place: Int[Tensor, "rows"] | None
     batch: Batch
@@ -129,7 +129,7 @@ class Predictions:
         return torch.arange(len(self.labels)) - starts
 
     @property
-    def required_logits(self) -> Float[Tensor, "rows classes"]:
+    def required_logits(self) -> Float[Tensor, "rows *classes"]:
         """The logits. Raises `MismatchError` where the pass gave hidden states in their place."""
         if self.logits is None:
             raise MismatchError(

@@ -21,8 +21,10 @@ from fractionate.system.fingerprints import model_hash
 from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
+from fractionate.teachers.cached_numbers import numbers_of
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, open_model
 from fractionate.teachers.tokens import StoredTokens
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -113,7 +115,7 @@ class Cached:
 
     def signal(self, task: Task, split: Split) -> TeacherSignal:
         """The dense signal of the data. Raises `MismatchError` where it is of other data."""
-        kept: Any = self.cached
+        kept: Any = numbers_of(self.cached, split)
         if isinstance(kept, Store) and not kept.head.tokens:
             kept = kept.signal()
         elif isinstance(kept, Store):
@@ -129,7 +131,7 @@ class Cached:
     def open(self, task: Task, split: Split, objective: Objective | None, needs: Needs) -> Iterator[OpenCache]:
         """Check rows and labels against the data. Raises `MismatchError` where they do not fit."""
         device = torch.device(task.device)
-        kept: Any = self.cached
+        kept: Any = numbers_of(self.cached, split)
         if isinstance(kept, Store) and kept.head.tokens:
             compact = kept.form.kind != "dense" and not (objective or Objective()).needs_dense()
             kept = StoredTokens(kept, form="compact" if compact else "dense")
@@ -160,6 +162,8 @@ def fingerprint_of(signal: Any) -> str:
         return content_hash(signal.logits, signal.labels, *([] if relation is None else [relation]))
     if isinstance(signal, Store):
         return str(signal.head.sha256)
+    if isinstance(signal, NumberSignal):
+        return content_hash(signal.values)
     found: str = signal.fingerprint()
     return found
 

@@ -17,6 +17,7 @@ from fractionate.system.hashing import content_hash, parts_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal, check_finite
 
 LEAVE_OUT = "leave the softmax out of the teacher; of stored probabilities: TeacherSignal(probabilities.log(), labels)"
@@ -51,7 +52,7 @@ class OpenModel:
             self.last = batch
         return self.kept
 
-    def signal(self, batch: Batch) -> TeacherSignal | HeadSignal:
+    def signal(self, batch: Batch) -> TeacherSignal | HeadSignal | NumberSignal:
         """The signal of the rows of a batch. Raises `NumericsError` naming examples where it is not finite."""
         found = self.predictions_for(batch)
         if found.hidden is not None:
@@ -60,11 +61,12 @@ class OpenModel:
             bias = None if layer.bias is None else layer.bias.detach()
             return HeadSignal(found.hidden, layer.weight.detach(), found.labels, bias)
         logits = found.required_logits
-        check_finite(logits, found.example)
-        if not self.checked:
-            check_not_probabilities(logits, LEAVE_OUT)
-            self.checked = True
-        return TeacherSignal(logits, found.labels)
+        if self.task.reader.distributions:
+            check_finite(logits, found.example)
+            if not self.checked:
+                check_not_probabilities(logits, LEAVE_OUT)
+                self.checked = True
+        return self.task.reader.signal(logits, found.labels)
 
     def check_unchanged(self) -> None:
         """Raise `MismatchError` if parameters or buffers are not what they were: something trained the teacher."""

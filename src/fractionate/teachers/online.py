@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from fractionate.models.outputs import check_not_probabilities
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import OpenCache
+from fractionate.teachers.cached_numbers import numbers_of
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, model_fingerprint, open_model
 from fractionate.theory.teacher_signal import TeacherSignal
 
@@ -72,16 +74,22 @@ class Online:
     ) -> Iterator[OpenOnline | OpenCache]:
         """Hooks for the needs, and the signal on all data where it is needed."""
         with open_model(task, self.model, needs, split, view=self.view) as model:
-            same = isinstance(split, MemorySplit) and split.labels.ndim == 1 and not task.reader.predicts_next
-            if same and not needs:
-                yield OpenCache(self.signal(task, split), checked=True, inside=model)
+            if isinstance(split, MemorySplit) and _one_row(task, split) and not needs:
+                yield OpenCache(numbers_of(self.signal(task, split), split), checked=True, inside=model)
             else:
                 whole = self.signal(task, split) if objective is not None and needs_whole(objective) else None
                 yield OpenOnline(model, whole)
 
-    def signal(self, task: Task, split: Split) -> TeacherSignal:
+    def signal(self, task: Task, split: Split) -> Any:
         """The model's signal on a whole split, in memory. Raises `NumericsError` where it is not finite."""
         found = list(task.predictions(self.model, split, head=task.teacher_head, view=self.view))
-        logits = torch.cat([each.required_logits.float() for each in found])
-        check_not_probabilities(logits, LEAVE_OUT)
-        return TeacherSignal(logits, torch.cat([each.labels for each in found]))
+        logits, labels = torch.cat([each.required_logits for each in found]), torch.cat([each.labels for each in found])
+        signal = task.reader.signal(logits, labels)
+        if isinstance(signal, TeacherSignal):
+            check_not_probabilities(signal.logits, LEAVE_OUT)
+        return signal
+
+
+def _one_row(task: Task, split: MemorySplit) -> bool:
+    """Whether every example is one row, known by its place."""
+    return not task.reader.tokens and (not task.reader.distributions or split.labels.ndim == 1)

@@ -17,8 +17,10 @@ from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
+from fractionate.teachers.cached_numbers import CachedNumbers
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 
 MOST_BYTES = 1 << 29  # a larger signal is not kept: the model runs on every batch
@@ -69,12 +71,13 @@ def kept_in_memory(source: TeacherSource | None, task: Task, split: Split | None
         return source
     first = next(iter(task.predictions(source.model, split, head=task.teacher_head, view=source.view, batch_size=2)))
     per_example = max(1, -(-len(first) // max(1, first.examples)))
-    if per_example * len(split) * first.required_logits.shape[-1] * 4 > MOST_BYTES:
+    if per_example * len(split) * first.required_logits[0].numel() * 4 > MOST_BYTES:
         return source
     found = list(task.predictions(source.model, split, head=task.teacher_head, view=source.view))
-    signal = TeacherSignal(
-        torch.cat([each.required_logits.float() for each in found]), torch.cat([each.labels for each in found])
-    )
+    logits, labels = torch.cat([each.required_logits for each in found]), torch.cat([each.labels for each in found])
+    signal = task.reader.signal(logits, labels)
+    if isinstance(signal, NumberSignal):
+        return Cached(CachedNumbers(signal), model=source.model, view=source.view)
     if all(each.place is None for each in found) and len(signal) == len(split):
         return Cached(signal, model=source.model, view=source.view)
     sizes = torch.cat([_rows_of(each) for each in found])
@@ -99,7 +102,7 @@ def part_of(source: TeacherSource | None, places: Int[Tensor, "some"]) -> Teache
         if isinstance(kept, TeacherSignal):
             cut = TeacherSignal(kept.logits[places], kept.labels[places], kept.class_relation)
             return replace(source, cached=cut, features=features, explanations=explained)
-        if isinstance(kept, CachedRows):
+        if isinstance(kept, (CachedRows, CachedNumbers)):
             return replace(source, cached=kept.part(places), features=features, explanations=explained)
     raise ConfigError(
         f"{type(source).__name__} cannot be cut to a share of the data",

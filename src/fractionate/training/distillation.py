@@ -217,7 +217,8 @@ def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None, kept: bool) -
     if recipe.objective is not None and not task.reader.distributions:
         raise ConfigError(
             f"rows of {type(task.kind).__name__} are not distributions: cells and objectives do not apply",
-            fix="leave objective out, and learn from the teacher by a term",
+            fix="leave objective out, and learn from the teacher by a term: "
+            + (", ".join(f"terms=({term!r},)" for term in task.reader.teacher_terms) or "terms=(...)"),
         )
     if training.loss_from == "hidden" and not task.reader.output_rows:
         raise ConfigError(

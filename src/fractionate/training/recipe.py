@@ -103,14 +103,17 @@ class Recipe:
         parts += [f"{spec.weight:g} · {spec.formula}" for spec in self.specs]
         return " + ".join(parts)
 
-    def contract(self) -> Contract | None:
-        """What is computed, as a record: the objective's contract with weights, terms, preparations and transforms."""
+    def contract(self, label_loss: str = "CE(label, student)") -> Contract | None:
+        """What is computed, as a record: the objective's contract with weights, terms, preparations and transforms.
+
+        `label_loss` is the formula of the task's loss on labels.
+        """
         if self.objective is None and not self.specs:
             return None
         plain = Objective("hard", 1.0, 0.0) if self.objective is None else self.objective
         return replace(
             plain.describe(),
-            formula=self.formula(),
+            formula=self.formula(label_loss),
             objective_weight=float(self.objective_weight),
             terms=tuple(f"{spec.weight:g} · {spec.formula}  (mean over {spec.unit}s)" for spec in self.specs),
             preparations=tuple(map(repr, self.preparations)),

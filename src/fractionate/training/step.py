@@ -123,7 +123,9 @@ class Stepper:
         self._by_example = any(spec.unit == "example" for spec, _ in self.terms)
         self._reads_signal = any(spec.reads_signal for spec, _ in self.terms)
         self._reads_inside = any(spec.needs[1] for spec, _ in self.terms)
-        check_coupling(self.objective, [spec for spec, _ in self.terms], self.training, self.world)
+        specs = [spec for spec, _ in self.terms]
+        coupled = self.task.reader.couples_batch and self.objective_weight > 0
+        check_coupling(self.objective, specs, self.training, self.world, labels=coupled)
 
     def take(
         self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
@@ -194,7 +196,7 @@ class Stepper:
 
     def _losses(self, batch: Batch) -> Losses:
         found = self._read(batch)
-        if not self.labels_checked and self.task.reader.distributions:
+        if not self.labels_checked:
             self.task.reader.check_labels(found, self._classes(found))
         signal: AnySignal | None = None
         if self.teacher is not None and len(found) and (self._reads_signal or not self._quick(batch, found)):
@@ -311,9 +313,16 @@ def labels_from_hidden(found: Predictions, layer: nn.Linear, classes: int | None
     return vocabulary_loss(found.hidden, layer.weight, none, plain, bias=layer.bias, classes=classes)
 
 
-def check_coupling(objective: Objective | None, terms: Sequence[TermSpec], training: Training, world: World) -> None:
-    """Raise `ConfigError` where a step is cut into micro-batches whose losses do not add up to the loss of the whole."""
-    found = [f"term {spec!r}" for spec in terms if spec.couples_batch and spec.weight > 0]
+def check_coupling(
+    objective: Objective | None, terms: Sequence[TermSpec], training: Training, world: World, *, labels: bool = False
+) -> None:
+    """Raise `ConfigError` where a step is cut into micro-batches whose losses do not add up to the loss of the whole.
+
+    `labels` says that the task's loss on labels couples a batch.
+    """
+    found = ["the loss on labels"] * labels + [
+        f"term {spec!r}" for spec in terms if spec.couples_batch and spec.weight > 0
+    ]
     if objective is not None and objective.teacher_weight > 0:
         assert not isinstance(objective.divergence, str)
         if couples_batch(objective.divergence):

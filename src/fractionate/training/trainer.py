@@ -140,11 +140,14 @@ class Session:
         if recipe.specs:
             said = None if example is None else self.task.read(reader, example, head=self.task.head)
             inside = None if teacher is None or not theirs or example is None else teacher.predictions_for(example)
+            reads = said is not None and any(spec.reads_signal for spec in bound_here)
+            taught = teacher.signal_for(said) if reads and teacher is not None and said is not None else None
             bound = stack.enter_context(
                 bind_terms(
                     recipe.specs,
                     student=said,
                     teacher=inside,
+                    signal=taught,
                     examples=len(self.split),
                     seed=self.seed,
                     parts=reader.parts,
@@ -229,7 +232,7 @@ class Session:
         self.ledger.start(self.arm, self.asked)
         show = self.show if self.world.rank == 0 else "nothing"
         self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.state.step)
-        contract = self.recipe.contract()
+        contract = self.recipe.contract(self.task.reader.label_formula)
         if contract is not None:
             self.progress.say(str(contract))
         self.remark = ""
@@ -381,7 +384,7 @@ class Session:
             arm=self.arm,
             seed=self.seed,
             status="completed",
-            contract=self.recipe.contract(),
+            contract=self.recipe.contract(self.task.reader.label_formula),
             steps=now.step,
             wall_seconds=now.seconds + time.monotonic() - self.started,
             parameters=sum(p.numel() for p in self.plain.parameters()),

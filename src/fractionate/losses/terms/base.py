@@ -35,6 +35,7 @@ class Binding:
     Args:
         student: The student's predictions on a small batch in evaluation mode, for shapes; None where nothing reads them.
         teacher: The teacher's on the same batch; None where no term reads them.
+        signal: The teacher's signal on the same batch; None where no term reads it.
         teacher_on_all: Reads the teacher on the whole transfer set, in its order and batch by batch, for terms that need
             statistics of all the data; None where the teacher cannot be run.
         examples: Size of the transfer set, for memories.
@@ -51,6 +52,7 @@ class Binding:
     parts: nn.ModuleDict
     name: str
     models: tuple[nn.Module, nn.Module | None]
+    signal: Any | None = None
     teacher_on_all: Callable[[], Iterable[Predictions]] | None = None
     precision: str = "float32"
 
@@ -94,9 +96,11 @@ term_specs: Registry[TermSpec] = Registry(
     files=(
         "losses.terms.attention",
         "losses.terms.balance",
+        "losses.terms.candidates",
         "losses.terms.contrastive",
         "losses.terms.explanations",
         "losses.terms.features",
+        "losses.terms.number_terms",
         "losses.terms.passes",
         "losses.terms.ranking",
         "losses.terms.smoothing",
@@ -144,6 +148,7 @@ def bind_terms(
     seed: int,
     parts: nn.ModuleDict,
     models: tuple[nn.Module, nn.Module | None],
+    signal: Any | None = None,
     teacher_on_all: Callable[[], Iterable[Predictions]] | None = None,
     precision: str = "float32",
 ) -> Iterator[tuple[BoundTerm, ...]]:
@@ -160,6 +165,7 @@ def bind_terms(
                 parts=parts,
                 name=name,
                 models=models,
+                signal=signal,
                 teacher_on_all=teacher_on_all,
                 precision=precision,
             )
