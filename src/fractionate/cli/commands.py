@@ -147,11 +147,15 @@ def diagnose(
             )
         if overrides:
             raise ConfigError("a file of outputs takes no settings", got=shell_line(overrides), fix="leave them out")
-        give(diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view), as_json)
+        from fractionate.page.card import decide
+
+        found = diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view)
+        give(found, as_json, decide([found]))
     elif dry_run:
         give(estimate_of("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
     else:
-        give(open_workflow(arguments, trust, pilot_minutes=pilot, second_view=second_view).diagnosis, as_json)
+        workflow = open_workflow(arguments, trust, pilot_minutes=pilot, second_view=second_view)
+        give(workflow.diagnosis, as_json, workflow.card)
 
 
 @app.command()
@@ -177,7 +181,8 @@ def dissect(
 
     count = int(workers) if workers.lstrip("-").isdecimal() and len(workers) < 10 else workers
     check_workers(count)  # also where the study is there already
-    give(open_workflow(arguments, trust, workers=count).study, as_json)
+    workflow = open_workflow(arguments, trust, workers=count)
+    give(workflow.study, as_json, workflow.card)
 
 
 @app.command()
@@ -195,8 +200,9 @@ def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     # on a terminal the engine itself shows the loss contract, above its bar
     workflow = read_workflow(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
     tell(f"{workflow.run.name}: writing to {workflow.run.out}")
-    give(workflow.student, as_json)
+    run = workflow.student
     tell(f"student: {workflow.out / 'student'}")
+    give(run, as_json, workflow.card)
 
 
 def _silent(_: str) -> None:
@@ -220,7 +226,7 @@ def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = F
     tell(f"data: {workflow.data}")
     tell(f"teacher on test data: {workflow.teacher_scores}")
     tell(f"{workflow.diagnosis}\n\n{workflow.study}\n\nstudent: {workflow.student}\n")
-    give(Written.at(workflow.report()), as_json)
+    give(Written.at(workflow.report()), as_json, workflow.card)
 
 
 @app.command()

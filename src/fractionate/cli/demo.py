@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
+from fractionate.page.card import decide
 from fractionate.page.document import report
+from fractionate.page.folder import run_file_words
+from fractionate.records.base import Record
 from fractionate.run.schema import RunFile
 from fractionate.run.sections import (
     DataSection,
@@ -54,8 +57,8 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
     """Run the whole chain on both teachers and give the path of the page. Running it again goes on where it was."""
     out = as_path(out, "out")
     torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
-    records = []
-    students = []
+    records: list[Record] = []
+    run_files: dict[str, tuple[str, ...]] = {}
     for run in demo_runs(out):
         workflow = Workflow(run)
         say(f"{run.name}: {workflow.data}")
@@ -63,7 +66,9 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
         say(f"  {workflow.diagnosis}".replace("\n", "\n  "))
         say(f"  {workflow.study}".replace("\n", "\n  "))
         say(f"  student: {workflow.student}\n")
-        records += [workflow.diagnosis, workflow.study]
-        students.append(workflow.student)
+        made = [workflow.diagnosis, workflow.study, workflow.student]
+        records += made
+        run_files |= run_file_words(workflow.out, made)
+    say(str(decide(records, run_files)))
     again = shell_line(["fractionate", "demo", "--out", str(out)])
-    return report([*records, *students], out / "report.html", command=again)
+    return report(records, out / "report.html", command=again, run_files=run_files)

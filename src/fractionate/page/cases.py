@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
+from fractionate.records import AttentionStudy, Diagnosis, Explanations, NotableExamples, Run, Study
 from fractionate.records.base import Record
 
 
@@ -19,6 +19,7 @@ class Case:
     runs: tuple[Run, ...] = ()
     explained: tuple[Explanations, ...] = ()
     attention: tuple[AttentionStudy, ...] = ()
+    examples: tuple[NotableExamples, ...] = ()
 
     @property
     def every_run(self) -> tuple[Run, ...]:
@@ -56,7 +57,7 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
             found[place] = replace(found[place], runs=(*found[place].runs, run))
     found += [Case("", runs=tuple(loose))] if loose else []
     for record in records:
-        if isinstance(record, (Explanations, AttentionStudy)):
+        if isinstance(record, (Explanations, AttentionStudy, NotableExamples)):
             place = next((i for i, c in enumerate(found) if c.name == record.name), None)
             if place is None:
                 found.append(Case(record.name))
@@ -64,6 +65,8 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
             case = found[place]
             if isinstance(record, Explanations):
                 found[place] = replace(case, explained=(*case.explained, record))
+            elif isinstance(record, NotableExamples):
+                found[place] = replace(case, examples=(*case.examples, record))
             else:
                 found[place] = replace(case, attention=(*case.attention, record))
     return tuple(found)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from fractionate.page.attention_plots import attention_figures
 from fractionate.page.card import decide_case, summed_up
 from fractionate.page.cases import Case, cases
@@ -16,6 +18,7 @@ from fractionate.page.cost_plots import cost_figure
 from fractionate.page.decisions import Decision, table
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
+from fractionate.page.example_cards import example_lists
 from fractionate.page.explanation_plots import explanation_figures
 from fractionate.page.figure import Figure, pooled
 from fractionate.page.histogram_plots import histogram_figure
@@ -81,6 +84,7 @@ class Chapters:
     effort: str
     pays: tuple[Figure, ...]
     diagnosis: Diagnosis | None
+    examples: tuple[tuple[str, str, Markup], ...]  # title, words, drawing
     explained: tuple[tuple[Explanations, tuple[Figure, ...]], ...]
     attention: tuple[tuple[AttentionStudy, tuple[Figure, ...]], ...]
     teacher: Teacher | None
@@ -151,6 +155,7 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
         effort=_effort(case),
         pays=tuple(f for f in pays if f),
         diagnosis=d,
+        examples=example_lists(case.examples),
         explained=tuple(
             (r, explanation_figures(r, numbered("", i) + (f"-{k + 1}" if k else "")))
             for k, r in enumerate(case.explained)

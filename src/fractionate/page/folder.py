@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fractionate.page.card import decide
 from fractionate.page.decisions import Card
-from fractionate.records import Diagnosis, Run, Study
+from fractionate.records import Diagnosis, NotableExamples, Run, Study
 from fractionate.records.base import Record
 
 RUN_FILE = "run.yaml"
@@ -19,7 +19,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def run_records(folder: Path | str) -> tuple[Record, ...]:
-    """Diagnosis, study and exported student of a run's folder, as far as they are made.
+    """Diagnosis, study, exported student and examples of a run's folder, as far as they are made.
 
     Raises `DamagedError`, naming the file, where one of them is not what was saved.
     """
@@ -28,6 +28,7 @@ def run_records(folder: Path | str) -> tuple[Record, ...]:
         Diagnosis.load_kept(folder / "diagnosis.json"),
         Study.load_kept(folder / "study.json"),
         Run.load_kept(folder / "student" / "run.json"),
+        NotableExamples.load_kept(folder / "examples.json"),
     )
     return tuple(record for record in found if record is not None)
 

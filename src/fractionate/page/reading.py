@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
-from fractionate.records import AttentionStudy, Diagnosis, Explanations, Run, Study
+from fractionate.records import AttentionStudy, Diagnosis, Explanations, NotableExamples, Run, Study
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
 from fractionate.system.paths import as_path
@@ -19,6 +19,7 @@ _KINDS: tuple[tuple[frozenset[str], type[Record]], ...] = (
     (frozenset({"quantization", "attention_arms"}), AttentionStudy),
     (frozenset({"arm", "seed", "status", "steps"}), Run),
     (frozenset({"superfeatures", "examples", "measured_on"}), Explanations),
+    (frozenset({"split", "rows_seen", "lists"}), NotableExamples),
 )
 
 
@@ -45,10 +46,10 @@ def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
 def read_record(source: Source) -> Record:
     """One diagnosis, study or run from an object, a JSON text or the path of a JSON file."""
     if isinstance(source, Record):
-        if not isinstance(source, (Diagnosis, Study, Run, Explanations, AttentionStudy)):
+        if not isinstance(source, (Diagnosis, Study, Run, Explanations, AttentionStudy, NotableExamples)):
             raise ConfigError(
                 "a report cannot be made of this record",
-                expected="Diagnosis, Study, Run or Explanations",
+                expected="Diagnosis, Study, Run, NotableExamples or Explanations",
                 got=type(source).__name__,
             )
         return source

@@ -135,6 +135,8 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
         for e in found.taught
     )
     told = f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
+    none = found.mean(chosen.against)
+    told += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
     if uses_teacher(contract) and not compared_too:
         told += "; this recipe was not compared with no teacher"
     return [f"{told}."]

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from fractionate.records.commands import Setting as Setting
     from fractionate.records.commands import Settings as Settings
     from fractionate.records.commands import Written as Written
+    from fractionate.records.examples import ExampleList as ExampleList
+    from fractionate.records.examples import ExampleRow as ExampleRow
+    from fractionate.records.examples import NotableExamples as NotableExamples
+    from fractionate.records.examples import Opinion as Opinion
+    from fractionate.records.examples import Shown as Shown
     from fractionate.records.explanations import ExampleExplanation as ExampleExplanation
     from fractionate.records.explanations import Explanations as Explanations
     from fractionate.records.explanations import Superfeature as Superfeature

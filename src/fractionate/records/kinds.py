@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fractionate.records import attention, commands, explanations, knowledge, measures, studies, training
+from fractionate.records import attention, commands, examples, explanations, knowledge, measures, studies, training
 from fractionate.records.base import Record
 
-FILES = (attention, commands, explanations, knowledge, measures, studies, training)
+FILES = (attention, commands, examples, explanations, knowledge, measures, studies, training)
 
 RECORDS: tuple[type[Record], ...] = tuple(
     part

@@ -20,8 +20,10 @@ from fractionate.losses.objective import Objective
 from fractionate.models.export import export_student
 from fractionate.models.tokenizer import save_tokenizer
 from fractionate.models.weights import load_weights, read_own_weights, save_weights
+from fractionate.page.decisions import Card
 from fractionate.page.document import report
-from fractionate.records import Diagnosis, Run, Study, Training
+from fractionate.page.folder import run_card, run_file_words
+from fractionate.records import Diagnosis, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
 from fractionate.run.folder import claim
 from fractionate.run.resources import check_extras, make_trackers, training_device
@@ -188,6 +190,7 @@ class Workflow(Assembly):
             out=self.out / "study",
             name=self.run.name,
         )
+        made = replace(made, teacher=self.teacher_scores)
         made.save(kept)
         return made
 
@@ -264,12 +267,17 @@ class Workflow(Assembly):
             data.encoding.save(folder / "data.json")
         if data.need.tokenizing is not None:
             save_tokenizer(data.need.tokenizing.tokenizer, folder)
-        return replace(made, settings=made.settings | file_digests(folder))
+        return replace(made, settings=made.settings | file_digests(folder), teacher=self.teacher_scores)
 
     @cached_property
-    def teacher_scores(self) -> str:
-        """How good the teacher itself is on the test part, in words."""
-        return str(self.task.evaluate(self.teacher, self.data.test, head=self.task.teacher_head, view="teacher"))
+    def teacher_scores(self) -> Scores:
+        """How good the teacher itself is on the test part."""
+        return self.task.evaluate(self.teacher, self.data.test, head=self.task.teacher_head, view="teacher")
+
+    @property
+    def card(self) -> Card:
+        """The decision, from what the run has made so far."""
+        return run_card(self.out, trusting(self.run))
 
     def report(self) -> Path:
         """Everything on one page; makes what is missing first."""
@@ -277,4 +285,5 @@ class Workflow(Assembly):
         records: list[Any] = [self.diagnosis, self.study]
         if self.given_objective is not None or not self.diagnosis.recipe.repair:
             records.append(self.student)
-        return report(records, self.out / "report.html", command=again)
+        run_files = run_file_words(self.out, records, trusting(self.run))
+        return report(records, self.out / "report.html", command=again, run_files=run_files)

@@ -1,0 +1,101 @@
+"""Examples on the page: what each looks like where that may be shown, and how likely teacher and student find the label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from fractionate.page.marks import Scale, canvas, rect, tag
+from fractionate.page.text import percent, short
+from fractionate.records.examples import ExampleKind, ExampleList, ExampleRow, NotableExamples, Shown
+
+PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+MOST_PICTURE_BYTES = 300_000  # of a page
+HEADINGS: dict[ExampleKind, tuple[str, str]] = {
+    "least sure": ("Where the teacher is least sure", "By the probability of its first choice."),
+    "contradicts the label": (
+        "Where the teacher contradicts the label",
+        "Its first choice is another class: the label may be wrong, or the teacher.",
+    ),
+    "student wins": (
+        "Where the student wins against no teacher",
+        "Right, where the same student without a teacher is wrong.",
+    ),
+    "student loses": (
+        "Where the student loses against no teacher",
+        "Wrong, where the same student without a teacher is right.",
+    ),
+    "disagreement": (
+        "Where student and teacher disagree most",
+        "Their first choices differ; most different first.",
+    ),
+}
+BARS = {"label": "seg lv-u", "teacher": "seg lv-dc", "student": "seg lv-ic", "no teacher": "seg lv-u"}
+
+
+def example_lists(records: Sequence[NotableExamples]) -> tuple[tuple[str, str, Markup], ...]:
+    """For each kind of example: heading, what it means and how many there are, the examples."""
+    left = MOST_PICTURE_BYTES
+    found = []
+    for record in records:
+        for one in record.lists:
+            title, words = HEADINGS[one.kind]
+            if not one.rows:
+                continue
+            drawn = []
+            for row in one.rows:
+                size = len(row.shown.picture) if row.shown else 0
+                left -= size
+                drawn.append(_card(row, pictured=left >= 0))
+            found.append((title, f"{words} {_share(one, record)}", tag("div", *drawn, class_="examples")))
+    return tuple(found)
+
+
+def _share(one: ExampleList, record: NotableExamples) -> str:
+    if one.kind == "least sure":
+        return f"Of {record.rows_seen:,} rows of {short(record.split, 40)}."
+    return f"{one.count:,} of {record.rows_seen:,} rows of {short(record.split, 40)} ({percent(one.count / record.rows_seen, 1)})."
+
+
+def _card(row: ExampleRow, *, pictured: bool) -> Markup:
+    place = "" if row.position is None else f", token {row.position + 1}"
+    head = tag("div", tag("span", short(row.id, 40), class_="name"), place, class_="example-id")
+    bars = [_bar("label", row.label, None)]
+    for one in row.opinions:
+        bars.append(_bar(one.who, one.choice, one.of_label, one.probability))
+    parts = [head, *([_look(row.shown, pictured)] if row.shown else []), tag("div", *bars, class_="opinions")]
+    return tag("article", *parts, class_="example")
+
+
+def _bar(who: str, choice: str, of_label: float | None, top: float | None = None) -> Markup:
+    scale = Scale(0.0, 1.0)
+    said = f"{who}: {short(choice, 40)}"
+    if of_label is not None:
+        said += f" with {percent(top, 1)}; the label has {percent(of_label, 1)}"
+    share = 1.0 if of_label is None else of_label
+    plot = canvas(10, rect(0, 0, 100, 10, "margin"), rect(0, 0, scale(share), 10, BARS[who], said))
+    value = "" if of_label is None else percent(of_label)
+    words = tag("span", short(choice, 24), class_="choice")
+    return tag(
+        "div", tag("span", who, class_="who"), words, plot, tag("span", value, class_="of-label"), class_="opinion"
+    )
+
+
+def _look(shown: Shown, pictured: bool) -> Markup:
+    if shown.picture:
+        if not pictured or not PICTURE.fullmatch(shown.picture):
+            return Markup("")
+        return Markup('<img class="thumb" alt="" src="{}">').format(shown.picture)
+    if shown.tokens:
+        weights = shown.weights if len(shown.weights) == len(shown.tokens) else (0.0,) * len(shown.tokens)
+        pieces = [
+            tag("span", piece, " ", class_=f"piece w{min(4, max(0, int(5 * weight)))}" if weight == weight else "piece")
+            for piece, weight in zip(shown.tokens, weights, strict=True)
+        ]
+        return tag("p", *pieces, class_="example-text")
+    if shown.columns:
+        cells = [tag("div", tag("dt", short(k, 30)), tag("dd", short(v, 40))) for k, v in shown.columns.items()]
+        return tag("dl", *cells, class_="settings")
+    return tag("p", shown.text, class_="example-text")

@@ -1,0 +1,199 @@
+"""Examples worth seeing: one pass of student, teacher and (where there is one) the student without a teacher over a split."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fractionate.data.batch import Split
+from fractionate.errors import MismatchError
+from fractionate.records.examples import ExampleKind, ExampleList, ExampleRow, NotableExamples, Opinion, Shown, Who
+from fractionate.tasks.predictions import Predictions
+from fractionate.tasks.task import Task, TeacherOnBatch
+from fractionate.theory.topk_signal import CompactSignal
+
+MOST_TEXT = 600  # characters of a shown text
+PICTURE = 48  # pixels of a side
+MOST_PICTURE_BYTES = 300_000  # of all thumbnails of a record together
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What one model says of all rows: its choice, that choice's probability, the probability of the label."""
+
+    choice: Int[Tensor, "rows"]
+    top: Float[Tensor, "rows"]
+    label: Float[Tensor, "rows"]
+
+
+def notable_examples(
+    task: Task,
+    split: Split,
+    student: nn.Module,
+    teacher: TeacherOnBatch,
+    *,
+    no_teacher: nn.Module | None = None,
+    name: str = "",
+    show: Callable[[int], Any] | None = None,
+    most: int = 6,
+) -> NotableExamples:
+    """The rows of a split that tell most about a teacher and its student.
+
+    Args:
+        teacher: A teacher in use: `source.open(task, split, None, Needs())`.
+        no_teacher: The student trained on the labels alone; without it nothing is said of winning and losing.
+        name: Of the run, as its diagnosis and study have it.
+        show: What example i of the split looks like: text, a list of pieces (one for each of its rows), a picture as a tensor
+            [channels, height, width] or [height, width], or a mapping from columns to values. None: ids alone, the default, since
+            data may be private.
+        most: Rows of each kind.
+
+    Raises:
+        MismatchError: The task's rows are no distributions over classes.
+    """
+    if not task.reader.distributions:
+        raise MismatchError(
+            "examples are chosen by probabilities of classes, and this task has none",
+            expected="a task with classes",
+            got=type(task.reader).__name__,
+            fix="set report.examples: none",
+        )
+    example, position, labels, several, said, apart = _read(task, split, student, teacher, no_teacher)
+    taught, learned = said["teacher"], said["student"]
+    chosen: list[tuple[ExampleKind, Bool[Tensor, "rows"], Tensor]] = [
+        ("least sure", torch.ones_like(labels, dtype=torch.bool), -taught.top),
+        ("contradicts the label", taught.choice != labels, taught.top - taught.label),
+    ]
+    if "no teacher" in said:
+        alone = said["no teacher"]
+        gain = learned.label - alone.label
+        chosen.append(("student wins", (learned.choice == labels) & (alone.choice != labels), gain))
+        chosen.append(("student loses", (learned.choice != labels) & (alone.choice == labels), -gain))
+    chosen.append(("disagreement", taught.choice != learned.choice, apart))
+    names = split.class_names or tuple(task.class_names)
+    budget = [MOST_PICTURE_BYTES]
+    lists = []
+    for kind, fits, score in chosen:
+        places = fits.nonzero().flatten()
+        order = places[score[places].argsort(descending=True, stable=True)][:most]
+        rows = tuple(
+            ExampleRow(
+                id=str(split.ids[int(example[i])]),
+                label=_class(names, labels[i]),
+                opinions=tuple(_opinion(who, names, said[who], i) for who in said),
+                position=int(position[i]) if several else None,
+                shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
+            )
+            for i in order.tolist()
+        )
+        lists.append(ExampleList(kind, int(fits.sum()), rows))
+    return NotableExamples(name or task.title, split.name, len(labels), tuple(lists))
+
+
+def _read(
+    task: Task, split: Split, student: nn.Module, teacher: TeacherOnBatch, no_teacher: nn.Module | None
+) -> tuple[Tensor, Tensor, Tensor, bool, dict[Who, Said], Tensor]:
+    """For every row: example, position, label, whether examples have several rows, what each model says, how far apart they are."""
+    parts: dict[Who, list[Said]] = {"teacher": [], "student": []}
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    several = False
+    alone: Iterator[Predictions] | None = None
+    if no_teacher is not None:
+        parts["no teacher"] = []
+        alone = iter(task.predictions(no_teacher, split, head=task.head))
+    for found in task.predictions(student, split, head=task.head):
+        other = next(alone) if alone is not None else None
+        if not len(found):
+            continue
+        signal = teacher.signal_for(found)
+        signal = signal.dense() if isinstance(signal, CompactSignal) else signal
+        labels = found.labels.cpu()
+        p, q = signal.probabilities.float().cpu(), found.required_logits.float().softmax(-1).cpu()
+        shared = min(p.shape[-1], q.shape[-1])
+        apart = (p[:, :shared] - q[:, :shared]).abs().sum(-1) / 2
+        parts["teacher"].append(_said(p, labels))
+        parts["student"].append(_said(q, labels))
+        if other is not None:
+            parts["no teacher"].append(_said(other.required_logits.float().softmax(-1).cpu(), labels))
+        several = several or found.place is not None
+        rows.append((found.example, found.position, labels, apart))
+    if not rows:
+        raise MismatchError(f"{split.name}: no row has a label", expected="at least one")
+    example, position, all_labels, distances = (torch.cat(part) for part in zip(*rows, strict=True))
+    joined = {
+        who: Said(*(torch.cat([getattr(s, field) for s in found]) for field in ("choice", "top", "label")))
+        for who, found in parts.items()
+    }
+    return example, position, all_labels, several, joined, distances
+
+
+def _said(probabilities: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"]) -> Said:
+    top, choice = probabilities.max(-1)
+    return Said(choice, top, probabilities.gather(1, labels[:, None]).flatten())
+
+
+def _class(names: Sequence[str], place: Tensor | int) -> str:
+    return names[int(place)] if int(place) < len(names) else str(int(place))
+
+
+def _opinion(who: Who, names: Sequence[str], said: Said, i: int) -> Opinion:
+    return Opinion(who, _class(names, said.choice[i]), float(said.top[i]), float(said.label[i]))
+
+
+def _shown(value: Any, apart: Float[Tensor, "tokens"], budget: list[int]) -> Shown | None:
+    """What `show` gave, as plain data."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Shown(text=value[:MOST_TEXT])
+    if isinstance(value, Mapping):
+        return Shown(columns={str(key): str(cell)[:80] for key, cell in list(value.items())[:12]})
+    if isinstance(value, Tensor):
+        picture = thumbnail(value)
+        if len(picture) > budget[0]:
+            return None
+        budget[0] -= len(picture)
+        return Shown(picture=picture)
+    pieces = tuple(str(piece)[:60] for piece in value)[:400]
+    weights = tuple(round(float(w), 3) for w in apart[: len(pieces)])
+    return Shown(tokens=pieces, weights=weights if len(weights) == len(pieces) else ())
+
+
+def thumbnail(picture: Float[Tensor, "*channels height width"], side: int = PICTURE) -> str:
+    """A picture as a small PNG in a data address; values are stretched to what a screen shows.
+
+    Raises:
+        MismatchError: The tensor is no picture of one or three channels.
+    """
+    found = picture.detach().float().cpu()
+    found = found[None] if found.ndim == 2 else found
+    if found.ndim != 3 or found.shape[0] not in (1, 3):
+        raise MismatchError(
+            "this is not a picture",
+            expected="a tensor [height, width], [1, height, width] or [3, height, width]",
+            got=f"{list(picture.shape)}",
+            fix="show text or a mapping from columns to values",
+        )
+    if max(found.shape[1:]) > side:
+        scale = side / max(found.shape[1:])
+        size = [max(1, round(length * scale)) for length in found.shape[1:]]
+        found = nn.functional.interpolate(found[None], size=size, mode="area")[0]
+    low, high = found.min(), found.max()
+    found = ((found - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+    channels, height, width = found.shape
+    rows = found.permute(1, 2, 0).reshape(height, width * channels).contiguous().numpy()
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

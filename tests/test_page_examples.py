@@ -1,0 +1,138 @@
+"""Examples worth seeing: chosen as a loop over all rows would choose them, shown only where it is allowed, and on the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from fractionate import TeacherSignal
+from fractionate.errors import MismatchError
+from fractionate.page import read_record, report
+from fractionate.records import ExampleList, ExampleRow, NotableExamples, Opinion, Shown
+from fractionate.tasks import Task
+from fractionate.tasks.examples import notable_examples, thumbnail
+from fractionate.tasks.predictions import Predictions
+
+ROWS, CLASSES = 40, 4
+
+
+class Table(nn.Module):
+    """Gives the logits of the rows whose numbers it reads."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.logits[inputs[:, 0].long()]
+
+
+class Stored:
+    """A teacher in use, its signal found by the places of examples."""
+
+    def __init__(self, signal: TeacherSignal) -> None:
+        self.signal = signal
+
+    def signal_for(self, predictions: Predictions) -> TeacherSignal:
+        return self.signal.take(predictions.example)
+
+    def predictions_for(self, batch: object) -> None:
+        return None
+
+
+def drawn() -> tuple[Task, torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    logits = {who: 1.5 * torch.randn(ROWS, CLASSES, generator=generator) for who in ("teacher", "student", "alone")}
+    inputs = torch.arange(ROWS).float()[:, None]
+    task = Task("classification", transfer=(inputs, labels), student=lambda: Table(logits["student"]), batch_size=7)
+    return task, labels, logits
+
+
+def found(**more: object) -> tuple[NotableExamples, torch.Tensor, dict[str, torch.Tensor]]:
+    task, labels, logits = drawn()
+    record = notable_examples(
+        task,
+        task.splits.transfer,
+        Table(logits["student"]),
+        Stored(TeacherSignal(logits["teacher"], labels)),
+        no_teacher=Table(logits["alone"]),
+        name="one",
+        **more,  # type: ignore[arg-type]
+    )
+    return record, labels, logits
+
+
+def test_rows_are_those_a_plain_loop_finds() -> None:
+    record, labels, logits = found(most=3)
+    p, q, a = (logits[who].softmax(1) for who in ("teacher", "student", "alone"))
+    kinds: dict[str, list[tuple[float, int]]] = {one.kind: [] for one in record.lists}
+    for i, y in enumerate(labels.tolist()):
+        kinds["least sure"].append((float(-p[i].max()), i))
+        if p[i].argmax() != y:
+            kinds["contradicts the label"].append((float(p[i].max() - p[i, y]), i))
+        if q[i].argmax() == y != a[i].argmax():
+            kinds["student wins"].append((float(q[i, y] - a[i, y]), i))
+        if a[i].argmax() == y != q[i].argmax():
+            kinds["student loses"].append((float(a[i, y] - q[i, y]), i))
+        if q[i].argmax() != p[i].argmax():
+            kinds["disagreement"].append((float((p[i] - q[i]).abs().sum() / 2), i))
+    assert [one.kind for one in record.lists] == list(kinds)
+    for one in record.lists:
+        best = sorted(kinds[one.kind], reverse=True)[:3]
+        assert [row.id for row in one.rows] == [str(i) for _, i in best]
+        assert one.count == len(kinds[one.kind])
+        row, i = one.rows[0], best[0][1]
+        assert row.position is None and row.shown is None and row.label == str(int(labels[i]))
+        teacher, student, alone = row.opinions
+        assert (teacher.who, student.who, alone.who) == ("teacher", "student", "no teacher")
+        assert teacher.choice == str(int(p[i].argmax())) and student.probability == pytest.approx(float(q[i].max()))
+        assert alone.of_label == pytest.approx(float(a[i, labels[i]]))
+    assert NotableExamples.from_json(record.to_json()) == record == read_record(record.to_json())
+
+
+def test_without_a_student_without_a_teacher_nothing_is_won_or_lost() -> None:
+    task, labels, logits = drawn()
+    signal = Stored(TeacherSignal(logits["teacher"], labels))
+    record = notable_examples(task, task.splits.transfer, Table(logits["student"]), signal)
+    assert [one.kind for one in record.lists] == ["least sure", "contradicts the label", "disagreement"]
+
+
+def test_what_an_example_looks_like_is_shown_only_where_it_is_given(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    bare = report(found()[0], tmp_path / "a.html").read_text()
+    assert "<img" not in bare and bare.count('class="example"') == 30 and "Where the teacher is least sure" in bare
+    text = report(found(show=lambda i: f"text <b>{i}</b>")[0], tmp_path / "b.html").read_text()
+    assert "text &lt;b&gt;" in text and "<b>3</b>" not in text
+    table = report(found(show=lambda i: {"age": i})[0], tmp_path / "c.html").read_text()
+    assert "<dt>age</dt>" in table
+    pictures = report(found(show=lambda i: torch.rand(3, 80, 60))[0], tmp_path / "d.html")
+    assert pictures.read_text().count('<img class="thumb"') == 30 and pictures.stat().st_size < 600_000
+    pieces = found(show=lambda i: ["a"])[0]
+    assert pieces.lists[0].rows[0].shown is not None and len(pieces.lists[0].rows[0].shown.weights) == 1
+
+
+def test_a_picture_that_is_none_is_not_put_on_the_page(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for picture in ("javascript:alert(1)", "data:text/html;base64,AAAA", 'data:image/png;base64,AA" onerror="x'):
+        row = ExampleRow("1", "cat", (Opinion("teacher", "dog", 0.5, 0.1),), shown=Shown(picture=picture))
+        record = NotableExamples("one", "test", 5, (ExampleList("least sure", 5, (row,)),))
+        assert "<img" not in report(record, tmp_path / "a.html").read_text()
+
+
+def test_thumbnails_are_pictures() -> None:
+    from PIL import Image
+
+    picture = torch.zeros(3, 96, 48)
+    picture[0] = 2.0  # red, outside of 0..1 as normalised pictures are
+    made = thumbnail(picture)
+    image = Image.open(io.BytesIO(base64.b64decode(made.partition(",")[2])))
+    assert image.size == (24, 48) and image.getpixel((3, 3)) == (255, 0, 0)
+    grey = Image.open(io.BytesIO(base64.b64decode(thumbnail(torch.arange(64.0).reshape(8, 8)).partition(",")[2])))
+    assert grey.mode == "L" and grey.getpixel((0, 0)) == 0 and grey.getpixel((7, 7)) == 255
+    assert re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", made)
+    with pytest.raises(MismatchError, match="not a picture"):
+        thumbnail(torch.zeros(2, 8, 8))
