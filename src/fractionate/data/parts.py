@@ -319,3 +319,14 @@ def with_views(split: Split, views: Mapping[str, Split]) -> Split:
             split, views={**split.views, **{n: v.inputs for n, v in views.items() if isinstance(v, MemorySplit)}}
         )
     return MarkedSplit(split, views=views) if views else split
+
+
+def seen_as(split: Split, view: str) -> Split:
+    """The split with a view in the place of the inputs, such as "teacher"; as it is where it has no such view."""
+    if isinstance(split, MemorySplit) and view in split.views:
+        others = {name: inputs for name, inputs in split.views.items() if name != view}
+        return replace(split, inputs=split.views[view], views=others)
+    if isinstance(split, MarkedSplit):
+        others = {name: other for name, other in split.views.items() if name != view}
+        return replace(split, split=split.views.get(view, seen_as(split.split, view)), views=others)
+    return replace(split, whole=seen_as(split.whole, view)) if isinstance(split, SubsetSplit) else split

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fractionate.data.batch import Split
+from fractionate.data.parts import seen_as
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Objective
 from fractionate.models.names import find_model
@@ -67,7 +68,7 @@ class Assembly:
         given = self.run.teacher
         torch.manual_seed(TeacherTrainingSection().seed if given.train is None else given.train.seed)
         frozen = self.teacher_training is None and not given.weights
-        model = find_model(given.model).build(replace(self.data.need, frozen=frozen))
+        model = find_model(given.model).build(replace(self.data.need, shape=self.data.teacher_shape, frozen=frozen))
         if given.weights:
             load_weights(model, read_weights(given.weights), given.weights)
         return model
@@ -89,7 +90,7 @@ class Assembly:
                 "there is nothing left to train a teacher on",
                 fix="give teacher.weights, make the parts of data smaller, or set teacher.train.on=transfer",
             )
-        return chosen
+        return seen_as(chosen, "teacher")
 
     @property
     def training(self) -> Training:

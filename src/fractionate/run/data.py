@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from fractionate.data.batch import Split
-from fractionate.data.memory import MemorySplit
+from fractionate.data.parts import first_batch
 from fractionate.data.raw import RawData, RawParts, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError
@@ -40,6 +42,11 @@ class RunData:
     teaching: Split | None
     need: ModelNeed
     encoding: Record | None = None
+
+    @property
+    def teacher_shape(self) -> tuple[int, ...]:
+        """The shape of an input of the teacher, which may have a view of its own."""
+        return _shape(self.transfer, "teacher")
 
     def __str__(self) -> str:
         names = ("transfer", "validation", "test", "teaching")
@@ -97,10 +104,14 @@ def _encoded(run: RunFile, source: RawData, parts: RawParts, student: NamedModel
 
 def _need(run: RunFile, split: Split, by: Tokenizing | None = None) -> ModelNeed:
     """What networks are built for: the shape of an input, and as many outputs as classes."""
-    inputs = split.inputs if isinstance(split, MemorySplit) else None
-    shape = getattr(inputs, "shape", (0,))
     name = ALIASES.get(run.task, run.task)
-    return ModelNeed(name, tuple(shape[1:]), _outputs(split), tuple(split.class_names), by)
+    return ModelNeed(name, _shape(split), _outputs(split), tuple(split.class_names), by)
+
+
+def _shape(split: Split, view: str = "") -> tuple[int, ...]:
+    """The shape of an example's input, or of its view; nothing where inputs have names."""
+    found = first_batch(split, 1, 0).view(view)
+    return tuple(found.shape[1:]) if isinstance(found, Tensor) else ()
 
 
 def _outputs(split: Split) -> int:
