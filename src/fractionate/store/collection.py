@@ -34,7 +34,6 @@ from fractionate.store.identity import (
 )
 from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
-from fractionate.store.progress import progress
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
@@ -43,6 +42,7 @@ from fractionate.store.views import Replay
 from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep, write_file
 from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.system.paths import as_path
+from fractionate.system.progress import Progress
 from fractionate.tasks.task import Task
 
 Array = NDArray[Any]
@@ -235,11 +235,11 @@ class _Pass:
         grid = range(0, len(self.done), size)
         share = grid[len(grid) * part[0] // part[1] : len(grid) * (part[0] + 1) // part[1]]
         missing = [start for start in share if not self.done[start : start + size].all()]
-        with progress(len(missing) * size, f"teacher on {self.source.name}") as advance:
+        with Progress(f"teacher on {self.source.name}", len(missing) * size, wait=2.0) as progress:
             wanted = (np.arange(start, min(start + size, len(self.done))) for start in missing)
             for batch, keys in self.items.batches(wanted):
                 self._ask(batch, keys)
-                advance(size)
+                progress.advance(size)
                 late = time.monotonic() - self.committed_at > self.commit_seconds
                 if self.waiting_bytes >= self.shard_bytes or late:
                     self._commit()

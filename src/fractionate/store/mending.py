@@ -31,8 +31,8 @@ from fractionate.store.reading import Store
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, columns_fit, columns_in, scan
 from fractionate.store.teachers import find_relation
-from fractionate.store.upkeep import file_hash
 from fractionate.system.atomic import TEMPORARY, make_directory, removing, sweep, write_file
+from fractionate.system.hashing import file_hash
 from fractionate.system.paths import as_path
 
 Array = NDArray[Any]
@@ -70,7 +70,7 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
     damages = [str(error) for error in scanned.damages]
     whole = []
     for shard in scanned.shards:
-        if file_hash(shard.path)[0] == shard.segment.xxh3:
+        if file_hash(shard.path) == shard.segment.xxh3:
             whole.append(shard)
         else:
             damages.append(f"a shard was changed: {shard.path}")
@@ -96,7 +96,7 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
         if stale or not fresh:
             removed.append(segment)
     relation = root / RELATION
-    if head.relation_xxh3 and (not relation.is_file() or file_hash(relation)[0] != head.relation_xxh3):
+    if head.relation_xxh3 and (not relation.is_file() or file_hash(relation) != head.relation_xxh3):
         damages.append(f"the class relation was changed: {relation}")
         if teacher is not None:
             _mend_relation(root, head, teacher)

@@ -13,8 +13,7 @@ from fractionate.data.parts import subset
 from fractionate.errors import NumericsError
 from fractionate.models.modes import eval_mode
 from fractionate.records import Point, Run
-from fractionate.study.arms import Settings
-from fractionate.study.run_record import with_mechanism
+from fractionate.study.run_record import bare_run, with_mechanism
 from fractionate.study.setup import Setup, Trial
 from fractionate.tasks.predictions import NOTHING, evenly
 from fractionate.tasks.task import Task
@@ -43,31 +42,19 @@ class Along:
 
     def measure(self, step: int, loss: float, student: nn.Module) -> Point:
         """The student as it is after this step."""
-        if self.stack_setup is None:
-            return Point(step=step, loss=loss, validation=None)
         stack_setup = self.stack_setup
+        if stack_setup is None:
+            split = self.task.splits.validation
+            if split is None:
+                return Point(step=step, loss=loss)
+            some = subset(split, evenly(len(split), VALIDATED_EXAMPLES)) if len(split) > VALIDATED_EXAMPLES else split
+            return Point(step=step, loss=loss, validation=self.task.evaluate(student, some, final=False))
         if self._probe is None:
             self._probe = stack_setup.transfer[self.member.seed].inputs[stack_setup.probe].to(stack_setup.device)
         self.probed = model_logits(student, self._probe)
-        seen = (
-            None
-            if stack_setup.validated is None
-            else model_logits(student, stack_setup.validated.inputs.to(stack_setup.device))
-        )
+        validated = stack_setup.validated
+        seen = None if validated is None else model_logits(student, validated.inputs.to(stack_setup.device))
         return measure(stack_setup, self.member, step - 1, loss, student, self.probed, seen)
-
-
-@dataclass(eq=False)
-class AlongTask(Along):
-    """Of tasks that are no plain classifiers: loss, and the task's metrics on some validation examples."""
-
-    def measure(self, step: int, loss: float, student: nn.Module) -> Point:
-        """The student as it is after this step."""
-        split = self.task.splits.validation
-        if split is None:
-            return Point(step=step, loss=loss)
-        some = subset(split, evenly(len(split), VALIDATED_EXAMPLES)) if len(split) > VALIDATED_EXAMPLES else split
-        return Point(step=step, loss=loss, validation=self.task.evaluate(student, some, final=False))
 
 
 def train_alone(
@@ -90,9 +77,8 @@ def train_alone(
     count = setup.measured_points(recipe.training, arm.share)
     measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
     stack_setup = setup.stack_setup(arm, [seed]) if arm.plain else None
-    kind = Along if stack_setup is not None else AlongTask
-    along = kind(measured, task, stack_setup, StackMember(arm.name, seed, recipe.objective), advance)
-    settings = {**setup.settings_of(arm, seed), "backend": backend}
+    along = Along(measured, task, stack_setup, StackMember(arm.name, seed, recipe.objective), advance)
+    bare = bare_run(setup, trial, "diverged", backend=backend)
     model: nn.Module | None
     try:
         model, run = distill(
@@ -108,25 +94,10 @@ def train_alone(
             show="nothing",
         )
     except NumericsError as error:
-        return diverged(trial, settings, steps, str(error.what)), None
+        return replace(bare, note=f"of {steps} steps: {error.what}"), None
     if stack_setup is not None:
         run = with_mechanism(run, model, stack_setup, recipe.objective, seed, along.probed)
-    return replace(run, settings=settings), model
-
-
-def diverged(trial: Trial, settings: Settings, steps: int, reason: str) -> Run:
-    """The record of a training whose numbers stopped being finite."""
-    return Run(
-        arm=trial.arm.name,
-        seed=trial.seed,
-        status="diverged",
-        contract=trial.arm.recipe.contract(),
-        steps=0,
-        wall_seconds=0.0,
-        parameters=0,
-        settings=settings,
-        note=f"of {steps} steps: {reason}",
-    )
+    return replace(run, settings=bare.settings), model
 
 
 def _channels_last(task: Task) -> Callable[[], nn.Module] | dict[str, Callable[[], nn.Module]] | None:

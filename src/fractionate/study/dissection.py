@@ -34,10 +34,11 @@ from fractionate.study.effects.contrasts import Contrast, effects, unpaired
 from fractionate.study.effects.shapley import shares
 from fractionate.study.fitting import make_setup
 from fractionate.study.remarks import remarks
-from fractionate.study.results import Folder, Progress
+from fractionate.study.results import Folder
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
+from fractionate.system.progress import Progress
 from fractionate.tasks.metric import infos
 from fractionate.tasks.task import Task
 from fractionate.theory.cells import Cell
@@ -167,7 +168,7 @@ def dissect(
     tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
     all_tries = [one for own in tried.values() for one in own]
     total = trials.steps(all_tries) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
-    bar = Progress(name, total, show=progress)
+    bar = Progress(name, total, show="auto" if progress == "auto" else "nothing", elsewhere="lines", wait=2.0)
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:

@@ -13,9 +13,9 @@ from fractionate.data.batch import Split
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.study.alone import outputs_of
 from fractionate.study.arms import Arm, Settings
-from fractionate.study.results import fingerprint
 from fractionate.study.seed_teachers import SeedTeachers, Teacher, every, teacher_by_seed
 from fractionate.study.setup import Setup, same_module
+from fractionate.system.hashing import content_hash
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
@@ -61,11 +61,11 @@ def make_setup(
     settings: Settings = {
         "data": splits.transfer.fingerprint(),
         "teacher": "" if source is None else source.fingerprint(),
-        "student": fingerprint(
+        "student": content_hash(
             *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
             *(value for name in initial for value in task.model(name, 0).state_dict().values()),
         ),
-        "evaluation": fingerprint(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
+        "evaluation": content_hash(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
         "task": task.fingerprint()["task"],
     }
     training = arms[0].recipe.training

@@ -12,10 +12,10 @@ from torch import nn
 from fractionate.models.modes import plain_module
 from fractionate.models.weights import to_bytes
 from fractionate.records import Run
-from fractionate.study.alone import diverged, train_alone
+from fractionate.study.alone import train_alone
 from fractionate.study.arms import Arm, Settings
 from fractionate.study.results import ALIAS, STUDENT
-from fractionate.study.run_record import record_of
+from fractionate.study.run_record import bare_run, record_of
 from fractionate.study.setup import Setup, Trial
 from fractionate.training.fleet.loop import Recordings, train_stacked
 from fractionate.training.fleet.setup import StackMember
@@ -90,8 +90,7 @@ class JobRunner:
         for trial in job.group:
             begun = trial.arm.start.name if isinstance(trial.arm.start, Arm) else ""
             if begun and trained[begun] is None:
-                settings = self.setup.settings_of(trial.arm, trial.seed)
-                run, model = diverged(trial, settings, self.steps(job), f"{begun}, its start, diverged"), None
+                run, model = bare_run(self.setup, trial, "diverged", f"{begun}, its start, diverged"), None
             else:
                 run, model = train_alone(self.setup, trial, advance, backend=job.backend, start=trained.get(begun))
             if trial.arm.name in starts:
@@ -105,15 +104,4 @@ class JobRunner:
 
     def lost(self, trial: Trial, reason: str) -> Trained:
         """The record of a student that could not be trained."""
-        run = Run(
-            arm=trial.arm.name,
-            seed=trial.seed,
-            status="stopped",
-            contract=trial.arm.recipe.contract(),
-            steps=0,
-            wall_seconds=0.0,
-            parameters=0,
-            settings=self.setup.settings_of(trial.arm, trial.seed),
-            note=reason,
-        )
-        return Trained(run)
+        return Trained(bare_run(self.setup, trial, "stopped", reason))

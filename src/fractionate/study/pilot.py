@@ -32,9 +32,10 @@ from fractionate.study.pilot_arms import (
     arm_name,
 )
 from fractionate.study.pilot_scores import Answer, Compared, answer_of, gain_interval, no_answer
-from fractionate.study.results import Progress, fingerprint
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
+from fractionate.system.hashing import content_hash
+from fractionate.system.progress import Progress
 from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
@@ -187,7 +188,7 @@ class _Halving:
             raise MismatchError("student and teacher speak of different classes",
                                 expected=f"rows of {signal.classes} classes", got=f"{self.classes}")  # fmt: skip
         how = repr((self.training, self.steps, plan.recipe, self.likelihood))
-        mark = fingerprint(
+        mark = content_hash(
             self.data.fingerprint(), validation.fingerprint(), source.fingerprint(), str(model), *model.state_dict().values(), how
         )  # fmt: skip
         self.answers = Answers(plan.out, mark)
@@ -198,7 +199,10 @@ class _Halving:
         own = [(recipe.cell, recipe.temperature, recipe.teacher_weight)] * recipe.distil
         settings = [s for s in dict.fromkeys([*plan.settings, *own]) if self._possible(s)]
         pool = [Candidate(setting, rate) for rate in plan.rates for setting in settings]
-        bar, seeds = Progress("pilot", plan.students, show=plan.progress), list[int]()
+        bar, seeds = (
+            Progress("pilot", plan.students, show="auto" if plan.progress == "auto" else "nothing"),
+            list[int](),
+        )
         try:
             for number, each in enumerate(plan.rounds):
                 if seeds:

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from fractionate.errors import DamagedError, MismatchError, printable
+from fractionate.errors import DamagedError, MismatchError
 from fractionate.records import Run
 from fractionate.system.atomic import make_directory, sweep, write_file
-
-
-def fingerprint(*parts: Tensor | str) -> str:
-    """A short digest of tensors and texts."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(part.encode())
-        else:
-            digest.update(f"{part.dtype}{list(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
 
 # settings of a run whose student is kept: its digest, and names of shared tensors
 STUDENT, ALIAS = "student_xxh3_128", "alias "
@@ -105,35 +86,3 @@ class Folder:
         if weights is not None:
             write_file(self.weights(run.arm, run.seed), weights)
         run.save(self._file(run.arm, run.seed))
-
-
-class Progress:
-    """A bar on a terminal, plain lines elsewhere, both on standard error."""
-
-    def __init__(self, name: str, total: int, *, show: Literal["auto", "off"]) -> None:
-        self.name, self.total, self.done, self.shown = name, max(1, total), 0, 0
-        self.begin = time.perf_counter()
-        self.lines = show == "auto" and not sys.stderr.isatty()
-        self._bar: Any = None
-        if show == "auto" and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.markup import escape
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(escape(printable(name)), total=self.total)
-            self._bar.start()
-
-    def advance(self, steps: int) -> None:
-        """Some more students' steps are done."""
-        self.done += steps
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
-        elif self.lines and time.perf_counter() - self.begin > 10 * (self.shown + 1):
-            self.shown = int((time.perf_counter() - self.begin) / 10)
-            print(f"{printable(self.name)}: {self.done / self.total:.0%}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.fleet.setup import Outcome, StackSetup, model_logits
 from fractionate.training.mechanism import absorbed, histogram, off_label_relation
 
+Status = Literal["completed", "diverged", "stopped"]
 MOST_CLASSES = 200  # a larger relation of classes is no picture
 
 
@@ -40,22 +42,40 @@ def with_mechanism(
     )
 
 
+def bare_run(
+    setup: Setup,
+    trial: Trial,
+    status: Literal["completed", "diverged", "stopped"],
+    note: str = "",
+    *,
+    backend: str = "",
+) -> Run:
+    """The record of a trial before anything is measured of it: that of a student that diverged, or could not be trained."""
+    settings = setup.settings_of(trial.arm, trial.seed)
+    return Run(
+        arm=trial.arm.name,
+        seed=trial.seed,
+        status=status,
+        contract=trial.arm.recipe_for(trial.seed).contract(),
+        steps=0,
+        wall_seconds=0.0,
+        parameters=0,
+        settings={**settings, "backend": backend} if backend else settings,
+        note=note,
+    )
+
+
 def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSetup, *, backend: str) -> Run:
     """The record of a student that was trained in a stack."""
     model, arm = outcome.model, trial.arm
     task, _ = setup.part(arm, trial.seed)
     backend += f", step not captured: {outcome.uncaptured}" if outcome.uncaptured else ""
-    settings = {**setup.settings_of(arm, trial.seed), "backend": backend}
-    base = Run(
-        arm=arm.name,
-        seed=trial.seed,
-        status="completed",
-        contract=arm.recipe_for(trial.seed).contract(),
+    base = replace(
+        bare_run(setup, trial, "completed", backend=backend),
         steps=outcome.steps,
         wall_seconds=outcome.wall_seconds,
         parameters=sum(p.numel() for p in model.parameters()),
         history=outcome.points,
-        settings=settings,
         versions={"python": platform.python_version(), "torch": torch.__version__},
         metrics=infos(task.judged),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +12,22 @@ import xxhash
 from torch import Tensor
 
 
-def content_hash(*tensors: Tensor) -> str:
-    """xxh3-128 of tensors: their dtypes, shapes and values."""
+def content_hash(*parts: Tensor | str) -> str:
+    """xxh3-128 of tensors (their dtypes, shapes and values) and texts."""
     digest = xxhash.xxh3_128()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(f"{len(part)}:{part}".encode())
+            continue
+        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """xxh3-128 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def parts_of(value: Any) -> Iterator[Tensor]:

@@ -25,6 +25,7 @@ from fractionate.losses.terms.plain import CallableTerm
 from fractionate.models.outputs import Head, device_of
 from fractionate.records import Run, Training
 from fractionate.system.paths import as_path
+from fractionate.system.progress import Show
 from fractionate.tasks.kind import Kind
 from fractionate.tasks.task import Task
 from fractionate.teachers.given import as_source
@@ -32,7 +33,6 @@ from fractionate.teachers.source import TeacherSource
 from fractionate.training.distributed import Parallel, join
 from fractionate.training.interrupt import stop_notice
 from fractionate.training.observer import Observer
-from fractionate.training.progress import Show
 from fractionate.training.recipe import Recipe
 from fractionate.training.recompute import recomputed
 from fractionate.training.run_folder import Folder

@@ -21,6 +21,7 @@ from fractionate.models.weights import from_bytes, load_weights, to_bytes
 from fractionate.records import Run
 from fractionate.system.atomic import TEMPORARY, make_directory, read_file, sweep, write_file
 from fractionate.system.files import irregular
+from fractionate.system.hashing import file_hash
 
 STUDENT, RUN, METRICS, CHECKPOINTS = "student.safetensors", "run.json", "metrics.jsonl", "checkpoints"
 LAST = "last.safetensors"
@@ -50,20 +51,16 @@ def check_files(folder: Path, run: Run) -> None:
 
 
 def _digest(path: Path, fix: str) -> str:
-    """xxh3-128 of a file, a piece at a time."""
+    """xxh3-128 of a file. Raises `DamagedError` for what is none, `ResourceError` for what cannot be read."""
     kind = irregular(path)
     if kind is not None:
         raise DamagedError(f"{path} is no file", got=kind, fix=fix)
-    digest = xxhash.xxh3_128()
     try:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 24):
-                digest.update(piece)
+        return file_hash(path)
     except OSError as error:
         raise ResourceError(
             f"cannot read {path}: {error.strerror}", fix="check its permissions and the disk"
         ) from error
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

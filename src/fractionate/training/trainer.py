@@ -22,6 +22,7 @@ from fractionate.losses.terms.plain import CallableTerm
 from fractionate.models.modes import frozen_modules, plain_module, plain_state, train_mode
 from fractionate.models.outputs import device_of
 from fractionate.records import Point, Run, Scores
+from fractionate.system.progress import Progress, Show
 from fractionate.tasks.metric import infos
 from fractionate.tasks.predictions import Needs
 from fractionate.tasks.task import Task
@@ -37,7 +38,6 @@ from fractionate.training.identity import check_apart, identity_of, settings_of
 from fractionate.training.interrupt import InterruptedLook, Notice, Watched
 from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
 from fractionate.training.observer import Observer
-from fractionate.training.progress import Progress, Show
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Folder
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -231,7 +231,7 @@ class Session:
         self.ledger = Ledger(path, keep_bytes=self.state.metrics_bytes, trackers=self.trackers)
         self.ledger.start(self.arm, self.asked)
         show = self.show if self.world.rank == 0 else "nothing"
-        self.progress = Progress(show, f"{self.arm} seed {self.seed}", steps=self.steps, done=self.state.step)
+        self.progress = Progress(f"{self.arm} seed {self.seed}", self.steps, show=show, done=self.state.step)
         contract = self.recipe.contract(self.task.reader.label_formula)
         if contract is not None:
             self.progress.say(str(contract))
@@ -321,7 +321,7 @@ class Session:
                 row |= {"rescaling_mean": taken.rescaled[0], "rescaling_deviation": taken.rescaled[1]}
             self.ledger.write(row)
             now.loss_sum, now.loss_steps = 0.0, 0
-        self.progress.step(now.step, loss)
+        self.progress.at(now.step, "" if loss is None else f"loss {loss:.4f}")
 
     def _look(self) -> None:
         """Measure on the validation data; keep the best weights; end where patience has run out."""

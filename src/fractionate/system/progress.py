@@ -1,0 +1,86 @@
+"""How far a long computation is: a bar with the time left on a terminal, lines elsewhere where wanted; on standard error only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Literal
+
+from fractionate.errors import printable, visible
+
+Show = Literal["auto", "bar", "lines", "nothing"]
+
+
+class Progress:
+    """A bar (rich), a line for each tenth, or nothing.
+
+    Args:
+        show: "auto" is a bar where stderr is a terminal, else `elsewhere`.
+        wait: Seconds before anything is shown.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        show: Show = "auto",
+        elsewhere: Show = "nothing",
+        done: int = 0,
+        wait: float = 0.0,
+    ) -> None:
+        self.show = ("bar" if sys.stderr.isatty() else elsewhere) if show == "auto" else show
+        self.title, self.total, self.done = printable(title), max(1, total), done
+        self.tenths, self.start = 10 * done // self.total, time.monotonic() + wait
+        self._bar: Any = None
+        if not wait:
+            self.at(done)
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Bar(TextColumn(escape(self.title)), *columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self.total, completed=self.done, note="")
+
+    def say(self, text: str) -> None:
+        """A remark, where anything is shown."""
+        if self._bar is not None:
+            self._bar.console.print(visible(text), markup=False, highlight=False)
+        elif self.show == "lines":
+            print(visible(text), file=sys.stderr)
+
+    def at(self, done: int, note: str = "") -> None:
+        """So much is done; a note stands beside the bar until the next."""
+        self.done = done
+        if self.show == "nothing" or time.monotonic() < self.start:
+            return
+        if self.show == "bar":
+            if self._bar is None:
+                self._open()
+            self._bar.update(self._task, completed=min(done, self.total), **({"note": note} if note else {}))
+        elif 10 * done // self.total > self.tenths:
+            self.tenths = 10 * done // self.total
+            print(f"{self.title}: {done} of {self.total}", file=sys.stderr, flush=True)
+
+    def advance(self, count: int) -> None:
+        """So much more is done."""
+        self.at(self.done + count)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
