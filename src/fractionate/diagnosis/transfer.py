@@ -54,7 +54,9 @@ class Transfer:
     def no_inputs(self) -> str:
         """Why there are no inputs to compare."""
         return (
-            "rows are tokens or labels, several an example" if self.tokens else "inputs are not one tensor an example, all of one shape"
+            "rows are tokens or labels of one"
+            if self.tokens
+            else "inputs are not one tensor an example, all of one shape"
         )
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fractionate.losses.terms.base import formula_of, term_specs
 from fractionate.page.summaries import (
     arms_of,
     interval_text,
@@ -66,6 +67,10 @@ def compared(study: Study) -> Compared:
 
 def matches(recipe: Recommendation, contract: Contract | None) -> bool:
     """Whether a run computed what a recipe recommends, and nothing else."""
+    if recipe.terms:
+        specs = [term_specs[term] for term in recipe.terms]
+        wanted = tuple(f"{formula_of(spec)}  (mean over {spec.unit}s)" for spec in specs)
+        return contract is not None and contract.teacher_weight == 0 and contract.terms == wanted
     return (
         contract is not None
         and (contract.cell, contract.divergence) == (recipe.cell, recipe.divergence)

@@ -142,7 +142,9 @@ class Workflow(Assembly):
         found = next(iter(self.task.predictions(self.teacher, split, head=self.task.teacher_head, view="teacher")))
         row = max(1, len(found)) / max(1, found.examples) * found.required_logits.shape[-1] * 4
         most = max(2, int(HELD_OUT_BYTES // row))
-        signal: TeacherSignal = Online(self.teacher).signal(self.task, subset(split, torch.arange(min(most, len(split)))))
+        signal: TeacherSignal = Online(self.teacher).signal(
+            self.task, subset(split, torch.arange(min(most, len(split))))
+        )
         return signal
 
     @cached_property
