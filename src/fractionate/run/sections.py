@@ -112,8 +112,14 @@ class TeacherTrainingSection(Section):
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of its weights and order")
 
 
+SHORT = {"train_on": "on"} | {name: name for name in TeacherTrainingSection.model_fields if name != "on"}
+
+
 class TeacherSection(Section):
-    """The teacher. One that comes with weights is used as it is; a fresh bundled network is trained here on the labels."""
+    """The teacher. One that comes with weights is used as it is; a fresh bundled network is trained here on the labels.
+
+    The settings of `train` may be written without it: {model: mlp(64), steps: 100}.
+    """
 
     model: str = Field(
         "mlp(256, 256)",
@@ -126,6 +132,17 @@ class TeacherSection(Section):
     train: TeacherTrainingSection | None = Field(
         None, description="train it here, also where it has weights; none: only a fresh bundled network is trained"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        short = [key for key in given if key in SHORT] if isinstance(given, dict) else []
+        if not short:
+            return given
+        if given.get("train") is not None:
+            raise ContradictionError({key: "cannot be combined with train; put it into train" for key in short})
+        rest = {key: value for key, value in given.items() if key not in short}
+        return rest | {"train": {SHORT[key]: given[key] for key in short}}
 
     @field_validator("weights")
     @classmethod
