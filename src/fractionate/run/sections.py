@@ -140,7 +140,7 @@ class TeacherSection(Section):
         if not short:
             return given
         if given.get("train") is not None:
-            raise ContradictionError({key: "cannot be combined with train; put it into train" for key in short})
+            raise ContradictionError(dict.fromkeys(short, "cannot be combined with train; put it into train"))
         rest = {key: value for key, value in given.items() if key not in short}
         return rest | {"train": {SHORT[key]: given[key] for key in short}}
 
