@@ -43,6 +43,9 @@ Trust = Annotated[
     typer.Option("--trust", metavar="MODULE", help="let the run file use code of this module", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
+NoPilot = Annotated[
+    bool, typer.Option("--no-pilot", help="recommend by the rule alone, untried; no students are trained for it")
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
@@ -108,9 +111,10 @@ def diagnose(
     pilot: Annotated[
         float | None,
         typer.Option(
-            metavar="MINUTES", help="refine the recipe by a small study of this length (run files)", show_default=False
+            metavar="MINUTES", help="try recipes in a small study of at most this length (run files)", show_default=False
         ),
     ] = None,
+    no_pilot: NoPilot = False,
     second_view: Annotated[
         Path | None,
         typer.Option(
@@ -125,7 +129,8 @@ def diagnose(
 ) -> None:
     """Say what the teacher knows and which recipe to use.
 
-    Names what will go wrong, with evidence and fix. One pass over the stored signal; no training, unless a pilot is asked for.
+    Names what will go wrong, with evidence and fix. One pass over the stored signal, and for a run file a pilot: a small study
+    that tries recipes, no teacher among them, at several learning rates.
 
     Example: fractionate diagnose run.yaml
     Example: fractionate diagnose run.yaml --pilot 5
@@ -152,9 +157,10 @@ def diagnose(
         found = diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view)
         give(found, as_json, decide([found]))
     elif dry_run:
-        give(estimate_of("diagnose", arguments, trust, pilot_minutes=pilot), as_json)
+        give(estimate_of("diagnose", arguments, trust, pilot_minutes=pilot, no_pilot=no_pilot), as_json)
     else:
-        workflow = open_workflow(arguments, trust, pilot_minutes=pilot, second_view=second_view)
+        more = {"pilot_minutes": pilot, "no_pilot": no_pilot, "second_view": second_view}
+        workflow = open_workflow(arguments, trust, **more)
         give(workflow.diagnosis, as_json, workflow.card)
 
 

@@ -206,9 +206,14 @@ class Timing:
         _ = self.store
         ratio = len(workflow.data.transfer) / len(self.small.splits.transfer)
         seconds = timed(lambda: self.diagnosed) * max(1.0, ratio)
-        minutes = workflow.run.diagnosis.pilot_minutes if workflow.pilot_minutes is None else workflow.pilot_minutes
-        what = "spectrum, findings and recipe" + (f", a pilot of at most {minutes:g} min" if minutes else "")
-        return Cost(what, seconds + 60 * minutes, len(self.diagnosed.to_json().encode()))
+        what, plan = "spectrum, findings and recipe", workflow.pilot_plan
+        if plan is not None:
+            steps = round(plan.share * workflow.training.steps_for(len(workflow.data.transfer)))
+            _, fixed, step = self.studied
+            longest = 60 * (plan.minutes or np.inf)
+            seconds = seconds + np.minimum(plan.students * (fixed + step * steps), longest)
+            what += f", a pilot of at most {plan.students} students of {steps:,} steps"
+        return Cost(what, seconds, len(self.diagnosed.to_json().encode()))
 
     @cached_property
     def tries(self) -> int:

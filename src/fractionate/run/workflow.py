@@ -28,7 +28,7 @@ from fractionate.run.assembly import Assembly
 from fractionate.run.folder import claim
 from fractionate.run.resources import check_extras, make_trackers, training_device
 from fractionate.run.runfile import trusting
-from fractionate.run.sections import TeacherTrainingSection
+from fractionate.run.sections import DiagnosisSection, TeacherTrainingSection
 from fractionate.store.collection import collect
 from fractionate.store.reading import Store
 from fractionate.study.dissection import dissect
@@ -55,7 +55,8 @@ class Workflow(Assembly):
     """
 
     command: str = ""
-    pilot_minutes: float | None = None  # None: what the run file says
+    pilot_minutes: float | None = None  # a pilot is wanted, and bounded by this; None: what the run file says
+    no_pilot: bool = False
     workers: int | str = 1  # processes of a study, or "ray"
     second_view: Path | None = None  # the teacher's signal on another view of the transfer part
     say: Callable[[str], None] = lambda _: None  # is given the loss contract before the student is trained
@@ -151,17 +152,17 @@ class Workflow(Assembly):
     def diagnosis(self) -> Diagnosis:
         """What the teacher knows, what will go wrong, which recipe to use."""
         kept = self.out / "diagnosis.json"
-        minutes = self.run.diagnosis.pilot_minutes if self.pilot_minutes is None else self.pilot_minutes
         before = Diagnosis.load_kept(kept) if self.second_view is None else None
         # a pilot that is wanted now is run now, and one that ran stays
-        if before is not None and (not minutes or before.pilot is not None):
+        if before is not None and (self.pilot_plan is None or before.pilot is not None):
             return before
         store = self.store  # before the seed: a teacher that is trained now draws too
         torch.manual_seed(self.run.seed)
+        pilot = self.pilot_plan
         found = diagnose(
             store,
-            self.new_student if minutes else None,
-            pilot=self._pilot(minutes) if minutes else None,
+            self.new_student if pilot else None,
+            pilot=pilot,
             second_view=self.second_view,
             name=self.run.name,
             class_names=self.data.need.class_names,
@@ -172,8 +173,22 @@ class Workflow(Assembly):
         found.save(kept)
         return found
 
-    def _pilot(self, minutes: float) -> PilotPlan:
-        return PilotPlan(minutes, self.data.validation, self.training, first_seed=self.run.seed, out=self.out / "pilot")
+    @property
+    def pilot_plan(self) -> PilotPlan | None:
+        """The pilot that refines the recipe; None where none is wanted, or the run file has an objective."""
+        given, minutes = self.run.diagnosis, self.pilot_minutes
+        by_file = given.pilot > 0 and self.given_objective is None and self.task.reader.distributions
+        if self.no_pilot or not (minutes or by_file):
+            return None
+        return PilotPlan.default(
+            self.task,
+            self.training,
+            budget=given.pilot or DiagnosisSection().pilot,
+            minutes=minutes or given.pilot_minutes,
+            first_seed=self.run.seed,
+            recipe=self.recipe(None, self.training),
+            out=self.out / "pilot",
+        )
 
     @cached_property
     def study(self) -> Study:
