@@ -21,6 +21,7 @@ SMALL = (
     "student: {model: 'mlp(8)'}\n"
     "training: {steps: 20}\n"
     "study: {cells: [hard, kd-pt, kd], seeds: 2}\n"
+    "diagnosis: {pilot: 0}\n"
 )
 
 
@@ -83,28 +84,19 @@ def test_an_unwritable_folder_leaves_with_six(capsys, run_file):
 
 
 def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monkeypatch):
-    import fractionate.run.workflow as chain_module
     from fractionate.run.read import read_run
     from fractionate.run.workflow import Workflow
-    from fractionate.study.pilot import PilotPlan
-    from fractionate.study.pilot_arms import Round
 
-    def small(minutes, validation, training, **more):
-        few = {"rounds": (Round(None, 1),), "confirming_seeds": 2, "grid": (), "rates": (1.0,)}
-        return PilotPlan(minutes, validation, training, **few, **more)
-
-    monkeypatch.setattr(chain_module, "PilotPlan", small)
+    run_file.write_text(run_file.read_text().replace("pilot: 0", "pilot: 6"))
     out = run_file.parent / "out"
-    assert run("diagnose", str(run_file), "--json") == 0
+    assert run("diagnose", str(run_file), "--no-pilot", "--json") == 0
     assert Diagnosis.from_json(capsys.readouterr().out).pilot is None
-    assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0
+    assert run("diagnose", str(run_file), "--json") == 0  # a pilot that is wanted now is run now
     piloted = Diagnosis.from_json(capsys.readouterr().out)
-    assert piloted.pilot is not None and piloted.pilot.budget_seconds == 120 and (out / "pilot" / "plan.json").is_file()
-    assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0
+    assert piloted.pilot is not None and piloted.pilot.budget_seconds == 600 and (out / "pilot" / "plan.json").is_file()
+    assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0  # one that ran stays
     assert Diagnosis.from_json(capsys.readouterr().out) == piloted == Diagnosis.load(out / "diagnosis.json")
-    # a run file may ask for it too
-    run_file.write_text(run_file.read_text() + "diagnosis: {pilot_minutes: 3}\n")
-    assert Workflow(read_run(run_file, (f"out={run_file.parent / 'other'}",))).diagnosis.pilot.budget_seconds == 180
+    run_file.write_text(run_file.read_text().replace("pilot: 6", "pilot: 0"))
 
     import numpy as np
     import torch

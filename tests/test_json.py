@@ -17,7 +17,7 @@ from fractionate.cli.config import SCHEMAS, schema
 jsonschema = pytest.importorskip("jsonschema")
 SMALL = (
     "data: {transfer: 60, validation: 60, test: 120}\nteacher: {model: 'mlp(64)', train: {steps: 60}}\nstudent: {model: 'mlp(8)'}\n"
-    "training: {steps: 20}\nstudy: {cells: [hard, kd-pt, kd], seeds: 2}\nexport: {program: false}\n"
+    "training: {steps: 20}\nstudy: {cells: [hard, kd-pt, kd], seeds: 2}\nexport: {program: false}\ndiagnosis: {pilot: 0}\n"
 )
 COMMANDS = [  # in an order in which each finds what it needs
     ("RunFile", "config example"),

@@ -27,6 +27,7 @@ student: {model: 'mlp(8)'}
 objective: {cell: kd, temperature: 2}
 training: {steps: 20}
 export: {program: false}
+diagnosis: {pilot: 0}
 """
 
 

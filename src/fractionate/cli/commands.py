@@ -46,6 +46,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON o
 NoPilot = Annotated[
     bool, typer.Option("--no-pilot", help="recommend by the rule alone, untried; no students are trained for it")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="export the student even where the study found it surely worse than no teacher")
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
@@ -111,7 +114,9 @@ def diagnose(
     pilot: Annotated[
         float | None,
         typer.Option(
-            metavar="MINUTES", help="try recipes in a small study of at most this length (run files)", show_default=False
+            metavar="MINUTES",
+            help="try recipes in a small study of at most this length (run files)",
+            show_default=False,
         ),
     ] = None,
     no_pilot: NoPilot = False,
@@ -192,8 +197,15 @@ def dissect(
 
 
 @app.command()
-def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Train the student for real and hand it over.
+def distill(
+    arguments: Arguments = None,
+    no_pilot: NoPilot = False,
+    force: Force = False,
+    trust: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the student for real and export it.
 
     Takes the recipe of diagnose, or the objective of the run file. OUT/student needs nothing of this package.
 
@@ -202,9 +214,10 @@ def distill(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     Example: torchrun --nproc-per-node=2 -m fractionate distill run.yaml
     """
     if dry_run:
-        return give(estimate_of("distill", arguments, trust), as_json)
+        return give(estimate_of("distill", arguments, trust, no_pilot=no_pilot), as_json)
     # on a terminal the engine itself shows the loss contract, above its bar
-    workflow = read_workflow(arguments, trust, say=_silent if sys.stderr.isatty() else tell)
+    more = {"no_pilot": no_pilot, "force": force, "say": _silent if sys.stderr.isatty() else tell}
+    workflow = read_workflow(arguments, trust, **more)
     tell(f"{workflow.run.name}: writing to {workflow.run.out}")
     run = workflow.student
     tell(f"student: {workflow.out / 'student'}")
@@ -216,7 +229,14 @@ def _silent(_: str) -> None:
 
 
 @app.command()
-def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+def report(
+    arguments: Arguments = None,
+    no_pilot: NoPilot = False,
+    force: Force = False,
+    trust: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
     """Do the whole job and put it on one HTML page.
 
     Makes whatever is missing first: signal, diagnosis, study, student.
@@ -225,13 +245,15 @@ def report(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = F
     Example: fractionate report run.yaml --dry-run
     """
     if dry_run:
-        return give(estimate_of("report", arguments, trust), as_json)
+        return give(estimate_of("report", arguments, trust, no_pilot=no_pilot), as_json)
     from fractionate.records.commands import Written
 
-    workflow = open_workflow(arguments, trust)
+    workflow = open_workflow(arguments, trust, no_pilot=no_pilot, force=force)
     tell(f"data: {workflow.data}")
     tell(f"teacher on test data: {workflow.teacher_scores}")
-    tell(f"{workflow.diagnosis}\n\n{workflow.study}\n\nstudent: {workflow.student}\n")
+    tell(f"{workflow.diagnosis}\n\n{workflow.study}\n")
+    kept_back = workflow.kept_back()
+    tell(f"no student is exported: {kept_back}\n" if kept_back else f"student: {workflow.student}\n")
     give(Written.at(workflow.report()), as_json, workflow.card)
 
 

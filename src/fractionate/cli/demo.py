@@ -54,7 +54,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
 
 
 def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -> Path:
-    """Run the whole chain on both teachers and give the path of the page. Running it again goes on where it was."""
+    """Run the whole job on both teachers and give the path of the page. Running it again resumes."""
     out = as_path(out, "out")
     torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
     records: list[Record] = []
@@ -65,8 +65,9 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
         say(f"  teacher on test data: {workflow.teacher_scores}")
         say(f"  {workflow.diagnosis}".replace("\n", "\n  "))
         say(f"  {workflow.study}".replace("\n", "\n  "))
-        say(f"  student: {workflow.student}\n")
-        made = [workflow.diagnosis, workflow.study, workflow.student]
+        kept_back = workflow.kept_back()
+        say(f"  no student is exported: {kept_back}\n" if kept_back else f"  student: {workflow.student}\n")
+        made = workflow.records()
         records += made
         run_files |= run_file_words(workflow.out, made)
     say(str(decide(records, run_files)))

@@ -77,17 +77,18 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     """
     student, teacher, remarks = check_run(workflow)
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
-    asked_for: dict[Verb, tuple[str, ...]] = {
+    before = () if workflow.run.objective else ("diagnose",)
+    jobs: dict[Verb, tuple[str, ...]] = {
         "collect": ("teacher", "collect"),
         "diagnose": ("teacher", "collect", "diagnose"),
-        "dissect": ("teacher", "collect", "dissect"),
-        "distill": ("teacher", "collect", *(() if workflow.run.objective else ("diagnose",)), "distill"),
+        "dissect": ("teacher", "collect", *before, "dissect"),
+        "distill": ("teacher", "collect", *before, "distill"),
         "report": ("teacher", "collect", "diagnose", "dissect", "distill", "report"),
     }
     tasks = [Task("start", "load libraries and data", started, started, 0)]
     with tempfile.TemporaryDirectory() as folder:
         timing, began, costs = Timing(workflow, student, teacher, Path(folder)), clock(), []
-        for name in asked_for[verb]:
+        for name in jobs[verb]:
             cost: Cost | None = getattr(timing, name)()
             costs += [(name, cost)] if cost is not None else []
         wall, cpu = clock() - began

@@ -284,7 +284,10 @@ class DiagnosisSection(Section):
     """What diagnose may spend on trying recipes before it recommends one."""
 
     pilot: float = Field(
-        40.0, ge=0, le=1e6, description="the most a pilot may cost, in whole trainings of the student; 0: none, the recipe is untried"
+        40.0,
+        ge=0,
+        le=1e6,
+        description="the most a pilot may cost, in whole trainings; 0: none, the recipe is untried",
     )
     pilot_minutes: float = Field(10.0, gt=0, le=1e6, description="ends a pilot early, with what there is by then")
 

@@ -23,6 +23,7 @@ from fractionate.diagnosis.examination import diagnose
 from fractionate.losses.objective import Objective
 from fractionate.page.document import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
+from fractionate.run.assembly import Assembly
 from fractionate.run.workflow import Workflow
 from fractionate.store.collection import collect
 from fractionate.store.reading import Store
@@ -216,15 +217,23 @@ class Timing:
         return Cost(what, seconds, len(self.diagnosed.to_json().encode()))
 
     @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The variants of the study, with stand-ins for the recipe that is not known yet."""
+        workflow = self.workflow
+        arms = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
+        if workflow.run.study.tune is not None or not workflow.task.reader.distributions:
+            return dict(arms)
+        usual = Arm(workflow.recipe(Objective("kd", 4.0, 0.9), workflow.training), name="T = 4 / 0.9")
+        recipe = Arm(workflow.recipe(self._objective, workflow.training), name="recipe")
+        return {**arms, usual.name: usual, recipe.name: recipe}
+
+    @cached_property
     def tries(self) -> int:
         """How many students the tuning of the study trains."""
         tune: Tuning | None = self.workflow.study_settings["tune"]
         if tune is None:
             return 0
-        return (
-            sum(map(len, tried_arms(tuple(self.workflow.arms.values()), tune, self.workflow.training).values()))
-            * tune.seeds
-        )
+        return sum(map(len, tried_arms(tuple(self.arms.values()), tune, self.workflow.training).values())) * tune.seeds
 
     def _dissect(self, arms: dict[str, Arm], steps: int, name: str) -> Study:
         short = {
@@ -244,7 +253,7 @@ class Timing:
         """A study of few steps, its seeds and measurements grown to those of the real one (50 seeds at most); seconds of a student,
         and of a step of one."""
         workflow = self.workflow
-        arms = dict(islice(workflow.arms.items(), 3 if self.slow else ARMS))
+        arms = dict(islice(self.arms.items(), 3 if self.slow else ARMS))
         more = FEWER if self.slow else MORE
         took, made = [], []
         for number, steps in enumerate((1, 1, more)):  # the first one loads what the others have
@@ -265,7 +274,7 @@ class Timing:
         workflow, given = self.workflow, self.workflow.run.study
         if self._done("study.json"):
             return None
-        arms = list(workflow.arms.values())
+        arms = list(self.arms.values())
         students = len(arms) * given.seeds
         steps = [arm.recipe.training.steps_for(max(1, round(arm.share * len(workflow.data.transfer)))) for arm in arms]
         study, fixed, step = self.studied

@@ -16,6 +16,7 @@ from torch import nn
 from fractionate.data.batch import Split
 from fractionate.data.parts import subset
 from fractionate.diagnosis.examination import diagnose
+from fractionate.errors import ConfigError
 from fractionate.losses.objective import Objective
 from fractionate.models.export import export_student
 from fractionate.models.tokenizer import save_tokenizer
@@ -31,7 +32,9 @@ from fractionate.run.runfile import trusting
 from fractionate.run.sections import DiagnosisSection, TeacherTrainingSection
 from fractionate.store.collection import collect
 from fractionate.store.reading import Store
+from fractionate.study.arms import Arm, arm_name
 from fractionate.study.dissection import dissect
+from fractionate.study.effects.harm import compared_with_no_teacher, surely_worse
 from fractionate.study.pilot import PilotPlan
 from fractionate.system.paths import shell_line
 from fractionate.teachers.cached import Cached
@@ -42,7 +45,7 @@ from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
 from fractionate.training.rank_zero import together
 from fractionate.training.recipe import Recipe
-from fractionate.training.run_folder import check_files, file_digests
+from fractionate.training.run_folder import Settings, check_files, file_digests
 
 HELD_OUT_BYTES = 1 << 28  # logits of held-out rows that a diagnosis holds
 
@@ -57,6 +60,7 @@ class Workflow(Assembly):
     command: str = ""
     pilot_minutes: float | None = None  # a pilot is wanted, and bounded by this; None: what the run file says
     no_pilot: bool = False
+    force: bool = False  # a student that is surely worse than no teacher is exported all the same
     workers: int | str = 1  # processes of a study, or "ray"
     second_view: Path | None = None  # the teacher's signal on another view of the transfer part
     say: Callable[[str], None] = lambda _: None  # is given the loss contract before the student is trained
@@ -104,10 +108,73 @@ class Workflow(Assembly):
 
     @property
     def objective(self) -> Objective | None:
-        """The objective of the run file, or of the recommended recipe; None for tasks without distributions."""
+        """The objective of the run file, or of the recommended recipe; None where nothing is learned from the teacher's outputs."""
         if not self.task.reader.distributions:
             return None
+        if self.given_objective is None and not self.diagnosis.recipe.distil and not self.repair:
+            return None
         return self.given_objective or Objective.from_recipe(self.diagnosis.recipe)
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe of the one student: the run file's objective, or the recommended one at its learning rate."""
+        training = self.distill_training
+        if self.given_objective is None and self.task.reader.distributions:
+            factor = self.diagnosis.recipe.learning_rate_factor
+            training = replace(training, learning_rate=training.learning_rate * factor)
+        return self.recipe(self.objective, training)
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The variants of the study: the run file's, the recipe of the student, and T = 4 / 0.9 that everyone copies."""
+        arms = super().arms
+        if self.run.study.tune is not None or not self.task.reader.distributions:
+            return arms
+        chosen = () if self.repair else self._as_arms(self.chosen)
+        usual = Arm(self.recipe(Objective("kd", 4.0, 0.9), self.training), role="usual")
+        for arm in (*chosen, usual):
+            if all(arm.recipe != other.recipe or other.share != 1 for other in arms.values()):
+                name = arm_name(arm, self.training.learning_rate)
+                arms[name if name not in arms else f"{name} (recipe)"] = replace(arm, name=name)
+        return arms
+
+    def _as_arms(self, recipe: Recipe) -> tuple[Arm, ...]:
+        """A recipe as the study trains it, and no teacher at the same learning rate."""
+        training = replace(self.training, learning_rate=recipe.training.learning_rate)
+        recipe = replace(recipe, training=training)
+        alone = replace(recipe, objective=None, terms=tuple(t for t in recipe.specs if not t.reads_teacher))
+        return (Arm(alone), *([Arm(recipe, role="recommended")] if recipe != alone else []))
+
+    @property
+    def recipe_arm(self) -> str:
+        """The variant of the study that is the student's recipe; empty where there is none."""
+        wanted = self._as_arms(self.chosen)[-1].recipe
+        found = [name for name, arm in self.arms.items() if arm.recipe == wanted and arm.share == 1]
+        return found[0] if found else ""
+
+    @property
+    def repair(self) -> str:
+        """What has to be repaired before there is a recipe; empty where the run file has an objective."""
+        return (
+            ""
+            if self.given_objective is not None or not self.task.reader.distributions
+            else self.diagnosis.recipe.repair
+        )
+
+    def harm(self) -> str:
+        """How the study found the student's recipe surely worse than no teacher under the same training; else empty."""
+        study = Study.load_kept(self.out / "study.json")
+        arm = "" if study is None else self.recipe_arm
+        if study is None or arm not in study.arms or not surely_worse(study, arm):
+            return ""
+        return str(compared_with_no_teacher(study, arm))
+
+    def kept_back(self) -> str:
+        """Why no student is exported: a fault to repair first, or harm that was measured. Empty where it is."""
+        if self.repair:
+            return f"repair first: {self.repair}"
+        harm = "" if self.force else self.harm()
+        return f"its recipe is surely worse than no teacher ({harm}); --force exports it all the same" if harm else ""
 
     def source(self, *recipes: Recipe) -> TeacherSource:
         """The teacher for these recipes: its stored signal, with the model where something reads inside it or changes the data."""
@@ -234,13 +301,21 @@ class Workflow(Assembly):
             return
         check_extras(self.run)
         _ = self.store
-        contract = self.recipe(self.objective, self.distill_training).contract()
+        harm = self.harm()
+        if harm and not self.force:
+            raise ConfigError(
+                "this recipe is surely worse than no teacher under the same training: its student is not exported",
+                expected="a recipe that does no harm",
+                got=harm,
+                fix="take the study's best variant as objective, or export it all the same with --force",
+            )
+        contract = self.chosen.contract()
         if contract is not None:
             self.say(str(contract))
 
     def _train(self, *, first: bool) -> tuple[nn.Module, Run]:
         given, objective = self.run.distill, self.objective
-        recipe = self.recipe(objective, self.distill_training)
+        recipe = self.chosen
         return distill(
             self.task,
             teacher=self.source(recipe) if recipe.needs_teacher else None,
@@ -284,7 +359,15 @@ class Workflow(Assembly):
             data.encoding.save(folder / "data.json")
         if data.need.tokenizing is not None:
             save_tokenizer(data.need.tokenizing.tokenizer, folder)
-        return replace(made, settings=made.settings | file_digests(folder), teacher=self.teacher_scores)
+        more: Settings = file_digests(folder) | self._compared()
+        return replace(made, settings=made.settings | more, teacher=self.teacher_scores)
+
+    def _compared(self) -> Settings:
+        """Whether the student's recipe was compared with no teacher, for its record."""
+        study = Study.load_kept(self.out / "study.json")
+        arm = "" if study is None else self.recipe_arm
+        found = "not compared" if study is None or arm not in study.arms else str(compared_with_no_teacher(study, arm))
+        return {"compared_with_no_teacher": found + (", exported by --force" if self.force and self.harm() else "")}
 
     @cached_property
     def teacher_scores(self) -> Scores:
@@ -299,8 +382,10 @@ class Workflow(Assembly):
     def report(self) -> Path:
         """Everything on one page; makes what is missing first."""
         again = shell_line(["fractionate", "report", str(self.out / "run.yaml"), *trusting(self.run)])
-        records: list[Any] = [self.diagnosis, self.study]
-        if self.given_objective is not None or not self.diagnosis.recipe.repair:
-            records.append(self.student)
+        records = self.records()
         run_files = run_file_words(self.out, records, trusting(self.run))
         return report(records, self.out / "report.html", command=again, run_files=run_files)
+
+    def records(self) -> list[Any]:
+        """What the page is made of."""
+        return [self.diagnosis, self.study, *([] if self.kept_back() else [self.student])]

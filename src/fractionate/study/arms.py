@@ -231,6 +231,16 @@ def make_arms(
     return tuple(arms)
 
 
+def arm_name(arm: Arm, learning_rate: float) -> str:
+    """What an arm is called by its settings; the learning rate where it is another than the usual one."""
+    if arm.hard:
+        marks = [BASELINE]
+    else:
+        marks = [arm.cell.name, f"T={arm.temperature:g}", f"w={arm.teacher_weight:g}"]
+        marks += [arm.divergence] if arm.divergence != "cross-entropy" else []
+    return " ".join([*marks, *([f"lr={arm.learning_rate:g}"] if arm.learning_rate != learning_rate else [])])
+
+
 def named_arms(given: Mapping[str, Recipe | Arm]) -> tuple[Arm, ...]:
     """The variants of a mapping from names to recipes, each with the variant it starts from.
 
