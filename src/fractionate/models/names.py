@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts, Undivided, data_sets, split_parts
 from fractionate.data.dividing import Size
 from fractionate.data.raw import Tokenizing
@@ -88,6 +89,7 @@ class ModelNeed:
         class_names: The data's classes, in the order of their numbers.
         tokenizing: How the data become inputs; a model without a tokenizer of its own takes this vocabulary.
         frozen: Its weights are used as they are: an output layer without trained weights is an error.
+        splits: The parts of the data, for teachers that answer about these examples alone.
     """
 
     kind: str = "classification"
@@ -96,6 +98,7 @@ class ModelNeed:
     class_names: tuple[str, ...] = ()
     tokenizing: Tokenizing | None = field(default=None, compare=False)
     frozen: bool = False
+    splits: tuple[Split, ...] = field(default=(), compare=False)
 
 
 @runtime_checkable

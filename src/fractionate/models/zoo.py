@@ -19,7 +19,7 @@ Builder = Callable[[Sequence[int], int], nn.Module]
 WIDEST = 10_000_000  # features of a layer, or buckets; more is a slip of the hand
 
 models: Registry[Builder] = Registry(
-    "model", "fractionate.models", files=("models.function", "models.hub", "models.resnets")
+    "model", "fractionate.models", files=("models.answers", "models.function", "models.hub", "models.resnets")
 )
 
 

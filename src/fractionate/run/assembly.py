@@ -68,7 +68,9 @@ class Assembly:
         given = self.run.teacher
         torch.manual_seed(TeacherTrainingSection().seed if given.train is None else given.train.seed)
         frozen = self.teacher_training is None and not given.weights
-        model = find_model(given.model).build(replace(self.data.need, shape=self.data.teacher_shape, frozen=frozen))
+        parts = (self.data.transfer, self.data.validation, self.data.test)
+        need = replace(self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts)
+        model = find_model(given.model).build(need)
         if given.weights:
             load_weights(model, read_weights(given.weights), given.weights)
         return model

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fractionate.data.answers import Answer, Token, read_answers
 from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, printable
-from fractionate.store.answers import Answer, Position, Token, read_answers
+from fractionate.models.answers import ClassAnswers, check_entries, class_numbers, spread_row
 from fractionate.store.collection import collect
 from fractionate.store.forms import FormKind, StoredDtype
 from fractionate.store.identity import vocabulary_size
@@ -26,7 +27,6 @@ from fractionate.store.teachers import ByPlace, Tokens
 from fractionate.system.files import existing_file
 from fractionate.tasks.task import Task
 
-LEAST = 1e-7  # what is left where the entries sum to 1: single precision knows no less
 SHOWN = 8
 
 
@@ -78,12 +78,10 @@ def import_logprobs(
         wide, positions = vocabulary_size(tokenizer), [p for answer in found for p in answer.positions if p is not None]
         rows = TokenAnswers(found, source, TokenNumbers(tokenizer), tokens, k)
     else:
-        names = source.split.class_names if classes is None else classes
-        numbers = dict(names) if isinstance(names, Mapping) else {name: number for number, name in enumerate(names)}
-        if len(set(numbers.values())) < 2:
-            raise ConfigError("which tokens stand for which class is not known", expected='classes=("no", "yes")')
-        rows = ClassAnswers(found, source, numbers, tokenizer, position, k)
-        wide, positions = max(numbers.values()) + 1, [rows.at(answer) for answer in found]
+        numbers = class_numbers(source.split.class_names if classes is None else classes)
+        given = ClassAnswers(numbers, tokenizer, position, k)
+        wide, positions = max(numbers.values()) + 1, [given.at(answer) for answer in found]
+        rows = given.of(found)
     most = k or max(len(one.entries) for one in positions)
     kept: FormKind = "top-k" if most < wide - 1 else "dense"
     return collect(
@@ -121,84 +119,6 @@ def _by_place(found: Sequence[Answer], source: Keyed) -> list[Answer]:
     return [by_id[name] for name in wanted]
 
 
-def _check_entries(position: Position, k: int, example: str) -> None:
-    if len(position.entries) < k:
-        raise MismatchError(
-            f"example {printable(example)!r} has fewer entries than k", expected=f"{k} log-probabilities a position",
-            got=str(len(position.entries)), fix="leave k out, or ask again with as many",
-        )  # fmt: skip
-
-
-def spread_row(entries: Mapping[int, float], left: float, width: int, at_most: float = math.inf) -> Tensor:
-    """Log-probabilities of all classes: entries as they are, the rest of the mass spread evenly over the others, normalised."""
-    others = width - len(entries)
-    even = min(max(left, LEAST) / others, at_most) if others else 0.0
-    row = torch.full((width,), math.log(even) if even else -math.inf, dtype=torch.float64)
-    row[list(entries)] = torch.tensor(list(entries.values()), dtype=torch.float64)
-    return torch.log_softmax(row, dim=0)
-
-
-@dataclass(frozen=True, eq=False)
-class ClassAnswers:
-    """One distribution over classes an example, by place."""
-
-    answers: Sequence[Answer]
-    source: Keyed
-    numbers: Mapping[str, int]
-    tokenizer: Any
-    position: int
-    k: int
-
-    def at(self, answer: Answer) -> Position:
-        """The position of an answer that names the class. Raises `MismatchError` where there is none."""
-        there = self.position < len(answer.positions)
-        found = answer.positions[self.position] if there else None
-        if found is None:
-            raise MismatchError(
-                f"example {printable(answer.example)!r} has no distribution at position {self.position}",
-                got=f"{len(answer.positions)} positions",
-            )
-        return found
-
-    @cached_property
-    def _stripped(self) -> dict[str, int]:
-        return {name.strip(): number for name, number in self.numbers.items()}
-
-    def _class_of(self, token: Token) -> int | None:
-        if isinstance(token, int):
-            if self.tokenizer is None:
-                raise ConfigError(
-                    "tokens are given by number", expected="tokenizer=, to know their strings", got=str(token)
-                )
-            token = str(self.tokenizer.decode([token]))
-        return self.numbers.get(token, self._stripped.get(token.strip()))
-
-    def row(self, answer: Answer) -> Tensor:
-        """Log-probabilities of the classes."""
-        position = self.at(answer)
-        _check_entries(position, self.k, answer.example)
-        shares: dict[int, float] = {}
-        for token, number in position.entries.items():
-            place = self._class_of(token)
-            if place is not None:
-                shares[place] = shares.get(place, 0.0) + math.exp(number)
-        if not any(shares.values()):
-            raise MismatchError(
-                f"no entry of example {printable(answer.example)!r} names a class",
-                expected=printable(", ".join(map(repr, self.numbers)), 120),
-                got=printable(", ".join(map(repr, position.entries)), 120),
-                fix="classes={token: class number}, another position=, or a prompt that is answered by a class alone",
-            )
-        entries = {place: math.log(share) if share else -math.inf for place, share in shares.items()}
-        # what is not listed is no likelier than the least that is
-        return spread_row(
-            entries, position.left, max(self.numbers.values()) + 1, math.exp(min(position.entries.values()))
-        )
-
-    def __call__(self, places: Tensor) -> Tensor:
-        return torch.stack([self.row(self.answers[place]) for place in places.tolist()])
-
-
 @dataclass(frozen=True, eq=False)
 class TokenNumbers:
     """The numbers of tokens by their strings: as a vocabulary writes them, and as they are decoded."""
@@ -210,6 +130,11 @@ class TokenNumbers:
     def vocabulary(self) -> dict[str, int]:
         """Numbers by the vocabulary's own strings."""
         return dict(self.tokenizer.get_vocab() if hasattr(self.tokenizer, "get_vocab") else self.tokenizer)
+
+    @cached_property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return vocabulary_size(self.tokenizer)
 
     @cached_property
     def decoded(self) -> dict[str, int | None]:
@@ -228,7 +153,7 @@ class TokenNumbers:
             return self._known[token]
         number: int | None
         if isinstance(token, int):
-            number = token if token < vocabulary_size(self.tokenizer) else None
+            number = token if 0 <= token < self.count else None
         else:
             number = self.decoded.get(token)
             number = self.vocabulary.get(token) if number is None else number
@@ -255,14 +180,9 @@ class TokenAnswers:
     tokens: Tokens
     k: int
 
-    @cached_property
-    def width(self) -> int:
-        """The size of the vocabulary."""
-        return vocabulary_size(self.numbers.tokenizer)
-
     def __call__(self, places: Tensor) -> Tensor:
         batch, _ = next(self.source.batches([places.numpy().astype(np.int64)]))
-        found = torch.full((*batch.labels.shape, self.width), -math.log(self.width))
+        found = torch.full((*batch.labels.shape, self.numbers.count), -math.log(self.numbers.count))
         for row, place in enumerate(places.tolist()):
             self._fill(found[row], batch.labels[row], self.answers[place])
         return found
@@ -286,7 +206,7 @@ class TokenAnswers:
                 fix="the same tokenizer, template and truncation on both sides",
             )
         for at, position in pairs:
-            _check_entries(position, self.k, answer.example)
+            check_entries(position, self.k, answer.example)
             label = int(labels[at])
             own = None if position.token is None else self.numbers(position.token, answer.example)
             if own is not None and own != label:
@@ -296,4 +216,4 @@ class TokenAnswers:
                     fix="the data must hold the very tokens that the model answered or was given",
                 )  # fmt: skip
             entries = {self.numbers(token, answer.example): number for token, number in position.entries.items()}
-            found[at - shift] = spread_row(entries, position.left, self.width)
+            found[at - shift] = spread_row(entries, position.left, self.numbers.count)

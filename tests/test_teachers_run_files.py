@@ -1,0 +1,112 @@
+"""Teachers without weights in run files: boosted trees, an ONNX file, answers of a language model; no user code."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fractionate.cli.commands import main
+from fractionate.records import Run
+from fractionate.store import Store
+
+COMMON = (
+    "training: {steps: 5}\nstudy: {cells: [hard, kd], temperatures: [1.0], seeds: 2}\nout: run\n"
+    "diagnosis: {pilot_minutes: 0}\nobjective: {cell: kd, temperature: 1.0, teacher_weight: 0.5}\n"
+)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return left.value.code or 0
+
+
+def table(path) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    labels = np.arange(180) % 3
+    values = np.round(draw.normal(size=(180, 3)) + labels[:, None], 3)
+    lines = [
+        "a,b,c,kind",
+        *(",".join(map(str, [*row, f"k{label}"])) for row, label in zip(values, labels, strict=True)),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return values, labels
+
+
+def test_a_boosted_teacher_of_a_csv_reports_without_user_code(tmp_path, monkeypatch) -> None:
+    io = pytest.importorskip("skops.io")
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from fractionate.models import find_parts
+
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "t.csv")
+    source = "table('t.csv', label='kind')"
+    parts = find_parts(source, transfer=60, validation=40, test=40, seed=0)
+    teaching = parts.teaching
+    teacher = HistGradientBoostingClassifier(max_iter=3, random_state=0)
+    io.dump(teacher.fit(teaching.inputs.numpy(), teaching.labels.numpy()), "t.skops")
+    (tmp_path / "run.yaml").write_text(
+        f'data: {{source: "{source}", transfer: 60, validation: 40, test: 40}}\n'
+        f"teacher: {{model: \"sklearn('t.skops')\"}}\nstudent: {{model: mlp(8)}}\n{COMMON}"
+    )
+    assert run("report", "run.yaml") == 0
+    expected = torch.from_numpy(teacher.predict_proba(parts.transfer.inputs.numpy())).float()
+    torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
+    assert Run.load("run/student/run.json").test is not None and (tmp_path / "run" / "report.html").exists()
+    io.dump(HistGradientBoostingClassifier(max_iter=1).fit(teaching.inputs.numpy(), teaching.labels.numpy()), "t.skops")
+    assert run("distill", "run.yaml") == 4  # another teacher under the same name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_onnx_classifier_by_path(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(-1)).eval()
+    torch.onnx.export(
+        network, (torch.zeros(2, 64),), "t.onnx", input_names=["x"], output_names=["p"], dynamo=False,
+        dynamic_axes={"x": {0: "batch"}, "p": {0: "batch"}},
+    )  # fmt: skip
+    (tmp_path / "run.yaml").write_text(
+        "data: {source: digits, transfer: 50, validation: 50, test: 60}\n"
+        f"teacher: {{model: \"onnx('t.onnx')\"}}\nstudent: {{model: linear}}\n{COMMON}"
+    )
+    assert run("distill", "run.yaml") == 0
+    signal = Store.open("run/store").signal()
+    assert signal.logits.shape == (50, 10) and bool((signal.logits <= 0).all())
+    assert Run.load("run/student/run.json").test is not None
+
+
+def test_a_file_of_answers_about_texts(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        {"text": f"{'fine' if n % 2 else 'poor'} thing {n}", "label": "good" if n % 2 else "bad"} for n in range(150)
+    ]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def answer(number: int) -> str:
+        shares = (
+            {" good": 0.9 - number / 1000, "bad": 0.05, "I": 0.01} if number % 2 == 0 else {"bad": 0.7, "good": 0.2}
+        )
+        return json.dumps({"custom_id": str(number), "logprobs": {t: math.log(p) for t, p in shares.items()}}) + "\n"
+
+    (tmp_path / "answers.jsonl").write_text("".join(map(answer, range(1, 151))))  # ids are the numbers of the lines
+    (tmp_path / "run.yaml").write_text(
+        "task: text-classification\ndata: {source: \"texts('texts.jsonl')\", transfer: 40, validation: 40, test: 60}\n"
+        f"teacher: {{model: \"answers('answers.jsonl')\"}}\nstudent: {{model: bag()}}\n{COMMON}"
+    )
+    assert run("distill", "run.yaml") == 0
+    found = Store.open("run/store")
+    assert found.head.identity["outputs"] == "log-probabilities" and found.signal().logits.shape == (40, 2)
+    odd = found.signal().probabilities[:, 1]
+    assert bool(((odd - 0.2 / 0.9).abs() < 1e-5).logical_or(odd > 0.9).all())
+    (tmp_path / "answers.jsonl").write_text("".join(map(answer, range(1, 100))))
+    assert run("distill", "run.yaml", "out=other") == 4
+    assert "has no answer about" in capsys.readouterr().err
