@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal as signal_module
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.kill import forked
 from torch import Tensor, nn
 
 from encoders import encoder, inputs_of, transformers
@@ -17,6 +21,7 @@ from fractionate.data import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Run, Study, Training
 from fractionate.study import Arm, BySeed, compare_maps, trained_student
+from fractionate.study.workers import start_method
 from fractionate.tasks import Task
 from fractionate.teachers import Cached, Online
 from fractionate.training import Recipe, signal_on
@@ -148,6 +153,34 @@ def test_a_variant_goes_on_from_the_trained_student_of_another(tmp_path: Path) -
     changed = CHAIN | {"first": Arm(replace(TAUGHT, objective=Objective("kd", 3.0, 0.9)), role="start")}
     with pytest.raises(MismatchError, match="start"):
         study({name: arm for name, arm in changed.items() if name != "noisy"}, out=tmp_path)
+
+
+@pytest.mark.skipif(start_method("cpu") != "fork", reason="the trap goes to the workers by fork")
+def test_a_killed_chain_ends_in_the_same_runs_and_students(tmp_path: Path) -> None:
+    """A real kill -9 of the whole study between two links of a chain; students are kept."""
+    arms = {name: arm for name, arm in CHAIN.items() if name != "noisy"}
+    out, home = tmp_path / "killed", os.getpid()
+
+    def waits() -> nn.Module:  # once there is a run the workers go on only when the study is gone
+        parent = os.getppid()
+        while home != parent == os.getppid() and list((out / "runs").glob("first*.json")):
+            time.sleep(0.01)
+        return student()
+
+    def command(where: Path, make: Callable[[], nn.Module]) -> Study:
+        return study(arms, out=where, keep="weights", workers=2, task=task(student=make), seeds=3)
+
+    whole = command(tmp_path / "whole", student)
+    process = forked(lambda: command(out, waits))
+    while not list((out / "runs").glob("first*.json")):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the study ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process, signal_module.SIGKILL)
+    os.waitpid(process, 0)
+    assert not (out / "study.json").exists()
+    assert timeless(command(out, student)) == timeless(whole)
+    for file in (tmp_path / "whole" / "students").iterdir():
+        assert (out / "students" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from jaxtyping import Int
-from torch import Tensor
-
-from fractionate.data.batch import Batch, Ids, Plan, Split
+from fractionate.data.batch import Batch, Split
+from fractionate.data.parts import ChangedSplit
 
 
 @dataclass
@@ -27,50 +25,15 @@ class InterruptedLook(Exception):  # noqa: N818 (nothing went wrong)
     """A look at validation data was left for a signal; it is taken anew when the run goes on."""
 
 
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """A feed that is left between two batches once a signal has come: a look may take longer than one has to stop."""
+def watched(split: Split, notice: Notice) -> Split:
+    """The split, left by `InterruptedLook` between two batches once a signal has come: a look may take longer than one has."""
 
-    feed: Split
-    notice: Notice
+    def check(batch: Batch, epoch: int, seed: int) -> Batch:
+        if notice.number:
+            raise InterruptedLook
+        return batch
 
-    @property
-    def name(self) -> str:
-        """The feed's."""
-        return self.feed.name
-
-    @property
-    def ids(self) -> Ids:
-        """The feed's."""
-        return self.feed.ids
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The feed's."""
-        return self.feed.class_names
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The feed's."""
-        return self.feed.labels
-
-    def __len__(self) -> int:
-        return len(self.feed)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """The feed's."""
-        return self.feed.order(batch_size, seed, epoch)
-
-    def fingerprint(self) -> str:
-        """The feed's."""
-        return self.feed.fingerprint()
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The feed's. Raises `InterruptedLook` after a signal."""
-        for batch in self.feed.batches(plan, seed):
-            if self.notice.number:
-                raise InterruptedLook
-            yield batch
+    return ChangedSplit(split, check, "", split.name, split.labels)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from fractionate.training.checkpoint import latest_checkpoint, random_state, res
 from fractionate.training.cost import cost_of
 from fractionate.training.distributed import World
 from fractionate.training.identity import check_apart, identity_of, settings_of
-from fractionate.training.interrupt import InterruptedLook, Notice, Watched
+from fractionate.training.interrupt import InterruptedLook, Notice, watched
 from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
 from fractionate.training.observer import Observer
 from fractionate.training.recipe import Recipe
@@ -330,8 +330,8 @@ class Session:
         now.look_due = True
         try:
             # processes that evaluate apart cannot agree to stop in between
-            watched = Watched(split, self.notice) if self.world.size == 1 else split
-            scores = self._measure("validation", watched, final=False)
+            left = watched(split, self.notice) if self.world.size == 1 else split
+            scores = self._measure("validation", left, final=False)
         except InterruptedLook:
             return
         now.look_due = False

@@ -16,6 +16,7 @@ from fractionate.errors import MismatchError
 from fractionate.losses.objective import Objective
 from fractionate.models.outputs import logits_of
 from fractionate.records import Point, Training
+from fractionate.tasks.predictions import evenly
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.fleet.bundle import Bundle
 from fractionate.training.mechanism import said_relation
@@ -54,11 +55,6 @@ class Outcome:
     uncaptured: str = ""
 
 
-def spread_places(total: int, most: int) -> Int[Tensor, "places"]:
-    """At most so many places, evenly over all of them: data sorted by class must not be measured on one class."""
-    return torch.arange(total) if total <= most else torch.linspace(0, total - 1, most).round().long()
-
-
 @dataclass(frozen=True, eq=False)
 class StackSetup:
     """What all students of a fleet run: data and signal by seed, training, what to measure on the way."""
@@ -94,21 +90,21 @@ class StackSetup:
     @cached_property
     def probe(self) -> Int[Tensor, "places"]:
         """Which examples of a transfer set are measured."""
-        return spread_places(self.examples, MEASURED_EXAMPLES)
+        return evenly(self.examples, MEASURED_EXAMPLES)
 
     @cached_property
     def validated(self) -> Examples | None:
         """The validation examples that are looked at on the way."""
         if self.validation is None:
             return None
-        return self.validation.take(spread_places(len(self.validation), VALIDATED_EXAMPLES))
+        return self.validation.take(evenly(len(self.validation), VALIDATED_EXAMPLES))
 
     @cached_property
     def validated_teacher(self) -> Tensor | None:
         """What the teacher says of them."""
         if self.validation is None or self.validation_signal is None:
             return None
-        return self.validation_signal.logits[spread_places(len(self.validation), VALIDATED_EXAMPLES)].float()
+        return self.validation_signal.logits[evenly(len(self.validation), VALIDATED_EXAMPLES)].float()
 
     @cached_property
     def relations(self) -> dict[int, Tensor]:
