@@ -14,8 +14,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from fractionate import Objective, collect, diagnose, dissect, distill, report
-from fractionate.data import Shifted, cifar100
+from fractionate import Objective, Recipe, collect, diagnose, dissect, distill, report
+from fractionate.data import cifar100
 from fractionate.models import models
 from fractionate.records import Training, Tuning
 
@@ -23,6 +23,7 @@ CELLS = (
     "hard", "ls", "class-mean", "kd-sim", "kd-pt", "kd-pt+sim", "kd-topk(25)", "kd",
     "kd-pt-shuffled-within-class", "class-mean-permuted", "kd-sim-permuted",
 )  # fmt: skip
+MOVED = ("augment(crop=4, flip=True)",)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,9 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     if kept.exists():
         teacher.load_state_dict(load_file(kept))
     else:
-        distill(
-            teacher, Shifted(transfer), training=training, validation=validation, test=data.test, out=out / "teacher"
-        )
+        recipe = Recipe(training=training, data=MOVED)
+        distill(teacher, transfer, recipe=recipe, validation=validation, test=data.test, out=out / "teacher")
         save_file(teacher.state_dict(), kept)
     teacher.eval()
 
@@ -83,10 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     _, run = distill(
         models[asked.models[1]](shape, classes).to(asked.device),
-        Shifted(transfer),
-        teacher,  # asked again for every shifted picture, as the yardstick does
-        objective=Objective("kd", temperature=4.0, teacher_weight=0.9),
-        training=training,
+        transfer,
+        teacher,  # run again on every moved picture, as the yardstick does
+        recipe=Recipe(objective=Objective("kd", temperature=4.0, teacher_weight=0.9), training=training, data=MOVED),
         validation=validation,
         test=data.test,
         out=out / "student",

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from fractionate.data.cifar import DEVIATION, MEAN, RECORD, cifar100
-from fractionate.data.examples import Examples
-from fractionate.data.own_pictures import PictureFolder, Shifted
+from fractionate.data.own_pictures import PictureFolder
 from fractionate.data.picture_files import centre_view, random_view
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.models.zoo import models
@@ -181,18 +180,6 @@ def test_views_keep_the_side() -> None:
     for size in ((70, 50), (50, 70), (31, 200), (8, 8)):
         for view in (centre_view, random_view):
             assert view(image.new("RGB", size), 32).size == (32, 32)
-
-
-def test_shifted_pictures_are_parts_of_the_padded_one() -> None:
-    data = Examples(torch.rand(3, 2, 6, 6), torch.tensor([0, 1, 1]))
-    shifted = Shifted(data, padding=2)
-    assert shifted.targets == (0, 1, 1) and len(shifted) == 3
-    padded = torch.nn.functional.pad(data.inputs[1], (2, 2, 2, 2))
-    parts = [padded[:, i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
-    parts += [part.flip(2) for part in parts]
-    for _ in range(20):
-        picture, label = shifted[1]
-        assert label == 1 and any(torch.equal(picture, part) for part in parts)
 
 
 def run(recipe: str, *arguments: str) -> None:

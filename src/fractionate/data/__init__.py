@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fractionate.data.glosses import read_glosses as read_glosses
     from fractionate.data.memory import MemorySplit as MemorySplit
     from fractionate.data.own_pictures import PictureFolder as PictureFolder
-    from fractionate.data.own_pictures import Shifted as Shifted
     from fractionate.data.own_pictures import pictures as pictures
     from fractionate.data.own_saved import saved as saved
     from fractionate.data.own_table import encoded_table as encoded_table

@@ -77,7 +77,7 @@ class Augment(Transform):
             views = {name: self._part(view, seeds, size) for name, view in batch.views.items()}
             return replace(batch, inputs=changed, views=views)
 
-        return ChangedSplit(split, change, repr(self), split.name, labels=split.labels)
+        return ChangedSplit(split, change, repr(self))
 
     def _found(self, inputs: Any) -> Any:
         return inputs.get(self.part) if self.part and isinstance(inputs, Mapping) else inputs

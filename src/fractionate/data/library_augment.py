@@ -79,7 +79,7 @@ class LibraryAugment(Transform):
             changed = ((torch.stack(made).float() / 255 - mean) / deviation).to(inputs.device, inputs.dtype)
             return replace(batch, inputs={**batch.inputs, self.part: changed} if named else changed)
 
-        return ChangedSplit(split, change, repr(self), split.name, labels=split.labels)
+        return ChangedSplit(split, change, repr(self))
 
     def _check(self, inputs: Any) -> Tensor:
         if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.shape[1] != 3 or not inputs.is_floating_point():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
-from torch.nn import functional
 
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Divided, data_sets
@@ -20,109 +18,38 @@ from fractionate.data.columns import class_names
 from fractionate.data.dataset import DatasetSplit
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes, folders_in
-from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import with_views
-from fractionate.data.picture_files import CROP, ENDINGS, PictureEncoding, View, centre_view
+from fractionate.data.picture_files import CROP, ENDINGS, PictureEncoding, View
+from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, printable
 from fractionate.system.memory import require_bytes
 from fractionate.system.paths import as_path
 
 
 @dataclass(frozen=True, eq=False)
-class PictureFolder:
-    """A map-style data set of `folder/CLASS/picture.jpeg`: item i is (normalised picture [3, side, side], class number).
-
-    Classes are the folders in the order of their names, files in the order of theirs; folders within a class are walked. `most`
-    takes so many pictures of a class. What is not read is counted and named in one warning: other endings, hidden files, pipes,
-    and links that lead out of the folder, which `links` follows. Raises `ConfigError` for a folder without classes or pictures and
-    for a class without any, unless `allow_empty`; `DamagedError` for a picture that cannot be read.
-    """
-
-    folder: Path
-    side: int = 224
-    view: View = centre_view
-    most: int | None = None
-    links: bool = False
-    allow_empty: bool = False
-    classes: tuple[str, ...] = field(init=False)
-    files: tuple[Path, ...] = field(init=False)
-    targets: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if self.most is not None and not (isinstance(self.most, int) and self.most >= 1):
-            raise ConfigError("most is a number of pictures a class", expected="1 or more", got=repr(self.most))
-        folder = as_path(self.folder, "the folder of pictures")
-        names = tuple(sorted(class_names(path.name for path in folders_in(folder, links=self.links))))
-        found = files_of_classes(
-            folder, names, ENDINGS, what="pictures", links=self.links, allow_empty=self.allow_empty
-        )
-        if self.most is not None:
-            taken = Counter[int]()
-            kept = []
-            for file, number in found:
-                kept += [(file, number)] * (taken[number] < self.most)
-                taken[number] += 1
-            found = tuple(kept)
-        object.__setattr__(self, "classes", names)
-        object.__setattr__(self, "files", tuple(file for file, _ in found))
-        object.__setattr__(self, "targets", tuple(number for _, number in found))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return PictureEncoding((), self.side).read(self.files[place], view=self.view), self.targets[place]
-
-    def examples(self) -> Examples:
-        """All pictures in memory: for a study on a part of the data."""
-        items = [self[place] for place in range(len(self))]
-        return Examples(
-            torch.stack([picture for picture, _ in items]),
-            torch.tensor([label for _, label in items]),
-            self.classes,
-            self.folder.name if isinstance(self.folder, Path) else str(self.folder),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Shifted:
-    """Small pictures in memory, moved by up to `padding` pixels over a border of zeros and mirrored half of the time."""
-
-    data: Examples
-    padding: int = 4
-
-    @property
-    def targets(self) -> tuple[int, ...]:
-        """All labels, in order."""
-        return tuple(self.data.labels.tolist())
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        picture = self.data.inputs[place]
-        padded = functional.pad(picture, (self.padding,) * 4)
-        top, left = torch.randint(0, 2 * self.padding + 1, (2,)).tolist()
-        cut = padded[:, top : top + picture.shape[1], left : left + picture.shape[2]]
-        return (cut.flip(2) if float(torch.rand(())) < 0.5 else cut), int(self.data.labels[place])
-
-
-@dataclass(frozen=True, eq=False)
 class PictureFiles:
-    """A map-style data set of picture files: item i is (picture [3, side, side], class number)."""
+    """A map-style data set of picture files: item i is (picture [3, side, side], class number), of the `view` or the middle."""
 
     files: Sequence[Path]
-    labels: Tensor
+    targets: Sequence[int]
     encoding: PictureEncoding
+    name: str = "pictures"
+    ids: tuple[str, ...] = ()
+    view: View | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.encoding.class_names
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        return self.encoding.read(self.files[place]), self.labels[place]
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.encoding.read(self.files[place], view=self.view), self.targets[place]
 
-    def inputs(self) -> Tensor:
-        """All pictures. Raises `ResourceError` where memory is too small for them, before the first is read."""
+    def examples(self) -> Examples:
+        """All pictures in memory. Raises `ResourceError` before the first is read, where there is not enough of it."""
         side, count = self.encoding.side, len(self)
         require_bytes(
             count * 3 * side * side * 4,
@@ -130,9 +57,45 @@ class PictureFiles:
             fix="set in_memory=False, which reads them as they are asked for, or a smaller side= or most=",
         )
         read = torch.empty(count, 3, side, side)
-        for place, file in enumerate(self.files):
-            read[place] = self.encoding.read(file)
-        return read
+        for place in range(count):
+            read[place] = self[place][0]
+        return Examples(read, torch.tensor(self.targets), self.classes, self.name, self.ids)
+
+    def split(self, workers: int) -> Split:
+        """The pictures as they are asked for, read by so many processes."""
+        return DatasetSplit(
+            self, self.name, workers=workers, labels=torch.tensor(self.targets), ids=self.ids, class_names=self.classes
+        )
+
+
+def PictureFolder(  # noqa: N802 (what it makes is a data set, as torchvision's ImageFolder is)
+    folder: Path | str,
+    side: int = 224,
+    view: View | None = None,
+    most: int | None = None,
+    *,
+    links: bool = False,
+    allow_empty: bool = False,
+    encoding: PictureEncoding | None = None,
+) -> PictureFiles:
+    """The pictures of `folder/CLASS/picture.jpeg`, read as they are asked for; or by an encoding, whose classes they have.
+
+    Classes are the folders in the order of their names, files in the order of theirs; folders within a class are walked. `most`
+    takes so many pictures of a class. What is not read is counted and named in one warning: other endings, hidden files, pipes,
+    and links that lead out of the folder, which `links` follows. Raises `ConfigError` for a folder without classes or pictures and
+    for a class without any, unless `allow_empty`; `DamagedError` for a picture that cannot be read.
+    """
+    if most is not None and not (isinstance(most, int) and most >= 1):
+        raise ConfigError("most is a number of pictures a class", expected="1 or more", got=repr(most))
+    folder = as_path(folder, "the folder of pictures")
+    names = tuple(sorted(class_names(path.name for path in folders_in(folder, links=links))))
+    found = files_of_classes(folder, names, ENDINGS, what="pictures", links=links, allow_empty=allow_empty)
+    by_class = [[file for file, number in found if number == each][:most] for each in range(len(names))]
+    files = [file for some in by_class for file in some]
+    encoding = encoding or PictureEncoding.of(names, side)
+    targets = [encoding.class_names.index(name) for name, some in zip(names, by_class, strict=True) for _ in some]
+    ids = tuple(printable(file.relative_to(folder).as_posix(), 1000) for file in files)
+    return PictureFiles(files, targets, encoding, printable(folder.name), ids, view)
 
 
 @data_sets.register("pictures")
@@ -179,40 +142,28 @@ def pictures(
     names = class_folders(parts, links=links)
     encoding = PictureEncoding.of(names, **own)
     found = {
-        part: PictureFolder(path, side, most=most, links=links, allow_empty=part != "train")
+        part: PictureFolder(path, most=most, links=links, allow_empty=part != "train", encoding=encoding)
         for part, path in parts.items()
     }
-    numbers = {name: number for number, name in enumerate(names)}
     files = [file for pictured in found.values() for file in pictured.files]
-    labels = torch.tensor([numbers[part.classes[target]] for part in found.values() for target in part.targets])
-    ids = tuple(
-        printable(file.relative_to(parts[part]).as_posix(), 1000) for part in found for file in found[part].files
-    )
+    targets = [target for pictured in found.values() for target in pictured.targets]
+    ids = tuple(name for pictured in found.values() for name in pictured.ids)
     groups = None if group is None else _groups(group, ids)
-    shown = printable(Path(folder).resolve().name)
-    ours = PictureFiles(files, labels, encoding)
-    views = {} if theirs is None else {"teacher": PictureFiles(files, labels, PictureEncoding.of(names, **theirs))}
-    whole: Examples | Split
-    if not in_memory:
-        split, *others = (
-            DatasetSplit(pictured, shown, workers=workers, labels=labels, ids=ids, class_names=names)
-            for pictured in (ours, *views.values())
-        )
-        whole = with_views(split, dict(zip(views, others, strict=True)))
-    elif workers:
+    ours = PictureFiles(files, targets, encoding, printable(Path(folder).resolve().name), ids)
+    seen = None if theirs is None else replace(ours, encoding=PictureEncoding.of(names, **theirs))
+    if in_memory and workers:
         raise ConfigError(
             "workers read pictures that are not in memory", got=f"workers={workers!r}", fix="in_memory=False"
         )
-    elif views:
-        made = {name: pictured.inputs() for name, pictured in views.items()}
-        whole = MemorySplit(ours.inputs(), labels, shown, ids, names, made)
-    else:
-        whole = Examples(ours.inputs(), labels, names, shown, ids)
+    whole: Examples | Split = ours.examples() if in_memory else ours.split(workers)
+    if seen is not None:
+        view = seen.examples() if in_memory else seen.split(workers)
+        whole = with_views(as_split(whole), {"teacher": as_split(view)})
     return Divided(
         whole,
         [part for part in found for _ in found[part].files],
         groups=groups,
-        keys=None if repeats else [(_hash(file), label) for file, label in zip(files, labels.tolist(), strict=True)],
+        keys=None if repeats else [(_hash(file), target) for file, target in zip(files, targets, strict=True)],
         encoding=encoding,
         class_weights=class_weights,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import tee
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import xxhash
@@ -51,44 +51,67 @@ def first_batch(split: Split, size: int, seed: int) -> Batch:
     places = torch.arange(min(size, len(split)))
     while isinstance(split, SubsetSplit):
         places = split.places[places]
-        split = split.whole
+        split = split.split
     split = replace(split, workers=0) if isinstance(split, DatasetSplit) else split
     return next(iter(split.batches([(0, places)], seed)))
 
 
-@dataclass(frozen=True, eq=False)
-class SubsetSplit:
-    """Some examples of a split, under their ids. What an example looks like does not depend on the part it is in."""
+class Over(Protocol):
+    """A split made of another, `split`: what a subclass does not change is the other's."""
 
-    whole: Split
-    places: Int[Tensor, "some"]
+    split: Split
 
     @property
     def name(self) -> str:
-        """The whole's."""
-        return self.whole.name
+        """The data's name."""
+        return self.split.name
+
+    @property
+    def ids(self) -> Ids:
+        """The ids of the examples."""
+        return self.split.ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.split.class_names
+
+    @property
+    def labels(self) -> Tensor | None:
+        """All labels, where they are known."""
+        return self.split.labels
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
+        """The places of the batches of an epoch."""
+        return self.split.order(batch_size, seed, epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetSplit(Over):
+    """Some examples of a split, under their ids. What an example looks like does not depend on the part it is in."""
+
+    split: Split
+    places: Int[Tensor, "some"]
 
     @cached_property
     def ids(self) -> Ids:
         """The ids they have in the whole."""
-        return tuple(self.whole.ids[place] for place in self.places.tolist())
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The whole's."""
-        return self.whole.class_names
+        return tuple(self.split.ids[place] for place in self.places.tolist())
 
     @property
     def labels(self) -> Tensor | None:
         """Their labels, where the whole's are known."""
-        return None if self.whole.labels is None else self.whole.labels[self.places]
+        return None if self.split.labels is None else self.split.labels[self.places]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, place: int, /) -> Any:
         """One example as the data give it."""
-        return example_at(self.whole, int(self.places[place]))
+        return example_at(self.split, int(self.places[place]))
 
     def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
         """Shuffled anew in each epoch."""
@@ -102,16 +125,16 @@ class SubsetSplit:
         """The planned batches, each with what is noted of its examples."""
         ours, theirs = tee(plan)
         inner = ((epoch, self.places[index]) for epoch, index in theirs)
-        for (_, index), (batch, noted) in zip(ours, read_noted(self.whole, inner, seed, note), strict=False):
+        for (_, index), (batch, noted) in zip(ours, read_noted(self.split, inner, seed, note), strict=False):
             yield replace(batch, index=index), noted
 
     def fingerprint(self) -> str:
         """The whole's, with the places."""
-        return xxhash.xxh3_128_hexdigest(f"{self.whole.fingerprint()}:{content_hash(self.places)}".encode())
+        return xxhash.xxh3_128_hexdigest(f"{self.split.fingerprint()}:{content_hash(self.places)}".encode())
 
 
 @dataclass(frozen=True, eq=False)
-class MarkedSplit:
+class MarkedSplit(Over):
     """A split whose batches carry weights, marks of examples whose label is only a guess, and views for other readers."""
 
     split: Split
@@ -119,36 +142,9 @@ class MarkedSplit:
     labelled: Bool[Tensor, "examples"] | None = None
     views: Mapping[str, Split] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """The split's."""
-        return self.split.name
-
-    @property
-    def ids(self) -> Ids:
-        """The split's."""
-        return self.split.ids
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The split's."""
-        return self.split.class_names
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The split's."""
-        return self.split.labels
-
-    def __len__(self) -> int:
-        return len(self.split)
-
     def __getitem__(self, place: int, /) -> Any:
         """One example as the data give it."""
         return example_at(self.split, place)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """The split's."""
-        return self.split.order(batch_size, seed, epoch)
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order."""
@@ -181,37 +177,31 @@ class MarkedSplit:
 
 
 @dataclass(frozen=True, eq=False)
-class ChangedSplit:
+class ChangedSplit(Over):
     """A split whose batches are changed as they are read: the change of a batch follows from it, the epoch and the seed.
 
     Args:
         change: (batch, epoch, seed) -> the changed batch.
         text: What tells this change from others.
-        labels: All labels, where the change leaves them alone.
+        renamed: The data's name; left out, the split's.
+        relabels: The change makes labels of its own.
     """
 
     split: Split
     change: Callable[[Batch, int, int], Batch]
     text: str
-    name: str
-    labels: Tensor | None = None
+    renamed: str = ""
+    relabels: bool = False
 
     @property
-    def ids(self) -> Ids:
-        """The split's."""
-        return self.split.ids
+    def name(self) -> str:
+        """The data's name."""
+        return self.renamed or self.split.name
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The split's."""
-        return self.split.class_names
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """The split's."""
-        return self.split.order(batch_size, seed, epoch)
+    def labels(self) -> Tensor | None:
+        """All labels, where the change leaves them alone."""
+        return None if self.relabels else self.split.labels
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
         """The planned batches, in their order, each changed when it is drawn and not before."""
@@ -329,4 +319,4 @@ def seen_as(split: Split, view: str) -> Split:
     if isinstance(split, MarkedSplit):
         others = {name: other for name, other in split.views.items() if name != view}
         return replace(split, split=split.views.get(view, seen_as(split.split, view)), views=others)
-    return replace(split, whole=seen_as(split.whole, view)) if isinstance(split, SubsetSplit) else split
+    return replace(split, split=seen_as(split.split, view)) if isinstance(split, SubsetSplit) else split

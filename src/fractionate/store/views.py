@@ -106,7 +106,7 @@ class Replay:
     def as_split(self) -> DatasetSplit:
         """The items as data in batches. The views of an example share its id, and the fingerprint of the example as it is."""
         inner, known = self.split, self.split.labels
-        whole = inner.whole if isinstance(inner, SubsetSplit) else inner
+        whole = inner.split if isinstance(inner, SubsetSplit) else inner
         read = whole if isinstance(whole, DatasetSplit) else DatasetSplit(self)
         return replace(
             read,

@@ -63,7 +63,7 @@ class OnPolicy(Transform):
             drawn = xxhash.xxh3_64_intdigest(f"{seed}:{epoch}:".encode() + batch.index.numpy().tobytes())
             return self.write(student, batch, drawn) if drawn / 2.0**64 < self.share else batch
 
-        return ChangedSplit(split, change, repr(self), f"{split.name}, {self.share:g} written by the student")
+        return ChangedSplit(split, change, repr(self), f"{split.name}, {self.share:g} written by the student", True)
 
     def write(self, student: Any, batch: Batch, seed: int) -> Batch:
         """The batch with what a student writes after its prompts, drawn from a seed; the global random state stays as it is."""

@@ -93,7 +93,7 @@ class SequenceLevel(Transform):
         digest = content_hash(lengths, torch.tensor([token for row in targets for token in row]))
         out = len(written) - len(kept)
         name = f"{split.name}, written by the teacher" + (f" ({out} left out)" if out else "")
-        return ChangedSplit(subset(split, torch.tensor(kept)), change, digest, name)
+        return ChangedSplit(subset(split, torch.tensor(kept)), change, digest, name, True)
 
     def _write(self, model: Any, split: Split, special: _Tokens) -> list[list[int]]:
         """What the model writes for each example, its end included; nothing where it does not end. Short ones together."""
