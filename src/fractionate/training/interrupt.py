@@ -33,7 +33,7 @@ def watched(split: Split, notice: Notice) -> Split:
             raise InterruptedLook
         return batch
 
-    return ChangedSplit(split, check, "", split.name, split.labels)
+    return ChangedSplit(split, check, "")
 
 
 @contextmanager
