@@ -2,12 +2,12 @@
 
     python bench/regret_tokens.py --minutes 5   # goes on where it was stopped; one line a setting in results/regret_tokens.jsonl
 
-Written down on 2026-11-30 before the first run: characters of WordNet glosses, by part of speech. *next*: the next character, judged
-by nats (language modelling); *words*: where the words end in a text without spaces, judged by accuracy (token classification).
-Teachers: a convolution of 128 channels over 7 characters, healthy or over-trained; students: 16 channels over 4. 12 settings in
-a random order. Arms: no teacher; kd at 1/0.6, 1/1, 2/0.9, 4/0.9; kd-pt at 1/0.9; each at 1, 3 and 9 times the learning rate 2e-3 on 3
-seeds, judged on test data at the rate that validation data chose. The pilot: PilotPlan.default(budget=40), with seeds of its own.
-All through the loop of `distill`: nothing here knows that a row is a token.
+Written down on 2026-11-30 before the first run: characters of WordNet glosses, by part of speech. *next*: the next character,
+judged by nats (language modelling); *words*: where the words end in a text without spaces, judged by accuracy (token
+classification). Teachers: a convolution of 128 channels over 7 characters, healthy or over-trained; students: 16 channels over 4.
+12 settings in a random order. Arms: no teacher; kd at 1/0.6, 1/1, 2/0.9, 4/0.9; kd-pt at 1/0.9; each at 1, 3 and 9 times the
+learning rate 2e-3 on 3 seeds, judged on test data at the rate that validation data chose. The pilot:
+PilotPlan.default(budget=40), with seeds of its own. All through the loop of `distill`: nothing here knows that a row is a token.
 """
 
 from __future__ import annotations
