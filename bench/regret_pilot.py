@@ -2,6 +2,7 @@
 
     python bench/regret_pilot.py --minutes 5   # goes on where it was stopped; one line a setting in results/regret_pilot.jsonl
     python bench/regret_pilot.py --table       # writes results/regret_pilot.md from the lines that are there
+    python bench/regret_pilot.py --seen        # 18 settings on data of the earlier bench, for the predicted gain; another file
 
 Written down on 2026-11-30 before the first run, and not changed since:
 
@@ -53,18 +54,31 @@ TEACHERS = {
     "over-trained": Upbringing(hidden=(384,), epochs=150, dropout=0.0, decay=0.0, best=False),
     "smoothed": Upbringing(hidden=(256, 256), epochs=30, smoothing=0.1, best=False),
 }
-HIDDEN = {"shuttle": 8, "vowel": 16, "vehicle": 8, "income": 12, "waveform": 8, "coats": 16, "headwords": 16}
+HIDDEN = {
+    "shuttle": 8, "vowel": 16, "vehicle": 8, "income": 12, "waveform": 8, "coats": 16, "headwords": 16,
+    "letters": 32, "satellite": 12, "dna": 8, "spam": 6, "wardrobe": 20, "speech": 12,
+}  # fmt: skip
+SEEN = ("letters", "satellite", "dna", "spam", "wardrobe", "speech")
 SIZES = {  # examples of the teacher's training, and new ones
     "shuttle": (300, 1200), "vowel": (220, 200), "vehicle": (120, 160), "income": (300, 1200), "waveform": (200, 1000),
     "coats": (400, 1500), "headwords": (400, 1500),
+    "letters": (600, 2000), "satellite": (300, 1000), "dna": (200, 600), "spam": (200, 800), "wardrobe": (300, 1200),
+    "speech": (300, 1200),
 }  # fmt: skip
 SETTINGS = [
     Setting(data, kind, SIZES[data][i], where)
-    for data in HIDDEN
+    for data in SIZES
+    if data not in SEEN
     for kind in TEACHERS
     for i, where in enumerate(("train", "outside"))
-] + [Setting(data, "rote", SIZES[data][0], "all") for data in HIDDEN]
+] + [Setting(data, "rote", SIZES[data][0], "all") for data in SIZES if data not in SEEN]
 random.Random(0).shuffle(SETTINGS)
+SEEN_SETTINGS = [
+    Setting(data, kind, SIZES[data][i], ("train", "outside")[i])
+    for kind, i in (("healthy", 0), ("over-trained", 1), ("smoothed", 0))
+    for data in SEEN
+]
+SEEN_LINES = LINES.with_stem("regret_pilot_seen")
 
 
 def inputs_of(setting: Setting) -> tuple[Examples, TeacherSignal, TeacherSignal]:
@@ -182,8 +196,8 @@ def significantly_worse(gain: Tensor) -> bool:
     return float(gain.mean()) + T_OF_FIVE * float(gain.std()) / len(gain) ** 0.5 < 0
 
 
-def rows() -> list[Row]:
-    return [Row(json.loads(line)) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+def rows(path: Path = LINES) -> list[Row]:
+    return [Row(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(found: list[Row]) -> list[str]:
@@ -242,16 +256,18 @@ def main() -> None:
         "--minutes", type=float, default=5.0, help="starts no further setting after so many minutes of CPU time"
     )
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--seen", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = {str(r.setting) for r in rows()}
-    for setting in [] if options.table else SETTINGS:
+    path, settings = (SEEN_LINES, SEEN_SETTINGS) if options.seen else (LINES, SETTINGS)
+    done = {str(r.setting) for r in rows(path)}
+    for setting in [] if options.table else settings:
         if str(setting) in done:
             continue
         if time.process_time() > 60 * options.minutes:
             break
         line = measured(setting)
-        with LINES.open("a") as file:
+        with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         r = Row(line)
         told = " ".join(f"{way} {float(v.mean()):.2f}" for way, v in r.ways.items())
@@ -259,7 +275,7 @@ def main() -> None:
             f"{setting!s:58s} {told} ({line['seconds']['cpu']:.0f} s pilot, {time.process_time():.0f} s in all)",
             flush=True,
         )
-    if rows():
+    if rows() and not options.seen:
         write(rows())
 
 
