@@ -151,11 +151,11 @@ def measured(setting: Setting) -> dict[str, Any]:
     tried = piloted.pilot
     found["pilot"] = {
         "arm": arm_of(piloted.recipe), "factor": piloted.recipe.learning_rate_factor, "repair": piloted.recipe.repair,
-        "reason": piloted.recipe.reason, "record": None if tried is None else json.loads(tried.to_json()),
+        "reason": piloted.recipe.reason, "record": None if tried is None else short(json.loads(tried.to_json())),
     }  # fmt: skip
     found["diagnosis"] = {
         "nats": rule.spectrum.nats, "classes": rule.spectrum.classes, "examples": rule.spectrum.examples,
-        "findings": {f.name: [f.severity, {e.name: e.value for e in f.evidence}] for f in rule.findings},
+        "problems": [f"{f.severity} {f.name}" for f in rule.problems],
     }  # fmt: skip
     wanted = [(found["rule"]["arm"], 1.0), (found["pilot"]["arm"], found["pilot"]["factor"])]
     if tried is not None:
@@ -166,6 +166,13 @@ def measured(setting: Setting) -> dict[str, Any]:
         if key(arm, factor) not in found["scores"]:
             found["scores"] |= trained(setting, [arm], factor)
     return found
+
+
+def short(pilot: dict[str, Any]) -> dict[str, Any]:
+    """A pilot's record without its trials, but for what the best one gained over all its seeds."""
+    kept = ("chosen", "no_teacher", "gain_points", "interval", "confirming_seeds", "students", "nll_gain_nats", "note")
+    best = next(trial for trial in pilot["trials"] if trial["arm"] == pilot["chosen"])
+    return {name: pilot[name] for name in kept} | {"best_gain_points": best["gain_points"]}
 
 
 class Row:

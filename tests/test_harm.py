@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fractionate import TeacherSignal, dissect
+from fractionate import Task, TeacherSignal, diagnose, dissect
 from fractionate.errors import MismatchError
 from fractionate.records import Contract, MetricInfo, Run, Scores, Study, Training, Try
+from fractionate.study import PilotPlan, recommended_arms
 from fractionate.study.effects import compared_with_no_teacher, surely_worse
 from fractionate.study.effects.contrasts import judge
 from fractionate.study.effects.harm import undertrained, without_teacher
 from fractionate.study.effects.power import power_of_difference, smallest_effect
+from fractionate.study.pilot_arms import Round
 
 ACCURACY = MetricInfo("accuracy", "points", "more", 0.5, counts=True)
 NLL = MetricInfo("nll", "nats", "less", 0.02)
@@ -59,6 +61,10 @@ def test_only_the_same_training_counts():
     other = runs("kd", (78.0, 79.1, 78.4, 78.3), 0.9, rate=3e-3)
     assert compared_with_no_teacher(study(HARD, other), "kd").verdict == "not compared"
     assert not surely_worse(study(HARD, other), "kd") and without_teacher(study(HARD, other), "kd") == ""
+    several = study(
+        HARD, runs("hard lr×9", (79.0, 79.5, 79.4, 79.1), None, rate=9e-3), other
+    )  # the best of them counts
+    assert without_teacher(several, "kd") == "hard" and surely_worse(several, "kd")
     tuned = study(HARD, other, tries=(Try("kd", 1.0, 0.9, 3e-3, 80.0, chosen=True),))  # each at its best
     assert surely_worse(tuned, "kd")
     with pytest.raises(MismatchError, match="no run of arm"):
@@ -97,3 +103,27 @@ def test_a_real_study_says_whether_its_arms_harm_and_what_was_not_tuned():
     assert surely_worse(found, "kd") and not surely_worse(found, "hard")
     assert any("learning rate 0.05, tuned for none" in note for note in found.notes)
     assert not any("undertrained" in note for note in found.notes)
+
+
+def test_the_recipe_and_what_everyone_copies_are_arms_beside_no_teacher():
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(240, 6, generator=draw)
+    logits = inputs @ torch.randn(6, 3, generator=draw)
+    labels = torch.multinomial(torch.softmax(logits, 1), 1, generator=draw).flatten()
+    task = Task("classification", transfer=(inputs[:60], labels[:60]), validation=(inputs[60:150], labels[60:150]),
+                test=(inputs[150:], labels[150:]), student=lambda: torch.nn.Linear(6, 3))  # fmt: skip
+    signal = TeacherSignal(logits[:60], labels[:60])
+    training = Training(steps=20, learning_rate=0.02)
+    plan = PilotPlan(
+        training=training, rounds=(Round(None, 1),), confirming_seeds=2, grid=(), rates=(1.0, 4.0), progress="off"
+    )
+    found = diagnose(signal, data=task, pilot=plan, only=["temperature"])
+    arms = recommended_arms(found, training)
+    assert arms["no teacher"].role == "baseline" and "T = 4 / 0.9" in arms
+    made = dissect(task, arms, signal, seeds=2, progress="off")
+    assert compared_with_no_teacher(made, "recommended").verdict != "not compared"
+    plain = recommended_arms(diagnose(signal, data=task, only=["temperature"]), training)
+    assert list(plain) == ["no teacher", "recommended", "T = 4 / 0.9"]
+    assert found.predicted is not None and found.predicted.basis == "signal and pilot"
+    assert found.predicted.interval.low <= found.predicted.gain <= found.predicted.interval.high
+    assert str(found.predicted) in str(found)

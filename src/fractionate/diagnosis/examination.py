@@ -19,6 +19,7 @@ from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened, s
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.number_diagnosis import diagnose_numbers
+from fractionate.diagnosis.predicted_gain import predict_gain
 from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
@@ -154,6 +155,7 @@ def diagnose(
         terms=terms,
         class_parts=class_parts,
         superclass_parts=superclass_parts,
+        predicted=None if recipe.repair else predict_gain(at_one, piloted, tokens=tokens),
     )
 
 

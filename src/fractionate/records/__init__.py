@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fractionate.records.knowledge import Evidence as Evidence
     from fractionate.records.knowledge import Finding as Finding
     from fractionate.records.knowledge import Pilot as Pilot
+    from fractionate.records.knowledge import PredictedGain as PredictedGain
     from fractionate.records.knowledge import Recommendation as Recommendation
     from fractionate.records.knowledge import Severity as Severity
     from fractionate.records.knowledge import Spectrum as Spectrum

@@ -263,6 +263,24 @@ class Pilot(Record):
 
 
 @dataclass(frozen=True)
+class PredictedGain(Record):
+    """What the best distillation is foretold to gain over no teacher, each at its best learning rate, with a 95 % interval.
+
+    `basis` is what it was foretold from; `note` says where it is beyond what was calibrated.
+    """
+
+    gain: float
+    interval: Interval
+    unit: Literal["points", "nats"]
+    basis: Literal["signal", "pilot", "signal and pilot"]
+    note: str = ""
+
+    def __str__(self) -> str:
+        note = f"; {self.note}" if self.note else ""
+        return f"predicted gain {self.gain:.2g} {self.unit} {self.interval}, from {self.basis}{note}"
+
+
+@dataclass(frozen=True)
 class Diagnosis(Record):
     """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training but for a pilot's."""
 
@@ -280,6 +298,9 @@ class Diagnosis(Record):
     terms: tuple[Term, ...] = ()  # the spectrum at temperature 1 with intervals, chance and what is reproducible
     class_parts: tuple[ClassPart, ...] = ()  # class by class
     superclass_parts: tuple[ClassPart, ...] = ()  # the same for groups of classes
+    predicted: PredictedGain | None = (
+        None  # None where a fault has to be repaired first, and where nothing was calibrated
+    )
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -290,7 +311,9 @@ class Diagnosis(Record):
     def __str__(self) -> str:
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
         pilot = f"\n\n{self.pilot}" if self.pilot else ""
-        return f"{self.name}: {self.spectrum or 'numbers, no classes'}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}"
+        foretold = f"\n{self.predicted}" if self.predicted else ""
+        known = self.spectrum or "numbers, no classes"
+        return f"{self.name}: {known}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}{foretold}"
 
     def _details(self) -> str:
         """Intervals of the terms, and the superclasses or the classes with most and least beside the label."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fractionate.study.dissection import dissect as dissect
     from fractionate.study.kept_students import trained_student as trained_student
     from fractionate.study.pilot import PilotPlan as PilotPlan
+    from fractionate.study.recommended import recommended_arms as recommended_arms
     from fractionate.study.seed_teachers import BySeed as BySeed
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

@@ -15,15 +15,9 @@ LEARNED = (
     0.1  # of the way from the most frequent class to a faultless student: what is below has hardly learned anything
 )
 NOT_TRAINING = {
-    "cell",
-    "temperature",
-    "teacher_weight",
-    "divergence",
-    "backend",
-    "terms",
-    "objective_weight",
-    "transforms",
-}
+    "cell", "temperature", "teacher_weight", "divergence", "backend", "terms", "objective_weight", "transforms", "teacher",
+    "learning_rate",
+}  # fmt: skip
 
 
 def uses_teacher(run: Run) -> bool:
@@ -34,19 +28,21 @@ def uses_teacher(run: Run) -> bool:
 def without_teacher(study: Study, arm: str) -> str:
     """The arm without a teacher under the same training as this one; empty where the study has none.
 
-    The same student, preparations, share of the data and training; the learning rate too, but in a study that tuned it for
-    every arm. Raises `MismatchError` for an arm without runs.
+    The same student, preparations, share of the data and training; the learning rate too, unless the study tuned it or has no
+    teacher at several rates. Of several the best by the deciding metric: what one would have without the teacher. Raises
+    `MismatchError` for an arm without runs.
     """
-    own = _of_arm(study, arm)
-    ignored = NOT_TRAINING | ({"learning_rate"} if study.tries else set())
+    own, metric = _of_arm(study, arm), study.deciding
 
     def training(run: Run) -> dict[str, object]:
-        return {key: value for key, value in run.settings.items() if key not in ignored}
+        return {key: value for key, value in run.settings.items() if key not in NOT_TRAINING}
 
-    alone = [run for run in study.runs if run.arm != arm and not uses_teacher(run)]
-    fitting = [run.arm for run in alone if training(run) == training(own)]
-    named = [name for name in fitting if name == study.baseline]
-    return (named or fitting or [""])[0]
+    alone = [r for r in study.runs if r.arm != arm and not uses_teacher(r) and training(r) == training(own)]
+    rates = {run.settings.get("learning_rate") for run in alone}
+    if not study.tries and own.settings.get("learning_rate") not in rates and len(rates) < 2:
+        return ""
+    table = {name: list(values.values()) for name, values in values_of(alone, metric.name).items() if values}
+    return max(table, key=lambda name: metric.sign * sum(table[name]) / len(table[name]), default="")
 
 
 def compared_with_no_teacher(study: Study, arm: str) -> Comparison:

@@ -1,0 +1,43 @@
+"""The arms of every study after a diagnosis: its recipe, what everyone copies, and no teacher under the same training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fractionate.losses.objective import Objective
+from fractionate.records import Diagnosis, Training
+from fractionate.study.arms import Arm
+from fractionate.study.pilot_arms import USUAL
+from fractionate.training.recipe import Recipe
+
+
+def recommended_arms(diagnosis: Diagnosis, training: Training, *, base: Recipe | None = None) -> dict[str, Arm]:
+    """Arms by name for `dissect(task, arms, teacher)`; no teacher at the rate given, at the recipe's and at the best of a pilot.
+
+        dissect(task, recommended_arms(found, training) | {"mine": Arm(recipe)}, teacher)
+
+    Args:
+        training: What the factors of the learning rate are multiples of.
+        base: Student, preparations, terms and transforms of every arm; no teacher has no terms.
+
+    Raises `MismatchError` where a fault has to be repaired first.
+    """
+    base, advice = base or Recipe(), diagnosis.recipe
+
+    def at(factor: float, objective: Objective | None) -> Recipe:
+        own = replace(training, learning_rate=training.learning_rate * factor)
+        return replace(base, objective=objective, training=own, terms=base.terms if objective else ())
+
+    factors = [1.0, advice.learning_rate_factor]
+    if diagnosis.pilot is not None:
+        factors += [t.learning_rate_factor for t in diagnosis.pilot.trials if t.arm == diagnosis.pilot.no_teacher]
+    found = {"no teacher": Arm(at(1.0, None), role="baseline")}
+    for factor in dict.fromkeys(factors[1:]):
+        if factor != 1:
+            found[f"no teacher lr×{factor:.3g}"] = Arm(at(factor, None))
+    objective = Objective.from_recipe(advice)
+    if advice.distil:
+        found["recommended"] = Arm(at(advice.learning_rate_factor, objective), role="recommended")
+    if (advice.cell, advice.temperature, advice.teacher_weight, advice.learning_rate_factor) != (*USUAL, 1.0):
+        found["T = 4 / 0.9"] = Arm(at(1.0, Objective(*USUAL)), role="usual")
+    return found
