@@ -119,7 +119,14 @@ def test_the_recipe_and_what_everyone_copies_are_arms_beside_no_teacher():
     )
     found = diagnose(signal, data=task, pilot=plan, only=["temperature"])
     arms = recommended_arms(found, training)
-    assert arms["no teacher"].role == "baseline" and "T = 4 / 0.9" in arms
+    assert arms["no teacher"].role == "baseline" and arms["recommended"].role == "recommended"
+    own = found.recipe
+    same = (own.temperature, own.teacher_weight, own.learning_rate_factor) == (
+        4.0,
+        0.9,
+        1.0,
+    )  # no arm stands there twice
+    assert ("T = 4 / 0.9" in arms) is not same
     made = dissect(task, arms, signal, seeds=2, progress="off")
     assert compared_with_no_teacher(made, "recommended").verdict != "not compared"
     plain = recommended_arms(diagnose(signal, data=task, only=["temperature"]), training)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fractionate.losses.objective import Objective
+from fractionate.losses.terms.base import TermSpec
 from fractionate.records import Diagnosis, Training
 from fractionate.study.arms import Arm
 from fractionate.study.pilot_arms import USUAL
@@ -24,20 +26,20 @@ def recommended_arms(diagnosis: Diagnosis, training: Training, *, base: Recipe |
     """
     base, advice = base or Recipe(), diagnosis.recipe
 
-    def at(factor: float, objective: Objective | None) -> Recipe:
+    def at(factor: float, objective: Objective | None = None, terms: Sequence[TermSpec | str] = ()) -> Recipe:
         own = replace(training, learning_rate=training.learning_rate * factor)
-        return replace(base, objective=objective, training=own, terms=base.terms if objective else ())
+        return replace(base, objective=objective, training=own, terms=tuple(terms))
 
-    factors = [1.0, advice.learning_rate_factor]
+    factors = [advice.learning_rate_factor]
     if diagnosis.pilot is not None:
         factors += [t.learning_rate_factor for t in diagnosis.pilot.trials if t.arm == diagnosis.pilot.no_teacher]
-    found = {"no teacher": Arm(at(1.0, None), role="baseline")}
-    for factor in dict.fromkeys(factors[1:]):
-        if factor != 1:
-            found[f"no teacher lr×{factor:.3g}"] = Arm(at(factor, None))
-    objective = Objective.from_recipe(advice)
-    if advice.distil:
-        found["recommended"] = Arm(at(advice.learning_rate_factor, objective), role="recommended")
-    if (advice.cell, advice.temperature, advice.teacher_weight, advice.learning_rate_factor) != (*USUAL, 1.0):
-        found["T = 4 / 0.9"] = Arm(at(1.0, Objective(*USUAL)), role="usual")
+    found = {"no teacher": Arm(at(1.0), role="baseline")}
+    found |= {f"no teacher lr×{factor:.3g}": Arm(at(factor)) for factor in dict.fromkeys(factors) if factor != 1}
+    if advice.distil or advice.repair:
+        made = Recipe.recommended(advice, training)
+        terms = (*base.terms, *made.terms)
+        found["recommended"] = Arm(at(advice.learning_rate_factor, made.objective, terms), role="recommended")
+    same = (advice.cell, advice.temperature, advice.teacher_weight, advice.learning_rate_factor) == (*USUAL, 1.0)
+    if not advice.terms and not same:
+        found["T = 4 / 0.9"] = Arm(at(1.0, Objective(*USUAL), base.terms), role="usual")
     return found

@@ -60,6 +60,8 @@ class Recipe:
         """
         training = training or Training()
         training = replace(training, learning_rate=training.learning_rate * advice.learning_rate_factor)
+        if advice.terms and not advice.repair:  # a task without classes
+            return cls(training=training, **{**parts, "terms": (*parts.get("terms", ()), *advice.terms)})
         return cls(objective=Objective.from_recipe(advice), training=training, **parts)
 
     @property
