@@ -98,6 +98,14 @@ def test_without_a_pilot_the_recipe_does_no_harm(data, healthy, examples):
     assert few == (recipe.temperature > 1)
 
 
+def test_rare_classes_do_not_make_data_scarce(data, healthy):
+    counts = torch.tensor([120, 120, 5, 5, 5, 5, 5, 5, 5, 5])
+    signal = signal_of(healthy, data[0])
+    places = torch.cat([(signal.labels == c).nonzero().flatten()[:n] for c, n in enumerate(counts.tolist())])
+    recipe = diagnose(signal.take(places), only=["temperature"]).recipe
+    assert (recipe.temperature, recipe.teacher_weight) == (1.0, 0.6)
+
+
 def test_classes_that_never_occur_do_not_take_the_mass(data):
     transfer = data[0].take(torch.arange(150))
     torch.manual_seed(0)
