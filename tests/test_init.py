@@ -115,6 +115,15 @@ def test_folders_parallel_files_and_files_by_part():
     assert str(find_source(None, ["story.txt"])) == "prompts('story.txt')"
 
 
+def test_a_folder_that_datasets_saved():
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_list([{"text": text, "label": n % 2} for n, text in enumerate(sentences(40))])
+    datasets.DatasetDict({"train": rows.select(range(30)), "test": rows.select(range(30, 40))}).save_to_disk("d")
+    text = fit_run_file(None, ["d"]).text
+    assert "texts('d', text='text', label='label')" in text and "validation: 0.2" in text and "test: 0.2" not in text
+
+
 def test_what_is_odd_is_said():
     rows = [{"customer_id": n % 9, "review": text, "stars": "good"} for n, text in enumerate(sentences(80))]
     rows += [{"customer_id": 3, "review": rows[0]["review"], "stars": "bad"} for _ in range(4)]

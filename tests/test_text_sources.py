@@ -381,3 +381,34 @@ def test_several_labels_of_a_text(tmp_path):
     assert isinstance(found.parts(**SIZES).test, type(whole))
     with pytest.raises(ConfigError, match="'text' is no label of 0 and 1"):
         data_sets[f"texts('{tmp_path / 't.jsonl'}', label=['rude', 'text'])"]
+
+
+def test_a_folder_that_datasets_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    names = datasets.ClassLabel(names=["money", "animals"])
+    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "ANI"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": names,
+                                  "tokens": datasets.Sequence(datasets.Value("string")), "ner": tags})  # fmt: skip
+
+    def part(first, last):
+        rows = [
+            {"text": f"the cat {n}", "label": n % 2, "tokens": ["cat", str(n)], "ner": [1, 0]}
+            for n in range(first, last)
+        ]
+        return datasets.Dataset.from_list(rows, features=features)
+
+    datasets.DatasetDict({"train": part(0, 20), "test": part(20, 26)}).save_to_disk(tmp_path / "d")
+    found = data_sets[f"texts('{tmp_path / 'd'}')"]
+    parts = found.raw_parts(**SIZES)
+    assert [len(parts.transfer), len(parts.validation), len(parts.test)] == [16, 4, 6]
+    assert parts.test.class_names == ("animals", "money") and parts.test.columns["label"] == (1, 0) * 3
+    assert parts.test.ids[0] == "test:0"
+    sentences = data_sets[f"tagged('{tmp_path / 'd'}', tags='ner')"]
+    assert sentences.table.whole.class_names == ("ANI", "O") and sentences.table.whole.columns["tags"][0] == (0, 1)
+    with pytest.raises(ConfigError, match="named in two ways"):
+        data_sets[f"texts('{tmp_path / 'd'}', test='{tmp_path / 'd'}')"]
+    with pytest.raises(ConfigError, match="did you mean text='text'"):
+        data_sets[f"texts('{tmp_path / 'd'}', text='texts')"]
+    part(0, 20).save_to_disk(tmp_path / "one")
+    assert found.table.whole.ids[0] == "train:0" and data_sets[f"texts('{tmp_path / 'one'}')"].table.given is None

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fractionate.data.examples import Examples
-from fractionate.data.own_saved import check_saved, picture_of
+from fractionate.data.own_saved import picture_of
 from fractionate.data.picture_files import shown_picture
+from fractionate.data.saved_folder import check_saved
 from fractionate.errors import ConfigError, DamagedError, MissingExtraError
 from fractionate.system.paths import as_path
 

@@ -13,6 +13,7 @@ from fractionate.data.columns import class_names
 from fractionate.data.labels import IGNORED
 from fractionate.data.memory import MemorySplit
 from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.saved_folder import is_saved
 from fractionate.data.text_columns import Columns, Reading, raw_table, read_columns, read_parts, refuse_settings
 from fractionate.data.text_file import read_text
 from fractionate.data.token_ids import (
@@ -113,7 +114,8 @@ def tagged(
 
 def _read(path: Path | str, roles: Mapping[str, Any], *, separator: str | None, encoding: str | None) -> Columns:
     """The columns of one file of sentences."""
-    file = existing_file(as_path(path, "the path of the sentences"))
+    file = as_path(path, "the path of the sentences")
+    file = file if is_saved(file) else existing_file(file)
     if file.suffix.lower() in CONLL:
         shown = printable(str(file), 200)
         columns = {"tokens": 0, "tags": -1} | {role: name for role, name in roles.items() if name is not None}

@@ -26,6 +26,7 @@ from fractionate.data.folders import class_folders, division, files_of_classes
 from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import PLAIN
 from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.saved_folder import is_saved
 from fractionate.data.targets import Target, make_labels
 from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
 from fractionate.data.text_file import check_encoding, read_text
@@ -216,12 +217,12 @@ def read_texts(
     gone = names_of(missing, "missing")
     check_encoding(reading.encoding)
     path = as_path(path, "the path of the texts")
-    if path.is_dir():
+    if path.is_dir() and not is_saved(path):
         others = {name: value for name, value in vars(reading).items() if name not in ("encoding", "repeats")}
         refuse_settings(path, "a folder", second=second, **others)
         return _of_folder(path, reading, links=links)
     refuse_settings(path, "a file", links=links)
-    if existing_file(path).suffix.lower() == ".txt":
+    if not is_saved(path) and existing_file(path).suffix.lower() == ".txt":
         raise ConfigError(
             f"{printable(str(path), 200)} is one text without a class",
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv, .parquet or .jsonl file",

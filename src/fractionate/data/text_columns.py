@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fractionate.data.delimited import read_delimited
 from fractionate.data.raw import RawSplit, RawTable
+from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET, read_parquet
 from fractionate.data.text_file import check_encoding, read_text, refuse_json
 from fractionate.errors import ConfigError, DamagedError, printable
@@ -62,6 +63,7 @@ class Columns:
         names: The column of each role.
         ids: The line of each row.
         files: The file of each row.
+        given: The part that the data themselves name for each row.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Columns:
     names: Mapping[str, str]
     ids: tuple[str, ...]
     files: tuple[str, ...]
+    given: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,10 +132,10 @@ class Columns:
 def read_columns(
     path: Path | str, roles: Mapping[str, str], *, separator: str | None = None, encoding: str | None = None
 ) -> Columns:
-    """Columns of a .csv, .tsv, .parquet or .jsonl file.
+    """Columns of a .csv, .tsv, .parquet or .jsonl file, or of a folder that `datasets` saved.
 
     Args:
-        path: The file.
+        path: The file or folder.
         roles: The name of the column of each role; in JSON lines `translation.en` reads an entry within an entry.
         separator: As `read_delimited` takes it.
         encoding: Of text files.
@@ -143,7 +146,11 @@ def read_columns(
         ResourceError: before reading what would not fit into memory.
     """
     check_encoding(encoding)
-    file = existing_file(as_path(path, "the path of the texts"))
+    path = as_path(path, "the path of the texts")
+    if is_saved(path):
+        refuse_settings(path, "a folder that datasets saved", separator=separator, encoding=encoding)
+        return _of_saved(path, roles)
+    file = existing_file(path)
     kind, shown = file.suffix.lower(), printable(str(file), 200)
     refuse_json(file, ".json")
     if kind in PARQUET:
@@ -175,13 +182,17 @@ def read_parts(
     settings = {"separator": reading.separator, "encoding": reading.encoding}
     first = read(path, {**roles, **reading.roles}, **settings)
     others = {name: getattr(reading, name) for name in ("validation", "test") if getattr(reading, name) is not None}
-    if not others:
-        return first, None if reading.part is None else first.words("part")
-    if reading.part is not None:
+    if not others and reading.part is None:
+        return first, None if first.given is None else list(first.given)
+    if not others and first.given is None:
+        return first, first.words("part")
+    if reading.part is not None or first.given is not None:
         raise ConfigError(
             "parts are named in two ways",
             expected="part=, or files of their own",
-            got=f"part={reading.part!r}, {', '.join(others)}=",
+            got=f"part={reading.part!r}, {', '.join(others)}="
+            if first.given is None
+            else "splits that were saved, and a setting",
         )
     found = [first, *(read(other, {**roles, **reading.roles}, **settings) for other in others.values())]
     cells = {role: [value for some in found for value in some.cells[role]] for role in first.cells}
@@ -241,6 +252,31 @@ def _of_json_lines(file: Path, shown: str, roles: Mapping[str, str], encoding: s
     _check_there(shown, roles, names)
     cells = {role: [_entry(item, name) for item in items.values()] for role, name in roles.items()}
     return _columns(file, cells, roles, items)
+
+
+def _of_saved(folder: Path, roles: Mapping[str, str]) -> Columns:
+    """The columns of a data set that `datasets` saved; class numbers become the names of their classes."""
+    parts = open_saved(folder)
+    shown = printable(folder.resolve().name)
+    cells: dict[str, list[Any]] = {role: [] for role in roles}
+    ids: list[str] = []
+    for part, rows in parts.items():
+        require_bytes(int(rows.data.nbytes) * 4, shown, fix=FEWER)
+        _check_there(shown, roles, list(rows.column_names))
+        for role, name in roles.items():
+            names = getattr(getattr(rows.features[name], "feature", rows.features[name]), "names", None)
+            cells[role] += [_class_name(value, names) for value in rows[name][:]]
+        ids += [str(row) if len(parts) == 1 else f"{part}:{row}" for row in range(len(rows))]
+    given = None if len(parts) == 1 else tuple(part for part, rows in parts.items() for _ in range(len(rows)))
+    return Columns(shown, cells, roles, tuple(ids), (shown,) * len(ids), given)
+
+
+def _class_name(value: Any, names: Sequence[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_class_name(one, names) for one in value]
+    return names[value] if value >= 0 else None
 
 
 def json_lines(file: Path, shown: str, encoding: str | None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -13,10 +13,12 @@ from typing import Any, Literal
 from fractionate.data.columns import MISSING
 from fractionate.data.delimited import read_delimited
 from fractionate.data.dividing import PARTS
+from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET, read_parquet
-from fractionate.data.text_columns import JSON_LINES, json_lines
+from fractionate.data.text_columns import JSON_LINES, json_lines, read_columns
 from fractionate.errors import printable
 from fractionate.system.files import existing_file
+from fractionate.system.paths import as_path
 
 Kind = Literal["text", "category", "number", "list", "id", "part", "empty"]
 FEW_NUMBERS = 20  # different whole numbers of a category at most
@@ -42,7 +44,10 @@ class ColumnProfile:
 
 
 def cells_of(path: Path | str) -> dict[str, Sequence[Any]]:
-    """The columns of a .csv, .tsv, .parquet or .jsonl file, None for empty cells. Raises what their readers raise."""
+    """The columns of a table, of JSON lines or of a saved folder, None for empty cells. Raises what their readers raise."""
+    if is_saved(as_path(path)):
+        saved = {str(name): str(name) for name in open_saved(path)["train"].column_names}
+        return dict(read_columns(path, saved).cells)
     file = existing_file(path)
     if file.suffix.lower() in PARQUET:
         table = read_parquet(file)

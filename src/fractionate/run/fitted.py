@@ -162,7 +162,7 @@ def _text(look: Look, models: Models, length: int | None) -> str:
 def _sizes(look: Look, models: Models) -> list[str]:
     """Lines for the sizes of the parts: what the data divide themselves is left as it is."""
     settings: dict[str, Any] = look.source.settings
-    named = set(settings) & {"validation", "test"}
+    named = {*settings, *look.source.given} & {"validation", "test"}
     if "part" in settings:
         cells = {str(cell).strip().lower() for cell in look.source.cells[settings["part"]] if cell is not None}
         named = {PARTS[cell] for cell in cells} & {"validation", "test"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fractionate.data.dividing import PARTS
 from fractionate.data.own_tags import CONLL
 from fractionate.data.picture_files import ENDINGS
+from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET
 from fractionate.data.text_columns import JSON_LINES
 from fractionate.errors import ConfigError, printable
@@ -71,6 +72,7 @@ class Source:
         columns: What the columns hold, where there are columns.
         cells: Their cells.
         notes: What was found odd.
+        given: The parts that the data themselves name.
     """
 
     task: str
@@ -80,6 +82,7 @@ class Source:
     columns: tuple[ColumnProfile, ...] = ()
     cells: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         arguments = [*map(repr, self.path), *(f"{name}={value!r}" for name, value in self.settings.items())]
@@ -109,6 +112,14 @@ def find_source(task: str | None, files: Sequence[Path | str]) -> Source:
     path = Path(main[0])
     if len(main) == 2:
         return Source(_fits(kind, "translation", main[0]), "pairs", main, parts)
+    if path.is_dir() and is_saved(path):
+        found = _of_columns(kind, main, parts)
+        if found.reader == "table":
+            raise ConfigError(
+                f"{printable(main[0], 200)} holds no texts", expected="texts, which init fits a run file to",
+                fix=f"write it by hand, data.source: saved({main[0]!r}): fractionate config explain data",
+            )  # fmt: skip
+        return replace(found, given=tuple(open_saved(path)))
     if path.is_dir():
         return _of_folder(kind, path, main, parts)
     ending = path.suffix.lower()
