@@ -230,7 +230,17 @@ def _silent(_: str) -> None:
 
 @app.command()
 def report(
-    arguments: Arguments = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN.yaml] [key=value]... | FOLDER [FOLDER]",
+            help="a run file with settings; or the folder of a run or of several, or of two to compare: read, never made",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="html|md", help="a page, or Markdown for a pull request")
+    ] = "html",
     no_pilot: NoPilot = False,
     force: Force = False,
     trust: Trust = None,
@@ -243,7 +253,12 @@ def report(
 
     Example: fractionate report run.yaml
     Example: fractionate report run.yaml --dry-run
+    Example: fractionate report runs/first runs/second --format md
     """
+    if form not in ("html", "md"):
+        raise ConfigError("invalid value for --format", expected="html or md", got=form)
+    if arguments and all(Path(word).is_dir() for word in arguments):
+        return _report_folders(arguments, form, as_json, refused=no_pilot or force or bool(trust) or dry_run)
     if dry_run:
         return give(estimate_of("report", arguments, trust, no_pilot=no_pilot), as_json)
     from fractionate.records.commands import Written
@@ -254,7 +269,20 @@ def report(
     tell(f"{workflow.diagnosis}\n\n{workflow.study}\n")
     kept_back = workflow.kept_back()
     tell(f"no student is exported: {kept_back}\n" if kept_back else f"student: {workflow.student}\n")
-    give(Written.at(workflow.report()), as_json, workflow.card)
+    give(Written.at(workflow.report(form)), as_json, workflow.card)
+
+
+def _report_folders(folders: list[str], form: str, as_json: bool, *, refused: bool) -> None:
+    from fractionate.page.folder import folders_card, report_folders
+    from fractionate.records.commands import Written
+
+    if refused:
+        raise ConfigError(
+            "folders of runs are read as they are", expected="--format and --json alone", got="options of a run",
+            fix="give the run file, or leave the options out",
+        )  # fmt: skip
+    again = shell_line(["fractionate", "report", *folders, *(["--format", form] if form != "html" else [])])
+    give(Written.at(report_folders(folders, form=form, command=again)), as_json, folders_card(folders))
 
 
 @app.command()
@@ -268,11 +296,12 @@ def demo(
     Example: fractionate demo --out runs/demo
     """
     from fractionate.cli.demo import demo as run_demo
+    from fractionate.page.folder import folders_card
     from fractionate.records.commands import Written
 
     page = run_demo(out, say=tell)
     tell("the report:")
-    give(Written.at(page.resolve()), as_json)
+    give(Written.at(page.resolve()), as_json, folders_card([page.parent]))
 
 
 @app.command()

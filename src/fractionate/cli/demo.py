@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from fractionate.page.card import decide
 from fractionate.page.document import report
 from fractionate.page.folder import run_file_words
 from fractionate.records.base import Record
@@ -70,6 +69,5 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
         made = workflow.records()
         records += made
         run_files |= run_file_words(workflow.out, made)
-    say(str(decide(records, run_files)))
     again = shell_line(["fractionate", "demo", "--out", str(out)])
     return report(records, out / "report.html", command=again, run_files=run_files)

@@ -5,7 +5,7 @@ A case is one teacher (or one study): its diagnosis, its study, the student that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,13 +22,22 @@ from fractionate.page.example_cards import example_lists
 from fractionate.page.explanation_plots import explanation_figures
 from fractionate.page.figure import Figure, pooled
 from fractionate.page.histogram_plots import histogram_figure
+from fractionate.page.index import IndexRow
 from fractionate.page.mechanism_plots import mechanism_figures
+from fractionate.page.page_settings import PageSettings
 from fractionate.page.provenance import contracts_of, notes_of, provenance_of
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.score_tables import RunRow, ScoreRow, run_rows, score_rows
+from fractionate.page.side_by_side import SideBySide, side_by_side
 from fractionate.page.spectrum_plots import beyond_universe, nothing_words, spectrum_figure, temperature_figure
 from fractionate.page.student_plots import curves_figure, heading, students_figure
-from fractionate.page.summaries import arms_of, judged_on, main_effects, metrics_of, variant
+from fractionate.page.summaries import (
+    arms_of,
+    judged_on,
+    main_effects,
+    metrics_of,
+    variant,
+)
 from fractionate.page.text import seconds, short
 from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, MetricInfo, Run
 from fractionate.records.base import Record
@@ -98,31 +107,33 @@ class Content:
 
     title: str
     summary: str  # over several cases; empty for one
+    both: SideBySide | None  # two cases compared
+    index: tuple[IndexRow, ...]  # of a page that lists runs and shows none
     cases: tuple[Chapters, ...]
     versions: dict[str, str]
     commands: tuple[str, ...]
 
 
-def content(
-    records: Sequence[Record],
-    title: str = "",
-    command: str = "",
-    run_files: Mapping[str, Sequence[str]] | None = None,
-) -> Content:
+def content(records: Sequence[Record], given: PageSettings) -> Content:
     """Sort the records by what they are about and make the figures."""
     found = cases(records)
-    decisions = [decide_case(case, run_files) for case in found]
+    decisions = [decide_case(case, given.run_files) for case in found]
     settings = [case.study.settings for case in found if case.study]
     settings += [run.settings for case in found for run in case.runs]
     runs = [run for case in found for run in case.every_run]
     names = [short(case.name or "student", 60) for case in found]
+    shown = [] if given.links is not None else list(zip(found, decisions, strict=True))
     return Content(
-        title=short(title, 120) if title else ", ".join(dict.fromkeys(names[:3])),
+        title=short(given.title, 120) if given.title else ", ".join(dict.fromkeys(names[:3])),
         summary=summed_up(decisions) if len(decisions) > 1 else "",
-        cases=tuple(_chapters(i, c, d) for i, (c, d) in enumerate(zip(found, decisions, strict=True))),
+        both=side_by_side(found, decisions) if given.compare and len(found) == 2 else None,
+        index=() if given.links is None else tuple(IndexRow.of(d, given.links.get(d.name, "")) for d in decisions),
+        cases=tuple(_chapters(i, c, d) for i, (c, d) in enumerate(shown)),
         versions={key: value for run in runs for key, value in run.versions.items()},
         commands=tuple(
-            dict.fromkeys([command] * bool(command) + [str(s["command"]) for s in settings if s.get("command")])
+            dict.fromkeys(
+                [given.command] * bool(given.command) + [str(s["command"]) for s in settings if s.get("command")]
+            )
         ),
     )
 

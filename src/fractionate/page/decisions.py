@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fractionate.page.summaries import NO_TEACHER, value_text, variant
+from fractionate.page.summaries import value_text, variant
 from fractionate.page.text import count, number, short
 from fractionate.records import Interval, MetricInfo
 from fractionate.records.base import Record
+from fractionate.records.studies import NO_TEACHER
 
 Answer = Literal["Distil", "Don't distil", "No clear difference yet", "Not compared yet"]
 Who = Literal["student", "no teacher", "exported student", "teacher"]

@@ -1,13 +1,15 @@
-"""`report`: records as one HTML page that opens offline, on a phone, in the dark and on paper."""
+"""`report`: records as one HTML page that opens offline, on a phone, in the dark and on paper; or as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fractionate.errors import MissingExtraError
+from fractionate.page.markdown import markdown
+from fractionate.page.page_settings import PageSettings
 from fractionate.page.reading import Source, read_records
+from fractionate.records.base import Record
 from fractionate.system.atomic import make_directory, write_file
 from fractionate.system.paths import as_path
 
@@ -20,32 +22,39 @@ def report(
     command: str = "",
     run_files: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
-    """Write one self-contained HTML page about records and give its path.
+    """Write one self-contained HTML page about records and give its path; Markdown where `out` ends in .md.
 
-    `records`: one or more `Diagnosis`, `Study` or `Run`, also as JSON text or the path of a JSON file or of a folder of them.
-    `out`: the file to write; for a folder, `report.html` in it. `title` heads the page; `command` is the command that makes
-    all of it again (otherwise taken from the records' settings). `run_files`: the run file of each diagnosis or study by its name,
-    as words of a command line, for the command that the decision advises.
+    Args:
+        records: One or more `Diagnosis`, `Study` or `Run`, also as JSON text or the path of a JSON file or of a folder of them.
+        out: The file to write; for a folder, `report.html` in it.
+        title, command, run_files: As in `PageSettings`.
 
-    A chapter whose record is not given is left out. The file is replaced only when the new one is whole. Raises `ConfigError` for
-    records that cannot be read, `MissingExtraError` without jinja2, and `ResourceError`, before any work is done, where the page
-    cannot be written.
+    A chapter whose record is not given is left out. The file is replaced only when the new one is whole.
+
+    Raises:
+        ConfigError: Records that cannot be read.
+        MissingExtraError: jinja2 is not installed, and the page is HTML.
+        ResourceError: The page cannot be written; found out before any work is done.
     """
-    found = read_records(records)
+    return write_page(read_records(records), out, PageSettings(title, command, run_files or {}))
+
+
+def write_page(records: Sequence[Record], out: Path | str, settings: PageSettings) -> Path:
+    """Write the page of records that have been read."""
     path = as_path(out)
     path = path / "report.html" if path.is_dir() else path
     make_directory(path.parent)
-    return write_file(path, render(found, title=title, command=command, run_files=run_files).encode("utf-8", "replace"))
+    if path.suffix.lower() == ".md":
+        text = markdown(
+            records, title=settings.title, run_files=settings.run_files, compare=settings.compare, links=settings.links
+        )
+    else:
+        text = render(records, settings)
+    return write_file(path, text.encode("utf-8", "replace"))
 
 
-def render(
-    records: Sequence[Any],
-    *,
-    title: str = "",
-    command: str = "",
-    run_files: Mapping[str, Sequence[str]] | None = None,
-) -> str:
-    """The page as text."""
+def render(records: Sequence[Record], settings: PageSettings) -> str:
+    """The HTML page as text."""
     try:
         from fractionate.page.template import fill
     except ImportError as error:
@@ -54,4 +63,4 @@ def render(
         raise MissingExtraError(
             "the report needs jinja2", got="it is not installed", fix='pip install "fractionate[report]"'
         ) from None
-    return fill(records, title=title, command=command, run_files=run_files)
+    return fill(records, settings)

@@ -10,7 +10,6 @@ from fractionate.page.rows import REACH, ROW, axis_row, ground, key, mark, row
 from fractionate.page.summaries import (
     BETTER,
     LEVEL_WORDS,
-    VERDICT_WORDS,
     main_effects,
     pays,
     size_text,
@@ -19,6 +18,7 @@ from fractionate.page.summaries import (
 )
 from fractionate.page.text import decimals, short
 from fractionate.records import Share, Study, Verdict
+from fractionate.records.studies import VERDICT_WORDS
 
 VERDICT_SIGNS: dict[Verdict, str] = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
 

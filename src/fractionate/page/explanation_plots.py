@@ -11,10 +11,10 @@ from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.spectrum_plots import spectrum_figure
-from fractionate.page.summaries import VERDICT_WORDS
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import Explanations, Superfeature
 from fractionate.records.explanations import HEAD
+from fractionate.records.studies import VERDICT_WORDS
 
 TEACHER, STUDENT = "seg lv-u", "seg lv-is"
 EXAMPLES_DRAWN = 6

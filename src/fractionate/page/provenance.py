@@ -18,21 +18,29 @@ def contracts_of(runs: Sequence[Run]) -> tuple[tuple[str, Contract | None], ...]
     return tuple(found.items())
 
 
+def facts_of(case: Case) -> dict[str, object]:
+    """Data, seeds and settings of a case's study; of its first exported student where there is no study."""
+    if case.study is None:
+        run = next(iter(case.runs), None)
+        return {} if run is None else _facts_of_run(run)
+    s = case.study
+    facts: dict[str, object] = {**{f"data {k}" if k != "name" else "data": v for k, v in s.data.items()}}
+    facts |= {"seeds": ", ".join(map(str, s.seeds)), "baseline": variant(s.baseline), "metric": s.metric}
+    facts |= {"margin": s.deciding.margin} if s.metrics else {}
+    facts |= {k: v for k, v in s.settings.items() if k != "command"}
+    shared = _shared([r.settings for r in s.runs])
+    return facts | {k: v for k, v in shared.items() if k not in facts and k != "command"}
+
+
+def _facts_of_run(run: Run) -> dict[str, object]:
+    return {"seed": run.seed, "steps": run.steps, **{k: v for k, v in run.settings.items() if k != "command"}}
+
+
 def provenance_of(case: Case) -> tuple[tuple[str, dict[str, str]], ...]:
     """Settings of the study and of the exported students, as a run file has them."""
-    parts: list[tuple[str, dict[str, str]]] = []
-    if case.study:
-        s = case.study
-        facts: dict[str, object] = {**{f"data {k}" if k != "name" else "data": v for k, v in s.data.items()}}
-        facts |= {"seeds": ", ".join(map(str, s.seeds)), "baseline": variant(s.baseline), "metric": s.metric}
-        facts |= {"margin": s.deciding.margin} if s.metrics else {}
-        facts |= {k: v for k, v in s.settings.items() if k != "command"}
-        facts |= {k: v for k, v in _shared([r.settings for r in s.runs]).items() if k not in facts and k != "command"}
-        parts.append((s.name, {k: setting(v) for k, v in facts.items()}))
-    for r in case.runs[:8]:
-        facts = {"seed": r.seed, "steps": r.steps, **{k: v for k, v in r.settings.items() if k != "command"}}
-        parts.append((variant(r.arm), {k: setting(v) for k, v in facts.items()}))
-    return tuple(parts)
+    parts = [(case.study.name, facts_of(case))] if case.study else []
+    parts += [(variant(run.arm), _facts_of_run(run)) for run in case.runs[:8]]
+    return tuple((name, {key: setting(value) for key, value in facts.items()}) for name, facts in parts)
 
 
 def notes_of(case: Case) -> tuple[str, ...]:

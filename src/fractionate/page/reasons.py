@@ -8,7 +8,6 @@ from fractionate.page.compared import Compared, change_text, recipe_text
 from fractionate.page.decisions import Answer
 from fractionate.page.summaries import (
     LEVEL_WORDS,
-    NO_TEACHER,
     calibration_of,
     certain_shares,
     score_values,
@@ -20,6 +19,7 @@ from fractionate.page.summaries import (
 )
 from fractionate.page.text import decimals, listing, percent, sentence, short
 from fractionate.records import Diagnosis, Effect, Explanations, MetricInfo, Run
+from fractionate.records.studies import NO_TEACHER
 
 
 def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advised: Effect | None) -> list[str]:
@@ -51,8 +51,12 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
             reasons.append(f"Label smoothing alone ({variant(e.arm)}) {change_text(metric, e)}.")
     reasons += _side_effects(found, chosen) if answer != "Don't distil" else []
     reasons += _on_advice(case, found, chosen, answer, advised)
-    if answer == "No clear difference yet" and chosen.seeds_to_settle:
-        reasons.append(f"About {chosen.seeds_to_settle:,} seeds would settle it.")
+    if answer == "No clear difference yet":
+        if chosen.smallest_effect is not None:
+            size = size_text(metric, chosen.smallest_effect)
+            reasons.append(f"{chosen.seeds} seeds find an effect of {size} or more in 8 of 10 such studies.")
+        if chosen.seeds_to_settle:
+            reasons.append(f"About {chosen.seeds_to_settle:,} seeds would settle it.")
     reasons += faults(case.diagnosis)
     for run in case.runs:
         reasons += _exported(run, found, chosen, metric)

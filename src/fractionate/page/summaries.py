@@ -10,7 +10,8 @@ from math import isfinite
 from statistics import fmean, stdev
 
 from fractionate.page.text import decimals, number, short
-from fractionate.records import Contract, Effect, Interval, MetricInfo, Run, Scores, Share, ShareLevel, Study, Verdict
+from fractionate.records import Contract, Effect, Interval, MetricInfo, Run, Scores, Share, ShareLevel, Study
+from fractionate.records.studies import variant_name
 
 LEVEL_WORDS: dict[ShareLevel, str] = {
     "universe": "how sure it is on average",
@@ -21,20 +22,12 @@ LEVEL_WORDS: dict[ShareLevel, str] = {
     "domain": "what it says of each class",
     "instance": "what it says of each example",
 }
-NO_TEACHER = "no teacher"
-VERDICT_WORDS: dict[Verdict, str] = {
-    "helps": "helps",
-    "hurts": "hurts",
-    "equivalent": "equivalent",
-    "cannot tell": "no clear difference",
-}
 BETTER = {"more": "more is better", "less": "less is better"}
 
 
 def variant(arm: str, limit: int = 40) -> str:
     """The name of a variant as people read it: `hard` is "no teacher"."""
-    name = short(arm or "student", limit)
-    return NO_TEACHER + name[4:] if name == "hard" or name.startswith("hard ") else name
+    return variant_name(short(arm or "student", limit))
 
 
 def uses_teacher(contract: Contract | None) -> bool:

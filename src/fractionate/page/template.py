@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from fractionate.page.chapters import content
 from fractionate.page.glossary import glossed
+from fractionate.page.page_settings import PageSettings
 from fractionate.page.settings_text import patch_text
 from fractionate.page.text import number, percent, sentence, short
 from fractionate.records.base import Record
@@ -24,13 +25,7 @@ def _finalize(value: Any) -> Any:
     return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
 
 
-def fill(
-    records: Sequence[Record],
-    *,
-    title: str = "",
-    command: str = "",
-    run_files: Mapping[str, Sequence[str]] | None = None,
-) -> str:
+def fill(records: Sequence[Record], settings: PageSettings) -> str:
     """The page about these records as text."""
     folder = files("fractionate.page")
     script = folder.joinpath("script.js").read_text(encoding="utf-8")
@@ -50,5 +45,5 @@ def fill(
     template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
     # our own two files are the only text that is not escaped
     own = {"script": Markup(script), "style": Markup(style)}  # noqa: S704
-    page = template.render(page=content(records, title, command, run_files), script_hash=digest, **own)
+    page = template.render(page=content(records, settings), script_hash=digest, **own)
     return page + "\n"

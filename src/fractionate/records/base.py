@@ -10,6 +10,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,6 +77,9 @@ def _checked(text: str | bytes) -> tuple[str | bytes, bool]:
             fix="make the record again",
         )  # fmt: skip
     return json.dumps(fields), True
+
+
+NOTEBOOK = "fractionate.page.notebook"  # by name: it stands above the records, and only notebooks need it
 
 
 @dataclass(frozen=True)
@@ -171,4 +175,5 @@ class Record:
             raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=again) from error
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html_text.escape(visible(str(self)))}</pre>"
+        card: str | None = import_module(NOTEBOOK).card_html(self)
+        return card or f"<pre>{html_text.escape(visible(str(self)))}</pre>"

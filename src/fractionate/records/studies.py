@@ -12,6 +12,18 @@ from fractionate.records.training import Run
 
 ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
 Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
+NO_TEACHER = "no teacher"
+VERDICT_WORDS: dict[Verdict, str] = {
+    "helps": "helps",
+    "hurts": "hurts",
+    "equivalent": "equivalent",
+    "cannot tell": "no clear difference",
+}
+
+
+def variant_name(arm: str) -> str:
+    """The name of a variant as people read it: `hard` is "no teacher"."""
+    return NO_TEACHER + arm[4:] if arm == "hard" or arm.startswith("hard ") else arm
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,8 @@ class Effect(Record):
         """Of a "cannot tell": what the study could have seen, and what would settle it; else nothing."""
         if self.verdict != "cannot tell":
             return ""
-        words = [f"{self.seeds} seeds find an effect of {self.smallest_effect:.2g} or more"] * (
-            self.smallest_effect is not None
-        )
+        smallest = self.smallest_effect
+        words = [] if smallest is None else [f"{self.seeds} seeds find an effect of {smallest:.2g} or more"]
         words += [f"{self.seeds_to_settle} would settle it" if self.seeds_to_settle else "no 1,000 would settle it"]
         return f" ({'; '.join(words)})"
 
@@ -142,15 +153,15 @@ class Study(Record):
         return self.metrics[0].name if self.metrics else ""
 
     def __str__(self) -> str:
-        size = f"{len(self.arms)} arms × {len(self.seeds)} seeds"
-        head = f"{self.name}: {size}, {self.metric} against {self.baseline} (95 % intervals, p after Holm)"
+        size, base = f"{len(self.arms)} variants × {len(self.seeds)} seeds", variant_name(self.baseline)
+        head = f"{self.name}: {size}, {self.metric} against {base} (95 % intervals, p after Holm)"
         rows = []
         for e in self.effects:
             if e.metric == self.metric:
-                arm = ("~ " if e.placebo else "") + e.arm + ("" if e.against == self.baseline else f" − {e.against}")
-                rows.append(
-                    f"  {arm:<34} {e.gain:+8.3f} [{e.interval.low:+.3f}, {e.interval.high:+.3f}]  {e.verdict:<11}"
-                )
+                arm = "~ " * e.placebo + variant_name(e.arm)
+                arm += "" if e.against == self.baseline else f" − {variant_name(e.against)}"
+                interval = f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]"
+                rows.append(f"  {arm:<34} {e.gain:+8.3f} {interval}  {VERDICT_WORDS[e.verdict]:<19}")
                 rows[-1] += f"  p {e.p_holm:.2g}"
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects

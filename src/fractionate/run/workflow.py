@@ -379,12 +379,12 @@ class Workflow(Assembly):
         """The decision, from what the run has made so far."""
         return run_card(self.out, trusting(self.run))
 
-    def report(self) -> Path:
-        """Everything on one page; makes what is missing first."""
+    def report(self, form: str = "html") -> Path:
+        """Everything on one page, or as Markdown (`form` "md"); makes what is missing first."""
         again = shell_line(["fractionate", "report", str(self.out / "run.yaml"), *trusting(self.run)])
         records = self.records()
         run_files = run_file_words(self.out, records, trusting(self.run))
-        return report(records, self.out / "report.html", command=again, run_files=run_files)
+        return report(records, self.out / f"report.{form}", command=again, run_files=run_files)
 
     def records(self) -> list[Any]:
         """What the page is made of."""
