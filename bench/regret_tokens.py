@@ -7,7 +7,7 @@ judged by nats (language modelling); *words*: where the words end in a text with
 classification). Teachers: a convolution of 128 channels over 7 characters, healthy or over-trained; students: 16 channels over 4.
 12 settings in a random order. Arms: no teacher; kd at 1/0.6, 1/1, 2/0.9, 4/0.9; kd-pt at 1/0.9; each at 1, 3 and 9 times the
 learning rate 2e-3 on 3 seeds, judged on test data at the rate that validation data chose. The pilot:
-PilotPlan.default(budget=40), with seeds of its own. All through the loop of `distill`: nothing here knows that a row is a token.
+PilotPlan.default(budget=45), with seeds of its own. All through the loop of `distill`: nothing here knows that a row is a token.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def measured(what: str, part: str, kind: str) -> dict[str, Any]:
     task, given = task_of(what, part)
     teacher = teacher_of(task, given, kind)
     begin = time.process_time()
-    plan = PilotPlan.default(task, TRAINING, budget=40, first_seed=100, progress="off")
+    plan = PilotPlan.default(task, TRAINING, budget=45, first_seed=100, progress="off")
     found = diagnose(teacher, data=task, pilot=plan)
     seconds, advice = time.process_time() - begin, found.recipe
     recipes = {

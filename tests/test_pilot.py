@@ -158,7 +158,7 @@ def test_it_ends_in_time_with_what_there_is():
 
 def test_a_budget_in_trainings_cuts_arms_first_and_steps_last():
     shares, sizes = [], []
-    for budget in (200, 40, 14, 6):
+    for budget in (200, 45, 14, 6):
         made_of = PilotPlan.default(budget=budget)
         assert made_of.students * made_of.share <= budget
         assert {HARD, CAUTIOUS, USUAL} <= set(made_of.settings)

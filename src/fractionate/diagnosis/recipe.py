@@ -78,7 +78,9 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recommendation:
         return labels_alone(f"{weak.summary}. Train on the labels alone; a better teacher may help.")
     reading = case.reading
     counts = reading.counts.long()
-    each = float(torch.repeat_interleave(counts, counts).double().median())  # of the class of a typical example: rare ones aside
+    each = float(
+        torch.repeat_interleave(counts, counts).double().median()
+    )  # of the class of a typical example: rare ones aside
     reasons, temperature, weight = [], 1.0, DOUBTED
     if each < SCARCE:
         soft = max(1.0, min(HIGHEST_TEMPERATURE, float(reading.extent.median()) / SOFTNESS))

@@ -51,7 +51,7 @@ MOST_CLASSES = 2000  # statistics of every class against every other are not mad
 
 @dataclass(frozen=True, eq=False)
 class PilotPlan:
-    """How a pilot is run: `diagnose(..., pilot=PilotPlan.default(task, training, budget=40))`, or every number by itself.
+    """How a pilot is run: `diagnose(..., pilot=PilotPlan.default(task, training, budget=45))`, or every number by itself.
 
     Args:
         minutes: Ends it early, with what there is; None: no bound. What is computed never depends on a clock.
@@ -62,7 +62,7 @@ class PilotPlan:
         coverage: It says "distil" where the interval of this coverage lies above 0: 0.7 is about one standard error.
         grid: Settings (cell, temperature, teacher weight) in addition to no teacher, T = 4 / 0.9, T = 1 / 0.6 and the rule's.
         rates: Multiples of the learning rate that every arm is tried at, no teacher too; a best one at the end of them adds the
-            next.
+            next, at most twice.
         recipe: What all students share: the task's model by name, preparations, terms, transforms.
         out: A folder for every student's answers, so that a stopped pilot resumes.
     """
@@ -100,12 +100,12 @@ class PilotPlan:
 
     @classmethod
     def default(
-        cls, task: Task | None = None, training: Training | None = None, *, budget: float = 40.0, **changes: Any
+        cls, task: Task | None = None, training: Training | None = None, *, budget: float = 45.0, **changes: Any
     ) -> PilotPlan:
         """A plan that costs at most `budget` whole trainings: fewer arms and seeds first, then shorter trainings.
 
         Short trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
-        Raises `ConfigError` for a budget below 5 trainings, and for a task without validation data where none are given.
+        Raises `ConfigError` for a budget below 6 trainings, and for a task without validation data where none are given.
         """
         if task is not None and task.splits.validation is None and changes.get("validation") is None:
             raise _no_validation()
@@ -135,8 +135,9 @@ class PilotPlan:
         plain = min(2, len(self.rates))
         first, *later = self.rounds
         found = arms * first.seeds
-        if len(self.rates) > 1:  # the next rate, where the best is the last
-            found += ((min(arms, (later[0].keep if later else None) or 3) + 1) // 2 + 1) * first.seeds
+        if len(self.rates) > 1:  # the next rates, where the best is the last
+            kept = (later[0].keep if later else None) or 3
+            found += ((min(arms, kept) + 1) // 2 + 1 + 3) * first.seeds
         found += sum((min(arms, (r.keep or arms) + 1) + plain) * r.seeds for r in later)
         return found + (min(3, arms) + plain) * self.confirming_seeds
 
@@ -199,10 +200,8 @@ class _Halving:
         own = [(recipe.cell, recipe.temperature, recipe.teacher_weight)] * recipe.distil
         settings = [s for s in dict.fromkeys([*plan.settings, *own]) if self._possible(s)]
         pool = [Candidate(setting, rate) for rate in plan.rates for setting in settings]
-        bar, seeds = (
-            Progress("pilot", plan.students, show="auto" if plan.progress == "auto" else "nothing"),
-            list[int](),
-        )
+        bar = Progress("pilot", plan.students, show="auto" if plan.progress == "auto" else "nothing")
+        seeds: list[int] = []
         try:
             for number, each in enumerate(plan.rounds):
                 if seeds:
@@ -244,16 +243,19 @@ class _Halving:
     def _with_next_rates(
         self, pool: list[Candidate], seeds: list[int], advance: Callable[[int], None]
     ) -> list[Candidate]:
-        """The arms, and for the best of them whose rate is the lowest or highest tried the next one."""
+        """The arms, and for the best of them whose rate is the lowest or highest tried the next one; for the very best twice."""
         rates = sorted(self.plan.rates)
         if len(rates) == 1:
             return pool
-        beyond = {rates[0]: rates[0] ** 2 / rates[1], rates[-1]: rates[-1] ** 2 / rates[-2]}
-        later = self.plan.rounds[1].keep if len(self.plan.rounds) > 1 else 3
-        kept = [c for c in self._best(pool, seeds, later)[: (later or 3) + 1] if c.rate in beyond]
-        added = [replace(c, rate=beyond[c.rate]) for c in kept][: len(kept) // 2 + 1]
-        self._train(added, seeds, advance, must=())
-        return self._whole([*pool, *added], seeds, [])[0]
+        later = (self.plan.rounds[1].keep if len(self.plan.rounds) > 1 else None) or 3
+        for number, most in enumerate((later + 1, 3)):
+            low, high = min(c.rate for c in pool), max(c.rate for c in pool)
+            beyond = {low: low * rates[0] / rates[1], high: high * rates[-1] / rates[-2]}
+            kept = [c for c in self._best(pool, seeds, later)[:most] if c.rate in beyond]
+            added = [replace(c, rate=beyond[c.rate]) for c in kept][: len(kept) if number else len(kept) // 2 + 1]
+            self._train(added, seeds, advance, must=())
+            pool = self._whole([*pool, *added], seeds, [])[0]
+        return pool
 
     def _best(self, arms: Sequence[Candidate], seeds: Sequence[int], keep: int | None) -> list[Candidate]:
         """The best arms: the two without a teacher, so many with one, and the cautious one; best first within each."""
