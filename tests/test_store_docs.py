@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ def names(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
     data = Examples(torch.rand(96, 1, 8, 8), torch.arange(96) % 80)  # enough classes for top-64
-    networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, 80)) for _ in range(2)]
+    networks = [
+        nn.Sequential(OrderedDict(flat=nn.Flatten(), hidden=nn.Linear(64, 16), last=nn.Linear(16, 80)))
+        for _ in range(2)
+    ]
     return {"teacher": networks[0], "student": networks[1], "data": data}
 
 

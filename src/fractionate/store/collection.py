@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xxhash
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.data.labels import check_labels
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.models.function import FunctionTeacher
 from fractionate.models.output_kinds import Outputs
 from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import broken_rows, check_data, check_finite, check_logits
+from fractionate.store.features import check_alike, check_features, feature_columns
 from fractionate.store.folds import out_of_fold
 from fractionate.store.forms import Form, FormKind, StoredDtype, row_hashes
 from fractionate.store.identity import (
@@ -36,10 +38,11 @@ from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, HEAD_COPY, RELATION, SEGMENTS, SHARDS, Head, write_shard
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
+from fractionate.store.relation import find_relation, write_relation
 from fractionate.store.remote import require_folder
-from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, find_relation, kind_of, outputs_of, token_rows
+from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, kind_of, outputs_of, token_rows
 from fractionate.store.views import Replay
-from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep, write_file
+from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep
 from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.system.paths import as_path
 from fractionate.system.progress import Progress
@@ -70,6 +73,7 @@ def collect(
     class_relation: Float[Tensor, "classes classes"] | Literal["auto"] | None = "auto",
     named: str = "",
     folds: int = 0,
+    features: Sequence[str] = (),
     reuse: Store | None = None,
     part: tuple[int, int] = (0, 1),
     shard_bytes: int = 64 << 20,
@@ -92,8 +96,9 @@ def collect(
     language model, whose rows are `tokens`: "next" (logits at a place foretell the label of the next) or "aligned"; labels
     of -100 are left out, and with `vocabulary="trim"` so are the logits beyond the tokenizer's strings. An example of which
     the teacher says nothing finite is refused, or with `non_finite="skip"` has no row (`Store.skipped`). `reuse` takes over
-    the rows of unchanged examples from another store. `part=(rank, world)` gives each of several processes its share; a
-    shard is committed every `shard_bytes` or `commit_seconds`, and no more work than that is ever lost.
+    the rows of unchanged examples from another store. `features` are paths of layers whose outputs are kept in float16, one an
+    example, for terms that read inside the teacher. `part=(rank, world)` gives each of several processes its share; a shard is
+    committed every `shard_bytes` or `commit_seconds`, and no more work than that is ever lost.
 
     Raises `MismatchError` for data and labels that do not fit the teacher and for a store of something else (naming the field),
     `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
@@ -129,6 +134,10 @@ def collect(
         precision=precision,
         classes=trimmed,
         class_names=names,
+        features=features,
+    )
+    kept = check_features(
+        features, tokens=tokens, non_finite=non_finite, by_place=isinstance(asker.teacher, FunctionTeacher)
     )
     if batch_size < 1 or not 0 <= part[0] < part[1]:
         raise ConfigError("batch_size or part cannot be used", got=f"batch_size={batch_size}, part={part}")
@@ -151,6 +160,7 @@ def collect(
         temperatures=tuple(map(float, temperatures)),
         vocabulary=vocabulary,
         non_finite=non_finite,
+        features=", ".join(kept),
     )
     root = as_path(out)
     existing = _existing(root, identity, source)
@@ -224,6 +234,8 @@ class _Pass:
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
         self.class_relation = class_relation
         self.masks = identity.outputs != "numbers"  # -inf masks a class; no number may be infinite
+        some = existing.kept()[:1] if existing and identity.features else ()
+        self.first = existing.read(some) if existing and len(some) else {}  # what features look like
         self.waiting: list[dict[str, Array]] = []
         self.waiting_bytes = 0
         self.committed_at = time.monotonic()
@@ -306,6 +318,8 @@ class _Pass:
         if sizes is not None:
             columns["row_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype("<u8")
         columns |= self.form.encode(logits, labels, seeds)
+        if self.identity.features:
+            columns |= feature_columns(self.asker.features, self.identity.features.split(", "), len(slots))
         wanted = np.flatnonzero(~self.done[slots])
         self._keep(slots[wanted], columns if len(wanted) == len(slots) else stored_of(columns, wanted))
 
@@ -316,13 +330,16 @@ class _Pass:
             columns["views"] = (slots // count).astype("<u2")
         columns.pop("hashes", None)
         columns["hashes"] = row_hashes(rows_of(columns, np.arange(len(slots))))
+        check_alike(columns, self.first)
+        self.first = self.first or columns
         self.done[slots] = True
         self.waiting.append(columns)
         self.waiting_bytes += sum(column.nbytes for column in columns.values())
 
     def _check_room(self, rows_an_example: float) -> None:
         assert self.form is not None
-        needed = int(self.form.row_bytes(self.identity.views) * rows_an_example * int((~self.done).sum()))
+        beside = sum(value[0].numel() * 2 for value in self.asker.features.values())  # float16
+        needed = int((self.form.row_bytes(self.identity.views) * rows_an_example + beside) * int((~self.done).sum()))
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise refused(self.root, OSError(errno.ENOSPC, "no space left for the whole pass"), needed)
@@ -340,7 +357,7 @@ class _Pass:
         relation = self.class_relation
         if isinstance(relation, str):
             relation = find_relation(self.asker.teacher, form.classes)
-        digest = "" if relation is None else _write_relation(self.root, relation, form.classes)
+        digest = "" if relation is None else write_relation(self.root, relation, form.classes)
         names = self.source.split.class_names
         head = Head(
             identity=asdict(self.identity),
@@ -367,17 +384,3 @@ class _Pass:
 
 def _shown(source: Keyed, places: NDArray[np.int64], row: int) -> str:
     return source.shown(int(places[row]))
-
-
-def _write_relation(root: Path, relation: Tensor, classes: int) -> str:
-    if relation.shape != (classes, classes) or not bool(torch.isfinite(relation).all()):
-        raise MismatchError(
-            "class_relation does not fit the logits",
-            expected=f"finite [{classes}, {classes}]",
-            got=str(list(relation.shape)),
-        )
-    from safetensors.torch import save
-
-    raw = save({"class_relation": relation.detach().cpu().contiguous()})
-    write_file(root / RELATION, raw)
-    return str(xxhash.xxh3_128_hexdigest(raw))

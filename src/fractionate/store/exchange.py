@@ -18,6 +18,7 @@ from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, printable
 from fractionate.models.output_kinds import Outputs
 from fractionate.store.collection import collect
+from fractionate.store.features import PREFIX
 from fractionate.store.forms import FormKind, StoredDtype, to_torch
 from fractionate.store.keys import Keyed
 from fractionate.store.reading import Store
@@ -53,7 +54,11 @@ def export(path: Path | str, to: Target, out: Path | str) -> Path:
 def _pieces(store: Store) -> Iterator[dict[str, Array]]:
     for start in range(0, len(store), ROWS):
         columns = store.read(np.arange(start, min(start + ROWS, len(store))))
-        yield {name: column for name, column in columns.items() if name not in ("hashes", "keys")}
+        yield {
+            name: column
+            for name, column in columns.items()
+            if name not in ("hashes", "keys") and not name.startswith(PREFIX)
+        }
 
 
 def _tables(store: Store) -> Iterator[Any]:

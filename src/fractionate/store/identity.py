@@ -42,6 +42,7 @@ class Identity:
     dtype: StoredDtype = "float32"
     temperatures: tuple[float, ...] = (1.0,)
     vocabulary: str = "whole"  # or trim: classes beyond the tokenizer's strings are left out
+    features: str = ""  # paths of the layers whose features are kept
     non_finite: str = "refuse"  # or skip: examples of which the teacher says nothing finite have no row
     code: str = field(default_factory=lambda: CODE)
 

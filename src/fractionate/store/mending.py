@@ -28,9 +28,9 @@ from fractionate.store.layout import (
 )
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
+from fractionate.store.relation import find_relation
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, columns_fit, columns_in, scan
-from fractionate.store.teachers import find_relation
 from fractionate.system.atomic import TEMPORARY, make_directory, removing, sweep, write_file
 from fractionate.system.hashing import file_hash
 from fractionate.system.paths import as_path

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.checks import check_teacher, check_tokenizer
+from fractionate.store.features import read_features
 from fractionate.store.forms import Form
 from fractionate.store.layout import RELATION, damaged
 from fractionate.store.ranges import joined, rows_of, spans, stored_of
@@ -187,6 +188,15 @@ class Store:
     def logits(self, slots: Slots) -> Float[Tensor, "some classes"]:
         """The logits of some rows."""
         return self.form.decode(self.read(slots))
+
+    @property
+    def feature_paths(self) -> tuple[str, ...]:
+        """The layers of the teacher whose features are kept."""
+        return tuple(filter(None, str(self.head.identity.get("features", "")).split(", ")))
+
+    def features(self, slots: Slots | None = None) -> dict[str, Tensor]:
+        """Features [examples, …] of the teacher's layers by path, in float16, of some rows or all."""
+        return read_features(self.read(np.arange(len(self)) if slots is None else slots))
 
     def labels(self) -> Int[Tensor, "rows"]:
         """The labels of all rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED
@@ -19,20 +19,20 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import FunctionTeacher, as_teacher_module
 from fractionate.models.modes import eval_mode
 from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind
-from fractionate.models.outputs import Head, call, logits_of
+from fractionate.models.outputs import Head, logits_of
 from fractionate.models.placing import placed
 from fractionate.store.keys import Keyed
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.kind import Kind
 from fractionate.tasks.model_inputs import ModelInputs
+from fractionate.tasks.predictions import Needs
+from fractionate.tasks.reader import FEATURES, Reader, reading
 from fractionate.tasks.task import Task
-from fractionate.theory.teacher_signal import relation_from_rows
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Tokens = Literal["", "aligned", "next"]
 VIEW = "teacher"  # the view of a batch that a teacher reads; the student's inputs where the data have none
 PLAIN = Classification()  # what data that are no task are read as
-RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,7 @@ class Asker:
         precision: Precision = "float32",
         classes: int | None = None,
         class_names: Sequence[str] = (),
+        features: Sequence[str] = (),
     ) -> None:
         check_kind(outputs, "auto")
         if precision not in ("float32", "bfloat16", "float16"):
@@ -100,6 +101,9 @@ class Asker:
         self.kind, self.head, self.classes = kind, head, classes
         self.there = self.device  # where its inputs belong
         self.takes = None if by_place else ModelInputs.of(self.teacher)
+        self.needs = Needs(features=frozenset(features))
+        self.reader: Reader | None = None
+        self.features: Mapping[str, Tensor] = {}  # of the last batch
 
     @property
     def outputs(self) -> Outputs:
@@ -114,7 +118,11 @@ class Asker:
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
         """The teacher in evaluation mode on its device, put back afterwards: mode, module by module, and device."""
-        with eval_mode(self.teacher), placed(self.teacher, self.device) as self.there:
+        with (
+            eval_mode(self.teacher),
+            placed(self.teacher, self.device) as self.there,
+            reading(self.teacher, self.needs) as self.reader,
+        ):
             yield
 
     def __call__(self, batch: Batch) -> tuple[Float[Tensor, "batch *tokens classes"], Tensor]:
@@ -124,7 +132,12 @@ class Asker:
             self.there.type, dtype=getattr(torch, self.precision)
         )  # fmt: skip
         with torch.inference_mode(), half:
-            raw = self.teacher(batch.index) if self.takes is None else call(self.teacher, self.takes(batch, VIEW))
+            if self.takes is None:
+                raw = self.teacher(batch.index)
+            else:
+                assert self.reader is not None, "run within ready()"
+                raw, captured = self.reader(self.takes(batch, VIEW))
+                self.features = captured.get(FEATURES, {})
         values = self._checked(raw, batch)
         values = values.to(values.dtype if values.dtype == torch.float64 else torch.float32).cpu()
         if not isinstance(self.teacher, FunctionTeacher):  # which gives logits whatever its function gives
@@ -199,15 +212,3 @@ def token_rows(
             got=f"{IGNORED} everywhere",
         )
     return logits[valid], labels[valid], valid.sum(dim=1).numpy().astype(np.int64)
-
-
-def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:
-    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none."""
-    if not isinstance(teacher, nn.Module) or classes > RELATION_CLASSES:
-        return None
-    head: Callable[[], Any] | None = getattr(teacher, "get_output_embeddings", None)
-    layers = [head() if head is not None else None, *reversed(list(teacher.modules()))]
-    for layer in layers:
-        if isinstance(layer, nn.Linear) and layer.out_features == classes:
-            return relation_from_rows(layer.weight.float().cpu())
-    return None

@@ -92,7 +92,8 @@ class Cached:
     Args:
         cached: `TeacherSignal`, `CompactSignal`, a store, its path, `StoredTokens` or `HiddenStates`, in the order of the data.
         model: The teacher itself, for terms that read features, attention or explanations; run only where a term needs them.
-        features: Stored features by path, [examples, ...] in the order of the data, in place of the model.
+        features: Stored features by path, [examples, ...] in the order of the data, in place of the model; those of a store
+            (`collect(..., features=...)`) are found by themselves.
         explanations: [examples, superfeatures, classes], likewise.
     """
 
@@ -137,7 +138,8 @@ class Cached:
             kept = StoredTokens(kept, form="compact" if compact else "dense")
         if not isinstance(kept, TokenRows):
             kept = fitting(kept, split, objective).to(device)
-        absent = needs.features - self.features.keys()
+        features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
+        absent = needs.features - features.keys()
         asked = needs.attention or absent or (needs.explanations and self.explanations is None)
         with ExitStack() as stack:
             inside = None
@@ -147,10 +149,17 @@ class Cached:
                         "a term reads inside the teacher, and only its cached signal was given",
                         expected="the teacher's model, or its stored features",
                         got=", ".join(sorted(needs.features)) or "a cached signal",
-                        fix="teacher=Cached(signal, model=teacher), or the teacher itself",
+                        fix="collect(..., features=(...)), teacher=Cached(signal, model=teacher), or the teacher itself",
                     )
                 inside = stack.enter_context(open_model(task, self.model, needs, split, view=self.view))
-            yield OpenCache(kept, split.labels is not None, inside, self.features, self.explanations)
+            yield OpenCache(kept, split.labels is not None, inside, features, self.explanations)
+
+
+def stored_features(signal: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
+    """The features of some layers that a store keeps; none of what is no store."""
+    if not isinstance(signal, Store) or not wanted & set(signal.feature_paths):
+        return {}
+    return {path: value for path, value in signal.features().items() if path in wanted}
 
 
 def fingerprint_of(signal: Any) -> str:

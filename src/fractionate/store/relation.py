@@ -1,0 +1,46 @@
+"""Which classes a teacher takes for similar: found in its last layer, kept with its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fractionate.errors import MismatchError
+from fractionate.store.layout import RELATION
+from fractionate.system.atomic import write_file
+from fractionate.theory.teacher_signal import relation_from_rows
+
+RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it is useful
+
+
+def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:
+    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none."""
+    if not isinstance(teacher, nn.Module) or classes > RELATION_CLASSES:
+        return None
+    head: Callable[[], Any] | None = getattr(teacher, "get_output_embeddings", None)
+    layers = [head() if head is not None else None, *reversed(list(teacher.modules()))]
+    for layer in layers:
+        if isinstance(layer, nn.Linear) and layer.out_features == classes:
+            return relation_from_rows(layer.weight.float().cpu())
+    return None
+
+
+def write_relation(root: Path, relation: Tensor, classes: int) -> str:
+    """Keep a table of similarities; gives its hash. Raises `MismatchError` for one of another size."""
+    if relation.shape != (classes, classes) or not bool(torch.isfinite(relation).all()):
+        raise MismatchError(
+            "class_relation does not fit the logits",
+            expected=f"finite [{classes}, {classes}]",
+            got=str(list(relation.shape)),
+        )
+    from safetensors.torch import save
+
+    raw = save({"class_relation": relation.detach().cpu().contiguous()})
+    write_file(root / RELATION, raw)
+    return str(xxhash.xxh3_128_hexdigest(raw))
