@@ -9,9 +9,9 @@ import sklearn.datasets
 import torch
 
 from fractionate.cli.commands import main
-from fractionate.data import as_split
+from fractionate.data import TableEncoding, as_split
 from fractionate.data.parts import MarkedSplit, first_batch, seen_as, subset
-from fractionate.records import Run
+from fractionate.records import Run, Study
 from test_own_folders import digits_to
 
 
@@ -32,6 +32,7 @@ RUNS = {
     "one by one": ("", "pictures('photos', 8, in_memory=False)", ""),
     "labels": ("task: multi-label", "table('people.csv', label=['high', 'old'], drop=['target', 'age', 'split'])", ""),
     "named": ("", "table('people.csv', label='high', drop=['target', 'old'], part='split', class_weights=True)", ""),
+    "numbers": ("task: regression", "table('people.csv', target='target', drop=['high', 'old', 'split'])", ""),
 }  # fmt: skip
 
 
@@ -53,6 +54,26 @@ training: {{steps: 6}}
         main(["distill", "run.yaml"])
     assert not left.value.code, capsys.readouterr().err
     assert Run.load("out/student/run.json").status == "completed"
+
+
+def test_a_report_on_numbers_compares_the_usual_term_with_no_teacher(files, capsys):
+    Path("run.yaml").write_text("""
+task: regression
+out: out
+data: {source: "table('people.csv', target='target', drop=['high', 'old', 'split'])", transfer: 0.4, validation: 0.2, test: 0.2}
+teacher: {model: "mlp(16)", train: {steps: 40}}
+student: {model: "mlp(4)"}
+training: {steps: 10}
+study: {seeds: 2}
+""")
+    with pytest.raises(SystemExit) as left:
+        main(["report", "run.yaml"])
+    found = capsys.readouterr()
+    assert not left.value.code, found.err
+    study = Study.load("out/study.json")
+    assert "squared-error" in str(study)
+    assert "squared-error" in found.err and "RMSE" in found.err
+    assert TableEncoding.load("out/student/data.json").target.deviation[0] > 0
 
 
 def test_a_view_takes_the_place_of_the_inputs():

@@ -132,6 +132,12 @@ class Assembly:
         given = self.run.study
         if given.arms is not None:
             return {name: self._arm(arm) for name, arm in given.arms.items()}
+        if not self.task.reader.distributions:  # no cells: a term learns from the teacher
+            base = self.recipe(None, self.training)
+            terms = base.terms or self.task.reader.teacher_terms
+            with_terms = Arm(replace(base, terms=terms), role="recommended")
+            arms = {"hard": Arm(replace(base, terms=()))}
+            return arms | ({" + ".join(map(str, terms)): with_terms} if terms else {})
         made = make_arms(
             given.cells,
             given.temperatures,

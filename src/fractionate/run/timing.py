@@ -195,7 +195,9 @@ class Timing:
             name=workflow.run.name,
             class_names=workflow.data.need.class_names,
             data=task,
-            held_out=Online(self.network).signal(task, task.splits.validation or task.splits.transfer),
+            held_out=Online(self.network).signal(task, task.splits.validation or task.splits.transfer)
+            if task.reader.distributions
+            else None,
             objective=workflow.given_objective,
         )
 

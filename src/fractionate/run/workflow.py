@@ -122,7 +122,9 @@ class Workflow(Assembly):
         if self.given_objective is None and self.task.reader.distributions:
             factor = self.diagnosis.recipe.learning_rate_factor
             training = replace(training, learning_rate=training.learning_rate * factor)
-        return self.recipe(self.objective, training)
+        recipe = self.recipe(self.objective, training)
+        recommended = () if self.task.reader.distributions or recipe.terms else self.diagnosis.recipe.terms
+        return replace(recipe, terms=recommended) if recommended else recipe
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
@@ -234,7 +236,7 @@ class Workflow(Assembly):
             name=self.run.name,
             class_names=self.data.need.class_names,
             data=self.task,
-            held_out=self.signal_on(self.data.validation),
+            held_out=self.signal_on(self.data.validation) if self.task.reader.distributions else None,
             objective=self.given_objective,
         )
         found.save(kept)
@@ -253,7 +255,8 @@ class Workflow(Assembly):
             budget=given.pilot or DiagnosisSection().pilot,
             minutes=minutes or given.pilot_minutes,
             first_seed=self.run.seed,
-            recipe=self.recipe(None, self.training),
+            # on the data as stored: a cached signal knows nothing of changed data
+            recipe=replace(self.recipe(None, self.training), data=()),
             out=self.out / "pilot",
         )
 
