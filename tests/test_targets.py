@@ -379,3 +379,14 @@ def test_losses_that_couple_a_batch_are_not_cut() -> None:
     task = Task("embeddings", transfer=(pairs, torch.zeros(8)), student=lambda: torch.nn.Linear(3, 4))
     with pytest.raises(ConfigError, match="the loss on labels couples"):
         distill(task, recipe=Recipe(training=Training(steps=1, batch_size=8, micro_batch_size=4)))
+
+
+def test_a_regressor_is_a_teacher(tmp_path: Path) -> None:
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    task = regression()
+    inputs, labels = task.splits.transfer.inputs, task.splits.transfer.labels
+    forest = ensemble.RandomForestRegressor(5, random_state=0).fit(inputs.numpy(), labels.numpy())
+    store = collect(forest, task, tmp_path / "store", dtype="float64")
+    np.testing.assert_allclose(store.signal().values[:, 0], forest.predict(inputs.numpy()), rtol=1e-12)
+    _, run = distill(task, teacher=store, recipe=Recipe(terms=("squared-error",), training=ONE), show="nothing")
+    assert run.status == "completed"

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch, Places, Split
@@ -31,7 +31,7 @@ class Transfer:
     """Rows of the transfer set, in its order.
 
     Args:
-        labels: [rows].
+        labels: [rows]; numbers [rows, ...] of tasks without classes.
         example: [rows] place of each row's example.
         tokens: Whether a row is a labelled token.
         inputs: [rows, ...] where every row is an example whose input is one tensor; None otherwise.
@@ -39,11 +39,11 @@ class Transfer:
     """
 
     task: Task
-    labels: Int[Tensor, "rows"]
+    labels: Shaped[Tensor, "rows *numbers"]
     example: Int[Tensor, "rows"]
     tokens: bool
     inputs: Tensor | None = None
-    logits: Float[Tensor, "rows classes"] | None = None
+    logits: Float[Tensor, "rows *outputs"] | None = None
 
     @property
     def split(self) -> Split:

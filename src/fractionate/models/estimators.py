@@ -20,6 +20,7 @@ METHODS: Mapping[str, OutputKind] = {  # of estimators, in the order in which th
     "predict_log_proba": "log-probabilities",
     "decision_function": "logits",
 }
+PREDICTS = "predict"  # of regressors: numbers of tasks without classes
 
 
 def is_estimator(value: object) -> bool:
@@ -59,6 +60,8 @@ class EstimatorRows:
                 fix="give the estimator of one of them",
             )  # fmt: skip
         values = np.asarray(found)
+        if self.method == PREDICTS:
+            return values.reshape(len(values), -1).astype(np.float64)
         if values.ndim == 1:  # a margin between two classes: its logistic function is the share of the second
             values = np.stack([np.zeros_like(values), values], axis=1)
         return self._placed(values)
@@ -146,8 +149,10 @@ def _frame(columns: Mapping[str, NDArray[Any]], names: Sequence[Any]) -> Any:
     return pandas.DataFrame({name: columns[str(name)] for name in names})
 
 
-def method_of(estimator: Any) -> str:
-    """By which method an estimator gives a distribution or margins. Raises `ConfigError` where it gives neither."""
+def method_of(estimator: Any, outputs: str = "auto") -> str:
+    """By which method an estimator gives a distribution, margins or numbers. Raises `ConfigError` where it gives none of them."""
+    if outputs == "numbers" and hasattr(estimator, PREDICTS):
+        return PREDICTS
     for name in METHODS:
         if hasattr(estimator, name):
             return name
@@ -155,5 +160,6 @@ def method_of(estimator: Any) -> str:
         f"the teacher {type(estimator).__name__} gives no probabilities",
         expected=", ".join(METHODS),
         got="predict alone",
-        fix="CalibratedClassifierCV(estimator), SVC(probability=True), or a function that gives probabilities",
+        fix="CalibratedClassifierCV(estimator), SVC(probability=True), or a function that gives probabilities; of numbers to "
+        "predict: collect(estimator, Task('regression', ...), out)",
     )

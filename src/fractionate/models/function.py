@@ -144,13 +144,14 @@ def as_teacher_module(
     title = ""
     if is_estimator(teacher):
         content = teacher if content is None else content
-        method = method_of(teacher)
-        if outputs not in ("auto", METHODS[method]):
+        method = method_of(teacher, outputs)
+        gives = METHODS.get(method, "numbers")
+        if outputs not in ("auto", gives):
             raise ConfigError(
-                f"{type(teacher).__name__}.{method} gives {METHODS[method]}", got=f"outputs={outputs!r}",
+                f"{type(teacher).__name__}.{method} gives {gives}", got=f"outputs={outputs!r}",
                 fix="leave outputs= out",
             )  # fmt: skip
-        outputs = METHODS[method]
+        outputs = gives
         teacher = EstimatorRows(teacher, method, tuple(class_names), classes)
         title = teacher.title
     elif not callable(teacher):

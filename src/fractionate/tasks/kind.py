@@ -71,7 +71,7 @@ class Kind(Protocol):
         """Labels and places of the rows, where no model has read the batch."""
         labels = self.labels(batch)
         _, found, place = select_rows(
-            labels.unsqueeze(-1), labels, predicts_next=self.predicts_next, complete=batch.complete
+            labels.unsqueeze(-1).double(), labels, predicts_next=self.predicts_next, complete=batch.complete
         )
         return found, place
 

@@ -17,9 +17,10 @@ from fractionate.tasks.summed import Summed, Sums, judged_rows, mean, row_weight
 from fractionate.theory.number_signal import NumberSignal
 
 Numbers = Float[Tensor, "rows outputs"]
+Given = Float[Tensor, "rows given"]  # outputs, or twice as many: log-variances after the means
 
 
-def moments(values: Numbers, outputs: int) -> tuple[Numbers, Numbers | None]:
+def moments(values: Given, outputs: int) -> tuple[Numbers, Numbers | None]:
     """Means and log-variances (None where a model gives none) of [rows, outputs] or [rows, 2 · outputs], in float32 at least."""
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     return values[:, :outputs], values[:, outputs:] if values.shape[1] == 2 * outputs else None
@@ -30,7 +31,7 @@ def gaussian_nll(labels: Numbers, mean: Numbers, log_variance: Numbers) -> Numbe
     return (math.log(2 * math.pi) + log_variance + (labels - mean).square() * (-log_variance).exp()) / 2
 
 
-def numbers(predictions: Predictions) -> tuple[Numbers, Numbers, Float[Tensor, "rows"]]:
+def numbers(predictions: Predictions) -> tuple[Given, Numbers, Float[Tensor, "rows"]]:
     """Predicted (means first, then log-variances if any) and true numbers of the rows whose label is known, and the rows' weights.
 
     On the CPU in float64.

@@ -9,7 +9,7 @@ from operator import or_
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch
@@ -145,7 +145,7 @@ class Predictions:
         """What metrics of classes read of the logits; made once, however many metrics there are."""
         return read_rows(self.required_logits, self.labels, self.example)
 
-    def by_row(self, values: Float[Tensor, "batch ..."]) -> Float[Tensor, "rows ..."]:
+    def by_row(self, values: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "rows ..."]:
         """Values of examples repeated for each of their rows."""
         return values if self.place is None else values[self.place.to(values.device)]
 
