@@ -27,7 +27,7 @@ from fractionate.training import Recipe
 from fractionate.training.fleet import bundle
 from fractionate.training.fleet import captured_step as traced
 from fractionate.training.fleet import loop as fleet
-from fractionate.training.fleet.setup import StackMember, StackSetup, make_student, model_logits
+from fractionate.training.fleet.setup import StackSetup, make_student, model_logits
 
 CLASSES, FEATURES, EXAMPLES = 5, 7, 43
 
@@ -101,6 +101,15 @@ class Branching(nn.Module):
         return self.head(x) if x.sum() > 0 else self.head(-x)
 
 
+@dataclass(frozen=True)
+class Member:
+    """A student to train."""
+
+    arm: str
+    seed: int
+    objective: Objective | None
+
+
 OBJECTIVES = {
     "hard": None,
     "kd": Objective("kd", 1.0, 0.9),
@@ -115,33 +124,33 @@ def stack_setup() -> StackSetup:
     return make_course(Training(epochs=4, batch_size=8, learning_rate=0.01, weight_decay=0.01, warmup_share=0.1))
 
 
-def make_course(training: Training, seeds: tuple[int, ...] = (0, 1)) -> StackSetup:
+def make_course(training: Training) -> StackSetup:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(EXAMPLES, FEATURES, generator=generator)
     labels = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
     data = Examples(inputs, labels, class_names=tuple("abcde"))
     signal = TeacherSignal(2 * torch.randn(EXAMPLES, CLASSES, generator=generator), labels)
-    return StackSetup(dict.fromkeys(seeds, data), dict.fromkeys(seeds, signal), training, data, signal, points=3)
+    return StackSetup(data, signal, training, validation=data, validation_signal=signal, points=3)
 
 
-def members(seeds: tuple[int, ...] = (0, 1)) -> list[StackMember]:
-    return [StackMember(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
+def members(seeds: tuple[int, ...] = (0, 1)) -> list[Member]:
+    return [Member(arm, seed, objective) for seed in seeds for arm, objective in OBJECTIVES.items()]
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a backend makes of an entrant."""
 
-    member: StackMember
+    member: Member
     model: nn.Module | None
     run: Run
 
 
 def train(
-    factory: Callable[[], nn.Module], members: list[StackMember], stack_setup: StackSetup, backend: str
+    factory: Callable[[], nn.Module], members: list[Member], stack_setup: StackSetup, backend: str
 ) -> list[Trained]:
     """The entrants trained as a study trains them."""
-    data, signal = stack_setup.transfer[members[0].seed], stack_setup.signals[members[0].seed]
+    data, signal = stack_setup.transfer, stack_setup.signal
     task = Task("classification", transfer=data, validation=data, student=factory)
     setup = Setup(task, Cached(signal), {"validation": Cached(signal)}, {}, points=3)
     by_arm = {e.arm: Arm(Recipe(objective=e.objective, training=stack_setup.training), name=e.arm) for e in members}
@@ -154,7 +163,7 @@ def train(
     return [found[e.arm, e.seed] for e in members]
 
 
-def alone(factory: Callable[[], nn.Module], member: StackMember, stack_setup: StackSetup) -> nn.Module:
+def alone(factory: Callable[[], nn.Module], member: Member, stack_setup: StackSetup) -> nn.Module:
     """The training written out once more, plainly: what every way must equal."""
     torch.manual_seed(member.seed)
     model = factory()
@@ -164,7 +173,7 @@ def alone(factory: Callable[[], nn.Module], member: StackMember, stack_setup: St
         if t.optimizer == "adamw"
         else torch.optim.SGD(model.parameters(), t.learning_rate, 0.9, nesterov=True, weight_decay=t.weight_decay)
     )
-    data, signal = stack_setup.transfer[member.seed], stack_setup.signals[member.seed]
+    data, signal = stack_setup.transfer, stack_setup.signal
     warmup = round(t.warmup_share * stack_setup.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -220,7 +229,7 @@ def test_a_fleet_equals_training_alone(
     )  # once for whole batches, once for the last one of an epoch
     for outcome in found:
         expected = alone(factory, outcome.member, stack_setup)
-        inputs = stack_setup.transfer[0].inputs
+        inputs = stack_setup.transfer.inputs
         torch.testing.assert_close(
             model_logits(outcome.model, inputs), model_logits(expected, inputs), atol=1e-5, rtol=1e-5
         )
@@ -262,9 +271,9 @@ def test_other_divergences_and_targets_too_large_to_keep(
     stack_setup: StackSetup, divergence: str, stored: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "STORED_BYTES", stored)
-    member = StackMember(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
-    both = [StackMember("hard", 0, None), member, StackMember("kd", 0, Objective("kd", 2.0, 0.7))]
-    inputs = stack_setup.transfer[0].inputs
+    member = Member(divergence, 0, Objective("kd", 2.0, 0.7, divergence=divergence))
+    both = [Member("hard", 0, None), member, Member("kd", 0, Objective("kd", 2.0, 0.7))]
+    inputs = stack_setup.transfer.inputs
     for found in train(mlp, both, stack_setup, "stacked"):
         expected = model_logits(alone(mlp, found.member, stack_setup), inputs)
         torch.testing.assert_close(model_logits(found.model, inputs), expected, atol=1e-5, rtol=1e-5)
@@ -287,13 +296,13 @@ class Exploding:
 
 def test_a_diverging_student_leaves_the_others_alone() -> None:
     stack_setup = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
-    bad = StackMember("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
+    bad = Member("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
     for backend in ("stacked", "loop"):
         found = train(mlp, [bad, *members((0,))], stack_setup, backend)
         assert found[0].run.status == "diverged" and found[0].model is None
         for outcome in found[1:]:
             assert outcome.run.status == "completed"
-            inputs = stack_setup.transfer[0].inputs
+            inputs = stack_setup.transfer.inputs
             expected = model_logits(alone(mlp, outcome.member, stack_setup), inputs)
             torch.testing.assert_close(model_logits(outcome.model, inputs), expected, atol=1e-5, rtol=1e-5)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fractionate.data.parts import subset
 from fractionate.errors import NumericsError
+from fractionate.losses.objective import Objective
 from fractionate.models.modes import eval_mode
 from fractionate.records import Point, Run
 from fractionate.study.run_record import bare_run, with_mechanism
@@ -19,7 +20,7 @@ from fractionate.tasks.predictions import NOTHING, evenly
 from fractionate.tasks.task import Task
 from fractionate.training.distillation import distill
 from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, StackMember, StackSetup, convolves, model_logits
+from fractionate.training.fleet.setup import VALIDATED_EXAMPLES, StackSetup, convolves, model_logits
 
 Advance = Callable[[int], None]
 
@@ -31,7 +32,7 @@ class Along:
     steps: frozenset[int]
     task: Task
     stack_setup: StackSetup | None
-    member: StackMember
+    objective: Objective | None
     advance: Advance
     probed: Tensor | None = None
     _probe: Tensor | None = field(default=None, repr=False)
@@ -50,11 +51,11 @@ class Along:
             some = subset(split, evenly(len(split), VALIDATED_EXAMPLES)) if len(split) > VALIDATED_EXAMPLES else split
             return Point(step=step, loss=loss, validation=self.task.evaluate(student, some, final=False))
         if self._probe is None:
-            self._probe = stack_setup.transfer[self.member.seed].inputs[stack_setup.probe].to(stack_setup.device)
+            self._probe = stack_setup.transfer.inputs[stack_setup.probe].to(stack_setup.device)
         self.probed = model_logits(student, self._probe)
         validated = stack_setup.validated
         seen = None if validated is None else model_logits(student, validated.inputs.to(stack_setup.device))
-        return measure(stack_setup, self.member, step - 1, loss, student, self.probed, seen)
+        return measure(stack_setup, self.objective, step - 1, loss, student, self.probed, seen)
 
 
 def train_alone(
@@ -76,8 +77,8 @@ def train_alone(
     steps = recipe.training.steps_for(len(task.splits.transfer))
     count = setup.measured_points(recipe.training, arm.share)
     measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
-    stack_setup = setup.stack_setup(arm, [seed]) if arm.plain else None
-    along = Along(measured, task, stack_setup, StackMember(arm.name, seed, recipe.objective), advance)
+    stack_setup = setup.stack_setup(arm, seed) if arm.plain else None
+    along = Along(measured, task, stack_setup, recipe.objective, advance)
     bare = bare_run(setup, trial, "diverged", backend=backend)
     model: nn.Module | None
     try:
@@ -96,7 +97,7 @@ def train_alone(
     except NumericsError as error:
         return replace(bare, note=f"of {steps} steps: {error.what}"), None
     if stack_setup is not None:
-        run = with_mechanism(run, model, stack_setup, recipe.objective, seed, along.probed)
+        run = with_mechanism(run, model, stack_setup, recipe.objective, along.probed)
     return replace(run, settings=bare.settings), model
 
 

@@ -18,7 +18,7 @@ from fractionate.study.arms import Arm
 from fractionate.study.setup import Setup
 from fractionate.teachers.cached import Cached
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import Lookup, StackMember, StackSetup, convolves
+from fractionate.training.fleet.setup import StackSetup, convolves
 from fractionate.training.fleet.stacked import Stack
 
 Backend = Literal["auto", "stacked", "loop"]
@@ -53,7 +53,7 @@ def _unfit(setup: Setup, arms: Sequence[Arm], seed: int) -> str:
     unknown = [s for s in training.loop_settings if s != "precision" or training.precision == "float16"]
     if unknown:
         return f"a stack does not know {', '.join(unknown)}"
-    stack_setup = setup.stack_setup(first, [seed])
+    stack_setup = setup.stack_setup(first, seed)
     if stack_setup is None:
         return "not a plain classifier on one tensor in memory"
     _, source = setup.part(first, seed)
@@ -71,15 +71,13 @@ def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup, first: 
         True for m in modules[0].modules() for name, _ in m.named_buffers(recurse=False) if name not in _persistent(m)
     ):
         return "buffers that are not in the state dict are not stacked"
-    members = [StackMember(arms[0].name, first, None) for _ in modules]
     try:
-        stack = Stack(modules, [0] * len(modules))
-        lookup = Lookup(stack_setup, members, layout=torch.contiguous_format)
-        inputs = lookup.inputs(lookup.index(0))
+        stack = Stack(modules, 0)
+        inputs = stack_setup.pool[next(stack_setup.places())]
         with torch.random.fork_rng():
             together = stack.train_forward(inputs, 0)
             torch.manual_seed(step_seed(0, 0))
-            alone = modules[0].train()(inputs[0])
+            alone = modules[0].train()(inputs)
         if not isinstance(alone, torch.Tensor) or together.ndim != 3:
             return "its output is not one tensor of logits"
         if not torch.allclose(together[0], alone, rtol=1e-3, atol=1e-4):

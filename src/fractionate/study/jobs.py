@@ -18,7 +18,6 @@ from fractionate.study.results import ALIAS, STUDENT
 from fractionate.study.run_record import bare_run, record_of
 from fractionate.study.setup import Setup, Trial
 from fractionate.training.fleet.loop import Recordings, train_stacked
-from fractionate.training.fleet.setup import StackMember
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +67,13 @@ class JobRunner:
             yield from self._one_by_one(job, advance)
             return
         arm, seed = job.group[0].arm, job.group[0].seed
-        stack_setup = self.setup.stack_setup(arm, [seed])
+        stack_setup = self.setup.stack_setup(arm, seed)
         assert stack_setup is not None
         task, _ = self.setup.part(arm, seed)
-        members = [StackMember(t.arm.name, t.seed, t.arm.recipe_for(t.seed).objective) for t in job.group]
+        objectives = [trial.arm.recipe_for(seed).objective for trial in job.group]
         outcomes = train_stacked(
             lambda: task.model(arm.recipe.student, seed),
-            members,
+            objectives,
             stack_setup,
             advance=advance,
             recordings=self.recordings,

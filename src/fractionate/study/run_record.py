@@ -22,10 +22,10 @@ MOST_CLASSES = 200  # a larger relation of classes is no picture
 
 
 def with_mechanism(
-    run: Run, model: nn.Module, stack_setup: StackSetup, objective: Objective | None, seed: int, probed: Tensor | None
+    run: Run, model: nn.Module, stack_setup: StackSetup, objective: Objective | None, probed: Tensor | None
 ) -> Run:
     """The run with the student's relation of classes, its spectrum and the rescaling of its gradient at the end."""
-    signal = stack_setup.signals[seed]
+    signal = stack_setup.signal
     examples = stack_setup.validation
     if examples is None:
         return run
@@ -96,4 +96,4 @@ def record_of(outcome: Outcome, trial: Trial, setup: Setup, stack_setup: StackSe
             with source.open(task, split, None, task.inside) as teacher:
                 scores[name] = task.evaluate(model, split, teacher)
     done = replace(base, validation=scores["validation"], test=scores["test"])
-    return with_mechanism(done, model, stack_setup, arm.recipe_for(trial.seed).objective, trial.seed, outcome.probed)
+    return with_mechanism(done, model, stack_setup, arm.recipe_for(trial.seed).objective, outcome.probed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -113,7 +113,7 @@ class Setup:
         affordable = affordable_points(training, size, 0 if validation is None else len(validation))
         return affordable if self.points is None else self.points
 
-    def stack_setup(self, arm: Arm, seeds: Sequence[int]) -> StackSetup | None:
+    def stack_setup(self, arm: Arm, seed: int) -> StackSetup | None:
         """What plain classifiers in memory run, for the stack and for measurements of the logit layer; None for other tasks."""
         task = self.task
         splits = task.splits
@@ -121,20 +121,16 @@ class Setup:
             return None
         if splits.validation is not None and not _tensors(splits.validation):
             return None
-        transfer: dict[int, Examples] = {}
-        signals: dict[int, TeacherSignal | None] = {}
-        for seed in seeds:
-            part, source = self.part(arm, seed)
-            transfer[seed] = self._examples(part.splits.transfer)
-            signals[seed] = _dense(source)
+        part, source = self.part(arm, seed)
         training = arm.recipe.training
         validation = None if splits.validation is None else self._examples(splits.validation)
         return StackSetup(
-            transfer,
-            signals,
+            self._examples(part.splits.transfer),
+            _dense(source),
             training,
+            seed,
             validation,
-            _dense(self.held("validation", seeds[0])),
+            _dense(self.held("validation", seed)),
             self.measured_points(training, arm.share),
             task.device,
             self.superclasses,

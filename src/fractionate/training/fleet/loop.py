@@ -15,20 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fractionate.losses.objective import Objective
 from fractionate.records import Point, Training
 from fractionate.training.fleet.bundle import Bundle
 from fractionate.training.fleet.captured_step import RECORDED_STEPS, Recording, record
 from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import (
-    EVALUATED_BATCH,
-    Lookup,
-    Outcome,
-    StackMember,
-    StackSetup,
-    StudentFactory,
-    make_bundle,
-    make_student,
-)
+from fractionate.training.fleet.setup import EVALUATED_BATCH, Outcome, StackSetup, StudentFactory, make_student
 from fractionate.training.fleet.stacked import Stack
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 
@@ -39,10 +31,7 @@ Recordings = dict[Any, Recording | str]  # or why there is none, by the shapes o
 def stack_logits(stack: Stack, inputs: Tensor) -> Float[Tensor, "students examples classes"]:
     """Logits of every student of a stack on the same examples, in evaluation mode."""
     with torch.no_grad():
-        count = len(stack.seeds)
-        return torch.cat(
-            [stack.forward(x.expand(count, *x.shape)) for x in torch.split(inputs, EVALUATED_BATCH)], dim=1
-        )
+        return torch.cat([stack.forward(x) for x in torch.split(inputs, EVALUATED_BATCH)], dim=1)
 
 
 def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
@@ -89,7 +78,7 @@ class _Stepper:
             self.stack.parameters[name].grad = None if name in self.recording.unused else value.contiguous()
 
     def _recorded(self, inputs: Tensor, step: int) -> Recording | None:
-        if inputs.shape[1] not in self.long:
+        if len(inputs) not in self.long:
             return None
         key = (tuple(inputs.shape), inputs.dtype, self.shapes)
         if key not in self.recordings:
@@ -105,32 +94,32 @@ class _Stepper:
 
 def train_stacked(
     factory: StudentFactory,
-    members: Sequence[StackMember],
+    objectives: Sequence[Objective | None],
     stack_setup: StackSetup,
     *,
     advance: Advance = lambda _: None,
     recordings: Recordings | None = None,
 ) -> list[Outcome]:
-    """Train students in one pass, as one stack."""
+    """Train a student for each objective (None: the labels alone) in one pass, as one stack."""
     begin = time.perf_counter()
-    modules = [make_student(factory, member.seed, stack_setup.device) for member in members]
-    stack = Stack(modules, [member.seed for member in members])
-    lookup = Lookup(stack_setup, members, layout=torch.contiguous_format)
-    optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], stack_setup.training)
+    training, device = stack_setup.training, stack_setup.device
+    modules = [make_student(factory, stack_setup.seed, device) for _ in objectives]
+    stack = Stack(modules, stack_setup.seed)
+    optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], training)
     stepper = _Stepper(stack, stack_setup, {} if recordings is None else recordings)
     bundle: Bundle | None = None
     steps, measured = stack_setup.steps, stack_setup.measured_steps
-    points: list[list[Point]] = [[] for _ in members]
-    diverged: list[int | None] = [None] * len(members)
-    probe = lookup.inputs(stack_setup.probe.to(stack_setup.device).expand(len(members), -1))
-    seen = None if stack_setup.validated is None else stack_setup.validated.inputs.to(stack_setup.device)
-    on_transfer: Tensor | None = None
-    for step in range(steps):
-        index = lookup.index(step)
-        logits = stepper.forward(lookup.inputs(index), step)
-        bundle = bundle or make_bundle(stack_setup, members, logits.shape[-1])
+    points: list[list[Point]] = [[] for _ in objectives]
+    diverged: list[int | None] = [None] * len(objectives)
+    seen = None if stack_setup.validated is None else stack_setup.validated.inputs.to(device)
+    probe, on_transfer = stack_setup.pool[stack_setup.probe.to(device)], None
+    for step, index in zip(range(steps), stack_setup.places(), strict=False):
+        logits = stepper.forward(stack_setup.pool.index_select(0, index), step)
+        if bundle is None:
+            signal = None if stack_setup.signal is None else stack_setup.signal.to(device)
+            bundle = Bundle(objectives, signal, stack_setup.transfer.labels.to(device), logits.shape[-1])
         gradient = bundle.gradient(logits.float(), index)
-        set_learning_rate(optimizer, learning_rate(stack_setup.training, step, steps))
+        set_learning_rate(optimizer, learning_rate(training, step, steps))
         optimizer.zero_grad(set_to_none=True)
         stepper.backward(logits, gradient)
         optimizer.step()
@@ -139,21 +128,22 @@ def train_stacked(
             with torch.no_grad():
                 on_transfer = stack.forward(probe)
             validated = None if seen is None else stack_logits(stack, seen)
-            for i, member in enumerate(members):
+            for i, objective in enumerate(objectives):
                 if diverged[i] is None:
                     modules[i].load_state_dict(stack.state(i))
                     own = None if validated is None else validated[i]
-                    points[i].append(measure(stack_setup, member, step, losses[i], modules[i], on_transfer[i], own))
+                    found = measure(stack_setup, objective, step, losses[i], modules[i], on_transfer[i], own)
+                    points[i].append(found)
                     if not bool(torch.isfinite(on_transfer[i]).all()):
                         diverged[i] = step + 1
-        advance(len(members))
-    seconds = (time.perf_counter() - begin) / len(members)
+        advance(len(objectives))
+    seconds = (time.perf_counter() - begin) / len(objectives)
     outcomes = []
-    for i, (member, module) in enumerate(zip(members, modules, strict=True)):
+    for i, module in enumerate(modules):
         module.load_state_dict(stack.state(i))
         module.eval()
         if diverged[i] is None and not _finite(module):
             diverged[i] = steps
         own = None if on_transfer is None else on_transfer[i]
-        outcomes.append(Outcome(member, module, steps, seconds, diverged[i], tuple(points[i]), own, stepper.uncaptured))
+        outcomes.append(Outcome(module, steps, seconds, diverged[i], tuple(points[i]), own, stepper.uncaptured))
     return outcomes

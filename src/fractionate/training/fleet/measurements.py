@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fractionate.losses.objective import Objective
 from fractionate.records import Point
 from fractionate.tasks.evaluate import scores
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.fleet.setup import StackMember, StackSetup, model_logits
+from fractionate.training.fleet.setup import StackSetup, model_logits
 from fractionate.training.mechanism import Geometry, distance_order, measure_rescaling, row_geometry
 
 ORDERED_EXAMPLES = 64  # examples and classes of which the order of distances is asked: it compares all pairs of classes
@@ -32,22 +33,20 @@ def features_before(model: nn.Module, layer: nn.Module, inputs: Tensor) -> Tenso
     return kept[0]
 
 
-def layer_geometry(
-    model: nn.Module, stack_setup: StackSetup, member: StackMember
-) -> tuple[Geometry | None, float | None]:
+def layer_geometry(model: nn.Module, stack_setup: StackSetup) -> tuple[Geometry | None, float | None]:
     """How a student's logit layer lies against the teacher's relations, and the share of distances in the teacher's order.
 
     (None, None) for a student whose logits do not come from a linear layer with one row a class. With many classes or examples a
     part of them is asked, evenly spread.
     """
-    layer, signal = last_linear(model), stack_setup.signals[member.seed]
-    if layer is None or signal is None or layer.out_features != signal.classes:
+    layer, signal, relation = last_linear(model), stack_setup.signal, stack_setup.relation
+    if layer is None or signal is None or relation is None or layer.out_features != signal.classes:
         return None, None
     rows = layer.weight.detach().cpu()
     groups = stack_setup.superclasses if len(stack_setup.superclasses) == signal.classes else ()
-    geometry = row_geometry(rows, stack_setup.relations[member.seed], groups)
+    geometry = row_geometry(rows, relation, groups)
     places = stack_setup.probe[:: max(1, len(stack_setup.probe) // ORDERED_EXAMPLES)]
-    inputs = stack_setup.transfer[member.seed].inputs[places].to(stack_setup.device)
+    inputs = stack_setup.transfer.inputs[places].to(stack_setup.device)
     features = features_before(model, layer, inputs).cpu()
     if features.ndim != 2 or len(features) != len(places):
         return geometry, None
@@ -65,7 +64,7 @@ def layer_geometry(
 
 def measure(
     stack_setup: StackSetup,
-    member: StackMember,
+    objective: Objective | None,
     step: int,
     loss: float,
     model: nn.Module,
@@ -73,12 +72,12 @@ def measure(
     validation_logits: Tensor | None,
 ) -> Point:
     """The point of a student after a step (counted from 0), from its logits on the probe and the validation data."""
-    signal, objective = stack_setup.signals[member.seed], member.objective
+    signal = stack_setup.signal
     finite = bool(torch.isfinite(transfer_logits).all())
     found = None
     if finite and objective is not None and signal is not None and objective.teacher_weight > 0:
         found = measure_rescaling(transfer_logits.cpu(), signal.take(stack_setup.probe), objective)
-    geometry, order = layer_geometry(model, stack_setup, member) if finite else (None, None)
+    geometry, order = layer_geometry(model, stack_setup) if finite else (None, None)
     validated = None
     looked = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
     if looked and validation_logits is not None and stack_setup.validated is not None:

@@ -1,7 +1,7 @@
 """Students of one architecture as one module with stacked parameters, run by `torch.func`.
 
-One forward pass of the stack is one forward pass of each student on its own batch; `torch.optim` works element by element, so a
-step of the stack is a step of each. Dropout draws what each student would draw alone.
+One forward pass of the stack is one forward pass of each student on the batch that all of a seed see; `torch.optim` works element
+by element, so a step of the stack is a step of each. Dropout draws what each student would draw alone: the same for all of a seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ State = dict[str, Tensor]
 
 
 class DealtDropout(nn.Module):
-    """Dropout whose noise is dealt from outside, student by student, so that a stack draws what its members would draw."""
+    """Dropout whose noise is dealt from outside, so that a stack draws what its students would draw."""
 
     noise: Tensor
 
@@ -41,10 +41,10 @@ class DealtDropout(nn.Module):
 
 
 class Stack:
-    """Modules of one architecture, stacked. `forward` takes inputs [students, batch, ...] and gives [students, batch, classes]."""
+    """Modules of one architecture and seed, stacked. `forward` takes inputs [batch, ...] and gives [students, batch, classes]."""
 
-    def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int]) -> None:
-        self.seeds = list(seeds)
+    def __init__(self, modules: Sequence[nn.Module], seed: int) -> None:
+        self.students, self.seed = len(modules), seed
         template = copy.deepcopy(modules[0])
         self.dropouts: list[str] = []
         for name, part in list(template.named_modules()):
@@ -59,12 +59,12 @@ class Stack:
         self.template = template.to("meta")
         self._noise: dict[tuple[int, ...], list[tuple[str, tuple[int, ...]]]] = {}
 
-    def forward(self, inputs: Shaped[Tensor, "students batch *features"]) -> Tensor:
+    def forward(self, inputs: Shaped[Tensor, "batch *features"]) -> Tensor:
         """Logits of all students in evaluation mode."""
         self.template.eval()
         return self.call(self.parameters, self.buffers, {}, inputs)
 
-    def train_forward(self, inputs: Shaped[Tensor, "students batch *features"], step: int) -> Tensor:
+    def train_forward(self, inputs: Shaped[Tensor, "batch *features"], step: int) -> Tensor:
         """Logits of all students in training mode; batch statistics move, dropout draws for this step."""
         self.template.train()
         return self.call(self.parameters, self.buffers, self.deal(inputs, step), inputs)
@@ -72,33 +72,28 @@ class Stack:
     def call(self, parameters: State, buffers: State, noise: State, inputs: Tensor) -> Tensor:
         """The stack with these parameters, buffers and noise, in the mode its template is in."""
 
-        def one(parameters: State, buffers: State, x: Tensor) -> Tensor:
-            out: Tensor = functional_call(self.template, (parameters, buffers), (x,))
+        def one(parameters: State, buffers: State, noise: State, x: Tensor) -> Tensor:
+            out: Tensor = functional_call(self.template, (parameters, buffers | noise), (x,))
             return out
 
-        every = buffers | noise
-        for name in self.dropouts:  # an absent noise is a neutral one
-            every.setdefault(f"{name}.noise", inputs.new_ones(len(inputs), dtype=torch.float32))
-        out: Tensor = vmap(one, randomness="error")(parameters, every, inputs)
+        neutral = {f"{name}.noise": inputs.new_ones((), dtype=torch.float32) for name in self.dropouts}
+        stacked = vmap(one, in_dims=(0, 0, None, 0), randomness="error")
+        # each its own: torch.func then refuses a way that hangs on the data, which a recorded step would not
+        each = inputs.expand(self.students, *inputs.shape)
+        out: Tensor = stacked(parameters, buffers, neutral | noise, each)
         return out
 
     def deal(self, inputs: Tensor, step: int) -> State:
-        """The noise that `nn.Dropout` would draw in each student after `torch.manual_seed(step_seed(seed, step))`."""
+        """The noise that `nn.Dropout` would draw in a student after `torch.manual_seed(step_seed(seed, step))`."""
         if not self.dropouts:
             return {}
-        shapes = self._shapes(inputs)
-        drawn: dict[int, list[Tensor]] = {}
         with torch.random.fork_rng():
-            for seed in dict.fromkeys(self.seeds):
-                torch.manual_seed(step_seed(seed, step))
-                drawn[seed] = [
-                    torch.empty(shape, device=inputs.device).bernoulli_(1 - self._dropout(name).probability)
-                    / (1 - self._dropout(name).probability)
-                    for name, shape in shapes
-                ]
-        return {
-            f"{name}.noise": torch.stack([drawn[seed][i] for seed in self.seeds]) for i, (name, _) in enumerate(shapes)
-        }
+            torch.manual_seed(step_seed(self.seed, step))
+            return {
+                f"{name}.noise": torch.empty(shape, device=inputs.device).bernoulli_(1 - share) / (1 - share)
+                for name, shape in self._shapes(inputs)
+                for share in [self._dropout(name).probability]
+            }
 
     def _dropout(self, name: str) -> DealtDropout:
         part = self.template.get_submodule(name)
@@ -107,7 +102,7 @@ class Stack:
 
     def _shapes(self, inputs: Tensor) -> list[tuple[str, tuple[int, ...]]]:
         """What shapes pass through the dropouts, in the order of the calls; found once for each size of batch."""
-        key = tuple(inputs.shape[1:])
+        key = tuple(inputs.shape)
         if key not in self._noise:
             order: list[str] = []
             hooks = [
