@@ -250,6 +250,38 @@ def test_an_exported_student_opens_without_this_package(tmp_path, checkpoint):
     assert torch.allclose(torch.tensor(json.loads(done.stdout.partition("]]")[0] + "]]")), expected, atol=1e-5)
 
 
+class Zoo:
+    """What is read of timm and of torchvision.models, whose weights lie on a server."""
+
+    def list_models(self):
+        return ["resnet18"]
+
+    def create_model(self, name, *, pretrained=False, num_classes=1000, in_chans=3):
+        made = torch.nn.Sequential(
+            torch.nn.Conv2d(in_chans, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(num_classes)
+        )
+        made.num_classes = num_classes
+        return made
+
+    def get_model(self, name, *, weights=None, num_classes=1000):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, num_classes))
+
+
+@pytest.mark.parametrize("name", ["timm('resnet18', pretrained=True)", "torchvision('resnet18', weights='DEFAULT')"])
+def test_weights_of_picture_libraries_are_used_as_they_are(monkeypatch, name):
+    monkeypatch.setattr("fractionate.models.picture_libraries._library", lambda model: Zoo())
+    model, shape = find_model(name), (3, 4, 4)
+    assert model.trained and not find_model("timm('resnet18')").trained and model.tokenizing(8) is None
+    with pytest.raises(MismatchError, match="has other classes than the data"):
+        model.build(ModelNeed("classification", shape, 5, frozen=True))
+    assert model.build(ModelNeed("classification", shape, 5))(torch.randn(2, *shape)).shape == (2, 5)
+    assert model.build(ModelNeed("classification", shape, 1000, frozen=True))(torch.randn(2, *shape)).shape == (2, 1000)
+    with pytest.raises(MismatchError, match="needs pictures"):
+        model.build(ModelNeed("classification", (4,), 5))
+    with pytest.raises(ConfigError, match="did you mean 'resnet18'"):
+        find_model("timm('resnet8')").build(ModelNeed("classification", shape, 5))
+
+
 PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
 
 

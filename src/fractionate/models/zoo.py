@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.system.memory import require_bytes
-from fractionate.system.registry import Registry, nearest
+from fractionate.system.registry import Registry
 
 Builder = Callable[[Sequence[int], int], nn.Module]
 
 WIDEST = 10_000_000  # features of a layer, or buckets; more is a slip of the hand
 
 models: Registry[Builder] = Registry(
-    "model", "fractionate.models", files=("models.answers", "models.function", "models.hub", "models.resnets")
+    "model",
+    "fractionate.models",
+    files=("models.answers", "models.function", "models.hub", "models.picture_libraries", "models.resnets"),
 )
 
 
@@ -163,73 +164,3 @@ def logit_layer(model: nn.Module) -> torch.Tensor | None:
     """The weight [classes, features] of the last linear layer, which holds the class relations; None if there is none."""
     found = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     return found[-1].detach() if found else None
-
-
-@models.register("timm")
-def from_timm(name: str, *, pretrained: bool = False) -> Builder:
-    """A network of timm by its name there: `timm('resnet18')`; pretrained weights keep their body and get a new head."""
-
-    def build(shape: Sequence[int], classes: int) -> nn.Module:
-        library = _library("timm", f"timm({name!r})")
-        if name not in library.list_models():
-            raise ConfigError(f"timm has no model {name!r}", fix=_near(name, library.list_models()))
-        channels = _picture(shape, name)
-        model: nn.Module = library.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
-        return model
-
-    return build
-
-
-@models.register("torchvision")
-def from_torchvision(name: str, *, weights: str | None = None) -> Builder:
-    """A network of torchvision by its name there: `torchvision('resnet18')`, with `weights='DEFAULT'` for pretrained ones.
-
-    A new head is made where the weights were trained on another number of classes.
-    """
-
-    def build(shape: Sequence[int], classes: int) -> nn.Module:
-        library = _library("torchvision", f"torchvision({name!r})").models
-        if name not in library.list_models():
-            raise ConfigError(f"torchvision has no model {name!r}", fix=_near(name, library.list_models()))
-        channels = _picture(shape, name)
-        if channels != 3:
-            raise MismatchError(
-                f"{name} takes colour pictures", expected="3 channels", got=f"{channels}", fix="use timm"
-            )
-        if weights is None:
-            plain: nn.Module = library.get_model(name, num_classes=classes)
-            return plain
-        model: nn.Module = library.get_model(name, weights=weights)
-        path, last = [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-        if last.out_features != classes:
-            above, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(above), leaf, nn.Linear(last.in_features, classes))
-        return model
-
-    return build
-
-
-def _library(name: Literal["timm", "torchvision"], asked: str) -> Any:
-    try:
-        if name == "timm":
-            import timm
-
-            return timm
-        import torchvision
-
-        return torchvision
-    except (ImportError, RuntimeError) as error:  # a build of torchvision that does not fit torch's raises the latter
-        raise MissingExtraError(
-            f"{asked} needs {name}, which cannot be imported", got=str(error), fix=f"pip install {name}"
-        ) from error
-
-
-def _near(name: str, known: Sequence[str]) -> str | None:
-    near = nearest(name, list(known))
-    return f"did you mean {near!r}?" if near else None
-
-
-def _picture(shape: Sequence[int], name: str) -> int:
-    if len(shape) != 3:
-        raise MismatchError(f"{name} needs pictures", expected="inputs [channels, height, width]", got=str(list(shape)))
-    return shape[0]

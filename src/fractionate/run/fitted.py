@@ -148,7 +148,7 @@ def _text(look: Look, models: Models, length: int | None) -> str:
         lines.append(
             "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
         )
-    rate, epochs, batch = (5e-4, 5, 16) if big else (5e-3, 20, 32)
+    rate, epochs, batch = (5e-4, 10, 16) if big else (5e-3, 20, 32)
     lines += [
         f"training: {{epochs: {epochs}, batch_size: {min(batch, max(2, look.examples // 10))}, learning_rate: {rate}}}",
         "study: {seeds: 5}  # more seeds find smaller effects",
