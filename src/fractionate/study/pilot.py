@@ -225,16 +225,13 @@ class _Halving:
     def _possible(self, setting: Setting) -> bool:
         """Whether a teacher of few stored classes does for it, and statistics of all classes fit."""
         objective, signal = Objective(*setting), _signal(self.source)
-        if setting == HARD:
-            return True
-        if needs_whole(objective) and (signal is None or self.classes > MOST_CLASSES):
-            return False
+        whole = needs_whole(objective) and (signal is None or self.classes > MOST_CLASSES)
         try:
-            if isinstance(signal, CompactSignal):
+            if isinstance(signal, CompactSignal) and setting != HARD:
                 objective.check_compact(signal)
         except (ConfigError, MismatchError):
             return False
-        return True
+        return setting == HARD or not whole
 
     def _next(self, seeds: Sequence[int], count: int) -> list[int]:
         first = max(seeds, default=self.plan.first_seed - 1) + 1
