@@ -25,13 +25,12 @@ import argparse
 import json
 import random
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench.fleet_of_mlps import Schedule, accuracy, weights_of
-from bench.regret import Setting
 from bench.teachers import MLP, Upbringing, parts, signal_of, teacher
 from torch import Tensor
 
@@ -41,6 +40,20 @@ from fractionate.records import Diagnosis, Recommendation, Training
 from fractionate.study import PilotPlan
 
 Arm = tuple[str, float, float]  # cell, temperature, teacher weight
+
+
+@dataclass(frozen=True)
+class Setting:
+    data: str
+    teacher: str
+    examples: int
+    where: str  # train: inside the teacher's training set; outside: new to it; all: the very set it was trained on
+
+    def __str__(self) -> str:
+        place = {"train": "of its training", "outside": "new to it", "all": "and no others trained it"}[self.where]
+        return f"{self.data}, {self.teacher} teacher, {self.examples} examples {place}"
+
+
 HERE = Path(__file__).parent / "results"
 LINES = HERE / "regret_pilot.jsonl"
 HARD, USUAL = ("hard", 1.0, 0.0), ("kd", 4.0, 0.9)
@@ -246,8 +259,8 @@ def covered(found: list[Row]) -> list[str]:
         f"- The pilot's 95 % interval (fresh seeds, validation data) holds what its best arm gains on test data in {held} of "
         f"{len(tried)}.",
         f"- *Do not distil* in {len(alone)}, where the best arm gains less than half a point in {right}.",
-        f"- Of what the pilot loses to the best arm, {every:.1f} points in all, {lost:.1f} are lost in the {len(few)} settings with 110 "
-        "or 120 validation examples (vowel, vehicle), whose best arm is chosen on 260 and 246 test examples.",
+        f"- Of what the pilot loses to the best arm, {every:.1f} points in all, {lost:.1f} are lost in the {len(few)} settings of "
+        "vowel and vehicle, with 110 and 120 validation examples, whose best arm is chosen on 260 and 246 test examples.",
     ]
 
 
