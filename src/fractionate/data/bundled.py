@@ -119,6 +119,7 @@ data_sets: Registry[Examples | Parts | Undivided] = Registry(
         "data.fashion",
         "data.glosses",
         "data.hierarchy",
+        "data.language_sets",
         "data.own_pairs",
         "data.own_pictures",
         "data.own_prompts",

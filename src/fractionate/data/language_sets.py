@@ -1,0 +1,91 @@
+"""Real texts by name: WordNet's definitions, headwords and tagged sentences, and Debian's descriptions in two languages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fractionate.data.bundled import data_sets
+from fractionate.data.glosses import FILES, TOPICS, read_glosses
+from fractionate.data.own_pairs import PairData
+from fractionate.data.own_prompts import PromptData
+from fractionate.data.own_tags import TaggedData
+from fractionate.data.own_texts import TextData, TextEncoding
+from fractionate.data.packages import package_file
+from fractionate.data.raw import RawSplit, RawTable
+from fractionate.data.translation import descriptions
+from fractionate.errors import ConfigError
+
+KINDS = ("adj", "adv", "noun", "verb")
+QUOTED = re.compile(r'"([^"]+)"')
+WORDS = re.compile(r"\w+|[^\w\s]")
+PARTS_OF_SPEECH = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}
+
+
+def _drawn(rows: Sequence[Any], examples: int, seed: int) -> tuple[list[Any], tuple[str, ...]]:
+    """So many rows at random, and their places as ids. Raises `ConfigError` for fewer than one."""
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise ConfigError("invalid value for examples", expected="a count of at least 1", got=repr(examples))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:examples].tolist()
+    return [rows[place] for place in order], tuple(map(str, order))
+
+
+@data_sets.register("definitions")
+def definitions(examples: int = 4000, *, topics: bool = False, seed: int = 0) -> TextData:
+    """Definitions of WordNet 3.0 with the part of speech of what they define (4 classes), or its topic (45)."""
+    rows, ids = _drawn(list(read_glosses()), examples, seed)
+    names = TOPICS if topics else KINDS
+    numbers = [topic if topics else KINDS.index(TOPICS[topic].partition(".")[0]) for _, topic, _ in rows]
+    columns = {"text": tuple(text for text, _, _ in rows), "label": tuple(numbers)}
+    whole = RawSplit(columns, ids, "definitions", names)
+    return TextData(RawTable(whole, torch.tensor(numbers), keys=columns["text"]), TextEncoding(names))
+
+
+@data_sets.register("headwords")
+def headwords(examples: int = 4000, *, seed: int = 0) -> PromptData:
+    """A headword of WordNet 3.0 as the prompt, its definition as what is to be written."""
+    rows, ids = _drawn(list(read_glosses()), examples, seed)
+    columns = {
+        "prompt": tuple(f"{word.replace('_', ' ')}:" for _, _, word in rows),
+        "completion": tuple(f" {text}" for text, _, _ in rows),
+    }
+    return PromptData(RawTable(RawSplit(columns, ids, "headwords"), keys=columns["prompt"]))
+
+
+@data_sets.register("usage")
+def usage(examples: int = 4000, *, seed: int = 0) -> TaggedData:
+    """Example sentences of WordNet 3.0: the word that a sentence stands for is tagged with its part of speech, others with O."""
+    names = ("O", *PARTS_OF_SPEECH.values())
+    found: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
+    for kind, sha256 in FILES.items():
+        path = package_file("wordnet-base", f"usr/share/wordnet/data.{kind}", sha256)
+        with path.open(encoding="utf8") as lines:
+            for line in lines:
+                head, _, gloss = line.partition(" | ")
+                if line.startswith("  ") or '"' not in gloss:
+                    continue
+                word = head.split()[4].lower()
+                for sentence in QUOTED.findall(gloss):
+                    words = tuple(WORDS.findall(sentence))
+                    tags = tuple(names.index(PARTS_OF_SPEECH[kind]) if part.lower() == word else 0 for part in words)
+                    if any(tags):
+                        found.append((words, tags))
+    rows, ids = _drawn(found, examples, seed)
+    columns = {"words": tuple(words for words, _ in rows), "tags": tuple(tags for _, tags in rows)}
+    return TaggedData(RawTable(RawSplit(columns, ids, "usage", names), keys=columns["words"]))
+
+
+@data_sets.register("descriptions")
+def package_descriptions(
+    source: str = "en", target: str = "it", *, words: int = 12, examples: int = 20_000, seed: int = 0
+) -> PairData:
+    """Debian's package descriptions in two languages, of at most so many words; a source package stays in one part."""
+    found = [pair for pair in descriptions(source, target).pairs if len(pair.source.split()) <= words]
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:examples].tolist()
+    rows = [found[place] for place in order]
+    columns = {"source": tuple(pair.source for pair in rows), "target": tuple(pair.target for pair in rows)}
+    whole = RawSplit(columns, tuple(map(str, order)), f"descriptions {source}-{target}")
+    return PairData(RawTable(whole, groups=[pair.package for pair in rows], keys=columns["source"]))
