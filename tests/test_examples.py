@@ -1,164 +1,69 @@
-"""Examples: what is data, what is not, and parts that stay disjoint, stratified and in order."""
+"""Every example run file, at a tiny setting: report from data to page, and again from the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import re
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fractionate.data.examples import Examples
-from fractionate.data.splits import as_examples
-from fractionate.errors import ConfigError, FractionateError, MismatchError
+from fractionate.cli.commands import main
+from fractionate.data.bundled import data_sets
+from fractionate.errors import ResourceError
+from fractionate.run.read import read_run
+from fractionate.run.workflow import Workflow
+from tiny_hub import bert, llama
 
-
-def some(examples: int = 10, classes: int = 3) -> Examples:
-    inputs = torch.arange(examples * 2).reshape(examples, 2).float()
-    return Examples(inputs, torch.arange(examples) % classes)
-
-
-def test_names_and_ids_are_filled_in() -> None:
-    data = some()
-    assert data.class_names == ("0", "1", "2")
-    assert data.classes == 3
-    assert data.ids[:2] == ("0", "1")
-    assert len(data) == 10
-    assert "10 × [2]" in repr(data)
-    named = Examples(torch.zeros(1, 2), torch.tensor([1], dtype=torch.uint8), ("cat", "dog", "emu"), name="pets")
-    assert named.classes == 3
-    assert named.labels.dtype == torch.long
-
-
-def test_take_keeps_inputs_labels_and_ids_together() -> None:
-    data = some()
-    part = data.take(torch.tensor([7, 0, 3]))
-    assert part.ids == ("7", "0", "3")
-    assert torch.equal(part.inputs, data.inputs[[7, 0, 3]])
-    assert torch.equal(part.labels, data.labels[[7, 0, 3]])
-    assert part.class_names == data.class_names
-
-
-@given(st.integers(1, 200), st.integers(1, 6), st.integers(0, 50), st.data())
-@settings(max_examples=40)
-def test_parts_are_disjoint_stratified_and_drawn_by_seed(
-    examples: int, classes: int, seed: int, data: st.DataObject
-) -> None:
-    whole = some(examples, min(classes, examples))
-    first = data.draw(st.integers(0, examples))
-    second = data.draw(st.integers(0, examples - first))
-    parts = whole.split(first, second, seed=seed) if first and second else ()
-    ids = [i for part in parts for i in part.ids]
-    assert len(set(ids)) == len(ids) == sum(map(len, parts))
-    for part in parts:
-        for label in range(whole.classes):
-            share = float((whole.labels == label).double().mean())
-            assert abs(int((part.labels == label).sum()) - share * len(part)) <= 3 + whole.classes
-    if parts:
-        assert [p.ids for p in whole.split(first, second, seed=seed)] == [p.ids for p in parts]
-
-
-def test_classes_keep_their_proportions_in_every_part() -> None:
-    labels = torch.cat([torch.zeros(90, dtype=torch.long), torch.ones(10, dtype=torch.long)])
-    data = Examples(torch.arange(100.0)[:, None], labels)
-    for part in data.split(50, 30, 20):
-        assert abs(float(part.labels.double().mean()) - 0.1) < 0.051
-
-
-class Pairs:
-    """A dataset as people write them: places and a length, nothing else."""
-
-    def __len__(self) -> int:
-        return 5
-
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        if i >= 5:
-            raise IndexError(i)
-        return np.full((2, 2), i, dtype=np.float32), i % 2
-
-
-class Stream(IterableDataset[tuple[torch.Tensor, int]]):
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
-        yield from ((torch.full((2, 2), float(i)), i % 2) for i in range(5))
-
-
-INPUTS = torch.arange(5.0)[:, None, None].expand(5, 2, 2)
-LABELS = torch.arange(5) % 2
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        (INPUTS, LABELS),
-        [INPUTS.numpy(), LABELS.numpy()],
-        Examples(INPUTS, LABELS),
-        TensorDataset(INPUTS, LABELS),
-        DataLoader(TensorDataset(INPUTS, LABELS), batch_size=2),
-        DataLoader(TensorDataset(INPUTS, LABELS), batch_size=None),
-        DataLoader(Stream(), batch_size=3),
-        Pairs(),
-        Stream(),
-        [(x, y) for x, y in zip(INPUTS, LABELS, strict=True)],
-        [[x, int(y)] for x, y in zip(INPUTS, LABELS, strict=True)],
-        ((x, y) for x, y in zip(INPUTS, LABELS, strict=True)),
-        [(x, y) for x, y in zip(INPUTS, LABELS, strict=True)] * 1,
-    ],
-    ids=["tensors", "arrays", "examples", "dataset", "loader", "unbatched", "stream loader", "pairs", "stream", "list",
-         "lists", "generator", "copy"],
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+TINY = (
+    "data.transfer=24", "data.validation=12", "data.test=16", "training={steps: 3, batch_size: 8}", "diagnosis.pilot=0",
+    "export.program=false",
 )  # fmt: skip
-def test_data_in_every_shape_people_have_it(data: Any) -> None:
-    found = as_examples(data, name="mine")
-    assert torch.equal(found.inputs, INPUTS)
-    assert torch.equal(found.labels, LABELS)
+FEW = {"cells": "study={cells: [hard, kd], seeds: 2}", "arms": "study.seeds=2"}
 
 
-def test_two_pairs_are_two_examples() -> None:
-    """A list of two pairs is not a pair of arrays."""
-    found = as_examples([(torch.zeros(3), 0), (torch.ones(3), 1)])
-    assert len(found) == 2
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub")
+    bert(folder / "bert")
+    llama(folder / "llama")
+    return folder
 
 
-@pytest.mark.wrong_types
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ([], "no data"),
-        (7, "this is not data"),
-        (None, "this is not data"),
-        ([1, 2, 3], "not (input, label)"),
-        ([{"image": 1, "label": 2}], "not one tensor"),
-        ([(torch.zeros(2), 0), (torch.zeros(3), 1), (torch.zeros(2), 1)], "one shape"),
-        ([("text", 0), ("more", 1), ("words", 1)], "takes numbers"),
-        ((torch.zeros(3, 2), torch.zeros(2)), "do not fit"),
-        ((torch.zeros(3, 2), torch.zeros(3)), "not class numbers"),
-        ((torch.zeros(3, 2), torch.tensor([0, -1, 1])), "least -1"),
-        ((torch.zeros(3, 2), torch.eye(3, dtype=torch.long)), "argmax"),
-        ((torch.zeros(3, 2), torch.tensor([[1, 0], [1, 1], [0, 1]])), "several labels"),
-        ((torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)), "at least one"),
-        ((torch.tensor(1.0), torch.tensor(1)), "do not fit"),
-    ],
-)
-def test_what_is_not_data_is_said(data: Any, words: str) -> None:
-    with pytest.raises(MismatchError) as error:
-        as_examples(data, name="mine")
-    assert words in str(error.value)
-    assert "mine" in str(error.value)
+def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
+    """Overrides that make an example small: few examples and steps, and a tiny model of the same kind."""
+    run = read_run(path)
+    found = [*TINY, f"out={out}", FEW["cells" if run.study.arms is None else "arms"]]
+    if run.teacher.train is not None:
+        found.append("teacher.train.steps=3")
+    for who in ("teacher", "student"):
+        name = re.sub(r"package:\w+", str(hub / ("llama" if run.task == "language-modelling" else "bert")), getattr(run, who).model)
+        found.append(f'{who}.model="{name}"')
+    return tuple(found)
 
 
-@pytest.mark.wrong_types
-def test_bad_examples_and_splits_are_said() -> None:
-    for make in (
-        lambda: Examples([1, 2], [0, 1]),  # type: ignore[arg-type]
-        lambda: Examples(torch.zeros(2, 2), torch.tensor([0, 3]), class_names=("a", "b")),
-        lambda: Examples(torch.zeros(2, 2), torch.tensor([0, 1]), ids=("one",)),
-    ):
-        with pytest.raises(MismatchError, match="expected"):
-            make()
-    for sizes in ((11,), (5, 6), (-1, 3)):
-        with pytest.raises(ConfigError, match="expected"):
-            some().split(*sizes)
-    assert issubclass(MismatchError, FractionateError)
+@pytest.mark.filterwarnings("ignore:.*(are cut|are left out)")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_ends_in_a_page(
+    path: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tiny(path, hub, tmp_path / "out")
+    try:
+        _ = data_sets[read_run(path).data.source]
+    except ResourceError as error:
+        pytest.skip(f"its data cannot be had here: {error.what}")
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(path), *settings])
+    told = capsys.readouterr()
+    assert not left.value.code, told.err
+    assert (tmp_path / "out" / "report.html").is_file()
+    again = Workflow(read_run(path, settings))
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    again.report()
+    assert len((tmp_path / "out" / "report.html").read_bytes()) == len(before)
+
+
+def test_every_example_says_what_it_is() -> None:
+    for path in EXAMPLES:
+        assert path.read_text(encoding="utf-8").startswith("# "), path.name
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 15, path.name
