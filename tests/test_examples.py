@@ -37,16 +37,18 @@ def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
     if run.teacher.train is not None:
         found.append("teacher.train.steps=3")
     for who in ("teacher", "student"):
-        name = re.sub(r"package:\w+", str(hub / ("llama" if run.task == "language-modelling" else "bert")), getattr(run, who).model)
+        name = re.sub(
+            r"package:\w+",
+            str(hub / ("llama" if run.task == "language-modelling" else "bert")),
+            getattr(run, who).model,
+        )
         found.append(f'{who}.model="{name}"')
     return tuple(found)
 
 
 @pytest.mark.filterwarnings("ignore:.*(are cut|are left out)")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_ends_in_a_page(
-    path: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_example_ends_in_a_page(path: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny(path, hub, tmp_path / "out")
     try:
         _ = data_sets[read_run(path).data.source]

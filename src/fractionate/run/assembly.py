@@ -24,6 +24,7 @@ from fractionate.run.sections import ArmSection, ObjectiveSection, TeacherTraini
 from fractionate.study.arms import Arm, make_arms
 from fractionate.tasks.task import Task
 from fractionate.training.recipe import Recipe
+from fractionate.training.student import make_student
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Assembly:
         parts = (self.data.transfer, self.data.validation, self.data.test)
         need = replace(self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts)
         model = find_model(given.model).build(need)
+        if given.prepare:
+            seed = 0 if given.train is None else given.train.seed
+            model = make_student(self.task, Recipe(preparations=given.prepare), None, seed, given=model)
         if given.weights:
             load_weights(model, read_weights(given.weights), given.weights)
         return model

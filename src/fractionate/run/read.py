@@ -46,6 +46,7 @@ def _lookups(tree: Any) -> Mapping[str, Callable[[str], object]]:
         "data.source": bundled(data_sets.check),
         "teacher.model": bundled(lambda name: models[name]),
         "student.model": bundled(lambda name: models[name]),
+        "teacher.prepare": parts["prepare"],
         "student.prepare": parts["prepare"],
         "terms": parts["terms"],
         "transforms": parts["transforms"],

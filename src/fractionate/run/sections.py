@@ -128,6 +128,7 @@ class TeacherSection(Section):
     weights: str | None = Field(
         None, description="a .safetensors file (or a tensors-only .pt) to load into the model; none: its own"
     )
+    prepare: Names = Field((), description="what is done to the model first: explaining(((0, 1), (2, 3)))")
     head: str | None = Field(None, description="the place of the logits in what the model gives; none: found by itself")
     train: TeacherTrainingSection | None = Field(
         None, description="train it here, also where it has weights; none: only a fresh bundled network is trained"
