@@ -328,7 +328,8 @@ class _Halving:
         gain, interval = gain_interval(points.cross_fitted(plain, places))
         saved, saved_interval = gain_interval(nats.cross_fitted(plain, places))
         judged = gain_interval(compared.cross_fitted(plain, range(len(seeds))), coverage=self.plan.coverage)[1]
-        cautious = next((i for i, c in enumerate(pool) if c.setting == CAUTIOUS), pool.index(best))
+        own = [i for i, c in enumerate(pool) if c.setting == CAUTIOUS]
+        cautious = max(own, key=lambda i: scores[i], default=pool.index(best))
         trials = [self._trial(c, alone) for c in dict.fromkeys(c for c, _ in self.found)]
         pilot = Pilot(
             chosen=best.name, gain_points=gain, interval=interval, confirming_seeds=len(fresh),
