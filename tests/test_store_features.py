@@ -103,3 +103,60 @@ def test_a_study_reads_stored_features(tmp_path) -> None:
     }
     found = dissect(task, arms=arms, teacher=store, seeds=2, progress="nothing")
     assert {run.status for run in found.runs} == {"completed"}
+
+
+# --- batches by length, models spread over devices -----------------------------------------------------------------------------
+
+
+class Reads(nn.Module):
+    """A causal model that counts what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vectors, self.head = nn.Embedding(30, 8), nn.Linear(8, 30)
+        self.read = 0
+
+    def forward(self, input_ids, attention_mask):
+        self.read += input_ids.numel()
+        hidden = self.vectors(input_ids) * attention_mask[..., None]
+        return self.head(hidden.cumsum(dim=1))
+
+
+def sentences(count: int = 40, longest: int = 24) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    sizes = torch.randint(2, longest + 1, (count,), generator=draw)
+    mask = (torch.arange(longest) < sizes[:, None]).long()
+    ids = torch.randint(30, (count, longest), generator=draw) * mask
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask.bool(), ids, -100)}
+
+
+@pytest.mark.parametrize("kind", ["in memory", "a dataset"])
+def test_batches_by_length_give_the_same_rows_and_read_less(kind, tmp_path) -> None:
+    whole = sentences()
+    data = whole if kind == "in memory" else [{name: part[n] for name, part in whole.items()} for n in range(40)]
+    task = Task("language-modelling", transfer=data)
+    plain, sorted_ = Reads(), Reads()
+    one = collect(plain, task, tmp_path / "a", batch_size=8)
+    collect(sorted_, task, tmp_path / "b", batch_size=8, by_length=True, part=(0, 2))
+    two = collect(sorted_, task, tmp_path / "b", batch_size=8, by_length=True)
+    torch.testing.assert_close(one.signal().logits, two.signal().logits)
+    assert torch.equal(one.labels(), two.labels())
+    assert sorted_.read < 0.75 * plain.read
+    with pytest.raises(ConfigError, match="no length to sort by"):
+        collect(network(8, 0), DATA, tmp_path / "c", by_length=True)
+
+
+def test_a_model_over_processor_and_disk_gives_the_same_rows_and_is_put_back(tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    teacher, one = network(8, 0), collect(network(8, 0), DATA, tmp_path / "a")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    two = collect(
+        teacher, DATA, tmp_path / "b", device_map={"0": "cpu", "1": "cpu", "2": "cpu", "3": "cpu", "4": "disk"}
+    )
+    torch.testing.assert_close(one.signal().logits, two.signal().logits)
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
+    assert one.head.identity["teacher"] == two.head.identity["teacher"]
+    collect(teacher, DATA, tmp_path / "c", device_map="auto")
+    with pytest.raises(ConfigError, match="device map"):
+        collect(teacher, DATA, tmp_path / "d", device_map={"0": "cpu"})

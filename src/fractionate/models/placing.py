@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
 
+from fractionate.errors import ConfigError, MissingExtraError
 from fractionate.models.outputs import device_of
 
 
@@ -38,4 +42,46 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[torch.device]:
         yield there
     finally:
         if device_of(model) != home:
+            model.to(home)
+
+
+@contextmanager
+def spread(model: nn.Module, device_map: str | Mapping[str, Any]) -> Iterator[torch.device]:
+    """The model over several devices, the processor and the disk by accelerate; back on its own device afterwards.
+
+    Args:
+        device_map: "auto" fills devices in their order, then memory; or a device ("cpu", "disk", a number) by path of module.
+
+    Raises:
+        ConfigError: for a map that leaves modules out.
+        MissingExtraError: without accelerate.
+    """
+    try:
+        from accelerate import dispatch_model, infer_auto_device_map
+        from accelerate.hooks import remove_hook_from_submodules
+    except ImportError as error:
+        raise MissingExtraError("a device map needs accelerate", fix="pip install 'fractionate[hf]'") from error
+    home = device_of(model)
+    if device_map == "auto":
+        whole: list[str] | None = getattr(model, "_no_split_modules", None)
+        device_map = infer_auto_device_map(model, no_split_module_classes=whole)
+    if isinstance(device_map, str):
+        raise ConfigError("unknown device map", expected='"auto", or a device by path of module', got=repr(device_map))
+    devices = [str(device) for device in device_map.values()]
+    computing = [device for device in devices if device not in ("cpu", "disk")]
+    there = torch.device(
+        f"cuda:{computing[0]}" if computing and computing[0].isdecimal() else (computing or ["cpu"])[0]
+    )
+    with TemporaryDirectory() as folder:
+        try:
+            dispatch_model(
+                model, dict(device_map), main_device=there, offload_dir=Path(folder) if "disk" in devices else None
+            )
+        except ValueError as error:
+            raise ConfigError("this device map does not fit the model", got=str(error).partition("\n")[0]) from error
+        try:
+            yield there
+        finally:
+            remove_hook_from_submodules(model)
+            vars(model).pop("hf_device_map", None)
             model.to(home)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import check_labels
+from fractionate.data.lengths import lengths_of
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.output_kinds import Outputs
@@ -40,7 +41,7 @@ from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
 from fractionate.store.relation import find_relation, write_relation
 from fractionate.store.remote import require_folder
-from fractionate.store.teachers import Asker, ByPlace, Precision, Tokens, kind_of, outputs_of, token_rows
+from fractionate.store.teachers import VIEW, Asker, ByPlace, Precision, Tokens, kind_of, outputs_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import TEMPORARY, make_directory, refused, sweep
 from fractionate.system.fingerprints import callable_fingerprint
@@ -58,7 +59,9 @@ def collect(
     out: Path | str,
     *,
     batch_size: int = 256,
+    by_length: bool = False,
     device: str = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
     form: FormKind = "dense",
     k: int = 0,
     dtype: StoredDtype = "float32",
@@ -81,24 +84,27 @@ def collect(
 ) -> Store:
     """Run the teacher once over the data and keep what it says, in the order of the data.
 
-    `teacher` is a torch module, a Hugging Face model, a fitted estimator (scikit-learn's interface), the path of an ONNX or skops
-    file, or any function of a batch of inputs that returns [batch, classes]; what it gives is recognised (logits,
-    log-probabilities, probabilities, percentages) or named by `outputs`. With `folds=5` an estimator is fitted again on the
-    transfer set without each fifth, which it answers: a teacher must not have seen the labels that it explains. `data` is
-    `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a `Replay`
-    of several views.
-    Modules run in evaluation mode without a graph and are put back as they were. The same call again goes on where it
-    stopped, or returns at once.
+    Modules run in evaluation mode without a graph and are put back as they were. The same call again goes on where it stopped, or
+    returns at once.
 
-    How rows are kept: `form` (dense; top-k: label, k entries, the exact rest at each of `temperatures`; sampled: k draws),
-    `dtype`; `losses` measures what that costs. What the
-    teacher is: `precision` it computes in, `named` where its weights cannot be read, `tokenizer` and `template` of a
-    language model, whose rows are `tokens`: "next" (logits at a place foretell the label of the next) or "aligned"; labels
-    of -100 are left out, and with `vocabulary="trim"` so are the logits beyond the tokenizer's strings. An example of which
-    the teacher says nothing finite is refused, or with `non_finite="skip"` has no row (`Store.skipped`). `reuse` takes over
-    the rows of unchanged examples from another store. `features` are paths of layers whose outputs are kept in float16, one an
-    example, for terms that read inside the teacher. `part=(rank, world)` gives each of several processes its share; a shard is
-    committed every `shard_bytes` or `commit_seconds`, and no more work than that is ever lost.
+    Args:
+        teacher: A torch module, a fitted estimator, the path of an ONNX or skops file, or a function of a batch of inputs.
+        data: `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a
+            `Replay` of several views.
+        by_length: Sequences of about one length are read together, the longest first, without padding that none of them needs.
+        device, device_map: Where it computes; "auto", or devices by path of module, spread it by accelerate.
+        form: dense; top-k: label, `k` entries, the exact rest at each of `temperatures`; sampled: `k` draws (see `losses`).
+        outputs: What a function gives, where that is not to be recognised.
+        precision: What it computes in.
+        tokens: "next" (logits at a place are about the label of the next) or "aligned", with `tokenizer` and `template` of a
+            language model. Labels of -100 are left out, and with `vocabulary="trim"` logits beyond the tokenizer's strings.
+        non_finite: "skip" gives examples without finite logits no row (`Store.skipped`).
+        named: Who it is, where its content cannot be read.
+        folds: An estimator is fitted again on the transfer set without each of so many folds, which it answers.
+        features: Paths of layers whose outputs are kept in float16, one an example, for terms that read inside the teacher.
+        reuse: Another store, whose rows of unchanged examples are taken over.
+        part: (rank, world) gives each of several processes its share.
+        shard_bytes, commit_seconds: How often a shard is committed; no more work than that is ever lost.
 
     Raises `MismatchError` for data and labels that do not fit the teacher and for a store of something else (naming the field),
     `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
@@ -135,6 +141,8 @@ def collect(
         classes=trimmed,
         class_names=names,
         features=features,
+        device_map=device_map,
+        trim=by_length,
     )
     kept = check_features(
         features, tokens=tokens, non_finite=non_finite, by_place=isinstance(asker.teacher, FunctionTeacher)
@@ -181,6 +189,8 @@ def collect(
                 commit_seconds,
                 class_relation,
             )
+            if by_length:
+                work.order = np.argsort(-np.tile(lengths_of(source.split, VIEW), identity.views), kind="stable")
             if reuse is not None:
                 work.take_over(reuse)
             work.run(part)
@@ -231,6 +241,7 @@ class _Pass:
             self._expect(existing)
         self.form = existing.form if existing else None
         self.done = existing.present() if existing else np.zeros(len(source) * identity.views, bool)
+        self.order = np.arange(len(self.done))  # in which examples are read
         self.batch_size, self.shard_bytes, self.commit_seconds = batch_size, shard_bytes, commit_seconds
         self.class_relation = class_relation
         self.masks = identity.outputs != "numbers"  # -inf masks a class; no number may be infinite
@@ -246,9 +257,9 @@ class _Pass:
         size = self.batch_size
         grid = range(0, len(self.done), size)
         share = grid[len(grid) * part[0] // part[1] : len(grid) * (part[0] + 1) // part[1]]
-        missing = [start for start in share if not self.done[start : start + size].all()]
+        missing = [start for start in share if not self.done[self.order[start : start + size]].all()]
         with Progress(f"teacher on {self.source.name}", len(missing) * size, wait=2.0) as progress:
-            wanted = (np.arange(start, min(start + size, len(self.done))) for start in missing)
+            wanted = (self.order[start : start + size] for start in missing)
             for batch, keys in self.items.batches(wanted):
                 self._ask(batch, keys)
                 progress.advance(size)

@@ -20,13 +20,16 @@ RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it
 
 
 def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:
-    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none."""
+    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none.
+
+    None too where a device map has moved that layer off its device: then `collect(..., class_relation=)` gives it.
+    """
     if not isinstance(teacher, nn.Module) or classes > RELATION_CLASSES:
         return None
     head: Callable[[], Any] | None = getattr(teacher, "get_output_embeddings", None)
     layers = [head() if head is not None else None, *reversed(list(teacher.modules()))]
     for layer in layers:
-        if isinstance(layer, nn.Linear) and layer.out_features == classes:
+        if isinstance(layer, nn.Linear) and layer.out_features == classes and not layer.weight.is_meta:
             return relation_from_rows(layer.weight.float().cpu())
     return None
 

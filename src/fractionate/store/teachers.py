@@ -15,12 +15,13 @@ from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED
+from fractionate.data.lengths import trimmed
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import FunctionTeacher, as_teacher_module
 from fractionate.models.modes import eval_mode
 from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind
 from fractionate.models.outputs import Head, logits_of
-from fractionate.models.placing import placed
+from fractionate.models.placing import placed, spread
 from fractionate.store.keys import Keyed
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.kind import Kind
@@ -82,6 +83,8 @@ class Asker:
         classes: int | None = None,
         class_names: Sequence[str] = (),
         features: Sequence[str] = (),
+        device_map: str | Mapping[str, Any] | None = None,
+        trim: bool = False,
     ) -> None:
         check_kind(outputs, "auto")
         if precision not in ("float32", "bfloat16", "float16"):
@@ -101,6 +104,7 @@ class Asker:
         self.kind, self.head, self.classes = kind, head, classes
         self.there = self.device  # where its inputs belong
         self.takes = None if by_place else ModelInputs.of(self.teacher)
+        self.device_map, self.trim = device_map, trim
         self.needs = Needs(features=frozenset(features))
         self.reader: Reader | None = None
         self.features: Mapping[str, Tensor] = {}  # of the last batch
@@ -120,14 +124,16 @@ class Asker:
         """The teacher in evaluation mode on its device, put back afterwards: mode, module by module, and device."""
         with (
             eval_mode(self.teacher),
-            placed(self.teacher, self.device) as self.there,
+            placed(self.teacher, self.device)
+            if self.device_map is None
+            else spread(self.teacher, self.device_map) as self.there,
             reading(self.teacher, self.needs) as self.reader,
         ):
             yield
 
     def __call__(self, batch: Batch) -> tuple[Float[Tensor, "batch *tokens classes"], Tensor]:
         """The logits of a batch's rows and their labels, on the CPU."""
-        batch = batch.to(self.there)
+        batch = (trimmed(batch, VIEW) if self.trim else batch).to(self.there)
         half = contextlib.nullcontext() if self.precision == "float32" else torch.autocast(
             self.there.type, dtype=getattr(torch, self.precision)
         )  # fmt: skip
