@@ -60,12 +60,12 @@ def main() -> None:
             seen = logits if seen is None else seen
             lines.append(f"| {name} | {took:.1f} | {float((logits - seen).abs().max()):.1e} |")
             print(lines[-1], flush=True)
-    given.result.write_text(
-        f"MiniLM-L6 (22.7 M parameters) over {len(rows)} WordNet definitions padded to {given.longest} tokens, of which "
-        f"{share:.0%} are tokens; batches of 32, one thread.\nMade by `python bench/by_length.py`, on a machine shared with others (CPU seconds "
-        "of the process).\n\n" + "\n".join(lines) + "\n",
-        encoding="utf-8",
+    head = (
+        f"MiniLM-L6 (22.7 M parameters) over {len(rows)} WordNet definitions padded to {given.longest} tokens, "
+        f"of which {share:.0%} are tokens; batches of 32, one thread.\n"
+        "Made by `python bench/by_length.py`, on a machine shared with others (CPU seconds of the process).\n\n"
     )
+    given.result.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
