@@ -325,11 +325,11 @@ def test_encodings_by_mark_or_by_name(tmp_path, encoding, mark, said):
     assert len(again) == 60
     lines = [json.dumps({"text": f"größe {i}", "label": "äö"[i % 2]}, ensure_ascii=False) for i in range(20)]
     (tmp_path / "t.jsonl").write_bytes(mark + "\n".join(lines).encode(encoding))
-    assert texts(tmp_path / "t.jsonl", **more).table.whole.class_names == ("ä", "ö")
+    assert texts(tmp_path / "t.jsonl", **more).table.examples.class_names == ("ä", "ö")
     for name in "ab":
         (tmp_path / "d" / name).mkdir(parents=True)
         (tmp_path / "d" / name / "0.txt").write_bytes(mark + "größe".encode(encoding))
-    assert texts(tmp_path / "d", **more).table.whole.columns["text"] == ("größe", "größe")
+    assert texts(tmp_path / "d", **more).table.examples.columns["text"] == ("größe", "größe")
 
 
 def test_another_encoding_is_told_with_its_line_and_the_setting(tmp_path):
@@ -376,7 +376,7 @@ def test_long_cells_are_read_and_the_limit_of_the_process_is_left_alone(tmp_path
     rows = [f'"{"word " * (length // 5 if i == 3 else 5)}",{"ab"[i % 2]}' for i in range(20)]
     path = write(tmp_path / "t.csv", "\n".join(["text,label", *rows]))
     assert len(texts(path).examples) == 20
-    assert len(texts(path).table.whole.columns["text"][3]) > length - 10
+    assert len(texts(path).table.examples.columns["text"][3]) > length - 10
     write(path, "\n".join(["text,label", *rows, '"never closed']))
     with pytest.raises(DamagedError, match=r"t.csv:22 this record cannot be read"):
         texts(path)

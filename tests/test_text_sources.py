@@ -156,7 +156,7 @@ def test_what_is_cut_is_counted_and_an_empty_text_has_a_token(tmp_path):
         with pytest.warns(
             UserWarning, match=r"t.jsonl: \d+ of 28 texts have more than 8 tokens and are cut \(data.length"
         ):
-            split = found.encode(found.table.whole, by)
+            split = found.encode(found.table.examples, by)
         assert split.inputs["input_ids"].shape == (28, 8)
         assert int(split.inputs["attention_mask"].sum(1).min()) >= 1
         row = split.inputs["input_ids"][27].tolist()
@@ -200,7 +200,7 @@ def test_the_first_token_of_a_word_is_labelled(tmp_path, form):
         found = data_sets[f"tagged('{path}', tokens='words', tags='ner', repeats=True)"]
     assert len(found.raw_parts(**SIZES).test) == 2
     by = reader()
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     assert split.class_names == ("B-ACT", "B-ANI", "O")
     assert split.labels.shape == split.inputs["input_ids"].shape
     pieces = len(by.tokenizer("storming", add_special_tokens=False)["input_ids"])
@@ -209,7 +209,7 @@ def test_the_first_token_of_a_word_is_labelled(tmp_path, form):
     assert split.labels[0].tolist() == ours + [-100] * (split.labels.shape[1] - len(ours))
     assert split.labels[1, :3].tolist() == [-100, 2, -100]
     with pytest.warns(UserWarning, match="are cut"):
-        short = found.encode(found.table.whole, reader(4))
+        short = found.encode(found.table.examples, reader(4))
     assert short.labels[0].tolist() == [-100, 2, 0, -100]
 
 
@@ -237,7 +237,7 @@ def test_completions_are_learned_and_prompts_are_not(tmp_path):
     rows = [{"q": f"count {n}", "a": f"{n} dogs"} for n in range(10)]
     found = data_sets[f"prompts('{write(tmp_path / 'p.jsonl', rows)}', prompt='q', completion='a')"]
     by = reader(32, end=True)
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     ids, labels = split.inputs["input_ids"], split.labels
     for place, row in enumerate(rows):
         learned = labels[place] != -100
@@ -247,7 +247,7 @@ def test_completions_are_learned_and_prompts_are_not(tmp_path):
         assert by.tokenizer.decode(ids[place][there]) == f"{row['q']} {row['a']}<end>"
         assert by.tokenizer.decode(ids[place][there & ~learned]) == row["q"]
     own = data_sets[f"prompts('{tmp_path / 'p.jsonl'}', prompt='q', completion='a', between='=')"]
-    split = own.encode(own.table.whole, by)
+    split = own.encode(own.table.examples, by)
     assert by.tokenizer.decode(split.inputs["input_ids"][0]).startswith("count 0=0 dogs<end>")
 
 
@@ -255,38 +255,38 @@ def test_prompts_in_a_chat_template(tmp_path):
     rows = [{"prompt": f"count {n}", "completion": f"{n} dogs"} for n in range(10)]
     found = data_sets[f"prompts('{write(tmp_path / 'p.csv', rows)}', chat=True)"]
     by = reader(64, end=True, template=TEMPLATE)
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     learned = split.labels[3] != -100
     assert by.tokenizer.decode(split.inputs["input_ids"][3][split.inputs["attention_mask"][3].bool()]) == (
         "<user>count 3<end><assistant>3 dogs<end>"
     )
     assert by.tokenizer.decode(split.inputs["input_ids"][3][learned]) == "3 dogs<end>"
     with pytest.raises(MismatchError, match="no chat template"):
-        found.encode(found.table.whole, reader(64, end=True))
+        found.encode(found.table.examples, reader(64, end=True))
 
 
 def test_prompts_without_room_are_counted(tmp_path):
     rows = [{"prompt": "the cat " * n, "completion": "a dog"} for n in range(1, 11)]
     found = data_sets[f"prompts('{write(tmp_path / 'p.jsonl', rows)}')"]
     with pytest.warns(UserWarning, match=r"are cut|leave no room") as told:
-        split = found.encode(found.table.whole, reader(16, end=True))
+        split = found.encode(found.table.examples, reader(16, end=True))
     messages = [str(one.message) for one in told]
     assert any("are cut" in message for message in messages) and any("leave no room" in message for message in messages)
     assert 0 < len(split) < 10 and (split.labels != -100).any(1).all()
     with pytest.warns(UserWarning, match="are cut"), pytest.raises(MismatchError, match="nothing is left to learn"):
-        found.encode(found.table.whole, reader(2, end=True))
+        found.encode(found.table.examples, reader(2, end=True))
 
 
 def test_plain_texts_are_cut_into_pieces(tmp_path):
     (tmp_path / "t.txt").write_text("the cat sat\non the mat\n\n\n" + "stocks fell " * 20 + "\n\nrain\n")
     found = data_sets[f"prompts('{tmp_path / 't.txt'}')"]
-    assert found.table.whole.columns["text"][0] == "the cat sat\non the mat" and found.table.whole.ids == (
+    assert found.table.examples.columns["text"][0] == "the cat sat\non the mat" and found.table.examples.ids == (
         "1",
         "5",
         "7",
     )
     by = reader(16, end=True)
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     assert split.ids[:3] == ("1", "5:0", "5:1") and split.inputs["input_ids"].shape[1] == 16
     counted = split.labels != -100
     assert torch.equal(counted, split.inputs["attention_mask"].bool())
@@ -303,15 +303,15 @@ def test_targets_are_shifted_behind_the_start_token(tmp_path):
     path = write(tmp_path / "t.jsonl", rows)
     found = data_sets[f"pairs('{path}', source='translation.en', target='translation.fr')"]
     by = reader()
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     assert set(split.inputs) == {"input_ids", "attention_mask", "decoder_input_ids"}
     row = by.tokenizer("le chat dort 3")["input_ids"]
     assert split.labels[3].tolist()[: len(row)] == row
     assert split.inputs["decoder_input_ids"][3].tolist()[: len(row)] == [by.start, *row[:-1]]
     with pytest.raises(MismatchError, match="no token that a decoder begins with"):
-        found.encode(found.table.whole, Tokenizing(by.tokenizer, 16))
+        found.encode(found.table.examples, Tokenizing(by.tokenizer, 16))
     with pytest.raises(ConfigError, match="needs a model that reads tokens"):
-        found.encode(found.table.whole, None)
+        found.encode(found.table.examples, None)
 
 
 def test_parallel_files_are_pairs_of_lines(tmp_path):
@@ -348,7 +348,7 @@ def test_every_source_feeds_a_model_of_its_task(tmp_path, kind):
     else:
         name = "marian" if kind == "translation" else "bert"
         model = hf(name, layers=1, width=16, heads=2, tokenizer=str(tiny_hub.bert(tmp_path / "m")))
-    split = found.encode(found.table.whole, model.tokenizing(24))
+    split = found.encode(found.table.examples, model.tokenizing(24))
     need = ModelNeed(kind, (), len(split.class_names), split.class_names)
     task = Task(kind, transfer=split, student=lambda: model.build(need))
     task.check(task.model())
@@ -376,7 +376,7 @@ def test_several_labels_of_a_text(tmp_path):
     assert found.tasks == ("multi-label",)
     split = found.encode(found.raw_parts(**SIZES).test, reader())
     assert split.class_names == ("rude", "long", "spam") and split.labels.shape == (4, 3)
-    whole = found.encode(found.table.whole, None)
+    whole = found.encode(found.table.examples, None)
     assert whole.labels[3].tolist() == [1, 1, 0] and whole.labels[4].tolist() == [0, 0, -100]
     assert isinstance(found.parts(**SIZES).test, type(whole))
     with pytest.raises(ConfigError, match="'text' is no label of 0 and 1"):
@@ -405,10 +405,13 @@ def test_a_folder_that_datasets_saved(tmp_path):
     assert parts.test.class_names == ("animals", "money") and parts.test.columns["label"] == (1, 0) * 3
     assert parts.test.ids[0] == "test:0"
     sentences = data_sets[f"tagged('{tmp_path / 'd'}', tags='ner')"]
-    assert sentences.table.whole.class_names == ("ANI", "O") and sentences.table.whole.columns["tags"][0] == (0, 1)
+    assert sentences.table.examples.class_names == ("ANI", "O") and sentences.table.examples.columns["tags"][0] == (
+        0,
+        1,
+    )
     with pytest.raises(ConfigError, match="named in two ways"):
         data_sets[f"texts('{tmp_path / 'd'}', test='{tmp_path / 'd'}')"]
     with pytest.raises(ConfigError, match="did you mean text='text'"):
         data_sets[f"texts('{tmp_path / 'd'}', text='texts')"]
     part(0, 20).save_to_disk(tmp_path / "one")
-    assert found.table.whole.ids[0] == "train:0" and data_sets[f"texts('{tmp_path / 'one'}')"].table.given is None
+    assert found.table.examples.ids[0] == "train:0" and data_sets[f"texts('{tmp_path / 'one'}')"].table.given is None

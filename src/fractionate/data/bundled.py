@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from fractionate.data.batch import Split
 from fractionate.data.dividing import Size, divide
 from fractionate.data.examples import Examples
 from fractionate.data.parts import balanced, subset
@@ -49,16 +50,14 @@ def split_parts(
     class_weights: bool = False,
     **more: Any,
 ) -> Parts:
-    """The parts of `Examples` or a `Split` by `divide`, which takes the sizes and `more`; what is left over teaches a teacher.
+    """The parts of `Examples`, a `Split` or a `RawSplit` by `divide`, which takes the sizes and `more`.
 
-    `class_weights` gives each class the same weight in what is learned from. Raises `ConfigError` where the parts are empty or
-    larger than the data.
+    What is left over teaches a teacher. `class_weights` gives each class the same weight in what is learned from. Raises
+    `ConfigError` where the parts are empty or larger than the data.
     """
     sizes: Mapping[str, Any] = {"transfer": transfer, "validation": validation, "test": test}
     places = divide(len(data), labels=data.labels, **sizes, seed=seed, name=data.name, **more)
-    made = {
-        part: data.take(some) if isinstance(data, Examples) else subset(data, some) for part, some in places.items()
-    }
+    made = {part: subset(data, some) if isinstance(data, Split) else data.take(some) for part, some in places.items()}
     if class_weights:
         made |= {part: balanced(made[part]) for part in ("transfer", "teaching") if part in made}
     return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"), encoding)
@@ -78,7 +77,7 @@ class Divided:
     """Examples, and what `split_parts` takes with them.
 
     Args:
-        examples: All examples: `Examples`, or a `Split`.
+        examples: All examples: `Examples`, a `Split`, or a `RawSplit`.
         given: The part that the data name for each, where they do.
         groups: The group of each, where there are groups.
         keys: What makes two of them the same, where repeats are left out.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fractionate.data.batch import Split
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets
 from fractionate.data.memory import MemorySplit
-from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.text_columns import Columns, Reading, raw_table, read_columns, read_parts, refuse_settings
 from fractionate.data.text_file import read_text
 from fractionate.data.token_ids import padded, padded_inputs, padded_labels, require_tokenizer, token_rows
@@ -21,15 +21,11 @@ from fractionate.system.paths import as_path
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PairData:
+class PairData(RawData):
     """Sources and targets, before any tokenizer. `encode` gives a decoder the target after its start token."""
 
-    table: RawTable
+    table: Divided
     tasks: ClassVar[tuple[str, ...]] = ("translation",)
-
-    def raw_parts(self, *, transfer: Any = None, validation: Any = None, test: Any = None, seed: int = 0) -> RawParts:
-        """The parts, of the sizes asked for: counts, shares below 1, or None."""
-        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as inputs of an encoder-decoder and labels [examples, tokens of the target], -100 where it is filled up.

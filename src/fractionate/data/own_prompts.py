@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fractionate.data.batch import Split
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets
 from fractionate.data.labels import IGNORED
 from fractionate.data.memory import MemorySplit
-from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.text_columns import Columns, Reading, raw_table, read_columns, read_parts, refuse_settings
 from fractionate.data.text_file import read_text
 from fractionate.data.token_ids import padded_inputs, padded_labels, require_fast, require_tokenizer, warn_cut
@@ -22,7 +22,7 @@ from fractionate.system.paths import as_path
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PromptData:
+class PromptData(RawData):
     """Texts of a language model, before any tokenizer.
 
     `encode` labels the tokens of the completion and the end of text; those of the prompt are ignored. Plain texts are labelled
@@ -34,14 +34,10 @@ class PromptData:
         chat: Both are put into the tokenizer's chat template.
     """
 
-    table: RawTable
+    table: Divided
     between: str = " "
     chat: bool = False
     tasks: ClassVar[tuple[str, ...]] = ("language-modelling",)
-
-    def raw_parts(self, *, transfer: Any = None, validation: Any = None, test: Any = None, seed: int = 0) -> RawParts:
-        """The parts, of the sizes asked for: counts, shares below 1, or None."""
-        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as [examples, tokens] inputs and labels, -100 where a token is not learned."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fractionate.data.batch import Split
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets
 from fractionate.data.columns import class_names
 from fractionate.data.labels import IGNORED
 from fractionate.data.memory import MemorySplit
-from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.saved_folder import is_saved
 from fractionate.data.text_columns import Columns, Reading, raw_table, read_columns, read_parts, refuse_settings
 from fractionate.data.text_file import read_text
@@ -33,15 +33,11 @@ DOCUMENT = "-DOCSTART-"  # a line of CoNLL-2003 between documents
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TaggedData:
+class TaggedData(RawData):
     """Words with a tag each, before any tokenizer. `encode` labels the first token of a word, all others are ignored."""
 
-    table: RawTable
+    table: Divided
     tasks: ClassVar[tuple[str, ...]] = ("token-classification",)
-
-    def raw_parts(self, *, transfer: Any = None, validation: Any = None, test: Any = None, seed: int = 0) -> RawParts:
-        """The parts, of the sizes asked for: counts, shares below 1, or None."""
-        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as [examples, tokens] inputs and labels, -100 where a token has none."""

@@ -18,14 +18,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.data.batch import Split
-from fractionate.data.bundled import Parts, data_sets
+from fractionate.data.bundled import Divided, Parts, data_sets
 from fractionate.data.columns import MISSING, names_of
 from fractionate.data.dividing import PARTS, Size
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
 from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import PLAIN
-from fractionate.data.raw import RawParts, RawSplit, RawTable, Tokenizing
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.saved_folder import is_saved
 from fractionate.data.targets import Target, make_labels
 from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
@@ -96,7 +96,7 @@ class TextEncoding(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TextData:
+class TextData(RawData):
     """Texts with a class each, before any tokenizer.
 
     Args:
@@ -105,15 +105,9 @@ class TextData:
         tasks: Classification, or multi-label.
     """
 
-    table: RawTable
+    table: Divided
     encoding: TextEncoding
     tasks: tuple[str, ...] = ("classification",)
-
-    def raw_parts(
-        self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0
-    ) -> RawParts:
-        """The parts, of the sizes asked for: counts, shares below 1, or None."""
-        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as inputs [texts, tokens] and labels [texts]; without a tokenizer as hashed words [texts, places]."""
@@ -148,7 +142,7 @@ class TextData:
     @cached_property
     def examples(self) -> Examples | MemorySplit:
         """All texts as hashed words."""
-        return self.hashed(self.table.whole)
+        return self.hashed(self.table.examples)
 
     def parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
         """The parts, as hashed words."""
@@ -206,7 +200,7 @@ def read_texts(
     reading: Reading = PLAINLY,
     missing: Sequence[str] = MISSING,
     links: bool = False,
-) -> RawTable:
+) -> Divided:
     """Texts with their classes, from `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from
     columns of a .csv, .tsv, .parquet or .jsonl file.
 
@@ -235,11 +229,10 @@ def read_texts(
     cells = {name: columns.words(role) for role, name in asked.items()}
     labels = make_labels(target, cells, {}, where=columns.where, missing=gone, numerals=PLAIN)
     made = texts | {"label": tuple(labels.values.tolist())}
-    numbers = torch.from_numpy(labels.values)
-    return raw_table(columns, made, reading, given, keys=tuple(texts), labels=numbers, class_names=labels.names)
+    return raw_table(columns, made, reading, given, keys=tuple(texts), class_names=labels.names)
 
 
-def _of_folder(folder: Path, reading: Reading, *, links: bool) -> RawTable:
+def _of_folder(folder: Path, reading: Reading, *, links: bool) -> Divided:
     parts = division(folder, links=links)
     classes = class_folders(parts, links=links)
     texts: list[str] = []
@@ -257,7 +250,7 @@ def _of_folder(folder: Path, reading: Reading, *, links: bool) -> RawTable:
     name = printable(folder.resolve().name)
     whole = RawSplit({"text": tuple(texts), "label": tuple(labels)}, tuple(ids), name, classes)
     keys = None if reading.repeats else texts
-    return RawTable(whole, torch.tensor(labels), given if len(parts) > 1 else None, None, keys)
+    return Divided(whole, given if len(parts) > 1 else None, keys=keys)
 
 
 @data_sets.register("texts")
@@ -302,9 +295,9 @@ def texts(
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
     table = read_texts(path, text=text, label=label, second=second, reading=reading, missing=missing, links=links)
-    require_bytes(8 * len(table.whole) * places, f"{len(table.whole):,} texts", fix="set fewer places=")
+    require_bytes(8 * len(table.examples) * places, f"{len(table.examples):,} texts", fix="set fewer places=")
     task = "classification" if isinstance(label, str) else "multi-label"
-    return TextData(table, TextEncoding(table.whole.class_names, buckets, places), (task,))
+    return TextData(table, TextEncoding(table.examples.class_names, buckets, places), (task,))
 
 
 def tokenized(
@@ -328,8 +321,8 @@ def tokenized(
         raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
     reading = Reading(separator=separator, encoding=encoding)
     found = read_texts(path, text=text, label=label, reading=reading, missing=missing, links=links)
-    named = [PARTS[name or "train"] for name in found.given or ["train"] * len(found.whole)]
+    named = [PARTS[name or "train"] for name in found.given or ["train"] * len(found.examples)]
     places = [place for place, name in enumerate(named) if name == PARTS.get(part.lower())]
     if not places:
         raise MismatchError(f"there is no part {part!r}", expected=", ".join(dict.fromkeys(named)))
-    return TokenizedTexts(found.whole.take(places), tokenizer, length)
+    return TokenizedTexts(found.examples.take(places), tokenizer, length)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.data.batch import Split
-from fractionate.data.dividing import divide
+from fractionate.data.bundled import Divided, Parts
+from fractionate.data.dividing import Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,57 +33,16 @@ class RawSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes to keep in proportion; None where there are none."""
+        return torch.tensor(self.columns["label"]) if "label" in self.columns else None
+
     def take(self, places: Int[Tensor, "some"] | Sequence[int]) -> RawSplit:
         """Some of the examples, under their ids."""
         rows = [int(place) for place in places]
         columns = {role: tuple(column[row] for row in rows) for role, column in self.columns.items()}
         return replace(self, columns=columns, ids=tuple(self.ids[row] for row in rows))
-
-
-@dataclass(frozen=True, eq=False)
-class RawParts:
-    """Disjoint parts of raw data, by what they are for, as `Parts` are."""
-
-    transfer: RawSplit
-    validation: RawSplit
-    test: RawSplit
-    teaching: RawSplit | None = None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RawTable:
-    """All examples of a source, and what tells their parts.
-
-    Args:
-        whole: The examples.
-        labels: [examples] classes to keep in proportion; None: none.
-        given: The part that the data name for each example.
-        groups: The group of each: a group is in one part.
-        keys: What makes two examples the same; None: repeats stay.
-    """
-
-    whole: RawSplit
-    labels: Int[Tensor, "examples"] | None = None
-    given: Sequence[str | None] | None = None
-    groups: Sequence[Hashable] | None = None
-    keys: Sequence[Hashable] | None = None
-
-    def parts(self, *, transfer: Any, validation: Any, test: Any, seed: int) -> RawParts:
-        """The parts, by `divide`."""
-        found = divide(
-            len(self.whole),
-            labels=self.labels,
-            groups=self.groups,
-            keys=self.keys,
-            given=self.given,
-            transfer=transfer,
-            validation=validation,
-            test=test,
-            seed=seed,
-            name=self.whole.name,
-        )
-        made = {part: self.whole.take(places) for part, places in found.items()}
-        return RawParts(made["transfer"], made["validation"], made["test"], made.get("teaching"))
 
 
 @dataclass(frozen=True)
@@ -102,16 +63,21 @@ class Tokenizing:
 
 @runtime_checkable
 class RawData(Protocol):
-    """What a data source of texts gives: `tasks` are the kinds of task it feeds, by name."""
+    """What a data source of texts gives.
+
+    `tasks` are the kinds of task it feeds, by name; `table` its examples, a `RawSplit`, and what tells their parts.
+    """
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The kinds of task."""
         ...
 
-    def raw_parts(self, *, transfer: Any, validation: Any, test: Any, seed: int) -> RawParts:
-        """The parts, of the sizes asked for: counts, shares below 1, or None."""
-        ...
+    table: Divided
+
+    def raw_parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
+        """The parts as `RawSplit`, of the sizes asked for: counts, shares below 1, or None."""
+        return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as the inputs and labels of a model with this tokenizer; None: of a model that has none (hashed words).

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from fractionate.data.bundled import Divided
 from fractionate.data.delimited import read_delimited
-from fractionate.data.raw import RawSplit, RawTable
+from fractionate.data.raw import RawSplit
 from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET, read_parquet
 from fractionate.data.text_file import check_encoding, read_text, refuse_json
@@ -209,9 +208,8 @@ def raw_table(
     given: Sequence[str | None] | None,
     *,
     keys: Sequence[str] = (),
-    labels: Tensor | None = None,
     class_names: tuple[str, ...] = (),
-) -> RawTable:
+) -> Divided:
     """Rows of a source as raw data; the entries of the roles `keys` make two examples the same."""
     groups = columns.words("group") if reading.group is not None else None
     missing = None if groups is None else next((place for place, group in enumerate(groups) if group is None), None)
@@ -219,7 +217,7 @@ def raw_table(
         raise DamagedError(f"{columns.where(missing)} there is no group", expected=f"{reading.group!r} in every row")
     same = None if reading.repeats else list(zip(*(made[role] for role in keys), strict=True))
     whole = RawSplit(made, columns.ids, columns.name, class_names)
-    return RawTable(whole, labels, given, groups, same)
+    return Divided(whole, given, groups, same)
 
 
 def refuse_settings(path: Path | str, what: str, **settings: object) -> None:

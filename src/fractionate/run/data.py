@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from fractionate.data.batch import Split
+from fractionate.data.bundled import Parts
 from fractionate.data.parts import first_batch
-from fractionate.data.raw import RawData, RawParts, Tokenizing
+from fractionate.data.raw import RawData, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
@@ -76,7 +77,7 @@ def read_data(run: RunFile) -> RunData:
     return RunData(transfer, validation, test, teaching, _need(run, transfer), parts.encoding)
 
 
-def _encoded(run: RunFile, source: RawData, parts: RawParts, student: NamedModel, teacher: NamedModel) -> RunData:
+def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, teacher: NamedModel) -> RunData:
     """Texts, by the tokenizer of the student; where the teacher has another, its inputs are a view of the same examples."""
     task = ALIASES.get(run.task, run.task)
     if task not in source.tasks:

@@ -57,7 +57,7 @@ def look_at(source: Source) -> Look:
     odd = [*source.notes, *dropped, *(str(one.message).partition("\n")[0] for one in told), *_columns(source)]
     if source.reader == "table":
         return _table(source, found, odd)
-    whole = found.table.whole
+    whole = found.table.examples
     columns = whole.columns
     roles = {"texts": ("text", "second"), "tagged": ("words",), "prompts": ("prompt", "completion", "text")}
     sides = [("source",), ("target",)] if source.reader == "pairs" else [roles[source.reader]]
