@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from fractionate.data.bundled import data_sets
+from fractionate.data.bundled import Divided, data_sets
 from fractionate.data.glosses import FILES, TOPICS, read_glosses
 from fractionate.data.own_pairs import PairData
 from fractionate.data.own_prompts import PromptData
 from fractionate.data.own_tags import TaggedData
 from fractionate.data.own_texts import TextData, TextEncoding
 from fractionate.data.packages import package_file
-from fractionate.data.raw import RawSplit, RawTable
+from fractionate.data.raw import RawSplit
 from fractionate.data.translation import descriptions
 from fractionate.errors import ConfigError
 
@@ -41,7 +41,7 @@ def definitions(examples: int = 4000, *, topics: bool = False, seed: int = 0) ->
     numbers = [topic if topics else KINDS.index(TOPICS[topic].partition(".")[0]) for _, topic, _ in rows]
     columns = {"text": tuple(text for text, _, _ in rows), "label": tuple(numbers)}
     whole = RawSplit(columns, ids, "definitions", names)
-    return TextData(RawTable(whole, torch.tensor(numbers), keys=columns["text"]), TextEncoding(names))
+    return TextData(Divided(whole, keys=columns["text"]), TextEncoding(names))
 
 
 @data_sets.register("headwords")
@@ -52,7 +52,7 @@ def headwords(examples: int = 4000, *, seed: int = 0) -> PromptData:
         "prompt": tuple(f"{word.replace('_', ' ')}:" for _, _, word in rows),
         "completion": tuple(f" {text}" for text, _, _ in rows),
     }
-    return PromptData(RawTable(RawSplit(columns, ids, "headwords"), keys=columns["prompt"]))
+    return PromptData(Divided(RawSplit(columns, ids, "headwords"), keys=columns["prompt"]))
 
 
 @data_sets.register("usage")
@@ -75,7 +75,7 @@ def usage(examples: int = 4000, *, seed: int = 0) -> TaggedData:
                         found.append((words, tags))
     rows, ids = _drawn(found, examples, seed)
     columns = {"words": tuple(words for words, _ in rows), "tags": tuple(tags for _, tags in rows)}
-    return TaggedData(RawTable(RawSplit(columns, ids, "usage", names), keys=columns["words"]))
+    return TaggedData(Divided(RawSplit(columns, ids, "usage", names), keys=columns["words"]))
 
 
 @data_sets.register("descriptions")
@@ -88,4 +88,4 @@ def package_descriptions(
     rows = [found[place] for place in order]
     columns = {"source": tuple(pair.source for pair in rows), "target": tuple(pair.target for pair in rows)}
     whole = RawSplit(columns, tuple(map(str, order)), f"descriptions {source}-{target}")
-    return PairData(RawTable(whole, groups=[pair.package for pair in rows], keys=columns["source"]))
+    return PairData(Divided(whole, groups=[pair.package for pair in rows], keys=columns["source"]))
