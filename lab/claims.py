@@ -18,7 +18,6 @@ from fractionate.study.arms import FACTORIAL
 from fractionate.study.effects.contrasts import Contrast, effects
 from fractionate.theory.teacher_signal import relation_from_rows
 from fractionate.training.fleet import model_logits
-from fractionate.training.fleet.setup import make_student
 from fractionate.training.mechanism import row_geometry
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +59,9 @@ def teach(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
 ) -> Teacher:
-    model = make_student(factory, 1234)
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        model = factory()
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate)
     steps = epochs * -(-len(data) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -27,7 +27,7 @@ from fractionate.training import Recipe
 from fractionate.training.fleet import bundle
 from fractionate.training.fleet import captured_step as traced
 from fractionate.training.fleet import loop as fleet
-from fractionate.training.fleet.setup import StackSetup, make_student, model_logits
+from fractionate.training.fleet.setup import StackSetup, model_logits
 
 CLASSES, FEATURES, EXAMPLES = 5, 7, 43
 
@@ -121,10 +121,10 @@ OBJECTIVES = {
 
 @pytest.fixture(scope="module")
 def stack_setup() -> StackSetup:
-    return make_course(Training(epochs=4, batch_size=8, learning_rate=0.01, weight_decay=0.01, warmup_share=0.1))
+    return make_stack_setup(Training(epochs=4, batch_size=8, learning_rate=0.01, weight_decay=0.01, warmup_share=0.1))
 
 
-def make_course(training: Training) -> StackSetup:
+def make_stack_setup(training: Training) -> StackSetup:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(EXAMPLES, FEATURES, generator=generator)
     labels = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
@@ -220,7 +220,7 @@ def test_a_fleet_equals_training_alone(
         warmup_share=0.1,
         optimizer=optimizer,  # type: ignore[arg-type]
     )
-    stack_setup = make_course(training)
+    stack_setup = make_stack_setup(training)
     found = train(factory, members(), stack_setup, backend)
     assert [o.member for o in found] == members()
     assert all(isinstance(one, traced.Recording) for one in recorded) and len(recorded) in (
@@ -295,7 +295,7 @@ class Exploding:
 
 
 def test_a_diverging_student_leaves_the_others_alone() -> None:
-    stack_setup = make_course(Training(epochs=4, batch_size=8, learning_rate=0.01))
+    stack_setup = make_stack_setup(Training(epochs=4, batch_size=8, learning_rate=0.01))
     bad = Member("bad", 0, Objective("kd", 1.0, 1.0, divergence=Exploding()))
     for backend in ("stacked", "loop"):
         found = train(mlp, [bad, *members((0,))], stack_setup, backend)
@@ -309,7 +309,8 @@ def test_a_diverging_student_leaves_the_others_alone() -> None:
 
 def test_students_of_one_seed_start_equal() -> None:
     before = torch.random.get_rng_state()
-    first, again = make_student(mlp, 3), make_student(mlp, 3)
+    task = Task("classification", transfer=(torch.zeros(4, FEATURES), torch.zeros(4).long()), student=mlp)
+    first, again = task.model(seed=3), task.model(seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 

@@ -189,7 +189,7 @@ def test_a_class_absent_from_the_transfer_set_is_said() -> None:
     [
         ({"seeds": 1}, "several different seeds"),
         ({"seeds": (3, 3)}, "several different seeds"),
-        ({"cells": ("hard",)}, "no cell beside"),
+        ({"cells": ("hard",)}, "no cell other than"),
         ({"cells": ("kd", "kd")}, "given twice"),
         ({"cells": ("kdd",)}, "did you mean"),
         ({"temperatures": ()}, "temperatures must be"),

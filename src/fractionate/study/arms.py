@@ -118,7 +118,7 @@ class Arm:
 
     @property
     def settings(self) -> Settings:
-        """What it is, as it stands in the record of a run: short factors, and the parts beside them where there are any."""
+        """What it is, as it stands in the record of a run: short factors, and further parts where there are any."""
         own = self.recipe
         found: Settings = {
             "cell": self.cell.name,
@@ -210,7 +210,7 @@ def make_arms(
     names = [cell.name for cell in built]
     wrong += [f"the cell {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
     if len(built) < 2:
-        wrong.append("no cell beside the hard labels is given")
+        wrong.append("no cell other than the hard labels is given")
     if wrong:
         raise ConfigError("invalid arms of the study", got="; ".join(wrong))
     arms = []

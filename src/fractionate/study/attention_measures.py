@@ -98,7 +98,7 @@ def layer_sensitivity(
 ) -> tuple[float, ...]:
     """What quantizing one layer alone costs: KL(full precision ‖ that layer quantized) of the predictions, in nats, layer by layer.
 
-    `student` is prepared; without any quantizer it is its own full-precision self. Best asked before training.
+    `student` is prepared; without any quantizer it is its own full-precision self. Best measured before training.
     """
     layers = find_layers(student, batches[0][0])
     paths = [getattr(layer, part) for layer in layers]

@@ -216,7 +216,7 @@ def _given_task(
         raise ConfigError(
             "a task brings its own data",
             expected="dissect(task, teacher=..., arms=...)",
-            got="data, validation, test or head beside a task",
+            got="data, validation, test or head with a task",
             fix="put them into the task",
         )
     return task, arms
@@ -257,7 +257,7 @@ def _check_tuned(tune: Tuning, task: Task, factors: Sequence[Sequence[float]]) -
     if any(len(values) > 1 for values in factors):
         raise ConfigError(
             "what is tuned is no factor of the study",
-            expected="one temperature, teacher weight and learning rate beside tune",
+            expected="one temperature, teacher weight and learning rate with tune",
             got=f"{[list(values) for values in factors]}",
             fix="move them to tune, or leave tune out",
         )

@@ -72,7 +72,7 @@ class JobRunner:
         task, _ = self.setup.part(arm, seed)
         objectives = [trial.arm.recipe_for(seed).objective for trial in job.group]
         outcomes = train_stacked(
-            lambda: task.model(arm.recipe.student, seed),
+            [task.model(arm.recipe.student, seed) for _ in objectives],
             objectives,
             stack_setup,
             advance=advance,

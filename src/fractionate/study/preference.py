@@ -140,7 +140,7 @@ def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: 
         "output": f"{task} prefers the attention output",
         "both": f"{task} needs map and output",
         "neither": f"{task} needs no attention term",
-        "cannot tell": f"whether {task} prefers map or output cannot be told",
+        "cannot tell": f"whether {task} prefers map or output is open",
     }[prefers]
     evidence = tuple(
         Evidence(f"{e.arm} − {e.against}", e.gain, metric.unit, interval=e.interval, threshold=metric.margin)
@@ -155,7 +155,7 @@ def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: 
         evidence=evidence,
         cause=""
         if prefers != "cannot tell"
-        else "the differences between arms are small beside their spread over seeds",
+        else "the differences between arms are small against their spread over seeds",
         fix=f"train it with {RECIPES[prefers]}"
         + (f"; about {max(settle)} seeds would settle it" if prefers == "cannot tell" and settle else ""),
     )

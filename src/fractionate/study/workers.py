@@ -25,7 +25,7 @@ from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.study.jobs import Job, JobRunner, Trained
 
 ATTEMPTS = 3  # a job whose workers died so often is given up and reported
-TOLD_SECONDS = 0.2  # how often a worker tells how far it is
+REPORT_SECONDS = 0.2  # how often a worker reports how far it is
 Start = Literal["fork", "spawn"]
 
 
@@ -81,15 +81,13 @@ class _Worker:
         self.connection.send(job)
 
 
-def _hire(runner: JobRunner, start: Start) -> _Worker:
+def _start_worker(runner: JobRunner, start: Start) -> _Worker:
     context: Any = torch.multiprocessing.get_context(start)
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, runner, os.getpid()), daemon=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of threads beside a fork: the copies do not touch them
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads and a fork: the copies do not touch them
             process.start()
     except Exception as error:
         if start == "spawn":
@@ -105,18 +103,18 @@ def _hire(runner: JobRunner, start: Start) -> _Worker:
 
 
 def _serve(connection: Connection, runner: JobRunner, parent: int) -> None:
-    """Do jobs until told to end, or until the study that asked is gone."""
+    """Do jobs until the end is sent, or until the study is gone."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides what a Ctrl-C means
-    told = [time.perf_counter(), 0.0]
+    reported = [time.perf_counter(), 0.0]
 
     def advance(steps: int) -> None:
-        told[1] += steps
-        if time.perf_counter() - told[0] > TOLD_SECONDS:
+        reported[1] += steps
+        if time.perf_counter() - reported[0] > REPORT_SECONDS:
             if os.getppid() != parent:
                 os._exit(1)  # killed: nobody is left to hand the work to
-            connection.send(("steps", int(told[1])))
-            told[:] = [time.perf_counter(), 0.0]
+            connection.send(("steps", int(reported[1])))
+            reported[:] = [time.perf_counter(), 0.0]
 
     while True:
         while not connection.poll(1.0):
@@ -147,27 +145,27 @@ def _in_processes(
 ) -> Iterator[Trained]:
     queue, deaths = deque(jobs), dict.fromkeys((job.number for job in jobs), 0)
     given: dict[int, set[tuple[str, int]]] = {job.number: set() for job in jobs}
-    crew = [_hire(runner, start) for _ in range(count)]
+    pool = [_start_worker(runner, start) for _ in range(count)]
     try:
-        while queue or any(worker.job for worker in crew):
-            for worker in list(crew):
+        while queue or any(worker.job for worker in pool):
+            for worker in list(pool):
                 if worker.job is None and queue:
                     following = queue.popleft()
                     try:
                         worker.give(following)
                     except OSError:  # it died with nothing to do
                         worker.process.join()
-                        crew[crew.index(worker)] = replacement = _hire(runner, start)
+                        pool[pool.index(worker)] = replacement = _start_worker(runner, start)
                         replacement.give(following)
-            for ready in wait([w.connection for w in crew if w.job]):
-                worker = next(w for w in crew if w.connection is ready)
+            for ready in wait([w.connection for w in pool if w.job]):
+                worker = next(w for w in pool if w.connection is ready)
                 job = worker.job
                 assert job is not None
                 try:
-                    kind, told = worker.connection.recv()
+                    kind, message = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
                     worker.process.join()
-                    crew[crew.index(worker)] = _hire(runner, start)
+                    pool[pool.index(worker)] = _start_worker(runner, start)
                     deaths[job.number] += 1
                     if deaths[job.number] < ATTEMPTS:
                         queue.appendleft(job)
@@ -178,25 +176,25 @@ def _in_processes(
                             yield runner.lost(trial, reason)
                     continue
                 if kind == "steps":
-                    advance(told)
+                    advance(message)
                 elif kind == "run":
-                    key = (told.run.arm, told.run.seed)
+                    key = (message.run.arm, message.run.seed)
                     if key not in given[job.number]:  # a job that is done again gives some runs again
                         given[job.number].add(key)
-                        yield told
+                        yield message
                 elif kind == "done":
                     worker.job = None
                 else:
-                    error, trace = told
+                    error, trace = message
                     error.add_note(f"in a worker:\n{trace}")
                     raise error
     finally:
-        for worker in crew:
+        for worker in pool:
             if worker.job is None and worker.process.is_alive():
                 worker.connection.send(None)
             else:
                 worker.process.terminate()
-        for worker in crew:
+        for worker in pool:
             worker.process.join()
             worker.connection.close()
 

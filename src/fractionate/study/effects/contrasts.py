@@ -100,7 +100,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def judge(
     gain: float, p_difference: float, p_beyond_margin: float, *, sign: int = 1, resolution: float = 0.0
 ) -> Verdict:
-    """The verdict from corrected p values. A difference that is sure is named even where it is small; its size stands beside it.
+    """The verdict from corrected p values. A difference that is sure is named even where it is small; its size stands next to it.
 
     Below `resolution`, what rounding leaves of it, it is none: such arms are equivalent.
     """

@@ -2,7 +2,7 @@
 
 With the cross-entropy or forward KL divergence the gradient of an objective is a difference of distributions,
 (1 - w)(q - label) + s (q_T - target), s = w·T with the T² factor and w/T without; targets are made once and only looked up. Other
-divergences, and targets too large to keep, are asked student by student.
+divergences, and targets too large to keep, are computed student by student.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STORED_BYTES = 1 << 30  # more targets than this are not kept but made batch by 
 class Bundle:
     """Objectives of students side by side: `gradient` of the batch mean with respect to the logits, and the `loss`.
 
-    `objectives[i]` is the objective of student i, None for the labels alone; `signal` what the teacher said about the examples, in
+    `objectives[i]` is the objective of student i, None for the labels alone; `signal` the teacher's signal on the examples, in
     the order of the labels.
     """
 
@@ -54,7 +54,7 @@ class Bundle:
             self._store()
 
     def _store(self) -> None:
-        """Targets of all examples: `plain` beside softmax(z), `soft` beside softmax(z / T) of the tempered students."""
+        """Targets of all examples: `plain` for softmax(z), `soft` for softmax(z / T) of the tempered students."""
         students, examples = len(self.objectives), len(self.labels)
         plain = functional.one_hot(self.labels, self.classes).to(self.dtype).repeat(students, 1, 1)
         hard = torch.ones(students, dtype=self.dtype, device=self.device)

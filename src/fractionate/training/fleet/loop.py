@@ -20,7 +20,7 @@ from fractionate.records import Point, Training
 from fractionate.training.fleet.bundle import Bundle
 from fractionate.training.fleet.captured_step import RECORDED_STEPS, Recording, record
 from fractionate.training.fleet.measurements import measure
-from fractionate.training.fleet.setup import EVALUATED_BATCH, Outcome, StackSetup, StudentFactory, make_student
+from fractionate.training.fleet.setup import EVALUATED_BATCH, Outcome, StackSetup
 from fractionate.training.fleet.stacked import Stack
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 
@@ -93,17 +93,16 @@ class _Stepper:
 
 
 def train_stacked(
-    factory: StudentFactory,
+    modules: Sequence[nn.Module],
     objectives: Sequence[Objective | None],
     stack_setup: StackSetup,
     *,
     advance: Advance = lambda _: None,
     recordings: Recordings | None = None,
 ) -> list[Outcome]:
-    """Train a student for each objective (None: the labels alone) in one pass, as one stack."""
+    """Train fresh students in one pass, as one stack, each by its objective (None: the labels alone)."""
     begin = time.perf_counter()
     training, device = stack_setup.training, stack_setup.device
-    modules = [make_student(factory, stack_setup.seed, device) for _ in objectives]
     stack = Stack(modules, stack_setup.seed)
     optimizer = make_optimizer([p for p in stack.parameters.values() if p.requires_grad], training)
     stepper = _Stepper(stack, stack_setup, {} if recordings is None else recordings)

@@ -12,7 +12,7 @@ from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.fleet.setup import StackSetup, model_logits
 from fractionate.training.mechanism import Geometry, distance_order, measure_rescaling, row_geometry
 
-ORDERED_EXAMPLES = 64  # examples and classes of which the order of distances is asked: it compares all pairs of classes
+ORDERED_EXAMPLES = 64  # examples and classes whose order of distances is measured: it compares all pairs of classes
 ORDERED_CLASSES = 64
 
 
@@ -37,7 +37,7 @@ def layer_geometry(model: nn.Module, stack_setup: StackSetup) -> tuple[Geometry 
     """How a student's logit layer lies against the teacher's relations, and the share of distances in the teacher's order.
 
     (None, None) for a student whose logits do not come from a linear layer with one row a class. With many classes or examples a
-    part of them is asked, evenly spread.
+    part of them is measured, evenly spread.
     """
     layer, signal, relation = last_linear(model), stack_setup.signal, stack_setup.relation
     if layer is None or signal is None or relation is None or layer.out_features != signal.classes:
@@ -50,7 +50,7 @@ def layer_geometry(model: nn.Module, stack_setup: StackSetup) -> tuple[Geometry 
     features = features_before(model, layer, inputs).cpu()
     if features.ndim != 2 or len(features) != len(places):
         return geometry, None
-    said = signal.logits[places].float().cpu()
+    theirs = signal.logits[places].float().cpu()
     labels = signal.labels[places].cpu()
     if signal.classes > ORDERED_CLASSES:
         chosen = torch.linspace(0, signal.classes - 1, ORDERED_CLASSES).round().long()
@@ -58,8 +58,8 @@ def layer_geometry(model: nn.Module, stack_setup: StackSetup) -> tuple[Geometry 
         if not bool(kept.any()):
             return geometry, None
         features, rows = features[kept], rows[chosen]
-        said, labels = said[kept][:, chosen], torch.searchsorted(chosen, labels[kept])
-    return geometry, distance_order(features, rows, TeacherSignal(said, labels))
+        theirs, labels = theirs[kept][:, chosen], torch.searchsorted(chosen, labels[kept])
+    return geometry, distance_order(features, rows, TeacherSignal(theirs, labels))
 
 
 def measure(
@@ -81,8 +81,8 @@ def measure(
     validated = None
     looked = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
     if looked and validation_logits is not None and stack_setup.validated is not None:
-        labels, said = stack_setup.validated.labels, stack_setup.validated_teacher
-        validated = scores(validation_logits.cpu(), labels, None if said is None else TeacherSignal(said, labels))
+        labels, theirs = stack_setup.validated.labels, stack_setup.validated_teacher
+        validated = scores(validation_logits.cpu(), labels, None if theirs is None else TeacherSignal(theirs, labels))
     return Point(
         step=step + 1,
         loss=loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -18,8 +18,6 @@ from fractionate.records import Point, Training
 from fractionate.tasks.predictions import evenly
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.mechanism import said_relation
-
-StudentFactory = Callable[[], nn.Module]
 
 MEASURED_EXAMPLES = 512  # of the transfer set, for measurements along training
 VALIDATED_EXAMPLES = 1000  # of the validation set, likewise
@@ -107,13 +105,6 @@ class StackSetup:
         for epoch in count():
             for index in batches(self.examples, self.training.batch_size, self.seed, epoch):
                 yield index.to(self.device)
-
-
-def make_student(factory: StudentFactory, seed: int, device: str = "cpu") -> nn.Module:
-    """A student with the initial weights of a seed; torch's global generator is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return factory().to(device)
 
 
 def convolves(model: nn.Module) -> bool:
