@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fractionate.data.labels import superclass_names
 from fractionate.diagnosis import diagnose
-from fractionate.diagnosis.knowledge import group_names
 from fractionate.errors import MismatchError
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.records import LEVEL_NAMES, Diagnosis, Interval, Pilot, Trial
@@ -141,8 +141,13 @@ def test_a_diagnosis_shows_terms_classes_and_superclasses():
 
 
 def test_superclasses_are_given_or_told_by_names():
-    assert group_names(("a.x", "a.y", "b.z"), 3) == ["a", "a", "b"]
-    assert group_names(("x", "y"), 2) == [] == group_names(("a.x", "b.y"), 2) == group_names(("a.x", "a.y"), 2)
+    assert superclass_names(("a.x", "a.y", "b.z"), 3) == ["a", "a", "b"]
+    assert (
+        superclass_names(("x", "y"), 2)
+        == []
+        == superclass_names(("a.x", "b.y"), 2)
+        == superclass_names(("a.x", "a.y"), 2)
+    )
     signal = drawn(60, 3, 0)
     found = diagnose(signal, superclasses=("odd", "even", "odd"), only=["temperature"])
     assert [p.name for p in found.superclass_parts] == ["even", "odd"]
