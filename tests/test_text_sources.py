@@ -213,6 +213,17 @@ def test_the_first_token_of_a_word_is_labelled(tmp_path, form):
     assert short.labels[0].tolist() == [-100, 2, 0, -100]
 
 
+@pytest.mark.parametrize("end", [False, True])
+def test_words_are_cut_as_they_are_in_a_text(tmp_path, end):
+    write(tmp_path / "t.jsonl", [{"tokens": words, "tags": tags} for words, tags in SENTENCES])
+    found = data_sets[f"tagged('{tmp_path / 't.jsonl'}', repeats=True)"]
+    by = reader(end=end)
+    split = found.encode(found.table.whole, by)
+    for place, (words, _) in enumerate(SENTENCES[:3]):
+        there = split.inputs["attention_mask"][place].bool()
+        assert split.inputs["input_ids"][place][there].tolist() == by.tokenizer(" ".join(words))["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
@@ -354,7 +365,11 @@ def test_every_source_feeds_a_model_of_its_task(tmp_path, kind):
     task.check(task.model())
     student = task.model()
     batch = task.example(size=30)
-    optimizer = torch.optim.Adam(student.parameters(), 1e-2)
+    own = student.eval()(**batch.inputs, labels=batch.labels).loss  # transformers' own loss on these inputs and labels
+    with task.open(student) as opened:
+        ours = task.reader.label_loss(task.read(opened, batch)).mean()
+    assert torch.allclose(own, ours, atol=1e-5)
+    optimizer = torch.optim.Adam(student.train().parameters(), 1e-2)
     losses = []
     for _ in range(40):
         with task.open(student) as opened:

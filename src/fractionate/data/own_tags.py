@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +43,7 @@ class TaggedData(RawData):
         """A part as [examples, tokens] inputs and labels, -100 where a token has none."""
         by = require_tokenizer(by, "token-classification")
         require_fast(by, "which token is of which word")
-        words = [list(sentence) for sentence in part.columns["words"]]
+        words = _as_in_text(by, part.columns["words"])
         rows = token_rows(by, words, name=part.name, is_split_into_words=True)
         found = by.tokenizer(words, is_split_into_words=True, truncation=True, max_length=by.length, verbose=False)
         labels: list[list[int]] = []
@@ -55,6 +55,16 @@ class TaggedData(RawData):
                 before = word
             labels.append([*own, *[IGNORED] * (len(row) - len(own))])
         return MemorySplit(padded_inputs(rows, by), padded_labels(labels), part.name, part.ids, part.class_names)
+
+
+def _as_in_text(by: Tokenizing, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Words with the space before them, for tokenizers that keep it in the token: else each would be cut as if it began a text."""
+    settings: dict[str, Any] = {"is_split_into_words": True, "add_special_tokens": False}
+    bare, spaced = ["one", "two", "three"], ["one", " two", " three"]
+    in_text = by.tokenizer("one two three", add_special_tokens=False)["input_ids"]
+    cut = [by.tokenizer(words, **settings)["input_ids"] for words in (bare, spaced)]
+    before = " " if cut[0] != in_text == cut[1] else ""
+    return [[f"{before * bool(place)}{word}" for place, word in enumerate(words)] for words in sentences]
 
 
 @data_sets.register("tagged")

@@ -81,21 +81,19 @@ class HubModel:
                     f"there is no tokenizer {self.tokenizer!r}", expected="a folder, or a name of the hub"
                 )
             return None
-        with library() as found:
-            return prepared(place.read(found.AutoTokenizer), place.source)
+        return prepared(place.tokenizer(), place.source)
 
     @cached_property
     def config(self) -> Any:
         """Its config, with the sizes that were set."""
-        with library() as found:
-            if self.place is None:
+        if self.place is None:
+            with library() as found:
                 config = config_for(found.AutoConfig, self.name)
-                config = config if self._reader is None else with_tokens_of(config, self._reader)
-            else:
-                config = self.place.read(found.AutoConfig)
-                if self.tokenizer is not None:
-                    config = with_tokens_of(config, self._reader)
-            return resized(config, layers=self.layers, width=self.width, heads=self.heads, vocabulary=self.vocabulary)
+        else:
+            config = self.place.config()
+        if self._reader is not None and (self.place is None or self.tokenizer is not None):
+            config = with_tokens_of(config, self._reader)
+        return resized(config, layers=self.layers, width=self.width, heads=self.heads, vocabulary=self.vocabulary)
 
     def tokenizing(self, length: int) -> Tokenizing | None:
         """How texts of at most so many tokens become its inputs; None where it has no tokenizer.

@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fractionate.errors import ConfigError, FractionateError, MissingExtraError, printable, reason
 from fractionate.system.paths import as_path
@@ -71,6 +72,22 @@ class Place:
                 raise self._unread(error) from error
         raise AssertionError
 
+    def config(self) -> Any:
+        """Its config; not to be changed."""
+        return _kept(self, "AutoConfig", self._files())
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return _kept(self, "AutoTokenizer", self._files())
+
+    def _files(self) -> tuple[tuple[str, int, int], ...]:
+        """The files of a folder as they are now; a name of the hub stays what it is while a command runs."""
+        folder = Path(self.source)
+        if self.remote or not folder.is_dir():
+            return ()
+        found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
     def _unread(self, error: Exception) -> ConfigError:
         shown = printable(self.source, 200)
         if "trust_remote_code" in str(error):
@@ -91,6 +108,13 @@ class Place:
             expected="a folder with config.json and model.safetensors, as save_pretrained writes it; or a .gguf file",
             got=reason(error),
         )
+
+
+@lru_cache(maxsize=8)
+def _kept(place: Place, kind: Literal["AutoConfig", "AutoTokenizer"], files: Any) -> Any:
+    """Read once: a study builds many students of one config, and a GGUF file takes seconds."""
+    with library() as found:
+        return place.read(getattr(found, kind))
 
 
 def find_place(name: str) -> Place | None:
