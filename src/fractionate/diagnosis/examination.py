@@ -68,10 +68,10 @@ def diagnose(
     signal (of a `Task` its transfer set, and its student where none is given; `predicts_next` for data of causal language models);
     `held_out`, the teacher's signal on data it was not trained on; `second_view`, on another view of the same examples;
     `second_pass`, on the very same inputs; `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the
-    probes to run, with arguments where wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study, minutes
-    long (`fractionate.study.pilot.PilotPlan`); `superclasses` names the group of each class, for the breakdown (names such as
-    noun.animal tell it by themselves). A pilot needs `data` and a `student` that makes fresh ones, and is not run where a fault
-    has to be repaired first.
+    probes to run, with arguments where wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study
+    (`fractionate.study.PilotPlan.default(task, training, budget=45)`): nothing is trained without it; `superclasses` names the
+    group of each class, for the breakdown (names such as noun.animal tell it by themselves). A pilot needs `data` and a `student`
+    that makes fresh ones, and is not run where a fault has to be repaired first.
 
     Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
     """
