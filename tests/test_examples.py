@@ -69,3 +69,16 @@ def test_every_example_says_what_it_is() -> None:
     for path in EXAMPLES:
         assert path.read_text(encoding="utf-8").startswith("# "), path.name
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 15, path.name
+
+
+def test_the_command_lists_and_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["examples"])
+    told = capsys.readouterr().out
+    assert all(path.stem in told for path in EXAMPLES)
+    with pytest.raises(SystemExit):
+        main(["examples", "tagger"])
+    assert capsys.readouterr().out == (EXAMPLES[0].parent / "tagger.yaml").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as left:
+        main(["examples", "taggr"])
+    assert left.value.code == 2 and "did you mean 'tagger'" in capsys.readouterr().err

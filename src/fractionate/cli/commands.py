@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fractionate.cli.config import config_app, print_schema, split_arguments
+from fractionate.cli.examples import examples
 from fractionate.cli.init import init
 from fractionate.cli.store import store_app
 from fractionate.cli.terminal import debugging, give, processes, tell, terminal
@@ -329,6 +330,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(store_app, name="store")
 app.command("schema")(print_schema)
 app.command("init")(init)
+app.command("examples")(examples)
 
 
 def _version(asked: bool) -> None:
