@@ -72,7 +72,7 @@ def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
     import fractionate.cli.demo as demo
 
     real = demo.demo_runs
-    few = {"training": {"steps": 20}, "study": {"cells": ("hard", "kd"), "seeds": 2}}
+    few = {"training": {"steps": 20}, "diagnosis": {"pilot": 0}, "study": {"cells": ("hard", "kd"), "seeds": 2}}
 
     def small(out):
         return tuple(type(run).model_validate(run.model_dump() | few) for run in real(out))

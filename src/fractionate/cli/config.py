@@ -42,6 +42,9 @@ SCHEMAS = {  # what --json prints, and the commands that print it
 }
 
 
+WITH_CARD = ("Diagnosis", "Study", "Run", "Written")  # printed with the decision they lead to, as the field `card`
+
+
 def split_arguments(arguments: list[str] | None) -> tuple[str | None, tuple[str, ...]]:
     """The run file among the arguments of a command, and the settings that override it."""
     given = arguments or []
@@ -94,6 +97,12 @@ def schema(name: str) -> dict[str, Any]:
         *records.RECORDS,
     )
     found: dict[str, Any] = next(record for record in known if record.__name__ == name).json_schema()
+    if name in WITH_CARD:
+        from fractionate.page.decisions import Card
+
+        card = Card.json_schema()
+        found["$defs"] = found.get("$defs", {}) | card.pop("$defs", {})
+        found["properties"]["card"] = {key: value for key, value in card.items() if key != "$schema"}
     return found
 
 
