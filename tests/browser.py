@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -53,3 +55,39 @@ def open_page(path: Path, scratch: Path, fragment: str = "") -> Opened:
         except (ValueError, KeyError, TypeError):
             continue
     return Opened(done.stdout, console, tuple(addresses))
+
+
+DRIVER = """<!doctype html><meta charset="utf-8"><iframe id="page" width="{width}" height="900" src="{address}"></iframe><script>
+const frame = document.getElementById("page");
+const pause = (ms = 60) => new Promise((done) => setTimeout(done, ms));
+const press = (target, key) => target.dispatchEvent(
+  new frame.contentWindow.KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
+frame.addEventListener("load", async () => {{
+  const page = frame.contentDocument, view = frame.contentWindow;
+  let told;
+  try {{ await pause(); told = await (async () => {{ {script} }})(); }} catch (error) {{ told = {{ error: String(error) }}; }}
+  document.body.dataset.told = JSON.stringify(told);
+}});
+</script><body></body>"""
+
+
+def drive(path: Path, scratch: Path, script: str, *, width: int = 1280) -> object:
+    """What a script gives that acts on a page: `page` is its document, `view` its window, `press` a key, `pause` a while."""
+    driver = scratch / "driver.html"
+    driver.write_text(DRIVER.format(address=f"file://{path}", script=script, width=width), encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(CHROMIUM, *FLAGS, f"--user-data-dir={scratch / 'profile'}", "--disable-web-security"),
+            *("--allow-file-access-from-files", "--virtual-time-budget=8000", "--window-size=1300,1000", "--dump-dom"),
+            f"file://{driver}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    found = re.search(r'data-told="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    told: object = json.loads(html.unescape(found[1]))
+    assert not (isinstance(told, dict) and "error" in told), told
+    return told

@@ -15,7 +15,19 @@ from tests.test_page import records
 from fractionate.page import report
 from fractionate.page.summaries import variant
 from fractionate.page.text import short
-from fractionate.records import Diagnosis, Evidence, Finding, Recommendation, Run, Study
+from fractionate.records import (
+    Diagnosis,
+    Evidence,
+    ExampleList,
+    ExampleRow,
+    Finding,
+    NotableExamples,
+    Opinion,
+    Recommendation,
+    Run,
+    Shown,
+    Study,
+)
 from fractionate.system.plain_text import clean, csv_text
 
 SIGN = "document.documentElement.setAttribute('data-pwned', 1)"
@@ -34,6 +46,18 @@ HOSTILE = (
     f'<a href="javascript:{SIGN}">x</a>',
     f"<svg onload={SIGN}>",
     f"<iframe srcdoc='<script>parent.{SIGN}</script>'>",
+    f"<details open ontoggle={SIGN}>",
+    f"<math><mtext><img src=x onerror={SIGN}></mtext></math>",
+    f"<template><script>{SIGN}</script></template>",
+    f"<noscript><p title='</noscript><script>{SIGN}</script>'></noscript>",
+    f"&#x3c;script&#x3e;{SIGN}&#x3c;/script&#x3e;",
+    f"]]><script>{SIGN}</script><![CDATA[",
+    f"<input autofocus onfocus={SIGN}>",
+    f"<video><source onerror={SIGN}></video>",
+    "<object data=http://canary.invalid/o></object>",
+    "<embed src=http://canary.invalid/e>",
+    "<form action=http://canary.invalid/f><button>x</button></form>",
+    "`${document.title}`",
     "<img src=http://canary.invalid/a.png>",
     "<link rel=stylesheet href=http://canary.invalid/a.css>",
     "<style>@import 'http://canary.invalid/b.css'</style>",
@@ -71,7 +95,7 @@ HOSTILE = (
 )
 
 
-def hostile_records() -> tuple[Diagnosis, Diagnosis, Study, Run]:
+def hostile_records() -> tuple[Diagnosis, Diagnosis, Study, Run, NotableExamples]:
     """Real records in which every name and text is a string of the corpus."""
     healthy, smoothed, study = records()
     count = iter(range(10**9))
@@ -122,7 +146,20 @@ def hostile_records() -> tuple[Diagnosis, Diagnosis, Study, Run]:
         data={text(): text() for _ in range(len(HOSTILE))},
         settings={text(): text() for _ in range(len(HOSTILE))} | {"command": text()},
     )
-    return diagnosed(healthy), diagnosed(smoothed), bad, ran(study.runs[0])
+    looks = [
+        *(Shown(text=text()) for _ in range(8)),
+        *(Shown(tokens=(text(), text()), weights=(0.5, float("nan"))) for _ in range(4)),
+        *(Shown(columns={text(): text()}) for _ in range(4)),
+        *(Shown(picture=f"data:image/png;base64,{text()}") for _ in range(8)),
+        Shown(picture=HOSTILE[7]),
+    ]
+    rows = tuple(ExampleRow(text(), text(), (Opinion("teacher", text(), 0.5, 0.5),), shown=look) for look in looks)
+    examples = NotableExamples(bad.name, text(), len(rows), (ExampleList("least sure", len(rows), rows),))
+    return diagnosed(healthy), diagnosed(smoothed), bad, ran(study.runs[0]), examples
+
+
+def test_the_corpus_has_sixty_strings():
+    assert len(set(HOSTILE)) >= 60
 
 
 @needs_browser
@@ -141,7 +178,9 @@ def test_hostile_names_run_nothing_and_fetch_nothing(tmp_path):
     assert opened.console == ()
     assert "data-pwned" not in re.search(r"<html[^>]*>", opened.document).group()
     assert opened.document.count("<script") == 1
-    assert not re.search(r"<(img|iframe|base|foreignobject)\b", opened.document, re.I)
+    assert not re.search(
+        r"<(img|iframe|base|foreignobject|object|embed|form|video|math|template)\b", opened.document, re.I
+    )
     assert not re.search(r"<[^>]*\son\w+=[^>]*>", re.sub(r'"[^"]*"', '""', opened.document))
     assert not any("canary" in address for address in opened.addresses)
 

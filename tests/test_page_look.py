@@ -88,6 +88,29 @@ def test_twenty_plots_stay_below_a_megabyte(tmp_path):
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
 
 
+def test_twenty_variants_of_ten_seeds_stay_below_a_megabyte(tmp_path):
+    healthy, _, study = records()
+    arms = tuple(f"variant {i} of a study" for i in range(20))
+    runs = tuple(replace(study.runs[(2 * i + s) % 20], arm=a, seed=s) for i, a in enumerate(arms) for s in range(10))
+    effects = tuple(
+        replace(study.effects[0], arm=a, against=arms[0], metric=m, placebo=False)
+        for m in ("accuracy", "nll", "ece")
+        for a in arms[1:]
+    )
+    large = replace(study, arms=arms, seeds=tuple(range(10)), baseline=arms[0], runs=runs, effects=effects)
+    assert report([healthy, large], tmp_path / "a.html").stat().st_size < 1_000_000
+
+
+def test_a_thousand_classes_are_drawn_whole_and_small(tmp_path):
+    relation = np.random.default_rng(0).dirichlet(np.full(1000, 0.05), size=1000)
+    np.fill_diagonal(relation, 0)
+    wide = replace(records()[0], class_names=(), class_relation=tuple(map(tuple, relation.tolist())))
+    path = report(wide, tmp_path / "a.html")
+    assert path.stat().st_size < 1_000_000
+    drawn = re.findall(r' d="([^"]*)"', path.read_text())
+    assert max(map(len, drawn)) > 2_000 and not any("…" in d for d in drawn), "a path that is cut short draws nothing"
+
+
 def test_own_script_is_small():
     assert len(files("fractionate.page").joinpath("script.js").read_bytes()) < 20_000
 

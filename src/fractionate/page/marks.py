@@ -16,10 +16,13 @@ from fractionate.page.text import decimals, number
 from fractionate.system.plain_text import clean
 
 
+MOST_PATH = 1_000_000  # characters of a drawing; names and texts are cut far earlier
+
+
 def tag(name: str, *children: object, **attributes: object) -> Markup:
     """An element; `class_` gives class, `font_size` font-size; text children and values are cleaned and escaped."""
     written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(key, value))
         for key, value in attributes.items()
         if value is not None
     )
@@ -27,10 +30,10 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)  # noqa: S704 (names are ours)
 
 
-def _value(value: object) -> str:
+def _value(key: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
-    return clean(value)
+    return clean(value, MOST_PATH) if key in ("d", "points") else clean(value)  # a path cut short draws nothing
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
         cells = [tag("td", decimals(found.nats[level], 3), class_="num") for _, found in shown]
         rows.append(tag("tr", tag("td", swatch), words, *cells))
     return tag(
-        "div", tag("table", *rows, class_="legend"), class_="scroll", tabindex=0, role="region", aria_label="Legend"
+        "div", tag("table", *rows, class_="legend"), class_="scroll", tabindex=0, role="group", aria_label="Legend"
     )
 
 
