@@ -15,7 +15,6 @@ from markupsafe import Markup
 from fractionate.page.text import decimals, number
 from fractionate.system.plain_text import clean
 
-
 MOST_PATH = 1_000_000  # characters of a drawing; names and texts are cut far earlier
 
 
