@@ -13,11 +13,12 @@ from fractionate.data.bundled import Parts
 from fractionate.data.parts import first_batch
 from fractionate.data.raw import RawData, Tokenizing
 from fractionate.data.splits import as_split
-from fractionate.errors import ConfigError
+from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
 from fractionate.models.tokenizer import encode_for
 from fractionate.records.base import Record
 from fractionate.run.schema import RunFile
+from fractionate.system.registry import nearest
 from fractionate.tasks.kind import Kind, kinds
 
 ALIASES = {"text-classification": "classification"}  # what people call it, and the kind it is
@@ -25,6 +26,11 @@ ALIASES = {"text-classification": "classification"}  # what people call it, and 
 
 def kind_of(name: str) -> Kind:
     """The kind of task behind a name. Raises `UnknownNameError` for others."""
+    alias = ALIASES.get(name) or ALIASES.get(nearest(name, [*kinds, *ALIASES]) or "")
+    if name not in ALIASES and alias is not None and name not in kinds:
+        known = ", ".join(sorted({*kinds, *ALIASES}))
+        near = nearest(name, list(ALIASES))
+        raise UnknownNameError(f"unknown task {name!r}", expected=f"one of {known}", fix=f"did you mean {near!r}?")
     return kinds[ALIASES.get(name, name)]
 
 
