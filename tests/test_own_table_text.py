@@ -401,7 +401,7 @@ def test_settings_of_another_kind_of_file_are_refused(tmp_path):
 
 
 def test_json_is_no_table(tmp_path):
-    for name, read in (("t.json", texts), ("t.json", read_delimited), ("t.jsonl", lambda path: table(path, "y"))):
+    for name, read in (("t.json", texts), ("t.json", read_delimited), ("t.json", lambda path: table(path, "y"))):
         with pytest.raises(ConfigError, match="is JSON"):
             read(write(tmp_path / name, '[{"text": "a", "y": 1}]'))
 

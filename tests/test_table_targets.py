@@ -8,7 +8,7 @@ import sklearn.datasets
 import torch
 
 from fractionate.data import TableEncoding, data_sets, encoded_table, table
-from fractionate.errors import ConfigError, NumericsError
+from fractionate.errors import ConfigError, DamagedError, NumericsError
 
 
 @pytest.fixture
@@ -145,3 +145,28 @@ def test_class_weights_weigh_what_is_learned_from(tmp_path):
     assert getattr(parts.test, "weight", None) is None
     with pytest.raises(ConfigError, match="class_weights needs classes"):
         table(tmp_path / "t.csv", target="x", class_weights=True).parts()
+
+
+def test_json_lines_are_the_same_table(diabetes):
+    frame, folder = diabetes
+    frame.to_json(folder / "all.jsonl", orient="records", lines=True)
+    settings = {"drop": ["target", "old", "split"], "group": "ward"}
+    one, other = (table(folder / name, "high", **settings).parts(seed=1) for name in ("all.csv", "all.jsonl"))
+    assert (
+        torch.equal(one.transfer.inputs, other.transfer.inputs)
+        and one.transfer.class_names == other.transfer.class_names
+    )
+    assert [int(line) - 1 for line in one.test.ids] == [int(line) for line in other.test.ids]
+    again = encoded_table(folder / "all.jsonl", one.encoding)
+    assert torch.equal(again.inputs[int(other.test.ids[0]) - 1], other.test.inputs[0])
+    rows = ['{"x": 1.5, "on": true, "y": "a"}', '{"x": null, "on": false, "y": "b"}', '{"on": true, "y": "a"}'] * 4
+    (folder / "t.jsonl").write_text("\n".join(rows))
+    read = table(folder / "t.jsonl", "y", kinds={"x": "number"})
+    assert read.columns[1].categories == ("false", "true") and np.isnan(read.columns[0].values).sum() == 8
+    for text, match in (("", "is empty"), ("[1]", "no JSON object"), ("{", "t.jsonl:1 this is not JSON"),
+                        (4 * '{"x": [1], "y": "a"}\n{"x": [2], "y": "b"}\n', "'x' holds lists or objects")):  # fmt: skip
+        (folder / "t.jsonl").write_text(text)
+        with pytest.raises((ConfigError, DamagedError), match=match):
+            table(folder / "t.jsonl", "y")
+    with pytest.raises(ConfigError, match="setting of delimited files"):
+        table(folder / "all.jsonl", "high", separator=";")

@@ -164,6 +164,17 @@ def plain_number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def cell_of(value: Any) -> str | None:
+    """A value as the cell of a file that it would have been; None where it is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return plain_number(float(value)) if math.isfinite(value) else repr(float(value))
+    return composed(str(value).strip())
+
+
 def composed(text: str) -> str:
     """A name in the one spelling of its accents (Unicode NFC): macOS writes file names in the other."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.data.columns import Column, Kind, composed, plain_number
+from fractionate.data.columns import Column, Kind, cell_of, composed
 from fractionate.data.examples import Examples
 from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import PLAIN, Numerals
@@ -133,13 +133,13 @@ class TableEncoding(Record):
                 )
             return torch.tensor([numbers[known] for known in found])
         target = Target(self.target.columns, self.target.task, self.target.single)
-        cells = {column: [_text(row.get(column)) for row in rows] for column in target.columns}
+        cells = {column: [cell_of(row.get(column)) for row in rows] for column in target.columns}
         made = make_labels(target, cells, {}, where=lambda row: f"row {row}", missing=self.missing, numerals=numerals)
         return torch.from_numpy(made.values)
 
     def class_of(self, row: Mapping[str, Any]) -> str:
         """The name of a row's class, as `class_names` has it; a number also where it is written in another way."""
-        cell = _text(row.get(self.target.columns[0])) or ""
+        cell = cell_of(row.get(self.target.columns[0])) or ""
         number, numerals = PLAIN.exact(cell), Numerals(self.decimal, self.thousands)
         if number is None or cell in self.class_names:
             return printable(cell)
@@ -153,7 +153,7 @@ class TableEncoding(Record):
             where = f"row {number}, column {printable(column.name)!r}"
             if column.name not in row:
                 raise MismatchError(f"{where}: there is no such value", fix="give None where a value is missing")
-            cell = _text(row[column.name])
+            cell = cell_of(row[column.name])
             gone = cell is None or cell in self.missing
             if column.kind == "category":
                 as_given = places.get(
@@ -208,14 +208,3 @@ def _fitted(column: Column, places: NDArray[np.int64]) -> ColumnEncoding:
     if len(there) and float(np.ptp(there)) == 0:  # rounding may leave a deviation of 1e-17
         deviation = 0.0
     return ColumnEncoding(column.name, "number", mean, deviation, flagged=len(there) < len(values))
-
-
-def _text(value: Any) -> str | None:
-    """A value of a new row as the cell it would have been; None where it is missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, (float, np.floating)):
-        return plain_number(float(value)) if math.isfinite(value) else repr(float(value))
-    return composed(str(value).strip())

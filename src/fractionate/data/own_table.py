@@ -1,4 +1,4 @@
-"""A person's own table, CSV or Parquet: divided first, made into numbers then, by what the transfer part says alone."""
+"""A person's own table, CSV, Parquet or JSON lines: divided first, made into numbers then, by what the transfer part says alone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from fractionate.data.examples import Examples
 from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import Numerals
 from fractionate.data.parts import balanced
-from fractionate.data.table_file import Read, Roles, is_parquet, read_parquet, read_table
+from fractionate.data.table_file import Read, Roles, is_json_lines, is_parquet, read_parquet, read_table
 from fractionate.data.targets import Labels, Target, make_labels
+from fractionate.data.text_file import json_lines
 from fractionate.errors import ConfigError, printable
+from fractionate.system.files import existing_file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,7 +109,7 @@ def table(
     repeats: bool = True,
     class_weights: bool = False,
 ) -> Table:
-    """A CSV or Parquet file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
+    """A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
     Args:
         path: The file; row ids are its lines.
@@ -224,7 +226,11 @@ def encoded_table(
     `separator` and `text_encoding` are what `read_delimited` takes; the marks in numbers are those of the first table. Raises
     `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
     """
-    if is_parquet(path, separator, text_encoding):
+    if is_json_lines(path, separator):
+        items = dict(json_lines(existing_file(path), printable(str(path), 200), text_encoding))
+        names = dict.fromkeys(name for item in items.values() for name in item)
+        rows, ids = [dict.fromkeys(names) | item for item in items.values()], tuple(map(str, items))
+    elif is_parquet(path, separator, text_encoding):
         rows = read_parquet(path).to_pylist()
         ids = tuple(str(row) for row in range(len(rows)))
     else:

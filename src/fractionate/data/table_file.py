@@ -1,4 +1,4 @@
-"""The files of tables, CSV and Parquet, by one reader: the cells of each column, and what the columns are for."""
+"""The files of tables, CSV, Parquet and JSON lines, by one reader: the cells of each column, and what the columns are for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fractionate.data.columns import MISSING, Cells, Kind, Where
+from fractionate.data.columns import MISSING, Cells, Kind, Where, cell_of
 from fractionate.data.delimited import MOST_COLUMNS, SMALLER, read_delimited
 from fractionate.data.numerals import Numerals
 from fractionate.data.targets import Target
+from fractionate.data.text_file import JSON_LINES, json_lines
 from fractionate.errors import ConfigError, DamagedError, FractionateError, MissingExtraError, ResourceError, printable
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes
@@ -74,7 +75,9 @@ class Read:
 
 
 def read_table(path: Path | str, roles: Roles, *, separator: str | None = None, encoding: str | None = None) -> Read:
-    """The cells of a CSV or Parquet file. Raises what `table` raises for a file."""
+    """The cells of a CSV, Parquet or JSON lines file. Raises what `table` raises for a file."""
+    if is_json_lines(path, separator):
+        return _of_json_lines(existing_file(path), roles, encoding)
     if is_parquet(path, separator, encoding):
         return read_arrow(read_parquet(path), Path(path).name, roles)
     read = read_delimited(path, separator=separator, encoding=encoding)
@@ -86,6 +89,36 @@ def read_table(path: Path | str, roles: Roles, *, separator: str | None = None, 
             cells[column] = found if column in roles.named else [None if cell in gone else cell for cell in found]
     ids = tuple(str(line) for line in read.lines)
     return Read(cells, names, ids, lambda place: f"{read.file}:{read.lines[place]}")
+
+
+def _of_json_lines(path: Path, roles: Roles, encoding: str | None) -> Read:
+    """The cells of JSON lines, one object a row; a name that an object lacks is missing there."""
+    shown, gone = printable(str(path), 200), frozenset(roles.missing)
+    items = dict(json_lines(path, shown, encoding))
+    if not items:
+        raise ConfigError(f"{shown} is empty", expected="a JSON object in each line")
+    cells: dict[str, Cells] = {}
+    unfit: dict[str, str] = {}
+    names = tuple(dict.fromkeys(name for item in items.values() for name in item))
+    for column in names:
+        values = [item.get(column) for item in items.values()]
+        if any(isinstance(value, (list, dict)) for value in values):
+            unfit[column] = "lists or objects"
+        elif column not in roles.drop:
+            text = [cell_of(value) for value in values]
+            cells[column] = text if column in roles.named else [None if cell in gone else cell for cell in text]
+    lines = tuple(items)
+    unfit = {column: what for column, what in unfit.items() if column not in roles.drop}
+    return Read(cells, names, tuple(map(str, lines)), lambda place: f"{shown}:{lines[place]}", unfit)
+
+
+def is_json_lines(path: Path | str, separator: str | None) -> bool:
+    """Whether a file is JSON lines by its name. Raises `ConfigError` for a separator with it."""
+    if Path(path).suffix.lower() not in JSON_LINES:
+        return False
+    if separator is not None:
+        raise ConfigError("separator is a setting of delimited files", got=printable(str(path), 200))
+    return True
 
 
 def is_parquet(path: Path | str, separator: str | None, encoding: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,13 @@ from fractionate.data.delimited import read_delimited
 from fractionate.data.raw import RawSplit
 from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET, read_parquet
-from fractionate.data.text_file import check_encoding, read_text, refuse_json
+from fractionate.data.text_file import JSON_LINES, check_encoding, json_lines, refuse_json
 from fractionate.errors import ConfigError, DamagedError, printable
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes
 from fractionate.system.paths import as_path
 from fractionate.system.registry import nearest
 
-JSON_LINES = (".jsonl", ".ndjson")
 FEWER = "take fewer texts"
 
 
@@ -275,20 +273,6 @@ def _class_name(value: Any, names: Sequence[str] | None) -> Any:
     if isinstance(value, list):
         return [_class_name(one, names) for one in value]
     return names[value] if value >= 0 else None
-
-
-def json_lines(file: Path, shown: str, encoding: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with the number of its line. Raises `DamagedError` for a line that is none."""
-    for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DamagedError(f"{shown}:{number} this is not JSON", got=printable(str(error), 200)) from error
-        if not isinstance(item, dict):
-            raise DamagedError(f"{shown}:{number} this is no JSON object", expected="{…}", got=type(item).__name__)
-        yield number, item
 
 
 def _paths(item: Mapping[str, Any]) -> Iterator[str]:

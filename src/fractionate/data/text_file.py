@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
 
@@ -20,6 +21,7 @@ MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
 OTHERS = ((b"\x1f\x8b", "is compressed", "unpack it first"),
           (b"PK\x03\x04", "is a zip archive, as Excel files are", "unpack it, or save the sheet as CSV"),
           (b"\xd0\xcf\x11\xe0", "is an Office file", "save the sheet as CSV"))  # fmt: skip
+JSON_LINES = (".jsonl", ".ndjson")
 NAMED = "name its encoding, for example encoding='cp1252' (Western European Windows), or save it as UTF-8"
 
 
@@ -74,6 +76,20 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     """All of a text file. Raises what `open_text` raises."""
     with open_text(path, encoding) as text:
         return text.read()
+
+
+def json_lines(file: Path, shown: str, encoding: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with the number of its line. Raises `DamagedError` for a line that is none."""
+    for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{shown}:{number} this is not JSON", got=printable(str(error), 200)) from error
+        if not isinstance(item, dict):
+            raise DamagedError(f"{shown}:{number} this is no JSON object", expected="{…}", got=type(item).__name__)
+        yield number, item
 
 
 def refuse_other_kind(path: Path) -> None:

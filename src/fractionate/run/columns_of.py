@@ -15,7 +15,8 @@ from fractionate.data.delimited import read_delimited
 from fractionate.data.dividing import PARTS
 from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET, read_parquet
-from fractionate.data.text_columns import JSON_LINES, json_lines, read_columns
+from fractionate.data.text_columns import read_columns
+from fractionate.data.text_file import JSON_LINES, json_lines
 from fractionate.errors import printable
 from fractionate.system.files import existing_file
 from fractionate.system.paths import as_path

@@ -12,7 +12,7 @@ from fractionate.data.own_tags import CONLL
 from fractionate.data.picture_files import ENDINGS
 from fractionate.data.saved_folder import is_saved, open_saved
 from fractionate.data.table_file import PARQUET
-from fractionate.data.text_columns import JSON_LINES
+from fractionate.data.text_file import JSON_LINES
 from fractionate.errors import ConfigError, printable
 from fractionate.run.columns_of import ColumnProfile, cells_of, profile
 from fractionate.system.registry import nearest
