@@ -106,6 +106,24 @@ def test_columns_are_placed_by_the_classes_that_the_estimator_knows(tmp_path) ->
         collect(teacher, Examples(data.inputs, data.labels, ("one", "two", "three")), tmp_path / "t")
 
 
+def test_several_labels_are_two_classes_each(tmp_path) -> None:
+    from sklearn.multiclass import OneVsRestClassifier
+
+    labels = np.stack([Y > 0, Y == 2, Y == 1], axis=1).astype(int)
+    task = Task("multi-label", transfer=(X, labels), student=lambda: nn.Linear(5, 3))
+    trees = RandomForestClassifier(10, max_depth=3, random_state=0).fit(X, labels)
+    by_hand = np.stack([part[:, 1] for part in trees.predict_proba(X)], axis=1).reshape(-1)
+    signal = collect(trees, task, tmp_path / "trees").signal()
+    np.testing.assert_allclose(signal.probabilities[:, 1].numpy(), by_hand, atol=1e-6)
+    each = OneVsRestClassifier(LogisticRegression()).fit(X, labels)
+    signal = collect(each, task, tmp_path / "each").signal()
+    np.testing.assert_allclose(signal.probabilities[:, 1].numpy(), each.predict_proba(X).reshape(-1), atol=1e-6)
+    _, run = distill(task, teacher=trees, objective=Objective("kd", 1.0, 0.5), training=FAST, show="nothing")
+    assert run.status == "completed"
+    with pytest.raises(MismatchError, match="several questions"):
+        collect(RandomForestClassifier(3).fit(X, np.stack([Y, Y], axis=1)), (X, Y), tmp_path / "two")
+
+
 @pytest.mark.parametrize(
     ("make", "kind"),
     [

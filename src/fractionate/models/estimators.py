@@ -54,17 +54,28 @@ class EstimatorRows:
                 fix="fit it first, or collect(..., folds=5), which fits it on the transfer set",
             ) from error
         if isinstance(found, list):
-            raise MismatchError(
-                f"{type(self.estimator).__name__} answers several questions a row",
-                expected="one distribution over classes", got=f"{len(found)} outputs",
-                fix="give the estimator of one of them",
-            )  # fmt: skip
+            return self._of_labels([np.asarray(part) for part in found])
         values = np.asarray(found)
         if self.method == PREDICTS:
             return values.reshape(len(values), -1).astype(np.float64)
+        if getattr(self.estimator, "multilabel_", False) and METHODS[self.method] == "probabilities":
+            return np.stack([1 - values, values], axis=-1)  # OneVsRestClassifier: the share of each label alone
         if values.ndim == 1:  # a margin between two classes: its logistic function is the share of the second
             values = np.stack([np.zeros_like(values), values], axis=1)
         return self._placed(values)
+
+    def _of_labels(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        """Several labels an example, two classes each: [examples, labels, 2]."""
+        known = getattr(self.estimator, "classes_", ())
+        plain = len(known) == len(parts) and all(list(classes) == [0, 1] for classes in known)
+        if not plain or any(part.shape[1:] != (2,) for part in parts):
+            raise MismatchError(
+                f"{type(self.estimator).__name__} answers several questions a row",
+                expected="one distribution over classes, or labels that are each 0 or 1",
+                got=", ".join(str(list(part.shape)) for part in parts[:6]),
+                fix="give the estimator of one of them",
+            )
+        return np.stack(parts, axis=1)
 
     def rows_of(self, inputs: Any) -> Any:
         """What the estimator was fitted on: a frame of named columns, or rows of numbers."""

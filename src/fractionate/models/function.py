@@ -74,7 +74,7 @@ class FunctionTeacher(nn.Module):
         values = self._numbers(self.function(given))
         if self.outputs == "auto":
             self.outputs = recognise(values)
-        if self.classes is not None and values.shape[-1] != self.classes:
+        if self.classes is not None and values.ndim == 2 and values.shape[-1] != self.classes:
             raise MismatchError(
                 f"{self.title} and the data differ in the number of classes",
                 expected=f"{self.classes} classes",

@@ -22,7 +22,7 @@ def recognise(values: Float[Tensor, "*rows classes"]) -> OutputKind:
     Rows from 0 that sum to 1 are probabilities, to 100 percentages; rows up to 0 whose exponentials sum to 1 are
     log-probabilities; all else are logits. Logits that happen to fit are practically impossible in more than a few rows.
     """
-    if not values.numel():
+    if not values.numel() or values.ndim < 2 or values.shape[-1] < 2:  # one number is no distribution
         return "logits"
     if are_probabilities(values):
         return "probabilities"
