@@ -16,7 +16,7 @@ from fractionate.store import Store
 
 COMMON = (
     "training: {steps: 5}\nstudy: {cells: [hard, kd], temperatures: [1.0], seeds: 2}\nout: run\n"
-    "diagnosis: {pilot_minutes: 0}\nobjective: {cell: kd, temperature: 1.0, teacher_weight: 0.5}\n"
+    "diagnosis: {pilot: 0}\nobjective: {cell: kd, temperature: 1.0, teacher_weight: 0.5}\n"
 )
 
 
