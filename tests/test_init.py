@@ -54,6 +54,11 @@ FILES = {
         "language-modelling",
         "prompts('chat.jsonl', prompt='question', completion='answer')",
     ),
+    "turns.jsonl": (
+        [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]} for text in sentences(30)],
+        "language-modelling",
+        "prompts('turns.jsonl', messages='messages')",
+    ),
     "story.jsonl": ([{"text": text} for text in sentences(30)], "language-modelling", "prompts('story.jsonl', text='text')"),
     "news.tsv": ([{"en": text, "it": text} for text in sentences(30)], "translation",
                  "pairs('news.tsv', source='en', target='it')"),

@@ -218,7 +218,7 @@ def test_words_are_cut_as_they_are_in_a_text(tmp_path, end):
     write(tmp_path / "t.jsonl", [{"tokens": words, "tags": tags} for words, tags in SENTENCES])
     found = data_sets[f"tagged('{tmp_path / 't.jsonl'}', repeats=True)"]
     by = reader(end=end)
-    split = found.encode(found.table.whole, by)
+    split = found.encode(found.table.examples, by)
     for place, (words, _) in enumerate(SENTENCES[:3]):
         there = split.inputs["attention_mask"][place].bool()
         assert split.inputs["input_ids"][place][there].tolist() == by.tokenizer(" ".join(words))["input_ids"]
@@ -274,6 +274,25 @@ def test_prompts_in_a_chat_template(tmp_path):
     assert by.tokenizer.decode(split.inputs["input_ids"][3][learned]) == "3 dogs<end>"
     with pytest.raises(MismatchError, match="no chat template"):
         found.encode(found.table.examples, reader(64, end=True))
+
+
+def test_the_last_message_of_a_chat_is_learned(tmp_path):
+    def chat(n):
+        return [{"role": "user", "content": f"count {n}"}, {"role": "assistant", "content": str(n)},
+                {"role": "user", "content": "dogs"}, {"role": "assistant", "content": f"{n} dogs"}]  # fmt: skip
+
+    path = write(tmp_path / "c.jsonl", [{"messages": chat(n)} for n in range(10)])
+    found = data_sets[f"prompts('{path}', messages='messages')"]
+    by = reader(96, end=True, template=TEMPLATE)
+    split = found.encode(found.table.examples, by)
+    row = split.inputs["input_ids"][3][split.inputs["attention_mask"][3].bool()]
+    assert by.tokenizer.decode(row) == "<user>count 3<end><assistant>3<end><user>dogs<end><assistant>3 dogs<end>"
+    assert by.tokenizer.decode(split.inputs["input_ids"][3][split.labels[3] != -100]) == "3 dogs<end>"
+    with pytest.raises(ConfigError, match="a chat has its own"):
+        data_sets[f"prompts('{path}', messages='messages', prompt='q')"]
+    write(path, [{"messages": chat(1)}, {"messages": ["hello", "you"]}])
+    with pytest.raises(DamagedError, match=r"c.jsonl:2 this is no chat"):
+        data_sets[f"prompts('{path}', messages='messages')"]
 
 
 def test_prompts_without_room_are_counted(tmp_path):

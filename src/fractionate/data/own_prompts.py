@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Divided, data_sets
@@ -57,9 +57,12 @@ class PromptData(RawData):
     def _completions(self, by: Tokenizing, part: RawSplit) -> list[tuple[str, list[int], int]]:
         """Id, tokens, and the place of the first token that is learned, of each example."""
         require_fast(by, "where a token begins")
-        pairs = [
-            self._whole(by, *both) for both in zip(part.columns["prompt"], part.columns["completion"], strict=True)
-        ]
+        chats = part.columns.get("messages")
+        if chats is not None:
+            pairs = [_answered(by, chat) for chat in chats]
+        else:
+            both = zip(part.columns["prompt"], part.columns["completion"], strict=True)
+            pairs = [self._whole(by, prompt, completion) for prompt, completion in both]
         made = by.tokenizer(
             [whole for _, whole in pairs], return_offsets_mapping=True, add_special_tokens=not self.chat, verbose=False
         )
@@ -89,23 +92,27 @@ class PromptData(RawData):
         if not self.chat:
             blank = prompt[-1:].isspace() or completion[:1].isspace() or not prompt
             return prompt, f"{prompt}{'' if blank else self.between}{completion}"
-        if not by.tokenizer.chat_template:
-            raise MismatchError(
-                "the tokenizer has no chat template",
-                expected="a chat_template in tokenizer_config.json",
-                fix="leave chat= out",
-            )
-        asked = [{"role": "user", "content": prompt}]
-        answered = [*asked, {"role": "assistant", "content": completion}]
-        first = by.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        whole = by.tokenizer.apply_chat_template(answered, tokenize=False)
-        if not whole.startswith(first):
-            raise MismatchError(
-                "the chat template writes a prompt in another way once it is answered",
-                expected="an answered chat that begins with its prompt",
-                fix="leave chat= out, and write the template into the prompts",
-            )
-        return first, whole
+        return _answered(by, (("user", prompt), ("assistant", completion)))
+
+
+def _answered(by: Tokenizing, chat: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """The text of a chat up to its last message, and all of it, by the tokenizer's template."""
+    if not by.tokenizer.chat_template:
+        raise MismatchError(
+            "the tokenizer has no chat template",
+            expected="a chat_template in tokenizer_config.json",
+            fix="give prompts and completions, without chat=",
+        )
+    messages = [{"role": role, "content": content} for role, content in chat]
+    first = by.tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = by.tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(first):
+        raise MismatchError(
+            "the chat template writes a prompt in another way once it is answered",
+            expected="an answered chat that begins with its prompt",
+            fix="write the template into prompts and completions, without chat=",
+        )
+    return first, whole
 
 
 def _ended(tokens: Sequence[int], by: Tokenizing) -> list[int]:
@@ -132,6 +139,7 @@ def prompts(
     prompt: str | None = None,
     completion: str | None = None,
     text: str | None = None,
+    messages: str | None = None,
     between: str = " ",
     chat: bool = False,
     group: str | None = None,
@@ -149,6 +157,7 @@ def prompts(
         prompt: The column of prompts (`prompt`); they are read, not learned.
         completion: The column of what is learned (`completion`).
         text: The column of plain texts, learned whole, in place of these two.
+        messages: The column of chats, lists of {"role": …, "content": …}, of which the last message is learned; in place of them.
         between: Put between prompt and completion where neither has a blank there.
         chat: Put both into the tokenizer's chat template, as user and assistant.
         group, part, validation, test, repeats, separator, encoding: As in `Reading`.
@@ -157,26 +166,50 @@ def prompts(
         ConfigError: for columns that are not there, and for settings that cannot be combined.
     """
     plain = text is not None or _is_plain(path)
-    if plain and (chat or prompt is not None or completion is not None):
+    pairs = chat or prompt is not None or completion is not None
+    if plain + pairs + (messages is not None) > 1:
         raise ConfigError(
-            "plain texts have no prompts",
-            expected="text=, or prompt= and completion=",
-            got="both",
-            fix="leave prompt=, completion= and chat= out",
+            "plain texts have no prompts, and a chat has its own"
+            if plain or messages
+            else "prompts are named in two ways",
+            expected="text=, or messages=, or prompt= and completion=",
+            got="two of them",
+            fix="leave out all but one",
         )
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
-    roles = (
-        {"text": text or "text"} if plain else {"prompt": prompt or "prompt", "completion": completion or "completion"}
-    )
+    roles = {"text": text or "text"} if plain else {"messages": messages} if messages is not None else {
+        "prompt": prompt or "prompt", "completion": completion or "completion"
+    }  # fmt: skip
     columns, given = read_parts(path, roles, reading, _read)
-    made = {role: columns.texts(role) for role in roles}
-    last = made["text" if plain else "completion"]
-    empty = next((place for place, entry in enumerate(last) if not entry.strip()), None)
+    made: dict[str, tuple[Any, ...]] = (
+        {"messages": _chats(columns)} if messages is not None else {role: columns.texts(role) for role in roles}
+    )
+    learned = (
+        [row[-1][1] for row in made["messages"]] if messages is not None else made["text" if plain else "completion"]
+    )
+    empty = next((place for place, entry in enumerate(learned) if not entry.strip()), None)
     if empty is not None:
         raise DamagedError(
             f"{columns.where(empty)} there is nothing to learn", expected="text in every row", got="an empty entry"
         )
-    return PromptData(raw_table(columns, made, reading, given, keys=tuple(roles)), between, bool(chat))
+    chatting = bool(chat) or messages is not None
+    return PromptData(raw_table(columns, made, reading, given, keys=tuple(roles)), between, chatting)
+
+
+def _chats(columns: Columns) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Role and text of every message of each chat. Raises `DamagedError` naming a row that holds something else."""
+    found = []
+    for place, chat in enumerate(columns.lists("messages")):
+        told = [message if isinstance(message, dict) else {} for message in chat]
+        pairs = tuple((message.get("role"), message.get("content")) for message in told)
+        if len(pairs) < 2 or not all(isinstance(part, str) for pair in pairs for part in pair):
+            raise DamagedError(
+                f"{columns.where(place)} this is no chat",
+                expected='two messages or more, each {"role": …, "content": …}',
+                got=printable(str(chat), 100),
+            )
+        found.append(tuple((str(role), str(content)) for role, content in pairs))
+    return tuple(found)
 
 
 def _is_plain(path: Path | str) -> bool:

@@ -59,7 +59,7 @@ def look_at(source: Source) -> Look:
         return _table(source, found, odd)
     whole = found.table.examples
     columns = whole.columns
-    roles = {"texts": ("text", "second"), "tagged": ("words",), "prompts": ("prompt", "completion", "text")}
+    roles = {"texts": ("text", "second"), "tagged": ("words",), "prompts": ("prompt", "completion", "text", "messages")}
     sides = [("source",), ("target",)] if source.reader == "pairs" else [roles[source.reader]]
     texts = tuple(text for side in sides for text in _joined(columns, side))
     lengths = sorted(len(text.split()) for text in texts)
@@ -79,7 +79,12 @@ def look_at(source: Source) -> Look:
 def _joined(columns: Mapping[str, Sequence[Any]], roles: Sequence[str]) -> Iterator[str]:
     """What a tokenizer reads of each example."""
     for row in zip(*(columns[role] for role in roles if role in columns), strict=True):
-        yield " ".join(part if isinstance(part, str) else " ".join(part) for part in row)
+        yield " ".join(part if isinstance(part, str) else " ".join(map(_words, part)) for part in row)
+
+
+def _words(part: str | tuple[str, str]) -> str:
+    """A word, or a message of a chat with its role."""
+    return part if isinstance(part, str) else " ".join(part)
 
 
 def _read(source: Source) -> tuple[Source, Any, list[str]]:

@@ -53,6 +53,7 @@ LABELS = (
 )
 PROMPTS = ("prompt", "question", "instruction", "query", "input")
 COMPLETIONS = ("completion", "answer", "response", "output", "reply", "chosen")
+CHATS = ("messages", "conversation", "conversations", "chat")
 SOURCES = {"source": "target", "src": "tgt", "source_text": "target_text"}
 TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "pos_tags", "pos", "labels")
 TABLES = (".csv", ".tsv", *PARQUET, *JSON_LINES)
@@ -238,6 +239,9 @@ def _pairs(columns: Columns, *, strict: bool) -> Found:
 
 def _prompts(columns: Columns, *, strict: bool) -> Found:
     kinds = ("text", "id", "category", "number")
+    chats = _named(columns, CHATS, ("list",))
+    if chats is not None:
+        return "prompts", {"messages": chats}
     prompt, completion = _named(columns, PROMPTS, kinds), _named(columns, COMPLETIONS, kinds)
     if prompt is None or completion is None:
         return None
