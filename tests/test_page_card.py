@@ -10,7 +10,7 @@ from tests.test_page import records
 
 from fractionate.page import decide, read_record, report
 from fractionate.page.decisions import Card, card_text
-from fractionate.records import Diagnosis, Effect, Interval, Recommendation, Share, Study
+from fractionate.records import Diagnosis, Effect, Interval, Recommendation, Run, Share, Study
 
 RUN_FILES = {"one": ("runs/a b/run.yaml", "--trust", "mine")}
 
@@ -197,3 +197,42 @@ def test_every_pair_of_study_and_recipe_has_a_card_without_a_contradiction() -> 
                     assert told[str(decision.recipe["objective.cell"])] != "hurts"
                 assert (decision.answer == "Distil") == ("helps" in (first, second))
                 assert decision.headline.startswith(decision.answer)
+
+
+def test_a_student_has_to_beat_no_teacher_at_its_own_learning_rate_too() -> None:
+    """What is gained by a better learning rate is no gain of the teacher's."""
+    d, study = case([("kd lr=9", 5.0, 0.3, "helps")])
+
+    def at(arm: str, new: str, rate: float, shift: float) -> list[Run]:
+        found = [r for r in study.runs if r.arm == arm]
+        return [
+            replace(
+                r,
+                arm=new,
+                settings=r.settings | {"learning_rate": rate},
+                test=replace(r.test, values=r.test.values | {"accuracy": 80.0 + shift + r.seed / 100}),
+            )
+            for r in found
+            if r.test
+        ]
+
+    runs = [*at("hard", "hard", 1.0, 0.0), *at("hard", "hard lr=9", 9.0, 4.8), *at("kd", "kd lr=9", 9.0, 5.0)]
+    arms = ("hard", "hard lr=9", "kd lr=9")
+    d = replace(d, recipe=replace(d.recipe, learning_rate_factor=9.0))
+    (decision,) = decide([d, replace(study, arms=arms, runs=tuple(runs))]).decisions
+    assert decision.gain == pytest.approx(0.2) and "no teacher lr=9" in decision.headline
+    assert decision.contenders[1].variant == "hard lr=9" and decision.recipe["training.learning_rate"] == 9.0
+    runs[2:4] = at("hard", "hard lr=9", 9.0, 6.0)
+    (decision,) = decide([d, replace(study, arms=arms, runs=tuple(runs))]).decisions
+    assert decision.answer == "Don't distil" and not decision.recipe, "it is surely worse than no teacher at its rate"
+
+
+def test_a_student_without_a_teacher_belongs_to_the_study_before_it() -> None:
+    made: list[Diagnosis | Study | Run] = []
+    for name in ("a", "b"):
+        d, study = case([("kd", 0.0, 0.2, "equivalent")], settings={"data": "x", "teacher": name})
+        run = next(run for run in study.runs if run.arm == "hard")
+        made += [replace(d, name=name), replace(study, name=name), replace(run, settings={"data": "x"})]
+    card = decide(made)
+    assert [d.name for d in card.decisions] == ["a", "b"]
+    assert all(any("The exported student (no teacher" in reason for reason in d.reasons) for d in card.decisions)

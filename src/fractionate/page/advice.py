@@ -8,7 +8,7 @@ from fractionate.page.cases import Case
 from fractionate.page.compared import Compared
 from fractionate.page.decisions import Answer, plain
 from fractionate.page.text import short
-from fractionate.records import Contract, Effect
+from fractionate.records import Contract, Effect, Run
 from fractionate.system.paths import shell_line
 
 MOST_SEEDS_ADVISED = 60  # more are not advised: fewer labels show a difference sooner
@@ -27,6 +27,21 @@ def settings_of(contract: Contract | None) -> dict[str, str | float | bool]:
     }
 
 
+def recipe_settings(found: Compared, arm: str) -> dict[str, str | float | bool]:
+    """A variant of a study as settings of a run file, with its learning rate where that is not the baseline's."""
+    settings, rate = settings_of(found.contract(arm)), found.rate(arm)
+    if settings and rate is not None and rate != found.rate(found.study.baseline):
+        settings["training.learning_rate"] = rate
+    return settings
+
+
+def is_recipe(found: Compared, arm: str, run: Run) -> bool:
+    """Whether a student was trained as a variant of a study was: objective and learning rate."""
+    own = settings_of(found.contract(arm))
+    rates = found.rate(arm), run.settings.get("training.learning_rate", run.settings.get("learning_rate"))
+    return bool(own) and settings_of(run.contract) == own and (None in rates or rates[0] == rates[1])
+
+
 def verb_line(verb: str, run_file: tuple[str, ...], *overrides: str) -> str:
     """A command line over a run file; empty where none is known."""
     return shell_line(["fractionate", verb, run_file[0], *overrides, *run_file[1:]]) if run_file else ""
@@ -41,12 +56,12 @@ def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, ru
     """The one command to run after a study; empty where nothing is left to run."""
     if not run_file:
         return ""
-    settings = settings_of(found.contract(chosen.arm))
+    settings = recipe_settings(found, chosen.arm)
     recipe = case.diagnosis.recipe if case.diagnosis else None
     if answer == "Distil":
-        if not settings or any(run.contract and settings_of(run.contract) == settings for run in case.runs):
+        if not settings or any(is_recipe(found, chosen.arm, run) for run in case.runs):
             return ""
-        if recipe is not None and settings == recipe.patch and not case.runs:
+        if found.at(recipe) is chosen and not case.runs:
             return verb_line("distill", run_file)
         usual = {
             "objective.divergence": "cross-entropy",

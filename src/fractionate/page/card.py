@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fractionate.page.advice import next_command, settings_of, verb_line
+from fractionate.page.advice import next_command, recipe_settings, verb_line
 from fractionate.page.cases import Case, cases
 from fractionate.page.compared import Compared, change_text, compared, recipe_text, sureness, values_text
 from fractionate.page.contenders import contenders_alone, contenders_of
@@ -110,7 +110,6 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         return _of_runs(case, study.runs)
     headline = _headline(answer, chosen, found)
     reasons = reasons_of(case, found, chosen, answer, advised)
-    contract = found.contract(chosen.arm)
     return Decision(
         name=case.name,
         answer=answer,
@@ -120,7 +119,7 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         metric=metric,
         calibration=calibration_of(study.metrics),
         judged_on=judged_on(study.runs),
-        recipe={} if answer == "Don't distil" else settings_of(contract),
+        recipe={} if answer == "Don't distil" else recipe_settings(found, chosen.arm),
         next=next_command(case, found, chosen, answer, run_file),
         gain=chosen.gain,
         gain_interval=chosen.interval,
@@ -145,7 +144,8 @@ def _headline(answer: Answer, e: Effect, found: Compared) -> str:
         band = f"±{metric.margin:g} {metric.unit}".rstrip()
         shown = f": {values[0]} with {name}, {values[1]} with {none}" if values else ""
         return f"Don't distil: every variant with the teacher equals {none} within {band}{shown}."
-    return f"Don't distil: no gain found ({unsure_text(metric, found.taught)})."
+    unharmful = [other for other in found.taught if other.verdict != "hurts"]
+    return f"Don't distil: no gain found ({unsure_text(metric, unharmful)})."
 
 
 def _between_variants(case: Case, found: Compared) -> Decision:

@@ -31,7 +31,6 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
     """Records by what they are about: by name, and runs by the data and the teacher that they were trained with."""
     found = [Case(d.name, d) for d in records if isinstance(d, Diagnosis)]
     studies = [s for s in records if isinstance(s, Study)]
-    runs = [r for r in records if isinstance(r, Run)]
     for study in studies:
         places = [i for i, c in enumerate(found) if c.study is None and c.name == study.name]
         if not places and len(found) == len(studies) == 1:
@@ -41,20 +40,17 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
         else:
             found.append(Case(study.name, study=study))
     loose: list[Run] = []
-    for run in runs:
-        same = ("data", "teacher")
-        place = next(
-            (
-                i
-                for i, c in enumerate(found)
-                if c.study and all(run.settings.get(k) and run.settings[k] == c.study.settings.get(k) for k in same)
-            ),
-            0 if len(found) == 1 else None,
-        )
+    before = ""  # the name of the record before: what a run belongs to that has no teacher to be told by
+    for record in records:
+        if isinstance(record, (Diagnosis, Study)):
+            before = record.name
+        if not isinstance(record, Run):
+            continue
+        place = _place(record, found, before)
         if place is None:
-            loose.append(run)
+            loose.append(record)
         else:
-            found[place] = replace(found[place], runs=(*found[place].runs, run))
+            found[place] = replace(found[place], runs=(*found[place].runs, record))
     found += [Case("", runs=tuple(loose))] if loose else []
     for record in records:
         if isinstance(record, (Explanations, AttentionStudy, NotableExamples)):
@@ -70,3 +66,16 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
             else:
                 found[place] = replace(case, attention=(*case.attention, record))
     return tuple(found)
+
+
+def _place(run: Run, found: Sequence[Case], before: str) -> int | None:
+    """The case of a run: that of the same data and teacher; without a teacher, that of the record before it."""
+    if len(found) == 1:
+        return 0
+    for i, case in enumerate(found):
+        settings = case.study.settings if case.study else {}
+        if all(run.settings.get(k) and run.settings[k] == settings.get(k) for k in ("data", "teacher")):
+            return i
+    if run.settings.get("teacher"):
+        return None
+    return next((i for i, case in enumerate(found) if case.name == before), None)

@@ -16,7 +16,8 @@ from fractionate.page.summaries import (
     value_text,
 )
 from fractionate.page.text import short
-from fractionate.records import Contract, Effect, Interval, MetricInfo, Recommendation, Run, Study
+from fractionate.records import Contract, Effect, Interval, MetricInfo, Recommendation, Run, Study, Verdict
+from fractionate.study.effects.harm import compared_with_no_teacher
 
 USUAL = Recommendation(True, "kd", 4.0, 0.9, "cross-entropy", True, "the usual recipe")
 
@@ -47,7 +48,19 @@ class Compared:
         """The comparison of a recommended recipe, where it is one of the variants."""
         if recipe is None or not recipe.distil or recipe.repair:
             return None
-        return next((e for e in self.taught if matches(recipe, self.contract(e.arm)) or e.arm == "recommended"), None)
+        found = [e for e in self.taught if matches(recipe, self.contract(e.arm)) or e.arm == "recommended"]
+        base = self.rate(self.study.baseline)
+
+        def off(e: Effect) -> float:  # by how much it is trained at another learning rate than the recipe's
+            rate = self.rate(e.arm)
+            return 0.0 if rate is None or base is None else abs(rate / base - recipe.learning_rate_factor)
+
+        return min(found, key=off, default=None)
+
+    def rate(self, arm: str) -> float | None:
+        """The learning rate of a variant; None where it is not known."""
+        rate = next((run.settings.get("learning_rate") for run in self.arms.get(arm, ())), None)
+        return rate if isinstance(rate, float) and rate > 0 else None
 
 
 def compared(study: Study) -> Compared:
@@ -62,7 +75,32 @@ def compared(study: Study) -> Compared:
 
     taught = [e for e in against if not soft(e) and (e.arm not in arms or uses_teacher(found.contract(e.arm)))]
     smoothing = [e for e in against if soft(e) and uses_teacher(found.contract(e.arm))]
-    return replace(found, taught=tuple(taught), smoothing=tuple(smoothing))
+    fair = [_against_best(study, e) if e.arm in arms else e for e in taught]
+    return replace(found, taught=tuple(fair), smoothing=tuple(smoothing))
+
+
+def _against_best(study: Study, e: Effect) -> Effect:
+    """The same variant against the best one without a teacher under the same training, where that is another.
+
+    A student that is trained at another learning rate has to beat no teacher at that rate too.
+    """
+    c = compared_with_no_teacher(study, e.arm)
+    if c.gain is None or c.interval is None or c.against == e.against:
+        return e
+    words: dict[str, Verdict] = {"surely better": "helps", "surely worse": "hurts", "equal": "equivalent"}
+    verdict = words.get(c.verdict, "cannot tell")
+    if verdict == "helps" and e.verdict != "helps":
+        verdict = "cannot tell"  # the correction for many comparisons holds for both
+    return replace(
+        e,
+        against=c.against,
+        gain=c.gain,
+        interval=c.interval,
+        verdict=verdict,
+        seeds=c.seeds,
+        seeds_to_settle=c.seeds_to_settle,
+        smallest_effect=c.smallest_effect,
+    )
 
 
 def matches(recipe: Recommendation, contract: Contract | None) -> bool:

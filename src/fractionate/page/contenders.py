@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fractionate.page.advice import settings_of
+from fractionate.page.advice import is_recipe
 from fractionate.page.cases import Case
 from fractionate.page.compared import Compared
 from fractionate.page.decisions import Contender, Who
@@ -21,9 +21,8 @@ def contenders_of(case: Case, found: Compared, e: Effect) -> tuple[Contender, ..
         _contender("student", e.arm, found.arms.get(e.arm, []), found.metric, calibration, every),
         _contender("no teacher", e.against, found.arms.get(e.against, []), found.metric, calibration, every),
     ]
-    own = found.contract(e.arm)
     for run in case.runs:
-        if run.contract is None or own is None or settings_of(run.contract) != settings_of(own):
+        if not is_recipe(found, e.arm, run):
             rows.append(_contender("exported student", run.arm, [run], found.metric, calibration, every))
     if uses_teacher(found.contract(e.against)):
         rows[1] = replace(rows[1], who="student")

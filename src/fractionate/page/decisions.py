@@ -76,8 +76,8 @@ def table(decision: Decision) -> tuple[tuple[str, ...], tuple[tuple[str, ...], .
     for c in decision.contenders:
         name = variant(c.variant) if c.variant else ""
         who = c.who if c.who in ("no teacher", "teacher") or not name else f"{c.who} {name}"
-        if c.who == "no teacher" and name not in ("", NO_TEACHER):
-            who = f"{NO_TEACHER} ({name})"
+        if c.who == "no teacher" and name:
+            who = name if name.startswith(NO_TEACHER) else f"{NO_TEACHER} ({name})"
         value = "" if c.value is None else value_text(metric, c.value)
         half = f" ±{number((c.interval.high - c.interval.low) / 2, 2)}" if c.interval else ""
         calibrated = "" if c.calibration is None or calibration is None else value_text(calibration, c.calibration)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractionate.page.advice import settings_of
+from fractionate.page.advice import is_recipe
 from fractionate.page.cases import Case
 from fractionate.page.compared import Compared, change_text, recipe_text
 from fractionate.page.decisions import Answer
@@ -132,12 +132,7 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
         return []
     contract = run.contract
     who = recipe_text(contract) if contract and uses_teacher(contract) else NO_TEACHER
-    own = found.contract(chosen.arm)
-    alike = contract is not None and own is not None and settings_of(contract) == settings_of(own)
-    compared_too = alike or any(
-        contract is not None and (c := found.contract(e.arm)) is not None and settings_of(contract) == settings_of(c)
-        for e in found.taught
-    )
+    compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.taught))
     told = f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
     none = found.mean(chosen.against)
     told += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
