@@ -23,9 +23,9 @@ PAGE = """\
 name: small
 out: {out}
 data: {{source: "table('{csv}', label='c')", transfer: 40, validation: 20, test: 20, seed: 1}}
-teacher: {{model: 'mlp(6)', steps: 6}}
+teacher: {{model: 'mlp(6)', train: {{steps: 6}}}}
 student: {{model: 'mlp(3)'}}
-diagnosis: {{pilot_minutes: 0}}
+diagnosis: {{pilot: 0}}
 objective: {{cell: kd, temperature: 2, teacher_weight: 0.5}}
 training: {{steps: 4, batch_size: 16, learning_rate: 0.01}}
 study: {{cells: [hard, kd], seeds: 2, temperatures: [1, 4], tune: null}}

@@ -173,7 +173,7 @@ def tables(bench: Bench, draw: random.Random) -> int:
         lines = [json.dumps({"text": f"word{n % 7} and word{n % 3}", "label": "ab"[n % 2]}) for n in range(60)]
         path = place / "t.jsonl"
         path.write_bytes(damage("\n".join(lines).encode(), draw))
-        text = f"texts({str(path)!r}, buckets=50, places=4)"
+        text = f"texts({str(path)!r}, buckets=50, places=4, repeats=True)"
     else:
         for n in range(24):
             file = place / "d" / "ab"[n % 2] / (f"{n}.txt" if kind == "texts" else f"{n}.png")
@@ -181,7 +181,9 @@ def tables(bench: Bench, draw: random.Random) -> int:
             file.write_bytes(f"word{n % 5} two".encode() if kind == "texts" else bench.picture)
             if n == 7:
                 file.write_bytes(damage(file.read_bytes(), draw))
-        text = f"texts({str(place / 'd')!r})" if kind == "texts" else f"pictures({str(place / 'd')!r}, side=8)"
+        text = f"texts({str(place / 'd')!r}, repeats=True)"
+        if kind != "texts":
+            text = f"pictures({str(place / 'd')!r}, side=8, repeats=True)"
     return code_of(lambda: find_parts(text, transfer=draw.choice((None, 10)), validation=None, test=None, seed=0))
 
 

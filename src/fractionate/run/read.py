@@ -32,8 +32,12 @@ def _lookups(tree: Any) -> Mapping[str, Callable[[str], object]]:
         return lambda name: None if names_code(name) else lookup(name)
 
     def judged(name: str) -> object:
-        given = tree.get("metrics") or kind_of(tree.get("task", "classification")).metrics
-        names = [given] if isinstance(given, str) else list(given)
+        task, given = tree.get("task", "classification"), tree.get("metrics")
+        names = (
+            [given] if isinstance(given, str) else given or (kind_of(task).metrics if isinstance(task, str) else None)
+        )
+        if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
+            return None  # their own places say what is wrong with them
         return name and infos([metrics[each] for each in names], name)
 
     parts: dict[str, Callable[[str], object]] = {
