@@ -104,9 +104,14 @@ def test_a_teacher_for_every_seed(tmp_path: Path) -> None:
         assert mine.test == theirs.test and mine.settings["teacher"] == theirs.settings["teacher"]
     next((tmp_path / "runs").iterdir()).unlink()
     assert timeless(study(arms, {seed: signal(seed) for seed in range(2)}, out=tmp_path)) == timeless(found)
-    assert timeless(study(arms, BySeed(make), workers=2)) == timeless(found)
+    make_all = BySeed(make)
+    assert timeless(study(arms, make_all, workers=2)) == timeless(found)
     with pytest.raises(MismatchError, match="teacher"):  # another one for the second seed alone
         study(arms, {0: signal(0), 1: signal(5)}, out=tmp_path)
+    judged = {seed: signal_on(model(100 + seed), rows(30, 1)) for seed in range(2)}
+    study(arms, make_all, test_signal=judged, out=tmp_path / "judged")
+    with pytest.raises(MismatchError, match="test_signal"):  # what agreement is measured against is part of a run
+        study(arms, make_all, test_signal=judged | {1: judged[0]}, out=tmp_path / "judged")
     with pytest.raises(ConfigError, match="gives nothing for some seeds"):
         study(arms, {0: signal(0)})
 

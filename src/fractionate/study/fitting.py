@@ -34,7 +34,8 @@ def make_setup(
         raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
     splits = task.splits
     held_out: dict[str, Teacher] = {}
-    for name, given in (("validation", validation_signal), ("test", test_signal)):
+    judged = {"validation": validation_signal, "test": test_signal}
+    for name, given in judged.items():
         split = getattr(splits, name)
         if split is None:
             continue
@@ -42,7 +43,9 @@ def make_setup(
         for one in every([found]):
             _check_signal(one, split, name)
         held_out[name] = found or _on_held_out(source, task, split)
-    setup = Setup(task, source, {name: found for name, found in held_out.items() if found is not None}, {}, own)
+    given_signals = tuple(name for name, signal in judged.items() if signal is not None)
+    known = {name: found for name, found in held_out.items() if found is not None}
+    setup = Setup(task, source, known, {}, own, given=given_signals)
     taught = [setup.kept(one) for one in every([source, *own.values()])]
     for one in taught:
         _check_signal(one, splits.transfer, "training")

@@ -42,7 +42,8 @@ class Setup:
 
     Args:
         source: The teacher on the transfer set, of all seeds or by seed; `own` are those of variants that have one of their own.
-        held_out: Teachers of the evaluation splits by name, for metrics that compare with the teacher.
+        held_out: Teachers of the evaluation splits by name, for metrics that compare with the teacher; `given` names those
+            that were passed as signals.
         points: How often a student is measured along its training; None: so seldom that it costs about a tenth of it.
     """
 
@@ -53,6 +54,7 @@ class Setup:
     own: Mapping[str, Teacher] = field(default_factory=dict)
     superclasses: tuple[int, ...] = ()
     points: int | None = None
+    given: tuple[str, ...] = ()
     _parts: dict[tuple[float, int, int], tuple[Task, TeacherSource | None]] = field(default_factory=dict)
     _held: dict[int, Examples] = field(default_factory=dict)
     _kept: dict[int, TeacherSource] = field(default_factory=dict)
@@ -74,9 +76,11 @@ class Setup:
     def settings_of(self, arm: Arm, seed: int) -> Settings:
         """What tells the run of a trial from others, as its record holds it."""
         own = self.own.get(arm.name, self.source)
-        source = of_seed(own, seed) if isinstance(own, SeedTeachers) or arm.name in self.own else None
-        found = self.settings if source is None else self.settings | {"teacher": source.fingerprint()}
-        return {**found, **arm.settings}
+        changed = {"teacher": own} if isinstance(own, SeedTeachers) or arm.name in self.own else {}
+        changed |= {f"{name}_signal": self.held_out[name] for name in self.given if name in self.held_out}
+        found = {name: of_seed(teacher, seed) for name, teacher in changed.items()}
+        marks = {name: source.fingerprint() for name, source in found.items() if source is not None}
+        return {**self.settings, **marks, **arm.settings}
 
     def part(self, arm: Arm, seed: int) -> tuple[Task, TeacherSource | None]:
         """The task and the teacher on the share of the transfer set that is drawn for a seed."""
