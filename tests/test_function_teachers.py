@@ -15,7 +15,7 @@ from torch import nn
 from fractionate import Objective, Task, TeacherSignal, collect, diagnose, dissect, distill
 from fractionate.data import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, NumericsError
-from fractionate.models import ModelNeed, as_teacher_module, find_model
+from fractionate.models import FunctionTeacher, ModelNeed, as_teacher_module, find_model
 from fractionate.records import Training
 from fractionate.store import ByPlace
 
@@ -308,6 +308,12 @@ def test_modules_without_parameters_are_told_apart_and_sessions_are_not_trusted(
     collect(remote, (X, Y), tmp_path / "r")  # the same object in the same process
     head = json.loads((tmp_path / "r" / "head.json").read_text())
     assert "unreadable:" in json.dumps(head)
+    named = FunctionTeacher(remote, content="3 May")
+    assert (
+        named.identity
+        == FunctionTeacher(remote, content="3 May").identity
+        != FunctionTeacher(remote, content="4 May").identity
+    )
     first, connection = connection, Path(__file__).open()  # noqa: SIM115
     with pytest.raises(MismatchError, match="name the teacher"):
         collect(remote, (X, Y), tmp_path / "r")

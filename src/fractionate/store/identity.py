@@ -68,7 +68,8 @@ class Identity:
                 + ("" if len(wrong) > 1 else "s"),
                 expected="; ".join(f"{name} = {other.get(name)!r}" for name in wrong),
                 got="; ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
-                fix='name the teacher, named="…": its content cannot be read, so that it is known in one process alone'
+                fix='name the teacher, named="…", or FunctionTeacher(function, content=its file or version): its content cannot be '
+                "read, so that it is known in one process alone"
                 if self.teacher.startswith(UNREADABLE) and "teacher" in wrong
                 else "give another out=, or run with what the store was collected with",
             )
