@@ -1,73 +1,85 @@
-"""The table of bench/planted.py: recall where the fault costs a student more than a point, and false alarms."""
+"""The table of bench/planted.py: what became of faults that cost a student a point or more, and false alarms."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fractionate import Objective
+
 RESULT = Path(__file__).parent / "results" / "planted.md"
-HALVES = {"judged": "Judged half (odd seeds)", "set": "Half on which thresholds were set (even seeds)"}
+OUTCOMES = ("named", "led to", "silent", "wrong")
+COSTLY = 1.0
 
 
-def keep(cache: Path, half: str, healthy: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
-    """Put what was run in the place of the last figures of the same kinds; kinds that were not run keep theirs."""
-    path = cache / f"planted-{half}.json"
-    found = json.loads(path.read_text()) if path.exists() else {"healthy": None, "rows": []}
-    run = {row["kind"]: [other for other in rows if other["kind"] == row["kind"]] for row in rows}
-    order = list(dict.fromkeys([*(row["kind"] for row in found["rows"]), *run]))
-    kept = {kind: run.get(kind, [row for row in found["rows"] if row["kind"] == kind]) for kind in order}
-    whole = {"healthy": healthy or found["healthy"], "rows": [row for kind in order for row in kept[kind]]}
-    if whole["healthy"] is None:
-        raise SystemExit(f"{path} has no healthy controls yet: run once with --kind healthy, or with no --kind")
-    path.write_text(json.dumps(whole))
-
-
-def write_table(cache: Path) -> None:
-    """Write bench/results/planted.md from what the halves left in the cache."""
+def write_table(rows: list[dict[str, Any]], *, judged: bool, plan: Objective, unfinished: list[str]) -> None:
+    """Print the table; of the judging sets also write it. Faults of unfinished sets are not in the rows."""
+    faults, healthy = ([row for row in rows if row["what"] == what] for what in ("fault", "healthy"))
+    sets = list(dict.fromkeys(row["set"] for row in faults))
+    costly = [row for row in faults if row["cost"] is None or row["cost"] >= COSTLY]
+    kinds = list(dict.fromkeys(row["kind"] for row in faults))
+    errors = [
+        (row["kind"], name)
+        for row in healthy
+        for name, severity in row["raised"].items()
+        if severity == "error" and not true(row, name)
+    ]
+    warned = [row for row in healthy if any(s == "warning" and not true(row, n) for n, s in row["raised"].items())]
+    names = Counter(n for row in healthy for n, s in row["raised"].items() if s == "warning" and not true(row, n))
     lines = [
-        "# Planted failures", "", "Made by `python bench/planted.py --half judged` (and `--half set` for the other half).",
-        "Teachers: MLPs on digits, Fashion-MNIST, WordNet glosses and the breast cancer table, two seeds a half; halves share "
-        "the data sets and the kinds of fault, not teachers, splits or draws. *Named*: the finding of that name (or one that means "
-        "the same) is raised as warning or error. *Alarm*: something is raised that the sound teacher of the same case does not "
-        "raise. *Cost*: points of student accuracy, 4 seeds, one case a data set; negative: the student gains. *Costly*: of the "
-        "cases whose cost was measured, those above one point.",
+        "# Planted faults", "",
+        f"Made by `python bench/planted.py`: {len(kinds)} kinds of fault in sound cases on {len(sets)} sets ({', '.join(sets)}) "
+        "that set no threshold. *Named*: a finding that names the fault is raised as warning or error; *led to*: one that sends a "
+        "person to the right place; *silent*: nothing that the sound case does not raise too; *wrong*: something else alone. "
+        f"*Cost*: points of test accuracy taken from a student under {plan.cell.name} at T = {plan.temperature:g}, teacher weight "
+        f"{plan.teacher_weight:g} (4 students; of wrong splits: points by which they misreport). Costly: a point or more, or no "
+        "training possible (faults of tokens were not priced: they count).", "",
+        *([f"Faults not yet run on all of: {', '.join(unfinished)}.", ""] if unfinished else []),
+        summary("Costly cases", costly, "target: named 90 %, silent or wrong 3 %"),
+        summary("All cases", faults, "a fault without cost may be silent"),
+        f"- Healthy teachers: {len(healthy)}; with a false error {len({kind for kind, _ in errors})} (target 0), with a false "
+        f"warning {len(warned)} ({len(warned) / max(1, len(healthy)):.0%}, target 3 %): "
+        + (", ".join(f"{name} {count}" for name, count in names.most_common()) or "none")
+        + ". Not counted is what test data, which the probes do not read with the teacher, say too: *weak-teacher* where logistic "
+        "regression on the transfer set is better by a point, *held-out-calibration* where confidence is 8 points above accuracy "
+        f"({sum(any(true(row, n) for n in row['raised']) for row in healthy)} teachers).",
+        *(f"  - error: {kind}: {name}" for kind, name in errors),
+        "", "| fault | named | led to | silent | wrong | costly: named / all | mean cost |", "|---|---|---|---|---|---|---|",
+        *(line(kind, [row for row in faults if row["kind"] == kind]) for kind in kinds),
+        "", "Costly and not named:", "",
+        *(f"- {row['kind']}, {row['set']}: {row['outcome']} ({', '.join(row['raised']) or 'nothing raised'}), "
+          + ("not priced" if row["cost"] is None else f"{row['cost']:.1f} points")
+          for row in costly if row["outcome"] != "named"),
+        "", "Healthy and warned of:", "",
+        *(f"- {row['kind']}: {', '.join(n for n in row['raised'] if not true(row, n))}" for row in healthy
+          if any(not true(row, n) for n in row["raised"])),
     ]  # fmt: skip
-    for half, title in HALVES.items():
-        path = cache / f"planted-{half}.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            lines += ["", f"## {title}", "", *_half(found["healthy"], found["rows"])]
-    RESULT.write_text("\n".join(lines) + "\n")
+    if judged:
+        RESULT.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-def _half(healthy: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    warnings = ", ".join(f"{name} {count}" for name, count in sorted(healthy["warnings"].items())) or "none"
-    costly = [case for row in rows for case in row["costs"] if case[1] > 1]
-    named, alarmed = sum(case[2] for case in costly), sum(case[3] for case in costly)
-    kinds = sorted({row["kind"] for row in rows if any(case[1] > 1 for case in row["costs"])})
-    enough = [k for k in kinds if _recall(rows, k) >= 0.95]
-    return [
-        f"- {healthy['controls']} healthy teachers: {len(healthy['errors'])} false alarms of severity error (target 0); "
-        f"warnings: {warnings}.",
-        f"- Costly cases: {len(costly)}; named {named} ({named / len(costly):.0%}), some alarm {alarmed} "
-        f"({alarmed / len(costly):.0%}) (target 95 % for every kind).",
-        f"- Kinds with a costly case: {len(kinds)}; named in at least 95 % of them: {len(enough)}. Below: "
-        + ", ".join(f"{k} ({_recall(rows, k):.0%})" for k in kinds if k not in enough) + ".",
-        "", "| fault | strength | named | some alarm | cost | costly: named / all |", "|---|---|---|---|---|---|",
-        *(_line(row) for row in rows),
-    ]  # fmt: skip
+def true(row: dict[str, Any], name: str) -> bool:
+    """Whether the accusation of a healthy teacher is right."""
+    return name in row["true"]
 
 
-def _recall(rows: list[dict[str, Any]], kind: str) -> float:
-    costly = [case for row in rows if row["kind"] == kind for case in row["costs"] if case[1] > 1]
-    return sum(case[2] for case in costly) / len(costly)
+def summary(title: str, rows: list[dict[str, Any]], target: str) -> str:
+    count = Counter(row["outcome"] for row in rows)
+    return (
+        f"- {title}: {len(rows)}; "
+        + ", ".join(f"{o} {count[o]} ({count[o] / max(1, len(rows)):.0%})" for o in OUTCOMES)
+        + f" ({target})."
+    )
 
 
-def _line(row: dict[str, Any]) -> str:
-    costly = [case for case in row["costs"] if case[1] > 1]
-    cost = f"{row['cost']:.1f}" if row["costs"] else "not measured"
-    share = f"{sum(case[2] for case in costly)} / {len(costly)}" if costly else ""
-    counts = f"{row['hits']} / {row['cases']} | {row['alarms']} / {row['cases']}"
-    return f"| {row['kind']} | {row['strength']} | {counts} | {cost} | {share} |"
+def line(kind: str, rows: list[dict[str, Any]]) -> str:
+    count = Counter(row["outcome"] for row in rows)
+    costly = [row for row in rows if row["cost"] is None or row["cost"] >= COSTLY]
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    mean = f"{sum(costs) / len(costs):.1f}" if costs else "not priced"
+    return (
+        f"| {kind} | " + " | ".join(str(count[o]) for o in OUTCOMES)
+        + f" | {sum(row['outcome'] == 'named' for row in costly)} / {len(costly)} | {mean} |"
+    )  # fmt: skip

@@ -23,7 +23,7 @@ def dataset(name: str) -> Examples:
     (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7); and letters, satellite, dna (mlbench), spam
     (kernlab), wardrobe (Fashion-MNIST's test images, 14 × 14), speech (parts of speech of WordNet glosses); and shuttle, vowel,
     vehicle (mlbench), income (kernlab), waveform (Breiman's generator), coats (the last training images of Fashion-MNIST, 14 × 14),
-    headwords (part of speech of a WordNet headword by its letters).
+    headwords (part of speech of a WordNet headword by its letters); and bags (WordNet glosses of 20 topics, 256 hashed counts).
     """
     path = CACHE / f"{name}.npz"
     if not path.exists():
@@ -232,6 +232,24 @@ def _speech():
     return inputs, part, ["adjective", "noun", "verb", "adverb"]
 
 
+def _bags(root: str = "/usr/share/wordnet", words: int = 256, topics: int = 20, each: int = 450):
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    texts: dict[int, list[str]] = {}
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in Path(f"{root}/data.{part}").read_text(encoding="utf8").splitlines():
+            if not line.startswith("  "):
+                head, _, gloss = line.partition(" | ")
+                texts.setdefault(int(head.split()[1]), []).append(gloss.strip().split('; "')[0])
+    draw = np.random.default_rng(0)
+    common = sorted(sorted(texts, key=lambda topic: -len(texts[topic]))[:topics])
+    chosen = [(text, i) for i, t in enumerate(common) for text in draw.permutation(texts[t])[:each].tolist()]
+    order = draw.permutation(len(chosen))
+    hashing = HashingVectorizer(n_features=words, alternate_sign=False, norm="l2")
+    counts = hashing.transform([chosen[i][0] for i in order]).toarray() * 8 - 0.3
+    return counts, np.array([chosen[i][1] for i in order]), [f"topic {t}" for t in common]
+
+
 def _hierarchy(
     examples: int = 12000, features: int = 100, groups: int = 10, each: int = 5, seed=0, within=0.5, noise=0.8
 ):
@@ -269,6 +287,7 @@ SIZES = {  # train, outside, held, test
     "shuttle": (4000, 2500, 1000, 6000), "vowel": (400, 220, 110, 260), "vehicle": (300, 180, 120, 246),
     "income": (2500, 1500, 700, 4000), "waveform": (2500, 2000, 1000, 6000), "coats": (3000, 2000, 1000, 4000),
     "headwords": (4000, 2500, 1000, 4500),
+    "bags": (4000, 1500, 800, 2500),
 }  # fmt: skip
 
 

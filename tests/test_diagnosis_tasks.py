@@ -107,7 +107,7 @@ def test_views_of_one_example_are_judged_together() -> None:
     group = torch.arange(100).repeat(2)
     apart, together = linear_probe(views, twice, 4), linear_probe(views, twice, 4, group)
     assert apart is not None and together is not None
-    assert float(apart[0].double().mean()) > 0.6 > 0.4 > float(together[0].double().mean())
+    assert float(apart[0].double().mean()) > 0.5 > 0.4 > float(together[0].double().mean())
     data = Examples(views, twice, ids=tuple(map(str, group.tolist())))
     signal = TeacherSignal(torch.randn(200, 4, generator=draw) + 3 * nn.functional.one_hot(twice, 4), twice)
     assert named(diagnose(signal, data=data), "duplicate-examples").severity == "ok"

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.diagnosis.assignment import best_assignment
+from fractionate.diagnosis.case import ANSWERS, LABELS, Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.linear_probe import parts
 from fractionate.records import Evidence
-from fractionate.theory.teacher_signal import TeacherSignal
 
 
 @probes.register("permuted-classes")
@@ -21,72 +23,112 @@ from fractionate.theory.teacher_signal import TeacherSignal
 class PermutedClasses:
     """Are the teacher's classes in another order than the labels?
 
-    A class is renamed where the teacher answers with one other class on most (`majority` = half, the interval clear of it) of
-    its examples and that class is itself renamed, so that the renaming closes to a permutation; a merely weak teacher sends
-    several classes to one. Error, because the student is taught wrong names.
+    The best pairing of the teacher's classes with the labels' is fitted on one half of the examples and judged on the other. A
+    circle of the pairing counts where renaming its classes turns more wrong answers right than right ones wrong, by more than
+    `beyond` = 3.5 deviations (McNemar), at most one in five of its classes loses, and accuracy comes to `recovered` = 0.8 of that
+    on held-out data or of a linear classifier, if they are not renamed too. Error, because the student is taught wrong names. Of
+    at most `most_classes` = 300 classes, the commonest. Scores of reversed sign are another finding, but with two classes they
+    look the same.
     """
 
-    majority: float = 0.5
-    least_examples: int = 5
+    beyond: float = 3.5
+    recovered: float = 0.8
+    most_classes: int = 300
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
         reading = case.reading
-        renamed = self._renaming(case)
-        moved = torch.tensor(sorted(renamed), dtype=torch.long)
-        table = torch.arange(case.signal.classes)
-        for label, answer in renamed.items():
-            table[label] = answer
-        after = int((reading.predicted == table[reading.labels]).sum())
-        n = len(reading)
-        pairs = [f"{case.name_of(c)} → {case.name_of(renamed[c])}" for c in moved.tolist()[:12]]
+        table = renaming(case, self.beyond, self.recovered, self.most_classes)
+        moved = (table != torch.arange(len(table))).nonzero().flatten()
+        after, n = int((reading.predicted == table[reading.labels]).sum()), len(reading)
+        pairs = [f"{case.name_of(c)} → {case.name_of(int(table[c]))}" for c in moved.tolist()[:12]]
+        there = case.held_out_reading
         return Measurement(
             (
-                Evidence("classes renamed", float(len(renamed)), "classes"),
+                Evidence("classes renamed", float(len(moved)), "classes"),
                 Evidence("accuracy as labelled", reading.accuracy, "share",
                          share_interval(int(reading.correct.sum()), n)),
                 Evidence("accuracy after renaming", after / n, "share", share_interval(after, n)),
+                *([] if there is None else [Evidence("accuracy on held-out data", there.accuracy, "share")]),
             ),
-            about=", ".join(pairs) + (" …" if len(renamed) > 12 else ""),
+            about=", ".join(pairs) + (" …" if len(moved) > 12 else ""),
         )  # fmt: skip
-
-    def _renaming(self, case: Case) -> dict[int, int]:
-        reading = case.reading
-        key, times = torch.unique(reading.labels * case.signal.classes + reading.predicted, return_counts=True)
-        answer: dict[int, int] = {}
-        for pair, count in zip(key.tolist(), times.tolist(), strict=True):
-            label, predicted = divmod(pair, case.signal.classes)
-            total = int(reading.counts[label])
-            certain = total >= self.least_examples and share_interval(count, total).low > self.majority
-            if certain and label != predicted:
-                answer[label] = predicted
-        # keep what closes to cycles; a label that nobody has may end a chain (its examples are absent)
-        while True:
-            taken = set(answer.values())
-            once = len(taken) == len(answer)
-            kept = {
-                c: a
-                for c, a in answer.items()
-                if (a in answer or int(reading.counts[a]) == 0)
-                and (c in taken or int(reading.predicted_counts[c]) == 0)
-                and (once or sum(v == a for v in answer.values()) == 1)
-            }
-            if len(kept) == len(answer):
-                return kept
-            answer = kept
 
     def judge(self, measured: Measurement) -> Judgement:
         count = int(measured["classes renamed"])
         before, after = measured["accuracy as labelled"], measured["accuracy after renaming"]
         if count == 0:
             return fine("teacher and labels name the classes alike")
+        apart = measured.has("accuracy on held-out data") and measured["accuracy on held-out data"] > before + 0.1
         return Judgement(
             "error",
             before / max(after, 1e-9) / 4,
-            f"{count} classes are named differently: accuracy {before:.1%} as labelled, {after:.1%} after {measured.about}",
-            "Teacher and data sort their classes differently (alphabetical against numeric order, another label map).",
+            f"{count} classes are named differently: accuracy {before:.1%} as labelled, {after:.1%} after {measured.about}"
+            + (" (held-out data are named alike)" if apart else ""),
+            "Teacher and data sort their classes differently (alphabetical against numeric order, another label map)"
+            + ("; with two classes also: inputs or scores of reversed sign." if count == 2 else "."),
             "Reorder the teacher's columns (logits[:, order]) or map the labels, then collect again.",
         )
+
+
+def renaming(
+    case: Case, beyond: float = 3.5, recovered: float = 0.8, most_classes: int = 300
+) -> Int[Tensor, "classes"]:
+    """The teacher's class for each label; the label itself where no renaming holds on the half that did not fit it."""
+    reading = case.reading
+    table = torch.arange(reading.classes)
+    frequent = (reading.counts + reading.predicted_counts).argsort(descending=True, stable=True)[:most_classes]
+    place = torch.full((reading.classes,), -1).index_put((frequent,), torch.arange(len(frequent)))
+    label, answer = place[reading.labels], place[reading.predicted]
+    known = (label >= 0) & (answer >= 0)
+    group = torch.arange(len(label)) if case.data is None else case.data.group
+    first = parts(group, 2) == 0
+    size = len(frequent)
+    counts = torch.bincount((label * size + answer)[known & first], minlength=size * size).reshape(size, size)
+    # ties and what sampling could have made leave the names as they are
+    bonus = 0.5 + 1.5 * counts.max(1).values.double().sqrt()
+    pairing = best_assignment(counts.double() + bonus.diag())
+    judged = ~first & (label >= 0)
+    if not bool(judged.any()):
+        return table
+    label, answer = label[judged], answer[judged]
+    after = int((answer == pairing[label]).sum())
+    if reading.classes > 2 and int((reading.lowest == reading.labels)[judged].sum()) >= after:
+        return table  # the smallest score is right more often than any renaming: a reversed sign
+    shift, hits = best_shift(reading.predicted, reading.labels)
+    if shift and hits * len(label) > after * len(known):
+        return table  # rows in a regular order that are shifted
+    if after < recovered * len(label) * expected_accuracy(case):
+        return table  # the right names make a teacher as good as it is elsewhere; wrong inputs do not
+    for circle in circles(pairing):
+        within = torch.isin(label, circle)
+        before, after = int((answer == label)[within].sum()), int((answer == pairing[label])[within].sum())
+        gained = torch.bincount(label[answer == pairing[label]], minlength=size) - torch.bincount(
+            label[answer == label], minlength=size
+        )
+        # a weak teacher sends two classes to one: then the one loses what the other gains
+        few_lose = bool((gained[circle] < 0).double().mean() <= 0.2)
+        if few_lose and after - before > beyond * max(1.0, (after + before) ** 0.5):
+            table[frequent[circle]] = frequent[pairing[circle]]
+    return table
+
+
+def expected_accuracy(case: Case) -> float:
+    """What the teacher's accuracy should be: that on held-out data where it is more than here, else a linear classifier's."""
+    if case.held_out_reading is not None and case.held_out_reading.accuracy > case.reading.accuracy + 0.05:
+        return case.held_out_reading.accuracy
+    return 0.0 if case.line is None else float(case.line[0].double().mean())
+
+
+def circles(pairing: Int[Tensor, "n"]) -> Iterator[Int[Tensor, "some"]]:
+    """The circles of a permutation that are longer than one."""
+    left = set((pairing != torch.arange(len(pairing))).nonzero().flatten().tolist())
+    while left:
+        circle = [min(left)]
+        while (following := int(pairing[circle[-1]])) != circle[0]:
+            circle.append(following)
+        left -= set(circle)
+        yield torch.tensor(circle)
 
 
 @probes.register("misaligned-cache")
@@ -94,17 +136,23 @@ class PermutedClasses:
 class MisalignedCache:
     """Do the rows of the signal belong to the rows of the labels?
 
-    Three views. Accuracy near chance although the teacher is sure of itself (`certainty`) and its answers are as frequent as the
-    labels, as for shuffled rows. A shift of up to `shifts` rows that makes accuracy higher. A stretch of at least `stretch` rows
-    whose accuracy falls to chance while the rest is fine. Shift and stretch have to stand out by `beyond` = 5 deviations against
-    `permutations` = 99 signals whose rows are permuted within their classes: there too, rows sorted by class make a block of a
-    class that the teacher does not know. Error in each case.
+    Four views. Accuracy at chance although the teacher is surer than that by `boast` = 0.15 and its answers (within `moved` =
+    0.2) or its mean prediction (within `prior` = 0.05) are as frequent as the labels, as for shuffled rows. What a linear
+    classifier foretells from the inputs, on examples it was not fitted on: the labels but not the answers (rows of the signal
+    belong elsewhere), the answers but not the labels (the labels do), or neither although both agree (the inputs do); "not" is a
+    skill below `unread` = 0.25 of the other's, or of the agreement's. A shift of up to `shifts` rows that makes accuracy higher.
+    A stretch of at least `stretch` rows whose accuracy falls to chance while the rest is fine. Shift and stretch have to stand
+    out by `beyond` = 5 deviations against `permutations` = 99 signals whose rows are permuted within their classes: there too,
+    rows sorted by class make a block of a class that the teacher does not know. Error in each case; warning for inputs that
+    foretell neither, which may be hard to read instead.
     """
 
     shifts: int = 8
     stretch: int = 30
-    certainty: float = 0.4
+    boast: float = 0.15
+    unread: float = 0.25
     moved: float = 0.2
+    prior: float = 0.05
     permutations: int = 99
     beyond: float = 5.0
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -124,6 +172,7 @@ class MisalignedCache:
                 Evidence("accuracy", hits / n, "share", share_interval(hits, n)),
                 Evidence("accuracy on shuffled labels", chance, "share"),
                 Evidence("answers moved to other classes", moved, "share"),
+                Evidence("mean prediction moved", reading.prior_shift, "total variation"),
                 Evidence("mean top probability", float(reading.top.mean()), "probability"),
                 Evidence("best shift of rows", float(best), "rows"),
                 Evidence("accuracy at the best shift", best_hits / n, "share", share_interval(best_hits, n)),
@@ -135,6 +184,7 @@ class MisalignedCache:
                 Evidence("chance in the worst stretch", local, "share"),
                 Evidence("accuracy outside of it", float(outside.double().mean()) if len(outside) else 1.0, "share"),
                 Evidence("the stretch against rows permuted within classes", stretch_beyond, "deviations", None, self.beyond),
+                *case.foretold,
             ),
             examples=tuple(case.id_of(i) for i in range(start, min(stop, start + 20))),
             enough=n >= self.stretch,
@@ -150,20 +200,13 @@ class MisalignedCache:
 
     def _shift(self, predicted: Tensor, labels: Tensor) -> tuple[int, int, float]:
         """The shift with the most right answers, how many, and by how many deviations it is above permuted rows."""
-        best, hits = self._best_shift(predicted, labels)
+        best, hits = best_shift(predicted, labels, self.shifts)
         if hits <= int((predicted == labels).sum()):
             return best, hits, 0.0
-        null = [self._best_shift(other, labels)[1] for other in within_classes(predicted, labels, self.permutations)]
+        null = [
+            best_shift(other, labels, self.shifts)[1] for other in within_classes(predicted, labels, self.permutations)
+        ]
         return best, hits, deviations(hits, null)
-
-    def _best_shift(self, predicted: Tensor, labels: Tensor) -> tuple[int, int]:
-        found = {
-            shift: int((predicted.roll(-shift) == labels).sum())
-            for shift in range(-self.shifts, self.shifts + 1)
-            if abs(shift) < len(labels)
-        }
-        best = max(found, key=lambda shift: (found[shift], -abs(shift)))
-        return best, found[best]
 
     def _stretch(self, correct: Tensor, labels: Tensor, chance: float) -> tuple[int, int, float]:
         """The worst stretch, and by how many deviations its gain is above that of permuted rows; empty where none stands out."""
@@ -193,15 +236,15 @@ class MisalignedCache:
             back = measured["accuracy at the best shift"]
             text = f"the rows are shifted by {shift}: accuracy {accuracy:.1%}, {back:.1%} shifted back"
             return Judgement("error", 0.0, text, cause, fix, command)
-        # a teacher that sees wrong inputs is at chance too, but its answers crowd in a few classes; shuffled rows keep them
-        kept = measured["answers moved to other classes"] < self.moved
-        if (
-            kept
-            and measured.low("accuracy") <= chance + 0.02
-            and measured["mean top probability"] > max(self.certainty, 2 * chance)
-        ):
+        unrelated = (
+            measured.low("accuracy") <= chance + 0.02 and measured["mean top probability"] > accuracy + self.boast
+        )
+        # a teacher that sees wrong inputs is at chance too: its answers crowd in a few classes, or follow from the inputs
+        sides = self._sides(measured)
+        kept = measured["answers moved to other classes"] < self.moved or measured["mean prediction moved"] < self.prior
+        if unrelated and (sides if sides is not None else kept):
             text = f"labels and signal are unrelated: accuracy {accuracy:.1%}, chance {chance:.1%}, yet the teacher is sure"
-            return Judgement("error", 0.0, text, cause, fix, command)
+            return Judgement("error", 0.0, text + (f" ({sides})" if sides else ""), cause, fix, command)
         rows, first = int(measured["rows in the worst stretch"]), int(measured["first row of the worst stretch"])
         inside, local = measured["accuracy in the worst stretch"], measured["chance in the worst stretch"]
         outside = measured["accuracy outside of it"]
@@ -209,7 +252,42 @@ class MisalignedCache:
         if rows and clear and inside <= local + 0.25 * (outside - local) and outside > local + 0.2:
             text = f"rows {first} to {first + rows - 1} belong elsewhere: accuracy {inside:.1%} there, {outside:.1%} outside"
             return Judgement("error", 0.1, text, cause, fix, command)
+        if measured.has(LABELS) and accuracy > chance + 0.2:
+            labels, answers = measured[LABELS], measured[ANSWERS]
+            agreed = (accuracy - chance) / max(1e-9, 1 - chance)
+            if (
+                max(labels, answers) < self.unread * agreed
+                and max(measured.high(LABELS), measured.high(ANSWERS)) < agreed / 2
+            ):
+                return Judgement(
+                    "warning", 0.3,
+                    f"the inputs foretell neither the labels nor the teacher's answers, which agree ({accuracy:.1%})",
+                    "The inputs belong to other rows than labels and signal, or they are hard to read for a line.",
+                    "Check that the data's inputs and labels stand in one order.",
+                )  # fmt: skip
         return fine(f"rows and labels belong together (accuracy {accuracy:.1%}, chance {chance:.1%})", accuracy)
+
+    def _sides(self, measured: Measurement) -> str | None:
+        """Which side the inputs foretell, where it is one of the two; "" where both or neither, None without inputs."""
+        if not measured.has(LABELS):
+            return None
+        labels, answers = measured[LABELS], measured[ANSWERS]
+        if measured.low(LABELS) > max(0.05, measured.high(ANSWERS)) and answers < self.unread * labels:
+            return "the inputs foretell the labels, not the answers: the rows of the signal belong to other inputs"
+        if measured.low(ANSWERS) > max(0.05, measured.high(LABELS)) and labels < self.unread * answers:
+            return "the inputs foretell the answers, not the labels: the labels belong to other inputs"
+        return ""
+
+
+def best_shift(predicted: Tensor, labels: Tensor, shifts: int = 8) -> tuple[int, int]:
+    """The shift of up to `shifts` rows with the most right answers, and how many."""
+    found = {
+        shift: int((predicted.roll(-shift) == labels).sum())
+        for shift in range(-shifts, shifts + 1)
+        if abs(shift) < len(labels)
+    }
+    best = max(found, key=lambda shift: (found[shift], -abs(shift)))
+    return best, found[best]
 
 
 def worst_stretch(correct: Tensor, low: float, rate: float) -> tuple[int, int, float]:
@@ -243,135 +321,3 @@ def deviations(found: float, null: Sequence[float]) -> float:
     if not len(null) or float(values.max()) >= found:
         return 0.0
     return float((found - values.mean()) / values.std().clamp_min(1.0))
-
-
-@probes.register("input-mismatch")
-@dataclass(frozen=True)
-class InputMismatch:
-    """Does the teacher see inputs as it was trained to: normalisation, channel order, size, tokenizer?
-
-    Wrongly prepared inputs make a teacher answer with a few classes. Measured: the total variation between the classes it
-    answers with and the labels', beside its accuracy; with `expected_accuracy` or a held-out signal also the drop from there.
-    Answers alone prove nothing where labels are hard to foretell: a language model that knows the frequency of every word
-    answers with the frequent ones, and announces how often it is wrong. Error when a fifth of the answers (`moved`) have gone to
-    other classes than the labels', accuracy is below `accuracy` = 0.7 of the expectation, and either a tenth of the mean
-    prediction (`prior`, beyond sampling) has moved too or the teacher is right less than `announced` = 0.5 times as often as its
-    top probability says. The drop alone, clear of `drop` = 5 points, is a warning.
-    """
-
-    moved: float = 0.2
-    prior: float = 0.1
-    announced: float = 0.5
-    accuracy: float = 0.7
-    drop: float = 0.05
-    needs: ClassVar[tuple[Need, ...]] = ()
-
-    def __call__(self, case: Case) -> Measurement:
-        reading = case.reading
-        n = len(reading)
-        hits = int(reading.correct.sum())
-        expected = case.expected_accuracy
-        if expected is None and case.held_out_reading is not None:
-            expected = case.held_out_reading.accuracy
-        excess = float((reading.counts - reading.predicted_counts).abs().sum()) / (2 * n)
-        # by chance alone, sampling moves about this much
-        noise = float((2 * reading.counts.double() / torch.pi).sqrt().sum()) / (2 * n)
-        evidence = [
-            Evidence("answers moved to other classes", excess, "share", None, self.moved),
-            Evidence("moved by chance alone", noise, "share"),
-            Evidence("mean prediction moved beyond sampling", reading.prior_shift, "total variation", None, self.prior),
-            Evidence("accuracy", hits / n, "share", share_interval(hits, n), expected),
-            Evidence("mean top probability", float(reading.top.mean()), "probability"),
-            Evidence("chance", reading.chance, "share"),
-        ]
-        return Measurement(tuple(evidence))
-
-    def judge(self, measured: Measurement) -> Judgement:
-        accuracy = next(item for item in measured.evidence if item.name == "accuracy")
-        moved = measured["answers moved to other classes"] - measured["moved by chance alone"]
-        expected = accuracy.threshold
-        cause = "Inputs are prepared otherwise than in the teacher's training: normalisation, scale, channel order, tokenizer."
-        fix = "Use the teacher's own preprocessing; compare the mean and deviation of its inputs with those of its training."
-        prior = measured["mean prediction moved beyond sampling"]
-        wrong = prior > self.prior or accuracy.value < self.announced * measured["mean top probability"]
-        if moved > self.moved and wrong and accuracy.value < self.accuracy * (expected or 1.0):
-            text = f"the teacher answers with a few classes: {moved:.0%} of the answers moved, accuracy {accuracy.value:.1%}"
-            return Judgement("error", accuracy.value / 2, text, cause, fix)
-        if expected is not None and measured.high("accuracy") < expected - self.drop:
-            text = f"accuracy {accuracy.value:.1%} here, {expected:.1%} was expected"
-            return Judgement("warning", accuracy.value / expected / 2, text, cause, fix)
-        return fine(
-            f"the teacher answers with the classes that the labels have ({max(0.0, moved):.0%} moved)", 1 - moved
-        )
-
-
-@probes.register("logit-scale")
-@dataclass(frozen=True)
-class LogitScale:
-    """Are the teacher's logits as large here as on held-out data?
-
-    Measured: the median extent (largest logit above the mean) over that of the held-out signal. Warning where one is more than
-    `scale` = 1.5 times the other: inputs in 0..255 for a teacher of 0..1, a missing normalisation, a stored temperature. Between a
-    teacher's training examples and new ones healthy teachers differed by less than 1.3.
-    """
-
-    scale: float = 1.5
-    needs: ClassVar[tuple[Need, ...]] = ("held_out",)
-
-    def __call__(self, case: Case) -> Measurement:
-        assert case.held_out_reading is not None
-        here, there = case.reading.extent.median(), case.held_out_reading.extent.median()
-        ratio = float(here / there.clamp_min(1e-12))
-        return Measurement((Evidence("logits against held-out ones", ratio, "ratio", None, self.scale),))
-
-    def judge(self, measured: Measurement) -> Judgement:
-        ratio = measured["logits against held-out ones"]
-        away = max(ratio, 1 / max(ratio, 1e-12))
-        if away < self.scale:
-            return fine(f"logits are {ratio:.2f} times as large as on held-out data", 1 / away)
-        return Judgement(
-            "warning",
-            1 / away,
-            f"the teacher's logits are {ratio:.2g} times as large as on held-out data",
-            "Inputs are on another scale here than there, or one of the two signals was divided by a temperature.",
-            "Prepare both inputs as in the teacher's training, and store raw logits.",
-        )
-
-
-@probes.register("training-mode")
-@dataclass(frozen=True)
-class TrainingMode:
-    """Does the teacher say the same thing twice about the very same inputs?
-
-    Measured: mean total variation between two passes. Kernels that sum in another order move logits by rounding only, far
-    below `tolerance` = 0.001; dropout or batch statistics move them by percents. Error: a cached signal is then one random draw.
-    """
-
-    tolerance: float = 1e-3
-    needs: ClassVar[tuple[Need, ...]] = ("second_pass",)
-
-    def __call__(self, case: Case) -> Measurement:
-        assert case.second_pass is not None and isinstance(case.signal, TeacherSignal)
-        apart = torch.cat([
-            (torch.softmax(a.double(), 1) - torch.softmax(b.double(), 1)).abs().sum(1) / 2
-            for a, b in zip(torch.split(case.signal.logits, 4096), torch.split(case.second_pass.logits, 4096), strict=True)
-        ])  # fmt: skip
-        flipped = float((case.second_pass.logits.argmax(1).cpu() != case.reading.predicted).double().mean())
-        return Measurement(
-            (
-                Evidence("mean difference of two passes", float(apart.mean()), "total variation", None, self.tolerance),
-                Evidence("answers that changed", flipped, "share"),
-            )
-        )
-
-    def judge(self, measured: Measurement) -> Judgement:
-        apart = measured["mean difference of two passes"]
-        if apart <= self.tolerance:
-            return fine("two passes over the same inputs agree")
-        return Judgement(
-            "error",
-            0.3 * (1 - min(1.0, apart)),
-            f"two passes over the same inputs differ by {apart:.1%} of the mass (answers: {measured['answers that changed']:.1%})",
-            "The teacher is in training mode: dropout or batch statistics are active.",
-            "Call teacher.eval() before collecting.",
-        )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.diagnosis.reading import Reading, read
+from fractionate.diagnosis.student_fit import StudentFit
 from fractionate.diagnosis.transfer import Transfer
 from fractionate.losses.objective import Objective
-from fractionate.records import Evidence, Finding, Severity, Spectrum
+from fractionate.records import Evidence, Finding, Interval, Severity, Spectrum
 from fractionate.system.registry import Registry
 from fractionate.theory.number_signal import NoClassesError
 from fractionate.theory.spectrum.compact import compact_spectrum
@@ -24,6 +27,8 @@ from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
 Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
+
+LABELS, ANSWERS = "labels foretold from the inputs", "answers foretold from the inputs"
 
 NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
     "student": "the student (student=model) and the data it reads (data=…)",
@@ -35,13 +40,15 @@ NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
     "expected_accuracy": "the accuracy the teacher should have (expected_accuracy=0.93) or held_out=signal",
 }
 
+FEWEST_A_CLASS = 8  # examples for a line to foretell classes
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """Everything a probe may read: the signal and whatever else the user gave. Never a teacher model.
 
-    `gradients` are the label's and the teacher's gradient in the student's parameters at step 0 (two vectors), measured by
-    `diagnose` before the probes run.
+    `fit` is what a copy of the student learns from half of the labels. `gradients` are the label's and the teacher's gradient in
+    the student's parameters at step 0 (two vectors), measured by `diagnose` before the probes run.
     """
 
     signal: Any  # TeacherSignal, CompactSignal or NumberSignal
@@ -55,6 +62,10 @@ class Case:
     second_pass: TeacherSignal | None = None
     expected_accuracy: float | None = None
     student: bool = False
+    fit: StudentFit | None = None
+    label_maps: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of teacher, student and data; () where unnamed
     gradients: tuple[Tensor, Tensor] | None = None
 
     @cached_property
@@ -76,6 +87,42 @@ class Case:
     def spectrum(self) -> Spectrum:
         """The spectrum at temperature 1."""
         return spectrum_of(self.signal, 1.0)
+
+    @cached_property
+    def line(self) -> tuple[Bool[Tensor, "judged"], Int[Tensor, "judged"]] | None:
+        """Which labels a linear classifier of the inputs gets right on examples it was not fitted on, and their places."""
+        return self._line(self.signal.labels)
+
+    @cached_property
+    def foretold(self) -> tuple[Evidence, ...]:
+        """How far the inputs foretell the labels and the teacher's answers: (accuracy - commonest) / (1 - commonest), 1 is all."""
+        if self.data is None or self.line is None:
+            return ()
+        present = int((self.reading.counts > 0).sum())
+        if len(self.line[1]) < FEWEST_A_CLASS * present:
+            return ()
+        found = []
+        for name, classes, line in (
+            (LABELS, self.signal.labels.cpu(), self.line),
+            (ANSWERS, self.reading.predicted, self._line(self.reading.predicted)),
+        ):
+            assert line is not None
+            right, judged = line
+            commonest = float(torch.bincount(classes[judged]).max()) / len(judged)
+            if commonest > 0.95:
+                return ()
+            around = share_interval(int(right.sum()), len(right))
+            mean, low, high = (
+                (share - commonest) / (1 - commonest)
+                for share in (float(right.double().mean()), around.low, around.high)
+            )
+            found.append(Evidence(name, mean, "skill", Interval(low, high)))
+        return tuple(found)
+
+    def _line(self, classes: Int[Tensor, "rows"]) -> tuple[Bool[Tensor, "judged"], Int[Tensor, "judged"]] | None:
+        if self.data is None or self.data.inputs is None:
+            return None
+        return linear_probe(self.data.inputs, classes, self.signal.classes, self.data.group)
 
     def confidence_at(self, temperature: float) -> Float[Tensor, "examples"] | None:
         """p[y] of every example at a temperature; None where compact rows do not know it."""
@@ -160,10 +207,13 @@ probes: Registry[Probe] = Registry(
     "fractionate.probes",
     files=(
         "diagnosis.alignment_probes",
+        "diagnosis.calibration_probes",
         "diagnosis.class_probes",
         "diagnosis.data_probes",
+        "diagnosis.input_probes",
         "diagnosis.number_probes",
-        "diagnosis.store_probes",
+        "diagnosis.output_probes",
+        "diagnosis.split_probes",
         "diagnosis.student_probes",
         "diagnosis.teacher_probes",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fractionate.diagnosis.case import ANSWERS, LABELS
 from fractionate.records import Finding
 
 # cause → what it brings about. A cause takes effect where it is an error (its own numbers are clear), in this order.
@@ -11,11 +12,11 @@ BRINGS_ABOUT: dict[str, tuple[str, ...]] = {
     "unusable-numbers": (
         "permuted-classes", "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes",
         "class-balance", "lost-class", "smoothed-teacher", "over-confident-teacher", "memorising-teacher", "temperature",
-        "loss-scale",
+        "loss-scale", "held-out-calibration", "answers-as-labels",
     ),
     "permuted-classes": (
         "misaligned-cache", "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class",
-        "memorising-teacher", "temperature", "loss-scale", "over-confident-teacher",
+        "memorising-teacher", "temperature", "loss-scale", "over-confident-teacher", "held-out-calibration",
     ),
     "misaligned-cache": (
         "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class", "memorising-teacher",
@@ -42,6 +43,19 @@ def trace_back(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
             continue
         for effect in effects:
             symptom = found.get(effect)
+            if (
+                (cause, effect) == ("label-noise", "input-mismatch")
+                and symptom is not None
+                and labels_are_read(symptom)
+            ):
+                continue
             if symptom is not None and symptom.severity in ("error", "warning"):
                 found[effect] = replace(symptom, severity="info", summary=f"{symptom.summary} (follows from {cause})")
     return tuple(found.values())
+
+
+def labels_are_read(finding: Finding) -> bool:
+    """Whether the inputs surely foretell the labels better than the teacher's answers: the labels are not at fault then."""
+    found = {item.name: item.interval for item in finding.evidence}
+    labels, answers = found.get(LABELS), found.get(ANSWERS)
+    return labels is not None and answers is not None and labels.low > answers.high

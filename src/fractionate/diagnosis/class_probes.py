@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
-from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.interval import paired_interval, share_interval
 from fractionate.records import Evidence
+from fractionate.theory.topk_signal import CompactSignal
 
 
 @probes.register("class-balance")
@@ -81,11 +83,17 @@ class ClassBalance:
 class DuplicateClasses:
     """Are there pairs of classes that the teacher cannot tell apart?
 
-    Two classes are near duplicates where the teacher answers each with the other nearly as often as with itself: of the answers
-    within the pair, at least `swapped` = 40 % are swapped in both directions (a coin gives 50 %), the interval reaching 50 %.
+    Of pairs where one class is answered with the other in at least `swapped` = 30 % of the answers within the pair: how often an
+    example of the one has the larger difference of the two logits than one of the other (the area under the ROC curve; 50 % is a
+    coin). Near duplicates where that is below `apart` = 70 %, surely. Warning where a linear classifier of the inputs is right on
+    examples of the pair more often than the teacher, surely by `ahead` = 5 points; without inputs, where the teacher is right on
+    `others` = 75 % of the rest. Else information: the classes may be as alike as that.
     """
 
-    swapped: float = 0.4
+    swapped: float = 0.3
+    apart: float = 0.7
+    ahead: float = 0.05
+    others: float = 0.75
     least_examples: int = 10
     needs: ClassVar[tuple[Need, ...]] = ()
 
@@ -93,32 +101,60 @@ class DuplicateClasses:
         reading, classes = case.reading, case.signal.classes
         key, times = torch.unique(reading.labels * classes + reading.predicted, return_counts=True)
         seen = {divmod(int(k), classes): int(t) for k, t in zip(key, times, strict=True)}
-        worst, pairs = 0.0, []
-        for (a, b), swapped in seen.items():
-            if a >= b or (b, a) not in seen:
-                continue
-            ways = []
-            for own, cross in ((seen.get((a, a), 0), swapped), (seen.get((b, b), 0), seen[(b, a)])):
-                trials = own + cross
-                found = cross / trials if trials >= self.least_examples else 0.0
-                ways.append(found if share_interval(cross, trials).high >= 0.5 else 0.0)
-            worst = max(worst, min(ways))
-            if min(ways) >= self.swapped:
+        candidates = {
+            (min(a, b), max(a, b))
+            for (a, b), crossed in seen.items()
+            if a != b
+            and min(int(reading.counts[a]), int(reading.counts[b])) >= self.least_examples
+            and crossed >= self.swapped * (crossed + seen.get((a, a), 0))
+        }
+        worst, pairs, avoidable = 1.0, [], 0
+        for a, b in sorted(candidates):
+            area, error = self._area(case, a, b)
+            worst = min(worst, area)
+            if area + 1.96 * error < self.apart:
                 pairs.append(f"{case.name_of(a)} and {case.name_of(b)}")
+                avoidable += self._avoidable(case, (reading.labels == a) | (reading.labels == b))
         return Measurement(
             (
-                Evidence("swapped answers of the closest pair", worst, "share", None, self.swapped),
+                Evidence("how far the closest pair is told apart", worst, "area under ROC", None, self.apart),
                 Evidence("pairs", float(len(pairs)), "pairs"),
+                Evidence("pairs that can be told apart", float(avoidable), "pairs"),
             ),
             about=", ".join(pairs[:8]) + (" …" if len(pairs) > 8 else ""),
+        )
+
+    @staticmethod
+    def _area(case: Case, a: int, b: int) -> tuple[float, float]:
+        """The area under the ROC curve of logit a - logit b between examples of the two classes, and its error under chance."""
+        rows = ((case.reading.labels == a) | (case.reading.labels == b)).nonzero().flatten()
+        some = case.signal.take(rows.to(case.signal.logits.device))
+        logits = some.dense().logits if isinstance(some, CompactSignal) else some.logits
+        gap = (logits[:, a].double() - logits[:, b].double()).nan_to_num(0.0).cpu()
+        own = case.reading.labels[rows] == a
+        n, m = int(own.sum()), int((~own).sum())
+        above = (gap[own][:, None] > gap[~own]).double() + 0.5 * (gap[own][:, None] == gap[~own]).double()
+        return float(above.mean()), ((n + m + 1) / (12 * n * m)) ** 0.5
+
+    def _avoidable(self, case: Case, within: Tensor) -> bool:
+        """Whether the inputs, or the teacher's grasp of other classes, say that the pair could be told apart."""
+        right = case.reading.correct
+        if case.line is None:
+            return float(right[~within].double().mean()) > self.others if bool((~within).any()) else False
+        by_line, judged = case.line
+        some = within[judged]
+        return (
+            bool(some.sum() > 1)
+            and paired_interval(by_line[some].double(), right[judged][some].double()).low > self.ahead
         )
 
     def judge(self, measured: Measurement) -> Judgement:
         pairs = int(measured["pairs"])
         if not pairs:
-            return fine("every two classes are told apart", 1 - measured["swapped answers of the closest pair"])
+            return fine("every two classes are told apart", measured["how far the closest pair is told apart"])
         return Judgement(
-            "warning", 0.4, f"the teacher cannot tell apart {measured.about}",
+            "warning" if measured["pairs that can be told apart"] else "info",
+            0.4, f"the teacher cannot tell apart {measured.about}",
             "These classes are near duplicates, or the teacher never learned the difference.",
             "Merge the classes, or find out by which feature they differ and whether the teacher sees it.",
         )  # fmt: skip
@@ -129,12 +165,12 @@ class DuplicateClasses:
 class LostClass:
     """Are there single classes that the teacher misses, although it is right on the others?
 
-    A class counts as lost where its recall, with the interval, is below `share` = 0.3 of the others', and the teacher expects
+    A class counts as lost where its recall, with the interval, is below `share` = 0.6 of the others', and the teacher expects
     fewer than `expected` = 0.8 of its examples in all: one that knows a rare class to be rare answers with it seldom and is still
     calibrated. Of classes with at least `least_examples` = 20; warning, as the student would learn not to answer with it.
     """
 
-    share: float = 0.3
+    share: float = 0.6
     expected: float = 0.8
     least_examples: int = 20
     needs: ClassVar[tuple[Need, ...]] = ()

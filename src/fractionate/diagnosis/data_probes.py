@@ -14,7 +14,6 @@ from torch import Tensor
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.diagnosis.reading import Reading
-from fractionate.models.outputs import SUM_TOLERANCE
 from fractionate.records import Evidence, Interval
 
 
@@ -103,7 +102,8 @@ class TooFewExamples:
     """Are there enough examples for class-level statistics to mean something?
 
     Class means of n examples hold noise worth about (K - 1) / 2n nats at most a class; measured as the median number of examples a
-    class present. Warning below `each` = 5 (no class mean to speak of), or below `all` = 50 examples.
+    class present. Warning below `each` = 5 (no class mean to speak of), or below `all` = 50 examples. Most tokens of a vocabulary
+    are rare in any text, so of tokens only their number counts.
     """
 
     each: float = 5.0
@@ -117,6 +117,7 @@ class TooFewExamples:
                 Evidence("examples", float(len(case.reading)), "examples", None, self.all),
                 Evidence("median examples a class", float(present.median()), "examples", None, self.each),
                 Evidence("classes present", float(len(present)), "classes"),
+                Evidence("rows are tokens", float(case.tokens), "1 yes, 0 no"),
             )
         )
 
@@ -127,6 +128,8 @@ class TooFewExamples:
                 "error", 0.0, "all examples have one class: there is nothing to tell apart",
                 "The labels are constant.", "Check the label column; a transfer set needs at least two classes.",
             )  # fmt: skip
+        if measured["rows are tokens"] and examples >= self.all:
+            return fine(f"{examples:.0f} tokens, {each:g} of each word")
         if examples >= self.all and each >= self.each:
             return fine(f"{each:.0f} examples a class", 1 - self.each / each / 2)
         return Judgement(
@@ -135,61 +138,6 @@ class TooFewExamples:
             "Class means and intervals of so few examples are mostly noise.",
             "Collect more examples (unlabelled ones will do for the teacher), or use cells without class means: kd, kd-pt.",
         )  # fmt: skip
-
-
-@probes.register("unusable-numbers")
-@dataclass(frozen=True)
-class UnusableNumbers:
-    """Are these logits at all: masked labels, probabilities in place of logits, constant answers?
-
-    Error where the label itself is masked (-inf: the loss cannot teach it), where all rows are numbers in 0..1 that sum to 1
-    (softmax would be taken twice), or where all rows are the same. Masked classes beside the label are information only.
-    """
-
-    needs: ClassVar[tuple[Need, ...]] = ()
-
-    def __call__(self, case: Case) -> Measurement:
-        reading = case.reading
-        n = len(reading)
-        hidden = reading.label_masked
-        sums = (reading.row_sum - 1).abs() < SUM_TOLERANCE
-        positive = reading.least >= 0
-        probable = float((sums & positive).double().mean()) if int(reading.masked.sum()) == 0 else 0.0
-        # half precision rounds sums; rows that are flat by themselves (1/K each) count as probabilities too
-        return Measurement(
-            (
-                Evidence("rows whose label is masked", float(hidden.double().mean()), "share"),
-                Evidence("masked entries", float(reading.masked.sum()) / (n * case.signal.classes), "share"),
-                Evidence("rows that are probabilities", probable, "share"),
-                Evidence("largest deviation of a class's logit", float(reading.column_spread.max()), "logits"),
-            ),
-            examples=tuple(case.id_of(i) for i in hidden.nonzero().flatten()[:100].tolist()),
-            enough=n >= 2,
-        )
-
-    def judge(self, measured: Measurement) -> Judgement:
-        if measured["rows that are probabilities"] > 0.99:
-            return Judgement(
-                "error", 0.0, "these are probabilities, not logits: softmax would be taken twice",
-                "The teacher's outputs were stored after softmax.",
-                "Pass logits, or the logarithm of the probabilities.",
-                command="fractionate diagnose FILE --outputs probabilities",
-            )  # fmt: skip
-        if measured["rows whose label is masked"] > 0:
-            return Judgement(
-                "error", 1 - measured["rows whose label is masked"],
-                f"the teacher masks the label with -inf in {measured['rows whose label is masked']:.1%} of the rows",
-                "The mask belongs to other labels, or the label map is off.",
-                "Leave these examples out, or unmask the label.",
-            )  # fmt: skip
-        if measured.enough and measured["largest deviation of a class's logit"] == 0:
-            return Judgement(
-                "error", 0.0, "the teacher says the same of every example",
-                "It does not see its inputs (constant inputs, dead units), or the signal is a constant.",
-                "Look at the inputs and at one forward pass.",
-            )  # fmt: skip
-        masked = measured["masked entries"]
-        return fine(f"numbers are usable ({masked:.1%} masked)" if masked else "numbers are usable")
 
 
 @probes.register("duplicate-examples")

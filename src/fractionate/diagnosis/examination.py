@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from fractionate.diagnosis.case import Case, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
-from fractionate.diagnosis.given import as_signal, form_of, of_tokens, opened, source_of
+from fractionate.diagnosis.given import as_signal, form_of, label_map, of_tokens, opened, source_of
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.number_diagnosis import diagnose_numbers
 from fractionate.diagnosis.predicted_gain import predict_gain
 from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
+from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.objective import Objective, Signal, rescaling
@@ -81,7 +82,7 @@ def diagnose(
         ahead = predicts_next or (not isinstance(data, Task) and next_tokens(signal))
         rows = len(signal) if isinstance(signal, (TeacherSignal, CompactSignal, Store)) else None
         task = task_of(data, student, rows=rows, head=head, predicts_next=ahead)
-    tokens, stored = of_tokens(signal), form_of(signal)
+    tokens, stored, maps = of_tokens(signal), form_of(signal), {"teacher": label_map(signal)}
     signal = as_signal(signal, labels=labels, task=task)
     if isinstance(signal, NumberSignal):
         model = student if isinstance(student, nn.Module) or student is None else student()
@@ -115,6 +116,7 @@ def diagnose(
     gradients = None
     if objective is not None and fits and module is not None and transfer is not None:
         gradients = first_gradients(module, transfer, signal, objective)
+    fit = None if module is None or transfer is None or not fits else student_fit(module, transfer)
     case = Case(
         signal=signal,
         stored=stored,
@@ -127,6 +129,8 @@ def diagnose(
         second_pass=second_pass,
         expected_accuracy=expected_accuracy,
         student=module is not None,
+        fit=fit,
+        label_maps=maps | {"student": label_map(module), "data": names},
         gradients=gradients,
     )
     findings = trace_back(tuple(examine(case, probe) for probe in (only or tuple(probes))))

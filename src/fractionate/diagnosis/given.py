@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,3 +116,14 @@ def of_tokens(given: Any) -> bool:
 def predicts_next(given: Any) -> bool:
     """Whether a store's rows are the next tokens of a causal model."""
     return isinstance(given, Store) and given.head.tokens == "next"
+
+
+def label_map(model: Any) -> tuple[str, ...]:
+    """The names that a transformers model has for its classes (`config.id2label`), in order; () where nobody named them."""
+    transformers = sys.modules.get("transformers")  # a model of it cannot be there before it is imported
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return ()
+    names = dict(model.config.id2label or {})
+    if set(names) != set(range(len(names))) or all(name == f"LABEL_{place}" for place, name in names.items()):
+        return ()
+    return tuple(str(names[place]) for place in range(len(names)))

@@ -25,7 +25,8 @@ class Reading:
     - `evenness`: entropy of the off-label shape over that of a flat one, 1 = no relations; NaN where nothing is beside the label
     - `extent`: how far the largest logit lies above the mean of all
     - `lead`: how far the label's logit lies above the mean of the others; `spread`: standard deviation of the others
-    - `masked`: how many classes are -inf; `label_masked`: whether the label is
+    - `margin`: how far the largest logit lies above the second; `lowest`: the smallest class; `rank`: how many lie above the label
+    - `masked`: how many classes are -inf; `label_masked`: whether the label is; `tied`: how many are equal to the least, or 0
     - `prior`: the mean prediction over the data; `column_spread`: standard deviation of each class's logit over the data
     """
 
@@ -39,12 +40,17 @@ class Reading:
     extent: Float[Tensor, "examples"]
     lead: Float[Tensor, "examples"]
     spread: Float[Tensor, "examples"]
+    margin: Float[Tensor, "examples"]
+    lowest: Int[Tensor, "examples"]
+    rank: Int[Tensor, "examples"]
+    tied: Int[Tensor, "examples"]
     masked: Int[Tensor, "examples"]
     label_masked: Bool[Tensor, "examples"]
     prior: Float[Tensor, "classes"]
     column_spread: Float[Tensor, "classes"]
     row_sum: Float[Tensor, "examples"]  # of the raw numbers: 1 everywhere gives probabilities away
     least: Float[Tensor, "examples"]
+    most: Float[Tensor, "examples"]
 
     @cached_property
     def correct(self) -> Bool[Tensor, "examples"]:
@@ -145,11 +151,16 @@ def _rows(
     spread = (torch.where(beside, logits - mean[:, None], 0.0).square().sum(dim=1) / count.clamp_min(1)).sqrt()
     label_logit = logits.gather(1, own).squeeze(1)
     raw = torch.where(finite, logits, 0.0)
-    extent = logits.max(dim=1).values - raw.sum(dim=1) / finite.sum(dim=1)
+    two = logits.topk(min(2, logits.shape[1]), dim=1).values
+    extent = two[:, 0] - raw.sum(dim=1) / finite.sum(dim=1)
+    low = logits.min(dim=1, keepdim=True)
+    tied = torch.maximum((logits == low.values).sum(dim=1), (logits == 0).sum(dim=1))
     moved = torch.where(finite, logits - shift, 0.0)
     rows = {
         "predicted": predicted, "top": top, "confidence": p.gather(1, own).squeeze(1), "rest": rest, "evenness": evenness,
         "extent": extent, "lead": label_logit - mean, "spread": spread, "masked": (~finite).sum(dim=1),
         "label_masked": torch.isneginf(label_logit), "row_sum": raw.sum(dim=1), "least": raw.min(dim=1).values,
+        "most": two[:, 0], "margin": two[:, 0] - two[:, -1], "lowest": low.indices.squeeze(1), "tied": tied,
+        "rank": (logits > label_logit[:, None]).sum(dim=1),
     }  # fmt: skip
     return rows, torch.stack([p.sum(0), finite.sum(0).double(), moved.sum(0), moved.square().sum(0)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
+from fractionate.diagnosis.interval import share_interval
 from fractionate.records import Evidence
 
 
@@ -17,9 +19,10 @@ from fractionate.records import Evidence
 class VocabularyMismatch:
     """Do teacher, student and names speak of the same classes? Are some of the teacher's padding?
 
-    Error where the student's outputs are not as many as the teacher's. A column is padding where its logit never moves
-    (deviation 0) although others do, and no label uses it: warning, as its
-    probability is no judgement.
+    Error where the student's outputs are not as many as the teacher's, and where two of teacher, student and data (the
+    `config.id2label` of transformers models, the names of the data) have the same names in another order. A column is padding
+    where its logit never moves (deviation 0) although others do, and no label uses it: warning, as its probability is no
+    judgement.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -30,6 +33,7 @@ class VocabularyMismatch:
         still = (reading.column_spread == 0) & (reading.counts == 0) & (reading.predicted_counts == 0)
         padding = int(still.sum()) if float(reading.column_spread.max()) > 0 else 0
         outputs = classes if case.student_logits is None else case.student_logits.shape[1]
+        elsewhere = renamed(case.label_maps)
         return Measurement(
             (
                 Evidence("the teacher's classes", float(classes), "classes"),
@@ -37,7 +41,9 @@ class VocabularyMismatch:
                 Evidence("class names", float(named), "names"),
                 Evidence("columns that never move", float(padding), "classes"),
                 Evidence("mass on these columns", float(reading.prior[still].sum()) if padding else 0.0, "probability"),
-            )
+                Evidence("names that stand in another place", float(len(elsewhere)), "names"),
+            ),
+            about="; ".join(elsewhere[:3]) + (" …" if len(elsewhere) > 3 else ""),
         )
 
     def judge(self, measured: Measurement) -> Judgement:
@@ -47,6 +53,11 @@ class VocabularyMismatch:
             return Judgement(
                 "error", 0.0, f"the student has {student:,} outputs, the teacher {teacher:,} classes", cause,
                 "Give the student the teacher's classes, or cut both to the classes they share before collecting.",
+            )  # fmt: skip
+        if measured["names that stand in another place"]:
+            return Judgement(
+                "error", 0.0, f"the label maps differ: {measured.about}", "The label maps have the same names in another order.",
+                "Map the labels by name (label2id of the teacher), or reorder the teacher's columns, and collect again.",
             )  # fmt: skip
         padding, named = int(measured["columns that never move"]), int(measured["class names"])
         if padding:
@@ -61,6 +72,17 @@ class VocabularyMismatch:
                 "Name every class the teacher has, in its order.",
             )  # fmt: skip
         return fine(f"all speak of the same {teacher:,} classes")
+
+
+def renamed(maps: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Where two label maps have the same names in another order: class 0 is "neg" for the teacher, "pos" for the data."""
+    plain = {who: [name.strip().casefold() for name in names] for who, names in maps.items() if names}
+    for i, (one, ours) in enumerate(plain.items()):
+        for other, theirs in list(plain.items())[i + 1 :]:
+            if ours != theirs and sorted(ours) == sorted(theirs):
+                apart = [place for place, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+                return [f"class {c} is {maps[one][c]} for the {one}, {maps[other][c]} for the {other}" for c in apart]
+    return []
 
 
 @probes.register("loss-scale")
@@ -154,3 +176,58 @@ class InitialLoss:
             "Its inputs are on a wrong scale, or its head was trained for other classes.",
             "Normalise the inputs, or start the head afresh.",
         )  # fmt: skip
+
+
+@probes.register("capacity-gap")
+@dataclass(frozen=True)
+class CapacityGap:
+    """Can the student hold what the teacher knows, and are there classes enough to relate?
+
+    A copy of the student is trained for 300 steps on half of the labels. Warning where it fits even that half worse than a linear
+    classifier predicts examples it has not seen, surely and by `behind` = 5 points, and worse than the teacher: it is too small, or
+    its inputs are on a wrong scale. Two classes are information: there are no wrong classes to relate, so only the teacher's
+    confidence can help.
+    """
+
+    behind: float = 0.05
+    needs: ClassVar[tuple[Need, ...]] = ("student", "data")
+
+    def __call__(self, case: Case) -> Measurement:
+        if case.fit is None or case.line is None:
+            return Measurement((), skipped="students of up to 200,000 parameters over inputs of numbers are tried")
+        hits = round(case.fit.fitted * (len(case.line[1]) - len(case.fit.places)))
+        count = max(1, len(case.line[1]) - len(case.fit.places))
+        right, judged = case.line
+        return Measurement(
+            (
+                Evidence("the student's accuracy on what it was trained on", case.fit.fitted, "share", share_interval(hits, count)),
+                Evidence("its accuracy on the other half", float(case.fit.right.double().mean()), "share"),
+                Evidence("accuracy of a linear classifier", float(right.double().mean()), "share",
+                         share_interval(int(right.sum()), len(judged))),
+                Evidence("the teacher's accuracy", case.reading.accuracy, "share"),
+                Evidence("classes", float(case.signal.classes), "classes"),
+            )
+        )  # fmt: skip
+
+    def judge(self, measured: Measurement) -> Judgement:
+        own, line = "the student's accuracy on what it was trained on", "accuracy of a linear classifier"
+        fitted = measured[own]
+        if (
+            fitted < measured[line] - self.behind
+            and measured.high(own) < measured.low(line)
+            and fitted < measured["the teacher's accuracy"]
+        ):
+            return Judgement(
+                "warning", 0.3,
+                f"the student is too small: {fitted:.1%} right on examples it was trained on, where a linear classifier gets "
+                f"{measured[line]:.1%} of new ones",
+                "The student is too small for these classes, or its inputs are on a wrong scale for it.",
+                "Widen the student (its narrowest layer first), normalise its inputs, or train it longer than 300 steps.",
+            )  # fmt: skip
+        if measured["classes"] == 2:
+            return Judgement(
+                "info", 0.8, "two classes: there are no wrong classes to relate, so only the teacher's confidence can help",
+                "With two classes the shape of the other classes is empty.",
+                "Prefer cells of confidence (kd-pt), and expect small gains.",
+            )  # fmt: skip
+        return fine(f"the student fits {fitted:.1%} of what it was trained on for a moment", fitted)

@@ -1,0 +1,234 @@
+"""Planted faults are named by the finding that is about them, and the sound signal they were planted in raises nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoders import transformers
+from fractionate.data.examples import Examples
+from fractionate.diagnosis import diagnose
+from fractionate.diagnosis.assignment import best_assignment
+from fractionate.diagnosis.calibration_probes import best_temperature
+from fractionate.losses.objective import Objective
+from fractionate.records import Diagnosis
+from fractionate.tasks import Task
+from fractionate.theory.teacher_signal import TeacherSignal
+
+CLASSES, FEATURES = 6, 8
+CENTRES = 1.2 * torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(5))
+
+
+def made(count: int, seed: int) -> Examples:
+    """Gaussians around class centres."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return Examples(CENTRES[labels] + torch.randn(count, FEATURES, generator=draw), labels, tuple("abcdef"))
+
+
+def knows(inputs: Tensor) -> Tensor:
+    """The teacher that knows the densities: calibrated exactly."""
+    return -torch.cdist(inputs, CENTRES).square() / 2
+
+
+DATA, HELD, VALIDATION, TEST = made(600, 0), made(400, 1), made(300, 2), made(300, 3)
+SOUND, SOUND_HELD = knows(DATA.inputs), knows(HELD.inputs)
+
+
+def student() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def diagnosed(
+    logits: Tensor = SOUND, held: Tensor | None = SOUND_HELD, labels: Tensor = DATA.labels, only: tuple[str, ...] = (),
+    **splits: Any,
+) -> Diagnosis:  # fmt: skip
+    given = {"transfer": DATA, "validation": VALIDATION, "test": TEST, "student": student} | splits
+    transfer = Examples(given["transfer"].inputs, labels, DATA.class_names)
+    task = Task("classification", **(given | {"transfer": transfer}))
+    there = None if held is None else TeacherSignal(held, HELD.labels)
+    return diagnose(
+        TeacherSignal(logits, labels), data=task, held_out=there, objective=Objective("kd", 2.0, 0.9), only=only
+    )
+
+
+def raised(found: Diagnosis) -> dict[str, str]:
+    return {f.name: f.severity for f in found.findings if f.severity in ("error", "warning")}
+
+
+def test_the_sound_signal_raises_nothing() -> None:
+    assert raised(diagnosed()) == {}
+    order = DATA.labels.argsort(stable=True)
+    ordered = Examples(DATA.inputs[order], DATA.labels[order])
+    assert raised(diagnosed(SOUND[order], labels=DATA.labels[order], transfer=ordered)) == {}
+
+
+def shuffled(values: Tensor) -> Tensor:
+    return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(7))]
+
+
+def filled(logits: Tensor) -> Tensor:
+    kept = logits.topk(2, dim=1)
+    return torch.full_like(logits, -1e4).scatter(1, kept.indices, kept.values)
+
+
+PERMUTED = torch.tensor([3, 0, 1, 2, 5, 4])
+NUMBERS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "percentages": (lambda z: 100 * z.softmax(1), "unusable-numbers", "one sum"),
+    "rounded percentages": (lambda z: (1000 * z.softmax(1)).round() / 10, "unusable-numbers", "one sum"),
+    "sigmoids": (lambda z: (z + 5).sigmoid(), "unusable-numbers", "0..1"),
+    "reversed sign": (lambda z: -z, "unusable-numbers", "sign is reversed"),
+    "costs": (lambda z: -z.log_softmax(1), "unusable-numbers", "sign is reversed"),
+    "renamed": (lambda z: z[:, PERMUTED], "permuted-classes", "6 classes"),
+    "two renamed": (lambda z: z[:, [1, 0, 2, 3, 4, 5]], "permuted-classes", "2 classes"),
+    "the two largest": (filled, "stored-form", "only 2 entries"),
+    "one-hot answers": (lambda z: 9.0 * nn.functional.one_hot(z.argmax(1), CLASSES), "stored-form", "only 1 entry"),
+    "too sure": (lambda z: 6 * z, "held-out-calibration", "too sure"),
+    "flat": (lambda z: z / 100, "held-out-calibration", "less sure"),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_became_of_the_numbers_is_named(name: str) -> None:
+    change, finding, words = NUMBERS[name]
+    found = diagnosed(change(SOUND), change(SOUND_HELD))
+    assert raised(found).get(finding), raised(found)
+    assert words in next(f.summary for f in found.findings if f.name == finding)
+
+
+@pytest.mark.parametrize("held", [SOUND_HELD, None])
+def test_rows_inputs_and_preprocessing_are_told_apart(held: Tensor | None) -> None:
+    assert raised(diagnosed(shuffled(SOUND), held)) == {"misaligned-cache": "error"}
+    labels = diagnosed(labels=shuffled(DATA.labels), held=held)
+    assert raised(labels)["misaligned-cache"] == "error"
+    mixed = Examples(shuffled(DATA.inputs), DATA.labels)
+    assert "misaligned-cache" in raised(diagnosed(transfer=mixed, held=held))
+    wrong = knows(DATA.inputs.flip(1))  # other columns: the answers follow from the inputs, and are wrong
+    found = raised(diagnosed(wrong, held))
+    assert "misaligned-cache" not in found and ("input-mismatch" in found or held is None)
+
+
+def test_wrong_inputs_are_not_blamed_on_a_weak_teacher() -> None:
+    noisy = DATA.inputs + 3 * torch.randn(DATA.inputs.shape, generator=torch.Generator().manual_seed(0))
+    found = raised(diagnosed(knows(noisy)))
+    assert "input-mismatch" in found and "weak-teacher" not in found
+
+
+def test_a_weak_teacher_has_no_other_names_for_its_classes() -> None:
+    crowded = SOUND.clone()
+    crowded[:, :3] += 6.0  # answers with three of six classes
+    found = raised(diagnosed(crowded, None))
+    assert "permuted-classes" not in found and found
+
+
+def test_labels_that_are_the_teachers_answers_are_named_and_those_it_learned_are_not() -> None:
+    assert raised(diagnosed(labels=SOUND.argmax(1)))["answers-as-labels"] == "warning"
+    margin = SOUND.clone()
+    margin[torch.arange(len(margin)), DATA.labels] = (
+        SOUND.max(1).values + 1.0
+    )  # fitted: right everywhere, and clear of ties
+    assert "answers-as-labels" not in raised(diagnosed(margin))
+
+
+def test_splits_are_compared() -> None:
+    half = TEST.take(torch.arange(0, 300, 2))
+    leaked = Examples(torch.cat([DATA.inputs, half.inputs]), torch.cat([DATA.labels, half.labels]))
+    logits = knows(leaked.inputs)
+    found = diagnosed(logits, labels=leaked.labels, transfer=leaked)
+    assert raised(found) == {"leaked-examples": "warning"}
+    assert "50.0% of the test examples in the transfer set" in next(
+        f.summary for f in found.findings if f.name == "leaked-examples"
+    )
+    few = VALIDATION.take((VALIDATION.labels < 3).nonzero().flatten())
+    assert raised(diagnosed(validation=few)) == {"split-shift": "warning"}
+    moved = Examples(VALIDATION.inputs.flip(1), VALIDATION.labels)
+    assert raised(diagnosed(validation=moved)) == {"split-shift": "warning"}
+    skipped = diagnosed(validation=None, test=None, only=("leaked-examples", "split-shift"))
+    assert {f.severity for f in skipped.findings} == {"skipped"}
+
+
+def test_token_ids_leak_whatever_their_padding() -> None:
+    rows = [{"input_ids": torch.arange(1, 3 + i % 5) + i, "labels": i % 2} for i in range(40)]
+    signal = TeacherSignal(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2)
+    ids = torch.zeros(40, 8, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row["input_ids"])] = row["input_ids"]
+    data = {"input_ids": ids, "labels": torch.arange(40) % 2}
+    short = {"input_ids": ids[:10, :7], "labels": torch.arange(10) % 2}
+    task = Task("classification", transfer=data, test=short, classes=2)
+    found = diagnose(signal, data=task, only=["leaked-examples"]).findings[0]
+    assert found.severity == "warning" and found.summary.startswith("100.0%")
+
+
+def test_a_student_that_is_too_small_is_named_and_two_classes_are_information() -> None:
+    def tiny() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(FEATURES, 1), nn.ReLU(), nn.Linear(1, CLASSES))
+
+    assert raised(diagnosed(student=tiny)) == {"capacity-gap": "warning"}
+    two = made(400, 9)
+    labels = two.labels % 2
+    found = diagnose(
+        TeacherSignal(3.0 * nn.functional.one_hot(labels, 2) + 0.1 * two.inputs[:, :2], labels),
+        lambda: nn.Linear(FEATURES, 2), data=Examples(two.inputs, labels), only=["capacity-gap"],
+    ).findings[0]  # fmt: skip
+    assert found.severity in ("info", "warning")
+
+
+def test_the_student_and_the_random_stream_are_left_alone() -> None:
+    module = student()
+    before, state = [p.clone() for p in module.parameters()], torch.get_rng_state()
+    diagnose(TeacherSignal(SOUND, DATA.labels), module, data=DATA, only=["capacity-gap"])
+    assert torch.equal(state, torch.get_rng_state()) and module.training
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_a_teacher_that_rules_classes_out_is_sound_and_a_mask_of_other_labels_is_not() -> None:
+    ruled = SOUND.masked_fill(SOUND.max(1, keepdim=True).values - 6 > SOUND, -torch.inf)
+    assert "unusable-numbers" not in raised(diagnosed(ruled, None))
+    masked = SOUND.masked_fill(torch.rand(SOUND.shape, generator=torch.Generator().manual_seed(2)) < 0.3, -torch.inf)
+    assert raised(diagnosed(masked, None))["unusable-numbers"] == "error"
+
+
+def test_label_maps_of_two_models_are_compared_by_name() -> None:
+    transformers()
+    from test_dissect_tasks import bert, texts
+
+    rows = texts(24)
+
+    def named(*names: str) -> nn.Module:
+        torch.manual_seed(3)
+        model = bert(id2label=dict(enumerate(names)))
+        return model.eval()
+
+    data = Task("classification", transfer=rows, student=lambda: named("bad", "fair", "good"))
+    found = diagnose(named("good", "Fair", "bad"), data=data, only=["vocabulary-mismatch"]).findings[0]
+    assert found.severity == "error" and "class 0 is good for the teacher, bad for the student" in found.summary
+    alike = diagnose(named("Bad", "fair", "good"), data=data, only=["vocabulary-mismatch"]).findings[0]
+    assert alike.severity == "ok"
+    unnamed = Task("classification", transfer=rows, student=bert)
+    assert (
+        diagnose(named("good", "fair", "bad"), data=unnamed, only=["vocabulary-mismatch"]).findings[0].severity == "ok"
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 30])
+def test_the_assignment_is_scipys(size: int) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    for seed in range(5):
+        gain = torch.randint(0, 9, (size, size), generator=torch.Generator().manual_seed(seed)).double()
+        found = best_assignment(gain)
+        assert sorted(found.tolist()) == list(range(size))
+        rows, columns = optimize.linear_sum_assignment(gain.numpy(), maximize=True)
+        assert float(gain[torch.arange(size), found].sum()) == gain.numpy()[rows, columns].sum()
+
+
+def test_the_best_temperature_is_that_of_the_scaled_logits() -> None:
+    for factor in (0.5, 1.0, 4.0):
+        found, gained = best_temperature(factor * SOUND_HELD, HELD.labels)
+        assert found == pytest.approx(factor, rel=0.2) and gained >= 0
