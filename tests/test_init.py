@@ -90,9 +90,8 @@ def test_columns_tell_the_task(name):
     assert str(find_source(task, [name])) == source
     fitted = fit_run_file(None, [name])
     Path("run.yaml").write_text(fitted.text)
-    if task != "regression":
-        run = read_run("run.yaml")
-        assert run.data.source.startswith(source[:-1]) and run.out == f"runs/{Path(name).stem}"
+    run = read_run("run.yaml")
+    assert run.data.source.startswith(source[:-1]) and run.out == f"runs/{Path(name).stem}"
     assert any(str(len(rows)) in fact for fact in fitted.look.facts)
 
 
@@ -118,6 +117,17 @@ def test_folders_parallel_files_and_files_by_part():
     assert str(find_source(None, ["n.conll"])) == "tagged('n.conll')"
     Path("story.txt").write_text("\n\n".join(sentences(10)))
     assert str(find_source(None, ["story.txt"])) == "prompts('story.txt')"
+
+
+def test_several_labels():
+    rows = [{"text": text, "a": int("cat" in text), "b": int("dog" in text)} for text in sentences(60)]
+    write(Path("t.csv"), rows)
+    fitted = fit_run_file("multi-label", ["t.csv"])
+    Path("run.yaml").write_text(fitted.text)
+    assert "texts('t.csv', text='text', label=['a', 'b'])" in fitted.text and read_run("run.yaml").task == "multi-label"
+    assert any(fact.startswith("2 labels: ") for fact in fitted.look.facts)
+    write(Path("n.csv"), [{"size": n / 7, **{name: row[name] for name in "ab"}} for n, row in enumerate(rows)])
+    assert "table('n.csv', label=['a', 'b'])" in fit_run_file("multi-label", ["n.csv"]).text
 
 
 def test_a_folder_that_datasets_saved():

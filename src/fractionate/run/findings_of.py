@@ -64,10 +64,15 @@ def look_at(source: Source) -> Look:
     texts = tuple(text for side in sides for text in _joined(columns, side))
     lengths = sorted(len(text.split()) for text in texts)
     facts = [f"{len(whole):,} {'sentences' if source.reader == 'tagged' else 'examples'}, {_middle(lengths)}"]
-    if source.reader == "texts":
-        facts.append(_counted("classes", Counter(whole.class_names[label] for label in columns["label"])))
-        odd += _uneven(Counter(whole.class_names[label] for label in columns["label"]))
-        odd += _contradictions(texts, columns["label"])
+    if source.task == "multi-label":
+        rows = columns["label"]
+        ones = Counter({name: sum(row[place] == 1 for row in rows) for place, name in enumerate(whole.class_names)})
+        facts.append(_counted("labels", ones))
+        odd += [f"{printable(name, 40)} is set for {ones[name]:,} texts" for name in ones if ones[name] < FEW]
+    elif source.reader == "texts":
+        classes = Counter(whole.class_names[label] for label in columns["label"])
+        facts.append(_counted("classes", classes))
+        odd += [*_uneven(classes), *_contradictions(texts, columns["label"])]
     elif source.reader == "tagged":
         tags = Counter(whole.class_names[tag] for sentence in columns["tags"] for tag in sentence)
         facts.append(_counted("tags", tags))

@@ -121,7 +121,7 @@ def _length(look: Look, models: Models) -> tuple[int | None, tuple[str, ...]]:
 def _text(look: Look, models: Models, length: int | None) -> str:
     source = look.source
     name = re.sub(r"[^\w.-]+", "-", Path(source.path[0]).resolve().stem) or "run"
-    task = "text-classification" if source.reader == "texts" else source.task
+    task = "text-classification" if source.reader == "texts" and source.task == "classification" else source.task
     big = models.student.startswith("hf(")
     lines = [
         f"# Written by fractionate init for {printable(', '.join(source.path), 200)}. Every setting: fractionate config explain",

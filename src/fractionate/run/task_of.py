@@ -279,4 +279,7 @@ def _numbers(columns: Columns, *, strict: bool) -> Found:
 
 def _labels(columns: Columns, *, strict: bool) -> Found:
     binary = [column.name for column in columns if column.kind == "category" and column.different == 2]
-    return ("table", {"label": binary}) if len(binary) > 1 else None
+    if len(binary) < 2:
+        return None
+    text = _plain(columns)
+    return ("table", {"label": binary}) if text is None else ("texts", {"text": text, "label": binary})
