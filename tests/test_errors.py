@@ -29,7 +29,18 @@ def test_the_page_lists_each_class_with_its_codes():
 def test_the_command_line_names_the_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["store", "info", str(tmp_path)])
-    assert caught.value.code == 2 and "code:     FR200 (docs/errors.md)" in capsys.readouterr().err
+    assert caught.value.code == 2 and "code:     FR200 (fractionate explain FR200)" in capsys.readouterr().err
+
+
+def test_the_command_line_explains_each_code(capsys):
+    for kind in CLASSES:
+        with pytest.raises(SystemExit) as caught:
+            main(["explain", kind.code.lower()])
+        said = capsys.readouterr().out
+        assert not caught.value.code and said.startswith(f"{kind.code}  {kind.__name__}, exit code") and "try:" in said
+    with pytest.raises(SystemExit) as caught:
+        main(["explain", "FR999"])
+    assert caught.value.code == 2 and "FR300" in capsys.readouterr().err
 
 
 def test_messages_hold_nothing_that_a_terminal_acts_on():

@@ -11,6 +11,7 @@ import typer
 
 from fractionate.cli.config import config_app, print_schema, split_arguments
 from fractionate.cli.examples import examples
+from fractionate.cli.explain import explain
 from fractionate.cli.init import init
 from fractionate.cli.store import store_app
 from fractionate.cli.terminal import debugging, give, processes, tell, terminal
@@ -331,6 +332,7 @@ app.add_typer(store_app, name="store")
 app.command("schema")(print_schema)
 app.command("init")(init)
 app.command("examples")(examples)
+app.command("explain")(explain)
 
 
 def _version(asked: bool) -> None:
@@ -366,7 +368,11 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         known = as_own_error(error)
         if processes()[0] == 0 or not isinstance(known, StoppedError):  # all processes stop for the same signal
-            print(f"error: {known}\n  code:     {known.code} (docs/errors.md)", file=sys.stderr, flush=True)
+            print(
+                f"error: {known}\n  code:     {known.code} (fractionate explain {known.code})",
+                file=sys.stderr,
+                flush=True,
+            )
         sys.exit(known.exit_code)
 
 

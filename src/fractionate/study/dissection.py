@@ -38,7 +38,7 @@ from fractionate.study.results import Folder
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
-from fractionate.system.progress import Progress
+from fractionate.system.progress import Progress, Show
 from fractionate.tasks.metric import infos
 from fractionate.tasks.task import Task
 from fractionate.theory.cells import Cell
@@ -168,7 +168,9 @@ def dissect(
     tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
     all_tries = [one for own in tried.values() for one in own]
     total = trials.steps(all_tries) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
-    bar = Progress(name, total, show="auto" if progress == "auto" else "nothing", elsewhere="lines", wait=2.0)
+    students = len(variants) * len(seeds) + len(all_tries) * (0 if tune is None else tune.seeds)
+    show: Show = "auto" if progress == "auto" else "nothing"
+    bar = Progress(f"dissect {name}", total, show=show, elsewhere="lines", wait=2.0, parts=("student", students))
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:

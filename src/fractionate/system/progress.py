@@ -18,6 +18,7 @@ class Progress:
     Args:
         show: "auto" is a bar where stderr is a terminal, else `elsewhere`.
         wait: Seconds before anything is shown.
+        parts: What the total is made of, as ("student", 50): shown in place of the total's own count.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class Progress:
         elsewhere: Show = "nothing",
         done: int = 0,
         wait: float = 0.0,
+        parts: tuple[str, int] | None = None,
     ) -> None:
         self.show = ("bar" if sys.stderr.isatty() else elsewhere) if show == "auto" else show
         self.title, self.total, self.done = printable(title), max(1, total), done
+        self.parts = parts
         self.tenths, self.start = 10 * done // self.total, time.monotonic() + wait
         self._bar: Any = None
         if not wait:
@@ -43,10 +46,20 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        count = MofNCompleteColumn() if self.parts is None else TextColumn("{task.fields[place]}")
+        left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+        columns = (BarColumn(), count, *left, TextColumn("{task.fields[note]}"))
         self._bar = Bar(TextColumn(escape(self.title)), *columns, console=Console(stderr=True), transient=True)
         self._bar.start()
-        self._task = self._bar.add_task("", total=self.total, completed=self.done, note="")
+        self._task = self._bar.add_task("", total=self.total, completed=self.done, note="", place=self.place)
+
+    @property
+    def place(self) -> str:
+        """Where it is: 1,200 of 5,000, or student 12 of 50."""
+        if self.parts is None:
+            return f"{self.done} of {self.total}"
+        name, count = self.parts
+        return f"{name} {min(count, 1 + self.done * count // self.total)} of {count}"
 
     def say(self, text: str) -> None:
         """A remark, where anything is shown."""
@@ -63,10 +76,11 @@ class Progress:
         if self.show == "bar":
             if self._bar is None:
                 self._open()
-            self._bar.update(self._task, completed=min(done, self.total), **({"note": note} if note else {}))
+            told = {"note": note} if note else {}
+            self._bar.update(self._task, completed=min(done, self.total), place=self.place, **told)
         elif 10 * done // self.total > self.tenths:
             self.tenths = 10 * done // self.total
-            print(f"{self.title}: {done} of {self.total}", file=sys.stderr, flush=True)
+            print(f"{self.title}: {self.place}", file=sys.stderr, flush=True)
 
     def advance(self, count: int) -> None:
         """So much more is done."""
