@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def export_student(
     save_pretrained: Any = getattr(student, "save_pretrained", None)
     if callable(save_pretrained):
         state = plain_state(student)
-        save_pretrained(out, **({} if state.keys() == student.state_dict().keys() else {"state_dict": state}))
+        with redirect_stderr(io.StringIO()):  # a bar for each shard
+            save_pretrained(out, **({} if state.keys() == student.state_dict().keys() else {"state_dict": state}))
     else:
         content, aliases = to_bytes(plain_state(student), {"format": "pt"})
         write_file(out / "model.safetensors", content)

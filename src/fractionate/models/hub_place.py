@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +59,8 @@ class Place:
         tries = [True, False] if self.remote and not os.environ.get("HF_HUB_OFFLINE") else [True]
         for local in tries:
             try:
-                return auto.from_pretrained(self.source, local_files_only=local, trust_remote_code=False, **more)
+                with redirect_stderr(io.StringIO()):  # bars that its settings do not turn off
+                    return auto.from_pretrained(self.source, local_files_only=local, trust_remote_code=False, **more)
             except FractionateError:
                 raise
             except ImportError as error:

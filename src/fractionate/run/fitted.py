@@ -149,9 +149,15 @@ def _text(look: Look, models: Models, length: int | None) -> str:
             "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
         )
     rate, epochs, batch = (5e-4, 10, 16) if big else (5e-3, 20, 32)
+    study = "study: {seeds: 5}  # more seeds find smaller effects"
+    if big:  # each student takes minutes: few of them, and none for a pilot
+        study = (
+            "study: {cells: [hard, kd], seeds: 3}  # more seeds find smaller effects, further cells say which part pays"
+        )
+        lines.append("diagnosis: {pilot: 0}  # 40 tries recipes first, in as many trainings at most")
     lines += [
         f"training: {{epochs: {epochs}, batch_size: {min(batch, max(2, look.examples // 10))}, learning_rate: {rate}}}",
-        "study: {seeds: 5}  # more seeds find smaller effects",
+        study,
         "",
         "# No objective: the recipe that diagnose recommends is taken, and compared with no teacher.",
         "# next: fractionate report RUN.yaml, or one by one: collect, diagnose, dissect, distill",
