@@ -37,6 +37,8 @@ from fuzz_bench import ALLOWED, Bench, FoundError, bench_in, code_of, run
 from mutations import TOKENS, VALUES, damage, modest
 from safetensors.torch import save_file
 
+from fractionate.data import as_split
+from fractionate.data.transforms import transforms
 from fractionate.diagnosis import read_signal
 from fractionate.models import find_model, find_parts, read_weights
 from fractionate.page import read_record
@@ -131,7 +133,9 @@ def settings(bench: Bench, draw: random.Random) -> int:
 
 def names(bench: Bench, draw: random.Random) -> int:
     """Names of models and data with any arguments, and the thing itself made."""
-    name = draw.choice(("mlp", "cnn", "linear", "bag", "table", "texts", "pictures", "saved", "digits", "timm", "x"))
+    name = draw.choice(
+        ("mlp", "cnn", "linear", "bag", "table", "texts", "pictures", "saved", "digits", "hierarchy", "timm", "x")
+    )
     texts = [repr(value) for value in VALUES] + [
         repr(str(bench.csv)),
         repr(str(bench.base)),
@@ -148,6 +152,25 @@ def names(bench: Bench, draw: random.Random) -> int:
         "separator=';'",
         "separator='xx'",
         "buckets=3",
+        *(
+            "target='b'",
+            "label=['a', 'b']",
+            "part='c'",
+            "group='c'",
+            "repeats=False",
+            "class_weights=True",
+            "validation=3",
+        ),
+        *(
+            "mean='clip'",
+            "std=0.5",
+            "mean=[1, 2, 3]",
+            "crop=0.5",
+            "teacher={'side': 9}",
+            "in_memory=False",
+            "workers=1",
+        ),
+        *("superclasses=2", "features=4", "examples=50"),
     ]
     arguments = [draw.choice(texts) for _ in range(draw.choice((0, 1, 2, 2, 3)))]
     if name == "table" and draw.random() < 0.7:
@@ -158,6 +181,18 @@ def names(bench: Bench, draw: random.Random) -> int:
     if name in ("mlp", "cnn", "linear", "bag", "timm"):
         return code_of(lambda: find_model(text)(draw.choice(((2,), (1, 4, 4), (3,))), 3))
     return code_of(lambda: find_parts(text, transfer=draw.choice((None, 20)), validation=None, test=None, seed=0))
+
+
+def augmented(bench: Bench, draw: random.Random) -> int:
+    """Transforms of pictures with any arguments, and a batch of them."""
+    settings = [
+        f"{name}={draw.choice(VALUES)!r}" for name in ("crop", "flip", "noise", "scale", "erase", "views", "part")
+    ]
+    plain = ["crop=2", "flip=True", "scale=0.3", "erase=0.5", "noise=0.1", "views=True"]
+    text = f"augment({', '.join(draw.sample([*settings, *plain], draw.choice((1, 2, 3))))})"
+    shape = draw.choice(((12, 3, 8, 8), (12, 5), (12, 1, 3, 9)))
+    data = as_split((torch.rand(shape), torch.arange(12) % 2), views={"teacher": torch.rand(12, 3, 20, 20)})
+    return code_of(lambda: list(transforms[text].bind(data, None, None, 0).batches([(0, torch.arange(12))], 0)))
 
 
 def tables(bench: Bench, draw: random.Random) -> int:
@@ -174,6 +209,8 @@ def tables(bench: Bench, draw: random.Random) -> int:
         path = place / "t.jsonl"
         path.write_bytes(damage("\n".join(lines).encode(), draw))
         text = f"texts({str(path)!r}, buckets=50, places=4, repeats=True)"
+        if draw.random() < 0.3:
+            text = f"table({str(path)!r}, 'label', kinds={{'text': 'category'}})"
     else:
         for n in range(24):
             file = place / "d" / "ab"[n % 2] / (f"{n}.txt" if kind == "texts" else f"{n}.png")
@@ -317,7 +354,8 @@ def numbers(path: Path) -> Any:
 
 TARGETS: dict[str, tuple[Callable[[Bench, random.Random], int], int]] = {  # and how many mutations
     "run files": (run_files, 3000), "overrides": (overrides, 2000), "settings": (settings, 500), "names": (names, 2000),
-    "tables": (tables, 1000), "weights": (weights, 1000), "outputs": (outputs, 1500), "records": (records, 2000),
+    "tables": (tables, 1000), "transforms": (augmented, 1000),
+    "weights": (weights, 1000), "outputs": (outputs, 1500), "records": (records, 2000),
     "folder": (folder, 1000),
 }  # fmt: skip
 

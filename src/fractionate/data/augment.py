@@ -17,6 +17,8 @@ from fractionate.data.sampling import draw_seed
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError, MismatchError
 
+MOST = 1024  # pixels of a border
+
 
 @transforms.register("augment")
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ class Augment(Transform):
     changes: ClassVar[frozenset[str]] = frozenset({"inputs"})
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.crop, int) and not isinstance(self.crop, bool) and self.crop >= 0
+        whole = isinstance(self.crop, int) and not isinstance(self.crop, bool) and 0 <= self.crop <= MOST
         shares = 0 <= self.scale <= 1 and 0 <= self.erase <= 1
         some = self.crop or self.flip or self.noise or self.scale or self.erase
         if not (whole and shares and 0 <= self.noise < math.inf and some):
             raise ConfigError(
                 "invalid value for augment",
-                expected="crop and noise of at least 0, scale and erase from 0 to 1, flip, not all of them 0",
+                expected=f"crop from 0 to {MOST}, noise of at least 0, scale and erase from 0 to 1, flip, not all of them 0",
                 got=repr(self),
             )
 
