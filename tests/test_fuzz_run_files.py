@@ -14,6 +14,7 @@ SLICE = {
     "settings": 2,
     "names": 60,
     "tables": 20,
+    "transforms": 40,
     "weights": 30,
     "outputs": 40,
     "records": 60,
