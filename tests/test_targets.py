@@ -12,6 +12,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from fractionate import Objective, Recipe, Task, TeacherSignal, collect, diagnose, dissect, distill
+from fractionate.data import as_split
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, FractionateError, MismatchError, NumericsError
 from fractionate.losses.terms import bind_terms, term_specs
@@ -390,3 +391,31 @@ def test_a_regressor_is_a_teacher(tmp_path: Path) -> None:
     np.testing.assert_allclose(store.signal().values[:, 0], forest.predict(inputs.numpy()), rtol=1e-12)
     _, run = distill(task, teacher=store, recipe=Recipe(terms=("squared-error",), training=ONE), show="nothing")
     assert run.status == "completed"
+
+
+def test_a_cross_encoder_reads_pairs_where_its_student_reads_texts_apart(tmp_path: Path) -> None:
+    texts = torch.tensor(drawn(12, 4, 3), dtype=torch.float32)  # a query and three candidates
+    joined = torch.cat([texts[:, :1].expand(-1, 3, -1), texts[:, 1:]], dim=2)
+    labels = torch.tensor([0, 1, 0]).repeat(12, 1)
+    split = as_split((texts, labels), views={"teacher": joined})
+    task = Task("reranking", transfer=split, test=split, student=lambda: torch.nn.Linear(3, 4))
+
+    class Cross(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(6, 1)
+
+        def forward(self, pairs: Tensor) -> Tensor:
+            return self.layer(pairs).squeeze(-1)
+
+    teacher = Cross()
+    store = collect(teacher, task, tmp_path / "store")
+    with torch.no_grad():
+        scores = teacher(joined)
+    found = store.logits(torch.arange(12))
+    for i in range(12):
+        torch.testing.assert_close(found[i].roll(i), scores[i])  # rows are turned by the number of the example
+    recipe = Recipe(objective=Objective("kd", 1.0, 0.9, divergence="margin-mse"), training=ONE)
+    cached, online = (distill(task, teacher=given, recipe=recipe, show="nothing")[1] for given in (store, teacher))
+    assert cached.test is not None and online.test is not None
+    assert cached.test.values["nll"] == pytest.approx(online.test.values["nll"], rel=1e-6)
