@@ -11,6 +11,7 @@ from fractionate.diagnosis.case import ANSWERS, LABELS, Case, Judgement, Measure
 from fractionate.diagnosis.interval import share_interval
 from fractionate.records import Evidence
 from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 
 @probes.register("input-mismatch")
@@ -115,6 +116,10 @@ class LogitScale:
         assert case.held_out_reading is not None
         if bool((case.reading.masked > 0).any()) or bool((case.held_out_reading.masked > 0).any()):
             return Measurement((), skipped="classes are ruled out (-inf), so that logits have no mean")
+        if isinstance(case.signal, CompactSignal) != isinstance(case.held_out, CompactSignal):
+            return Measurement(
+                (), skipped="one signal was kept without some of its classes, whose logits count in the mean"
+            )
         here, there = case.reading.extent.median(), case.held_out_reading.extent.median()
         ratio = float(here / there.clamp_min(1e-12))
         return Measurement((Evidence("logits against held-out ones", ratio, "ratio", None, self.scale),))
