@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from fractionate import TeacherSignal
-from fractionate.errors import MismatchError
+from fractionate.cli.commands import main
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.page import read_record, report
 from fractionate.records import ExampleList, ExampleRow, NotableExamples, Opinion, Shown
+from fractionate.run.notable import look_of
 from fractionate.tasks import Task
 from fractionate.tasks.examples import notable_examples, thumbnail
 from fractionate.tasks.predictions import Predictions
@@ -136,3 +139,27 @@ def test_thumbnails_are_pictures() -> None:
     assert re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", made)
     with pytest.raises(MismatchError, match="not a picture"):
         thumbnail(torch.zeros(2, 8, 8))
+
+
+def test_a_run_file_asks_for_examples(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    small = ["data.source=digits", "data.transfer=60", "data.validation=40", "data.test=50", "teacher.model=mlp(16)"]
+    small += ["teacher.train.steps=60", "training.steps=30", "export.program=false", "objective={cell: kd}"]
+    for wanted in ("ids", "show", "none"):
+        out = tmp_path / wanted
+        with pytest.raises(SystemExit) as left:
+            main(["distill", *small, f"out={out}", f"report.examples={wanted}", "--json"])
+        assert not left.value.code
+        assert len(json.loads(capsys.readouterr().out)["card"]["decisions"]) == 1
+        if wanted == "none":
+            assert not (out / "examples.json").exists()
+            continue
+        found = NotableExamples.load(out / "examples.json")
+        shown = found.lists[0].rows[0].shown
+        assert found.rows_seen == 50 and (shown is None) == (wanted == "ids")
+
+
+def test_pictures_and_texts_look_like_themselves() -> None:
+    pictures = Task("classification", transfer=(torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0])), student=None)
+    assert look_of(pictures.splits.transfer, None)(1).shape == (1, 8, 8)
+    with pytest.raises(ConfigError, match="cannot be shown"):
+        look_of(drawn()[0].splits.transfer, None)

@@ -55,6 +55,8 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
     for record in records:
         if isinstance(record, (Explanations, AttentionStudy, NotableExamples)):
             place = next((i for i, c in enumerate(found) if c.name == record.name), None)
+            if place is None and len(found) == 1 and isinstance(record, NotableExamples):
+                place = 0
             if place is None:
                 found.append(Case(record.name))
                 place = len(found) - 1

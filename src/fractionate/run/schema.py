@@ -16,6 +16,7 @@ from fractionate.run.sections import (
     ExportSection,
     Names,
     ObjectiveSection,
+    ReportSection,
     Section,
     StudentSection,
     StudySection,
@@ -49,6 +50,7 @@ class RunFile(Section):
     study: StudySection = StudySection()
     distill: DistillSection = DistillSection()
     export: ExportSection = ExportSection()
+    report: ReportSection = ReportSection()
 
     @field_validator("out")
     @classmethod

@@ -346,3 +346,12 @@ class ExportSection(Section):
     data: str = Field(
         "", max_length=2000, description="what the model card says of the data; empty: their name and size"
     )
+
+
+class ReportSection(Section):
+    """What the page shows beside figures."""
+
+    examples: Literal["none", "ids", "show"] = Field(
+        "none",
+        description="test examples where teacher and student are unsure, wrong or apart: by id alone, or as they look",
+    )

@@ -27,6 +27,7 @@ from fractionate.page.folder import run_card, run_file_words
 from fractionate.records import Diagnosis, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
 from fractionate.run.folder import claim
+from fractionate.run.notable import check_shown, keep_examples, kept_examples
 from fractionate.run.resources import check_extras, make_trackers, training_device
 from fractionate.run.runfile import trusting
 from fractionate.run.sections import DiagnosisSection, TeacherTrainingSection
@@ -305,6 +306,7 @@ class Workflow(Assembly):
         if os.path.lexists(self.out / "student" / "run.json"):
             return
         check_extras(self.run)
+        check_shown(self.run, self.data)
         _ = self.store
         harm = self.harm()
         if harm and not self.force:
@@ -364,6 +366,7 @@ class Workflow(Assembly):
             data.encoding.save(folder / "data.json")
         if data.need.tokenizing is not None:
             save_tokenizer(data.need.tokenizing.tokenizer, folder)
+        keep_examples(self.run, self.task, data, student, teacher, self.out)
         more: Settings = file_digests(folder) | self._compared()
         return replace(made, settings=made.settings | more, teacher=self.teacher_scores)
 
@@ -387,10 +390,10 @@ class Workflow(Assembly):
     def report(self, form: str = "html") -> Path:
         """Everything on one page, or as Markdown (`form` "md"); makes what is missing first."""
         again = shell_line(["fractionate", "report", str(self.out / "run.yaml"), *trusting(self.run)])
-        records = self.records()
-        run_files = run_file_words(self.out, records, trusting(self.run))
+        run_files = run_file_words(self.out, records := self.records(), trusting(self.run))
         return report(records, self.out / f"report.{form}", command=again, run_files=run_files)
 
     def records(self) -> list[Any]:
         """What the page is made of."""
-        return [self.diagnosis, self.study, *([] if self.kept_back() else [self.student])]
+        student = [] if self.kept_back() else [self.student]
+        return [self.diagnosis, self.study, *student, *kept_examples(self.out)]

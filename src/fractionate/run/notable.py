@@ -1,0 +1,78 @@
+"""Examples worth seeing of a run: made when the student is exported, as far as the run file allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractionate.data.batch import Split
+from fractionate.data.raw import Tokenizing
+from fractionate.errors import ConfigError
+from fractionate.records import NotableExamples
+from fractionate.run.data import RunData
+from fractionate.run.schema import RunFile
+from fractionate.tasks.examples import notable_examples
+from fractionate.tasks.predictions import NOTHING
+from fractionate.tasks.task import Task
+from fractionate.teachers.online import Online
+
+EXAMPLES = "examples.json"
+
+
+def check_shown(run: RunFile, data: RunData) -> None:
+    """Raise `ConfigError` where the run file wants to show what cannot be shown."""
+    if run.report.examples == "show":
+        look_of(data.test, data.need.tokenizing)
+
+
+def keep_examples(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher: nn.Module, out: Path) -> None:
+    """Examples of the test part for the page, where the run file wants them."""
+    wanted = run.report.examples
+    if wanted == "none":
+        return
+    shown = look_of(data.test, data.need.tokenizing) if wanted == "show" else None
+    with Online(teacher).open(task, data.test, None, NOTHING) as used:
+        found = notable_examples(task, data.test, student, used, name=run.name, show=shown)
+    found.save(out / EXAMPLES)
+
+
+def kept_examples(out: Path) -> tuple[NotableExamples, ...]:
+    """Those that a run's folder keeps."""
+    found = NotableExamples.load_kept(out / EXAMPLES)
+    return () if found is None else (found,)
+
+
+def look_of(split: Split, tokenizing: Tokenizing | None) -> Callable[[int], Any]:
+    """What `notable_examples` shows of each example of a split.
+
+    Raises:
+        ConfigError: Its inputs are neither pictures nor texts.
+    """
+
+    def inputs_of(place: int) -> Any:
+        return next(iter(split.batches([(0, torch.tensor([place]))], 0))).inputs
+
+    def picture(place: int) -> Tensor:
+        found: Tensor = inputs_of(place)[0]
+        return found
+
+    def text(place: int) -> str:
+        assert tokenizing is not None
+        words: str = tokenizing.tokenizer.decode(inputs_of(place)["input_ids"][0], skip_special_tokens=True)
+        return words
+
+    first = inputs_of(0)
+    if isinstance(first, Tensor) and first.is_floating_point() and first.ndim == 4 and first.shape[1] in (1, 3):
+        return picture
+    if tokenizing is not None and isinstance(first, Mapping) and "input_ids" in first:
+        return text
+    raise ConfigError(
+        "examples of this data cannot be shown",
+        expected="pictures of one or three channels, or texts of a tokenizer",
+        got=f"inputs of {type(first).__name__}" + (f" {list(first.shape[1:])}" if isinstance(first, Tensor) else ""),
+        fix="set report.examples=ids",
+    )
