@@ -134,7 +134,8 @@ def accusations(case: Case) -> list[str]:
     """What test data, which no probe reads with the teacher, say of a teacher that was meant to be healthy.
 
     weak-teacher where logistic regression on the transfer set, or students of its labels alone, are right more often by a point;
-    held-out-calibration where its mean top probability is more than 8 points above its accuracy.
+    held-out-calibration where its mean top probability is more than 8 points above its accuracy. And leaked-examples where more
+    than one in twenty rows of validation or test data equals a row of the transfer set.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -144,7 +145,15 @@ def accusations(case: Case) -> list[str]:
     top = logits_of(case.model, case.test.inputs).double().softmax(1).max(1)
     own = float((top.indices == case.test.labels).double().mean())
     weak, sure = theirs > own + 0.01, float(top.values.mean()) > own + 0.08
-    return ["weak-teacher"] * weak + ["held-out-calibration"] * sure
+    return ["weak-teacher"] * weak + ["held-out-calibration"] * sure + ["leaked-examples"] * repeated(case)
+
+
+def repeated(case: Case) -> bool:
+    there = {tuple(row) for row in case.transfer.inputs.tolist()}
+    return any(
+        sum(tuple(row) in there for row in split.inputs.tolist()) > len(split.labels) / 20
+        for split in (case.validation, case.test)
+    )
 
 
 def main() -> None:

@@ -42,7 +42,8 @@ def write_table(rows: list[dict[str, Any]], *, judged: bool, plan: Objective, un
         f"warning {len(warned)} ({len(warned) / max(1, len(healthy)):.0%}, target 3 %): "
         + (", ".join(f"{name} {count}" for name, count in names.most_common()) or "none")
         + ". Not counted is what test data, which the probes do not read with the teacher, say too: *weak-teacher* where logistic "
-        "regression on the transfer set is better by a point, *held-out-calibration* where confidence is 8 points above accuracy "
+        "regression or students without a teacher are better by a point, *held-out-calibration* where confidence is 8 points above "
+        "accuracy, *leaked-examples* where rows of the data set do repeat "
         f"({sum(any(true(row, n) for n in row['raised']) for row in healthy)} teachers).",
         *(f"  - error: {kind}: {name}" for kind, name in errors),
         "", "| fault | named | led to | silent | wrong | costly: named / all | mean cost |", "|---|---|---|---|---|---|---|",

@@ -147,7 +147,7 @@ class StoredForm:
             evidence.append(Evidence("entries a row", float(signal.logits.shape[1]), "entries"))
             out = float((1 - signal.captured.double()).mean())
             evidence.append(Evidence("mass left out", out, "probability", None, self.left_out))
-        else:
+        elif case.stored == "dense":  # a store of form top-k says so itself
             evidence += self._filled(case)
         return Measurement(tuple(evidence), about=f"{case.spectrum.instance_shape_nats:.3g}")
 
