@@ -14,6 +14,7 @@ from fractionate.run.schema import RunFile
 from fractionate.run.sections import (
     DataSection,
     ExportSection,
+    ReportSection,
     StudySection,
     TeacherSection,
     TeacherTrainingSection,
@@ -36,6 +37,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
         teacher=TeacherSection(model="mlp(256, 256)"),
         training=TrainingSection(steps=400),
         study=StudySection(seeds=10),
+        report=ReportSection(examples="show"),
         export=ExportSection(program=False),  # loading torch's exporter takes as long as the two students
     )
     sick = healthy.model_copy(
