@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=15)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     data = fashion_mnist("train").take(torch.arange(EXAMPLES))
     torch.manual_seed(0)
@@ -102,10 +102,10 @@ def main() -> None:
             other = train(steps, replay, live, viewed=True)[1]
             same.append((name, steps, all(torch.equal(one[key], other[key]) for key in one)))
             if transform is crops:
-                table = measure(asked.steps, asked.repeats, replay, {"plain": None, "cached": cached, "live": live})
+                table = measure(options.steps, options.repeats, replay, {"plain": None, "cached": cached, "live": live})
     lines = [
         f"Fashion-MNIST, {EXAMPLES:,} examples × 2 views, batch {BATCH}, one thread; the teacher's forward pass costs {cost:.1f}×",
-        f"the student's. Made by `python bench/cached.py --steps {asked.steps} --repeats {asked.repeats}`;",
+        f"the student's. Made by `python bench/cached.py --steps {options.steps} --repeats {options.repeats}`;",
         "target: cached ≥ 0.95× plain.",
         "",
         "| step | ms | throughput / plain |",

@@ -276,9 +276,9 @@ def same_work(task: Task, build: Callable[[], nn.Module], contenders: dict[str, 
 
         logits = torch.randn(16, 10, generator=torch.Generator().manual_seed(0), requires_grad=True)
         theirs = KDLoss(".", "output", ".", "output", temperature=4.0, alpha=0.1)
-        said, labels = task.signal.logits[:16], task.signal.labels[:16]
-        first = torch.autograd.grad(theirs({".": {"output": logits}}, {".": {"output": said}}, labels), logits)[0]
-        second = torch.autograd.grad(Objective()(logits, TeacherSignal(said, labels)).mean(), logits)[0]
+        outputs, labels = task.signal.logits[:16], task.signal.labels[:16]
+        first = torch.autograd.grad(theirs({".": {"output": logits}}, {".": {"output": outputs}}, labels), logits)[0]
+        second = torch.autograd.grad(Objective()(logits, TeacherSignal(outputs, labels)).mean(), logits)[0]
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
@@ -291,9 +291,11 @@ def middle(ratios: list[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Run everybody in turn, print and write the table; says whether the limit holds."""
-    asked = argparse.ArgumentParser(description="Our loop against a bare loop, Hugging Face Trainer and torchdistill.")
-    asked.add_argument("--repeats", type=int, default=10)
-    repeats = asked.parse_args().repeats
+    requested = argparse.ArgumentParser(
+        description="Our loop against a bare loop, Hugging Face Trainer and torchdistill."
+    )
+    requested.add_argument("--repeats", type=int, default=10)
+    repeats = requested.parse_args().repeats
     torch.set_num_threads(1)
     there = importlib.util.find_spec("torchdistill") is not None
     contenders = {name: work for name, work in NAMES.items() if there or work is not torchdistill}

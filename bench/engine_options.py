@@ -193,10 +193,8 @@ def studies(warm: int = 5, many: int = 50) -> str:
             one(folder)
     late = held()
     rest = ("files open", "in shared memory", "temporary files", "threads")
-    told = ", ".join(f"{name} {a} → {b}" for name, a, b in zip(rest, early[1:], late[1:], strict=True))
-    return (
-        f"memory {early[0] / 2**20:.1f} → {late[0] / 2**20:.1f} MiB ({100 * (late[0] / early[0] - 1):+.2f} %), {told}"
-    )
+    message = ", ".join(f"{name} {a} → {b}" for name, a, b in zip(rest, early[1:], late[1:], strict=True))
+    return f"memory {early[0] / 2**20:.1f} → {late[0] / 2**20:.1f} MiB ({100 * (late[0] / early[0] - 1):+.2f} %), {message}"
 
 
 def main() -> None:

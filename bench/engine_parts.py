@@ -74,10 +74,10 @@ def memory() -> list[str]:
                 [sys.executable, "-c", MEASURED, case], capture_output=True, text=True, check=True, env=environment
             )
             taken.append(json.loads(done.stdout.splitlines()[-1]))
-        (told, tensors), (_, process) = taken
+        (message, tensors), (_, process) = taken
         lines.append(
-            f"| {case} | {told / 2**20:.0f} | {tensors / 2**20:.0f} ({told / tensors - 1:+.0%}) | "
-            f"{process / 2**20:.0f} ({process / told:.2f} ×) |"
+            f"| {case} | {message / 2**20:.0f} | {tensors / 2**20:.0f} ({message / tensors - 1:+.0%}) | "
+            f"{process / 2**20:.0f} ({process / message:.2f} ×) |"
         )
     return lines
 

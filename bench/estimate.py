@@ -62,7 +62,9 @@ def started(*command: str) -> dict:
 
 
 def row(name: str, *pairs: tuple[float, float, str]) -> str:
-    cells = [f"{told:{form}} / {took:{form}} ({told / took - 1:+.0%})" if took else "–" for told, took, form in pairs]
+    cells = [
+        f"{told:{form}} / {took:{form}} ({message / took - 1:+.0%})" if took else "–" for message, took, form in pairs
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -79,18 +81,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "run.yaml"
             file.write_text(f"out: {folder}/out\n{settings}", encoding="utf-8")
-            told = started("-m", "fractionate", "report", str(file), "--dry-run", "--json")
+            message = started("-m", "fractionate", "report", str(file), "--dry-run", "--json")
             took = started("-c", RUN, str(file))
         lines += [f"## {case}", "", "| task | CPU seconds | kB on the disk |", "| --- | --- | --- |"]
-        for task in told["tasks"]:
+        for task in message["tasks"]:
             seconds, size = took["tasks"][task["name"]]
             lines.append(
                 row(task["name"], (task["cpu_seconds"], seconds, ".2f"), (task["disk_bytes"] / 1e3, size / 1e3, ",.1f"))
             )
-        seconds = sum(t[0] for t in took["tasks"].values()), sum(t["cpu_seconds"] for t in told["tasks"])
-        sizes = sum(t[1] for t in took["tasks"].values()) / 1e3, sum(t["disk_bytes"] for t in told["tasks"]) / 1e3
+        seconds = sum(t[0] for t in took["tasks"].values()), sum(t["cpu_seconds"] for t in message["tasks"])
+        sizes = sum(t[1] for t in took["tasks"].values()) / 1e3, sum(t["disk_bytes"] for t in message["tasks"]) / 1e3
         lines.append(row("**in all**", (seconds[1], seconds[0], ".2f"), (sizes[1], sizes[0], ",.1f")))
-        memory = (told["memory_bytes"] / 2**20, took["memory"] / 2**20, ",.0f")
+        memory = (message["memory_bytes"] / 2**20, took["memory"] / 2**20, ",.0f")
         lines += ["", f"Students were trained {took['way']}.", f"Peak memory, MiB: {row('', memory).strip('| ')}", ""]
         print("\n".join(lines[-12:]), flush=True)
     (ROOT / "bench/results/estimate.md").write_text("\n".join(lines), encoding="utf-8")

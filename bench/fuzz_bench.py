@@ -47,12 +47,12 @@ def run(*arguments: str) -> int:
             command(list(arguments))
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-    said = out.getvalue() + err.getvalue()
-    odd = {c for c in said if not c.isprintable() and c not in "\n\t"}
+    text = out.getvalue() + err.getvalue()
+    odd = {c for c in text if not c.isprintable() and c not in "\n\t"}
     if odd:
         raise FoundError(f"printed {odd}")
-    if code not in ALLOWED or "Traceback" in said:
-        raise FoundError(f"exit code {code}: {said[-2000:]}")
+    if code not in ALLOWED or "Traceback" in text:
+        raise FoundError(f"exit code {code}: {text[-2000:]}")
     return code
 
 

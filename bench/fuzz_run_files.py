@@ -377,8 +377,10 @@ def fuzz(
                 codes[work(bench, draw)] += 1
         except (Exception, Slow) as error:
             found += 1
-            told = "".join(traceback.format_exception(error)[-12:]) if not isinstance(error, FoundError) else str(error)
-            say(f"{target} {number}: {type(error).__name__}\n{told}")
+            message = (
+                "".join(traceback.format_exception(error)[-12:]) if not isinstance(error, FoundError) else str(error)
+            )
+            say(f"{target} {number}: {type(error).__name__}\n{message}")
         finally:
             os.chdir(home)
     return codes, found
@@ -389,7 +391,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0, help="so many times the usual number of mutations")
     parser.add_argument("--target", choices=[*TARGETS])
     parser.add_argument("--first", type=int, default=0, help="the first mutation, to see one again")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
         "Made by `python bench/fuzz_run_files.py`. Mutations with fixed seeds; exit codes they ended in.",
@@ -403,10 +405,10 @@ def main() -> None:
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=scratch) as base, bench_in(Path(base)) as bench:
         for target, (_, usual) in TARGETS.items():
-            if asked.target not in (None, target):
+            if options.target not in (None, target):
                 continue
-            count, started = max(1, round(usual * asked.times)), time.monotonic()
-            codes, found = fuzz(bench, target, count, first=asked.first)
+            count, started = max(1, round(usual * options.times)), time.monotonic()
+            codes, found = fuzz(bench, target, count, first=options.first)
             total, wrong = total + count, wrong + found
             shown = " | ".join(f"{codes[code]:,}" for code in ALLOWED)
             lines.append(
@@ -416,7 +418,7 @@ def main() -> None:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - bench.peak) // 1024
     lines += ["", f"{total:,} mutations; memory grew by at most {grown:,} MiB."]
     print(lines[-1])
-    if asked.target is None and asked.times >= 1 and not wrong:
+    if options.target is None and options.times >= 1 and not wrong:
         RESULT.write_text("\n".join(lines) + "\n")
     sys.exit(1 if wrong else 0)
 

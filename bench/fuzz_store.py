@@ -93,21 +93,21 @@ class Bench:
             found = store.read(store._slots[:10_000])
             if store.form.kind != "dense":
                 store.form.compact(found)
-            said = "read"
+            text = "read"
             if honest:
                 for name, column in self.good[form].items():
                     assert np.array_equal(found[name], column, equal_nan=column.dtype.kind == "f"), (
                         f"wrong value in {name}"
                     )
         except FractionateError:
-            said = "refused"
+            text = "refused"
         try:
             repair(self.place)
         except FractionateError:
-            said += ", not mended"
+            text += ", not mended"
         grown = peak() - self.peak
         assert grown <= ALLOWED + 2 * size, f"{grown:,} bytes of memory for {size:,} bytes of file"
-        return said
+        return text
 
 
 def peak() -> int:
@@ -171,9 +171,9 @@ def damage(good: bytes, given: bytes) -> bytes:
 def shard(bench: Bench, given: bytes) -> str:
     """A damaged shard; forged: its segment tells the size and hashes of what it is now."""
     form = [*FORMS][given[0] % len(FORMS)] if given else "dense"
-    name, told = bench.first(form, SHARDS), ""
-    for told in (n for n in bench.files[form] if n.startswith(SEGMENTS)):
-        if json.loads(bench.files[form][told])["body"]["shard"] == name.split("/")[1]:
+    name, notes = bench.first(form, SHARDS), ""
+    for notes in (n for n in bench.files[form] if n.startswith(SEGMENTS)):
+        if json.loads(bench.files[form][notes])["body"]["shard"] == name.split("/")[1]:
             break
     content = damage(bench.files[form][name], given[2:])
     if content == bench.files[form][name]:
@@ -182,7 +182,7 @@ def shard(bench: Bench, given: bytes) -> str:
     if honest:
         bench.lay(form, **{name: content})
         return bench.read(form, honest=True, size=len(content))
-    body = json.loads(bench.files[form][told])["body"]
+    body = json.loads(bench.files[form][notes])["body"]
     length = int.from_bytes(content[:8], "little")
     body |= {"bytes": len(content), "header_xxh3": xxhash.xxh3_128_hexdigest(content[: 8 + length])}
     try:
@@ -191,7 +191,7 @@ def shard(bench: Bench, given: bytes) -> str:
     except FractionateError:
         pass
     renamed = f"{SEGMENTS}/{sha256(canonical(body)).hexdigest()[:32]}.json"
-    bench.lay(form, **{name: content, told: None, renamed: seal(body)})
+    bench.lay(form, **{name: content, notes: None, renamed: seal(body)})
     return bench.read(form, honest=False, size=len(content))
 
 
@@ -202,12 +202,12 @@ def imported(bench: Bench, given: bytes) -> str:
     path.write_bytes(given[1:])
     try:
         read_array(path)
-        said = "read"
+        text = "read"
     except FractionateError:
-        said = "refused"
+        text = "refused"
     grown = peak() - bench.peak
     assert grown <= ALLOWED + 2 * len(given), f"{grown:,} bytes of memory for {len(given):,} bytes of file"
-    return said
+    return text
 
 
 TARGETS: dict[str, Callable[[Bench, bytes], str]] = {
@@ -263,12 +263,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--target", choices=[*TARGETS])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.target:
-        return fuzz(asked.target, asked.seconds)
+    if options.target:
+        return fuzz(options.target, options.seconds)
     lines = [
-        f"Made by `python bench/fuzz_store.py --seconds {asked.seconds}` (atheris, one process a target, on a shared machine).",
+        f"Made by `python bench/fuzz_store.py --seconds {options.seconds}` (atheris, one process a target, on a shared machine).",
         "Found: exceptions without a type of ours, crashes, hangs, wrong values, memory above 64 MB and twice the file.",
         "",
         "| target | seconds | inputs | features covered | found |",
@@ -278,12 +278,12 @@ def main() -> None:
     for target in TARGETS:
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, __file__, "--target", target, "--seconds", str(asked.seconds)],
+            [sys.executable, __file__, "--target", target, "--seconds", str(options.seconds)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        told = done.stderr + done.stdout
-        runs = re.findall(r"number_of_executed_units: (\d+)", told)
-        features = re.findall(r"ft: (\d+)", told)
+        output = done.stderr + done.stdout
+        runs = re.findall(r"number_of_executed_units: (\d+)", output)
+        features = re.findall(r"ft: (\d+)", output)
         wrong = done.returncode != 0
         found += wrong
         lines.append(
@@ -292,7 +292,7 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
         if wrong:
-            print(told[-4000:], flush=True)
+            print(output[-4000:], flush=True)
     RESULT.write_text("\n".join(lines) + "\n")
     sys.exit(1 if found else 0)
 

@@ -40,9 +40,11 @@ def pictures(examples: int) -> tuple[Examples, TeacherSignal]:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(examples, 3, 32, 32, generator=generator).to(DEVICE)
     labels = torch.randint(100, (examples,), generator=generator)
-    said = torch.randn(examples, 100, generator=generator)
+    outputs = torch.randn(examples, 100, generator=generator)
     classes = tuple(str(i) for i in range(100))
-    return Examples(inputs, labels.to(DEVICE), class_names=classes), TeacherSignal(said.to(DEVICE), labels.to(DEVICE))
+    return Examples(inputs, labels.to(DEVICE), class_names=classes), TeacherSignal(
+        outputs.to(DEVICE), labels.to(DEVICE)
+    )
 
 
 def measured(

@@ -57,8 +57,8 @@ def digits() -> tuple[Examples, Examples, TeacherSignal]:
     pictures, labels = load_digits(return_X_y=True)
     data = Examples(torch.tensor(pictures, dtype=torch.float32) / 16, torch.tensor(labels), name="digits")
     train, validation = data.split(1000, 300)
-    said = train.inputs @ torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
-    return train, validation, TeacherSignal(said, train.labels)
+    outputs = train.inputs @ torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    return train, validation, TeacherSignal(outputs, train.labels)
 
 
 def student(width: int = 256) -> nn.Module:
@@ -74,12 +74,12 @@ def train_in(out: Path, data: tuple[Examples, Examples, TeacherSignal], *, every
     """The training that is killed. Its last checkpoint is left in place, to be compared too."""
     import fractionate.training.run_folder
 
-    train, validation, said = data
+    train, validation, outputs = data
     real = fractionate.training.run_folder.shutil
     fractionate.training.run_folder.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)  # type: ignore[assignment]
     try:
         distill(
-            student(), train, said, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
+            student(), train, outputs, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
             out=out, save_every_steps=every, log_every=1, show="nothing",
         )  # fmt: skip
     finally:

@@ -30,9 +30,9 @@ warnings.simplefilter("ignore")
 def full_model(folder: Path, weights: Path | None) -> torch.nn.Module:
     import transformers
 
-    said = json.loads((folder / "config.json").read_text())
-    kind = getattr(transformers, said["architectures"][0])
-    model = kind(kind.config_class.from_dict(said | {"attn_implementation": "sdpa"}))
+    content = json.loads((folder / "config.json").read_text())
+    kind = getattr(transformers, content["architectures"][0])
+    model = kind(kind.config_class.from_dict(content | {"attn_implementation": "sdpa"}))
     model.set_attn_implementation("sdpa")
     if weights is not None:
         model.load_state_dict(load_file(weights), strict=False)
@@ -84,15 +84,15 @@ def main() -> None:
             )
         if given.texts:
             held = load_file(given.texts)
-            said = {"full precision": [], "packed": []}
+            entries = {"full precision": [], "packed": []}
             for i in range(len(held["labels"]) - given.limit, len(held["labels"]), 50):
                 mask = held["mask"][i : i + 50]
                 longest = int(mask.sum(1).max())
                 inputs = {"input_ids": held["ids"], "attention_mask": held["mask"], "token_type_ids": held["kinds"]}
                 cut = {name: part[i : i + 50, :longest] for name, part in inputs.items()}
                 for name, model in (("full precision", full), ("packed", packed)):
-                    said[name].append(model(**cut).logits.argmax(1))
-            answers = {name: torch.cat(parts) for name, parts in said.items()}
+                    entries[name].append(model(**cut).logits.argmax(1))
+            answers = {name: torch.cat(parts) for name, parts in entries.items()}
             labels = held["labels"][-given.limit :]
             right = {name: float((a == labels).double().mean()) for name, a in answers.items()}
             agree = float((answers["packed"] == answers["full precision"]).double().mean())

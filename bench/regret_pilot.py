@@ -265,7 +265,7 @@ def covered(found: list[Row]) -> list[str]:
 
 
 def write(found: list[Row]) -> None:
-    told = [
+    message = [
         f"| {r.setting} | " + " | ".join(f"{float(r.ways[w].mean()):.1f}" for w in ("none", "usual", "pilot", "best")) + " | "
         + " | ".join(
             ("no teacher" if tuple(w["arm"]) == HARD else "{} {:g} / {:g}".format(*w["arm"])) + f" ×{w['factor']:.3g}"
@@ -286,7 +286,7 @@ def write(found: list[Row]) -> None:
         "",
         *table(found), "", *covered(found), "",
         "| setting | no teacher, best rate | T = 4 / 0.9, best rate | pilot | best of 8 | rule said | pilot said | best arm |",
-        "|---|---|---|---|---|---|---|---|", *told,
+        "|---|---|---|---|---|---|---|---|", *message,
     ]  # fmt: skip
     (HERE / "regret_pilot.md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
@@ -312,9 +312,9 @@ def main() -> None:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         r = Row(line)
-        told = " ".join(f"{way} {float(v.mean()):.2f}" for way, v in r.ways.items())
+        message = " ".join(f"{way} {float(v.mean()):.2f}" for way, v in r.ways.items())
         print(
-            f"{setting!s:58s} {told} ({line['seconds']['cpu']:.0f} s pilot, {time.process_time():.0f} s in all)",
+            f"{setting!s:58s} {message} ({line['seconds']['cpu']:.0f} s pilot, {time.process_time():.0f} s in all)",
             flush=True,
         )
     if rows() and not options.seen:

@@ -205,9 +205,9 @@ def main() -> None:
         worse += pilot + T_OF_THREE * float(own["pilot"].std()) / SEEDS**0.5 < 0
         better += pilot > usual
         shares.append(pilot / best if best > 0 else 1.0)
-        told = line["recipe"].partition(", cross-entropy")[0].partition(":")[0]
+        message = line["recipe"].partition(", cross-entropy")[0].partition(":")[0]
         where = " ".join(line["setting"])
-        text.append(f"| {where} | {usual:+.3f} | {pilot:+.3f} | {best:+.3f} | {shares[-1]:.0%} | {told} |")
+        text.append(f"| {where} | {usual:+.3f} | {pilot:+.3f} | {best:+.3f} | {shares[-1]:.0%} | {message} |")
     count = max(1, len(lines))
     text += [
         "",

@@ -242,9 +242,9 @@ def main() -> int:
         state = digest()
         known = json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
         verdicts = known["verdicts"] if known.get("digest") == state else {}
-        failed, said = ("", "") if verdicts else survives(healthy, "all")
+        failed, outputs = ("", "") if verdicts else survives(healthy, "all")
         if failed:
-            print(f"the tests fail without any bug: {failed}\n{said}")
+            print(f"the tests fail without any bug: {failed}\n{outputs}")
             return 1
         for bug in bugs:
             sick = Path(folder) / "sick"

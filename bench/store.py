@@ -190,12 +190,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
-    values = random.normal(0, 4, (asked.rows, K)).astype("<f2")
-    indices = random.integers(0, 32_000, (asked.rows, K)).astype("<u2")
+    values = random.normal(0, 4, (options.rows, K)).astype("<f2")
+    indices = random.integers(0, 32_000, (options.rows, K)).astype("<u2")
     payload = values.nbytes + indices.nbytes
     written: dict[str, list[float]] = {name: [] for name in PEERS}
     read: dict[str, list[float]] = {name: [] for name in PEERS}
@@ -211,24 +211,24 @@ def main() -> None:
                 write(place, values, indices)
                 written[name].append(payload / (time.perf_counter() - started) / 1e6)
         readers = {name: make(Path(base) / name.split()[0]) for name, (_, make, _) in PEERS.items()}
-        some = random.integers(0, asked.rows, BATCH)
+        some = random.integers(0, options.rows, BATCH)
         back = Store.open(Path(base) / "ours").read(some)
         assert np.array_equal(back["values"], values[some]) and np.array_equal(back["indices"], indices[some])
-        for repeat in range(asked.repeats + 1):  # the first warms up
+        for repeat in range(options.repeats + 1):  # the first warms up
             for name, reader in readers.items():
                 done, started = 0, time.perf_counter()
                 while time.perf_counter() - started < 0.7:
-                    reader(random.integers(0, asked.rows, BATCH))
+                    reader(random.integers(0, options.rows, BATCH))
                     done += BATCH
                 if repeat:
                     read[name].append(done / (time.perf_counter() - started))
-        sizes = {name: size(Path(base) / name.split()[0]) / asked.rows for name in PEERS}
+        sizes = {name: size(Path(base) / name.split()[0]) / options.rows for name in PEERS}
         checks = [verify(Path(base) / "ours") for _ in range(5)]
     speed = statistics.median(check.bytes / check.seconds for check in checks) / 1e9
     assert all(check.whole for check in checks)
     lines = [
-        f"{asked.rows:,} rows, top-{K} float16 + uint16 ({payload // asked.rows} bytes of payload), one thread, medians; made by",
-        f"`python bench/store.py --rows {asked.rows} --repeats {asked.repeats}`. Targets:",
+        f"{options.rows:,} rows, top-{K} float16 + uint16 ({payload // options.rows} bytes of payload), one thread, medians, by",
+        f"`python bench/store.py --rows {options.rows} --repeats {options.repeats}`. Targets:",
         "ours ≥ 30,000 verified rows/s and ≥ 2× the fastest peer with integrity on; verify ≥ 1 GB/s.",
         "",
         "| store | integrity | random rows/s | ours / it | write MB/s | bytes a row |",

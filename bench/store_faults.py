@@ -135,13 +135,13 @@ KINDS: dict[str, tuple[Damage, str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=1000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
     data = Examples(torch.randn(200, 20, generator=generator), torch.randint(20, (200,), generator=generator))
     lines = [
-        f"Made by `python bench/store_faults.py --trials {asked.trials}`. Goal R6: 100 % seen or harmless, 0 wrong, 0 alarms.",
+        f"Made by `python bench/store_faults.py --trials {options.trials}`. Goal R6: 100 % seen or harmless, 0 wrong, 0 alarms.",
         "",
         "| damage | trials | seen | harmless | wrong | alarms |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -156,7 +156,7 @@ def main() -> None:
         for name, (damage, where) in KINDS.items():
             seen = harmless = wrong = alarms = 0
             some = [path for path in files if where == "any" or path.parent.name == where]
-            for _ in range(asked.trials):
+            for _ in range(options.trials):
                 damage(some[random.integers(len(some))], random)
                 try:
                     back = Store.open(place)
@@ -176,7 +176,7 @@ def main() -> None:
                 except FractionateError:
                     alarms += 1
             total_wrong += wrong + alarms
-            lines.append(f"| {name} | {asked.trials} | {seen} | {harmless} | {wrong} | {alarms} |")
+            lines.append(f"| {name} | {options.trials} | {seen} | {harmless} | {wrong} | {alarms} |")
             print(lines[-1])
         lines += ["", *kills(Path(base))]
     text = "\n".join(lines) + "\n"

@@ -63,43 +63,43 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path)
-    asked = parser.parse_args()
-    if asked.work:
-        return work(asked.work)
-    seconds: dict[int, list[float]] = {1: [], asked.processes: []}
+    options = parser.parse_args()
+    if options.work:
+        return work(options.work)
+    seconds: dict[int, list[float]] = {1: [], options.processes: []}
     contents, whole, several = set(), 0, 0
     with tempfile.TemporaryDirectory() as base:
-        for repeat in range(asked.repeats):
+        for repeat in range(options.repeats):
             for processes in seconds:
                 place = Path(base) / f"s{processes}-{repeat}"
                 running = run(place, processes)
-                _, said = running.communicate()
-                assert running.returncode == 0, said.decode()
+                _, outputs = running.communicate()
+                assert running.returncode == 0, outputs.decode()
                 times = [json.loads(path.read_text()) for path in Path(base).glob(f"seconds-{place.name}-*")]
                 seconds[processes].append(max(times))
                 contents.add(Store.open(place).content())
                 whole += verify(place).whole and verify(place).complete
                 several += 1
         place = Path(base) / "killed"
-        running = run(place, asked.processes)
+        running = run(place, options.processes)
         while not list(place.glob("segments/*.json")):
             time.sleep(0.02)
         os.kill(running.pid, signal.SIGTERM)  # torchrun ends its processes
         running.communicate()
         there = int(Store.open(place).present().sum())
-        again = run(place, asked.processes)
+        again = run(place, options.processes)
         again.communicate()
         contents.add(Store.open(place).content())
-    one, many = (statistics.median(seconds[count]) for count in (1, asked.processes))
+    one, many = (statistics.median(seconds[count]) for count in (1, options.processes))
     text = (
-        f"A convolutional teacher over {EXAMPLES:,} pictures, collected by 1 and by {asked.processes} processes under torchrun "
+        f"A convolutional teacher over {EXAMPLES:,} pictures, collected by 1 and by {options.processes} processes under torchrun "
         f"on a machine with {os.cpu_count()} cores, shared with others;\nmade by `python bench/store_parts.py --processes "
-        f"{asked.processes} --repeats {asked.repeats}`. CPU only: several GPUs were not tried.\n\n"
+        f"{options.processes} --repeats {options.repeats}`. CPU only: several GPUs were not tried.\n\n"
         "| | |\n| --- | --- |\n"
         f"| different contents among all {several + 1} stores | {len(contents)} |\n"
         f"| stores whole and complete | {whole} of {several} |\n"
         f"| seconds of the pass, 1 process (median) | {one:.1f} |\n"
-        f"| seconds of the pass, {asked.processes} processes, the slowest (median) | {many:.1f} |\n"
+        f"| seconds of the pass, {options.processes} processes, the slowest (median) | {many:.1f} |\n"
         f"| times faster | {one / many:.2f} |\n"
         f"| killed with rows there, then finished to the same content | {there:,} of {EXAMPLES:,}, {len(contents) == 1} |\n"
     )

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "store-smollm2")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     warnings.filterwarnings("ignore")
@@ -47,15 +47,15 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32")
     words = " ".join(f"{head.replace('_', ' ')}: {text}." for text, _, head in list(read_glosses())[::37])
-    ids = torch.tensor(tokenizer(words)["input_ids"][: asked.sequences * asked.tokens]).reshape(
-        asked.sequences, asked.tokens
+    ids = torch.tensor(tokenizer(words)["input_ids"][: options.sequences * options.tokens]).reshape(
+        options.sequences, options.tokens
     )
     data = [{"input_ids": row, "labels": row} for row in ids]
     started = time.perf_counter()
     store = collect(
         model,
         data,
-        asked.store,
+        options.store,
         tokens="next",
         tokenizer=tokenizer,
         batch_size=2,
@@ -71,7 +71,7 @@ def main() -> None:
     exact = far[0].spectrum
     lines = [
         f"SmolLM2-135M-Instruct over WordNet definitions, {len(signal):,} tokens, 49,152 classes, T = 1; made by",
-        f"`python bench/store_vocabulary.py --sequences {asked.sequences} --tokens {asked.tokens}`.",
+        f"`python bench/store_vocabulary.py --sequences {options.sequences} --tokens {options.tokens}`.",
         "Bytes: what the teacher said of a token (label, its logit, entries, rest); hash, place and fingerprint of the",
         f"sequence add 8 a token and 24 a sequence. Spectrum in nats, dense float32 teacher: total {exact.total_nats:.3f}.",
         "Nats lost: KL(teacher ‖ kept); sampled rows, right only in the mean: KL(kept ‖ teacher), not comparable with top-k.",
@@ -97,7 +97,7 @@ def main() -> None:
     for kind, k, dtype in FORMS:
         with tempfile.TemporaryDirectory() as place:
             kept = collect(
-                _Lookup(signal, asked.tokens - 1), data, Path(place) / "s", tokens="next", form=kind, k=k, dtype=dtype,
+                _Lookup(signal, options.tokens - 1), data, Path(place) / "s", tokens="next", form=kind, k=k, dtype=dtype,
                 named="stored", batch_size=2,
             )  # fmt: skip
             size = sum(shard.segment.bytes for shard in kept.shards)

@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--writers", type=int, default=8)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     data = Examples(torch.randn(512, 20, generator=generator), torch.randint(20, (512,), generator=generator))
@@ -78,11 +78,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         write(Path(base) / "one", data)
         content = Store.open(Path(base) / "one").content()
-        for number in range(asked.rounds):
+        for number in range(options.rounds):
             place = Path(base) / f"round-{number}" / "s"
             place.parent.mkdir()
             readers = [child(read, place, expected, place.parent / f"reads-{n}") for n in range(2)]
-            writers = [child(write, place, data) for _ in range(asked.writers)]
+            writers = [child(write, place, data) for _ in range(options.writers)]
             if number % 2:
                 time.sleep(random.random() * 0.2)
                 os.kill(writers[0], signal.SIGKILL)
@@ -95,11 +95,11 @@ def main() -> None:
             equal += Store.open(place).content() == content
             whole += verify(place).whole
     text = (
-        f"{asked.writers} writers on the same ids, {asked.rounds} rounds; made by `python bench/store_writers.py --rounds "
-        f"{asked.rounds} --writers {asked.writers}`.\n\n"
+        f"{options.writers} writers on the same ids, {options.rounds} rounds; made by `python bench/store_writers.py --rounds "
+        f"{options.rounds} --writers {options.writers}`.\n\n"
         "| | |\n| --- | --- |\n"
-        f"| rounds with the content of a single writer | {equal} of {asked.rounds} |\n"
-        f"| rounds in which every byte verifies | {whole} of {asked.rounds} |\n"
+        f"| rounds with the content of a single writer | {equal} of {options.rounds} |\n"
+        f"| rounds in which every byte verifies | {whole} of {options.rounds} |\n"
         f"| writers that failed (killed on purpose) | {failed} ({killed}) |\n"
         f"| rows read beside the writers | {reads:,} |\n"
         f"| readers that met a wrong row or an error | {torn} |\n"

@@ -71,8 +71,8 @@ def peers_way(new: Callable[[], nn.Module], teacher: nn.Module, data: Examples, 
             inputs: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor, o: Objective = objective
         ) -> torch.Tensor:
             with torch.no_grad():
-                said = teacher(inputs)
-            return o(logits, TeacherSignal(said, labels)).mean()
+                outputs = teacher(inputs)
+            return o(logits, TeacherSignal(outputs, labels)).mean()
 
         for seed in range(SEEDS):
             plain(new(), data, training, seed, loss)
@@ -170,16 +170,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", help="the size whose name begins so; the table is printed, not written")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = {label: size for label, size in SIZES.items() if label.startswith(asked.only)}
+    sizes = {label: size for label, size in SIZES.items() if label.startswith(options.only)}
     table: dict[str, list[str]] = {}
     ratios: dict[str, list[str]] = {}
     for label, size in sizes.items():
         ways = ways_of(*size)
         wall, cpu = dict.fromkeys(ways, float("inf")), dict.fromkeys(ways, float("inf"))
         ways["one plain student"]()  # libraries warm up
-        for _ in range(asked.repeats):
+        for _ in range(options.repeats):
             for name, way in ways.items():
                 started, used = time.perf_counter(), spent()
                 way()
@@ -199,7 +199,7 @@ def main() -> None:
     lines = [
         "# What a study costs",
         "",
-        f"Made by `PYTHONPATH=src python bench/study.py --repeats {asked.repeats}`, torch {torch.__version__}, one thread "
+        f"Made by `PYTHONPATH=src python bench/study.py --repeats {options.repeats}`, torch {torch.__version__}, one thread "
         f"a process, {os.cpu_count()} cores, load {os.getloadavg()[1]:.0f} of others at the end.",
         "",
         "Multiples of one plain student with a DataLoader, in CPU seconds (in brackets: wall time, which on a shared machine says "
@@ -209,7 +209,7 @@ def main() -> None:
         "|---|" + "---|" * len(sizes),
     ]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in (table | ratios).items()]
-    if not asked.only:
+    if not options.only:
         (Path(__file__).parent / "results" / "study.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

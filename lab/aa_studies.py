@@ -49,7 +49,7 @@ def train(minutes: float) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     world = Hierarchy()
     data, signal = world.draw(TRANSFER, seed=1), world.oracle(TRANSFER, seed=1)
-    test, said = world.draw(TEST, seed=2), world.oracle(TEST, seed=2)
+    test, outputs = world.draw(TEST, seed=2), world.oracle(TEST, seed=2)
     training = Training(epochs=20, batch_size=30, learning_rate=1e-2)
     arms = make_arms(CELLS, (1.0,), (0.9,), (1.0,), (training.learning_rate,), base=Recipe(training=training))
     begin = time.perf_counter()
@@ -61,7 +61,7 @@ def train(minutes: float) -> None:
             break
         seeds = range(start, start + BLOCK)
         task = Task("classification", transfer=data, test=test, student=student)
-        setup = Setup(task, Cached(signal), {"test": Cached(said)}, {}, points=1)
+        setup = Setup(task, Cached(signal), {"test": Cached(outputs)}, {}, points=1)
         drawn = {draw_seed("draw", 1, seed): seed for seed in seeds}  # hard labels once more, with another draw
         groups = ((arms, list(seeds)), ([Arm(Recipe(training=training), name=AGAIN)], list(drawn)))
         rows = []

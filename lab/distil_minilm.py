@@ -72,11 +72,11 @@ def ask_minilm(texts: list[str], labels: Tensor) -> tuple[TeacherSignal, dict[st
     order = sizes.argsort(stable=True)  # batches of texts of one length need no padding
     items = [{**{name: part[i] for name, part in found.items()}, "labels": labels[i]} for i in order.tolist()]
     loader = DataLoader(items, collate_fn=quantized_tasks.trimmed)  # type: ignore[arg-type]
-    said = collect(teacher, loader, OUT / "said", batch_size=64).signal()
+    outputs = collect(teacher, loader, OUT / "said", batch_size=64).signal()
     back = order.argsort()
     middle = items[len(items) // 2]
     one = {name: part[None, : int(sizes.median())] for name, part in middle.items() if name != "labels"}
-    return TeacherSignal(said.logits[back], labels), measure_cost(teacher, one, name="teacher")
+    return TeacherSignal(outputs.logits[back], labels), measure_cost(teacher, one, name="teacher")
 
 
 def main() -> None:

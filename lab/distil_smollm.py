@@ -192,11 +192,11 @@ token at {facts["gold_share"]:.1%}. {spent:.0f} CPU-seconds for all students.
         nll, right, agreed = (sum(t[n] for t in tests) / len(tests) for n in ("nll_nats", "accuracy", "ta_rate"))
         base = {s: results[f"no-kd/{s}"]["test"]["nll_nats"] for s in seeds["no-kd"]}
         gaps = [results[f"{arm}/{s}"]["test"]["nll_nats"] - base[s] for s in seeds[arm] if s in base]
-        told = "" if arm == "no-kd" else f"{gaps[0]:+.3f}, one seed: no interval"
+        message = "" if arm == "no-kd" else f"{gaps[0]:+.3f}, one seed: no interval"
         if arm != "no-kd" and len(gaps) > 1:
             found = paired(gaps, margin=0.01)
-            told = f"{found.gain:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
-        text += f"| {arm} | {len(tests)} | {nll:.3f} | {right:.1%} | {agreed:.1%} | {told} |\n"
+            message = f"{found.gain:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+        text += f"| {arm} | {len(tests)} | {nll:.3f} | {right:.1%} | {agreed:.1%} | {message} |\n"
     return text
 
 

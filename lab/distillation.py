@@ -248,7 +248,7 @@ def study_of(task: Task, regime: Regime) -> tuple[Study, Diagnosis, Diagnosis, l
 
 def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
     """Both regimes; writes the page and the tables under `results`."""
-    test, said = task.part(task.test)
+    test, outputs = task.part(task.test)
     held = task.part(task.validation)[0]
     cost = measure_cost(task.student().eval(), test.inputs[:1], name="student") | task.teacher_cost
     lines = [
@@ -260,7 +260,7 @@ def compare(task: Task, regimes: Sequence[Regime], name: str) -> None:
         "first figures, lab/LOG.md says.", "",
         "| | parameters | MB | ms an example, one thread | accuracy % | NLL nats | ECE points |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    taught = scores(said.logits, said.labels)
+    taught = scores(outputs.logits, outputs.labels)
     parts = [cost_row("teacher", cost) + f" {taught.accuracy:.2%} | {taught.nll_nats:.3f} | {100 * taught.ece:.1f} |"]
     lines += [part.replace("% |", " |") for part in parts] + [cost_row("student", cost) + " below | | |"]
     records: list[Diagnosis | Study] = []
@@ -319,8 +319,8 @@ def effect_table(study: Study) -> list[str]:
 
 def advice(task: Task, regime: Regime, ruled: Diagnosis, piloted: Diagnosis) -> list[str]:
     """What was said before any arm was trained; where a pilot was run, what it found."""
-    said = [f"{f.name} ({f.severity})" for f in ruled.problems]
-    lines = [f"**Said beforehand.** Problems: {', '.join(said) or 'none'}. The rule: {ruled.recipe}"]
+    entries = [f"{f.name} ({f.severity})" for f in ruled.problems]
+    lines = [f"**Said beforehand.** Problems: {', '.join(entries) or 'none'}. The rule: {ruled.recipe}"]
     if regime.few:
         pool, signal = regime.pool
         held_out = task.part(task.validation)[1]

@@ -38,11 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--definitions", type=int, default=120)
     parser.add_argument("--result", type=Path, default=RESULT)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     make, tokenizer = smollm2()
     teacher = make()
     texts = [text for text, _, _ in read_glosses()]
-    texts = texts[:: len(texts) // asked.definitions][: asked.definitions]
+    texts = texts[:: len(texts) // options.definitions][: options.definitions]
     sentences = read_sentences(tokenizer, texts, longest=TOKENS)
     task = Task("language-modelling", transfer=sentences.loader())
     read = task.splits.transfer.batches([(0, torch.tensor([place])) for place in range(len(sentences))], 0)
@@ -83,11 +83,11 @@ def main() -> None:
     entropy = torch.cat([-(rows.exp() * rows).sum(-1) for rows in full]).mean()
     head = (
         f"SmolLM2-135M-Instruct over {len(ids)} WordNet definitions, {len(lost):,} tokens, {full[0].shape[1]:,} classes, mean "
-        f"entropy {float(entropy):.3f} nats; made by\n`python lab/topk_elsewhere.py --definitions {asked.definitions}`. Answers as "
-        "vLLM writes them (the k likeliest and the label's), the rest spread evenly.\n"
+        f"entropy {float(entropy):.3f} nats; made by\n`python lab/topk_elsewhere.py --definitions {options.definitions}`. Answers "
+        "as vLLM writes them (the k likeliest and the label's), the rest spread evenly.\n"
         "Nats lost: E KL(full ‖ imported) a token, ± half a 95 % interval.\n\n"
     )
-    asked.result.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    options.result.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

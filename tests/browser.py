@@ -88,6 +88,6 @@ def drive(path: Path, scratch: Path, script: str, *, width: int = 1280) -> objec
     )
     found = re.search(r'data-told="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
-    told: object = json.loads(html.unescape(found[1]))
-    assert not (isinstance(told, dict) and "error" in told), told
-    return told
+    printed: object = json.loads(html.unescape(found[1]))
+    assert not (isinstance(printed, dict) and "error" in printed), printed
+    return printed

@@ -172,19 +172,19 @@ def test_a_plain_loop_takes_one_line():
     objective = Objective("kd", temperature=2.0, teacher_weight=1.0)
     for _ in range(100):
         with torch.no_grad():
-            said = teacher(train.inputs)
-        loss = distillation_loss(student(train.inputs), said, train.labels, objective)
+            outputs = teacher(train.inputs)
+        loss = distillation_loss(student(train.inputs), outputs, train.labels, objective)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    signal = TeacherSignal(said, train.labels)
+    signal = TeacherSignal(outputs, train.labels)
     assert evaluate(student, train, signal=signal).agreement > 0.9
     assert torch.equal(
         distillation_loss(student(train.inputs), signal, train.labels, objective),
         objective(student(train.inputs), signal).sum() / 800,
     )
     with pytest.raises(ConfigError, match="statistics of all the data"):
-        distillation_loss(student(train.inputs), said, train.labels, Objective("class-mean"))
+        distillation_loss(student(train.inputs), outputs, train.labels, Objective("class-mean"))
 
 
 @pytest.fixture
@@ -373,8 +373,8 @@ def test_lightning_with_one_changed_line(tmp_path):
         )  # fmt: skip
         trainer.fit(module, loader)
     with torch.no_grad():
-        said = TeacherSignal(teacher.eval()(test.inputs), test.labels)
-    assert evaluate(module, test, signal=said).agreement > 0.9
+        outputs = TeacherSignal(teacher.eval()(test.inputs), test.labels)
+    assert evaluate(module, test, signal=outputs).agreement > 0.9
     assert module.training_step.__func__ is Classifier.training_step
     _student, run = distill(Classifier(), train, training=FAST)  # and a Lightning module is a module
     assert run.status == "completed"

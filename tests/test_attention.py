@@ -181,7 +181,7 @@ def read(layers: int, **more):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_layers_are_summed_all_some_or_in_pairs(name):
     spec, student, teacher = SPECS[name], read(2), read(4, seed=50)
-    ours, theirs = (getattr(said.attention, spec.part) for said in (student, teacher))
+    ours, theirs = (getattr(outputs.attention, spec.part) for outputs in (student, teacher))
     expected = sum(spec.compare(ours[a], theirs[b], VALID) for a, b in ((0, 1), (1, 3)))
     paired = replace(spec, layers=((0, 1), [1, 3]))
     torch.testing.assert_close(losses_of(paired, student, teacher), expected)
@@ -270,13 +270,13 @@ def test_what_is_seen_is_what_transformers_says(kind, attention):
     if kind == "bert":
         eager.bert.encoder.layer[0].attention.register_forward_hook(lambda m, i, o: after.append(o[0]))
     with torch.no_grad():
-        said = eager(**inputs, output_attentions=True, output_hidden_states=True)
-    torch.testing.assert_close(usual.logits, said.logits)
-    for ours, theirs in zip(maps, said.attentions, strict=True):
+        result = eager(**inputs, output_attentions=True, output_hidden_states=True)
+    torch.testing.assert_close(usual.logits, result.logits)
+    for ours, theirs in zip(maps, result.attentions, strict=True):
         real = valid[:, None, :, None].expand_as(ours)
         torch.testing.assert_close(ours[real], theirs[real], rtol=1e-5, atol=1e-6)
     for i in range(LAYERS + 1):
-        torch.testing.assert_close(hidden[i], said.hidden_states[i])
+        torch.testing.assert_close(hidden[i], result.hidden_states[i])
     for found in after:
         torch.testing.assert_close(outputs[0][valid], found[valid])
     assert attends_by(model)[""] == attention

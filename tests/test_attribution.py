@@ -66,8 +66,8 @@ def test_power_agrees_with_statsmodels_and_simulation() -> None:
         expected = TTestPower().power(gain / deviation, seeds, 0.05)
         assert power_of_difference(gain, deviation, seeds) == pytest.approx(expected, abs=1e-6)
     draws = np.random.default_rng(0).normal(0.1, 1.0, size=(4000, 30))
-    said = np.mean([paired(row, margin=0.6).p_beyond_margin < 0.05 for row in draws[:1500]])
-    assert power_of_equivalence(0.1, 1.0, 30, margin=0.6) == pytest.approx(said, abs=0.04)
+    outputs = np.mean([paired(row, margin=0.6).p_beyond_margin < 0.05 for row in draws[:1500]])
+    assert power_of_equivalence(0.1, 1.0, 30, margin=0.6) == pytest.approx(outputs, abs=0.04)
 
 
 def test_seeds_to_settle_is_the_first_that_has_the_power() -> None:

@@ -52,10 +52,10 @@ def test_shares_hold_the_gradient_norms_and_the_log_keeps_the_raw_terms(tmp_path
         bound(similarity, read(model), TEACHER) as alone,
     ):
         for _ in range(4):
-            said = read(model)
-            main, raw = objective(said.logits, SIGNAL).mean(), alone(said, TEACHER, None).mean()
+            content = read(model)
+            main, raw = objective(content.logits, SIGNAL).mean(), alone(content, TEACHER, None).mean()
             pulls = length(main, model), length(raw, model)
-            loss = term(said, TEACHER, SIGNAL)
+            loss = term(content, TEACHER, SIGNAL)
             rows = {row["name"]: row for row in map(json.loads, log.read_text().splitlines()[-3:])}
             first, second = rows["similaritypreserving_0"], rows["fitnets_1"]
             assert rows["main"]["gradient_norm"] == pytest.approx(pulls[0], rel=1e-5)
@@ -85,14 +85,14 @@ def test_weights_move_slowly_and_are_measured_now_and_then():
         assert float(state.weights) == 1.0
         found = []
         for scale in (1.0, 1.0, 3.0, 3.0):
-            said = read(model)
-            said = predicted(said.logits * scale, features=said.features)
-            term(said, TEACHER, None)
+            content = read(model)
+            content = predicted(content.logits * scale, features=content.features)
+            term(content, TEACHER, None)
             found.append(float(state.weights))
         label = functional.cross_entropy
-        said = read(model)
-        raw = similarity.compare(said.features["1"], THEIRS).mean()
-        wanted = [2 * length(label(said.logits * s, said.labels), model) / length(raw, model) for s in (1.0, 3.0)]
+        content = read(model)
+        raw = similarity.compare(content.features["1"], THEIRS).mean()
+        wanted = [2 * length(label(content.logits * s, content.labels), model) / length(raw, model) for s in (1.0, 3.0)]
         assert found[0] == found[1] == pytest.approx(wanted[0], rel=1e-5)
         assert found[2] == found[3] == pytest.approx(wanted[0] ** 0.9 * wanted[1] ** 0.1, rel=1e-5)
         assert (int(state.calls), int(state.measured)) == (4, 2)

@@ -132,8 +132,8 @@ def test_a_diagnosis_shows_terms_classes_and_superclasses():
         for level in ("domain.shape", "instance.shape"):
             whole = sum(part.examples * part.nats[level] for part in parts) / 300
             assert whole == pytest.approx(found.spectrum.nats[level], abs=1e-6)
-    told = str(found)
-    assert "by chance" in told and "comes again" in told and "by superclass" in told and "noun" in told
+    message = str(found)
+    assert "by chance" in message and "comes again" in message and "by superclass" in message and "noun" in message
     assert Diagnosis.from_json(found.to_json()) == found
     for figure in (terms_figure(found), parts_figure(found.class_parts, "class", "classes")):
         assert figure is not None and "nats" in figure.caption + str(figure.drawing)

@@ -73,16 +73,16 @@ def test_a_million_are_streamed():
 def test_training_goes_on_with_chimeras():
     """KED on chimeras through the one loop: the teacher runs once a batch, for labels, prediction and explanations together."""
     teacher = model(2)
-    asked = []
-    teacher.register_forward_hook(lambda *_: asked.append(1))
+    requested = []
+    teacher.register_forward_hook(lambda *_: requested.append(1))
     chimeras = Chimeras(data(), FOUND, teacher, size=600)
     student = model(1)
     before = [p.clone() for p in student.parameters()]
-    asked.clear()
+    requested.clear()
     recipe = Recipe(**ked(share=0.7), training=Training(epochs=1, batch_size=100))
     _, run = distill(student, chimeras, chimeras.teacher, recipe=recipe, show="nothing")
     assert run.steps == 6
-    assert len(asked) < 2 * run.steps, "not once for each of labels, prediction and explanations"
+    assert len(requested) < 2 * run.steps, "not once for each of labels, prediction and explanations"
     assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
 
 

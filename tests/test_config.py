@@ -48,7 +48,7 @@ def test_all_errors_are_shown_together(tmp_path):
     )
     with pytest.raises(ConfigError) as caught:
         load_run(path, ("foo", "training.epochs=2"), lookups=lambda _: {"study.cells": as_cell})
-    told = str(caught.value)
+    message = str(caught.value)
     for part in (
         "override 'foo' is not key=value",
         f"{path}:2:1 unknown key 'tempratur'; did you mean 'objective.temperature'?",
@@ -59,8 +59,8 @@ def test_all_errors_are_shown_together(tmp_path):
         f"{path}:9:3 student.model names code, 'os:system'; to let it run, add --trust os",
         f"{path}:11:3 training.learning_rate",
     ):
-        assert part in told, part
-    assert told.startswith("8 errors in the run file")
+        assert part in message, part
+    assert message.startswith("8 errors in the run file")
 
 
 BAD = {
@@ -229,8 +229,13 @@ def test_contradictions_are_told_with_the_other_errors(tmp_path):
     path = write(tmp_path, "tempratur: 4\ntraining: {steps: 5}\ndistill:\n  micro_batch_size: 40\n  log_every: 6\n")
     with pytest.raises(ConfigError) as caught:
         load_run(path)
-    told = str(caught.value)
-    assert told.startswith("3 errors") and "run.yaml:4:3" in told and "run.yaml:5:3" in told and "run.yaml:1:1" in told
+    message = str(caught.value)
+    assert (
+        message.startswith("3 errors")
+        and "run.yaml:4:3" in message
+        and "run.yaml:5:3" in message
+        and "run.yaml:1:1" in message
+    )
 
 
 def test_missing_and_undecodable_files(tmp_path):
@@ -259,10 +264,10 @@ def test_two_runs_are_compared_key_by_key():
     first = RunFile()
     second = load_run(None, ("study.seeds=8", "objective.cell=kd-pt"))
     assert differences(first, first).differences == ()
-    told = [(found.key, found.first, found.second) for found in differences(first, second).differences]
-    assert ("study.seeds", "5", "8") in told
-    assert ("objective.cell", "(the recipe of diagnose)", "kd-pt") in told
-    assert all(key.startswith(("study.seeds", "objective.")) for key, _, _ in told)
+    notes = [(found.key, found.first, found.second) for found in differences(first, second).differences]
+    assert ("study.seeds", "5", "8") in notes
+    assert ("objective.cell", "(the recipe of diagnose)", "kd-pt") in notes
+    assert all(key.startswith(("study.seeds", "objective.")) for key, _, _ in notes)
 
 
 def test_a_run_file_has_every_setting_of_the_loop():

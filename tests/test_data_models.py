@@ -45,9 +45,9 @@ def linear(dtype=torch.float32):
 def test_a_teacher_of_another_type_gets_inputs_of_its_own(dtype, data, tmp_path):
     teacher = linear(dtype)
     with torch.no_grad():
-        said = teacher(X.to(dtype))
+        outputs = teacher(X.to(dtype))
     store = collect(teacher, data, tmp_path / "s", dtype="float64" if dtype == torch.float64 else "float32")
-    assert torch.equal(store.signal().logits, said.to(store.signal().logits.dtype))
+    assert torch.equal(store.signal().logits, outputs.to(store.signal().logits.dtype))
     _, run = distill(linear(), data, teacher, training=ONE, show="nothing")
     assert run.status == "completed"
     assert teacher.weight.dtype == dtype

@@ -68,8 +68,8 @@ def test_onnx_says_the_same(trained, tmp_path):
     import onnxruntime
 
     program = onnxruntime.InferenceSession(out / "model.onnx")  # takes batches of any size
-    said = program.run(None, {program.get_inputs()[0].name: test.inputs[:7].numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(said), student.eval()(test.inputs[:7]))
+    outputs = program.run(None, {program.get_inputs()[0].name: test.inputs[:7].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(outputs), student.eval()(test.inputs[:7]))
 
 
 def test_a_program_that_says_something_else_is_refused(tmp_path):

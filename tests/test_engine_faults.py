@@ -89,8 +89,8 @@ def test_16_a_teacher_that_is_not_finite_is_never_trained_on(bad):
             self.body = mlp()
 
         def forward(self, inputs):
-            said = self.body(inputs)
-            return torch.where((inputs == train.inputs[41]).all(dim=1, keepdim=True), bad, said)
+            outputs = self.body(inputs)
+            return torch.where((inputs == train.inputs[41]).all(dim=1, keepdim=True), bad, outputs)
 
     error = refused(
         NumericsError,
@@ -111,8 +111,8 @@ class Masked(nn.Module):
         self.body, self.classes = mlp(), classes
 
     def forward(self, inputs):
-        said = self.body(inputs)
-        return said.index_fill(1, torch.tensor(self.classes), -float("inf"))
+        outputs = self.body(inputs)
+        return outputs.index_fill(1, torch.tensor(self.classes), -float("inf"))
 
 
 def test_17_masked_classes():

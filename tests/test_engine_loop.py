@@ -212,11 +212,11 @@ def test_living_teachers_are_asked_inertly():
     assert same(student, again)  # its dropout is off
     # data in memory: asked once, which is the same
     with torch.no_grad():
-        said = teacher.eval()(train.inputs)
+        outputs = teacher.eval()(train.inputs)
     from fractionate import TeacherSignal
 
     live, _ = distill(mlp(), train, teacher, training=FAST)
-    stored, _ = distill(mlp(), train, TeacherSignal(said, train.labels), training=FAST)
+    stored, _ = distill(mlp(), train, TeacherSignal(outputs, train.labels), training=FAST)
     assert close(live, stored)
 
 
@@ -257,10 +257,10 @@ def test_the_rescaling_is_recorded_along_the_way():
 
 def test_examples_without_labels_learn_from_the_teacher_alone(tmp_path):
     train, _, _ = digits()
-    said = teacher_signal()
+    outputs = teacher_signal()
     known = torch.arange(800) < 200
-    guessed = torch.where(known, train.labels, said.logits.argmax(1))
-    data, taught = dataclasses.replace(train, labels=guessed), TeacherSignal(said.logits, guessed)
+    guessed = torch.where(known, train.labels, outputs.logits.argmax(1))
+    data, taught = dataclasses.replace(train, labels=guessed), TeacherSignal(outputs.logits, guessed)
     objective = Objective("kd", temperature=2.0, teacher_weight=0.25)
     settings = {"objective": objective, "training": dataclasses.replace(FAST, micro_batch_size=13), "labelled": known}
     student, _ = distill(mlp(), data, taught, **settings, out=tmp_path)

@@ -94,11 +94,11 @@ def test_27_a_huge_vocabulary_is_refused_before_anything_is_allocated():
     student = nn.Sequential(nn.Embedding(64, 2), nn.Linear(2, 262_144, bias=False))
     tokens = torch.zeros(64, 8192, dtype=torch.long)
     before = torch.get_rng_state()
-    with pytest.raises(ResourceError) as told:
+    with pytest.raises(ResourceError) as error:
         distill(student, [(row, row + 1) for row in tokens], training=Training(steps=1, batch_size=64), show="nothing")
-    assert "does not fit into memory" in str(told.value) and "micro_batch_size" in str(told.value.fix)
-    assert "logits 2,048.0 GiB" in str(told.value)
-    assert told.value.exit_code == 6
+    assert "does not fit into memory" in str(error.value) and "micro_batch_size" in str(error.value.fix)
+    assert "logits 2,048.0 GiB" in str(error.value)
+    assert error.value.exit_code == 6
     assert torch.equal(before, torch.get_rng_state())
 
 

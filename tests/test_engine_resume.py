@@ -72,11 +72,18 @@ def until(path: Path, child: int) -> None:
 
 
 def stoppable(folder: Path, data, *, steps: int = 100_000) -> None:
-    train, _, said = data
+    train, _, outputs = data
     training = dataclasses.replace(TRAINING, steps=steps, evaluate_every=None, keep="last")
     try:
         distill(
-            student(), train, said, training=training, out=folder, save_every_seconds=1e9, log_every=9, show="nothing"
+            student(),
+            train,
+            outputs,
+            training=training,
+            out=folder,
+            save_every_seconds=1e9,
+            log_every=9,
+            show="nothing",
         )
     except StoppedError as error:
         os._exit(error.exit_code)
@@ -97,7 +104,7 @@ def test_a_signal_saves_and_stops(undisturbed, tmp_path, number, code):
 
 def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(undisturbed, tmp_path):
     """The look is taken anew when the run goes on, and all is as if nobody had disturbed it."""
-    _, (train, validation, said), _ = undisturbed
+    _, (train, validation, outputs), _ = undisturbed
     training = dataclasses.replace(TRAINING, steps=20, evaluate_every=10, keep="best")
 
     class Slow(torch.utils.data.Dataset):
@@ -116,7 +123,7 @@ def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(und
             return validation.inputs[place], int(validation.labels[place])
 
     def run(name: str, at: int | None) -> None:
-        distill(student(), train, said, training=training, validation=Slow(at), out=tmp_path / name, show="nothing")
+        distill(student(), train, outputs, training=training, validation=Slow(at), out=tmp_path / name, show="nothing")
 
     run("whole", None)
     # in the first look, again where it is taken anew, in the second look
@@ -156,7 +163,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
 def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_path):
     """In one process: a signal at a step that is chosen, then the same call again."""
-    _, (train, _, said), _ = undisturbed
+    _, (train, _, outputs), _ = undisturbed
     training = Training(steps=30, batch_size=32, precision="bfloat16", optimizer="sgd", clip_norm=0.5)
 
     def run(folder: Path, stop_at: int | None) -> None:
@@ -167,7 +174,7 @@ def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_p
             return torch.zeros(len(predictions))
 
         calls: list[int] = []
-        distill(student(32), train, said, training=training, terms=[Calling(stop)], out=folder, log_every=1)
+        distill(student(32), train, outputs, training=training, terms=[Calling(stop)], out=folder, log_every=1)
 
     run(tmp_path / "whole", None)
     with pytest.raises(StoppedError, match="after step 11 of 30"):
@@ -185,7 +192,7 @@ def test_stopping_and_going_on_is_bitwise_the_undisturbed_run(undisturbed, tmp_p
 
 
 def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
-    _, (train, _, said), _ = undisturbed
+    _, (train, _, outputs), _ = undisturbed
 
     def failing(predictions, signal_):
         calls.append(1)
@@ -195,17 +202,17 @@ def test_a_folder_of_another_run_is_refused(undisturbed, tmp_path):
     silent = Calling(lambda predictions, signal_: torch.zeros(len(predictions)))
     short = Training(steps=8, batch_size=32)
     with pytest.raises(NumericsError, match="step 4"):
-        distill(student(16), train, said, training=short, terms=[Calling(failing)], out=tmp_path, save_every_steps=2)
+        distill(student(16), train, outputs, training=short, terms=[Calling(failing)], out=tmp_path, save_every_steps=2)
     for other, name in [
         ({"seed": 1}, "seed"),
         ({"training": Training(steps=8, batch_size=16)}, "training.batch_size"),
     ]:
         with pytest.raises(MismatchError, match=f"another run: .*{name}"):
-            distill(student(16), train, said, **({"training": short, "out": tmp_path, "terms": [silent]} | other))
+            distill(student(16), train, outputs, **({"training": short, "out": tmp_path, "terms": [silent]} | other))
     with pytest.raises(MismatchError, match="student"):
-        distill(student(17), train, said, training=short, terms=[silent], out=tmp_path)
+        distill(student(17), train, outputs, training=short, terms=[silent], out=tmp_path)
     with pytest.raises(MismatchError, match="teacher"):
         distill(student(16), train, training=short, arm="kd", out=tmp_path)
     with pytest.raises(MismatchError, match="terms"):
-        distill(student(16), train, said, training=short, out=tmp_path)
-    distill(student(16), train, said, training=short, terms=[silent], out=tmp_path)
+        distill(student(16), train, outputs, training=short, out=tmp_path)
+    distill(student(16), train, outputs, training=short, terms=[silent], out=tmp_path)

@@ -107,15 +107,15 @@ def test_a_stopped_run_goes_on_at_the_same_example(tmp_path):
 
 
 def test_a_stream_needs_steps():
-    with pytest.raises(ConfigError, match=r"a stream has no length") as told:
+    with pytest.raises(ConfigError, match=r"a stream has no length") as error:
         distill(student(), Endless(), training=Training(epochs=2), show="nothing")
-    assert told.value.fix == "set Training(steps=…)"
+    assert error.value.fix == "set Training(steps=…)"
 
 
 def test_a_stream_that_ends_early_says_where():
-    with pytest.raises(MismatchError, match="the stream ended early") as told:
+    with pytest.raises(MismatchError, match="the stream ended early") as error:
         distill(student(), Short(), training=STEPS, show="nothing")
-    assert told.value.got == "an end before example 20"
+    assert error.value.got == "an end before example 20"
 
 
 def test_what_can_be_read_once_only_is_refused():

@@ -59,7 +59,7 @@ def started_together(size: int, work: Callable[[], None]) -> list[int]:
 
 
 def train(data, out: Path, *, stop_at: int | None = None, training: Training = TRAINING, **more) -> None:
-    examples, validation, said = data
+    examples, validation, outputs = data
 
     def stop(predictions, signal_):
         calls.append(1)
@@ -69,7 +69,7 @@ def train(data, out: Path, *, stop_at: int | None = None, training: Training = T
 
     calls: list[int] = []
     distill(
-        student(), examples, more.pop("teacher", said), training=training, validation=validation,
+        student(), examples, more.pop("teacher", outputs), training=training, validation=validation,
         **(
             {"objective": Objective(temperature=2.0), "out": out, "log_every": 1, "terms": [Calling(stop)]}
             | {"show": "nothing"}
@@ -136,8 +136,8 @@ def test_terms_with_trained_parts_train_as_on_one_process(data, tmp_path, parall
 
 
 def test_an_epoch_whose_last_batch_is_smaller_than_the_processes(data, tmp_path):
-    examples, _, said = data
-    odd = (examples.take(torch.arange(33)), examples, said.take(torch.arange(33)))
+    examples, _, outputs = data
+    odd = (examples.take(torch.arange(33)), examples, outputs.take(torch.arange(33)))
     training = dataclasses.replace(TRAINING, steps=6, batch_size=32)
     train(odd, tmp_path / "one", training=training)
     assert started_together(3, lambda: train(odd, tmp_path / "three", training=training)) == [0, 0, 0]

@@ -18,10 +18,10 @@ CLASSES = [
 
 def test_the_page_lists_each_class_with_its_codes():
     rows = re.findall(r"^\| (FR\d+) \| `(\w+)` \| (\S+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    told = {
+    message = {
         kind.__name__: (kind.code, "128" if kind is errors.StoppedError else str(kind.exit_code)) for kind in CLASSES
     }
-    assert {name: (code, number) for code, name, number in rows} == told and len(rows) == len(told)
+    assert {name: (code, number) for code, name, number in rows} == message and len(rows) == len(message)
     assert len({kind.code for kind in CLASSES}) == len(CLASSES)
     assert all(kind.code[2] == str(kind.exit_code) for kind in CLASSES if kind is not errors.StoppedError)
 
@@ -36,8 +36,10 @@ def test_the_command_line_explains_each_code(capsys):
     for kind in CLASSES:
         with pytest.raises(SystemExit) as caught:
             main(["explain", kind.code.lower()])
-        said = capsys.readouterr().out
-        assert not caught.value.code and said.startswith(f"{kind.code}  {kind.__name__}, exit code") and "try:" in said
+        output = capsys.readouterr().out
+        assert (
+            not caught.value.code and output.startswith(f"{kind.code}  {kind.__name__}, exit code") and "try:" in output
+        )
     with pytest.raises(SystemExit) as caught:
         main(["explain", "FR999"])
     assert caught.value.code == 2 and "FR300" in capsys.readouterr().err
@@ -80,8 +82,10 @@ def test_what_no_part_foresaw_ends_in_a_message(raised, code, words, monkeypatch
     monkeypatch.setattr(fractionate.store.upkeep, "info", fail)
     with pytest.raises(SystemExit) as caught:
         main(["store", "info", "x"])
-    told = capsys.readouterr()
-    assert caught.value.code == code and words in told.err and "Traceback" not in told.err and "\x1b" not in told.err
+    output = capsys.readouterr()
+    assert (
+        caught.value.code == code and words in output.err and "Traceback" not in output.err and "\x1b" not in output.err
+    )
     monkeypatch.setenv("FRACTIONATE_DEBUG", "1")
     with pytest.raises(type(raised)):
         main(["store", "info", "x"])

@@ -101,12 +101,12 @@ def run(*arguments: str) -> int:
 def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(here, capsys, verb, tasks):
     before = sorted(path.name for path in here.iterdir())
     assert run(verb, "run.yaml", "--dry-run", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [task["name"] for task in told["tasks"]] == ["start", *tasks]
+    output = json.loads(capsys.readouterr().out)
+    assert [task["name"] for task in output["tasks"]] == ["start", *tasks]
     if "dissect" in tasks:
-        study = next(task for task in told["tasks"] if task["name"] == "dissect")
+        study = next(task for task in output["tasks"] if task["name"] == "dissect")
         assert study["what"] == "4 arms × 2 seeds = 8 students of 30 steps" and study["cpu_seconds"] > 0
-    assert told["memory_bytes"] > 1 << 26
+    assert output["memory_bytes"] > 1 << 26
     assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == before
 
 
@@ -140,10 +140,10 @@ def test_a_large_study_is_told_from_a_small_one(here, capsys, monkeypatch, name)
 
     trained, real = [], timing.dissect
     monkeypatch.setattr(timing, "dissect", lambda *a, **more: trained.append(made := real(*a, **more)) or made)
-    study, said = LARGE[name]
+    study, outputs = LARGE[name]
     assert run("dissect", "run.yaml", f"study={study}", "--dry-run", "--json") == 0
     task = next(t for t in json.loads(capsys.readouterr().out)["tasks"] if t["name"] == "dissect")
-    assert said in task["what"]
+    assert outputs in task["what"]
     assert task["disk_bytes"] > 50 << 20 and task["cpu_seconds"] > 60
     assert all(len(made.runs) <= 200 for made in trained)
 
@@ -157,7 +157,7 @@ def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
     from fractionate.run.read import read_run
     from fractionate.run.workflow import Workflow
 
-    told = estimate_run(Workflow(read_run("run.yaml", PLANNED)))
+    message = estimate_run(Workflow(read_run("run.yaml", PLANNED)))
     workflow = Workflow(read_run("run.yaml", PLANNED))
     workflow.report()
     written = {
@@ -167,7 +167,7 @@ def test_the_disk_is_foretold_and_what_is_done_is_not_done_again(here, capsys):
         "dissect": Written.at(workflow.out / "study").bytes + Written.at(workflow.out / "study.json").bytes,
         "distill": Written.at(workflow.out / "student").bytes + Written.at(workflow.out / "training").bytes,
     }
-    for task in told.tasks:
+    for task in message.tasks:
         if task.name in written:
             assert task.disk_bytes == pytest.approx(written[task.name], rel=0.15), task.name
     again = estimate_run(Workflow(read_run("run.yaml", PLANNED)))
@@ -220,7 +220,7 @@ OWN = ("data.transfer=40", "data.validation=20", "data.test=20")
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, monkeypatch, fault):
-    further, settings, code, said = FAULTS[fault]
+    further, settings, code, outputs = FAULTS[fault]
     torch.manual_seed(0)
     save_file(nn.Linear(3, 2).state_dict(), "other.safetensors")
     (here / "damaged.safetensors").write_bytes(b"\x10" * 40)
@@ -255,9 +255,9 @@ def test_what_cannot_work_is_found_before_anything_is_asked(here, capsys, monkey
     monkeypatch.setattr(teachers.Asker, "__call__", lambda *_: pytest.fail("a teacher was asked"))
     capsys.readouterr()
     left = run("report", "run.yaml", *settings, "--dry-run")
-    told = capsys.readouterr().err
-    assert left == code, told
-    assert said in told and "Traceback" not in told
+    output = capsys.readouterr().err
+    assert left == code, output
+    assert outputs in output and "Traceback" not in output
     assert not (here / "runs").exists()
 
 

@@ -56,8 +56,8 @@ def test_the_example_ends_in_a_page(path: Path, hub: Path, tmp_path: Path, capsy
         pytest.skip(f"its data cannot be had here: {error.what}")
     with pytest.raises(SystemExit) as left:
         main(["report", str(path), *settings])
-    told = capsys.readouterr()
-    assert not left.value.code, told.err
+    output = capsys.readouterr()
+    assert not left.value.code, output.err
     assert (tmp_path / "out" / "report.html").is_file()
     again = Workflow(read_run(path, settings))
     before = (tmp_path / "out" / "report.html").read_bytes()
@@ -74,8 +74,8 @@ def test_every_example_says_what_it_is() -> None:
 def test_the_command_lists_and_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["examples"])
-    told = capsys.readouterr().out
-    assert all(path.stem in told for path in EXAMPLES)
+    output = capsys.readouterr().out
+    assert all(path.stem in output for path in EXAMPLES)
     with pytest.raises(SystemExit):
         main(["examples", "tagger"])
     assert capsys.readouterr().out == (EXAMPLES[0].parent / "tagger.yaml").read_text(encoding="utf-8")

@@ -59,13 +59,13 @@ def test_an_explanation_depends_on_its_own_columns_only():
 
 def test_the_prediction_is_the_product_over_the_prior():
     out = model().double()(data().inputs.double())
-    said = explanations_of(out).exp()
-    torch.testing.assert_close(said.sum(2), torch.ones_like(said[..., 0]))
-    product = said.prod(dim=1) / PRIOR.double() ** 2
+    outputs = explanations_of(out).exp()
+    torch.testing.assert_close(outputs.sum(2), torch.ones_like(outputs[..., 0]))
+    product = outputs.prod(dim=1) / PRIOR.double() ** 2
     torch.testing.assert_close(
         torch.softmax(out["logits"], 1), product / product.sum(1, keepdim=True), rtol=1e-6, atol=1e-9
     )
-    torch.testing.assert_close(combined(said.log()), said.log().sum(1))
+    torch.testing.assert_close(combined(outputs.log()), outputs.log().sum(1))
 
 
 def test_it_is_bayes_rule_where_the_superfeatures_are_independent_given_the_class():
@@ -136,13 +136,13 @@ def test_a_cnn_explains_by_groups_of_channels():
     made = build(3).eval()
     inputs = torch.randn(2, 1, 12, 12)
     out = made(inputs)
-    said = explanations_of(out)
-    assert said.shape == (2, 4, 5)
-    torch.testing.assert_close(out["logits"], said.sum(1))  # no prior term
+    outputs = explanations_of(out)
+    assert outputs.shape == (2, 4, 5)
+    torch.testing.assert_close(out["logits"], outputs.sum(1))  # no prior term
     with torch.no_grad():
         made.trunk[1].weight[3:6] = 0  # the channels of the second group
     after = explanations_of(made(inputs))
-    assert [torch.equal(said[:, m], after[:, m]) for m in range(4)] == [True, False, True, True]
+    assert [torch.equal(outputs[:, m], after[:, m]) for m in range(4)] == [True, False, True, True]
     plain = sum(p.numel() for p in models["cnn(16, 32, 32)"]((1, 12, 12), 5).parameters())
     width = matched_branch_channels(build, plain)
     sizes = [sum(p.numel() for p in build(w).parameters()) for w in (width, width + 1)]
@@ -170,13 +170,13 @@ def test_at_share_0_it_is_kd_bit_for_bit_and_above_it_is_not():
 def test_stored_explanations_train_as_the_model_does():
     teacher, some = model(2).eval(), data()
     with torch.no_grad():
-        said = teacher(some.inputs)
-    stored = Cached(TeacherSignal(said["logits"], some.labels), explanations=said["explanations"])
+        outputs = teacher(some.inputs)
+    stored = Cached(TeacherSignal(outputs["logits"], some.labels), explanations=outputs["explanations"])
     living, kept = train(0.7).state_dict(), train(0.7, stored).state_dict()
     for name in living:
         torch.testing.assert_close(living[name], kept[name], rtol=1e-5, atol=1e-6)
     signals = explanation_signals(teacher, some, batch_size=7)
-    torch.testing.assert_close(torch.stack([s.logits for s in signals], 1), said["explanations"])
+    torch.testing.assert_close(torch.stack([s.logits for s in signals], 1), outputs["explanations"])
 
 
 @pytest.mark.parametrize("cell", ["class-mean", "kd-shuffled"])

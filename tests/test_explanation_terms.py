@@ -50,10 +50,10 @@ def kl(ours, theirs, temperature):
 def by_loops(student, teacher, weight, share, temperature, tau):
     found = []
     for n in range(len(student)):
-        said = sum(kl(student.explanations[n, m].detach(), teacher.explanations[n, m], tau) for m in range(3)) / 3
+        outputs = sum(kl(student.explanations[n, m].detach(), teacher.explanations[n, m], tau) for m in range(3)) / 3
         value = (1 - weight) * float(functional.cross_entropy(student.logits[n].detach(), student.labels[n]))
         value += weight * (1 - share) * temperature**2 * kl(student.logits[n].detach(), teacher.logits[n], temperature)
-        found.append(value + weight * share * tau**2 * said)
+        found.append(value + weight * share * tau**2 * outputs)
     return found
 
 
@@ -107,8 +107,8 @@ def test_the_gradient_is_that_of_differences():
                  explanations=Explanations(Objective("kd", 2.0, 1.0)))  # fmt: skip
 
     def loss(raw: torch.Tensor) -> torch.Tensor:
-        said = torch.log_softmax(raw, 2)
-        return total(fields, predicted(said.sum(1), batch=teacher.batch, explanations=said), teacher)
+        outputs = torch.log_softmax(raw, 2)
+        return total(fields, predicted(outputs.sum(1), batch=teacher.batch, explanations=outputs), teacher)
 
     assert torch.autograd.gradcheck(loss, raw)
 
@@ -134,8 +134,8 @@ def test_cells_of_all_the_data_read_the_teacher_on_all_the_data(cell):
     drawn = torch.tensor([3, 0, 4])
     batch = Batch(torch.zeros(3), LABELS[drawn], drawn)
     student, teacher = (
-        predicted(said.logits[drawn], batch=batch, explanations=said.explanations[drawn])
-        for said in (explained(1), whole)
+        predicted(outputs.logits[drawn], batch=batch, explanations=outputs.explanations[drawn])
+        for outputs in (explained(1), whole)
     )
     wanted = torch.stack([objective(student.explanations[:, m], signals[m].take(drawn)) for m in range(3)], 1).mean(1)
     halves = [explained(2)] if cell == "ls" else parts_of(whole, [[0, 1], [2, 3, 4]])

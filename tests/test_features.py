@@ -333,13 +333,13 @@ def test_faults_are_named_and_everything_is_taken_off_again():
     def train(*terms, of=teacher):
         distill(student, data, of, recipe=Recipe(terms=terms, training=Training(steps=2)), show="nothing")
 
-    for text, said in (
+    for text, outputs in (
         ("cka('9', '0')", "no module '9'"),
         ("cka('0', 'conv')", "no module 'conv'"),
         ("fitnets('0', '4')", "regressed"),
         ("attention('2', '0')", "maps"),
     ):
-        with pytest.raises(MismatchError, match=said):
+        with pytest.raises(MismatchError, match=outputs):
             train(text)
     with pytest.raises(ConfigError, match="reads inside the teacher"):
         train("cka('0', '0')", of=signal)

@@ -30,8 +30,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_file_or_setting_ends_in_a_result_or_an_error_of_ours(bench: Bench, target: str) -> None:
-    told: list[str] = []
-    codes, found = fuzz(bench, target, SLICE[target], say=told.append)
-    assert not found, "\n".join(told)
+    notes: list[str] = []
+    codes, found = fuzz(bench, target, SLICE[target], say=notes.append)
+    assert not found, "\n".join(notes)
     assert sum(codes.values()) == SLICE[target] and set(codes) <= {0, 2, 3, 4, 5, 6}
     assert set(codes) - {0} or target in ("settings", "folder"), "nothing was refused: the mutations reach nothing"

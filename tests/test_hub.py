@@ -69,9 +69,9 @@ def test_outputs_follow_the_order_of_the_data_s_classes(tmp_path):
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("animals", "money")])
 def test_other_classes_are_refused_where_the_weights_stay(tmp_path, names):
     folder = tiny_hub.bert(tmp_path / "teacher", classes=names)
-    with pytest.raises(MismatchError, match="other classes than the data") as told:
+    with pytest.raises(MismatchError, match="other classes than the data") as error:
         hf(str(folder)).build(FROZEN)
-    assert "animals, money, weather" in str(told.value) and "classes=[" in str(told.value)
+    assert "animals, money, weather" in str(error.value) and "classes=[" in str(error.value)
     assert hf(str(folder)).build(NEED).config.num_labels == 3  # it will be trained
 
 
@@ -86,9 +86,9 @@ def test_classes_without_names_are_taken_by_their_numbers(tmp_path):
 def test_a_checkpoint_without_the_head_is_a_teacher_only_if_it_is_trained(tmp_path):
     folder = tiny_hub.bert(tmp_path / "body", head="BertModel")
     model = hf(str(folder))
-    with pytest.raises(MismatchError, match="no head for classification") as told:
+    with pytest.raises(MismatchError, match="no head for classification") as error:
         model.build(FROZEN)
-    assert "classifier.weight" in str(told.value) and "train:" in str(told.value)
+    assert "classifier.weight" in str(error.value) and "train:" in str(error.value)
     body = transformers().BertModel.from_pretrained(folder)
     assert torch.equal(model.build(NEED).bert.embeddings.word_embeddings.weight, body.embeddings.word_embeddings.weight)
 

@@ -122,9 +122,9 @@ except ConfigError as error:
 )
 def test_networks_by_name(library, teacher, student):
     if importlib.util.find_spec(library) is None:
-        with pytest.raises(MissingExtraError, match=f"needs {library}, which cannot be imported") as told:
+        with pytest.raises(MissingExtraError, match=f"needs {library}, which cannot be imported") as error:
             models[f"{library}('resnet18')"]((3, 32, 32), 5)
-        assert told.value.fix == f"pip install {library}"
+        assert error.value.fix == f"pip install {library}"
         pytest.skip(f"{library} is not installed: `make peers` makes an environment with it")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     done = subprocess.run(

@@ -60,10 +60,10 @@ def test_every_command_prints_json_and_each_json_has_a_schema():
     assert {name for name in known if not any(text.startswith(name) for _, text in COMMANDS)} == silent
     assert {record for record, _ in COMMANDS} == set(SCHEMAS)
     for record, commands in SCHEMAS.items():
-        said = {text.split(" with ")[0] for text in commands.split(", ")}
+        entries = {text.split(" with ")[0] for text in commands.split(", ")}
         assert {
             name for name in known for kind, text in COMMANDS if kind == record and text.startswith(name)
-        } <= said | {""} or record
+        } <= entries | {""} or record
 
 
 @pytest.mark.slow
@@ -84,9 +84,9 @@ def test_every_command_keeps_to_its_schema(tmp_path, monkeypatch, capsys):
     for record, text in COMMANDS:
         with pytest.raises(SystemExit) as left:
             main([*text.split(), "--json"])
-        told = capsys.readouterr()
-        assert not left.value.code, (text, told.err)
-        found = json.loads(told.out)
+        output = capsys.readouterr()
+        assert not left.value.code, (text, output.err)
+        found = json.loads(output.out)
         kept = schema(record)
         jsonschema.Draft202012Validator.check_schema(kept)
         jsonschema.validate(found, kept)

@@ -182,12 +182,12 @@ def test_special_tokens_stand_once_around_prompt_and_completion(template, marks,
     begin, end = (part.split() for part in around)
     texts = [("a b", "c d"), "a b c", ("<s> a b", "c d </s>"), ("a", "</s> b")]
     found = read_sentences(words, texts, longest=32, **more)
-    said = [words.convert_ids_to_tokens(tokens.tolist()) for tokens in found.tokens]
-    assert said[0] == [*begin, "a", "b", "c", "d", *end] and found.prompts[0] == len(begin) + 2
-    assert said[1] == [*begin, "a", "b", "c", *end] and found.prompts[1] == max(1, len(begin))
-    assert said[3][len(begin) : len(begin) + 3] == ["a", "</s>", "b"], "what a text itself says stays"
+    entries = [words.convert_ids_to_tokens(tokens.tolist()) for tokens in found.tokens]
+    assert entries[0] == [*begin, "a", "b", "c", "d", *end] and found.prompts[0] == len(begin) + 2
+    assert entries[1] == [*begin, "a", "b", "c", *end] and found.prompts[1] == max(1, len(begin))
+    assert entries[3][len(begin) : len(begin) + 3] == ["a", "</s>", "b"], "what a text itself says stays"
     if around == ("<s>", "</s>"):
-        assert said[2] == said[0], "a chat template may have added them"
+        assert entries[2] == entries[0], "a chat template may have added them"
 
 
 def test_special_tokens_that_cannot_be_told_are_refused() -> None:
@@ -302,13 +302,13 @@ def test_the_same_tokenizer_is_one_and_every_difference_is_named() -> None:
     other = Letters("bacdefghijklmnopqrst!", chat_template="{{ a }}", padding_side="left", pad_token="<end>")
     with pytest.raises(MismatchError, match="read text differently") as error:
         check_pair(Letters(), other)
-    said = str(error.value)
-    assert "2 strings have other numbers (first: 'a', 2 and 3)" in said
+    text = str(error.value)
+    assert "2 strings have other numbers (first: 'a', 2 and 3)" in text
     assert (
-        "1 strings only the student has (first: ' ')" in said and "1 strings only the teacher has (first: '!')" in said
+        "1 strings only the student has (first: ' ')" in text and "1 strings only the teacher has (first: '!')" in text
     )
-    assert "chat template: none and '{{ a }}'" in said and "padding side: 'right' and 'left'" in said
-    assert "pad token: '<pad>' and '<end>'" in said and "token_map" in said
+    assert "chat template: none and '{{ a }}'" in text and "padding side: 'right' and 'left'" in text
+    assert "pad token: '<pad>' and '<end>'" in text and "token_map" in text
     assert len(differences({"a": 0}, {"a": 0, "b": 1})) == 1
 
 

@@ -81,8 +81,8 @@ class Explains(nn.Module):
         self.branches = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
 
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        said = [torch.log_softmax(b(x), 1) for b, x in zip(self.branches, inputs.split(3, 1), strict=True)]
-        return {"logits": torch.stack(said).mean(0), "explanations": torch.stack(said, 1)}
+        outputs = [torch.log_softmax(b(x), 1) for b, x in zip(self.branches, inputs.split(3, 1), strict=True)]
+        return {"logits": torch.stack(outputs).mean(0), "explanations": torch.stack(outputs, 1)}
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,11 @@ def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
     generator = torch.Generator().manual_seed(seed)
     if name in NUMBERS:
         labels = torch.randn(rows, generator=generator)
-        said = labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator)
+        outputs = labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator)
         if name == "gaussian-nll":
-            said = torch.cat([said, torch.randn(rows, 1, generator=generator)], dim=1)
+            outputs = torch.cat([outputs, torch.randn(rows, 1, generator=generator)], dim=1)
         taught = NumberSignal(torch.randn(rows, 1, generator=generator)) if name == "teacher-rmse" else None
-        return predictions(said, labels), taught
+        return predictions(outputs, labels), taught
     if name in EMBEDDINGS:
         pairs = torch.randn(rows, 1, 4, generator=generator) + torch.randn(rows, 2, 4, generator=generator)
         return predictions(pairs, torch.rand(rows, generator=generator)), None
@@ -117,8 +117,8 @@ def some(said: Predictions, signal: Any, index: Tensor) -> tuple[Predictions, An
 
 def measured(metric: Metric, *parts: tuple[Predictions, Any]) -> float | None:
     state = metric.start()
-    for said, signal in parts:
-        metric.add(state, said, signal)
+    for outputs, signal in parts:
+        metric.add(state, outputs, signal)
     return metric.value(state)
 
 
@@ -153,13 +153,13 @@ def test_the_name_of_a_metric_with_arguments_makes_it_again(name: str) -> None:
 def test_without_rows_there_is_no_value(name: str) -> None:
     metric = metrics[name]
     assert metric.value(metric.start()) is None and metric.value(metric.merge([metric.start()] * 2)) is None
-    said, signal = drawn(name, 6)
+    outputs, signal = drawn(name, 6)
     if name not in TEXTS:  # a corpus has no weights
-        said = replace(some(said, None, torch.arange(6))[0], teacher=None)
-        weightless = predictions(said.required_logits, said.labels, weight=torch.zeros(6))
+        outputs = replace(some(outputs, None, torch.arange(6))[0], teacher=None)
+        weightless = predictions(outputs.required_logits, outputs.labels, weight=torch.zeros(6))
         assert measured(metric, (weightless, signal)) is None
     if metric.reads_teacher:
-        assert measured(metric, (said, None)) is None
+        assert measured(metric, (outputs, None)) is None
     else:
         none = drawn(name, 6)[0]
         object.__setattr__(none.batch, "labelled", torch.zeros(6, dtype=torch.bool))
@@ -172,10 +172,10 @@ def test_without_rows_there_is_no_value(name: str) -> None:
 def test_batches_and_ranks_merge_to_the_whole(name: str, data: st.DataObject) -> None:
     metric = metrics[name]
     rows = data.draw(st.integers(8, 60))
-    said, signal = drawn(name.partition("(")[0], rows, seed=rows)
-    whole = measured(metric, (said, signal))
+    outputs, signal = drawn(name.partition("(")[0], rows, seed=rows)
+    whole = measured(metric, (outputs, signal))
     cuts = sorted(data.draw(st.sets(st.integers(1, rows - 1), max_size=5)))
-    parts = [some(said, signal, part) for part in torch.tensor_split(torch.arange(rows), cuts)]
+    parts = [some(outputs, signal, part) for part in torch.tensor_split(torch.arange(rows), cuts)]
     assert measured(metric, *parts) == pytest.approx(whole, rel=1e-9)
     states = []
     for rank in range(2):
@@ -190,30 +190,30 @@ def test_batches_and_ranks_merge_to_the_whole(name: str, data: st.DataObject) ->
 
 @pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
 def test_a_weight_counts_an_example_so_often(name: str) -> None:
-    said, signal = drawn(name, 40)
+    outputs, signal = drawn(name, 40)
     times = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(1))
-    weighted = predictions(said.required_logits, said.labels, weight=times.float())
-    repeated = some(said, signal, torch.arange(40).repeat_interleave(times))
+    weighted = predictions(outputs.required_logits, outputs.labels, weight=times.float())
+    repeated = some(outputs, signal, torch.arange(40).repeat_interleave(times))
     assert measured(metrics[name], (weighted, signal)) == pytest.approx(measured(metrics[name], repeated), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", list(metrics))
 def test_guessed_labels_are_no_truth(name: str) -> None:
-    said, signal = drawn(name, 30)
+    outputs, signal = drawn(name, 30)
     known = torch.arange(30) % 3 != 0
-    guessed = some(said, signal, torch.arange(30))[0]
+    guessed = some(outputs, signal, torch.arange(30))[0]
     object.__setattr__(guessed.batch, "labelled", known)
-    expected = (said, signal) if metrics[name].reads_teacher else some(said, signal, known.nonzero().flatten())
+    expected = (outputs, signal) if metrics[name].reads_teacher else some(outputs, signal, known.nonzero().flatten())
     assert measured(metrics[name], (guessed, signal)) == pytest.approx(measured(metrics[name], expected), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_predictions_that_are_not_finite_are_named(name: str, bad: float) -> None:
-    said, signal = drawn(name, 5)
-    logits = said.required_logits.clone()
+    outputs, signal = drawn(name, 5)
+    logits = outputs.required_logits.clone()
     logits[3] = bad
-    broken = predictions(logits, said.labels, torch.tensor([10, 11, 12, 77, 14]))
+    broken = predictions(logits, outputs.labels, torch.tensor([10, 11, 12, 77, 14]))
     with pytest.raises(NumericsError, match=r"1 of 5 predictions are not finite \(examples 77\)"):
         measured(metrics[name], (broken, signal))
 
@@ -232,20 +232,22 @@ def case(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_classes_against_scikit_learn(case: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, weight = case
-    said, y = logits.argmax(1).numpy(), labels.numpy()
+    outputs, y = logits.argmax(1).numpy(), labels.numpy()
     q = softmax(logits.double().numpy(), axis=1)
     classes = list(range(logits.shape[1]))
     for w, batch in ((None, {}), (weight.numpy(), {"weight": weight})):
-        there = sorted(set(said) | set(y))
+        there = sorted(set(outputs) | set(y))
 
         def found(name: str, batch: dict[str, Tensor] = batch) -> float:
             return reading(name, logits, labels, **batch)
 
-        assert found("accuracy") == pytest.approx(100 * oracle.accuracy_score(y, said, sample_weight=w))
-        recall = oracle.recall_score(y, said, labels=sorted(set(y)), average="macro", sample_weight=w, zero_division=0)
+        assert found("accuracy") == pytest.approx(100 * oracle.accuracy_score(y, outputs, sample_weight=w))
+        recall = oracle.recall_score(
+            y, outputs, labels=sorted(set(y)), average="macro", sample_weight=w, zero_division=0
+        )
         assert found("balanced-accuracy") == pytest.approx(100 * recall)
         for average, name in (("macro", "f1"), ("micro", "f1('micro')")):
-            value = oracle.f1_score(y, said, labels=there, average=average, sample_weight=w, zero_division=0)
+            value = oracle.f1_score(y, outputs, labels=there, average=average, sample_weight=w, zero_division=0)
             assert found(name) == pytest.approx(100 * value)
         nll = -np.average(log_softmax(logits.double().numpy(), axis=1)[np.arange(len(y)), y], weights=w)
         for name, value in (("nll", nll), ("token-nll", nll), ("perplexity", math.exp(min(nll, 700)))):
@@ -299,10 +301,10 @@ def test_area_of_sure_teachers_and_of_classes_that_do_not_occur() -> None:
 
 def test_area_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(area_metrics, "MOST_SCORES", 100)
-    said, _ = drawn("auc", 26)
+    outputs, _ = drawn("auc", 26)
     with pytest.raises(ResourceError, match=r"auc\(bins=4096\)"):
-        measured(metrics["auc"], (said, None))
-    assert measured(metrics["auc(bins=4096)"], (said, None)) is not None
+        measured(metrics["auc"], (outputs, None))
+    assert measured(metrics["auc(bins=4096)"], (outputs, None)) is not None
     state = metrics["auc"].start()
     metrics["auc"].add(state, drawn("auc", 20)[0], None)
     with pytest.raises(ResourceError):
@@ -313,18 +315,18 @@ def test_area_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_against_scikit_learn(outputs: int) -> None:
     rng = np.random.default_rng(outputs)
     y = 2000 + 3 * rng.normal(size=(80, outputs))
-    said = y + rng.normal(size=y.shape)
+    result = y + rng.normal(size=y.shape)
     w = rng.random(80) + 0.1
     labels = torch.tensor(y if outputs > 1 else y[:, 0])
     for weights, batch in ((None, {}), (w, {"weight": torch.tensor(w)})):
 
         def found(name: str, batch: dict[str, Tensor] = batch) -> float:
-            return reading(name, torch.tensor(said), labels, **batch)
+            return reading(name, torch.tensor(result), labels, **batch)
 
-        square = oracle.mean_squared_error(y, said, sample_weight=weights)
+        square = oracle.mean_squared_error(y, result, sample_weight=weights)
         assert found("rmse") == pytest.approx(math.sqrt(square), rel=1e-9)
-        assert found("mae") == pytest.approx(oracle.mean_absolute_error(y, said, sample_weight=weights), rel=1e-9)
-        assert found("r2") == pytest.approx(oracle.r2_score(y, said, sample_weight=weights), rel=1e-6)
+        assert found("mae") == pytest.approx(oracle.mean_absolute_error(y, result, sample_weight=weights), rel=1e-9)
+        assert found("r2") == pytest.approx(oracle.r2_score(y, result, sample_weight=weights), rel=1e-6)
     assert measured(metrics["r2"], (predictions(torch.randn(5, 1), torch.full((5,), 0.1)), None)) is None
 
 
@@ -343,41 +345,41 @@ def several(weight: Tensor | None = None, unknown: bool = False) -> Predictions:
 def test_labels_against_scikit_learn() -> None:
     weight = torch.rand(40, dtype=torch.float64) + 0.1
     for w in (None, weight):
-        said = several(w)
-        labels, hard = said.batch.labels.numpy(), said.required_logits.argmax(1).reshape(40, 5).numpy()
+        outputs = several(w)
+        labels, hard = outputs.batch.labels.numpy(), outputs.required_logits.argmax(1).reshape(40, 5).numpy()
         there = [c for c in range(5) if labels[:, c].any() or hard[:, c].any()]
         for name, average in (("label-f1", "macro"), ("label-f1('micro')", "micro")):
             value = oracle.f1_score(labels[:, there], hard[:, there], average=average, sample_weight=w, zero_division=0)
-            assert measured(metrics[name], (said, None)) == pytest.approx(100 * value)
+            assert measured(metrics[name], (outputs, None)) == pytest.approx(100 * value)
         value = oracle.accuracy_score(labels, hard, sample_weight=w)
-        assert measured(metrics["exact-match"], (said, None)) == pytest.approx(100 * value)
-    said = several(unknown=True)
-    known = said.batch.labels != -100
-    hard = torch.zeros(40, 5).long().masked_scatter(known, said.required_logits.argmax(1))
-    right = ((hard == said.batch.labels) | ~known).all(dim=1)[known.any(dim=1)]
-    assert measured(metrics["exact-match"], (said, None)) == pytest.approx(100 * float(right.double().mean()))
-    each = [oracle.f1_score(said.batch.labels[known[:, c], c], hard[known[:, c], c]) for c in range(5)]
-    assert measured(metrics["label-f1"], (said, None)) == pytest.approx(100 * np.mean(each))
+        assert measured(metrics["exact-match"], (outputs, None)) == pytest.approx(100 * value)
+    outputs = several(unknown=True)
+    known = outputs.batch.labels != -100
+    hard = torch.zeros(40, 5).long().masked_scatter(known, outputs.required_logits.argmax(1))
+    right = ((hard == outputs.batch.labels) | ~known).all(dim=1)[known.any(dim=1)]
+    assert measured(metrics["exact-match"], (outputs, None)) == pytest.approx(100 * float(right.double().mean()))
+    each = [oracle.f1_score(outputs.batch.labels[known[:, c], c], hard[known[:, c], c]) for c in range(5)]
+    assert measured(metrics["label-f1"], (outputs, None)) == pytest.approx(100 * np.mean(each))
     with pytest.raises(MismatchError, match="two-class row for each label"):
         measured(metrics["label-f1"], drawn("accuracy", 6))
 
 
 def test_reciprocal_ranks_against_scikit_learn() -> None:
-    said, _ = drawn("mrr", 50)
-    logits, labels = said.required_logits.numpy(), said.labels.numpy()
+    outputs, _ = drawn("mrr", 50)
+    logits, labels = outputs.required_logits.numpy(), outputs.labels.numpy()
     value = oracle.label_ranking_average_precision_score(np.eye(4)[labels], logits)  # one relevant: 1 / rank
-    assert measured(metrics["mrr"], (said, None)) == pytest.approx(100 * value)
+    assert measured(metrics["mrr"], (outputs, None)) == pytest.approx(100 * value)
     constant = predictions(torch.zeros(3, 4), torch.tensor([0, 1, 3]))
     assert measured(metrics["mrr"], (constant, None)) == pytest.approx(100 / 2.5)
 
 
 def test_likelihood_and_distance_from_the_teacher_against_numpy() -> None:
-    said, _ = drawn("gaussian-nll", 30)
-    values, y = said.required_logits.double().numpy(), said.labels.double().numpy()
+    outputs, _ = drawn("gaussian-nll", 30)
+    values, y = outputs.required_logits.double().numpy(), outputs.labels.double().numpy()
     density = norm.logpdf(y, values[:, 0], np.exp(values[:, 1] / 2))
-    assert measured(metrics["gaussian-nll"], (said, None)) == pytest.approx(-density.mean(), rel=1e-9)
+    assert measured(metrics["gaussian-nll"], (outputs, None)) == pytest.approx(-density.mean(), rel=1e-9)
     square = oracle.mean_squared_error(y, values[:, 0])
-    assert measured(metrics["rmse"], (said, None)) == pytest.approx(math.sqrt(square), rel=1e-9)
+    assert measured(metrics["rmse"], (outputs, None)) == pytest.approx(math.sqrt(square), rel=1e-9)
     plain, signal = drawn("teacher-rmse", 30)
     assert measured(metrics["gaussian-nll"], (plain, None)) is None  # no variance, no likelihood
     gap = (plain.required_logits.double() - signal.values.double()).numpy()
@@ -387,8 +389,8 @@ def test_likelihood_and_distance_from_the_teacher_against_numpy() -> None:
 
 
 def test_retrieval_and_similarity_against_numpy() -> None:
-    said, _ = drawn("recall-at", 40)
-    pairs = said.required_logits.double().numpy()
+    outputs, _ = drawn("recall-at", 40)
+    pairs = outputs.required_logits.double().numpy()
     pairs /= np.linalg.norm(pairs, axis=2, keepdims=True)
     near = pairs[:, 0] @ pairs[:, 1].T
     ranks = (near > np.diag(near)[:, None]).sum(1) + 1
@@ -396,12 +398,12 @@ def test_retrieval_and_similarity_against_numpy() -> None:
         ("recall-at", (ranks == 1).mean()),
         ("recall-at(5)", (ranks <= 5).mean()),
         ("retrieval-mrr", (1 / ranks).mean()),
-        ("spearman", spearmanr((pairs[:, 0] * pairs[:, 1]).sum(1), said.labels.numpy()).statistic),
+        ("spearman", spearmanr((pairs[:, 0] * pairs[:, 1]).sum(1), outputs.labels.numpy()).statistic),
     ):
-        assert measured(metrics[name], (said, None)) == pytest.approx(100 * value, rel=1e-6)
+        assert measured(metrics[name], (outputs, None)) == pytest.approx(100 * value, rel=1e-6)
     labels = torch.arange(40) % 7
     labels[0] = 99  # nothing is relevant to it
-    single = predictions(said.required_logits[:, :1], labels)
+    single = predictions(outputs.required_logits[:, :1], labels)
     near = pairs[:, 0] @ pairs[:, 0].T
     np.fill_diagonal(near, -np.inf)
     order, y = np.argsort(-near, axis=1), labels.numpy()
@@ -409,10 +411,10 @@ def test_retrieval_and_similarity_against_numpy() -> None:
     assert measured(metrics["retrieval-mrr"], (single, None)) == pytest.approx(100 * np.mean(1 / np.array(first)))
     assert measured(metrics["recall-at(3)"], (single, None)) == pytest.approx(100 * np.mean(np.array(first) <= 3))
     assert measured(metrics["spearman"], (single, None)) is None
-    tied = predictions(said.required_logits, (said.labels * 4).round())
+    tied = predictions(outputs.required_logits, (outputs.labels * 4).round())
     value = spearmanr((pairs[:, 0] * pairs[:, 1]).sum(1), tied.labels.numpy()).statistic
     assert measured(metrics["spearman"], (tied, None)) == pytest.approx(100 * value, rel=1e-6)
-    assert measured(metrics["spearman"], (predictions(said.required_logits, torch.zeros(40)), None)) is None
+    assert measured(metrics["spearman"], (predictions(outputs.required_logits, torch.zeros(40)), None)) is None
 
 
 def test_embeddings_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,8 +435,8 @@ def test_agreement_is_exact_for_compact_signals() -> None:
     compact = CompactSignal(labels, teacher.gather(1, labels[:, None])[:, 0], own, indices, gone, 12)
     expected = 100 * float((logits.argmax(1) == teacher.argmax(1)).double().mean())
     for name in ("agreement", "ta-rate"):
-        for said in (signal, compact):
-            assert measured(metrics[name], (predictions(logits, labels), said)) == pytest.approx(expected)
+        for outputs in (signal, compact):
+            assert measured(metrics[name], (predictions(logits, labels), outputs)) == pytest.approx(expected)
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -443,20 +445,20 @@ def decode(ids: Sequence[int]) -> str:
 
 
 def test_texts_against_sacrebleu() -> None:
-    said, _ = drawn("bleu", 40)
-    assert said.generated is not None
-    labels = said.batch.labels.clone()
+    outputs, _ = drawn("bleu", 40)
+    assert outputs.generated is not None
+    labels = outputs.batch.labels.clone()
     labels[::2, 10:] = -100
     labels[::2, 9] = 1  # an end token
-    batch = texts(said.generated, labels)
+    batch = texts(outputs.generated, labels)
     kept = [[t for t in row if t not in (-100, 1)] for row in labels.tolist()]
-    written, right = [" ".join(map(str, r)) for r in said.generated], [" ".join(map(str, r)) for r in kept]
+    written, right = [" ".join(map(str, r)) for r in outputs.generated], [" ".join(map(str, r)) for r in kept]
     bleu = sacrebleu.corpus_bleu(written, [right], tokenize="none", force=True).score
     assert measured(metrics["bleu(special=(1,))"], (batch, None)) == pytest.approx(bleu)
     assert measured(metrics["chrf(special=(1,))"], (batch, None)) == pytest.approx(
         sacrebleu.corpus_chrf(written, [right]).score
     )
-    written, right = [decode(r) for r in said.generated], [decode(r) for r in kept]
+    written, right = [decode(r) for r in outputs.generated], [decode(r) for r in kept]
     for name, value in (
         ("bleu", sacrebleu.corpus_bleu(written, [right]).score),
         ("chrf", sacrebleu.corpus_chrf(written, [right]).score),
@@ -471,12 +473,12 @@ def test_texts_against_sacrebleu() -> None:
 
 @pytest.mark.wrong_types
 def test_what_does_not_fit_is_refused() -> None:
-    said, signal = drawn("accuracy", 6)
-    for other in (signal.take(torch.arange(5)), TeacherSignal(torch.zeros(6, 3), said.labels.clamp(max=2))):
+    outputs, signal = drawn("accuracy", 6)
+    for other in (signal.take(torch.arange(5)), TeacherSignal(torch.zeros(6, 3), outputs.labels.clamp(max=2))):
         with pytest.raises(MismatchError, match="different classes or rows"):
-            measured(metrics["agreement"], (said, other))
+            measured(metrics["agreement"], (outputs, other))
     with pytest.raises(MismatchError, match="not a teacher's signal"):
-        measured(metrics["agreement"], (said, torch.zeros(6, 4)))
+        measured(metrics["agreement"], (outputs, torch.zeros(6, 4)))
     with pytest.raises(MismatchError, match="no class of the model"):
         reading("nll", torch.zeros(2, 2), torch.tensor([0, 2]))
     with pytest.raises(MismatchError, match="do not fit"):
@@ -484,7 +486,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(MismatchError, match="do not fit"):
         reading("rmse", torch.zeros(2, 3), torch.tensor([0.5, 2.0]))
     with pytest.raises(MismatchError, match="generated text"):
-        measured(metrics["bleu"], (said, None))
+        measured(metrics["bleu"], (outputs, None))
     batch, _ = drawn("chrf", 3)
     assert batch.generated is not None
     with pytest.raises(ConfigError, match="no weights"):
@@ -509,19 +511,19 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_an_evaluation_streams_and_tallies_merge() -> None:
-    said, signal = drawn("accuracy", 50)
-    whole = evaluate_metrics([(said, signal)], CLASSIFICATION)
+    outputs, signal = drawn("accuracy", 50)
+    whole = evaluate_metrics([(outputs, signal)], CLASSIFICATION)
     assert list(whole.values) == ["accuracy", "nll", "ece", "agreement"] and (whole.examples, whole.rows) == (50, 50)
-    parts = [some(said, signal, part) for part in torch.arange(50).split(7)]
+    parts = [some(outputs, signal, part) for part in torch.arange(50).split(7)]
     assert evaluate_metrics(iter(parts), CLASSIFICATION).values == pytest.approx(whole.values)
     tallies = [Tally.of(CLASSIFICATION) for _ in range(3)]
     for number, part in enumerate(parts):
         tallies[number % 3].add(*part)
     merged = tallies[0].merged(tallies[1:]).scores()
     assert (merged.examples, merged.rows) == (50, 50) and merged.values == pytest.approx(whole.values)
-    assert scores(said.required_logits, said.labels, signal) == whole
+    assert scores(outputs.required_logits, outputs.labels, signal) == whole
     assert whole.accuracy == pytest.approx(whole.values["accuracy"] / 100)
-    assert evaluate_metrics([(said, None)], CLASSIFICATION).agreement is None
+    assert evaluate_metrics([(outputs, None)], CLASSIFICATION).agreement is None
     with pytest.raises(MismatchError, match="nothing to evaluate"):
         evaluate_metrics([], CLASSIFICATION)
 
@@ -531,8 +533,8 @@ def test_rows_are_not_examples() -> None:
     flat, place = labels[labels != -100], torch.tensor([0, 0, 1])
     batch = Batch(inputs=None, labels=labels, index=torch.tensor([4, 9]), weight=torch.tensor([1.0, 3.0]))
     logits = 9 * torch.eye(3)[torch.tensor([1, 2, 2])]
-    said = Predictions(logits=logits, labels=flat, place=place, batch=batch)
-    found = evaluate_metrics([(said, None)], [metrics["accuracy"]])
+    outputs = Predictions(logits=logits, labels=flat, place=place, batch=batch)
+    found = evaluate_metrics([(outputs, None)], [metrics["accuracy"]])
     assert (found.examples, found.rows) == (2, 3) and found.values["accuracy"] == pytest.approx(
         80.0
     )  # (1 + 0 + 3) of 5
@@ -543,15 +545,15 @@ def test_rows_are_not_examples() -> None:
 
 @pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
 def test_a_batch_without_labelled_rows_adds_nothing(name: str) -> None:
-    said, signal = drawn(name, 9)
-    empty = predictions(said.required_logits[:0], said.labels[:0])
+    outputs, signal = drawn(name, 9)
+    empty = predictions(outputs.required_logits[:0], outputs.labels[:0])
     none = None if signal is None else signal.take(torch.arange(0))
-    assert measured(metrics[name], (said, signal), (empty, none)) == measured(metrics[name], (said, signal))
+    assert measured(metrics[name], (outputs, signal), (empty, none)) == measured(metrics[name], (outputs, signal))
     assert measured(metrics[name], (empty, none)) is None
 
 
 def test_expensive_metrics_wait_for_the_end() -> None:
-    said, _ = drawn("bleu", 5)
-    asked = [metrics["bleu"], metrics["token-nll"]]
-    assert list(evaluate_metrics([(said, None)], asked, final=True).values) == ["bleu", "token-nll"]
-    assert list(evaluate_metrics([(said, None)], asked).values) == ["token-nll"]
+    outputs, _ = drawn("bleu", 5)
+    requested = [metrics["bleu"], metrics["token-nll"]]
+    assert list(evaluate_metrics([(outputs, None)], requested, final=True).values) == ["bleu", "token-nll"]
+    assert list(evaluate_metrics([(outputs, None)], requested).values) == ["token-nll"]

@@ -53,9 +53,9 @@ def test_the_python_of_the_page_runs_in_order(files, capsys):
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(block, names)
-    told = capsys.readouterr().out
-    assert "'strength=light', 'strength=strong'" in told
-    assert "('asyncio', 'decimal', 'logging', 'statistics')" in told
+    output = capsys.readouterr().out
+    assert "'strength=light', 'strength=strong'" in output
+    assert "('asyncio', 'decimal', 'logging', 'statistics')" in output
     assert len(names["fresh"]) == 50
 
 

@@ -261,13 +261,13 @@ def test_what_is_not_read_is_counted_and_named(photos, tmp_path):
     with pytest.warns(UserWarning, match="not read") as warned:
         found = pictures(photos, side=8).examples
     assert len(found) == 7 and found.class_names == ("cat", "dog")
-    (said,) = (str(one.message) for one in warned)
+    (text,) = (str(one.message) for one in warned)
     for part in (
         "10 entries are not read", "2 .heic (cat/raw.heic, cat/raw2.HEIC)", "1 no ending (dog/notes)", "dog/.hidden.png", ".owl",
         "1 beside the class folders (nobody.png)", "1 links that lead out of the folder (dog/away.png)", "links=True",
         "1 a link that leads nowhere (dog/nowhere.png)", "1 linked folders (cat/round)", "1 a pipe (FIFO) (cat/pipe.png)",
     ):  # fmt: skip
-        assert part in said, said
+        assert part in text, text
     with pytest.warns(UserWarning, match="9 entries"):
         assert len(pictures(photos, side=8, links=True).examples) == 8
 

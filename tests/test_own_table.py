@@ -398,9 +398,9 @@ def test_a_core_install_reads_csv(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=here, capture_output=True, text=True, check=False
     )
-    told = done.stdout
+    output = done.stdout
     assert done.returncode == 0, done.stderr
-    assert told.splitlines() == [
+    assert output.splitlines() == [
         "Parts(t.csv: transfer 4, validation 4, test 4, teaching 8)", 'pip install "fractionate[parquet]"'
     ]  # fmt: skip
 

@@ -175,11 +175,11 @@ def test_a_class_called_like_nothing_is_read_or_the_setting_is_named(tmp_path, w
 
     for read in (label_table, label_texts):
         if word in MISSING:
-            with pytest.raises(ConfigError, match="20 rows have no label") as told:
+            with pytest.raises(ConfigError, match="20 rows have no label") as error:
                 read()
-            assert f"20 × {word!r}" in str(told.value)
-            said = str(told.value).rpartition("missing=")[2]
-            names = read(missing=json.loads(said.replace("'", '"')))
+            assert f"20 × {word!r}" in str(error.value)
+            text = str(error.value).rpartition("missing=")[2]
+            names = read(missing=json.loads(text.replace("'", '"')))
         else:
             names = read()
         assert word in names
@@ -187,9 +187,9 @@ def test_a_class_called_like_nothing_is_read_or_the_setting_is_named(tmp_path, w
 
 def test_an_empty_label_is_told_as_such(tmp_path):
     path = labelled(tmp_path / "t.csv", ["", "a", "b"], 60)
-    with pytest.raises(ConfigError, match=r"20 rows have no label(.|\n)*20 × an empty cell") as told:
+    with pytest.raises(ConfigError, match=r"20 rows have no label(.|\n)*20 × an empty cell") as error:
         table(path, "y")
-    assert "missing=" not in str(told.value), "there is no word to leave out"
+    assert "missing=" not in str(error.value), "there is no word to leave out"
     assert table(path, "y", missing=["-"]).labels.names == ("", "a", "b")
     with pytest.raises(ConfigError, match="missing= takes a list"):
         table(path, "y", missing="NA")
@@ -219,10 +219,10 @@ def test_numbers_of_other_countries(tmp_path, name):
     values = [round((i * 7919 % 1000) * 1.37 - 200 + 5000 * (i % 3), 2) for i in range(60)]
     rows = [f"{'ab'[i % 2]};{shown(value)}" for i, value in enumerate(values)]
     path = write(tmp_path / "t.csv", "\n".join(["y;x", *rows]))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         table(path, "y")
     for key, mark in settings.items():
-        assert f"{key}={mark!r}" in str(told.value)
+        assert f"{key}={mark!r}" in str(error.value)
     found = table(path, "y", **settings)
     assert found.columns[0].values.tolist() == pytest.approx(values)
     parts = found.parts(seed=3)

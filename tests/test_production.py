@@ -61,8 +61,8 @@ def test_what_is_handed_over_needs_nothing_of_ours(here, capsys):
     assert (
         run("distill", "run.yaml", "export.program=true", "export.licence=apache-2.0", "export.data=pen strokes") == 0
     )
-    told = capsys.readouterr()
-    assert told.out.startswith("kd seed 0: completed") and f"student: {here / 'out' / 'student'}" in told.err
+    output = capsys.readouterr()
+    assert output.out.startswith("kd seed 0: completed") and f"student: {here / 'out' / 'student'}" in output.err
     folder = here / "out" / "student"
     assert {p.name for p in folder.iterdir()} == {
         "README.md", "config.json", "model.safetensors", "model.pt2", "run.json",
@@ -111,9 +111,9 @@ def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(here):
         threading.Thread(target=stop, daemon=True).start()
         os._exit(run(*command))
 
-    status, told = os.waitpid(forked(stopped), 0)[1], (here / "told").read_text()
-    assert os.waitstatus_to_exitcode(status) == 143, told
-    assert "run the same command again to go on" in told and "Traceback" not in told
+    status, message = os.waitpid(forked(stopped), 0)[1], (here / "told").read_text()
+    assert os.waitstatus_to_exitcode(status) == 143, message
+    assert "run the same command again to go on" in message and "Traceback" not in message
     assert not (here / "out" / "student" / "run.json").exists()
     assert run(*command) == 0
     assert run(*command, "out=whole") == 0
@@ -130,14 +130,14 @@ def test_a_run_from_its_stored_run_file_is_bitwise_equal(here):
 
 def test_what_only_the_loop_knows_reaches_it(here):
     pytest.importorskip("tensorboard", reason="needs the extra track")
-    asked = {
+    settings = {
         "precision": "bfloat16", "micro_batch_size": 16, "clip_norm": 0.5, "average_decay": 0.9, "evaluate_every": 5,
         "patience": 3, "keep": "best",
     }  # fmt: skip
     more = ["distill.recompute=['1']", "distill.trackers=tensorboard", "distill.log_every=5", "distill.device=cpu"]
-    assert run("distill", "run.yaml", *(f"distill.{key}={value}" for key, value in asked.items()), *more) == 0
+    assert run("distill", "run.yaml", *(f"distill.{key}={value}" for key, value in settings.items()), *more) == 0
     made = Run.load(here / "out" / "student" / "run.json")
-    assert {key: made.settings[f"training.{key}"] for key in asked} == asked
+    assert {key: made.settings[f"training.{key}"] for key in settings} == settings
     rows = [json.loads(line) for line in (here / "out" / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [5, 10, 15, 20]
     assert list((here / "out" / "tensorboard").glob("events*"))

@@ -19,7 +19,7 @@ def test_the_readme_shows_the_recipe():
 def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / "recipes" / "own_model.py"), run_name="__main__")
-    told = capsys.readouterr().out
-    assert "nats an example" in told
-    assert "accuracy against hard" in told
+    output = capsys.readouterr().out
+    assert "nats an example" in output
+    assert "accuracy against hard" in output
     assert (tmp_path / "runs/own/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

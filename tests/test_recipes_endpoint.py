@@ -72,8 +72,8 @@ def test_a_killed_program_asks_only_for_what_is_missing(tmp_path, monkeypatch, c
     command = ["texts.jsonl", "--model", "small", "--out", "run", "--top", "3", "--transfer", "20", "--steps", "5"]
     try:
         Endpoint.child = subprocess.Popen([sys.executable, str(PROGRAM), *command], stderr=subprocess.PIPE)
-        _, said = Endpoint.child.communicate()
-        assert Endpoint.child.returncode == -signal.SIGKILL, said.decode()
+        _, outputs = Endpoint.child.communicate()
+        assert Endpoint.child.returncode == -signal.SIGKILL, outputs.decode()
         answers = tmp_path / "run" / "answers.jsonl"
         assert len(answers.read_text().splitlines()) == 7
         with answers.open("a") as file:

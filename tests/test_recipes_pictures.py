@@ -191,8 +191,8 @@ def test_the_cifar_recipe_runs(cifar: Path, tmp_path: Path, capsys: pytest.Captu
     small = ["--models", "resnet_cifar(8)", "resnet_cifar(8)", "--epochs", "1", "--share", "0.5", "--seeds", "2"]
     small += ["--cells", "kd"]
     run("cifar100.py", str(cifar), *small, "--out", str(tmp_path / "out"))
-    told = capsys.readouterr().out
-    assert "accuracy against hard" in told and "nats an example" in told
+    output = capsys.readouterr().out
+    assert "accuracy against hard" in output and "nats an example" in output
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "of 8 settings tried" in page
 
@@ -208,6 +208,6 @@ def test_the_imagenet_recipe_runs(pictures: Path, tmp_path: Path, capsys: pytest
         "--cells", "kd",
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
-    told = capsys.readouterr().out
-    assert "accuracy against hard" in told and "nats an example" in told
+    output = capsys.readouterr().out
+    assert "accuracy against hard" in output and "nats an example" in output
     assert (tmp_path / "out" / "report.html").exists()

@@ -181,7 +181,7 @@ HOST: list[Registry[str]] = []
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_plug_in_is_left_out_with_a_word(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, told = BROKEN[fault]
+    code, message = BROKEN[fault]
     info = tmp_path / "broken_plugin-1.0.dist-info"
     info.mkdir()
     (tmp_path / "broken_plugin.py").write_text(code)
@@ -202,7 +202,9 @@ def test_a_broken_plug_in_is_left_out_with_a_word(fault: str, tmp_path: Path, mo
         pytest.raises(UnknownNameError, match="unknown colour 'gren'") as error,
     ):
         registry["gren"]
-    assert "did you mean 'green'?" in str(error.value) and told in str(error.value) and "\x1b" not in str(error.value)
+    assert (
+        "did you mean 'green'?" in str(error.value) and message in str(error.value) and "\x1b" not in str(error.value)
+    )
     assert registry["blue"] == "blue", "the other plug-in is there"
     for module in ("broken_plugin", "sound_plugin"):
         sys.modules.pop(module, None)

@@ -107,7 +107,7 @@ def test_it_is_refused_with_its_place_and_its_fix(
     )
     with pytest.raises(SystemExit) as left:
         main(["report", "run.yaml", "--dry-run"])
-    told = capsys.readouterr().err
-    assert left.value.code == code or (not what and left.value.code in (2, 4)), told
-    assert what in told and "Traceback" not in told and "a bug of fractionate" not in told
+    output = capsys.readouterr().err
+    assert left.value.code == code or (not what and left.value.code in (2, 4)), output
+    assert what in output and "Traceback" not in output and "a bug of fractionate" not in output
     assert not (place / "made").exists()

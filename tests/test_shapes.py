@@ -39,6 +39,6 @@ def test_the_shapes_in_annotations_are_true(request: pytest.FixtureRequest) -> N
 def test_a_wrong_shape_is_caught(request: pytest.FixtureRequest) -> None:
     """The checker is really there: student logits [batch, classes] that are a vector are refused by their annotation."""
     signal = TeacherSignal(torch.zeros(2, 3), torch.tensor([0, 1]))
-    with pytest.raises(Exception, match=r"student_logits|student and teacher") as told:
+    with pytest.raises(Exception, match=r"student_logits|student and teacher") as error:
         rescaling(torch.zeros(2), signal, Objective())
-    assert (type(told.value).__name__ == "TypeCheckError") == request.config.getoption("--shapes")
+    assert (type(error.value).__name__ == "TypeCheckError") == request.config.getoption("--shapes")

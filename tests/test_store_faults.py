@@ -61,10 +61,10 @@ def part(tmp_path_factory):
 
 def traced(work, log, *options):
     """Do some work in a fork that strace follows from its first line on; its exit code and what it wrote to stderr."""
-    told, (waits, go) = log.with_name(f"{log.name}-stderr"), os.pipe()
+    output, (waits, go) = log.with_name(f"{log.name}-stderr"), os.pipe()
 
     def follow():
-        os.dup2(os.open(told, os.O_CREAT | os.O_WRONLY), 2)
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY), 2)
         os.read(waits, 1)
         try:
             work()
@@ -81,7 +81,7 @@ def traced(work, log, *options):
     for end in (waits, go):
         os.close(end)
     tracer.stderr.close()
-    return os.waitstatus_to_exitcode(status), told.read_text()
+    return os.waitstatus_to_exitcode(status), output.read_text()
 
 
 def commits(place, base):
@@ -164,8 +164,8 @@ def test_a_small_disk(tmp_path):
 def test_a_disk_that_cannot_be_read_is_a_typed_error(part, tmp_path):
     base, _ = part
     options = ["-P", str(base / "s" / "head.json"), "-e", "trace=openat,read", "-e", "inject=openat,read:error=EIO"]
-    code, said = traced(lambda: Store.open(base / "s"), tmp_path / "log", *options)
-    assert code == 1 and said.startswith("6 cannot read") and "Input/output error" in said
+    code, outputs = traced(lambda: Store.open(base / "s"), tmp_path / "log", *options)
+    assert code == 1 and outputs.startswith("6 cannot read") and "Input/output error" in outputs
 
 
 WRITER = f"""

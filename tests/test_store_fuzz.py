@@ -45,5 +45,5 @@ INPUTS = st.builds(
 @example(content=b"")
 @given(content=INPUTS)
 def test_readers_meet_hostile_files_with_values_or_typed_errors(bench, target, content):
-    said = TARGETS[target](bench, content)
-    assert said.split(",")[0] in ("read", "refused", "unchanged")
+    outputs = TARGETS[target](bench, content)
+    assert outputs.split(",")[0] in ("read", "refused", "unchanged")

@@ -212,7 +212,7 @@ def test_a_damaged_class_relation_is_mended_by_its_teacher_only(dense, teacher):
 
 
 def test_only_lost_rows_are_asked_for_again(store, teacher, data):
-    asked = []
+    requested = []
     rows = Store.open(store.path).shards[0]
     with rows.path.open("r+b") as file:  # the last bytes of the last column: one row
         file.seek(-1, 2)
@@ -224,7 +224,7 @@ def test_only_lost_rows_are_asked_for_again(store, teacher, data):
     assert "1 rows are missing" in str(mended)
 
     def listening(inputs):
-        asked.append(len(inputs))
+        requested.append(len(inputs))
         return teacher(inputs)
 
     with pytest.raises(MismatchError, match="teacher"):  # another callable is another teacher
@@ -364,10 +364,10 @@ def test_merging_killed_between_its_steps_loses_nothing(dense, monkeypatch):
 
 
 def test_info_and_verification_are_records(store):
-    told, found = info(store.path), verify(store.path)
-    assert StoreInfo.from_json(told.to_json()) == told and Verification.from_json(found.to_json()) == found
-    assert told.entries_present == told.rows == ROWS and told.classes == 5
-    assert "400 of 400 there" in str(told) and "5 classes" in str(told) and "whole" in str(found)
+    message, found = info(store.path), verify(store.path)
+    assert StoreInfo.from_json(message.to_json()) == message and Verification.from_json(found.to_json()) == found
+    assert message.entries_present == message.rows == ROWS and message.classes == 5
+    assert "400 of 400 there" in str(message) and "5 classes" in str(message) and "whole" in str(found)
     with pytest.raises(ConfigError, match="no signal store"):
         info(store.path / "shards")
 

@@ -90,9 +90,9 @@ def test_texts_of_every_file_are_the_same(tmp_path, ending):
 
 def test_a_wrong_column_is_named_with_its_neighbour(tmp_path):
     path = write(tmp_path / "t.csv", topics())
-    with pytest.raises(ConfigError, match="no column 'bodi'") as told:
+    with pytest.raises(ConfigError, match="no column 'bodi'") as error:
         data_sets[f"texts('{path}', text='bodi', label='topic')"]
-    assert "did you mean text='body'?" in str(told.value)
+    assert "did you mean text='body'?" in str(error.value)
     with pytest.raises(ConfigError, match="no column 'customer'"):
         data_sets[f"texts('{path}', text='body', label='topic', group='customer')"]
 
@@ -298,9 +298,9 @@ def test_the_last_message_of_a_chat_is_learned(tmp_path):
 def test_prompts_without_room_are_counted(tmp_path):
     rows = [{"prompt": "the cat " * n, "completion": "a dog"} for n in range(1, 11)]
     found = data_sets[f"prompts('{write(tmp_path / 'p.jsonl', rows)}')"]
-    with pytest.warns(UserWarning, match=r"are cut|leave no room") as told:
+    with pytest.warns(UserWarning, match=r"are cut|leave no room") as reported:
         split = found.encode(found.table.examples, reader(16, end=True))
-    messages = [str(one.message) for one in told]
+    messages = [str(one.message) for one in reported]
     assert any("are cut" in message for message in messages) and any("leave no room" in message for message in messages)
     assert 0 < len(split) < 10 and (split.labels != -100).any(1).all()
     with pytest.warns(UserWarning, match="are cut"), pytest.raises(MismatchError, match="nothing is left to learn"):

@@ -61,8 +61,8 @@ def counting(count: int = 24) -> datasets.Dataset:
     made = []
     for i in range(count):
         start, prompt, length = i % 5, 1 + i % 3, 1 + (i * i) % 5
-        said = [WORDS[2 + (start + j) % 10] for j in range(prompt + length)]
-        made.append({"prompt": " ".join(said[:prompt]), "completion": " " + " ".join(said[prompt:])})
+        entries = [WORDS[2 + (start + j) % 10] for j in range(prompt + length)]
+        made.append({"prompt": " ".join(entries[:prompt]), "completion": " " + " ".join(entries[prompt:])})
     return datasets.Dataset.from_list(made)
 
 
@@ -188,9 +188,9 @@ def test_the_student_learns_what_the_teacher_says(tmp_path):
 
 def test_a_stored_signal_is_refused_with_the_way_out(tmp_path):
     signal = TeacherSignal(torch.zeros(24, len(WORDS)), torch.zeros(24).long())
-    with pytest.raises(ConfigError, match="a stored signal cannot follow") as told:
+    with pytest.raises(ConfigError, match="a stored signal cannot follow") as error:
         trained(KDSFT, arguments(tmp_path), signal=signal)
-    assert "fractionate.distill" in told.value.fix
+    assert "fractionate.distill" in error.value.fix
 
 
 def test_our_objective_on_what_gkd_s_student_writes(tmp_path):

@@ -61,10 +61,10 @@ def test_captums_shapley_values_of_an_explaining_model_are_its_evidence():
     """An outside oracle: the log-odds are a sum over superfeatures, so the Shapley value of one is its own change."""
     explaining, some = model(2).double(), data(6)
     inputs = some.inputs.double()
-    said, named = said_of(explaining, inputs)[1], torch.tensor([0, 1, 2, 0, 1, 2])
+    outputs, named = said_of(explaining, inputs)[1], torch.tensor([0, 1, 2, 0, 1, 2])
     baseline = inputs.mean(0)
     at_baseline = said_of(explaining, baseline[None])[1]
-    apart = [s - s.mean(2, keepdim=True) for s in (said, at_baseline.expand_as(said))]
+    apart = [s - s.mean(2, keepdim=True) for s in (outputs, at_baseline.expand_as(outputs))]
     wanted = (apart[0] - apart[1]).gather(2, named[:, None, None].expand(-1, 3, 1)).squeeze(2)
     found = group_attributions(explaining, inputs, FOUND, named, samples=2)
     torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
@@ -80,8 +80,8 @@ def test_a_model_without_a_prior_is_measured_against_the_flat_one():
     found = explain(flat, model(2), data(), FOUND, shown=[3, 5, 3])
     assert found.prior == pytest.approx((1 / 3,) * 3)
     assert [e.example for e in found.examples] == ["3", "5"]
-    said = said_of(flat, data().inputs)
-    torch.testing.assert_close(evidence(said[1], torch.zeros(3).double()).sum(1), said[0])
+    outputs = said_of(flat, data().inputs)
+    torch.testing.assert_close(evidence(outputs[1], torch.zeros(3).double()).sum(1), outputs[0])
 
 
 def test_the_record_and_its_table(tmp_path):

@@ -335,8 +335,8 @@ app.command("examples")(examples)
 app.command("explain")(explain)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from fractionate.system.versions import versions
 
         print(visible(versions()))

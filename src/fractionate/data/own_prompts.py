@@ -200,8 +200,8 @@ def _chats(columns: Columns) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Role and text of every message of each chat. Raises `DamagedError` naming a row that holds something else."""
     found = []
     for place, chat in enumerate(columns.lists("messages")):
-        told = [message if isinstance(message, dict) else {} for message in chat]
-        pairs = tuple((message.get("role"), message.get("content")) for message in told)
+        notes = [message if isinstance(message, dict) else {} for message in chat]
+        pairs = tuple((message.get("role"), message.get("content")) for message in notes)
         if len(pairs) < 2 or not all(isinstance(part, str) for pair in pairs for part in pair):
             raise DamagedError(
                 f"{columns.where(place)} this is no chat",

@@ -133,9 +133,11 @@ def _one_column(
             "there are several columns of arrays", expected="one", got=", ".join(chosen), fix=f"column={chosen[0]!r}"
         )
     (column,) = chosen
-    said = {part: _labels(rows, label) for part, rows in splits.items()}
+    entries = {part: _labels(rows, label) for part, rows in splits.items()}
     own = getattr(splits["train"].features[label], "names", None)
-    names = tuple(own) if own else tuple(sorted({value for values in said.values() for value in values}, key=_in_order))
+    names = (
+        tuple(own) if own else tuple(sorted({value for values in entries.values() for value in values}, key=_in_order))
+    )
     numbers = {value: place for place, value in enumerate(names)}
     encoding: Record | None = None
     read: Callable[[Any], torch.Tensor] = _arrays
@@ -157,7 +159,7 @@ def _one_column(
             plain = plain.cast_column(column, Image(decode=False))
         elif kinds[column] == "numbers":
             plain = plain.with_format("numpy")
-        labels = torch.tensor([numbers[value] for value in said[part]])
+        labels = torch.tensor([numbers[value] for value in entries[part]])
         made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
     return made, encoding
 

@@ -222,11 +222,11 @@ def read_texts(
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv, .parquet or .jsonl file",
         )
     target = Target.of(label, None)
-    asked = {f"label {place}": name for place, name in enumerate(target.columns)}
+    settings = {f"label {place}": name for place, name in enumerate(target.columns)}
     roles = {"text": text} | ({} if second is None else {"second": second})
-    columns, given = read_parts(path, roles | asked, reading)
+    columns, given = read_parts(path, roles | settings, reading)
     texts = {role: columns.texts(role) for role in roles}
-    cells = {name: columns.words(role) for role, name in asked.items()}
+    cells = {name: columns.words(role) for role, name in settings.items()}
     labels = make_labels(target, cells, {}, where=columns.where, missing=gone, numerals=PLAIN)
     made = texts | {"label": tuple(labels.values.tolist())}
     return raw_table(columns, made, reading, given, keys=tuple(texts), class_names=labels.names)

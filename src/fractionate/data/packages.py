@@ -44,9 +44,9 @@ def package_file(package: str, path: str, sha256: str) -> Path:
             step = [str(next(Path(folder).glob("*.deb"))) if part == "" else part for part in step]
             done = subprocess.run(step, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode:
-                told = done.stderr.strip().splitlines()
+                output = done.stderr.strip().splitlines()
                 raise ResourceError(
-                    f"could not fetch {package}", got=told[-1] if told else "", fix=f"apt-get update; {fix}"
+                    f"could not fetch {package}", got=output[-1] if output else "", fix=f"apt-get update; {fix}"
                 )
         fetched = _checked(Path(folder) / "unpacked" / path, sha256)
         kept = cache_folder() / package / path

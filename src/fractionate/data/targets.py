@@ -124,11 +124,11 @@ def make_labels(
     found: list[NDArray[Any]] = []
     names: tuple[str, ...] = () if target.task == "regression" else class_names(target.columns)
     for column in target.columns:
-        told: dict[str, Any] = {"where": where, "missing": missing}
+        notes: dict[str, Any] = {"where": where, "missing": missing}
         if target.task == "classification":
-            values, names = class_labels(column, cells[column], numerals=numerals, **told)
+            values, names = class_labels(column, cells[column], numerals=numerals, **notes)
         else:
-            values = _numbers(column, cells[column], numerals if target.task == "regression" else None, **told)
+            values = _numbers(column, cells[column], numerals if target.task == "regression" else None, **notes)
         found.append(values)
     return Labels(target, found[0] if target.single else np.stack(found, axis=1), names)
 

@@ -168,9 +168,11 @@ def fetch_lists(folder: Path, source: str, target: str) -> Path:
         check=False,
     )
     if not list(lists.glob(f"*_i18n_Translation-{_escaped(target)}")):
-        told = (done.stderr or done.stdout).strip().splitlines()
+        output = (done.stderr or done.stdout).strip().splitlines()
         raise ResourceError(
-            f"apt gave no descriptions in {target!r}", got=told[-1] if told else f"exit code {done.returncode}", fix=fix
+            f"apt gave no descriptions in {target!r}",
+            got=output[-1] if output else f"exit code {done.returncode}",
+            fix=fix,
         )
     return lists
 

@@ -65,10 +65,10 @@ def row_losses(
         signal = teacher
     else:
         _refuse_whole(objective)
-        said, theirs, _ = rows(logits_of(teacher, teacher_head), labels, predicts_next=predicts_next)
+        outputs, theirs, _ = rows(logits_of(teacher, teacher_head), labels, predicts_next=predicts_next)
         if not len(theirs):  # nothing counts in this batch: 0, with a path for the gradient
             return logits.sum(dim=-1)
-        signal = TeacherSignal(said.detach(), theirs)
+        signal = TeacherSignal(outputs.detach(), theirs)
     return objective(logits, signal)
 
 
@@ -269,9 +269,9 @@ def lightning_distillation(
                 read = as_batch(batch, torch.arange(0), "Lightning's batch")
                 there = place(teacher, pl_module.device)
                 with eval_mode(teacher):
-                    said = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
+                    outputs = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
                 loss = distillation_loss(
-                    self.heard[-1], said.to(read.labels.device), read.labels, objective, head=head, **more
+                    self.heard[-1], outputs.to(read.labels.device), read.labels, objective, head=head, **more
                 )
                 return {**own, "loss": loss} if isinstance(own, Mapping) else loss
 

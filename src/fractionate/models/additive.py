@@ -123,8 +123,8 @@ class Explaining(nn.Module):
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         parts = self.split(self.trunk(inputs))
-        said = [torch.log_softmax(branch(part), dim=-1) for branch, part in zip(self.branches, parts, strict=True)]
-        explanations = torch.stack(said, dim=1)
+        outputs = [torch.log_softmax(branch(part), dim=-1) for branch, part in zip(self.branches, parts, strict=True)]
+        explanations = torch.stack(outputs, dim=1)
         return {"logits": combined(explanations, self.log_prior), EXPLANATIONS: explanations}
 
 

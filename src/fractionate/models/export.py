@@ -125,8 +125,8 @@ class _Logits(nn.Module):
         return logits_of(self.student(*positional, **named), self.head)
 
 
-def _check(kind: str, said: Tensor, expected: Tensor) -> float:
-    difference = float((said - expected).abs().max())
+def _check(kind: str, outputs: Tensor, expected: Tensor) -> float:
+    difference = float((outputs - expected).abs().max())
     if not difference <= PARITY:
         raise NumericsError(
             f"the program of {kind} does not say what the student says",
@@ -145,9 +145,9 @@ def _expected(student: nn.Module, example: Any, head: Head) -> Tensor:
 @contextmanager
 def _exporting(kind: str) -> Iterator[None]:
     """Exporters raise whatever the model makes them raise, and talk while they do."""
-    told = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    notes = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
     try:
-        for name in told:
+        for name in notes:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,7 +161,7 @@ def _exporting(kind: str) -> Iterator[None]:
             fix="leave the program out, or keep what depends on the numbers out of the student's forward",
         ) from error
     finally:
-        for name, level in told.items():
+        for name, level in notes.items():
             logging.getLogger(name).setLevel(level)
 
 
@@ -169,16 +169,16 @@ def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> 
     positional, named = _arguments(example)
     written = io.BytesIO()
     with eval_mode(student), _exporting("torch.export"):
-        asked = _Logits(student, head).eval()
-        program = torch.export.export(asked, positional, named, dynamic_shapes=_free_batch(example))
+        requested = _Logits(student, head).eval()
+        program = torch.export.export(requested, positional, named, dynamic_shapes=_free_batch(example))
         program.example_inputs = (
             None  # else they lie in the file: the data are not for everybody, and views bring all of them
         )
         torch.export.save(program, written)
         written.seek(0)
         back = torch.export.load(written).module()
-        said = logits_of(back(*positional, **named), None)
-    difference = _check("torch.export", said.float().cpu(), _expected(student, example, head))
+        outputs = logits_of(back(*positional, **named), None)
+    difference = _check("torch.export", outputs.float().cpu(), _expected(student, example, head))
     write_file(out / FILES["torch.export"], written.getbuffer())
     return difference
 
@@ -191,16 +191,16 @@ def _export_onnx(student: nn.Module, example: Any, out: Path, head: Head) -> flo
         raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
     positional, named = _arguments(example)
     with eval_mode(student), _exporting("ONNX"):
-        asked = _Logits(student, head).eval()
+        requested = _Logits(student, head).eval()
         made: Any = torch.onnx.export(
-            asked, positional, kwargs=named, dynamic_shapes=_free_batch(example), dynamo=True, verbose=False
+            requested, positional, kwargs=named, dynamic_shapes=_free_batch(example), dynamo=True, verbose=False
         )
         content: bytes = made.model_proto.SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         given = [*positional, *named.values()]
         feeds = {entry.name: value.cpu().numpy() for entry, value in zip(session.get_inputs(), given, strict=True)}
-        said = torch.from_numpy(session.run(None, feeds)[0])
-    difference = _check("ONNX Runtime", said.float(), _expected(student, example, head))
+        outputs = torch.from_numpy(session.run(None, feeds)[0])
+    difference = _check("ONNX Runtime", outputs.float(), _expected(student, example, head))
     write_file(out / FILES["ONNX Runtime"], content)
     return difference
 

@@ -158,8 +158,8 @@ class HubModel:
         theirs = self._their_classes() if need.kind in CLASSES and need.classes else ()
         if not need.frozen and len(theirs) != need.classes and theirs:
             settings |= {"num_labels": need.classes, "ignore_mismatched_sizes": True}
-        model, told = self.place.read(auto, **settings)
-        new = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
+        model, message = self.place.read(auto, **settings)
+        new = sorted({*message["missing_keys"], *(key[0] for key in message["mismatched_keys"])})
         if need.frozen and new:
             raise MismatchError(
                 f"{self.name} has no head for {need.kind}: it would answer at random",

@@ -159,8 +159,8 @@ def save_packed(student: nn.Module, folder: Path | str) -> dict[str, int]:
     make_directory(folder)
     config = getattr(student, "config", None)
     if config is not None:
-        said = config.to_dict() | {"architectures": [type(student).__name__]}
-        write_file(folder / CONFIG, json.dumps(said, indent=2, default=str).encode())
+        outputs = config.to_dict() | {"architectures": [type(student).__name__]}
+        write_file(folder / CONFIG, json.dumps(outputs, indent=2, default=str).encode())
     write_file(folder / WEIGHTS, content)
     manifest = {"format": FORMAT, "layers": layers, "attention": attention}
     write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -258,8 +258,8 @@ def _architecture(folder: Path) -> nn.Module:
         raise ConfigError(
             f"{folder} does not say which model it is", expected=CONFIG, fix="load_packed(folder, into=your_model())"
         )
-    said = json.loads((folder / CONFIG).read_text())
-    name = (said.get("architectures") or ["?"])[0]
+    content = json.loads((folder / CONFIG).read_text())
+    name = (content.get("architectures") or ["?"])[0]
     kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ConfigError(
@@ -268,5 +268,5 @@ def _architecture(folder: Path) -> nn.Module:
             fix="load_packed(folder, into=your_model())",
         )
     settings: Any = kind.config_class
-    made: nn.Module = kind(settings.from_dict(said))
+    made: nn.Module = kind(settings.from_dict(content))
     return made

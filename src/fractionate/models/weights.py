@@ -114,16 +114,16 @@ def read_own_weights(path: Path | str, *, fix: str, made_by: str = "") -> dict[s
     try:
         tensors = read_weights(path)
         with safe_open(path, framework="pt") as file:
-            told = (file.metadata() or {}).get(DIGEST)
+            notes = (file.metadata() or {}).get(DIGEST)
     except ResourceError:
         raise
     except FractionateError as error:
         raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=fix) from error
     found = _digest(tensors, made_by)
-    if told != found:
+    if notes != found:
         raise DamagedError(
             f"{path} is damaged",
-            expected="a digest" if told is None else f"xxh3-128 {told}",
+            expected="a digest" if notes is None else f"xxh3-128 {notes}",
             got=f"xxh3-128 {found}",
             fix=fix,
         )

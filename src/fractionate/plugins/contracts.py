@@ -196,8 +196,8 @@ def _divergence(part: Divergence) -> Iterator[Promise]:
         scaled=falls_as_squared(part) and not own_temperature(part),
     )
     record = conformance(subject)
-    for asked in record.checks:
-        yield f"{asked.name}: {asked.question}", lambda asked=asked: asked.status != "differs"
+    for requested in record.checks:
+        yield f"{requested.name}: {requested.question}", lambda requested=requested: requested.status != "differs"
     yield "the analytic gradient is that of the plain form", lambda: _analytic(part)
     yield "refuses a cell by an error of ours, or meets it", lambda: _meets_or_refuses(part)
 
@@ -322,10 +322,10 @@ def _gradient(part: TermSpec) -> bool:
     return left and all(bool(torch.isfinite(g).all()) for g in found) and any(bool(g.any()) for g in found)
 
 
-def _leaves(said: Predictions) -> list[Tensor]:
-    states = said.attention
+def _leaves(outputs: Predictions) -> list[Tensor]:
+    states = outputs.attention
     inside = [] if states is None else [*states.scores.values(), *states.outputs.values(), *states.hidden.values()]
-    found = [said.logits, said.explanations, *said.features.values(), *inside]
+    found = [outputs.logits, outputs.explanations, *outputs.features.values(), *inside]
     return [leaf for leaf in found if leaf is not None]
 
 

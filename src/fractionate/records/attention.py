@@ -48,5 +48,5 @@ class AttentionStudy(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = [self.finding.summary] if self.finding else []
-        return "\n".join([f"{self.name}, {self.quantization}", *said, *(f"  {arm}" for arm in self.attention_arms)])
+        entries = [self.finding.summary] if self.finding else []
+        return "\n".join([f"{self.name}, {self.quantization}", *entries, *(f"  {arm}" for arm in self.attention_arms)])

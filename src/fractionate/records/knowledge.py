@@ -321,9 +321,9 @@ class Diagnosis(Record):
         lines += [f"  {term}" for term in self.terms]
         parts = self.superclass_parts or self.class_parts
         ranked = sorted(parts, key=lambda part: -part.relations_nats)
-        told = [f"{part.name} {part.relations_nats:.3f}" for part in ranked]
-        if len(told) > 8:
-            told = [*told[:4], "…", *told[-3:]]
+        notes = [f"{part.name} {part.relations_nats:.3f}" for part in ranked]
+        if len(notes) > 8:
+            notes = [*notes[:4], "…", *notes[-3:]]
         kind = "superclass" if self.superclass_parts else "class"
-        lines += [f"  beside the label, by {kind} (both shapes, nats): {', '.join(told)}"] * bool(told)
+        lines += [f"  beside the label, by {kind} (both shapes, nats): {', '.join(notes)}"] * bool(notes)
         return "\n" + "\n".join(lines) if lines else ""

@@ -87,8 +87,8 @@ class MetricInfo(Record):
     def title(self) -> str:
         """The name in prose: NLL, F1 (micro)."""
         name, _, arguments = self.name.partition("(")
-        told = arguments.removesuffix(")").replace("'", "")
-        return TITLES.get(name, name) + (f" ({told})" if told else "")
+        message = arguments.removesuffix(")").replace("'", "")
+        return TITLES.get(name, name) + (f" ({message})" if message else "")
 
     @property
     def value_unit(self) -> str:
@@ -139,13 +139,13 @@ class Scores(Record):
     def describe(self, metrics: Sequence[MetricInfo]) -> str:
         """The values in words, with decimals and units of the metrics that are given."""
         known = {metric.name: metric for metric in metrics}
-        told = [
+        notes = [
             f"{known[name].title} {value:.{known[name].places}f} {known[name].value_unit}".rstrip()
             if name in known
             else f"{name} {value:.4g}"
             for name, value in self.values.items()
         ]
-        return ", ".join(told) or "no metric has a value"
+        return ", ".join(notes) or "no metric has a value"
 
     def __str__(self) -> str:
         return self.describe(())

@@ -44,8 +44,8 @@ class Effect(Record):
     smallest_effect: float | None = None  # the smallest true difference that so many seeds find in 8 of 10 studies
 
     def __str__(self) -> str:
-        told = f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
-        return told + self.reach
+        message = f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
+        return message + self.reach
 
     @property
     def reach(self) -> str:

@@ -51,10 +51,10 @@ def look_at(source: Source) -> Look:
     """Read a source once. Raises what its reader raises for data that cannot be learned from."""
     if source.reader == "pictures":
         return _pictures(source)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         source, found, dropped = _read(source)
-    odd = [*source.notes, *dropped, *(str(one.message).partition("\n")[0] for one in told), *_columns(source)]
+    odd = [*source.notes, *dropped, *(str(one.message).partition("\n")[0] for one in message), *_columns(source)]
     if source.reader == "table":
         return _table(source, found, odd)
     whole = found.table.examples
@@ -140,7 +140,7 @@ def _table(source: Source, found: Any, odd: list[str]) -> Look:
 
 
 def _pictures(source: Source) -> Look:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         parts = division(Path(source.path[0]))
         classes = class_folders(parts)
@@ -149,7 +149,7 @@ def _pictures(source: Source) -> Look:
             for inside in parts.values()
             for pair in files_of_classes(inside, classes, ENDINGS, what="pictures", allow_empty=True)
         ]
-    odd = [str(one.message).partition("\n")[0] for one in told]
+    odd = [str(one.message).partition("\n")[0] for one in message]
     counts = Counter(classes[number] for _, number in files)
     facts = [
         f"{len(files):,} pictures" + (f" in {', '.join(parts)}" if len(parts) > 1 else ""),

@@ -25,11 +25,11 @@ NEEDS = {  # a tracker, or onnx: the modules and how to get them
 
 def check_extras(run: RunFile) -> None:
     """Raise `MissingExtraError` or `ResourceError` now for what a run would miss after hours."""
-    for asked in (*run.distill.trackers, *(("onnx",) if run.export.onnx else ())):
-        modules, fix = NEEDS[asked]
+    for requested in (*run.distill.trackers, *(("onnx",) if run.export.onnx else ())):
+        modules, fix = NEEDS[requested]
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
-            key = "export.onnx" if asked == "onnx" else "distill.trackers"
+            key = "export.onnx" if requested == "onnx" else "distill.trackers"
             raise MissingExtraError(f"{key} needs {', '.join(missing)}, which is not installed", fix=fix)
     training_device(run.distill.device)
 

@@ -53,12 +53,12 @@ def load_run(
             place: Place = fault["loc"]
             cause = fault.get("ctx", {}).get("error")
             if isinstance(cause, ContradictionError):
-                told = [
+                message = [
                     ((*place, key), f"{'.'.join(map(str, (*place, key)))}: {why}") for key, why in cause.by_key.items()
                 ]
             else:
-                told = [(place, _say(fault, place))]
-            faults += [(*_where(lines, there), what) for there, what in told]
+                message = [(place, _say(fault, place))]
+            faults += [(*_where(lines, there), what) for there, what in message]
     for key, lookup in ({} if lookups is None else lookups(tree)).items():
         for place, name in _names(tree, tuple(key.split("."))):
             try:
@@ -79,10 +79,11 @@ def load_run(
                     (line, column, f"{key} names code, {printable(name)!r}; to let it run, add --trust {shown}")
                 )
     if faults:
-        said = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
-        more = [f"and {len(said) - MOST_FAULTS} more"] if len(said) > MOST_FAULTS else []
+        entries = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
+        more = [f"and {len(entries) - MOST_FAULTS} more"] if len(entries) > MOST_FAULTS else []
         raise ConfigError(
-            f"{len(said)} error{'s' * (len(said) > 1)} in the run file\n  " + "\n  ".join(said[:MOST_FAULTS] + more)
+            f"{len(entries)} error{'s' * (len(entries) > 1)} in the run file\n  "
+            + "\n  ".join(entries[:MOST_FAULTS] + more)
         )
     assert run is not None
     return run

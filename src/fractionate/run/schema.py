@@ -60,19 +60,19 @@ class RunFile(Section):
     @field_validator("distill")
     @classmethod
     def _fits_training(cls, value: DistillSection, info: ValidationInfo) -> DistillSection:
-        training, told = info.data.get("training"), {}
+        training, message = info.data.get("training"), {}
         if training is None:  # its own faults are told already
             return value
         if value.micro_batch_size is not None and value.micro_batch_size > training.batch_size:
-            told["micro_batch_size"] = (
+            message["micro_batch_size"] = (
                 f"{value.micro_batch_size} is more than training.batch_size, {training.batch_size}"
             )
         for key in ("evaluate_every", "save_every_steps", "log_every"):
             every = getattr(value, key)
             if every is not None and training.steps is not None and every > training.steps:
-                told[key] = f"{every} never comes within training.steps, {training.steps}"
-        if told:
-            raise ContradictionError(told)
+                message[key] = f"{every} never comes within training.steps, {training.steps}"
+        if message:
+            raise ContradictionError(message)
         return value
 
 

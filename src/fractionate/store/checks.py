@@ -130,12 +130,12 @@ def check_tokenizer(store: Store, tokenizer: Any) -> None:
 
     Strings are compared, not sizes: two vocabularies of one size may differ, and one padded for speed is still the same.
     """
-    told = store.head.identity.get("tokenizer", "")
+    message = store.head.identity.get("tokenizer", "")
     given = tokenizer_fingerprint(tokenizer)
-    if told != given:
+    if message != given:
         raise MismatchError(
             f"the store {store.path} was collected with another tokenizer (field tokenizer)",
-            expected=told[:16] or "no tokenizer was named",
+            expected=message[:16] or "no tokenizer was named",
             got=given[:16],
             fix="classes are numbers of strings: use a student of the teacher's tokenizer",
         )

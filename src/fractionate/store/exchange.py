@@ -120,8 +120,8 @@ def _datasets(store: Store, out: Path) -> Path:
     table = pyarrow.concat_tables([table.replace_schema_metadata(None) for table in _tables(store)])
 
     def fill(folder: Path) -> None:
-        told = datasets.DatasetInfo(description=json.dumps(store.head.body()))
-        datasets.Dataset(datasets.table.InMemoryTable(table), info=told).save_to_disk(folder)
+        message = datasets.DatasetInfo(description=json.dumps(store.head.body()))
+        datasets.Dataset(datasets.table.InMemoryTable(table), info=message).save_to_disk(folder)
 
     return write_directory(out, fill)
 

@@ -105,8 +105,8 @@ def teacher_config(teacher: object) -> str:
     text = plain_repr(teacher)
     config: Any = getattr(teacher, "config", None)
     if hasattr(config, "to_dict"):
-        told = {str(key): str(value) for key, value in config.to_dict().items()}
-        text += repr(sorted((key, value) for key, value in told.items() if key not in PASSING))
+        message = {str(key): str(value) for key, value in config.to_dict().items()}
+        text += repr(sorted((key, value) for key, value in message.items() if key not in PASSING))
     return sha256(text.encode()).hexdigest()
 
 

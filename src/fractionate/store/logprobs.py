@@ -72,7 +72,7 @@ def import_logprobs(
         raise ConfigError("a teacher elsewhere needs a name", fix='named="gpt-4.1-mini of 3 May"')
     source = Keyed.of(data)
     found = _by_place(list(read_answers(answers, id_field=id_field)), source)
-    said = f"{named}: {_digest(answers, found)}"
+    text = f"{named}: {_digest(answers, found)}"
     rows: Callable[[Tensor], Tensor]
     if tokens:
         wide, positions = vocabulary_size(tokenizer), [p for answer in found for p in answer.positions if p is not None]
@@ -85,7 +85,7 @@ def import_logprobs(
     most = k or max(len(one.entries) for one in positions)
     kept: FormKind = "top-k" if most < wide - 1 else "dense"
     return collect(
-        ByPlace(rows), data, out, named=said, tokens=tokens, tokenizer=tokenizer, vocabulary="trim" if tokens else "whole",
+        ByPlace(rows), data, out, named=text, tokens=tokens, tokenizer=tokenizer, vocabulary="trim" if tokens else "whole",
         form=kept, k=most if kept == "top-k" else 0, batch_size=1 if tokens else 256, dtype=dtype,
         temperatures=temperatures, outputs="log-probabilities", class_relation=None,
     )  # fmt: skip

@@ -81,13 +81,13 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
     for bad in sorted((root / SHARDS).glob("*")) if (root / SHARDS).is_dir() else []:
         if bad.name in good or bad.name.startswith(TEMPORARY):
             continue
-        told = next((segment.entries for segment in scanned.segments if segment.shard == bad.name), 0)
+        message = next((segment.entries for segment in scanned.segments if segment.shard == bad.name), 0)
         columns = salvage(bad, head, there)
         saved = 0 if columns is None else len(columns["places"])
         if columns is not None and saved:
             kind = Store(root, scanned).form
             write_shard(root, columns, head=head.sha256, bfloat16=kind.bfloat16)
-        kept, lost = kept + saved, lost + max(0, told - saved)
+        kept, lost = kept + saved, lost + max(0, message - saved)
         removed.append(bad)
     # the rows that could be saved are on the disk now: what is damaged may go
     for segment in sorted((root / SEGMENTS).glob("*")) if (root / SEGMENTS).is_dir() else []:

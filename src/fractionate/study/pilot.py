@@ -182,8 +182,8 @@ class _Halving:
         model = self.task.model(plan.recipe.student, plan.first_seed)
         first = self.task.example(validation)
         with reading(model) as reader:
-            said = self.task.read(reader, first.to(device_of(model)), head=task.head)
-        self.classes = said.required_logits.shape[-1]
+            content = self.task.read(reader, first.to(device_of(model)), head=task.head)
+        self.classes = content.required_logits.shape[-1]
         signal = _signal(source)
         if signal is not None and signal.classes != self.classes:
             raise MismatchError("student and teacher speak of different classes",
@@ -346,8 +346,8 @@ class _Halving:
             why = f"nothing surely beat no teacher, and gains up to {judged.high:.2g} {unit} are possible: the cautious one of"
             return self._recipe(rule, pool[cautious], alone, pilot, why), pilot
         tried = f"{len(pilot.trials)} arms in a pilot of {pilot.students} students"
-        told = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {_gained(pilot)}"
-        return replace(labels_alone(f"{told}. {_ruled(rule)}"), learning_rate_factor=alone.rate), pilot
+        message = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {_gained(pilot)}"
+        return replace(labels_alone(f"{message}. {_ruled(rule)}"), learning_rate_factor=alone.rate), pilot
 
     def _note(self, best: Candidate, alone: Candidate) -> str:
         rates = [c.rate for c, _ in self.found]
@@ -395,5 +395,5 @@ def _gained(pilot: Pilot) -> str:
 
 
 def _ruled(rule: Recommendation) -> str:
-    told = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
-    return f"The rule alone said: {told}"
+    message = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
+    return f"The rule alone said: {message}"

@@ -56,8 +56,8 @@ def answer_of(task: Task, model: nn.Module, split: Split, *, calibrated: bool) -
     scales = SCALES if calibrated else (1.0,)
     right, rows = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     nats = torch.zeros(len(scales), count, dtype=torch.float64)
-    for said in task.predictions(model, split, head=task.head):
-        logits, labels, example = said.required_logits.float(), said.labels, said.example
+    for predictions in task.predictions(model, split, head=task.head):
+        logits, labels, example = predictions.required_logits.float(), predictions.labels, predictions.example
         rows.index_add_(0, example, torch.ones(len(example), dtype=torch.float64))
         right.index_add_(0, example, (logits.argmax(1) == labels).double().cpu())
         for i, scale in enumerate(scales):

@@ -135,7 +135,7 @@ RECIPES: dict[Prefers, str] = {
 
 
 def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: MetricInfo, task: str) -> Finding:
-    said = {
+    entries = {
         "map": f"{task} prefers the attention map",
         "output": f"{task} prefers the attention output",
         "both": f"{task} needs map and output",
@@ -151,7 +151,7 @@ def _finding(prefers: Prefers, found: Mapping[tuple[str, str], Effect], metric: 
         name="attention preference",
         severity="info",
         score=1.0,
-        summary=said,
+        summary=entries,
         evidence=evidence,
         cause=""
         if prefers != "cannot tell"

@@ -76,8 +76,8 @@ class Progress:
         if self.show == "bar":
             if self._bar is None:
                 self._open()
-            told = {"note": note} if note else {}
-            self._bar.update(self._task, completed=min(done, self.total), place=self.place, **told)
+            notes = {"note": note} if note else {}
+            self._bar.update(self._task, completed=min(done, self.total), place=self.place, **notes)
         elif 10 * done // self.total > self.tenths:
             self.tenths = 10 * done // self.total
             print(f"{self.title}: {self.place}", file=sys.stderr, flush=True)

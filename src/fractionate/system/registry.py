@@ -168,10 +168,10 @@ class Registry(Mapping[str, Part]):
         try:
             takes.bind(*arguments, **keywords)
         except TypeError as error:
-            told = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())
+            message = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())
             raise ConfigError(
                 f"{self.kind} {printable(text)!r} does not take these arguments: {reason(error)}",
-                expected=f"{name}({told})",
+                expected=f"{name}({message})",
             ) from error
 
     def __getitem__(self, text: str) -> Part:

@@ -25,8 +25,8 @@ def _torch() -> str:
     if file is None or not file.is_file():
         return "no torch"
     text = file.read_text(encoding="utf-8")
-    said = {name: re.search(rf"^{name}\b[^=]*= *'([^']+)'", text, re.MULTILINE) for name in ("__version__", "cuda")}
-    version, cuda = (found[1] if found else None for found in said.values())
+    entries = {name: re.search(rf"^{name}\b[^=]*= *'([^']+)'", text, re.MULTILINE) for name in ("__version__", "cuda")}
+    version, cuda = (found[1] if found else None for found in entries.values())
     return f"torch {version or 'unknown'}, {f'CUDA {cuda}' if cuda else 'no CUDA'}"
 
 

@@ -66,14 +66,14 @@ def notable_examples(
             got=type(task.reader).__name__,
             fix="set report.examples: none",
         )
-    example, position, labels, several, said, apart = _read(task, split, student, teacher, no_teacher)
-    taught, learned = said["teacher"], said["student"]
+    example, position, labels, several, outputs, apart = _read(task, split, student, teacher, no_teacher)
+    taught, learned = outputs["teacher"], outputs["student"]
     chosen: list[tuple[ExampleKind, Bool[Tensor, "rows"], Tensor]] = [
         ("least sure", torch.ones_like(labels, dtype=torch.bool), -taught.top),
         ("contradicts the label", taught.choice != labels, taught.top - taught.label),
     ]
-    if "no teacher" in said:
-        alone = said["no teacher"]
+    if "no teacher" in outputs:
+        alone = outputs["no teacher"]
         gain = learned.label - alone.label
         chosen.append(("student wins", (learned.choice == labels) & (alone.choice != labels), gain))
         chosen.append(("student loses", (learned.choice != labels) & (alone.choice == labels), -gain))
@@ -88,7 +88,7 @@ def notable_examples(
             ExampleRow(
                 id=str(split.ids[int(example[i])]),
                 label=_class(names, labels[i]),
-                opinions=tuple(_opinion(who, names, said[who], i) for who in said),
+                opinions=tuple(_opinion(who, names, outputs[who], i) for who in outputs),
                 position=int(position[i]) if several else None,
                 shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
             )
@@ -144,8 +144,8 @@ def _class(names: Sequence[str], place: Tensor | int) -> str:
     return names[int(place)] if int(place) < len(names) else str(int(place))
 
 
-def _opinion(who: Who, names: Sequence[str], said: Said, i: int) -> Opinion:
-    return Opinion(who, _class(names, said.choice[i]), float(said.top[i]), float(said.label[i]))
+def _opinion(who: Who, names: Sequence[str], outputs: Said, i: int) -> Opinion:
+    return Opinion(who, _class(names, outputs.choice[i]), float(outputs.top[i]), float(outputs.label[i]))
 
 
 def _shown(value: Any, apart: Float[Tensor, "tokens"], budget: list[int]) -> Shown | None:

@@ -47,23 +47,23 @@ def numbers(predictions: Predictions) -> tuple[Given, Numbers, Float[Tensor, "ro
         )
     check_finite(torch.isfinite(given).all(dim=1), predictions.example)
     kept, weight = judged_rows(predictions)
-    said, true = given.double().cpu(), labels.double().cpu()
-    return (said, true, weight) if kept is None else (said[kept], true[kept], weight)
+    outputs, true = given.double().cpu(), labels.double().cpu()
+    return (outputs, true, weight) if kept is None else (outputs[kept], true[kept], weight)
 
 
 def _means(predictions: Predictions) -> tuple[Numbers, Numbers, Float[Tensor, "rows"]]:
-    said, true, weight = numbers(predictions)
-    return moments(said, true.shape[1])[0], true, weight
+    outputs, true, weight = numbers(predictions)
+    return moments(outputs, true.shape[1])[0], true, weight
 
 
 def _squared(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = _means(predictions)
-    return {"weight": weight.sum(), "sum": (weight * (said - true).square().mean(dim=1)).sum()}
+    outputs, true, weight = _means(predictions)
+    return {"weight": weight.sum(), "sum": (weight * (outputs - true).square().mean(dim=1)).sum()}
 
 
 def _absolute(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = _means(predictions)
-    return {"weight": weight.sum(), "sum": (weight * (said - true).abs().mean(dim=1)).sum()}
+    outputs, true, weight = _means(predictions)
+    return {"weight": weight.sum(), "sum": (weight * (outputs - true).abs().mean(dim=1)).sum()}
 
 
 def _root_mean(sums: Sums) -> float:
@@ -91,11 +91,11 @@ def mae(margin: float = 0.01) -> Summed:
 
 
 def _moments(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = _means(predictions)
+    outputs, true, weight = _means(predictions)
     each = weight[:, None]
     return {
         "weight": weight.sum(),
-        "errors": (each * (said - true).square()).sum(dim=0),
+        "errors": (each * (outputs - true).square()).sum(dim=0),
         "labels": (each * true).sum(dim=0),
         "squares": (each * true.square()).sum(dim=0),
     }
@@ -115,8 +115,8 @@ def r2() -> Summed:
 
 
 def _likelihood(predictions: Predictions, signal: Any | None) -> Sums:
-    said, true, weight = numbers(predictions)
-    mean_, log_variance = moments(said, true.shape[1])
+    outputs, true, weight = numbers(predictions)
+    mean_, log_variance = moments(outputs, true.shape[1])
     if log_variance is None:
         return {}
     return {"weight": weight.sum(), "sum": (weight * gaussian_nll(true, mean_, log_variance).mean(dim=1)).sum()}

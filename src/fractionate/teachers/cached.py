@@ -140,10 +140,10 @@ class Cached:
             kept = fitting(kept, split, objective).to(device)
         features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
         absent = needs.features - features.keys()
-        asked = needs.attention or absent or (needs.explanations and self.explanations is None)
+        requested = needs.attention or absent or (needs.explanations and self.explanations is None)
         with ExitStack() as stack:
             inside = None
-            if asked:
+            if requested:
                 if self.model is None:
                     raise ConfigError(
                         "a term reads inside the teacher, and only its cached signal was given",

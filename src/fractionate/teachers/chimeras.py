@@ -72,12 +72,12 @@ class Chimeras:
         self.size, self.seed, self.head = size, seed, head
         self.teacher = teacher if isinstance(teacher, Once) else Once(teacher)
         with eval_mode(self.teacher):
-            said = logits_of(call(self.teacher, self.examples.inputs[:2].to(device_of(self.teacher))), head)
-        if said.ndim != 2 or said.shape[1] != classes:
+            outputs = logits_of(call(self.teacher, self.examples.inputs[:2].to(device_of(self.teacher))), head)
+        if outputs.ndim != 2 or outputs.shape[1] != classes:
             raise MismatchError(
                 "teacher and data speak of different classes",
                 expected=f"logits [batch, {classes}]",
-                got=str(list(said.shape)),
+                got=str(list(outputs.shape)),
             )
         group = torch.empty(found.features, dtype=torch.long)
         for number, columns in enumerate(found.groups):

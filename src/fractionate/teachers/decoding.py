@@ -92,10 +92,12 @@ def greedy(
         memory = decoding.encode(model, inputs | {"decoder_input_ids": prefix}, None)
         ended = torch.zeros(len(prefix), dtype=torch.bool, device=prefix.device)
         while prefix.shape[1] < longest and not bool(ended.all()):
-            said = decoding.decode(model, inputs | {"decoder_input_ids": prefix}, memory, prefix)[:, -1].argmax(dim=-1)
-            said = torch.where(ended, PAD, said)
-            ended = ended | (said == END)
-            prefix = torch.cat([prefix, said[:, None]], dim=1)
+            outputs = decoding.decode(model, inputs | {"decoder_input_ids": prefix}, memory, prefix)[:, -1].argmax(
+                dim=-1
+            )
+            outputs = torch.where(ended, PAD, outputs)
+            ended = ended | (outputs == END)
+            prefix = torch.cat([prefix, outputs[:, None]], dim=1)
         return prefix[:, 1:]
 
     return _written(model, sentences, batch_size, write)

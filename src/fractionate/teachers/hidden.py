@@ -74,14 +74,14 @@ class HiddenStates:
                     batch = batch.to(device_of(teacher))
                     trained_members.clear()
                     logits = logits_of(call(teacher, takes(batch, "teacher")), head)
-                    said, gold, place = rows(logits, batch.labels)
+                    outputs, gold, place = rows(logits, batch.labels)
                     place = torch.arange(len(gold)) if place is None else place
                     states = rows(trained_members[-1], batch.labels)[0]
-                    check_finite(said, batch.index[place.cpu()])
+                    check_finite(outputs, batch.index[place.cpu()])
                     made = states @ weight.T
-                    constant = (said[0] - made[0]) if constant is None else constant
-                    error = float((said - made - constant).abs().max())
-                    if error > 1e-3 * float(said.abs().max()):
+                    constant = (outputs[0] - made[0]) if constant is None else constant
+                    error = float((outputs - made - constant).abs().max())
+                    if error > 1e-3 * float(outputs.abs().max()):
                         raise MismatchError(
                             f"the logits are not made by {layer!r} alone", expected="hidden · weightᵀ + a constant",
                             got=f"a difference of {error:.3g}", fix="layer= names the last linear layer; or ask it live",

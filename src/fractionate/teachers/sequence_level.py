@@ -132,16 +132,16 @@ class _Tokens:
 
     @classmethod
     def of(cls, model: Any) -> _Tokens:
-        said, encodes = model.generation_config, bool(model.config.is_encoder_decoder)
-        ends = said.eos_token_id if isinstance(said.eos_token_id, list) else [said.eos_token_id]
-        start = said.decoder_start_token_id if encodes else 0
+        outputs, encodes = model.generation_config, bool(model.config.is_encoder_decoder)
+        ends = outputs.eos_token_id if isinstance(outputs.eos_token_id, list) else [outputs.eos_token_id]
+        start = outputs.decoder_start_token_id if encodes else 0
         if ends[0] is None or start is None:
             raise ConfigError(
                 f"{type(model).__name__} does not name the tokens that begin and end a text",
                 expected="eos_token_id (and decoder_start_token_id) in its generation_config",
-                got=f"{said.eos_token_id}, {start}",
+                got=f"{outputs.eos_token_id}, {start}",
             )
-        return cls(ends[0], said.pad_token_id if said.pad_token_id is not None else ends[0], start, encodes)
+        return cls(ends[0], outputs.pad_token_id if outputs.pad_token_id is not None else ends[0], start, encodes)
 
 
 def _sources(batch: Batch) -> Mapping[str, Tensor]:

@@ -41,12 +41,12 @@ class Company:
             except BaseException as error:
                 failed = error
         code = 0 if failed is None else failed.exit_code if isinstance(failed, FractionateError) else 1
-        told = torch.tensor([code])
-        torch.distributed.broadcast(told, 0, group=self.group)
+        message = torch.tensor([code])
+        torch.distributed.broadcast(message, 0, group=self.group)
         if failed is not None:
             raise failed
-        if int(told):
-            raise SystemExit(int(told))
+        if int(message):
+            raise SystemExit(int(message))
 
 
 @contextmanager

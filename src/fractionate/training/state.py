@@ -102,9 +102,9 @@ def asked_for(
 ) -> Settings:
     """What was asked for, by name: two calls that agree in it are the same run."""
     shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
-    asked: Settings = {f"training.{name}": value for name, value in asdict(training).items()}
-    asked |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
-    return asked | more
+    settings: Settings = {f"training.{name}": value for name, value in asdict(training).items()}
+    settings |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
+    return settings | more
 
 
 def running_average(student: nn.Module, decay: float) -> nn.Module:

@@ -138,14 +138,14 @@ class Session:
             teacher = stack.enter_context(self.source.open(self.task, self.split, recipe.objective, theirs))
         bound: tuple[object, ...] = ()
         if recipe.specs:
-            said = None if example is None else self.task.read(reader, example, head=self.task.head)
+            content = None if example is None else self.task.read(reader, example, head=self.task.head)
             inside = None if teacher is None or not theirs or example is None else teacher.predictions_for(example)
-            reads = said is not None and any(spec.reads_signal for spec in bound_here)
-            taught = teacher.signal_for(said) if reads and teacher is not None and said is not None else None
+            reads = content is not None and any(spec.reads_signal for spec in bound_here)
+            taught = teacher.signal_for(content) if reads and teacher is not None and content is not None else None
             bound = stack.enter_context(
                 bind_terms(
                     recipe.specs,
-                    student=said,
+                    student=content,
                     teacher=inside,
                     signal=taught,
                     examples=len(self.split),
@@ -270,10 +270,10 @@ class Session:
             overdue = time.monotonic() - saved >= self.save_every_seconds and self.folder is not None
             number = self.state.step + 1
             row_due = number % self.log_every == 0 or number == self.steps
-            asked = (float(self.notice.number), float(overdue))
+            requested = (float(self.notice.number), float(overdue))
             described = max(1, self.steps // self.log_every // DESCRIBED_ROWS)
             describe = row_due and (number // self.log_every % described == 0 or number == self.steps)
-            taken = self.stepper.take(pieces, step=self.state.step, describe=describe, also=asked)
+            taken = self.stepper.take(pieces, step=self.state.step, describe=describe, also=requested)
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)

@@ -98,8 +98,8 @@ class Explanations(TermSpec):
         def term(student: Predictions, teacher: Predictions | None, signal: Any | None) -> Float[Tensor, "rows"]:
             ours, theirs = _explanations(student)[:, counted], _explanations(teacher).detach()[:, counted]
             if whole is None:  # the teacher's explanation of each row is all that counts: all superfeatures at once
-                said = TeacherSignal(theirs.flatten(0, 1), student.labels.repeat_interleave(len(counted)))
-                losses = self.objective(ours.flatten(0, 1), said).view(len(student), -1)
+                outputs = TeacherSignal(theirs.flatten(0, 1), student.labels.repeat_interleave(len(counted)))
+                losses = self.objective(ours.flatten(0, 1), outputs).view(len(student), -1)
             else:
                 signals = whole.of(theirs, student)
                 losses = torch.stack([self.objective(ours[:, m], each) for m, each in enumerate(signals)], dim=1)

@@ -109,8 +109,8 @@ class Passes(TermSpec):
             if signal is None:
                 raise ConfigError("word-level distillation needs a teacher", fix="give the training a teacher")
             found = self._loss(student.required_logits, signal)
-            for logits, said in self._further(at, student) if self.passes > 1 else ():
-                found = found + self._loss(logits, said)
+            for logits, outputs in self._further(at, student) if self.passes > 1 else ():
+                found = found + self._loss(logits, outputs)
             return found * (1 / self.passes)
 
         yield term
@@ -145,5 +145,5 @@ class Passes(TermSpec):
                 with eval_mode(teacher):
                     theirs = others.decode(teacher, their_inputs, known, prefix)
             kept, labels, _ = rows(logits, batch.labels, complete=batch.complete)
-            said, _, _ = rows(theirs, batch.labels, complete=batch.complete)
-            yield kept, TeacherSignal(said, labels)
+            outputs, _, _ = rows(theirs, batch.labels, complete=batch.complete)
+            yield kept, TeacherSignal(outputs, labels)
