@@ -282,7 +282,7 @@ def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused() -> None:
 def test_scores_of_tokens(sentences, teacher) -> None:
     task = Task("language-modelling", transfer=sentences, batch_size=3)
     with Online(teacher).open(task, sentences, None, Needs()) as opened:
-        found = task.evaluate(teacher, sentences, opened.signal_for)
+        found = task.evaluate(teacher, sentences, opened)
     tokens = sum(len(t) - p for t, p in zip(sentences.tokens, sentences.prompts, strict=True))
     assert found.rows == tokens and found.examples == len(sentences) and found.values["ta-rate"] == 100
     nll = 0.0

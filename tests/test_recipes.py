@@ -21,5 +21,5 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / "recipes" / "own_model.py"), run_name="__main__")
     output = capsys.readouterr().out
     assert "nats an example" in output
-    assert "accuracy against hard" in output
+    assert "accuracy against no teacher" in output
     assert (tmp_path / "runs/own/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -98,7 +98,7 @@ def test_the_record_and_its_table(tmp_path):
 def test_the_chapter_of_the_page(tmp_path):
     found = record(paid={"S2": EFFECT}, black_box=nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
     page = report(found, tmp_path / "why.html").read_text()
-    assert re.findall(r'<section id="([\w-]+)"', page) == ["explanations"]
+    assert re.findall(r'<section id="([\w-]+)"', page) == ["decision", "explanations"]
     figures = re.findall(r'<figure id="([\w-]+)"', page)
     assert figures == ["superfeatures", "superfeatures-paid", "superfeatures-spectrum", "explained-examples"]
     for words in (

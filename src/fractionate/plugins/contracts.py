@@ -33,6 +33,7 @@ from fractionate.system.canonical import canonical_text
 from fractionate.tasks.predictions import AttentionStates, Needs, Predictions
 from fractionate.theory.cells import Cell
 from fractionate.theory.confidence import ConfidenceRule
+from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.shape import ShapeRule
 from fractionate.theory.teacher_signal import TeacherSignal
 
@@ -255,8 +256,8 @@ def _refuses_weight(part: Any) -> bool:
     return False
 
 
-def _said(needs: Needs, examples: list[int], seed: int) -> Predictions:
-    """Predictions of some of six examples with one to three rows each, on 5 classes, with what is needed."""
+def _drawn(needs: Needs, examples: list[int], seed: int, *, numbers: bool = False) -> Predictions:
+    """Predictions of some of six examples with one to three rows each, on 5 classes (or 4 numbers), with what is needed."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:
@@ -268,6 +269,8 @@ def _said(needs: Needs, examples: list[int], seed: int) -> Predictions:
 
     place = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor([ROWS[i] for i in examples]))
     labels = torch.tensor([(i + j) % 5 for i in examples for j in range(ROWS[i])])
+    if numbers:  # two true numbers a row, each foretold as a mean and a log-variance
+        labels = torch.stack([labels / 5, -labels / 3], dim=1)
     attention = None
     if needs.attention:
         count = 2 if needs.layers is None else max(needs.layers) + 1
@@ -280,7 +283,7 @@ def _said(needs: Needs, examples: list[int], seed: int) -> Predictions:
             torch.arange(4) < torch.tensor([4, 2, 3, 4, 1, 2])[examples][:, None],
         )
     return Predictions(
-        logits=rows(5),
+        logits=rows(4 if numbers else 5),
         labels=labels,
         place=place,
         batch=Batch(torch.zeros(len(examples)), labels, torch.tensor(examples)),
@@ -290,20 +293,34 @@ def _said(needs: Needs, examples: list[int], seed: int) -> Predictions:
     )
 
 
-def _read(part: TermSpec, examples: list[int]) -> tuple[Predictions, Predictions | None, TeacherSignal | None]:
+def _read(part: TermSpec, examples: list[int]) -> tuple[Predictions, Predictions | None, Any]:
     ours, theirs = part.needs
-    student, teacher = _said(ours, examples, 3), _said(theirs, examples, 4)
-    signal = TeacherSignal(teacher.required_logits.detach(), teacher.labels) if part.reads_signal else None
-    return student, teacher if theirs else None, signal
+    numbers = part.reads_numbers
+    student, teacher = (_drawn(needs, examples, seed, numbers=numbers) for needs, seed in ((ours, 3), (theirs, 4)))
+    return student, teacher if theirs else None, _signal_of(part, examples)
+
+
+def _signal_of(part: TermSpec, examples: list[int]) -> TeacherSignal | NumberSignal | None:
+    """The teacher's rows of some examples; of numbers with all rows as their population."""
+    if not part.reads_signal:
+        return None
+    whole = _drawn(part.needs[1], list(range(len(ROWS))), 4, numbers=part.reads_numbers)
+    starts = [sum(ROWS[:i]) for i in examples]
+    rows = torch.tensor([a + j for a, i in zip(starts, examples, strict=True) for j in range(ROWS[i])])
+    logits = whole.required_logits.detach()
+    if part.reads_numbers:
+        return NumberSignal(logits, whole.labels).take(rows)
+    return TeacherSignal(logits[rows], whole.labels[rows])
 
 
 def _bound(part: TermSpec, parts: torch.nn.ModuleDict) -> Any:
-    student, teacher, _ = _read(part, list(range(len(ROWS))))
+    student, teacher, signal = _read(part, list(range(len(ROWS))))
     models = (torch.nn.Identity(), torch.nn.Identity() if part.reads_teacher else None)
     whole = None if teacher is None else lambda: [teacher]
     return bind_terms(
-        [part], student=student, teacher=teacher, examples=24, seed=0, parts=parts, models=models, teacher_on_all=whole
-    )
+        [part], student=student, teacher=teacher, signal=signal, examples=24, seed=0, parts=parts, models=models,
+        teacher_on_all=whole,
+    )  # fmt: skip
 
 
 def _term_losses(part: TermSpec, examples: list[int], *, seed: int = 0) -> Tensor:

@@ -70,6 +70,7 @@ class TermSpec(Protocol):
     unit: ClassVar[Unit] = "row"
     reads_teacher: ClassVar[bool] = True  # its signal or its predictions: a variant with such a term uses a teacher
     reads_signal: ClassVar[bool] = False
+    reads_numbers: ClassVar[bool] = False  # its signal is of numbers: for tasks without classes
 
     @property
     def couples_batch(self) -> bool:

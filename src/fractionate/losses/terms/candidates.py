@@ -45,6 +45,7 @@ class Candidates(TermSpec):
     teacher_scale: float = 20.0
     shuffled: bool = False
     reads_signal: ClassVar[bool] = True
+    reads_numbers: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class NumberTerm(TermSpec, Protocol):
 
     shuffled: bool
     reads_signal: ClassVar[bool] = True
+    reads_numbers: ClassVar[bool] = True
 
     def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
         """The loss of each row, in float32 at least. `outputs` is how many numbers a label has; `part` what `make_part` made."""
