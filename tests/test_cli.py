@@ -63,9 +63,9 @@ def test_usage_errors_leave_with_two(capsys, run_file):
     assert run("diagnose", "nowhere.yaml") == 2
     assert "there is no run file" in capsys.readouterr().err
     assert run("dissect", str(run_file), "study.cells=[kd-tpok]") == 2
-    told = capsys.readouterr()
-    assert "did you mean 'kd-topk'?" in told.err
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert "did you mean 'kd-topk'?" in output.err
+    assert output.out == ""
     assert run("dissect", str(run_file), "study.metric=acuracy") == 2
     assert "study.metric: unknown metric 'acuracy'; did you mean 'accuracy'?" in capsys.readouterr().err
     assert not Path("out").exists()
@@ -189,9 +189,9 @@ def test_no_control_character_of_a_run_file_is_printed(capsys, run_file):
         ["config", "print", "--json"],
     ):
         assert run(*arguments, str(run_file)) == 0
-        told = capsys.readouterr()
-        assert all(c.isprintable() or c == "\n" for c in told.out + told.err), arguments
-        assert "x1b" in told.out + told.err or "u001b" in told.out or "\\e" in told.out
+        output = capsys.readouterr()
+        assert all(c.isprintable() or c == "\n" for c in output.out + output.err), arguments
+        assert "x1b" in output.out + output.err or "u001b" in output.out or "\\e" in output.out
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(capsys, run_file):
@@ -222,8 +222,8 @@ def test_damage_in_the_folder_of_a_run_is_named(capsys, run_file):
             assert run("collect", str(run_file), "export.program=false") == code
         else:
             assert run(*command) == code, name
-        told = capsys.readouterr().err
-        assert name in told and "Traceback" not in told
+        output = capsys.readouterr().err
+        assert name in output and "Traceback" not in output
         (out / name).write_bytes(kept)
     (out / "student" / "README.md").write_text("my own words")
     for folder in ("", "store", "store/shards", "training", "student"):

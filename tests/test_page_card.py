@@ -192,9 +192,9 @@ def test_every_pair_of_study_and_recipe_has_a_card_without_a_contradiction() -> 
             d, study = case([("kd", *verdicts[first], first), ("kd-pt", *verdicts[second], second)])
             for recipe in (d.recipe, replace(d.recipe, distil=False), replace(d.recipe, temperature=3.0)):
                 (decision,) = decide([replace(d, recipe=recipe), study]).decisions
-                told = {"kd": first, "kd-pt": second}
+                notes = {"kd": first, "kd-pt": second}
                 if decision.recipe:
-                    assert told[str(decision.recipe["objective.cell"])] != "hurts"
+                    assert notes[str(decision.recipe["objective.cell"])] != "hurts"
                 assert (decision.answer == "Distil") == ("helps" in (first, second))
                 assert decision.headline.startswith(decision.answer)
 

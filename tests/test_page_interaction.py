@@ -97,50 +97,50 @@ def told(page: Path) -> dict[str, Any]:
 
 
 @needs_browser
-def test_teachers_are_tabs_by_click_and_by_arrow_keys(told: dict[str, Any]) -> None:
-    assert told["tabs"]["found"] == [[False, True], [True, False], [False, True]]
-    assert told["tabs"]["selected"] == ["true", "false"] and told["tabs"]["focused"]
+def test_teachers_are_tabs_by_click_and_by_arrow_keys(message: dict[str, Any]) -> None:
+    assert message["tabs"]["found"] == [[False, True], [True, False], [False, True]]
+    assert message["tabs"]["selected"] == ["true", "false"] and message["tabs"]["focused"]
 
 
 @needs_browser
-def test_a_permalink_opens_the_tab_and_the_fold_it_points_into(told: dict[str, Any]) -> None:
-    assert told["permalink"] == [True, False, 1]
+def test_a_permalink_opens_the_tab_and_the_fold_it_points_into(message: dict[str, Any]) -> None:
+    assert message["permalink"] == [True, False, 1]
 
 
 @needs_browser
-def test_tables_sort_both_ways_and_filter(told: dict[str, Any]) -> None:
-    found = told["tables"]
+def test_tables_sort_both_ways_and_filter(message: dict[str, Any]) -> None:
+    found = message["tables"]
     assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
     assert found["sort"] == "ascending"
     assert found["all"] == 10 and all("placebo" in name for name in found["filtered"])
 
 
 @needs_browser
-def test_a_variant_is_lit_everywhere_and_escape_releases_it(told: dict[str, Any]) -> None:
-    found = told["variants"]
+def test_a_variant_is_lit_everywhere_and_escape_releases_it(message: dict[str, Any]) -> None:
+    found = message["variants"]
     assert set(found["kept"]) == {"kd"} and {"decision", "pays", "students"} <= set(found["places"])
     assert found["released"] == 0
 
 
 @needs_browser
-def test_marks_and_words_explain_themselves_by_tap_focus_and_arrows(told: dict[str, Any]) -> None:
-    found = told["tips"]
+def test_marks_and_words_explain_themselves_by_tap_focus_and_arrows(message: dict[str, Any]) -> None:
+    found = message["tips"]
     assert found["word"] and not found["gone"] and not found["escaped"]
     assert "no teacher" in found["first"] and found["first"] == found["again"] == found["tapped"] != found["second"]
     assert found["inside"]
 
 
 @needs_browser
-def test_every_control_is_reached_by_keyboard_and_has_a_name(told: dict[str, Any]) -> None:
-    found = told["controls"]
+def test_every_control_is_reached_by_keyboard_and_has_a_name(message: dict[str, Any]) -> None:
+    found = message["controls"]
     assert found["count"] > 40 and not found["nameless"] and not found["skipped"] and not found["dead"]
 
 
 @needs_browser
-def test_a_page_is_short_before_anything_is_unfolded_and_no_wider_than_a_phone(told: dict[str, Any]) -> None:
-    height, width, window = told["width"]
+def test_a_page_is_short_before_anything_is_unfolded_and_no_wider_than_a_phone(message: dict[str, Any]) -> None:
+    height, width, window = message["width"]
     assert height <= 8_000 and width <= window
-    assert told["phone"][0] <= told["phone"][1]
+    assert message["phone"][0] <= message["phone"][1]
 
 
 def test_all_of_it_is_there_without_script(page: Path) -> None:

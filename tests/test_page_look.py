@@ -187,14 +187,14 @@ def test_a_metric_where_less_is_better_reads_rightly_everywhere(tmp_path):
     other = Share("instance.shape", "Shapley", 0.4, Interval(0.1, 0.7))
     clear = replace(study, metrics=nats, effects=(helps,), shares=(other, level))
     assert (clear.metric, clear.deciding.unit) == ("nll", "nats")
-    said = str(decide([replace(clear, runs=())]))
+    text = str(decide([replace(clear, runs=())]))
     assert (
-        f"Distil: {helps.arm} lowers NLL by 0.125 nats against no teacher (−0.125 nats" in said
-        and "(domain.shape)" in said
+        f"Distil: {helps.arm} lowers NLL by 0.125 nats against no teacher (−0.125 nats" in text
+        and "(domain.shape)" in text
     )
     hurts = replace(helps, gain=0.125, interval=Interval(0.05, 0.2), verdict="hurts")
-    said = str(decide([replace(clear, effects=(hurts,))]))
-    assert f"Don't distil: {helps.arm} raises NLL by 0.125 nats against no teacher" in said
+    text = str(decide([replace(clear, effects=(hurts,))]))
+    assert f"Don't distil: {helps.arm} raises NLL by 0.125 nats against no teacher" in text
     alike = replace(clear, effects=(replace(helps, verdict="equivalent"),))
     assert "every variant with the teacher equals no teacher within ±0.02 nats" in str(decide([alike]))
     page = report(clear, tmp_path / "a.html").read_text()

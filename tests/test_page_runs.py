@@ -43,8 +43,8 @@ def test_a_folder_of_runs_is_an_index_with_links(tmp_path: Path) -> None:
     assert "two (deep/c)" in text and "<figure" not in text
     for answer in ("Distil", "Don&#39;t distil", "No clear difference yet"):
         assert f"<td>{answer}</td>" in text
-    told = report_folders([tmp_path], form="md").read_text()
-    assert "| one | Distil | +2.00 points | +1.50 to +2.50 |" in told
+    message = report_folders([tmp_path], form="md").read_text()
+    assert "| one | Distil | +2.00 points | +1.50 to +2.50 |" in message
 
 
 def test_one_folder_is_its_page_and_its_card_advises_over_its_run_file(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_two_runs_side_by_side_are_paired_where_seeds_and_test_data_match(tmp_pa
     assert '<td class="num">+1.05 points</td><td class="num">+0.41 to +1.69</td>' in text
     assert "1 setting differs" in text and "<td>60</td><td>90</td>" in text
     better(1.0, evaluation="y").save(tmp_path / "b" / "study.json")
-    told = report_folders([tmp_path / "a", tmp_path / "b"], form="md").read_text()
-    assert "Not paired" in told and re.search(r"\| kd \|.*\| \+1.05 points \| – \|", told)
+    message = report_folders([tmp_path / "a", tmp_path / "b"], form="md").read_text()
+    assert "Not paired" in message and re.search(r"\| kd \|.*\| \+1.05 points \| – \|", message)
 
 
 def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
@@ -122,15 +122,15 @@ def test_the_command_line_reports_folders_and_refuses_what_it_would_drop(
     folder(tmp_path / "a", "one", 2.0, "helps")
     folder(tmp_path / "b", "two", -2.0, "hurts")
     assert run("report", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "md", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["path"] == str(tmp_path / "compare.md")
-    assert [d["answer"] for d in told["card"]["decisions"]] == ["Distil", "Don't distil"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["path"] == str(tmp_path / "compare.md")
+    assert [d["answer"] for d in printed["card"]["decisions"]] == ["Distil", "Don't distil"]
     assert run("report", str(tmp_path)) == 0
-    said = capsys.readouterr()
-    assert said.out.strip() == str(tmp_path / "index.html")
+    output = capsys.readouterr()
+    assert output.out.strip() == str(tmp_path / "index.html")
     assert (
-        "Distil with one (+2.00 points). Don't distil with two." in said.err
-        and f"next: fractionate distill {tmp_path}/a" in said.err
+        "Distil with one (+2.00 points). Don't distil with two." in output.err
+        and f"next: fractionate distill {tmp_path}/a" in output.err
     )
     assert run("report", str(tmp_path), "--dry-run") == 2
     assert run("report", str(tmp_path), "--format", "pdf") == 2

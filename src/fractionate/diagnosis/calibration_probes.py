@@ -62,13 +62,13 @@ class HeldOutCalibration:
         ahead, right = measured[name], measured["accuracy on held-out data"]
         known = measured.has("gained by it") and measured["gained by it"] > self.gain
         best = measured["temperature of the least log-loss"] if known else 1.0
-        told = f"mean top probability {right + ahead:.1%}, accuracy {right:.1%}" + (
+        message = f"mean top probability {right + ahead:.1%}, accuracy {right:.1%}" + (
             f"; its best temperature is {best:.2g}" if known else ""
         )
         if (ahead > self.sure and measured.low(name) > 0) or best > self.hot:
             return Judgement(
                 "warning", 1 - max(0.0, ahead) if best <= self.hot else 0.5 / best,
-                f"the teacher is too sure of itself on held-out data: {told}",
+                f"the teacher is too sure of itself on held-out data: {message}",
                 "It was trained too long or on too few examples, its logits were multiplied, or many held-out labels are wrong.",
                 "Divide its logits by that temperature, take an earlier checkpoint, or leave the labels more weight.",
                 patch=(("objective.temperature", round(best, 1)),) if best > self.hot else (),
@@ -77,11 +77,11 @@ class HeldOutCalibration:
             return Judgement(
                 "warning" if -ahead > self.flat * (right - measured["chance"]) else "info",
                 1 + ahead if best >= self.cold else best,
-                f"the teacher is less sure of held-out data than it is right: {told}",
+                f"the teacher is less sure of held-out data than it is right: {message}",
                 "It was trained with much smoothing or wrong labels, or its logits were divided by a temperature or by their norm.",
                 "Multiply its logits back (divide by that temperature), and plan with no higher temperature than 1 until then.",
             )
-        return fine(f"as sure as it is right on held-out data: {told}", 1 - abs(ahead))
+        return fine(f"as sure as it is right on held-out data: {message}", 1 - abs(ahead))
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:

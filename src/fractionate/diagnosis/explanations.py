@@ -35,7 +35,7 @@ def said_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         for part in torch.split(inputs, ROWS_AT_ONCE):
             out = call(model, part)
             found.append((logits_of(out).double(), explanations_of(out).double()))
-    return torch.cat([logits for logits, _ in found]), torch.cat([said for _, said in found])
+    return torch.cat([logits for logits, _ in found]), torch.cat([outputs for _, outputs in found])
 
 
 def explanation_signals(teacher: nn.Module, data: Any, *, batch_size: int = 512) -> tuple[TeacherSignal, ...]:
@@ -126,14 +126,14 @@ def _measure(
     paid: Mapping[str, Effect],
     outside: Sequence[float | None],
 ) -> Superfeature:
-    def information(said: Tensor, prior: Tensor) -> float:
-        return float((said.exp() * (said - prior)).sum(1).mean())
+    def information(outputs: Tensor, prior: Tensor) -> float:
+        return float((outputs.exp() * (outputs - prior)).sum(1).mean())
 
-    def towards_label(said: Tensor, prior: Tensor) -> float:
-        return float((said - prior).gather(1, labels[:, None]).mean())
+    def towards_label(outputs: Tensor, prior: Tensor) -> float:
+        return float((outputs - prior).gather(1, labels[:, None]).mean())
 
     classes = ours.shape[1]
-    tops = [said.argmax(dim=1) for said in (ours, theirs)]
+    tops = [outputs.argmax(dim=1) for outputs in (ours, theirs)]
     shares = [top.bincount(minlength=classes).double() / len(top) for top in tops]
     effect = paid.get(found.names[m])
     return Superfeature(
@@ -159,7 +159,7 @@ def _measure(
 def _example(
     examples: Examples, place: int, ours: tuple[Tensor, Tensor], theirs: Tensor, priors: Sequence[Tensor]
 ) -> ExampleExplanation:
-    logits, said = ours[0][place], ours[1][place]
+    logits, outputs = ours[0][place], ours[1][place]
     first, second = logits.topk(2).indices.tolist()
 
     def odds(values: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def _example(
         next_class=examples.class_names[second],
         log_odds_nats=float(odds(logits)),
         prior_nats=float(odds(priors[0])),
-        student_nats=tuple(odds(evidence(said, priors[0])).tolist()),
+        student_nats=tuple(odds(evidence(outputs, priors[0])).tolist()),
         teacher_nats=tuple(odds(evidence(theirs[place], priors[1])).tolist()),
     )
 
@@ -219,8 +219,8 @@ def _outside(
         named = logits_of(call(black_box, inputs)).argmax(dim=1)
     baseline = examples.inputs.mean(dim=0)
     theirs = group_attributions(black_box, inputs, found, named, baseline=baseline).double()
-    said = said_of(teacher, inputs)[1]
-    apart = said.gather(2, named[:, None, None].expand(-1, len(found), 1)).squeeze(2) - said.mean(dim=2)
+    outputs = said_of(teacher, inputs)[1]
+    apart = outputs.gather(2, named[:, None, None].expand(-1, len(found), 1)).squeeze(2) - outputs.mean(dim=2)
     found_values: list[float | None] = []
     for m in range(len(found)):
         pair = torch.stack([theirs[:, m], apart[:, m]])

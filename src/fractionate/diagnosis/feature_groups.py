@@ -128,8 +128,8 @@ def communities(
         names = [feature_names[c] if feature_names else str(c) for c in alone]
         shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
         still = len(set(constant) & set(alone))
-        said = f"{len(alone)} of {features} features interact with nothing ({still} are constant)"
-        notes.append(f"{said} and joined the smallest group: {shown}")
+        text = f"{len(alone)} of {features} features interact with nothing ({still} are constant)"
+        notes.append(f"{text} and joined the smallest group: {shown}")
     return _made(groups, features, feature_names, resolution, search.modularity(found), tuple(notes))
 
 

@@ -108,8 +108,8 @@ def second_derivatives(
     pairs = max(1, int(elements / (COPIES * (activations + features))))  # examples × tangents at once
     modules = teacher if isinstance(teacher, nn.Module) else nn.Module()
     with eval_mode(modules):
-        said = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
-        named = said.argmax(dim=1)
+        outputs = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
+        named = outputs.argmax(dim=1)
         linear = _is_piecewise_linear(logits, flat, named, quantity)
         if linear and quantity == "log-odds":
             raise MismatchError(
@@ -118,7 +118,7 @@ def second_derivatives(
                 got="logits without curvature, as of a ReLU network",
                 fix="smoothed(teacher), quantity='log-probabilities', or method='ablation'",
             )
-        classes = said.shape[1]
+        classes = outputs.shape[1]
         groups = [named == c for c in range(classes)] if quantity == "log-odds" else [torch.ones_like(named).bool()]
         strength = torch.zeros(features, features, dtype=torch.float64, device=flat.device)
         for group in groups:
@@ -168,12 +168,12 @@ def _activations(teacher: Teacher, inputs: Tensor, head: Head) -> int:
     probe.requires_grad_()
     with eval_mode(modules), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         try:
-            said = logits_of(call(cast(nn.Module, teacher), probe), head)
+            outputs = logits_of(call(cast(nn.Module, teacher), probe), head)
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, MismatchError):
                 raise
             raise _no_gradient(str(error).splitlines()[0]) from error
-        if not said.requires_grad or torch.autograd.grad(said.sum(), probe, allow_unused=True)[0] is None:
+        if not outputs.requires_grad or torch.autograd.grad(outputs.sum(), probe, allow_unused=True)[0] is None:
             raise _no_gradient("outputs that do not depend on the inputs through torch")
     return kept
 
@@ -192,11 +192,11 @@ def _is_piecewise_linear(logits: Any, flat: Tensor, named: Tensor, quantity: Qua
     exact = pull(vector.contiguous())[0]
     if quantity == "log-odds":
         return not bool(exact.any())
-    said, back = torch.func.vjp(logits, x)
-    slope = torch.func.vjp(lambda way: back(way)[0], torch.zeros_like(said))[1](vector.contiguous())[0]  # J · vector
-    p = torch.softmax(said, dim=1)
+    outputs, back = torch.func.vjp(logits, x)
+    slope = torch.func.vjp(lambda way: back(way)[0], torch.zeros_like(outputs))[1](vector.contiguous())[0]  # J · vector
+    p = torch.softmax(outputs, dim=1)
     # ∂²q/∂z² · dz of q = Σ_c log p_c: -K p ∘ (dz - Σ p dz)
-    bent = -said.shape[1] * p * (slope - (p * slope).sum(1, keepdim=True))
+    bent = -outputs.shape[1] * p * (slope - (p * slope).sum(1, keepdim=True))
     expected = back(bent)[0]
     error, size = (exact - expected).norm(dim=1), exact.norm(dim=1)
     return bool((error <= LINEAR_TOLERANCE * (size + size.mean())).all())
@@ -207,10 +207,10 @@ def _of_linear(logits: Any, flat: Tensor, classes: int, pairs: int) -> Tensor:
     features = flat.shape[1]
     total = torch.zeros(features, features, dtype=torch.float64, device=flat.device)
     for x in torch.split(flat, max(1, pairs // classes)):
-        said, pull = torch.func.vjp(logits, x)
-        ways = torch.eye(classes, dtype=said.dtype, device=x.device)[:, None, :].expand(-1, len(x), -1)
+        outputs, pull = torch.func.vjp(logits, x)
+        ways = torch.eye(classes, dtype=outputs.dtype, device=x.device)[:, None, :].expand(-1, len(x), -1)
         slopes = torch.func.vmap(lambda way: pull(way)[0])(ways)  # noqa: B023  # [classes, batch, features]
-        p = torch.softmax(said, dim=1).T[..., None]
+        p = torch.softmax(outputs, dim=1).T[..., None]
         apart = (slopes - (p * slopes).sum(0)) * p.sqrt()
         rows = apart.reshape(-1, features)
         total -= classes * (rows.T @ rows).double()
@@ -266,9 +266,9 @@ def attribution_interactions(
         return quantity_of(logits(x), who, quantity)
 
     with eval_mode(modules):
-        said = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
-        named = said.argmax(dim=1)
-        classes = said.shape[1] if quantity == "log-odds" else 1
+        outputs = torch.cat([logits(part) for part in torch.split(flat, ROWS_AT_ONCE)])
+        named = outputs.argmax(dim=1)
+        classes = outputs.shape[1] if quantity == "log-odds" else 1
         group = named if quantity == "log-odds" else torch.zeros_like(named)
         at_once = max(1, ROWS_AT_ONCE // len(flat))
 

@@ -48,8 +48,8 @@ def _heat(study: AttentionStudy, field: str, file: str, words: str, caption: str
     panels = []
     for arm, matrix in found:
         mean, interval = _summary(arm, field)
-        said = number(mean) + (f" ± {number((interval.high - interval.low) / 2)}" if interval else "")
-        head = tag("div", short(arm.arm, 40), tag("span", said), class_="panel-name")
+        text = number(mean) + (f" ± {number((interval.high - interval.low) / 2)}" if interval else "")
+        head = tag("div", short(arm.arm, 40), tag("span", text), class_="panel-name")
         panels.append(tag("div", head, _drawn(matrix, *bounds), class_="panel"))
     means = {arm.arm: _summary(arm, field)[0] for arm, _ in found}
     best = min(means, key=lambda arm: means[arm])
@@ -120,8 +120,8 @@ def _sensitivity(study: AttentionStudy, suffix: str) -> Figure | None:
     for layer, (whole, attention) in enumerate(zip(study.sensitivity, parts, strict=True), 1):
         bar = line(scale(0), ROW / 2, scale(whole), ROW / 2, "whisker m-mean")
         dot = mark(scale, whole, None, "m-mean", "●", f"layer {layer}: {number(whole)} nats")
-        said = f" {number(attention)} by attention" if study.attention_sensitivity else ""
-        end = tag("div", tag("b", number(whole)), said, class_="row-end")
+        text = f" {number(attention)} by attention" if study.attention_sensitivity else ""
+        end = tag("div", tag("b", number(whole)), text, class_="row-end")
         drawn.append(row(f"layer {layer}", ground(scale, bar, dot), end))
     drawn.append(axis_row(scale, "KL of the predictions from the teacher’s (nats)"))
     worst = max(range(len(study.sensitivity)), key=lambda i: study.sensitivity[i])

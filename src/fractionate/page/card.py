@@ -154,14 +154,16 @@ def _between_variants(case: Case, found: Compared) -> Decision:
     base = variant(study.baseline)
     against = [e for e in main_effects(study)[0] if e.verdict == "helps"]
     best = max(against, key=lambda e: abs(e.gain), default=None)
-    told = f"no variant is shown to beat {base}"
+    message = f"no variant is shown to beat {base}"
     if best is not None:
-        told = f"the variant {variant(best.arm)} {change_text(metric, best)} against {base} ({sureness(metric, best)})"
+        message = (
+            f"the variant {variant(best.arm)} {change_text(metric, best)} against {base} ({sureness(metric, best)})"
+        )
     shown = best or max(main_effects(study)[0], key=lambda e: metric.sign * e.gain, default=None)
     return Decision(
         name=case.name,
         answer="Not compared yet",
-        headline=f"{sentence(told)} No variant without a teacher was compared.",
+        headline=f"{sentence(message)} No variant without a teacher was compared.",
         reasons=tuple(faults(case.diagnosis)),
         contenders=() if shown is None else contenders_of(case, found, shown),
         metric=metric,
@@ -217,12 +219,12 @@ def _of_pilot(pilot: Pilot) -> tuple[Answer, str]:
         gain, interval, unit, better = pilot.nll_gain_nats, pilot.nll_interval, "nats a row", pilot.nll_interval.low > 0
     places = 1 if unit.startswith("points") else 3
     low, high = (decimals(v, places, sign=True) for v in (interval.low, interval.high))
-    told = (
+    message = (
         f"in a pilot {variant(pilot.chosen)} gains {decimals(gain, places, sign=True)} {unit} over {pilot.no_teacher}"
     )
     sure = f"95 % interval {low} to {high}, {pilot.confirming_seeds} fresh seeds, on validation data"
     answer: Answer = "Distil" if better else "No clear difference yet"
-    return answer, f"{answer}: {told} ({sure})."
+    return answer, f"{answer}: {message} ({sure})."
 
 
 def _of_runs(case: Case, runs: Sequence[Run]) -> Decision:
@@ -232,21 +234,21 @@ def _of_runs(case: Case, runs: Sequence[Run]) -> Decision:
     valued = [run for run in runs if metric and score_values([run], metric.name)]
     if metric is None or not valued:
         best = runs[0] if runs else None
-        told = (
+        message = (
             f"{variant(best.arm)} {best.status} after {best.steps:,} steps, without scores"
             if best
             else "there is no run"
         )
-        return Decision(case.name, "Not compared yet", sentence(told))
+        return Decision(case.name, "Not compared yet", sentence(message))
     best = max(valued, key=lambda run: metric.sign * score_values([run], metric.name)[0])
     value = value_text(metric, score_values([best], metric.name)[0])
     reached = f"{value} {short(metric.title, 40)} on the {'test' if best.test else 'validation'} data"
-    told = f"The student {variant(best.arm)} reaches {reached} with {best.parameters:,} parameters"
+    message = f"The student {variant(best.arm)} reaches {reached} with {best.parameters:,} parameters"
     more = "; it was not compared with no teacher" if uses_teacher(best.contract) else ""
     return Decision(
         name=case.name,
         answer="Not compared yet",
-        headline=f"{told}{more}.",
+        headline=f"{message}{more}.",
         contenders=contenders_alone([best], metric),
         metric=metric,
         calibration=calibration_of(metrics),

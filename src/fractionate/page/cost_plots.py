@@ -37,10 +37,10 @@ def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Fi
     scale = Scale(0.0, max(100.0, *shares))
     drawn = []
     for (words, student, teacher, unit), share in zip(both, shares, strict=True):
-        said = f"{words}: {number(student)} of {number(teacher)} {unit}"
+        outputs = f"{words}: {number(student)} of {number(teacher)} {unit}"
         bar = line(scale(0), ROW / 2, scale(share), ROW / 2, "whisker m-mean")
         end = tag("div", tag("b", f"{number(student)} {unit}"), f" of {number(teacher)}", class_="row-end")
-        drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", said)), end))
+        drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", outputs)), end))
     drawn.append(axis_row(scale, "share of the teacher’s (%)"))
     words, student, teacher, _ = both[0]
     return Figure(

@@ -23,11 +23,11 @@ def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
     for t in shown:
         swatch = canvas(12, rect(0, 0, 100, 12, f"seg {LEVEL_CLASSES[t.level]}"), class_="swatch")
         label = tag("div", swatch, t.level, tag("small", LEVEL_WORDS[t.level]), class_="row-name")
-        said = f"{t.level}: {number(t.nats)} nats [{number(t.interval.low)}, {number(t.interval.high)}]"
+        text = f"{t.level}: {number(t.nats)} nats [{number(t.interval.low)}, {number(t.interval.high)}]"
         band = None
         if t.chance_high_nats is not None:
             band = rect(scale(0), -REACH, scale(t.chance_high_nats) - scale(0), ROW + 2 * REACH, "margin")
-        marks = [mark(scale, t.nats, t.interval, "m-ladder", "●", said)]
+        marks = [mark(scale, t.nats, t.interval, "m-ladder", "●", text)]
         end = [tag("b", decimals(t.nats, 3))]
         if t.chance_nats is not None:
             end.append(tag("small", f"{decimals(t.chance_nats, 3)} by chance"))
@@ -134,7 +134,7 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
     scale = scale_for([*ends, pilot.interval.low, pilot.interval.high], zero=True)
     sure = pilot.interval.low > 0
     drawn = [tag("div", "again on fresh seeds", class_="row-group")]
-    said = f"{pilot.chosen}: {number(pilot.gain_points)} points [{number(pilot.interval.low)}, {number(pilot.interval.high)}]"
+    text = f"{pilot.chosen}: {number(pilot.gain_points)} points [{number(pilot.interval.low)}, {number(pilot.interval.high)}]"
     verdict, sign = ("v-helps", "▲") if sure else ("v-cannot-tell", "◇")
     end = tag(
         "div",
@@ -143,12 +143,12 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         class_="row-end",
     )
     drawn.append(
-        row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, pilot.interval, verdict, sign, said)), end)
+        row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, pilot.interval, verdict, sign, text)), end)
     )
     drawn.append(tag("div", "tried, halved round by round", class_="row-group"))
     for t in pilot.trials:
-        told = f"{t.arm}: {number(t.gain_points)} points on {t.seeds} seeds"
-        plot = ground(scale, mark(scale, t.gain_points, t.interval if t.seeds > 2 else None, "m-ladder", "●", told))
+        message = f"{t.arm}: {number(t.gain_points)} points on {t.seeds} seeds"
+        plot = ground(scale, mark(scale, t.gain_points, t.interval if t.seeds > 2 else None, "m-ladder", "●", message))
         end = tag(
             "div", tag("b", decimals(t.gain_points, 2, sign=True)), tag("small", f"{t.seeds} seeds"), class_="row-end"
         )

@@ -54,14 +54,14 @@ def ladder_figure(study: Study, file: str = "ladder", marked: Mapping[str, str] 
     for words, members, class_ in groups:
         drawn += [tag("div", words, class_=f"row-group {class_}".strip())] if members else []
         for e in members:
-            verdict, told = f"v-{e.verdict.replace(' ', '-')}", VERDICT_WORDS[e.verdict]
+            verdict, message = f"v-{e.verdict.replace(' ', '-')}", VERDICT_WORDS[e.verdict]
             gain, low, high = (decimals(v, places, sign=True) for v in (e.gain, e.interval.low, e.interval.high))
             own = e in arms or e in placebos
             name = variant(e.arm, 48) if own else f"{variant(e.arm, 30)} − {variant(e.against, 30)}"
-            said = f"{variant(e.arm)} − {variant(e.against)}: {gain} {unit} [{low}, {high}], {told}"
-            plot = ground(scale, mark(scale, e.gain, e.interval, verdict, VERDICT_SIGNS[e.verdict], said), band=band)
+            text = f"{variant(e.arm)} − {variant(e.against)}: {gain} {unit} [{low}, {high}], {message}"
+            plot = ground(scale, mark(scale, e.gain, e.interval, verdict, VERDICT_SIGNS[e.verdict], text), band=band)
             sign = tag("span", VERDICT_SIGNS[e.verdict], aria_hidden="true")
-            end = [tag("b", gain), tag("span", sign, " ", told, class_=f"verdict {verdict}")]
+            end = [tag("b", gain), tag("span", sign, " ", message, class_=f"verdict {verdict}")]
             if e.verdict == "cannot tell":
                 most = max(abs(e.interval.low), abs(e.interval.high))
                 end.append(tag("small", f"above ±{size_text(metric, most)} unlikely"))
@@ -117,9 +117,9 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
                 if (s.level, s.method) != (level, method):
                     continue
                 gain, low, high = (decimals(v, places, sign=True) for v in (s.gain, s.interval.low, s.interval.high))
-                said = f"{level}, {words}: {gain} {unit} [{low}, {high}]"
+                text = f"{level}, {words}: {gain} {unit} [{low}, {high}]"
                 y = 5 + (0 if len(methods) == 1 else -8 if k == 0 else 8)
-                drawing = mark(scale, s.gain, s.interval, class_, sign, said)
+                drawing = mark(scale, s.gain, s.interval, class_, sign, text)
                 marks.append(tag("svg", drawing, y=y, width="100%", height=ROW, class_="spill"))
                 values.append(tag("b", gain, class_=class_))
         if marks:

@@ -71,11 +71,11 @@ def _card(row: ExampleRow, *, pictured: bool) -> Markup:
 
 def _bar(who: str, choice: str, of_label: float | None, top: float | None = None) -> Markup:
     scale = Scale(0.0, 1.0)
-    said = f"{who}: {short(choice, 40)}"
+    text = f"{who}: {short(choice, 40)}"
     if of_label is not None:
-        said += f" with {percent(top, 1)}; the label has {percent(of_label, 1)}"
+        text += f" with {percent(top, 1)}; the label has {percent(of_label, 1)}"
     share = 1.0 if of_label is None else of_label
-    plot = canvas(10, rect(0, 0, 100, 10, "margin"), rect(0, 0, scale(share), 10, BARS[who], said))
+    plot = canvas(10, rect(0, 0, 100, 10, "margin"), rect(0, 0, scale(share), 10, BARS[who], text))
     value = "" if of_label is None else percent(of_label)
     words = tag("span", short(choice, 24), class_="choice")
     return tag(

@@ -36,14 +36,14 @@ def _key() -> Markup:
     return tag("div", *shown, class_="key")
 
 
-def _pair(scale: Scale, teacher: float, student: float, said: str) -> Markup:
+def _pair(scale: Scale, teacher: float, student: float, outputs: str) -> Markup:
     """Two bars from zero, the teacher's above the student's."""
     naught = scale(0)
     drawn = []
     for value, class_, y in ((teacher, TEACHER, 4.0), (student, STUDENT, 18.0)):
         if finite(value):
             left, right = sorted((naught, scale(value)))
-            drawn.append(rect(left, y, right - left, 12, class_, said))
+            drawn.append(rect(left, y, right - left, 12, class_, outputs))
     axis_line = line(naught, -REACH, naught, ROW + REACH, "zero")
     return canvas(ROW, gridlines(scale, -REACH, ROW + REACH), *drawn, axis_line)
 
@@ -59,8 +59,8 @@ def _bars(record: Explanations) -> Figure:
     scale = scale_for([v for s in parts for v in (s.teacher_evidence_nats, s.student_evidence_nats)], zero=True)
     drawn = [_key()]
     for s in parts:
-        said = f"{s.name}: teacher {decimals(s.teacher_evidence_nats, 3)}, student {decimals(s.student_evidence_nats, 3)} nats"
-        plot = _pair(scale, s.teacher_evidence_nats, s.student_evidence_nats, said)
+        outputs = f"{s.name}: teacher {decimals(s.teacher_evidence_nats, 3)}, student {decimals(s.student_evidence_nats, 3)} nats"
+        plot = _pair(scale, s.teacher_evidence_nats, s.student_evidence_nats, outputs)
         end = tag("div", tag("b", percent(s.agreement)), tag("small", "agree"), class_="row-end")
         drawn.append(row(_name(s), plot, end))
     drawn.append(axis_row(scale, "evidence for the label (nats)"))
@@ -162,9 +162,9 @@ def _examples(record: Explanations) -> Figure | None:
         )
         drawn.append(tag("div", words, class_="row-group"))
         for s, ours, theirs in zip(record.superfeatures, e.student_nats, e.teacher_nats, strict=False):
-            said = f"{s.name}: teacher {decimals(theirs, 2, sign=True)}, student {decimals(ours, 2, sign=True)} nats"
+            outputs = f"{s.name}: teacher {decimals(theirs, 2, sign=True)}, student {decimals(ours, 2, sign=True)} nats"
             end = tag("div", tag("b", decimals(ours, 2, sign=True)), class_="row-end")
-            drawn.append(row(short(s.name, 32), _pair(scale, theirs, ours, said), end))
+            drawn.append(row(short(s.name, 32), _pair(scale, theirs, ours, outputs), end))
     drawn.append(axis_row(scale, "for the predicted class (nats)"))
     return Figure(
         "explained-examples",

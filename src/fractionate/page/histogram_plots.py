@@ -35,8 +35,8 @@ def histogram_figure(
         for start, stop, count in zip(edges, edges[1:], counts, strict=False):
             if count > total / 2000:
                 y = down(count / total)
-                said = f"{number(start)} to {number(stop)}: {count:,.0f} ({percent(count / total, 1)})"
-                marks.append(rect(across(start), y, (across(stop) - across(start)) * 0.94, HEIGHT - y, "column", said))
+                words = f"{number(start)} to {number(stop)}: {count:,.0f} ({percent(count / total, 1)})"
+                marks.append(rect(across(start), y, (across(stop) - across(start)) * 0.94, HEIGHT - y, "column", words))
         marks.append(line(0, HEIGHT, 100, HEIGHT, "base"))
         if landmark is not None and across.low < landmark < across.high:
             marks.append(line(across(landmark), TOP, across(landmark), HEIGHT, "landmark"))

@@ -29,8 +29,10 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
     if answer == "Distil":
         contract = found.contract(chosen.arm)
         name = variant(chosen.arm)
-        told = "" if contract is None else recipe_text(contract)
-        reasons.append(f"With {told}." if told.startswith(name) else f"With {name}" + (f" ({told})." if told else "."))
+        message = "" if contract is None else recipe_text(contract)
+        reasons.append(
+            f"With {message}." if message.startswith(name) else f"With {name}" + (f" ({message})." if message else ".")
+        )
         paying = certain_shares(found.study)
         if paying:
             level = paying[0].level
@@ -133,12 +135,14 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
     contract = run.contract
     who = recipe_text(contract) if contract and uses_teacher(contract) else NO_TEACHER
     compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.taught))
-    told = f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
+    message = (
+        f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
+    )
     none = found.mean(chosen.against)
-    told += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
+    message += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
     if uses_teacher(contract) and not compared_too:
-        told += "; this recipe was not compared with no teacher"
-    return [f"{told}."]
+        message += "; this recipe was not compared with no teacher"
+    return [f"{message}."]
 
 
 def explanation_words(record: Explanations) -> str:

@@ -88,8 +88,8 @@ def _stack(parts: dict[Level, float], levels: Sequence[Level], scale: Scale) -> 
     for level in levels:
         nats = parts[level]
         if nats:
-            said = f"{level}: {number(nats)} nats, {percent(nats / total, 1)}"
-            marks.append(rect(scale(at), 0, scale(nats), BAR, f"seg {LEVEL_CLASSES[level]}", said))
+            words = f"{level}: {number(nats)} nats, {percent(nats / total, 1)}"
+            marks.append(rect(scale(at), 0, scale(nats), BAR, f"seg {LEVEL_CLASSES[level]}", words))
             if scale(nats) > 9:
                 middle = scale(at + nats / 2)
                 marks.append(text(middle, BAR / 2 + 4, percent(nats / total), "on-segment", "middle"))
@@ -134,8 +134,8 @@ def temperature_figure(diagnoses: Sequence[Diagnosis], file: str = "spectrum-ove
             at = 0.0
             for level, nats in _known(found).items():
                 if nats:
-                    y, said = down(at + nats), f"temperature {found.temperature:g}, {level}: {number(nats)} nats"
-                    box = rect((i + 0.14) * step, y, 0.72 * step, down(at) - y, f"seg {LEVEL_CLASSES[level]}", said)
+                    y, words = down(at + nats), f"temperature {found.temperature:g}, {level}: {number(nats)} nats"
+                    box = rect((i + 0.14) * step, y, 0.72 * step, down(at) - y, f"seg {LEVEL_CLASSES[level]}", words)
                     marks.append(box)
                     at += nats
             chosen = d.recipe.distil and found.temperature == d.recipe.temperature

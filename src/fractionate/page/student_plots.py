@@ -58,8 +58,8 @@ def students_figure(
         mean, interval = means[arm]
         seeds = [tag("circle", cx=f"{scale(v):.2f}%", cy=ROW / 2, r=3, class_="seed") for v in values]
         ends = f" [{number(interval.low)}, {number(interval.high)}]" if interval else ""
-        said = mark(scale, mean, interval, "m-mean", "●", f"{variant(arm)}: {value_text(first, mean)}{ends}")
-        plot = ground(scale, *seeds, said, zero=False)
+        outputs = mark(scale, mean, interval, "m-mean", "●", f"{variant(arm)}: {value_text(first, mean)}{ends}")
+        plot = ground(scale, *seeds, outputs, zero=False)
         end = tag("div", tag("b", value_text(first, mean)), class_="row-end")
         drawn.append(row(variant(arm, 48), plot, end, "placebo" if arm in placebos else "", of=arm))
     drawn.append(axis_row(scale, with_unit(title, first.value_unit)))
@@ -120,9 +120,9 @@ def curve_plot(
     marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
     classes = {arm: f"mine-{strong.index(arm) % 2}" if arm in strong else "other" for arm in curves}
     for arm in sorted(curves, key=lambda arm: arm in strong):
-        said = f"{variant(arm)}: {number(curves[arm][-1][1])}{unit} at the end"
+        sentence = f"{variant(arm)}: {number(curves[arm][-1][1])}{unit} at the end"
         drawn = curve(thinned(curves[arm]), across, down, CURVE_HEIGHT, f"curve {classes[arm]}")
-        marks.append(tag("g", tag("title", said), drawn, data_variant=short(arm, 48)))
+        marks.append(tag("g", tag("title", sentence), drawn, data_variant=short(arm, 48)))
     marks.append(text(100, CURVE_HEIGHT + 16, f"{across.high:,.0f} steps", "tick", "end"))
     labels = []
     named = sorted(curves, key=lambda arm: down(curves[arm][-1][1]))
