@@ -89,7 +89,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(page: Path) -> dict[str, Any]:
+def message(page: Path) -> dict[str, Any]:
     parts = "".join(f"told.{name} = await (async () => {{{script}}})();" for name, script in SCRIPTS.items())
     found = drive(page, page.parent, f"const told = {{}}; {parts} return told;")
     assert isinstance(found, dict)
