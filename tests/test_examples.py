@@ -11,6 +11,7 @@ from fractionate.cli.commands import main
 from fractionate.data.bundled import data_sets
 from fractionate.errors import ResourceError
 from fractionate.run.read import read_run
+from fractionate.run.runfile import load_run
 from fractionate.run.workflow import Workflow
 from tiny_hub import bert, llama
 
@@ -32,7 +33,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
     """Overrides that make an example small: few examples and steps, and a tiny model of the same kind."""
-    run = read_run(path)
+    run = load_run(path)
     found = [*TINY, f"out={out}", FEW["cells" if run.study.arms is None else "arms"]]
     if run.teacher.train is not None:
         found.append("teacher.train.steps=3")
@@ -51,7 +52,7 @@ def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
 def test_the_example_ends_in_a_page(path: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny(path, hub, tmp_path / "out")
     try:
-        _ = data_sets[read_run(path).data.source]
+        _ = data_sets[load_run(path).data.source]
     except ResourceError as error:
         pytest.skip(f"its data cannot be had here: {error.what}")
     with pytest.raises(SystemExit) as left:
