@@ -234,7 +234,7 @@ def main() -> int:
     rows, failures = [], 0
     with tempfile.TemporaryDirectory() as folder:
         healthy = Path(folder) / "healthy"
-        for part in ("src", "tests"):
+        for part in ("src", "tests", "examples"):
             shutil.copytree(ROOT / part, healthy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", healthy)
         for part in ("lab", "bench", "docs", "recipes"):  # some tests take models, forks and examples from there
