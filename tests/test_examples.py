@@ -37,6 +37,8 @@ def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
     found = [*TINY, f"out={out}", FEW["cells" if run.study.arms is None else "arms"]]
     if run.teacher.train is not None:
         found.append("teacher.train.steps=3")
+    if run.objective is None:  # whatever a teacher of three steps is like, there is a student to export
+        found.append("objective={cell: kd, temperature: 2}")
     for who in ("teacher", "student"):
         name = re.sub(
             r"package:\w+",

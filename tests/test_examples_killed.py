@@ -32,7 +32,7 @@ MOMENTS = {  # what is there when the command is killed
 def report(path: Path, settings: tuple[str, ...]) -> Callable[[], None]:
     def work() -> None:
         try:
-            main(["report", str(path), *settings])
+            main(["report", str(path), *settings, "--force"])  # students of three steps may be surely worse
         except SystemExit as left:
             os._exit(int(left.code or 0))
 
