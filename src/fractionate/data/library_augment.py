@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -47,9 +48,9 @@ class LibraryAugment(Transform):
             )
         object.__setattr__(self, "steps", steps)
 
+    @abstractmethod
     def pixels(self) -> Pixels:
         """The change of one picture. Raises `MissingExtraError` without the library, `ConfigError` for steps it does not have."""
-        raise NotImplementedError
 
     def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split:
         """The split with changed pictures."""
