@@ -14,6 +14,9 @@ from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
 from fractionate.diagnosis.assignment import best_assignment
 from fractionate.diagnosis.calibration_probes import best_temperature
+from fractionate.diagnosis.linear_probe import parts
+from fractionate.diagnosis.student_fit import student_fit
+from fractionate.diagnosis.transfer import read_transfer
 from fractionate.losses.objective import Objective
 from fractionate.records import Diagnosis
 from fractionate.tasks import Task
@@ -178,6 +181,17 @@ def test_a_student_that_is_too_small_is_named_and_two_classes_are_information() 
         lambda: nn.Linear(FEATURES, 2), data=Examples(two.inputs, labels), only=["capacity-gap"],
     ).findings[0]  # fmt: skip
     assert found.severity in ("info", "warning")
+
+
+def test_a_short_fit_that_diverges_is_no_rival_and_a_remainder_of_one_is_avoided() -> None:
+    """65 examples in a half: `distill` refuses a last batch of one example to batch normalisation."""
+    normalised = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    inputs, group = torch.randn(130, 4), torch.arange(130)
+    assert int((parts(group, 2) == 0).sum()) == 65
+    for data in (inputs, inputs.masked_fill(group[:, None] % 2 == 0, torch.nan)):
+        task = Task("classification", transfer=(data, group % 2), student=lambda: normalised)
+        fit = student_fit(normalised, read_transfer(task, None))
+        assert (fit is None) == bool(data.isnan().any())
 
 
 def test_the_student_and_the_random_stream_are_left_alone() -> None:

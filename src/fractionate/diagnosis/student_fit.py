@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from fractionate.data.memory import MemorySplit
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.diagnosis.transfer import Transfer
-from fractionate.tasks.reader import reading
+from fractionate.errors import NumericsError
+from fractionate.models.outputs import device_of
+from fractionate.records import Training
+from fractionate.training.distillation import distill
+from fractionate.training.distributed import alone
+from fractionate.training.recipe import Recipe
 
-MOST_PARAMETERS, MOST_EXAMPLES = 200_000, 2000
-STEPS, BATCH, RATE = 300, 64, 5e-3
-FEWEST_EXAMPLES = 100
+MOST_PARAMETERS, MOST_EXAMPLES, FEWEST_EXAMPLES = 200_000, 2000, 100
+BRIEFLY = Training(steps=300, batch_size=64, learning_rate=5e-3, weight_decay=0.01, schedule="constant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +38,10 @@ class StudentFit:
 
 
 def student_fit(student: nn.Module, transfer: Transfer) -> StudentFit | None:
-    """Train a copy (AdamW, learning rate 0.005, batches of 64); the student and the random stream are left as they were.
+    """Train a copy by `distill` on labels alone (`BRIEFLY`); the student and the random stream are left as they were.
 
     None for students of more than 200,000 parameters, for rows that are no examples, inputs that are no tensor of floating-point
-    numbers, and fewer than 100 examples. Views of one example go to one half.
+    numbers, fewer than 100 examples, and a run that diverged. Views of one example go to one half.
     """
     inputs, labels = transfer.inputs, transfer.labels
     if inputs is None or not inputs.is_floating_point() or len(labels) < FEWEST_EXAMPLES:
@@ -45,35 +50,26 @@ def student_fit(student: nn.Module, transfer: Transfer) -> StudentFit | None:
         p.requires_grad for p in student.parameters()
     ):
         return None
-    draw = torch.Generator().manual_seed(0)
     half = parts(transfer.group, 2) == 0
     some = torch.arange(0, len(labels), -(-len(labels) // MOST_EXAMPLES))
     own, other = some[half[some]], some[~half[some]]
     if not len(own) or not len(other):
         return None
-    model, task, split = copy.deepcopy(student), transfer.task, transfer.split
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
+    halves = [MemorySplit(inputs[rows], labels[rows]) for rows in (own, other)]
+    task = replace(
+        transfer.task, transfer=halves[0], validation=None, test=None, student=lambda: copy.deepcopy(student),
+        device=str(device_of(student)),
+    )  # fmt: skip
+    remainder = len(own) % BRIEFLY.batch_size == 1  # batch normalisation needs two examples in a batch
+    training = replace(BRIEFLY, batch_size=BRIEFLY.batch_size - remainder)
+    try:
+        with alone():
+            model, _ = distill(task, recipe=Recipe(training=training), show="nothing")
+    except NumericsError:
+        return None
 
-    def logits(rows: Tensor) -> Tensor:
-        batch = next(iter(split.batches([(0, transfer.example[rows])], 0)))
-        with reading(model) as reader:
-            output, captured = reader(reader.inputs_of(batch))
-            return task.rows(output, captured, batch, head=task.head).required_logits
+    def right(split: MemorySplit) -> Bool[Tensor, "rows"]:
+        found = task.predictions(model, split, head=task.head)
+        return torch.cat([rows.required_logits.argmax(1) == rows.labels for rows in found]).cpu()
 
-    def accurate(rows: Tensor) -> Bool[Tensor, "rows"]:
-        with torch.no_grad():
-            return torch.cat([logits(part).argmax(1) == labels[part] for part in torch.split(rows, 512)])
-
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model.train()
-        for _ in range(STEPS):
-            rows = own[torch.randint(len(own), (min(BATCH, len(own)),), generator=draw)]
-            loss = nn.functional.cross_entropy(logits(rows).float(), labels[rows])
-            if not bool(loss.isfinite()):
-                return None
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        model.eval()
-        return StudentFit(accurate(other), other, float(accurate(own).double().mean()))
+    return StudentFit(right(halves[1]), other, float(right(halves[0]).double().mean()))
