@@ -22,7 +22,7 @@ check: $(STAMP)           ## lint, types, tests
 	$(MAKE) test
 
 BENCHES := losses compact_losses engine_options engine_parts estimate spectrum store cached study superfeatures
-LONG    := kill store_faults store_writers store_vocabulary planted regret seeded_bugs
+LONG    := kill store_faults store_writers store_vocabulary planted regret_pilot regret_tokens seeded_bugs
 
 bench: $(STAMP) $(PEERED) ## ratios against peers and limits, minutes each; `make bench-long` takes hours
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"

@@ -174,7 +174,7 @@ BUGS = (
         ("write_file(self.path / LAST, to_bytes(weights)[0])", "shutil.copy(self.path / STUDENT, self.path / LAST)"),),
         "test_engine_loop"),
     Bug("a table's scale learned from its test rows too", "data/own_table.py", (
-        ("learned = rows.transfer.inputs.numpy()", "learned = self._rows().inputs.numpy()"),), "test_own_table"),
+        ('learned = places["transfer"].numpy()', "learned = torch.cat([*places.values()]).numpy()"),), "test_own_table"),
     Bug("dropout redrawn when recomputed", "training/recompute.py", (
         ("use_reentrant=False, **named", "use_reentrant=False, preserve_rng_state=False, **named"),)),
     Bug("a module's own forward lost", "training/recompute.py", (("if own is not None:", "if False:"),)),
@@ -200,18 +200,15 @@ def survives(copy: Path, first: str = "") -> tuple[str, str]:
     return (found[1] if found else "import of the package"), done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def seed(bug: Bug, copy: Path) -> bool:
-    """Put the bug into the copy; False where its place is gone."""
-    path = copy / "src" / "fractionate" / bug.file
-    if not path.is_file():
-        return False
-    text = path.read_text(encoding="utf-8")
+def seeded(bug: Bug) -> str | None:
+    """The file's text with the bug in it; None where its place is gone."""
+    path = ROOT / "src" / "fractionate" / bug.file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     for old, new in bug.edits:
         if text.count(old) != 1:
-            return False
+            return None
         text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
-    return True
+    return text
 
 
 def digest() -> str:
@@ -251,10 +248,11 @@ def main() -> int:
             shutil.copytree(healthy, sick, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             started = time.perf_counter()
             if bug.name not in verdicts:
-                here = seed(bug, sick)
-                verdicts[bug.name] = (
-                    (survives(sick, bug.tests or FIRST.get(bug.file, ""))[0] or "**survives**") if here else STALE
-                )
+                text = seeded(bug)
+                verdicts[bug.name] = STALE
+                if text is not None:
+                    (sick / "src" / "fractionate" / bug.file).write_text(text, encoding="utf-8")
+                    verdicts[bug.name] = survives(sick, bug.tests or FIRST.get(bug.file, ""))[0] or "**survives**"
                 LEDGER.parent.mkdir(exist_ok=True)
                 LEDGER.write_text(json.dumps({"digest": state, "verdicts": verdicts}), encoding="utf-8")
             verdict = verdicts[bug.name]

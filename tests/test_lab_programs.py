@@ -64,3 +64,13 @@ def test_study_of_explanations(lab: Path) -> None:
     before = {file: file.read_bytes() for folder in ("runs", "students") for file in (setting.kept / folder).iterdir()}
     study.main(study.TINY, 2)  # nothing is trained again
     assert len(before) == 96 and all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_every_seeded_bug_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python bench/seeded_bugs.py` takes minutes: places that are gone show here."""
+    monkeypatch.syspath_prepend(str(LAB.parent / "bench"))
+    bugs = program("seeded_bugs")
+    for bug in bugs.BUGS:
+        assert bugs.seeded(bug) is not None, f"{bug.name}: its place in {bug.file} is gone"
+        tests = bug.tests or bugs.FIRST.get(bug.file, bugs.TESTS[0])
+        assert (LAB.parent / "tests" / f"{tests}.py").exists(), f"{bug.name}: tests/{tests}.py is gone"
