@@ -5,7 +5,7 @@
         textbrewer==0.2.1.post1 KD_Lib==0.0.32
     peers/bin/pip install transformers accelerate datasets peft addict fire colorama requests tensorboard matplotlib scikit-learn \
         pulp omegaconf nvidia-ml-py jaxtyping pydantic safetensors xxhash ruamel.yaml rich typer
-    PYTHONPATH=src peers/bin/python bench/peers_losses.py docs/peers-conformance.md
+    PYTHONPATH=src peers/bin/python bench/peers_losses.py docs/evidence/peers-conformance.md
 
 The request is always the same: the soft term alone, at a given temperature, with the defaults the package offers for all else.
 A package that does not import is listed with the reason.
@@ -292,7 +292,7 @@ What the losses of published packages compute when all of them get the same requ
 the asked temperature, all else at the defaults. Measured by `fractionate.plugins.conformance` (float64, CPU), not read from
 documentation; every adapter is in `bench/peers_losses.py` and at most ten lines. This page is the output of
 
-    PYTHONPATH=src python bench/peers_losses.py docs/peers-conformance.md
+    PYTHONPATH=src python bench/peers_losses.py docs/evidence/peers-conformance.md
 
 A **no** is a difference from the question in the column's head, not a verdict: a package may leave out T² because its
 recipes weigh the term otherwise, a sum over tokens is normalised elsewhere in a trainer, and many trainers convert to float32

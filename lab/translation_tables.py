@@ -102,7 +102,7 @@ def tell(study: Study, at: Material, heard: HiddenStates, heard_test: HiddenStat
         *of_teacher(heard, heard_test),
         "",
         "The class means of rare pieces come of few tokens, so domain.shape counts noise of the sample too "
-        "(docs/theory.md); the terms compare the two rows, not this teacher with others.",
+        "(docs/theory/theory.md); the terms compare the two rows, not this teacher with others.",
     ]
     results = size.runs if size is TINY else Path(__file__).parent / "results"
     (results / "study_translation.md").write_text("\n".join(lines) + "\n")

@@ -1,6 +1,6 @@
-"""The table of arrows: docs/architecture.md read, compared with the imports in src/, and brought up to date.
+"""The table of arrows: docs/project/architecture.md read, compared with the imports in src/, and brought up to date.
 
-    python tests/layout.py     # writes the rows of new modules, their sentences, the tree in the README, and docs/parts.md
+    python tests/layout.py     # writes the rows of new modules, their sentences, the tree in the README, and the page of parts
 
 A row is a folder of the package (or a file beside them). A folder may import from rows further down only. New folders are put as
 low as their imports allow; move a row by hand where it belongs, and run this again. A folder inside another has a row of its own
@@ -21,9 +21,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "fractionate"
-TABLE = ROOT / "docs" / "architecture.md"
+TABLE = ROOT / "docs" / "project" / "architecture.md"
 README = ROOT / "README.md"
-PARTS = ROOT / "docs" / "parts.md"
+PARTS = ROOT / "docs" / "reference" / "parts.md"
 PUBLIC = "(the package)"  # the row of fractionate/__init__.py
 
 
@@ -34,6 +34,12 @@ class Row:
     module: str
     floor: str
     sentence: str
+
+
+def page(name: str) -> str:
+    """The text of a page of docs/, in whatever folder it is."""
+    (path,) = (ROOT / "docs").rglob(f"{name}.md")
+    return path.read_text(encoding="utf-8")
 
 
 def paths() -> dict[str, Path]:
@@ -137,7 +143,7 @@ def sentence(name: str) -> str:
 
 
 def table() -> list[Row]:
-    """The rows of docs/architecture.md from the top floor down."""
+    """The rows of docs/project/architecture.md from the top floor down."""
     rows, floor = [], ""
     for line in TABLE.read_text(encoding="utf-8").splitlines():
         if line.startswith("### "):
@@ -228,7 +234,7 @@ Every part that has a name, from the registries (`python tests/layout.py` writes
 
 
 def write_parts() -> None:
-    """Write docs/parts.md from the registries."""
+    """Write docs/reference/parts.md from the registries."""
     text = PARTS_HEAD
     for kind, registry in registries().items():
         title = kind[0].upper() + kind[1:] + "s"

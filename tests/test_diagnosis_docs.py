@@ -12,7 +12,7 @@ from fractionate.diagnosis import probes
 from fractionate.diagnosis.case import NEEDS
 from fractionate.diagnosis.causes import BRINGS_ABOUT
 
-TEXT = (Path(__file__).parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs" / "reference" / "findings.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## ([\w-]+)\n(.*?)(?=^## |\Z)", TEXT, flags=re.DOTALL | re.MULTILINE))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import fractionate
 import layout
 from fractionate import CELLS
 
-DOCUMENTS = [layout.README, *sorted((layout.ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    page for page in sorted((layout.ROOT / "docs").rglob("*.md")) if page.relative_to(layout.ROOT).parts[1] != "made"
+]
+DOCUMENTS = [layout.README, *PAGES]
 REGISTRIES = layout.registries()  # by the heading of the first column
 
 
@@ -107,9 +111,9 @@ def test_the_public_names() -> None:
         part = getattr(fractionate, name)
         assert inspect.getdoc(part), name
         assert name in dir(fractionate)
-    api = (layout.ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    api = (layout.ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     for name in PUBLIC:
-        assert name in api, f"docs/api.md leaves out {name}"
+        assert name in api, f"docs/reference/api.md leaves out {name}"
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", fractionate.__version__)
 
 
@@ -131,10 +135,15 @@ def test_links_inside_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = (layout.ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
-    for page in sorted((layout.ROOT / "docs").glob("*.md")):
-        assert page.stem == "index" or page.stem in index, f"docs/index.md leaves out {page.name}"
+def test_every_page_is_in_one_table_of_contents() -> None:
+    docs = layout.ROOT / "docs"
+    found: list[Path] = []
+    for page in PAGES:
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for entry in (line for line in block.splitlines() if line and not line.startswith(":")):
+                pattern = os.path.normpath(page.parent.relative_to(docs) / f"{entry}.md")
+                found += docs.glob(pattern)
+    assert sorted(found) == sorted(page for page in PAGES if page != docs / "index.md")
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.name)

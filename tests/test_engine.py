@@ -158,7 +158,7 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_the_first_example_of_the_documents_runs():
-    page = (Path(__file__).parents[1] / "docs" / "own-model.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "own-model.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     names: dict[str, object] = {}
     exec(code, names)

@@ -10,7 +10,7 @@ import pytest
 from fractionate import errors
 from fractionate.cli.commands import main
 
-PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "errors.md"
 CLASSES = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FractionateError)
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "explanations.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "explanations.md"
 
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):

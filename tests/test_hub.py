@@ -282,7 +282,7 @@ def test_weights_of_picture_libraries_are_used_as_they_are(monkeypatch, name):
         find_model("timm('resnet8')").build(ModelNeed("classification", shape, 5))
 
 
-PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "models.md").read_text(encoding="utf-8")
 
 
 def test_what_the_page_shows_runs(tmp_path, monkeypatch, checkpoint):

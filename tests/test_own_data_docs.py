@@ -1,4 +1,4 @@
-"""What docs/data.md shows runs as it stands: its Python from first to last, its run files from `collect` to `distill`."""
+"""What docs/how-to/data.md shows runs as it stands: its Python from first to last, its run files from `collect` to `distill`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fractionate.data.picture_files import PictureEncoding
 from fractionate.records import Diagnosis, Run
 from test_own_folders import digits_to, docstrings
 
-PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "data.md").read_text(encoding="utf-8")
 RUN_FILES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 

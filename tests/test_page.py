@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.page_records import digits_records
 
-from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
+from fractionate.errors import ConfigError, DamagedError, ResourceError
 from fractionate.page import read_record, report
 from fractionate.records import Diagnosis, Study
 
@@ -97,17 +97,6 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
         report(records(), tmp_path / "a.html")
     assert (tmp_path / "a.html").read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
-
-
-def test_without_jinja2_the_extra_is_named(tmp_path, monkeypatch):
-    import sys
-
-    for name in [m for m in sys.modules if m.startswith(("jinja2", "markupsafe", "fractionate.page."))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"fractionate\[report\]"):
-        report(records()[0], tmp_path / "a.html")
-    assert not list(tmp_path.iterdir())
 
 
 def test_read_record_knows_each_kind():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encoders import transformers
 
-PAGE = Path(__file__).parents[1] / "docs" / "quantized.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "quantized.md"
 
 
 def test_the_program_of_the_page_runs(tmp_path, monkeypatch, capsys):

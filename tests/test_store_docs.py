@@ -1,23 +1,21 @@
-"""What docs/store.md shows runs as it stands, from the first line to the last."""
+"""What docs/how-to/store.md shows runs as it stands, from the first line to the last."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import layout
 from fractionate.data.examples import Examples
 from fractionate.store import Store, verify
 
-PAGES = Path(__file__).parents[1] / "docs"
-
 
 def blocks(name):
-    return re.findall(r"```python\n(.*?)```", (PAGES / f"{name}.md").read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", layout.page(name), re.DOTALL)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ Exit codes of the command line: 0 fine, 1 a bug of ours, 2 usage or configuratio
 4 teacher, student and data do not match, 5 numbers that are not finite, 6 disk, memory or permissions,
 130 and 143 stopped by a signal (run the same command again to go on).
 
-Each class has a stable `code` (FR200, FR300, …: docs/errors.md), for scripts and searches; the first digit is the exit code.
+Each class has a stable `code` (FR200, FR300, …: docs/reference/errors.md), for scripts and searches; its first digit is
+the exit code.
 """
 
 from __future__ import annotations

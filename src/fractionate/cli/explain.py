@@ -11,7 +11,10 @@ import typer
 from fractionate.errors import ConfigError, ResourceError, printable
 
 PACKAGE = Path(__file__).parents[1]
-PAGES = (PACKAGE / "errors.md", PACKAGE.parents[1] / "docs" / "errors.md")  # of a wheel, and of a checkout
+PAGES = (
+    PACKAGE / "errors.md",
+    PACKAGE.parents[1] / "docs" / "reference" / "errors.md",
+)  # of a wheel, and of a checkout
 ROW = re.compile(r"^\| (FR\d+) \| `(\w+)` \| ([^|]+?) \| ([^|]+?) \| ([^|]+?) \|$", re.MULTILINE)
 
 

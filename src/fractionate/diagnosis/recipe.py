@@ -1,6 +1,6 @@
 """The recipe: cell, temperature, teacher weight, divergence and what to cache, from the signal and the findings.
 
-The rule, its reasons and how well it does are written down in docs/recipe.md.
+The rule, its reasons and how well it does are written down in docs/theory/recipe.md.
 """
 
 from __future__ import annotations

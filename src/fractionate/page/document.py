@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fractionate.errors import MissingExtraError
 from fractionate.page.markdown import markdown
 from fractionate.page.page_settings import PageSettings
 from fractionate.page.reading import Source, read_records
@@ -33,7 +32,6 @@ def report(
 
     Raises:
         ConfigError: Records that cannot be read.
-        MissingExtraError: jinja2 is not installed, and the page is HTML.
         ResourceError: The page cannot be written; found out before any work is done.
     """
     return write_page(read_records(records), out, PageSettings(title, command, run_files or {}))
@@ -49,18 +47,7 @@ def write_page(records: Sequence[Record], out: Path | str, settings: PageSetting
             records, title=settings.title, run_files=settings.run_files, compare=settings.compare, links=settings.links
         )
     else:
-        text = render(records, settings)
+        from fractionate.page.template import fill  # a command that writes no page does not load jinja2
+
+        text = fill(records, settings)
     return write_file(path, text.encode("utf-8", "replace"))
-
-
-def render(records: Sequence[Record], settings: PageSettings) -> str:
-    """The HTML page as text."""
-    try:
-        from fractionate.page.template import fill
-    except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("jinja2", "markupsafe"):
-            raise
-        raise MissingExtraError(
-            "the report needs jinja2", got="it is not installed", fix='pip install "fractionate[report]"'
-        ) from None
-    return fill(records, settings)

@@ -25,7 +25,7 @@ def square(relation: Matrix) -> NDArray[np.float64] | None:
 def cluster_order(relation: NDArray[np.float64]) -> list[int]:
     """Classes so that related ones stand together: average linkage with the best order of the leaves.
 
-    Without scipy, and for more than 1,500 classes, a chain: each class is followed by its nearest one that is left.
+    For more than 1,500 classes a chain: each class is followed by its nearest one that is left.
     """
     classes = len(relation)
     if classes < 3:
@@ -33,13 +33,11 @@ def cluster_order(relation: NDArray[np.float64]) -> list[int]:
     likeness = (relation + relation.T) / 2
     distance = likeness.max() - likeness
     np.fill_diagonal(distance, 0.0)
-    try:
-        from scipy.cluster.hierarchy import leaves_list, linkage
-        from scipy.spatial.distance import squareform
-    except ImportError:
-        return _chain(distance)
     if classes > 1_500:
         return _chain(distance)
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=classes <= 300)
     order: list[int] = leaves_list(tree).tolist()
     return order

@@ -232,5 +232,5 @@ def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None, kept: bool) -
             "a plain function as a term has no identity: a resumed run could not tell it from another",
             expected="terms by name or as registered specs, with out=",
             got=", ".join(map(repr, plain)),
-            fix="write the term as a frozen dataclass (docs/distill.md), or leave out= out",
+            fix="write the term as a frozen dataclass (docs/reference/distill.md), or leave out= out",
         )

@@ -154,5 +154,9 @@ def check_memory(memory_estimate: MemoryEstimate | None, device: torch.device) -
         expected=f"at most {shown_bytes(free)}, which is free on {device}",
         got=str(memory_estimate),
         fix="set micro_batch_size: the step stays the same, in smaller pieces"
-        + ("; for large vocabularies see docs/sequences.md" if large else "; or recompute= to keep fewer activations"),
+        + (
+            "; for large vocabularies see docs/how-to/sequences.md"
+            if large
+            else "; or recompute= to keep fewer activations"
+        ),
     )

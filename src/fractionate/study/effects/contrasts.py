@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Effect, Interval, MetricInfo, Run, Verdict
 from fractionate.study.effects.power import seeds_to_settle, smallest_effect
 
@@ -44,13 +44,9 @@ class Paired:
 
 
 def statistics() -> Any:
-    """scipy.stats. Raises `MissingExtraError` where scipy is not installed."""
-    try:
-        import scipy.stats
-    except ImportError as error:
-        raise MissingExtraError(
-            "intervals need scipy", expected="scipy", fix="pip install 'fractionate[stats]'"
-        ) from error
+    """scipy.stats, loaded on first use."""
+    import scipy.stats
+
     return scipy.stats
 
 

@@ -24,7 +24,7 @@ def shares_of_levels(
 
     `confidence`, `rest`: p[y] and 1 - p[y] of the example, of its class and of all (`mean`). With r = rest and S(a) = Σ_{j≠y}
     p_j log a_j, `shape` is S(p) - r log r and `crossed` S(class mean) - r log(class rest). Each line is a step of a chain, so
-    the five add up to log K - H(p). Source: ours (docs/theory.md).
+    the five add up to log K - H(p). Source: ours (docs/theory/theory.md).
     """
     split = torch.xlogy(confidence, confidence) + torch.xlogy(rest, rest)
     by_class = torch.xlogy(confidence, class_confidence) + torch.xlogy(rest, class_rest)
