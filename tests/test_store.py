@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fractionate import TeacherSignal
+from fractionate.data.arrays import arrays_in
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError, NumericsError, ResourceError
 from fractionate.store import Store, collect
+from fractionate.store.exchange import read_array
 from fractionate.theory.teacher_signal import relation_from_rows
 
 
@@ -254,3 +256,13 @@ def test_a_copied_store_is_the_same_store(digits, teacher, tmp_path):
     store = collect(teacher, digits, tmp_path / "s")
     shutil.copytree(tmp_path / "s", tmp_path / "t")
     assert torch.equal(Store.open(tmp_path / "t").signal().logits, store.signal().logits)
+
+
+def test_a_file_of_logits_is_mapped_and_not_copied(tmp_path):
+    """A 3 GB file took 6 GB; what is changed in memory never reaches the file."""
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.save(tmp_path / "logits.npy", rows)
+    found = arrays_in(tmp_path / "logits.npy")[""].opened()
+    assert isinstance(found, np.memmap)
+    read_array(tmp_path / "logits.npy").zero_()
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), rows)

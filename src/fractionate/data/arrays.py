@@ -41,10 +41,15 @@ SMALLER = "take fewer rows"
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of a file: its shape is known, its values are read by `load`."""
+    """An array of a file: its shape is known, its values are read by `load`.
+
+    Args:
+        opened: The values without a copy in memory, mapped from the file where its format allows; else the same as `load`.
+    """
 
     shape: tuple[int, ...]
     load: Callable[[], Array]
+    opened: Callable[[], Array]
 
 
 def arrays_in(path: Path | str) -> dict[str, StoredArray]:
@@ -110,16 +115,21 @@ def _reading(path: Path) -> Iterator[None]:
         raise DamagedError(f"{path} cannot be read", got=reason(error), fix="write the file again") from error
 
 
-def _stored(path: Path, shape: tuple[int, ...], item_bytes: int, load: Callable[[], Array]) -> StoredArray:
-    """An array whose values are read where there is memory for them and for what they become."""
+def _stored(
+    path: Path, shape: tuple[int, ...], item_bytes: int, load: Callable[[], Array], mapped: bool = False
+) -> StoredArray:
+    """An array whose values are read where there is memory for them and for what they become; `mapped`: `load` maps the file."""
+
+    def opened() -> Array:
+        with _reading(path):
+            return load()
 
     def checked() -> Array:
         needed = math.prod(shape) * (item_bytes + 4 * COPIES)
         require_bytes(needed, f"{path}, an array {list(shape)}", fix=SMALLER)
-        with _reading(path):
-            return load()
+        return opened()
 
-    return StoredArray(shape, checked)
+    return StoredArray(shape, checked, opened if mapped else checked)
 
 
 def _head(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -155,9 +165,13 @@ def _npy(path: Path) -> dict[str, StoredArray]:
 
     def load() -> Array:
         with path.open("rb") as file:
-            return _values(file, path, size)
+            shape, fortran, dtype = _head(file, path, size)
+            if 0 in shape or not dtype.itemsize:
+                return np.empty(shape, dtype)
+            # copy on write: nobody's change reaches the file, and torch takes it without a warning
+            return np.memmap(file, dtype, "c", file.tell(), shape, "F" if fortran else "C")
 
-    return {"": _stored(path, shape, dtype.itemsize, load)}
+    return {"": _stored(path, shape, dtype.itemsize, load, mapped=True)}
 
 
 def _npz(path: Path) -> dict[str, StoredArray]:
@@ -204,7 +218,7 @@ def _safetensors(path: Path) -> dict[str, StoredArray]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (no mapping)
             shape = tuple(file.get_slice(name).get_shape())
-            found[name] = _stored(path, shape, 4, _tensor(path, name))
+            found[name] = _stored(path, shape, 4, _tensor(path, name), mapped=True)
     return found
 
 

@@ -196,8 +196,8 @@ def import_arrays(
 
 
 def read_array(path: Path | str) -> Tensor:
-    """Logits out of a .npy, .npz, .safetensors or .parquet file: the array of that name, or the only one."""
+    """Logits out of a .npy, .npz, .safetensors or .parquet file: the array of that name or the only one, mapped if possible."""
     found = arrays_in(path)
     if "logits" not in found and len(found) != 1:
         raise ConfigError(f"{path} has no array 'logits'", got=printable(", ".join(sorted(found)), 200) or "nothing")
-    return to_tensor(found.get("logits", next(iter(found.values()))).load(), "logits")
+    return to_tensor(found.get("logits", next(iter(found.values()))).opened(), "logits")
