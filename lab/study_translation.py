@@ -15,11 +15,11 @@ import torch
 from translation_tables import tell
 from translation_task import FULL, TINY, Size, Written, material
 
-from fractionate import Objective, Recipe, dissect
+from fractionate import Objective, Recipe, collect, dissect
 from fractionate.losses.terms import Passes, tie_kd
 from fractionate.study import Arm
 from fractionate.study.effects.contrasts import Contrast, effects
-from fractionate.teachers import Cached, HiddenStates, analysis
+from fractionate.teachers import Cached, analysis
 
 SEEDS = 5
 PASSES = 2  # of iterative KD; the paper takes 3, which costs half as much again
@@ -57,7 +57,10 @@ def arms(size: Size, written: Written) -> dict[str, Recipe | Arm]:
 def main(size: Size, workers: int = 2) -> None:
     torch.set_num_threads(1)
     at = material(size)
-    heard, heard_test = (HiddenStates.of(at.teacher, s.loader(), batch_size=128) for s in (at.transfer, at.test))
+    heard, heard_test = (
+        collect(at.teacher, s.loader(), at.size.runs / f"store-{name}", tokens="aligned", form="hidden", batch_size=128)
+        for name, s in (("transfer", at.transfer), ("test", at.test))
+    )
     given = arms(size, Written(at.written_sha256, size))
     study = dissect(
         at.task, given, Cached(heard, model=at.teacher), test_signal=Cached(heard_test), baseline="no-kd", progress="off",

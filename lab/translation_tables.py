@@ -11,8 +11,9 @@ from translation_task import TINY, Material
 
 from fractionate import report, spectrum
 from fractionate.records import Study
+from fractionate.store import Store
 from fractionate.study.effects.contrasts import paired, values_of
-from fractionate.teachers import HiddenStates, gold_share, quality
+from fractionate.teachers import StoredTokens, gold_share, quality
 
 SHOWN = {
     "bleu": "BLEU", "chrf": "chrF", "ta-rate": "TA rate, %", "accuracy": "gold token, %", "token-nll": "NLL, nats",
@@ -54,8 +55,8 @@ def of_contrasts(study: Study) -> list[str]:
     return lines
 
 
-def of_teacher(heard: HiddenStates, heard_test: HiddenStates) -> list[str]:
-    some = heard.signal(torch.arange(min(2000, len(heard.offsets) - 1)))
+def of_teacher(heard: Store, heard_test: Store) -> list[str]:
+    some = StoredTokens(heard, places=torch.arange(min(2000, heard.examples))).whole()
     rows = {"transfer": some, "test": heard_test.signal()}
     known = {name: asdict(spectrum(signal)) for name, signal in rows.items()}
     parts = [name for name in known["test"] if name.endswith("_nats")]
@@ -67,11 +68,11 @@ def of_teacher(heard: HiddenStates, heard_test: HiddenStates) -> list[str]:
     return lines
 
 
-def tell(study: Study, at: Material, heard: HiddenStates, heard_test: HiddenStates) -> None:
+def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
     size = at.size
     split = at.task.splits.test
     assert split is not None
-    scores = at.task.evaluate(at.teacher, split, heard_test)
+    scores = at.task.evaluate(at.teacher, split, StoredTokens(heard_test))
     signed = quality([text for _, text in at.test.texts], [text for _, text in at.test.texts])
     count = sum(p.numel() for p in at.teacher.parameters())
     small = study.runs[0].parameters

@@ -125,6 +125,49 @@ def test_several_labels_are_two_classes_each(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "outputs"),
+    [
+        (lambda p: p, "auto"),
+        (lambda p: np.log(p / (1 - p)), "auto"),
+        (lambda p: 100 * p, "percentages"),
+        (np.log, "log-probabilities"),
+        (lambda p: np.stack([1 - p, p], axis=-1), "auto"),
+    ],
+    ids=["probabilities", "logits", "percentages", "log-probabilities", "two classes each"],
+)
+def test_probabilities_of_labels_of_their_own_are_recognised(make, outputs, tmp_path) -> None:
+    labels = np.stack([Y > 0, Y == 2, Y == 1], axis=1).astype(int)
+    each = [LogisticRegression().fit(X, labels[:, i]) for i in range(3)]
+    by_hand = np.stack([one.predict_proba(X)[:, 1] for one in each], axis=1)
+
+    def black_box(rows):
+        return make(np.stack([one.predict_proba(rows.numpy())[:, 1] for one in each], axis=1))
+
+    task = Task("multi-label", transfer=(X, labels), student=lambda: nn.Linear(5, 3))
+    teacher = FunctionTeacher(black_box, outputs=outputs)
+    signal = collect(teacher, task, tmp_path / "s").signal()
+    np.testing.assert_allclose(signal.probabilities[:, 1].numpy(), by_hand.reshape(-1), atol=1e-6)
+    trained = [
+        distill(task, teacher=source, objective=Objective("kd", 1.0, 0.5), training=FAST, show="nothing")[0].weight
+        for source in (FunctionTeacher(black_box, outputs=outputs), tmp_path / "s")
+    ]
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_that_ends_in_a_sigmoid_is_refused_and_may_be_named(tmp_path) -> None:
+    labels = np.stack([Y > 0, Y == 2, Y == 1], axis=1).astype(int)
+    task = Task("multi-label", transfer=(X, labels), student=lambda: nn.Linear(5, 3))
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(5, 3), nn.Sigmoid())
+    with pytest.raises(MismatchError, match="sigmoid would be taken twice"):
+        collect(teacher, task, tmp_path / "s")
+    with pytest.raises(MismatchError, match="leave the sigmoid out"):
+        distill(task, teacher=teacher, objective=Objective("kd", 1.0, 0.5), training=FAST, show="nothing")
+    found = collect(teacher, task, tmp_path / "s", outputs="probabilities").signal()
+    torch.testing.assert_close(found.probabilities[:, 1], teacher(torch.from_numpy(X)).detach().reshape(-1))
+
+
+@pytest.mark.parametrize(
     ("make", "kind"),
     [
         (lambda p: p, "probabilities"),

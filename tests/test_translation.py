@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from counting_term import Calling
-from fractionate import Objective, distill
+from fractionate import Objective, collect, distill
 from fractionate.data.subwords import END, PAD, Pieces, Sentences, check_pieces
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.losses.terms import CallableTerm, Passes
@@ -18,7 +18,6 @@ from fractionate.models.outputs import logits_of, rows
 from fractionate.records import Training
 from fractionate.teachers import Cached
 from fractionate.teachers.decoding import greedy, quality, sequence_level, translate
-from fractionate.teachers.hidden import HiddenStates
 from fractionate.training.recipe import Recipe
 from translators import TEXTS, Plain, marian, pieces, sentences
 
@@ -84,9 +83,9 @@ def test_half_precision_goes_through_all_passes():
     assert seen["teacher"][-2:] == [torch.float32, torch.bfloat16]
 
 
-def test_passes_without_a_model_as_teacher_are_refused_before_the_first_step():
+def test_passes_without_a_model_as_teacher_are_refused_before_the_first_step(tmp_path):
     data, teacher = sentences(), marian(7)
-    heard = HiddenStates.of(teacher, data.loader())
+    heard = collect(teacher, data.loader(), tmp_path / "store", tokens="aligned", form="hidden")
     with pytest.raises(ConfigError, match="passes=1 works with stored signals"):
         distill(marian(1), data.loader(), heard, recipe=recipe("passes(2)"), show="nothing")
     with_model = Cached(heard, model=teacher)
@@ -103,11 +102,11 @@ def test_label_smoothing_needs_no_teacher(tmp_path):
     assert "log q[y] - log q[i]" in str(run.contract)
 
 
-@pytest.mark.parametrize(("make", "layer"), [(marian, "lm_head"), (Plain, "head")])
-def test_hidden_states_teach_as_the_living_teacher_does(make, layer):
+@pytest.mark.parametrize("make", [marian, Plain])
+def test_hidden_states_teach_as_the_living_teacher_does(make, tmp_path):
     teacher, data = make(7), sentences()
-    heard = HiddenStates.of(teacher, data.loader(), layer=layer, batch_size=3)
-    assert len(heard.hidden) == sum(map(len, data.targets))
+    heard = collect(teacher, data.loader(), tmp_path, tokens="aligned", form="hidden", batch_size=3)
+    assert len(heard.labels()) == sum(map(len, data.targets))
 
     def train(signal):
         model = make(1)
@@ -116,13 +115,12 @@ def test_hidden_states_teach_as_the_living_teacher_does(make, layer):
         return weights_of(model)
 
     assert torch.allclose(train(teacher), train(heard), atol=1e-4)
-    assert "8 sentences" in repr(heard)
 
 
-def test_a_sentence_without_a_signal_is_named():
+def test_a_sentence_without_a_signal_is_named(tmp_path):
     teacher, data = marian(7), sentences()
     few = Sentences.of(TEXTS[:5], pieces())
-    heard = HiddenStates.of(teacher, few.loader())
+    heard = collect(teacher, few.loader(), tmp_path, tokens="aligned", form="hidden")
 
     def train(on):
         distill(marian(1), on.loader(), heard, objective=KD, training=TRAINING, show="nothing")
@@ -136,13 +134,11 @@ def test_a_sentence_without_a_signal_is_named():
         train(Sentences(few.sources, tuple(tuple(reversed(t)) for t in few.targets)))
 
 
-def test_layers_that_do_not_make_the_logits_are_refused():
-    with pytest.raises(MismatchError, match="no linear layer"):
-        HiddenStates.of(marian(), sentences().loader(), layer="model.encoder")
+def test_layers_that_do_not_make_the_logits_are_refused(tmp_path):
     doubled = marian()
     doubled.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", output.logits**2))
-    with pytest.raises(MismatchError, match="not made by 'lm_head' alone"):
-        HiddenStates.of(doubled, sentences().loader())
+    with pytest.raises(MismatchError, match="not made by its output layer alone"):
+        collect(doubled, sentences().loader(), tmp_path, tokens="aligned", form="hidden")
 
 
 @pytest.fixture(scope="module")

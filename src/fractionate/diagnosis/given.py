@@ -62,7 +62,7 @@ def as_signal(
         if given.head.tokens:
             return _small(StoredTokens(given).whole())
         large = len(given) * given.head.classes * 4 > DENSE_BYTES
-        return given.compact_signal() if large and given.form.kind != "dense" else given.signal()
+        return given.compact_signal() if large and given.form.compacted else given.signal()
     if isinstance(given, TokenRows):
         return _small(given.whole())
     if isinstance(given, (nn.Module, TeacherSource)) or is_function_teacher(given):
@@ -105,7 +105,8 @@ def _small(rows: Signal) -> Signal:
 
 def form_of(given: Any) -> Literal["dense", "top-k", "sampled"]:
     """How the rows of a store were kept; dense for what is no store."""
-    return given.form.kind if isinstance(given, Store) else "dense"
+    kind = given.form.kind if isinstance(given, Store) else "dense"
+    return "dense" if kind == "hidden" else kind  # all logits can be made of hidden states
 
 
 def of_tokens(given: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, FractionateError, MismatchError, printable
 from fractionate.models.estimators import METHODS, EstimatorRows, is_estimator, method_of
-from fractionate.models.output_kinds import Outputs, as_logits, check_kind, recognise
+from fractionate.models.output_kinds import Outputs, as_logits, check_kind, of_two_classes, recognise
 from fractionate.models.outputs import logits_of
 from fractionate.models.teacher_files import FILES, PICKLES, OnnxFile, read_estimator
 from fractionate.models.zoo import models
@@ -50,6 +50,7 @@ class FunctionTeacher(nn.Module):
         self.function, self.outputs, self.classes = function, outputs, classes
         self.title = title or getattr(function, "__qualname__", type(function).__name__)
         self.content = function if content is None else content
+        self.independent = False  # whether columns are labels of their own, as a task of several labels says
 
     @cached_property
     def identity(self) -> str:
@@ -73,7 +74,9 @@ class FunctionTeacher(nn.Module):
         given: Any = named or (inputs[0] if len(inputs) == 1 else inputs)
         values = self._numbers(self.function(given))
         if self.outputs == "auto":
-            self.outputs = recognise(values)
+            self.outputs = recognise(values, independent=self.independent)
+        if self.independent and values.ndim == 2:
+            return as_logits(of_two_classes(values, self.outputs), self.outputs)
         if self.classes is not None and values.ndim == 2 and values.shape[-1] != self.classes:
             raise MismatchError(
                 f"{self.title} and the data differ in the number of classes",

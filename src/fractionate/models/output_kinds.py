@@ -16,14 +16,16 @@ Outputs = Literal["auto", "logits", "log-probabilities", "probabilities", "perce
 KINDS = ("logits", "log-probabilities", "probabilities", "percentages", "numbers")  # numbers: of tasks without classes
 
 
-def recognise(values: Float[Tensor, "*rows classes"]) -> OutputKind:
-    """What some rows of outputs are.
+def recognise(values: Float[Tensor, "*rows classes"], *, independent: bool = False) -> OutputKind:
+    """What some rows of outputs are; of independent labels [batch, labels], numbers in 0..1 are their probabilities.
 
     Rows from 0 that sum to 1 are probabilities, to 100 percentages; rows up to 0 whose exponentials sum to 1 are
     log-probabilities; all else are logits. Logits that happen to fit are practically impossible in more than a few rows.
     """
     if not values.numel() or values.ndim < 2 or values.shape[-1] < 2:  # one number is no distribution
         return "logits"
+    if independent and values.ndim == 2:
+        return "probabilities" if bool(((values >= 0) & (values <= 1)).all()) else "logits"
     if are_probabilities(values):
         return "probabilities"
     if are_probabilities(values / 100):
@@ -51,6 +53,15 @@ def as_logits(values: Float[Tensor, "*rows classes"], kind: OutputKind) -> Float
         whole = 100 if kind == "percentages" else 1
         raise _other_than(kind, f"numbers from 0 that sum to {whole}", values, values.double())
     return shares.log()
+
+
+def of_two_classes(values: Float[Tensor, "batch labels"], kind: OutputKind) -> Float[Tensor, "batch labels 2"]:
+    """What is said of "has the label" as two classes each, in the same kind: (1 - p, p)."""
+    if kind == "log-probabilities":
+        return torch.stack([(-values.double().exp()).log1p().to(values.dtype), values], dim=-1)
+    if kind in ("probabilities", "percentages"):
+        return torch.stack([(100 if kind == "percentages" else 1) - values, values], dim=-1)
+    return torch.stack([torch.zeros_like(values), values], dim=-1)
 
 
 def check_kind(kind: str, *also: str) -> None:

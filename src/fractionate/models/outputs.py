@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fractionate.data.labels import IGNORED, ONE_HOT, SEVERAL
 from fractionate.errors import FractionateError, MismatchError
 
+FEWEST_SIGMOIDS = 16  # fewer numbers may all lie in 0..1 by chance
 SUM_TOLERANCE = 1e-2  # half precision rounds the sum of a thousand probabilities by less than this
 Head = int | str | Callable[[Any], Tensor] | None  # where the logits are in what a model gives
 
@@ -154,7 +155,19 @@ def are_probabilities(values: Float[Tensor, "*rows classes"]) -> bool:
 
 
 def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str) -> None:
-    """Raise `MismatchError` where what a teacher gives as logits are probabilities: a softmax of them is nearly flat."""
+    """Raise `MismatchError` where what a teacher gives as logits are probabilities: a softmax of them is nearly flat.
+
+    Rows (0, z) of labels of their own with every z in 0..1 are those of a sigmoid.
+    """
+    if logits.ndim == 2 and logits.shape[1] == 2 and len(logits) >= FEWEST_SIGMOIDS:
+        found = logits[:, 1]
+        if bool((logits[:, 0] == 0).all() and ((found >= 0) & (found <= 1)).all() and (found > 0).any()):
+            raise MismatchError(
+                "the teacher gives probabilities of labels, not logits: the sigmoid would be taken twice",
+                expected="logits, before the sigmoid",
+                got=f"{len(logits)} numbers, all in 0..1",
+                fix=fix.replace("softmax", "sigmoid"),
+            )
     if are_probabilities(logits):
         raise MismatchError(
             "the teacher gives probabilities, not logits: the softmax would be taken twice",

@@ -29,6 +29,7 @@ from fractionate.page.provenance import contracts_of, notes_of, provenance_of
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.score_tables import RunRow, ScoreRow, run_rows, score_rows
 from fractionate.page.side_by_side import SideBySide, side_by_side
+from fractionate.page.size_plots import size_figures
 from fractionate.page.spectrum_plots import beyond_universe, nothing_words, spectrum_figure, temperature_figure
 from fractionate.page.student_plots import curves_figure, heading, students_figure
 from fractionate.page.summaries import (
@@ -264,6 +265,7 @@ def _students(i: int, case: Case, metrics: Sequence[MetricInfo], strong: Sequenc
     order = case.study.arms if case.study else ()
     placebos = frozenset(e.arm for e in case.study.effects if e.placebo) if case.study else frozenset()
     figures = (
+        *size_figures(runs, metrics, order, placebos, (numbered("size", i), numbered("latency", i))),
         curves_figure(runs, metrics, order, numbered("learning-curves", i), strong),
         cost_figure([*case.runs, *runs], numbered("cost", i)),
     )

@@ -113,7 +113,7 @@ def _differences(
     if len(found["labels"]) != len(labels) or found["labels"].astype(np.int64).tolist() != labels.tolist():
         raise MismatchError("labels in the store and in the data differ", fix="collect again")
     kept, fresh = store.form.decode(found).double(), fresh.double()
-    if store.form.kind != "dense":  # what is stored of both: the label and the entries
+    if store.form.compacted:  # what is stored of both: the label and the entries
         index = store.form.compact(found)
         rows = torch.arange(len(labels))[:, None]
         at = torch.cat([labels[:, None], index.indices if store.form.kind == "top-k" else labels[:, None]], dim=1)

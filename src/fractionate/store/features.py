@@ -27,7 +27,7 @@ def check_features(features: Sequence[str], *, tokens: str, non_finite: str, by_
             "features are kept one an example, of a module",
             expected='a teacher that is a module, tokens="" and non_finite="refuse"',
             got=f"tokens={tokens!r}, non_finite={non_finite!r}" + (", a function" if by_place else ""),
-            fix="leave features= out; HiddenStates.of(teacher, data) keeps hidden states of tokens in memory",
+            fix='leave features= out; form="hidden" keeps what enters the output layer at each token',
         )
     return tuple(dict.fromkeys(features))
 

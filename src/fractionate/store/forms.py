@@ -1,4 +1,4 @@
-"""Forms of a signal on disk: dense logits, the k largest with the exact rest, k sampled classes.
+"""Forms of a signal on disk: dense logits, the k largest with the exact rest, k sampled classes, hidden states.
 
 A form turns logits into columns of rows and back. The label and its own logit are stored in every form, so the teacher's
 confidence is exact in all of them.
@@ -7,7 +7,7 @@ confidence is exact in all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fractionate.errors import ConfigError, NumericsError
+from fractionate.store.hidden import HiddenLogits, OutputLayer
 from fractionate.theory.teacher_signal import TeacherSignal, check_temperature
 from fractionate.theory.topk_signal import CompactSignal
 
 Array = NDArray[Any]
-FormKind = Literal["dense", "top-k", "sampled"]
+FormKind = Literal["dense", "top-k", "sampled", "hidden"]
+FORMS: tuple[FormKind, ...] = ("dense", "top-k", "sampled", "hidden")
 StoredDtype = Literal["float64", "float32", "float16", "bfloat16"]
 TORCH = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HASH, PLACE, KEY, VIEW = 8, 8, 16, 2  # bytes beside the numbers
@@ -49,22 +51,26 @@ def to_torch(values: Array, dtype: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """How rows of logits are kept. Raises `ConfigError` for an invalid form."""
+    """How rows of logits are kept. Raises `ConfigError` for an invalid form.
+
+    `k` counts the entries of a row: classes, or the width of hidden states; `output_layer` makes logits of the latter.
+    """
 
     kind: FormKind
     classes: int
     dtype: StoredDtype = "float32"
     k: int = 0
     temperatures: tuple[float, ...] = (1.0,)
+    output_layer: OutputLayer | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("dense", "top-k", "sampled"):
-            raise ConfigError(f"unknown form {self.kind!r}", expected="dense, top-k or sampled")
+        if self.kind not in FORMS:
+            raise ConfigError(f"unknown form {self.kind!r}", expected=", ".join(FORMS))
         if self.dtype not in TORCH:
             raise ConfigError(f"unknown dtype {self.dtype!r}", expected=", ".join(TORCH))
         for temperature in self.temperatures:
             check_temperature(temperature)
-        limit = {"dense": 0, "top-k": self.classes - 2, "sampled": 65_535}[self.kind]
+        limit = {"dense": 0, "top-k": self.classes - 2, "sampled": 65_535, "hidden": 1 << 20}[self.kind]
         if not (0 if self.kind == "dense" else 1) <= self.k <= limit:
             raise ConfigError(
                 f"k = {self.k} cannot be used for a signal that is kept {self.kind}",
@@ -76,12 +82,20 @@ class Form:
                 "temperatures cannot be used", expected="at least one; exactly one where classes are sampled by it"
             )
 
+    @property
+    def compacted(self) -> bool:
+        """Whether rows are a label, some entries and a rest, as `compact` gives them."""
+        return self.kind in ("top-k", "sampled")
+
     def encode(
         self, logits: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"], seeds: NDArray[np.uint64]
     ) -> dict[str, Array]:
-        """The columns of some rows; `seeds` decide what is drawn. Raises `NumericsError` where the type cannot hold a logit."""
+        """The columns of some rows; `hidden` takes hidden states in place of logits, `seeds` decide what is drawn.
+
+        Raises `NumericsError` where the type cannot hold a number.
+        """
         columns = {"labels": labels.cpu().numpy().astype(smallest_unsigned(self.classes - 1))}
-        if self.kind == "dense":
+        if not self.compacted:
             return columns | {"values": self._narrow(logits)}
         own = logits.gather(1, labels[:, None])
         others = logits.scatter(1, labels[:, None], -torch.inf)
@@ -127,9 +141,9 @@ class Form:
         }
 
     def compact(self, columns: Mapping[str, Array], relation: Tensor | None = None) -> CompactSignal:
-        """The compact signal of some rows. Raises `ConfigError` for dense rows."""
-        if self.kind == "dense":
-            raise ConfigError("this signal is kept dense", fix="read signal()")
+        """The compact signal of some rows. Raises `ConfigError` for dense rows and hidden states."""
+        if not self.compacted:
+            raise ConfigError(f"this signal is kept {self.kind}", fix="read signal()")
         labels = torch.from_numpy(columns["labels"].astype(np.int64))
         own = to_torch(columns["label_values"], self.dtype)
         rest = torch.from_numpy(np.ascontiguousarray(columns["rest"]))
@@ -155,7 +169,17 @@ class Form:
         """The logits of some rows; of compact ones with the remainder spread evenly at a temperature."""
         if self.kind == "dense":
             return to_torch(columns["values"], self.dtype)
+        if self.kind == "hidden":
+            assert self.output_layer is not None, "the store gives its output layer"
+            return self.output_layer.logits(to_torch(columns["values"], self.dtype))
         return self.compact(columns).at(self.temperatures[0] if temperature is None else temperature).dense().logits
+
+    def decode_lazily(self, columns: Mapping[str, Array]) -> Tensor | HiddenLogits:
+        """The logits of some rows; of hidden states each time those that are asked for."""
+        if self.kind != "hidden":
+            return self.decode(columns)
+        assert self.output_layer is not None, "the store gives its output layer"
+        return HiddenLogits(to_torch(columns["values"], self.dtype), self.output_layer)
 
     def round_trip(self, signal: TeacherSignal, seed: int = 0) -> TeacherSignal:
         """What a signal would be after being kept in this form, at this form's first temperature."""
@@ -170,7 +194,7 @@ class Form:
         stored = values.to(TORCH[self.dtype])
         if self.dtype == "float16" and bool((torch.isinf(stored) & torch.isfinite(values)).any()):
             raise NumericsError(
-                "a logit is too large for float16",
+                "a number of the teacher is too large for float16",
                 expected="at most 65,504 in size",
                 got=f"{values[torch.isfinite(values)].abs().max().item():g}",
                 fix="store bfloat16 or float32",
@@ -185,7 +209,7 @@ class Form:
     @property
     def entry_bytes(self) -> int:
         """Bytes of one stored class."""
-        index = 0 if self.kind == "dense" else smallest_unsigned(self.classes - 1).itemsize
+        index = 0 if not self.compacted else smallest_unsigned(self.classes - 1).itemsize
         return index + (smallest_unsigned(self.k).itemsize if self.kind == "sampled" else TORCH[self.dtype].itemsize)
 
     @property
@@ -194,6 +218,8 @@ class Form:
         label = smallest_unsigned(self.classes - 1).itemsize
         if self.kind == "dense":
             return label + self.classes * self.entry_bytes
+        if self.kind == "hidden":
+            return label + self.k * self.entry_bytes
         beside = label + TORCH[self.dtype].itemsize + 4 * len(self.temperatures)  # the label, its logit, the rest
         return beside + self.k * self.entry_bytes + 8 * (self.kind == "sampled")
 

@@ -137,7 +137,7 @@ class Head:
     examples: int
     views: int
     classes: int
-    form: str  # dense, top-k, sampled
+    form: str  # dense, top-k, sampled, hidden
     k: int
     dtype: str  # float32, float16, bfloat16
     temperatures: tuple[float, ...]
@@ -182,7 +182,7 @@ class Head:
                 all(type(n) is int and 1 <= n < limit for n, limit in counts)
                 and type(head.k) is int
                 and 0 <= head.k < 1 << 31
-                and head.form in ("dense", "top-k", "sampled")
+                and head.form in ("dense", "top-k", "sampled", "hidden")
                 and head.dtype in ("float64", "float32", "float16", "bfloat16")
                 and head.temperatures
                 and all(math.isfinite(t) and t > 0 for t in head.temperatures)

@@ -15,6 +15,7 @@ from fractionate.errors import DamagedError, MismatchError
 from fractionate.records.base import Record
 from fractionate.store.collection import collect
 from fractionate.store.forms import row_hashes
+from fractionate.store.hidden import hidden_watch
 from fractionate.store.layout import (
     HEAD,
     HEAD_COPY,
@@ -28,7 +29,7 @@ from fractionate.store.layout import (
 )
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
-from fractionate.store.relation import find_relation
+from fractionate.store.relation import find_relation, tables_of
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, columns_fit, columns_in, scan
 from fractionate.system.atomic import TEMPORARY, make_directory, removing, sweep, write_file
@@ -138,10 +139,11 @@ def _head(root: Path) -> Head:
 
 
 def _mend_relation(root: Path, head: Head, teacher: Any) -> None:
-    from safetensors.torch import save
-
-    relation = find_relation(teacher, head.classes)
-    raw = b"" if relation is None else save({"class_relation": relation.contiguous()})
+    layer = None
+    if head.form == "hidden":
+        with hidden_watch(teacher) as watch:
+            layer = watch.plain(head.classes)
+    raw = tables_of(find_relation(teacher, head.classes), layer, head.classes)
     if xxhash.xxh3_128_hexdigest(raw) != head.relation_xxh3:
         raise MismatchError(
             "this teacher does not have the class relation that was stored", fix="give the teacher it came from"

@@ -18,6 +18,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.checks import check_teacher, check_tokenizer
 from fractionate.store.features import read_features
 from fractionate.store.forms import Form
+from fractionate.store.hidden import OutputLayer
 from fractionate.store.layout import RELATION, damaged
 from fractionate.store.ranges import joined, rows_of, spans, stored_of
 from fractionate.store.remote import scan_remote
@@ -39,13 +40,6 @@ class Store:
 
     def __init__(self, path: Path, scanned: Scan) -> None:
         self.path, self.head, self.shards = path, scanned.head, scanned.shards
-        self.form = Form(
-            kind=self.head.form,  # type: ignore[arg-type]
-            classes=self.head.classes,
-            dtype=self.head.dtype,  # type: ignore[arg-type]
-            k=self.head.k,
-            temperatures=self.head.temperatures,
-        )
         self._slots, self._shard, self._row = self._build_index()
 
     @classmethod
@@ -101,6 +95,18 @@ class Store:
             np.concatenate(slots), return_index=True
         )  # racing writers: the first shard by name
         return all_slots, np.concatenate(shard)[first], np.concatenate(row)[first]
+
+    @cached_property
+    def form(self) -> Form:
+        """How rows are kept. Raises `DamagedError` where the output layer of hidden states is not what was written."""
+        return Form(
+            kind=self.head.form,  # type: ignore[arg-type]
+            classes=self.head.classes,
+            dtype=self.head.dtype,  # type: ignore[arg-type]
+            k=self.head.k,
+            temperatures=self.head.temperatures,
+            output_layer=self._output_layer(),
+        )
 
     @property
     def examples(self) -> int:
@@ -226,8 +232,9 @@ class Store:
         """All rows in the order of the data, view after view (or one view), with the class relation where there is one.
 
         Examples that were skipped have no row: the data to go with it are those of `kept`. Compact rows become dense, the
-        mass left out spread evenly as it is at `temperature`. Numbers of a task without classes are a `NumberSignal`. Raises
-        `ResourceError` where that is more than the memory holds; `compact_signal` and `batches` stay small.
+        mass left out spread evenly as it is at `temperature`; of hidden states the logits are made. Numbers of a task
+        without classes are a `NumberSignal`. Raises `ResourceError` where that is more than the memory holds; `compact_signal` and
+        `batches` stay small.
         """
         if self.form.kind != "dense":
             rows = sum(part.segment.rows for part in self.shards)
@@ -262,8 +269,22 @@ class Store:
     @cached_property
     def class_relation(self) -> Float[Tensor, "classes classes"] | None:
         """Similarities of the classes, stored with the teacher's rows; None where the teacher showed none."""
-        if not self.head.relation_xxh3:
+        return self._tables.get("class_relation")
+
+    def _output_layer(self) -> OutputLayer | None:
+        if self.head.form != "hidden":
             return None
+        tables = self._tables
+        weight, constant = tables.get("weight"), tables.get("constant")
+        width = (self.head.classes, self.head.k)
+        if weight is None or constant is None or weight.shape != width or constant.shape != width[:1]:
+            raise damaged("the output layer of hidden states is missing", self.path / RELATION)
+        return OutputLayer(weight, constant)
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
+        if not self.head.relation_xxh3:
+            return {}
         path = self.path / RELATION
         if path.is_symlink() or not path.is_file():
             raise damaged("the class relation is missing", path)
@@ -272,7 +293,7 @@ class Store:
             raise damaged("the class relation was changed", path)
         from safetensors.torch import load
 
-        return load(raw)["class_relation"]
+        return load(raw)
 
 
 def _labels(columns: dict[str, Array]) -> Int[Tensor, "rows"]:

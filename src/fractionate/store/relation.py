@@ -1,4 +1,4 @@
-"""Which classes a teacher takes for similar: found in its last layer, kept with its rows."""
+"""Which classes a teacher takes for similar, found in its last layer, and that layer itself: kept with its rows in one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fractionate.errors import MismatchError
+from fractionate.store.hidden import OutputLayer
 from fractionate.store.layout import RELATION
 from fractionate.system.atomic import write_file
 from fractionate.theory.teacher_signal import relation_from_rows
@@ -34,9 +35,9 @@ def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"
     return None
 
 
-def write_relation(root: Path, relation: Tensor, classes: int) -> str:
-    """Keep a table of similarities; gives its hash. Raises `MismatchError` for one of another size."""
-    if relation.shape != (classes, classes) or not bool(torch.isfinite(relation).all()):
+def tables_of(relation: Tensor | None, layer: OutputLayer | None, classes: int) -> bytes:
+    """The file of class relation and output layer, empty without both. Raises `MismatchError` for a relation of another size."""
+    if relation is not None and (relation.shape != (classes, classes) or not bool(torch.isfinite(relation).all())):
         raise MismatchError(
             "class_relation does not fit the logits",
             expected=f"finite [{classes}, {classes}]",
@@ -44,6 +45,15 @@ def write_relation(root: Path, relation: Tensor, classes: int) -> str:
         )
     from safetensors.torch import save
 
-    raw = save({"class_relation": relation.detach().cpu().contiguous()})
+    tables = {} if relation is None else {"class_relation": relation.detach().cpu().contiguous()}
+    if layer is not None:
+        tables |= {"weight": layer.weight, "constant": layer.constant}
+    return save(tables) if tables else b""
+
+
+def write_tables(root: Path, raw: bytes) -> str:
+    """Keep the file; gives its hash, empty for an empty one."""
+    if not raw:
+        return ""
     write_file(root / RELATION, raw)
     return str(xxhash.xxh3_128_hexdigest(raw))

@@ -19,9 +19,10 @@ from fractionate.data.lengths import trimmed
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import FunctionTeacher, as_teacher_module
 from fractionate.models.modes import eval_mode
-from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind
+from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind, of_two_classes
 from fractionate.models.outputs import Head, logits_of
 from fractionate.models.placing import placed, spread
+from fractionate.store.hidden import HiddenWatch, hidden_watch
 from fractionate.store.keys import Keyed
 from fractionate.tasks.classification import Classification
 from fractionate.tasks.kind import Kind
@@ -85,6 +86,7 @@ class Asker:
         features: Sequence[str] = (),
         device_map: str | Mapping[str, Any] | None = None,
         trim: bool = False,
+        hidden: bool = False,
     ) -> None:
         check_kind(outputs, "auto")
         if precision not in ("float32", "bfloat16", "float16"):
@@ -93,6 +95,8 @@ class Asker:
         self.teacher: Any = as_teacher_module(
             teacher.answer if by_place else teacher, outputs=outputs, class_names=class_names
         )
+        if isinstance(self.teacher, FunctionTeacher):
+            self.teacher.independent = kind.independent
         self.device, self.precision = torch.device(device), precision
         self.given: OutputKind = "logits" if outputs == "auto" else outputs
         if isinstance(self.teacher, FunctionTeacher) and outputs not in ("auto", self.teacher.outputs):
@@ -108,6 +112,8 @@ class Asker:
         self.needs = Needs(features=frozenset(features))
         self.reader: Reader | None = None
         self.features: Mapping[str, Tensor] = {}  # of the last batch
+        self.hidden = hidden
+        self.watch: HiddenWatch | None = None  # of the output layer, where hidden states are kept
 
     @property
     def outputs(self) -> Outputs:
@@ -128,6 +134,7 @@ class Asker:
             if self.device_map is None
             else spread(self.teacher, self.device_map) as self.there,
             reading(self.teacher, self.needs) as self.reader,
+            hidden_watch(self.teacher) if self.hidden else contextlib.nullcontext() as self.watch,
         ):
             yield
 
@@ -169,6 +176,8 @@ class Asker:
                 got=error.got,
                 fix="return a tensor of logits",
             ) from error
+        if self.kind.independent and values.ndim == 2 and not isinstance(self.teacher, FunctionTeacher):
+            values = of_two_classes(values, self.given)
         values = self.kind.outputs(values, batch)
         if not self.kind.distributions:
             return values.flatten(1)

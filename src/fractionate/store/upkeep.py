@@ -50,6 +50,7 @@ class StoreInfo(Record):
             "dense": "all classes",
             "top-k": f"label, {self.k} largest and the rest",
             "sampled": f"label, {self.k} draws",
+            "hidden": f"hidden states of width {self.k}",
         }
         lines = [
             f"{self.path}: {self.name}",

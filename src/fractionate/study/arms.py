@@ -16,6 +16,7 @@ from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
 from fractionate.losses.divergences.base import Divergence, written
 from fractionate.losses.objective import Objective
+from fractionate.models.preparations import Preparation
 from fractionate.study.effects.contrasts import Contrast
 from fractionate.study.effects.shapley import Place
 from fractionate.system.canonical import canonical_text
@@ -37,7 +38,12 @@ PLACES: dict[Place | None, Cell] = {None: as_cell("hard")} | {
 }
 
 
-Factors = tuple[float, float, str, float, float]  # temperature, teacher weight, divergence, share, learning rate
+Factors = tuple[
+    float, float, str, float, float, str
+]  # temperature, teacher weight, divergence, share, learning rate, student
+Students = (
+    Sequence[str] | Mapping[str, Sequence[Preparation | str]]
+)  # models of the task, or what is done to its student
 Settings = dict[str, str | float | int | bool | None]
 Role = Literal["", "baseline", "recommended", "usual", "start"]
 
@@ -85,8 +91,13 @@ class Arm:
     @property
     def plain(self) -> bool:
         """Whether it differs from others in its objective and training alone."""
+        return self.by_cell and not self.recipe.preparations
+
+    @property
+    def by_cell(self) -> bool:
+        """Whether its cell and factors say all that it learns from, so that cells and their placebos can be compared."""
         own = self.recipe
-        alone = not (own.specs or own.preparations or own.data) and own.objective_weight == 1
+        alone = not (own.specs or own.data) and own.objective_weight == 1
         return alone and self.teacher is None and not self.start
 
     @property
@@ -113,8 +124,14 @@ class Arm:
     @property
     def factors(self) -> Factors:
         """What it is compared at."""
-        own = (self.temperature, self.teacher_weight, self.divergence, self.share, self.learning_rate)
+        own = (self.temperature, self.teacher_weight, self.divergence, self.share, self.learning_rate, self.student)
         return self.compared or own
+
+    @property
+    def student(self) -> str:
+        """Which student it trains: the task's model by name, and what is done to it."""
+        made = self.recipe.preparations
+        return f"{self.recipe.student} {canonical_text(made)}" if made else self.recipe.student
 
     @property
     def settings(self) -> Settings:
@@ -185,10 +202,11 @@ def make_arms(
     *,
     base: Recipe = PLAIN,
     squared: bool = True,
+    students: Students = (),
 ) -> tuple[Arm, ...]:
-    """The arms of a study: hard labels first, then each cell at each of the factors, for each share of the data and learning rate.
+    """The arms of a study: hard labels first, then each cell at each of the factors, for each student, share of the data and rate.
 
-    `kinds` are divergences; `base` is the recipe that they share (terms, preparations, training).
+    `kinds` are divergences; `base` is the recipe that they share (terms, preparations, training); `students` those of `dissect`.
     Raises `ConfigError` for factors out of range and for two cells of one name.
     """
     written = [kind if isinstance(kind, str) else repr(kind) for kind in kinds]
@@ -213,22 +231,35 @@ def make_arms(
         wrong.append("no cell other than the hard labels is given")
     if wrong:
         raise ConfigError("invalid arms of the study", got="; ".join(wrong))
+    sizes = student_recipes(base, students)
     arms = []
-    for share, rate, cell in product(shares, learning_rates, built):
+    for (size, own), share, rate, cell in product(sizes.items(), shares, learning_rates, built):
         hard = cell == PLACES[None]
         most = 1 if hard else None
         for temperature, weight, kind in product(temperatures[:most], teacher_weights[:most], kinds[:most]):
             marks = [f"T={temperature:g}"] * (len(temperatures) > 1 and not hard)
             marks += [f"w={weight:g}"] * (len(teacher_weights) > 1 and not hard)
             marks += [kind if isinstance(kind, str) else repr(kind)] * (len(kinds) > 1 and not hard)
+            marks += [size] * (len(sizes) > 1)
             marks += [f"share={share:g}"] * (len(shares) > 1)
             marks += [f"lr={rate:g}"] * (len(learning_rates) > 1)
             name = " ".join([BASELINE if hard else cell.name, *marks])
             objective = None if hard else Objective(cell, float(temperature), float(weight), squared, kind)
             training = replace(base.training, learning_rate=float(rate))
-            recipe = replace(base, objective=objective, training=training)
+            recipe = replace(own, objective=objective, training=training)
             arms.append(Arm(recipe, share=float(share), name=name, role="baseline" if hard else ""))
     return tuple(arms)
+
+
+def student_recipes(base: Recipe, students: Students) -> dict[str, Recipe]:
+    """The recipe of each student of a size ladder by its name. Raises `ConfigError` for a name that is given twice or empty."""
+    if isinstance(students, Mapping):
+        found = {name: replace(base, preparations=tuple(made)) for name, made in students.items()}
+    else:
+        found = {name: replace(base, student=name) for name in students}
+    if len(found) != len(students) or not all(found):
+        raise ConfigError("invalid value for students", expected="different names", got=repr(list(students)))
+    return found or {base.student: base}
 
 
 def arm_name(arm: Arm, learning_rate: float) -> str:
@@ -288,8 +319,8 @@ def make_contrasts(
         if arm.role == "start":
             continue
         against = [a for a in named if a.factors[3] == arm.factors[3]]
-        same_rate = [a for a in against if a.factors[4] == arm.factors[4]]
-        against = same_rate or against
+        for place in (5, 4):  # like is compared with like: the same student, then the same learning rate
+            against = [a for a in against if a.factors[place] == arm.factors[place]] or against
         # at one baseline cell with several temperatures, like is compared with like
         alike = [a for a in against if a.meets(arm)] or against
         if not alike:
@@ -298,12 +329,12 @@ def make_contrasts(
                 expected=f"one of {', '.join(a.name for a in arms)}",
             )
         if arm not in against:
-            placebo = bool(arm.placebo_of) or (arm.plain and _base_name(arm.cell) in PLACEBOS)
+            placebo = bool(arm.placebo_of) or (arm.by_cell and _base_name(arm.cell) in PLACEBOS)
             found.append(Contrast(arm.name, alike[0].name, placebo=placebo))
     for arm in arms:
-        real = PLACEBOS.get(_base_name(arm.cell)) if arm.plain else None
+        real = PLACEBOS.get(_base_name(arm.cell)) if arm.by_cell else None
         for other in arms:
-            by_cell = real is not None and other.plain and _base_name(other.cell) == real
+            by_cell = real is not None and other.by_cell and _base_name(other.cell) == real
             if other.name == arm.placebo_of or (by_cell and other.factors == arm.factors and not arm.placebo_of):
                 found.append(Contrast(other.name, arm.name))
     names = [arm.name for arm in arms]

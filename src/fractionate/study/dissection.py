@@ -23,6 +23,7 @@ from fractionate.study.arms import (
     PLACES,
     Arm,
     Settings,
+    Students,
     baseline_of,
     make_arms,
     make_contrasts,
@@ -30,6 +31,7 @@ from fractionate.study.arms import (
     share_places,
 )
 from fractionate.study.backend import Backend
+from fractionate.study.costs import with_costs
 from fractionate.study.effects.contrasts import Contrast, effects, unpaired
 from fractionate.study.effects.shapley import shares
 from fractionate.study.fitting import make_setup
@@ -59,6 +61,7 @@ def dissect(
     learning_rates: Sequence[float] | None = None,
     divergence: Divergence | str | Sequence[Divergence | str] = "cross-entropy",
     share: Sequence[float] = (1.0,),
+    students: Students = (),
     terms: Terms = (),
     scale_by_temperature_squared: bool = True,
     training: Training | None = None,
@@ -103,6 +106,9 @@ def dissect(
             of another variant to start from). Without them the factors below make them.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
             the labels alone. `terms` are part of every one of them.
+        students: A further factor, the size: models of the task by name, or by a name of yours what is done to its student,
+            {"6 layers": ("from_teacher('every 2')",), "4 layers": ("from_teacher('every 3')",)}. Each size is compared with its own
+            labels alone; where sizes differ, parameters and latency of each are measured (`Run.cost`).
         validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it; by seed likewise.
         baseline: The variant that others are compared with; left out, the one without a teacher.
         contrasts: Further pairs of variants to compare, (arm, against); p values are corrected over all contrasts of a metric.
@@ -144,9 +150,12 @@ def dissect(
         if tune is not None:
             _check_tuned(tune, task, [temperatures, teacher_weights, rates])
         variants = make_arms(
-            cells, temperatures, teacher_weights, share, rates, kinds, base=base, squared=scale_by_temperature_squared
-        )
+            cells, temperatures, teacher_weights, share, rates, kinds, base=base, squared=scale_by_temperature_squared,
+            students=students,
+        )  # fmt: skip
     else:
+        if students:
+            raise ConfigError("arms and students cannot be combined", fix="put the student into each recipe of arms")
         if tune is not None:
             _check_tuned(tune, task, [])
         variants = named_arms(arms)
@@ -183,7 +192,7 @@ def dissect(
         runs = trials.runs(variants, seeds, folder, advance=bar.advance)
     finally:
         bar.close()
-    ordered = tuple(runs[arm.name, seed] for arm in variants for seed in seeds)
+    ordered = with_costs(tuple(runs[arm.name, seed] for arm in variants for seed in seeds), variants, setup)
     study = Study(
         name=name,
         metrics=metrics,
@@ -309,7 +318,7 @@ def _unfinished(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _all_shares(runs: Sequence[Run], arms: Sequence[Arm], metric: MetricInfo) -> Any:
     """Shares of the levels at the first factors that have them (one temperature, weight and share of the data)."""
-    plain = [arm for arm in arms if arm.plain]
+    plain = [arm for arm in arms if arm.by_cell]
     for first in [arm for arm in plain if not arm.hard]:
         own = [arm for arm in plain if arm.meets(first)]
         places = {place: arm.name for place, cell in PLACES.items() for arm in own if arm.cell == cell}

@@ -34,6 +34,7 @@ class Kind(Protocol):
     output_rows: ClassVar[bool] = (
         True  # logits are those of the output layer: its rows relate classes, losses read its inputs
     )
+    independent: ClassVar[bool] = False  # outputs [batch, labels] are labels of their own, a sigmoid each
     predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
     tokens: ClassVar[Literal["", "aligned", "next"]] = (
         ""  # how a stored signal's rows belong to tokens; "": one row an example

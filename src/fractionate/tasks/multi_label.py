@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.data.labels import IGNORED
 from fractionate.errors import MismatchError
+from fractionate.models.output_kinds import of_two_classes
 from fractionate.tasks.kind import Kind, kinds
 
 
@@ -27,6 +27,7 @@ class MultiLabel(Kind):
     metrics: ClassVar[tuple[str, ...]] = ("label-f1('micro')", "label-f1", "exact-match", "nll", "agreement")
     tokens: ClassVar[Literal["", "aligned", "next"]] = "aligned"
     whole_labels: ClassVar[bool] = False
+    independent: ClassVar[bool] = True
     output_rows: ClassVar[bool] = False
 
     def labels(self, batch: Batch) -> Int[Tensor, "batch labels"]:
@@ -53,4 +54,4 @@ class MultiLabel(Kind):
                 got=str(list(values.shape)),
                 fix="one output a label, before the sigmoid; choose another head= if this is not the classifying one",
             )
-        return values if values.ndim == 3 else torch.stack([torch.zeros_like(values), values], dim=-1)
+        return values if values.ndim == 3 else of_two_classes(values, "logits")

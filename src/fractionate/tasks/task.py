@@ -15,6 +15,7 @@ from fractionate.data.batch import Batch, Split
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, FractionateError, MismatchError
 from fractionate.models.additive import EXPLANATIONS
+from fractionate.models.function import FunctionTeacher
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import Head, device_of, logits_of
 from fractionate.records import Scores
@@ -153,6 +154,8 @@ class Task:
         self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None, *, view: str = ""
     ) -> AbstractContextManager[Reader]:
         """A reader of a model, with hooks for the needs; opened once a run, before the model is wrapped or compiled."""
+        if isinstance(model, FunctionTeacher):
+            model.independent = self.reader.independent
         inputs = None if example is None else ModelInputs.of(model)(example, view)
         return reading(model, needs, inputs, head=self.output_layer)
 

@@ -31,7 +31,7 @@ from fractionate.theory.topk_signal import CompactSignal
 
 @runtime_checkable
 class TokenRows(Protocol):
-    """Cached rows of tokens, found by example and place within it: `StoredTokens`, `HiddenStates`."""
+    """Cached rows of tokens, found by example and place within it: `StoredTokens`, `CachedRows`."""
 
     def signal_for(self, predictions: Predictions) -> Signal: ...
 
@@ -90,7 +90,7 @@ class Cached:
     """A stored signal, and what terms may read inside the teacher: its model, or its features and explanations as stored.
 
     Args:
-        cached: `TeacherSignal`, `CompactSignal`, a store, its path, `StoredTokens` or `HiddenStates`, in the order of the data.
+        cached: `TeacherSignal`, `CompactSignal`, a store, its path or `StoredTokens`, in the order of the data.
         model: The teacher itself, for terms that read features, attention or explanations; run only where a term needs them.
         features: Stored features by path, [examples, ...] in the order of the data, in place of the model; those of a store
             (`collect(..., features=...)`) are found by themselves.
@@ -134,8 +134,9 @@ class Cached:
         device = torch.device(task.device)
         kept: Any = numbers_of(self.cached, split)
         if isinstance(kept, Store) and kept.head.tokens:
-            compact = kept.form.kind != "dense" and not (objective or Objective()).needs_dense()
-            kept = StoredTokens(kept, form="compact" if compact else "dense")
+            compact = kept.form.compacted and not (objective or Objective()).needs_dense()
+            before_head = kept.form.kind == "hidden" and needs.hidden
+            kept = StoredTokens(kept, form="compact" if compact else "hidden" if before_head else "dense")
         if not isinstance(kept, TokenRows):
             kept = fitting(kept, split, objective).to(device)
         features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
@@ -188,7 +189,7 @@ def fitting(signal: Any, split: Split, objective: Objective | None) -> Signal:
         objective.check_compact(signal)
     elif isinstance(signal, Store):
         usable = not objective.needs_dense() and temperature in (None, *signal.form.temperatures)
-        signal = signal.compact_signal() if signal.form.kind != "dense" and usable else signal.signal()
+        signal = signal.compact_signal() if signal.form.compacted and usable else signal.signal()
     if not isinstance(signal, (TeacherSignal, CompactSignal)):
         raise ConfigError(
             "this is not a teacher",

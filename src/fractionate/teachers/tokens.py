@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fractionate.data.labels import IGNORED, check_same_labels
 from fractionate.errors import ConfigError, MismatchError
+from fractionate.losses.kernels.vocabulary import HeadSignal
 from fractionate.losses.objective import Objective
 from fractionate.models.outputs import rows
+from fractionate.store.hidden import HiddenLogits
 from fractionate.store.ranges import spans
 from fractionate.store.reading import Store
 from fractionate.tasks.predictions import Predictions
@@ -27,7 +29,7 @@ from fractionate.theory.topk_signal import CompactSignal, top_one
 
 __all__ = ["ANALYSIS", "IGNORED", "StoredTokens", "TokenSignal", "analysis", "gold_share", "ta_rate", "token_signal"]
 
-Form = Literal["dense", "compact"]
+Form = Literal["dense", "compact", "hidden"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +98,9 @@ class StoredTokens:
     """A teacher of tokens that has spoken: `distill(student, data, StoredTokens(store), …)`.
 
     The store was collected with `tokens="next"` or `"aligned"` over the same sentences. `form="dense"` hands out all classes of a
-    batch's tokens (compact rows with the remainder spread evenly), `"compact"` label, entries and remainder, for the losses of
-    `losses.kernels.vocabulary`. `places` are the places in the store of the sentences of the data, where these are fewer.
+    batch's tokens (compact rows with the remainder spread evenly; of hidden states made where they are read), `"compact"` label,
+    entries and remainder, `"hidden"` hidden states and the teacher's output layer, for the losses of `losses.kernels.vocabulary`.
+    `places` are the places in the store of the sentences of the data, where these are fewer.
 
     Raises `MismatchError` where sentences have no cached signal, and when asked, where a sentence has other tokens now.
     """
@@ -115,9 +118,11 @@ class StoredTokens:
                 f"the store {store.path} is not one of tokens", expected='collect(..., tokens="next" or "aligned")',
                 got="one row an example",
             )  # fmt: skip
-        if form not in ("dense", "compact") or (form == "compact" and store.form.kind == "dense"):
+        fits = {"dense": True, "compact": store.form.compacted, "hidden": store.form.kind == "hidden"}
+        if not fits.get(form, False):
             raise ConfigError(
-                f"form={form!r} cannot be handed out", expected="dense, or compact for a store kept top-k or sampled",
+                f"form={form!r} cannot be handed out",
+                expected="dense; compact for a store kept top-k or sampled; hidden for hidden states",
                 got=f"a store kept {store.form.kind}",
             )  # fmt: skip
         self.form, self.temperature = form, temperature
@@ -131,9 +136,11 @@ class StoredTokens:
                 fix="run collect again: it goes on where it stopped; or leave them out: places=cached(store)",
             )
         columns = store.read(self.places)
-        self._compact = store.form.compact(columns) if store.form.kind != "dense" else None
+        self._compact = store.form.compact(columns) if store.form.compacted else None
         self.labels = torch.from_numpy(columns["labels"].astype(np.int64))
-        self._dense = None if self._compact is not None else store.form.decode(columns)
+        self._dense: Tensor | HiddenLogits | None = None
+        if self._compact is None:
+            self._dense = store.form.decode_lazily(columns)
         order = {place: number for number, place in enumerate(self.places.tolist())}
         self._sentence = torch.tensor([order[place] for place in columns["places"].tolist()])
         sizes = torch.bincount(self._sentence, minlength=len(self.places))
@@ -141,17 +148,30 @@ class StoredTokens:
         self.classes = store.head.classes
         self._content = f"{store.head.sha256}:{form}:{temperature}:{len(self.places)}:{int(self.places.sum())}"
         self._vocabulary: Any = None if self._compact is None else VocabularyPopulation(self._compact)
-        self._population = None if self._dense is None else Population(self._dense, self.labels)
+        self._population = None if self._dense is None else Population(self._dense, self.labels)  # type: ignore[arg-type]
 
     @property
     def tokens(self) -> TokenSignal:
         """All rows, to be measured."""
-        signal = self._compact if self._compact is not None else TeacherSignal(self._dense, self.labels)  # type: ignore[arg-type]
+        signal: TeacherSignal | CompactSignal
+        if self._compact is None:
+            assert self._dense is not None
+            signal = TeacherSignal(self._dense[:], self.labels)
+        else:
+            signal = self._compact
         return TokenSignal(signal, self._sentence, _counted(self.offsets.diff()))
 
     def signal_for(self, predictions: Predictions) -> Any:
         """The signal of these tokens. Raises `MismatchError` where they are not the tokens that the teacher was asked about."""
         index, labels, place = predictions.batch.index.cpu(), predictions.labels, predictions.place
+        absent = index[index >= len(self.places)]
+        if len(absent):
+            raise MismatchError(
+                f"the teacher was not asked about sentence {int(absent[0])}",
+                expected=f"one of the {len(self.places):,} sentences of the store, in their order",
+                got=f"{len(absent)} others in this batch",
+                fix="collect on these very data",
+            )
         starts, sizes = self.offsets[index].numpy(), self.offsets.diff()[index].numpy()
         found = torch.from_numpy(spans(starts, sizes))
         which = index if place is None else index[place.cpu()]
@@ -170,8 +190,14 @@ class StoredTokens:
         """All rows."""
         return self.tokens.signal
 
-    def rows(self, found: Int[Tensor, "some"]) -> TeacherSignal | CompactSignal:
+    def rows(self, found: Int[Tensor, "some"]) -> TeacherSignal | CompactSignal | HeadSignal:
         """Some of the tokens by their places in the whole."""
+        if self.form == "hidden":
+            assert isinstance(self._dense, HiddenLogits)
+            layer, kept = self._dense.layer, self._dense.hidden[found].to(self._dense.layer.weight.dtype)
+            return HeadSignal(
+                kept, layer.weight, self.labels[found], layer.constant, population=self._population, rows=found
+            )
         if self._dense is not None:
             return TeacherSignal(
                 self._dense[found],

@@ -65,6 +65,12 @@ class HeadSignal:
             self.hidden[index], self.weight, self.labels[index], self.bias, population=self.population, rows=rows
         )
 
+    def to(self, device: torch.device | str) -> HeadSignal:
+        """The same rows on a device."""
+        parts = (self.hidden, self.weight, self.labels)
+        bias = None if self.bias is None else self.bias.to(device)
+        return HeadSignal(*(part.to(device) for part in parts), bias, population=self.population, rows=self.rows)
+
     def __len__(self) -> int:
         return len(self.labels)
 
