@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,7 @@ from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import broken_rows, check_finite, check_logits
 from fractionate.store.features import check_alike, feature_columns
 from fractionate.store.forms import Form, row_hashes
-from fractionate.store.identity import (
-    Identity,
-)
+from fractionate.store.identity import Identity
 from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, SEGMENTS, SHARDS, Head, write_shard
 from fractionate.store.ranges import joined, rows_of, stored_of, without

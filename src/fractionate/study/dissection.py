@@ -177,9 +177,9 @@ def dissect(
     tried = {} if tune is None else tried_arms(variants, tune, variants[0].recipe.training)
     all_tries = [one for own in tried.values() for one in own]
     total = trials.steps(all_tries) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
-    students = len(variants) * len(seeds) + len(all_tries) * (0 if tune is None else tune.seeds)
+    runs_in_all = len(variants) * len(seeds) + len(all_tries) * (0 if tune is None else tune.seeds)
     show: Show = "auto" if progress == "auto" else "nothing"
-    bar = Progress(f"dissect {name}", total, show=show, elsewhere="lines", wait=2.0, parts=("student", students))
+    bar = Progress(f"dissect {name}", total, show=show, elsewhere="lines", wait=2.0, parts=("student", runs_in_all))
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:

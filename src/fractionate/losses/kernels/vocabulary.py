@@ -67,9 +67,9 @@ class HeadSignal:
 
     def to(self, device: torch.device | str) -> HeadSignal:
         """The same rows on a device."""
-        parts = (self.hidden, self.weight, self.labels)
+        hidden, weight, labels = (part.to(device) for part in (self.hidden, self.weight, self.labels))
         bias = None if self.bias is None else self.bias.to(device)
-        return HeadSignal(*(part.to(device) for part in parts), bias, population=self.population, rows=self.rows)
+        return HeadSignal(hidden, weight, labels, bias, population=self.population, rows=self.rows)
 
     def __len__(self) -> int:
         return len(self.labels)
