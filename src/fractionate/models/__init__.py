@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fractionate.models.function import FunctionTeacher as FunctionTeacher
     from fractionate.models.function import as_teacher_module as as_teacher_module
     from fractionate.models.hub import hf as hf
+    from fractionate.models.hub_push import push_to_hub as push_to_hub
     from fractionate.models.names import ModelNeed as ModelNeed
     from fractionate.models.names import find_model as find_model
     from fractionate.models.names import find_parts as find_parts
