@@ -48,8 +48,13 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"error": "Invalid user token."}, 401)
         elif self.path == "/api/repos/create":
             wanted = json.loads(raw)
-            address = f"http://127.0.0.1:{self.server.server_address[1]}/{wanted['organization']}/{wanted['name']}"
-            self.answer({"url": address, "private": wanted["private"]})
+            assert wanted.get("visibility", wanted.get("private")) in ("private", True)
+            address = (
+                f"http://127.0.0.1:{self.server.server_address[1]}/{wanted.get('organization', 'me')}/{wanted['name']}"
+            )
+            self.answer({"url": address, "private": True})
+        elif self.path == "/api/validate-yaml":  # of the model card
+            self.answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             files = json.loads(raw)["files"]
             self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
@@ -57,7 +62,13 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, raw.splitlines()):
                 if line["key"] == "file":
                     self.made[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer({"commitOid": "1" * 40, "commitUrl": "http://hub.test/me/small/commit/1", "success": True})
+            self.answer(
+                {
+                    "commitOid": "1" * 40,
+                    "commitUrl": f"http://127.0.0.1:{self.server.server_address[1]}/me/small/commit/1",
+                    "success": True,
+                }
+            )
         else:
             self.answer({"error": self.path}, 404)
 
