@@ -62,9 +62,10 @@ def push_to_hub(
     try:
         if not api.repo_exists(repository):
             api.create_repo(repository, private=private)
-        api.upload_folder(
-            repo_id=repository, folder_path=place, allow_patterns=list(HANDED_OVER), commit_message=message
-        )
+        files = [
+            f.name for f in place.iterdir() if f.is_file() and any(map(f.match, HANDED_OVER))
+        ]  # none of its folders
+        api.upload_folder(repo_id=repository, folder_path=place, allow_patterns=files, commit_message=message)
     except hub.errors.HfHubHTTPError as error:
         raise ConfigError(
             f"the hub refuses {repository}",
