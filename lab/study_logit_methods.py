@@ -21,7 +21,9 @@ from torch import nn
 
 from fractionate import TeacherSignal, dissect, report
 from fractionate.cli.demo import demo_runs
+from fractionate.data import digits
 from fractionate.models import find_model
+from fractionate.models.names import as_parts
 from fractionate.models.zoo import logit_layer
 from fractionate.records import Run, Study, Training
 from fractionate.run import Workflow
@@ -48,8 +50,10 @@ LEVELS = ("universe", "domain.confidence", "domain.shape", "instance.confidence"
 
 def pair(out: Path):
     """Teacher's signal on the transfer, validation and test part, and the student's factory."""
-    workflow = Workflow(demo_runs(out)[0])
-    teacher, parts = workflow.teacher.eval(), workflow.parts
+    run = demo_runs(out)[0]
+    teacher = Workflow(run).teacher.eval()
+    sizes = {name: getattr(run.data, name) for name in ("transfer", "validation", "test", "seed")}
+    parts = as_parts(digits(), "digits", **sizes)
 
     def signal(examples) -> TeacherSignal:
         with torch.no_grad():

@@ -276,6 +276,32 @@ def test_a_run_file_has_every_setting_of_the_loop():
         assert fields[name].default == getattr(Training(), name), name
 
 
+def test_faults_of_overrides_cite_the_override_and_know_what_people_write_elsewhere(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("training: {steps: 3}\nstudent: {model: mlp(8)}\n")
+    for override, message in (
+        ("training.steps=abc", "override 'training.steps=abc': training.steps: Input should be"),
+        ("training={steps: abc}", "override 'training={steps: abc}': training.steps: Input should be"),
+        ("training.lr=0.1", "override 'training.lr=0.1': unknown key 'lr'; did you mean 'learning_rate'\\?"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_run(path, (override,))
+
+
+def test_a_setting_is_found_by_its_last_name_and_by_what_people_call_it():
+    for name, key in (
+        ("lr", "training.learning_rate"),
+        ("training.lr", "training.learning_rate"),
+        ("teacher_weight", "objective.teacher_weight"),
+        ("T", "objective.temperature"),
+        ("seeds", "study.seeds"),
+    ):
+        found = [setting.key for setting in explain(name).settings]
+        assert key in found and (name != "training.lr" or found == [key]), (name, found)
+    with pytest.raises(ConfigError, match="unknown key"):
+        explain("nothing_like_it")
+
+
 def test_every_key_can_be_explained():
     for key in all_keys():
         assert key in str(explain(key))

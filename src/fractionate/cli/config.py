@@ -157,7 +157,9 @@ def config_schema() -> None:
 
 @config_app.command("explain")
 def config_explain(
-    key: Annotated[str | None, typer.Argument(help="a key such as data.transfer; none: all")] = None,
+    key: Annotated[
+        str | None, typer.Argument(help="a key such as data.transfer, a section, or a name such as lr; none: all")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a setting means and what its default is. Example: fractionate config explain study.margin"""

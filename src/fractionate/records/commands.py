@@ -47,7 +47,7 @@ class Setting(Record):
     meaning: str
 
     def __str__(self) -> str:
-        return f"{self.key:<32} default {self.default:<14} {self.meaning}"
+        return f"{self.key}  default {self.default}  {self.meaning}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Settings(Record):
     settings: tuple[Setting, ...]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.settings)) or "no settings"
+        width = max((len(one.key) for one in self.settings), default=0)
+        default = max((len(one.default) for one in self.settings if len(one.default) < 20), default=0)
+        lines = [f"{s.key:<{width}}  default {s.default:<{default}}  {s.meaning}" for s in self.settings]
+        return "\n".join(lines) or "no settings"
 
 
 @dataclass(frozen=True)

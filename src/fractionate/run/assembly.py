@@ -153,6 +153,13 @@ class Assembly:
         )
         return {arm.name: arm for arm in made}
 
+    @property
+    def usual(self) -> tuple[Arm, ...]:
+        """T = 4 / 0.9, where the stored rows allow it: compact ones know the rest of the classes at some temperatures alone."""
+        stored = self.run.collect
+        possible = stored.form == "dense" or 4.0 in stored.temperatures or self.run.transforms
+        return (Arm(self.recipe(Objective("kd", 4.0, 0.9), self.training), role="usual"),) if possible else ()
+
     def _arm(self, given: ArmSection) -> Arm:
         base = self.recipe(_objective(given.objective), self.training)
         recipe = replace(base, terms=given.terms, data=given.transforms)

@@ -21,6 +21,10 @@ from fractionate.run.yaml import MOST_DEEP, Lines, Place, parse_file, parse_text
 from fractionate.system.registry import names_code, nearest
 
 CODE_KEYS = ("data.source", "teacher.model", "student.model")  # the settings that may name package.module:function
+SHORT = {  # what people write elsewhere, and the name of the setting
+    "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "bsz": "batch_size", "T": "temperature", "tau": "temperature",
+    "kd_weight": "teacher_weight", "max_steps": "steps", "num_epochs": "epochs", "max_length": "length", "output_dir": "out",
+}  # fmt: skip
 MOST_FAULTS = 50  # shown at once
 Fault = tuple[int, int, str]  # line and column (0: nowhere in the file), and what is wrong
 
@@ -58,15 +62,16 @@ def load_run(
                 ]
             else:
                 message = [(place, _say(fault, place))]
-            faults += [(*_where(lines, there), what) for there, what in message]
+            faults += [_fault(lines, typed, there, what) for there, what in message]
     for key, lookup in ({} if lookups is None else lookups(tree)).items():
         for place, name in _names(tree, tuple(key.split("."))):
             try:
                 lookup(name)
             except FractionateError as error:
-                line, column = _where(lines, place)
                 at = ".".join(map(str, place))
-                faults.append((line, column, f"{at}: {error.what}; {error.fix or error.expected or error.got}"))
+                faults.append(
+                    _fault(lines, typed, place, f"{at}: {error.what}; {error.fix or error.expected or error.got}")
+                )
     for key in CODE_KEYS:
         for place, name in _names(tree, tuple(key.split("."))):
             if not names_code(name):
@@ -89,8 +94,17 @@ def load_run(
     return run
 
 
-def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> set[str]:
-    """Put overrides into the tree of a run file; gives their keys, and adds what is wrong with them to the faults."""
+def _fault(lines: Lines, typed: Mapping[str, str], place: Place, what: str) -> Fault:
+    """A fault where it was written: in an override, which is cited, or in the file."""
+    at = ".".join(map(str, place))
+    for key, value in typed.items():
+        if at == key or at.startswith(f"{key}."):
+            return 0, 0, f"override {printable(f'{key}={value}')!r}: {what}"
+    return (*_where(lines, place), what)
+
+
+def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> dict[str, str]:
+    """Put overrides into the tree of a run file; gives them by key, and adds what is wrong with them to the faults."""
     typed: dict[str, str] = {}
     for text in overrides:
         shown = printable(text)
@@ -118,7 +132,7 @@ def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fau
             faults.append((0, 0, f"override {shown!r}: {printable('.'.join(heads))} is not a section in the run file"))
             continue
         node[last] = parsed
-    return set(typed)
+    return typed
 
 
 def _names(tree: Any, key: tuple[str, ...], place: Place = ()) -> list[tuple[Place, str]]:
@@ -142,9 +156,8 @@ def _say(fault: Any, place: Place) -> str:
             all_keys(), key=lambda key: (key.split(".")[0] == place[0], -key.count("."))
         )  # the best one last
         elsewhere = {key.rpartition(".")[2]: key for key in known}
-        near = nearest(str(place[-1]), here, 0.75) or elsewhere.get(
-            nearest(str(place[-1]), list(elsewhere), 0.75) or ""
-        )
+        written = SHORT.get(str(place[-1]), str(place[-1]))
+        near = nearest(written, here, 0.75) or elsewhere.get(nearest(written, list(elsewhere), 0.75) or "")
         return f"unknown key {printable(str(place[-1]))!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
     got = fault.get("input")
     shown = "" if isinstance(got, dict) else f", got {printable(repr(got))}"
@@ -206,9 +219,16 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def explain(key: str | None = None) -> Settings:
-    """What a setting means and its default, or all settings of a section or of the run file. Raises `ConfigError` for others."""
+    """What a setting means and its default: one key, a section, every setting of a name (`learning_rate`, `lr`), or all.
+
+    Raises `ConfigError` for others.
+    """
     keys = all_keys()
     found = keys if key is None else [k for k in keys if k == key or k.startswith(f"{key}.")]
+    if not found:
+        heads, _, last = str(key).rpartition(".")
+        last = SHORT.get(last, last)
+        found = [k for k in keys if k.startswith(heads) and last in k.split(".")]
     if not found:
         near = nearest(str(key), keys)
         raise ConfigError(f"unknown key {key!r}", fix=f"did you mean {near!r}?" if near else "see: config explain")

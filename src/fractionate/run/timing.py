@@ -225,9 +225,9 @@ class Timing:
         arms = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
         if workflow.run.study.tune is not None or not workflow.task.reader.distributions:
             return dict(arms)
-        usual = Arm(workflow.recipe(Objective("kd", 4.0, 0.9), workflow.training), name="T = 4 / 0.9")
+        usual = [replace(arm, name="T = 4 / 0.9") for arm in workflow.usual]
         recipe = Arm(workflow.recipe(self._objective, workflow.training), name="recipe")
-        return {**arms, usual.name: usual, recipe.name: recipe}
+        return arms | {arm.name: arm for arm in (*usual, recipe)}
 
     @cached_property
     def tries(self) -> int:

@@ -134,10 +134,7 @@ class Workflow(Assembly):
         if self.run.study.tune is not None or not self.task.reader.distributions:
             return arms
         chosen = () if self.repair else self._as_arms(self.chosen)
-        usual = Arm(self.recipe(Objective("kd", 4.0, 0.9), self.training), role="usual")
-        stored = self.run.collect  # compact rows know the rest of the classes at some temperatures alone
-        possible = stored.form == "dense" or 4.0 in stored.temperatures or self.run.transforms
-        for arm in (*chosen, *((usual,) if possible else ())):
+        for arm in (*chosen, *self.usual):
             if all(arm.recipe != other.recipe or other.share != 1 for other in arms.values()):
                 name = arm_name(arm, self.training.learning_rate)
                 arms[name if name not in arms else f"{name} (recipe)"] = replace(arm, name=name)

@@ -200,7 +200,8 @@ class _Halving:
         own = [(recipe.cell, recipe.temperature, recipe.teacher_weight)] * recipe.distil
         settings = [s for s in dict.fromkeys([*plan.settings, *own]) if self._possible(s)]
         pool = [Candidate(setting, rate) for rate in plan.rates for setting in settings]
-        bar = Progress("pilot", plan.students, show="auto" if plan.progress == "auto" else "nothing")
+        parts = ("student", plan.students)
+        bar = Progress("pilot", plan.students, parts=parts, show="auto" if plan.progress == "auto" else "nothing")
         seeds: list[int] = []
         try:
             for number, each in enumerate(plan.rounds):
