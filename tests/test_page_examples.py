@@ -13,10 +13,12 @@ from torch import nn
 
 from fractionate import TeacherSignal
 from fractionate.cli.commands import main
+from fractionate.data import table
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.page import read_record, report
+from fractionate.page.calibration_plots import expected_calibration_error
 from fractionate.records import ExampleList, ExampleRow, NotableExamples, Opinion, Shown
-from fractionate.run.notable import look_of
+from fractionate.run.notable import look_of, row_cells
 from fractionate.tasks import Task
 from fractionate.tasks.examples import notable_examples, thumbnail
 from fractionate.tasks.predictions import Predictions
@@ -85,8 +87,9 @@ def test_rows_are_those_a_plain_loop_finds() -> None:
             kinds["student loses"].append((float(a[i, y] - q[i, y]), i))
         if q[i].argmax() != p[i].argmax():
             kinds["disagreement"].append((float((p[i] - q[i]).abs().sum() / 2), i))
+    pairs = record.lists[-1]
     assert [one.kind for one in record.lists] == list(kinds)
-    for one in record.lists:
+    for one in record.lists[:-1]:
         best = sorted(kinds[one.kind], reverse=True)[:3]
         assert [row.id for row in one.rows] == [str(i) for _, i in best]
         assert one.count == len(kinds[one.kind])
@@ -96,6 +99,15 @@ def test_rows_are_those_a_plain_loop_finds() -> None:
         assert (teacher.who, student.who, alone.who) == ("teacher", "student", "no teacher")
         assert teacher.choice == str(int(p[i].argmax())) and student.probability == pytest.approx(float(q[i].max()))
         assert alone.of_label == pytest.approx(float(a[i, labels[i]]))
+    most = {}
+    for i, y in enumerate(labels.tolist()):
+        other = max((c for c in range(CLASSES) if c != y), key=lambda c: float(p[i, c]))
+        most[y, other] = max(most.get((y, other), (0.0, -1)), (float(p[i, other]), i))
+    strongest = sorted(((value, i, pair) for pair, (value, i) in most.items()), reverse=True)
+    assert [(row.id, (row.label, row.other)) for row in pairs.rows] == [
+        (str(i), (str(y), str(other))) for _, i, (y, other) in strongest
+    ]
+    assert pairs.rows[0].of_other == pytest.approx(strongest[0][0])
     assert NotableExamples.from_json(record.to_json()) == record == read_record(record.to_json())
 
 
@@ -103,18 +115,39 @@ def test_without_a_student_without_a_teacher_nothing_is_won_or_lost() -> None:
     task, labels, logits = drawn()
     signal = Stored(TeacherSignal(logits["teacher"], labels))
     record = notable_examples(task, task.splits.transfer, Table(logits["student"]), signal)
-    assert [one.kind for one in record.lists] == ["least sure", "contradicts the label", "disagreement"]
+    assert [one.kind for one in record.lists] == [
+        "least sure", "contradicts the label", "disagreement", "takes for another class",
+    ]  # fmt: skip
+
+
+def test_reliability_is_that_of_plain_bins_and_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    record, labels, logits = found()
+    for one, who in zip(record.reliability, ("teacher", "student", "alone"), strict=True):
+        p = logits[who].softmax(1)
+        top, choice = p.max(1)
+        for i, (n, sure, right) in enumerate(zip(one.counts, one.confidence, one.right, strict=True)):
+            inside = (top > i / 10) & (top <= (i + 1) / 10)
+            assert n == int(inside.sum())
+            if n:
+                assert sure == pytest.approx(float(top[inside].mean()))
+                assert right == pytest.approx(float((choice == labels)[inside].float().mean()))
+        error = float(multiclass_calibration_error(p, labels, CLASSES, n_bins=10))
+        assert expected_calibration_error(one) == pytest.approx(100 * error, abs=1e-4)
 
 
 def test_what_an_example_looks_like_is_shown_only_where_it_is_given(tmp_path) -> None:  # type: ignore[no-untyped-def]
     bare = report(found()[0], tmp_path / "a.html").read_text()
-    assert "<img" not in bare and bare.count('class="example"') == 30 and "Where the teacher is least sure" in bare
+    rows, pairs = sum(len(one.rows) for one in found()[0].lists), len(found()[0].lists[-1].rows)
+    assert "<img" not in bare and "Where the teacher is least sure" in bare
+    assert bare.count('class="example"') == rows == 30 + pairs <= 30 + CLASSES * (CLASSES - 1)
     text = report(found(show=lambda i: f"text <b>{i}</b>")[0], tmp_path / "b.html").read_text()
     assert "text &lt;b&gt;" in text and "<b>3</b>" not in text
-    table = report(found(show=lambda i: {"age": i})[0], tmp_path / "c.html").read_text()
-    assert "<dt>age</dt>" in table
+    rowed = report(found(show=lambda i: {"age": i})[0], tmp_path / "c.html").read_text()
+    assert "<dt>age</dt>" in rowed
     pictures = report(found(show=lambda i: torch.rand(3, 80, 60))[0], tmp_path / "d.html")
-    assert pictures.read_text().count('<img class="thumb"') == 30 and pictures.stat().st_size < 600_000
+    assert pictures.read_text().count('<img class="thumb"') >= 30 and pictures.stat().st_size < 800_000
     pieces = found(show=lambda i: ["a"])[0]
     assert pieces.lists[0].rows[0].shown is not None and len(pieces.lists[0].rows[0].shown.weights) == 1
 
@@ -163,3 +196,22 @@ def test_pictures_and_texts_look_like_themselves() -> None:
     assert look_of(pictures.splits.transfer, None)(1).shape == (1, 8, 8)
     with pytest.raises(ConfigError, match="cannot be shown"):
         look_of(drawn()[0].splits.transfer, None)
+
+
+def test_rows_of_tables_show_their_cells() -> None:
+    split = drawn()[0].splits.transfer
+    assert look_of(split, None, lambda row: {"place": f"{float(row[0]):g}"})(3) == {"place": "3"}
+    cells = row_cells("breast-cancer", None)
+    assert cells is not None
+    found = cells(torch.arange(30.0) - 10)
+    assert len(found) == 30 and next(iter(found.items())) == ("worst fractal dimension", "+19.00 sd")
+    assert row_cells("digits", None) is None
+
+
+def test_a_table_of_ones_own_shows_the_values_of_its_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    rows = ["age,town,grade", *(f"{20 + i},{'ab'[i % 2]},{'xy'[i // 20]}" for i in range(40)), ",a,x"]
+    (tmp_path / "people.csv").write_text("\n".join(rows))
+    parts = table(tmp_path / "people.csv", label="grade").parts(transfer=30, validation=4, test=7, seed=0)
+    for row in ({"age": "31", "town": "b"}, {"age": "20.5", "town": "a"}):
+        assert parts.encoding.decode(parts.encoding.encode([row])[0]) == row
+    assert parts.encoding.decode(parts.encoding.encode([{"age": "31", "town": "c"}])[0])["town"] == "unknown"

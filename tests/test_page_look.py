@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
 import re
 from dataclasses import replace
@@ -17,7 +19,7 @@ from fractionate.page import decide, report
 from fractionate.page.figure import pooled
 from fractionate.page.histogram_plots import rebinned, shared_scale
 from fractionate.page.marks import Scale, scale_for, tick_words
-from fractionate.page.order import _chain, blocks, cluster_order
+from fractionate.page.order import LARGEST_DRAWN, MOST_CLUSTERS, _chain, between_clusters, cluster_order, clusters
 from fractionate.page.summaries import t_quantile
 from fractionate.page.text import decimals, number
 from fractionate.records import Histogram, Interval, Scores, Share
@@ -108,7 +110,7 @@ def test_a_thousand_classes_are_drawn_whole_and_small(tmp_path):
     path = report(wide, tmp_path / "a.html")
     assert path.stat().st_size < 1_000_000
     drawn = re.findall(r' d="([^"]*)"', path.read_text())
-    assert max(map(len, drawn)) > 2_000 and not any("…" in d for d in drawn), "a path that is cut short draws nothing"
+    assert max(map(len, drawn)) > 1_000 and not any("…" in d for d in drawn), "a path that is cut short draws nothing"
 
 
 def test_own_script_is_small():
@@ -132,12 +134,26 @@ def test_related_classes_stand_together_and_a_renaming_changes_nothing():
         assert (np.diff(group[order]) != 0).sum() == 2
 
 
-def test_blocks_average_and_keep_the_mean():
-    matrix = np.random.default_rng(2).random((130, 130))
-    small, size = blocks(matrix)
-    assert size == 3 and small.shape == (44, 44)
-    assert small[0, 0] == pytest.approx(matrix[:3, :3].mean())
-    assert small[-1, -1] == pytest.approx(matrix[129:, 129:].mean())
+def test_many_classes_are_drawn_as_clusters_of_related_ones(tmp_path):
+    rng = np.random.default_rng(2)
+    group = rng.permutation(np.arange(120) % 6)
+    relation = np.where(group[:, None] == group[None], 1.0, 0.02) + 0.01 * rng.random((120, 120))
+    np.fill_diagonal(relation, 0)
+    relation /= relation.sum(1, keepdims=True)
+    found = clusters(relation, 6)
+    assert sorted(len(set(group[part].tolist())) for part in found) == [1] * 6
+    assert sorted(i for part in found for i in part) == list(range(120))
+    parts = clusters(relation)
+    assert len(parts) <= MOST_CLUSTERS < LARGEST_DRAWN
+    small = between_clusters(relation, parts)
+    np.testing.assert_allclose(small.sum(1), 1.0)
+    assert small[0, 1] == pytest.approx(relation[np.ix_(parts[0], parts[1])].sum(1).mean())
+    names = tuple(f"class {i}" for i in range(120))
+    wide = replace(records()[0], class_names=names, class_relation=tuple(map(tuple, relation.tolist())))
+    page = report(wide, tmp_path / "a.html").read_text()
+    assert f"120 classes in {len(parts)} clusters" in page
+    (cells,) = re.findall(r'data-names="([^"]*)" data-values="([^"]*)"', page)
+    assert len(json.loads(html.unescape(cells[0]))) ** 2 == len(cells[1].split())
 
 
 def test_t_quantiles_are_those_of_scipy():

@@ -134,4 +134,4 @@ def test_the_command_line_reports_folders_and_refuses_what_it_would_drop(
     )
     assert run("report", str(tmp_path), "--dry-run") == 2
     assert run("report", str(tmp_path), "--format", "pdf") == 2
-    assert "html or md" in capsys.readouterr().err
+    assert "html, md, png or svg" in capsys.readouterr().err

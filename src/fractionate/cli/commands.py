@@ -235,13 +235,16 @@ def report(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN.yaml] [key=value]... | FOLDER [FOLDER]",
-            help="a run file with settings; or the folder of a run or of several, or of two to compare: read, never made",
+            metavar="[RUN.yaml] [key=value]... | FOLDER [FOLDER] | PAGE.html",
+            help="a run file with settings; or a page, the folder of a run or of several, or of two to compare: read, never made",
             show_default=False,
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", metavar="html|md", help="a page, or Markdown for a pull request")
+        str,
+        typer.Option(
+            "--format", metavar="html|md|png|svg", help="a page, Markdown for a pull request, figures for a paper"
+        ),
     ] = "html",
     no_pilot: NoPilot = False,
     force: Force = False,
@@ -257,9 +260,9 @@ def report(
     Example: fractionate report run.yaml --dry-run
     Example: fractionate report runs/first runs/second --format md
     """
-    if form not in ("html", "md"):
-        raise ConfigError("invalid value for --format", expected="html or md", got=form)
-    if arguments and all(Path(word).is_dir() for word in arguments):
+    if form not in ("html", "md", "png", "svg"):
+        raise ConfigError("invalid value for --format", expected="html, md, png or svg", got=form)
+    if arguments and (all(Path(word).is_dir() for word in arguments) or arguments[0].endswith(".html")):
         return _report_folders(arguments, form, as_json, refused=no_pilot or force or bool(trust) or dry_run)
     if dry_run:
         return give(estimate_of("report", arguments, trust, no_pilot=no_pilot), as_json)

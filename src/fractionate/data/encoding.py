@@ -107,6 +107,20 @@ class TableEncoding(Record):
         parts = [column.encoded(self._values(column, rows)) for column in self.columns]
         return torch.from_numpy(np.concatenate(parts, 1))
 
+    def decode(self, inputs: Float[Tensor, "features"]) -> dict[str, str]:
+        """One row of inputs as the cells it was made of, as far as inputs tell: what `encode` does, backwards."""
+        values, cells = inputs.tolist(), {}
+        for column in self.columns:
+            own, values = values[: len(column.features)], values[len(column.features) :]
+            if column.flagged and own[-1] == 1:
+                cells[column.name] = "missing"
+            elif column.kind == "number":
+                cells[column.name] = f"{column.mean + own[0] * column.deviation:.5g}"
+            else:
+                places = range(len(column.categories))
+                cells[column.name] = next((column.categories[i] for i in places if own[i] == 1), "unknown")
+        return cells
+
     def labelled(
         self, inputs: Float[Tensor, "rows features"], labels: Tensor, name: str, ids: tuple[str, ...]
     ) -> Examples | MemorySplit:

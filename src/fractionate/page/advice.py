@@ -7,6 +7,7 @@ from pathlib import PurePath
 from fractionate.page.cases import Case
 from fractionate.page.compared import Compared
 from fractionate.page.decisions import Answer, plain
+from fractionate.page.summaries import uses_teacher
 from fractionate.page.text import short
 from fractionate.records import Contract, Effect, Run
 from fractionate.system.paths import shell_line
@@ -50,6 +51,24 @@ def verb_line(verb: str, run_file: tuple[str, ...], *overrides: str) -> str:
 def _elsewhere(run_file: tuple[str, ...], what: str) -> str:
     """A folder next to that of the run: a folder belongs to one run file."""
     return f"out={PurePath(run_file[0]).parent}-{what}" if run_file else ""
+
+
+def without_command(case: Case, answer: Answer) -> str:
+    """What to do next where there is no command to run."""
+    taught = [uses_teacher(run.contract) for run in case.runs]
+    if answer == "Distil":
+        if any(taught):
+            return "Nothing is left to run: the student is exported."
+        return "Train the student with these settings, in a run file for fractionate distill or as a Recipe in Python."
+    if answer == "Don't distil":
+        if taught and not any(taught):
+            return "Nothing is left to run: the student without a teacher is exported."
+        return "Train the student on the labels alone."
+    if answer == "No clear difference yet":
+        return "Repeat the study with more seeds, or with fewer labels, where a teacher has more to add."
+    return (
+        "Compare it with no teacher: a study (fractionate dissect) of both over some seeds." if case.every_run else ""
+    )
 
 
 def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, run_file: tuple[str, ...]) -> str:

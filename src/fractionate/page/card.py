@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fractionate.page.advice import next_command, recipe_settings, verb_line
+from fractionate.page.advice import next_command, recipe_settings, verb_line, without_command
 from fractionate.page.cases import Case, cases
 from fractionate.page.compared import Compared, change_text, compared, recipe_text, sureness, values_text
 from fractionate.page.contenders import contenders_alone, contenders_of
@@ -68,6 +68,8 @@ def decide_case(case: Case, run_files: Mapping[str, Sequence[str]] | None = None
     """The decision about one case."""
     run_file = tuple((run_files or {}).get(case.name, ()))
     decision = _decision(case, run_file)
+    if not decision.next and (case.study or case.diagnosis or case.runs):
+        decision = replace(decision, then=without_command(case, decision.answer))
     found = [sentence(f"{a.quantization}: {a.finding.summary}") for a in case.attention if a.finding]
     found += [explanation_words(e) for e in case.explained]
     if found and not (case.study or case.diagnosis or case.runs):

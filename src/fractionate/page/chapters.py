@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from fractionate.page.attention_plots import attention_figures
+from fractionate.page.calibration_plots import calibration_figure
 from fractionate.page.card import decide_case, summed_up
+from fractionate.page.carried import packed
 from fractionate.page.cases import Case, cases
 from fractionate.page.compared import USUAL, compared, matches
 from fractionate.page.cost_plots import cost_figure
 from fractionate.page.decisions import Decision, table
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
 from fractionate.page.effect_plots import ladder_figure, shares_figure
-from fractionate.page.example_cards import example_lists
+from fractionate.page.example_cards import DrawnExamples, example_lists
 from fractionate.page.explanation_plots import explanation_figures
 from fractionate.page.figure import Figure, pooled
 from fractionate.page.histogram_plots import histogram_figure
@@ -28,6 +28,7 @@ from fractionate.page.page_settings import PageSettings
 from fractionate.page.provenance import contracts_of, notes_of, provenance_of
 from fractionate.page.relation_plots import relation_figure
 from fractionate.page.score_tables import RunRow, ScoreRow, run_rows, score_rows
+from fractionate.page.shown_run import shown_run
 from fractionate.page.side_by_side import SideBySide, side_by_side
 from fractionate.page.size_plots import size_figures
 from fractionate.page.spectrum_plots import beyond_universe, nothing_words, spectrum_figure, temperature_figure
@@ -35,7 +36,6 @@ from fractionate.page.student_plots import curves_figure, heading, students_figu
 from fractionate.page.summaries import (
     arms_of,
     judged_on,
-    main_effects,
     metrics_of,
     variant,
 )
@@ -94,7 +94,8 @@ class Chapters:
     effort: str
     pays: tuple[Figure, ...]
     diagnosis: Diagnosis | None
-    examples: tuple[tuple[str, str, Markup], ...]  # title, words, drawing
+    examples: tuple[DrawnExamples, ...]
+    pairs: tuple[DrawnExamples, ...]  # of classes, under their relation
     explained: tuple[tuple[Explanations, tuple[Figure, ...]], ...]
     attention: tuple[tuple[AttentionStudy, tuple[Figure, ...]], ...]
     teacher: Teacher | None
@@ -113,6 +114,7 @@ class Content:
     cases: tuple[Chapters, ...]
     versions: dict[str, str]
     commands: tuple[str, ...]
+    carried: str  # the records, packed
 
 
 def content(records: Sequence[Record], given: PageSettings) -> Content:
@@ -136,6 +138,7 @@ def content(records: Sequence[Record], given: PageSettings) -> Content:
                 [given.command] * bool(given.command) + [str(s["command"]) for s in settings if s.get("command")]
             )
         ),
+        carried=packed(records, given),
     )
 
 
@@ -157,6 +160,7 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
         pays += [shares_figure(study, numbered("shares", i))]
     if d:
         pays += [pilot_figure(d, numbered("pilot", i))]
+    examples = example_lists(case.examples)
     return Chapters(
         mark=f"-{i + 1}" if i else "",
         name=short(case.name or "student", 60),
@@ -167,7 +171,8 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
         effort=_effort(case),
         pays=tuple(f for f in pays if f),
         diagnosis=d,
-        examples=example_lists(case.examples),
+        examples=tuple(e for e in examples if not e.paired),
+        pairs=tuple(e for e in examples if e.paired),
         explained=tuple(
             (r, explanation_figures(r, numbered("", i) + (f"-{k + 1}" if k else "")))
             for k, r in enumerate(case.explained)
@@ -210,19 +215,8 @@ def _effort(case: Case) -> str:
     return ", ".join(words)
 
 
-def _shown_run(case: Case) -> Run | None:
-    """The run whose student is shown beside the teacher: of the variant that gains most, the first seed."""
-    if case.study:
-        effects = main_effects(case.study)[0]
-        for e in sorted(effects, key=lambda e: (e.verdict != "helps", -abs(e.gain))):
-            found = [r for r in case.study.runs if r.arm == e.arm and r.student_relation]
-            if found:
-                return found[0]
-    return next((r for r in case.every_run if r.student_relation), None)
-
-
 def _teacher(i: int, case: Case) -> Teacher | None:
-    d, run = case.diagnosis, _shown_run(case)
+    d, run = case.diagnosis, shown_run(case.study, case.every_run)
     who = f"student {variant(run.arm)}, seed {run.seed}" if run else ""
     if d is None or d.spectrum is None:  # nothing to show of what has no classes
         shown = relation_figure([(who, run.student_relation)], file=numbered("class-relation", i)) if run else None
@@ -265,6 +259,7 @@ def _students(i: int, case: Case, metrics: Sequence[MetricInfo], strong: Sequenc
     order = case.study.arms if case.study else ()
     placebos = frozenset(e.arm for e in case.study.effects if e.placebo) if case.study else frozenset()
     figures = (
+        calibration_figure(case.examples, numbered("calibration", i)),
         *size_figures(runs, metrics, order, placebos, (numbered("size", i), numbered("latency", i))),
         curves_figure(runs, metrics, order, numbered("learning-curves", i), strong),
         cost_figure([*case.runs, *runs], numbered("cost", i)),

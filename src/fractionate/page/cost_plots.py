@@ -23,13 +23,23 @@ def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
     """Parameters, bytes and time of the first student whose teacher was measured beside it."""
     for run in runs:
         both = [
-            (words, factor * run.cost[f"student_{name}"], factor * run.cost[f"teacher_{name}"], unit)
+            (words, *_readable(factor * run.cost[f"student_{name}"], factor * run.cost[f"teacher_{name}"], unit))
             for name, words, factor, unit in NEEDS
             if run.cost.get(f"student_{name}") and run.cost.get(f"teacher_{name}")
         ]
         if both:
             return _drawn(variant(run.arm), both, file)
     return None
+
+
+SMALLER = {"MB": "kB", "ms": "µs"}
+
+
+def _readable(student: float, teacher: float, unit: str) -> tuple[float, float, str]:
+    """Both in a smaller unit where the teacher's is below one."""
+    return (
+        (1e3 * student, 1e3 * teacher, SMALLER[unit]) if teacher < 1 and unit in SMALLER else (student, teacher, unit)
+    )
 
 
 def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Figure:

@@ -44,6 +44,7 @@ class Decision(Record):
     judged_on: str = "test"  # which data the values are of
     recipe: dict[str, str | float | bool] = field(default_factory=dict)  # settings of a run file; empty: none to use
     next: str = ""  # a command line; empty: nothing is left to run, or no run file is known
+    then: str = ""  # in a sentence what to do, where there is no command
     gain: float | None = None  # of the variant on the card against no teacher, in the metric's unit
     gain_interval: Interval | None = None
 
@@ -105,7 +106,7 @@ def card_text(card: Card) -> str:
                 lines.append(f"  {'  '.join(cells)}".rstrip())
         if decision.recipe:
             lines.append("recipe: " + " ".join(f"{key}={plain(value)}" for key, value in decision.recipe.items()))
-        lines += [f"next: {decision.next}"] * bool(decision.next)
+        lines += [f"next: {decision.next}"] * bool(decision.next) or [decision.then] * bool(decision.then)
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
@@ -10,6 +12,7 @@ from fractionate.page.text import decimals, number, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
 
 MOST_BARS = 20  # more classes are in the numbers
+MOST_TRIALS = 8  # likewise variants of a pilot; they stand best first
 
 
 def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
@@ -123,36 +126,35 @@ def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure |
     )
 
 
+def _gain(points: float, seeds: int) -> Markup:
+    message = tag("span", f"{seeds} {'seed' if seeds == 1 else 'seeds'}", class_="quiet")
+    return tag("div", tag("b", decimals(points, 2, sign=True)), message, class_="row-end")
+
+
 def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
     """What a pilot tried: gains over no teacher on validation data, and the chosen arm once more on fresh seeds."""
     pilot = d.pilot
     if pilot is None:
         return None
     ends = [
-        v for t in pilot.trials for v in (t.gain_points, *((t.interval.low, t.interval.high) if t.seeds > 2 else ()))
+        v
+        for t in pilot.trials[:MOST_TRIALS]
+        for v in (t.gain_points, *((t.interval.low, t.interval.high) if t.seeds > 2 else ()))
     ]
     scale = scale_for([*ends, pilot.interval.low, pilot.interval.high], zero=True)
     sure = pilot.interval.low > 0
     drawn = [tag("div", "again on fresh seeds", class_="row-group")]
     text = f"{pilot.chosen}: {number(pilot.gain_points)} points [{number(pilot.interval.low)}, {number(pilot.interval.high)}]"
     verdict, sign = ("v-helps", "▲") if sure else ("v-cannot-tell", "◇")
-    end = tag(
-        "div",
-        tag("b", decimals(pilot.gain_points, 2, sign=True)),
-        tag("small", f"{pilot.confirming_seeds} seeds"),
-        class_="row-end",
-    )
+    end = _gain(pilot.gain_points, pilot.confirming_seeds)
     drawn.append(
         row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, pilot.interval, verdict, sign, text)), end)
     )
     drawn.append(tag("div", "tried, halved round by round", class_="row-group"))
-    for t in pilot.trials:
+    for t in pilot.trials[:MOST_TRIALS]:
         message = f"{t.arm}: {number(t.gain_points)} points on {t.seeds} seeds"
         plot = ground(scale, mark(scale, t.gain_points, t.interval if t.seeds > 2 else None, "m-ladder", "●", message))
-        end = tag(
-            "div", tag("b", decimals(t.gain_points, 2, sign=True)), tag("small", f"{t.seeds} seeds"), class_="row-end"
-        )
-        drawn.append(row(t.arm, plot, end))
+        drawn.append(row(t.arm, plot, _gain(t.gain_points, t.seeds)))
     drawn.append(axis_row(scale, "accuracy (points)"))
     title = (
         f"A pilot: {short(pilot.chosen, 40)} gains {decimals(pilot.gain_points, 1)} points over {short(pilot.no_teacher, 40)}"
@@ -165,7 +167,8 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         tag("div", *drawn, class_="rows"),
         f"{pilot.students} students of {pilot.examples:,} examples with {pilot.share_of_steps:.0%} of the steps; gains over no "
         f"teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals over both. "
-        f"The upper row takes no part in the choice; the others flatter the best. {pilot.note}".strip(),
+        f"The upper row takes no part in the choice; the others flatter the best. {pilot.note}".strip()
+        + (f" {left} more are in the numbers." if (left := len(pilot.trials) - MOST_TRIALS) > 0 else ""),
         ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),
         tuple((t.arm, t.seeds, t.accuracy, t.gain_points, t.interval.low, t.interval.high) for t in pilot.trials),
     )

@@ -1,4 +1,4 @@
-"""`report`: records as one HTML page that opens offline, on a phone, in the dark and on paper; or as Markdown."""
+"""`report`: records as one HTML page that opens offline, on a phone, in the dark and on paper; as Markdown; or as figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def report(
     command: str = "",
     run_files: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
-    """Write one self-contained HTML page about records and give its path; Markdown where `out` ends in .md.
+    """Write one self-contained HTML page about records and give its path.
+
+    Markdown where `out` ends in .md; where it ends in .png or .svg, a folder of figures without that ending.
 
     Args:
         records: One or more `Diagnosis`, `Study` or `Run`, also as JSON text or the path of a JSON file or of a folder of them.
@@ -32,6 +34,7 @@ def report(
 
     Raises:
         ConfigError: Records that cannot be read.
+        MissingExtraError: matplotlib is not installed, and figures are wanted.
         ResourceError: The page cannot be written; found out before any work is done.
     """
     return write_page(read_records(records), out, PageSettings(title, command, run_files or {}))
@@ -42,7 +45,12 @@ def write_page(records: Sequence[Record], out: Path | str, settings: PageSetting
     path = as_path(out)
     path = path / "report.html" if path.is_dir() else path
     make_directory(path.parent)
-    if path.suffix.lower() == ".md":
+    form = path.suffix.lower().removeprefix(".")
+    if form in ("png", "svg"):
+        from fractionate.page.paper import save_figures
+
+        return save_figures(records, path.with_suffix(""), form)
+    if form == "md":
         text = markdown(
             records, title=settings.title, run_files=settings.run_files, compare=settings.compare, links=settings.links
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -31,12 +32,28 @@ HEADINGS: dict[ExampleKind, tuple[str, str]] = {
         "Where student and teacher disagree most",
         "Their first choices differ; most different first.",
     ),
+    "takes for another class": (
+        "Examples by pair of classes",
+        "Of each pair the example that the teacher takes most for the other class; strongest pairs first.",
+    ),
 }
+PAIRS: ExampleKind = "takes for another class"
 BARS = {"label": "seg lv-u", "teacher": "seg lv-dc", "student": "seg lv-ic", "no teacher": "seg lv-u"}
 
 
-def example_lists(records: Sequence[NotableExamples]) -> tuple[tuple[str, str, Markup], ...]:
-    """For each kind of example: heading, what it means and how many there are, the examples."""
+@dataclass(frozen=True)
+class DrawnExamples:
+    """Examples of one kind: heading, what it means, the examples; `paired`: whether they are about pairs of classes."""
+
+    title: str
+    words: str
+    drawing: Markup
+    count: int
+    paired: bool
+
+
+def example_lists(records: Sequence[NotableExamples]) -> tuple[DrawnExamples, ...]:
+    """The examples of each kind that there are."""
     left = MOST_PICTURE_BYTES
     found = []
     for record in records:
@@ -49,24 +66,35 @@ def example_lists(records: Sequence[NotableExamples]) -> tuple[tuple[str, str, M
                 size = len(row.shown.picture) if row.shown else 0
                 left -= size
                 drawn.append(_card(row, pictured=left >= 0))
-            found.append((title, f"{words} {_share(one, record)}", tag("div", *drawn, class_="examples")))
+            words = f"{words} {_share(one, record)}"
+            drawing = tag("div", *drawn, class_="examples")
+            found.append(DrawnExamples(title, words, drawing, len(drawn), one.kind == PAIRS))
     return tuple(found)
 
 
 def _share(one: ExampleList, record: NotableExamples) -> str:
-    if one.kind == "least sure":
+    if one.kind in ("least sure", PAIRS):
         return f"Of {record.rows_seen:,} rows of {short(record.split, 40)}."
     return f"{one.count:,} of {record.rows_seen:,} rows of {short(record.split, 40)} ({percent(one.count / record.rows_seen, 1)})."
 
 
 def _card(row: ExampleRow, *, pictured: bool) -> Markup:
     place = "" if row.position is None else f", token {row.position + 1}"
-    head = tag("div", tag("span", short(row.id, 40), class_="name"), place, class_="example-id")
+    pair = (
+        ""
+        if row.of_other is None
+        else f": {short(row.label, 24)} taken for {short(row.other, 24)}, {percent(row.of_other)}"
+    )
+    head = tag("div", tag("span", short(row.id, 40), class_="name"), place, pair, class_="example-id")
     bars = [_bar("label", row.label, None)]
     for one in row.opinions:
         bars.append(_bar(one.who, one.choice, one.of_label, one.probability))
     parts = [head, *([_look(row.shown, pictured)] if row.shown else []), tag("div", *bars, class_="opinions")]
-    return tag("article", *parts, class_="example")
+    if row.of_other is None:
+        return tag("article", *parts, class_="example")
+    return tag(
+        "article", *parts, class_="example", tabindex=-1, data_label=short(row.label), data_other=short(row.other)
+    )
 
 
 def _bar(who: str, choice: str, of_label: float | None, top: float | None = None) -> Markup:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fractionate.errors import ConfigError
 from fractionate.page.card import decide
+from fractionate.page.carried import read_page
 from fractionate.page.decisions import Card
 from fractionate.page.document import write_page
 from fractionate.page.page_settings import PageSettings
@@ -120,11 +121,15 @@ def read_folders(folders: Sequence[Path | str]) -> Folders:
 def report_folders(folders: Sequence[Path | str], *, form: str = "html", command: str = "") -> Path:
     """A page of run folders, read and never made: one run as it is, two side by side, a folder of runs as an index.
 
-    The page (or Markdown, `form` "md") is written into the folder that is given, or into the one that holds both.
+    The page (`form` "html"; Markdown "md"; figures "png", "svg") is written into the folder that is given, or into the one that
+    holds both. A page in place of folders is made anew, of the records that it carries.
 
     Raises:
         ConfigError: As `read_folders`.
     """
+    if len(folders) == 1 and Path(folders[0]).suffix == ".html":
+        records, kept = read_page(folders[0])
+        return write_page(records, Path(folders[0]).with_suffix(f".{form}"), kept)
     found = read_folders(folders)
     links = found.links if found.kind == "index" else None
     title = f"Runs in {found.root}" if found.kind == "index" else ""
@@ -133,7 +138,10 @@ def report_folders(folders: Sequence[Path | str], *, form: str = "html", command
 
 
 def folders_card(folders: Sequence[Path | str]) -> Card:
-    """The decisions of all runs in folders. Raises `ConfigError` as `read_folders`."""
+    """The decisions of all runs in folders, or of the records that a page carries. Raises `ConfigError` as `read_folders`."""
+    if len(folders) == 1 and Path(folders[0]).suffix == ".html":
+        records, kept = read_page(folders[0])
+        return decide(records, kept.run_files)
     found = read_folders(folders)
     return decide(found.records, found.run_files)
 

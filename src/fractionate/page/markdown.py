@@ -68,7 +68,7 @@ def _decision(case: Case, decision: Decision, *, named: bool) -> list[str]:
     head, rows = table(decision)
     parts += [_table(head, rows)] * bool(rows)
     parts += [_fenced(patch_text(decision.recipe), "yaml")] * bool(decision.recipe)
-    parts += [_fenced(decision.next, "bash")] * bool(decision.next)
+    parts += [_fenced(decision.next, "bash")] if decision.next else [plain(decision.then)] * bool(decision.then)
     if case.study is not None and case.study.effects and case.study.metrics:
         parts.append(_effects(case.study))
     return parts

@@ -16,6 +16,7 @@ from fractionate.page.text import decimals, number
 from fractionate.system.plain_text import clean
 
 MOST_PATH = 1_000_000  # characters of a drawing; names and texts are cut far earlier
+WHOLE = ("d", "points", "data_names", "data_values")  # a path that is cut short draws nothing
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -32,7 +33,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 def _value(key: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
-    return clean(value, MOST_PATH) if key in ("d", "points") else clean(value)  # a path cut short draws nothing
+    return clean(value, MOST_PATH) if key in WHOLE else clean(value)
 
 
 @dataclass(frozen=True)

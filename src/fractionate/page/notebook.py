@@ -40,4 +40,6 @@ def _decision(decision: Decision) -> str:
         parts.append(f"<pre>{_text(patch_text(decision.recipe))}</pre>")
     if decision.next:
         parts.append(f"<p>next: <code>{_text(decision.next)}</code></p>")
+    elif decision.then:
+        parts.append(f"<p>{_text(decision.then)}</p>")
     return "".join(parts)

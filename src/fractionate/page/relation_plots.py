@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from fractionate.page.figure import Figure
 from fractionate.page.marks import tag
-from fractionate.page.order import blocks, cluster_order, square
+from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
 from fractionate.page.text import decimals, number, short
 from fractionate.records import Matrix
 
@@ -26,52 +27,62 @@ def relation_figure(
     first = square(relations[0][1])
     if first is None or not first.any():
         return None
-    order = cluster_order(first)
     names = [short(class_names[i] if i < len(class_names) else i) for i in range(len(first))]
-    found = [(who, square(matrix)) for who, matrix in relations]
-    ordered = [(who, m[np.ix_(order, order)]) for who, m in found if m is not None and len(m) == len(first)]
-    most = max(float(blocks(m)[0].max()) for _, m in ordered)
+    found = [(who, matrix) for who, m in relations if (matrix := square(m)) is not None and len(matrix) == len(first)]
+    pairs = [(i, j) for i in range(len(first)) for j in range(len(first)) if i != j]
+    pairs.sort(key=lambda pair: -float(first[pair]))
+    rows = tuple((names[i], names[j], *(float(m[i, j]) for _, m in found)) for i, j in pairs[:MOST_ROWS])
+    many = len(first) > LARGEST_DRAWN
+    groups = clusters(first) if many else [[i] for i in cluster_order(first)]
+    drawn = [(who, between_clusters(m, groups)) for who, m in found]
+    most = max(float(m.max()) for _, m in drawn)
+    labels = [_group_name(group, first, names) for group in groups]
     panels = [
         tag(
             "div",
             tag("div", short(who, 60), class_="panel-name"),
-            _heat_map(matrix, [names[i] for i in order], most),
+            _heat_map(matrix, labels, most, own=not many),
             class_="panel",
         )
-        for who, matrix in ordered
+        for who, matrix in drawn
     ]
-    pairs = [(i, j) for i in range(len(order)) for j in range(len(order)) if i != j]
-    pairs.sort(key=lambda pair: -float(ordered[0][1][pair]))
-    rows = tuple(
-        (names[order[i]], names[order[j]], *(float(m[i, j]) for _, m in ordered)) for i, j in pairs[:MOST_ROWS]
-    )
-    a, b, strongest = *rows[0][:2], float(ordered[0][1][pairs[0]])
-    size = blocks(first)[1]
+    both = "Both panels share one scale; related" if len(panels) > 1 else "Related"
     caption = (
         "Row: the label. Column: where the probability that is not given to the label goes; every row adds up to 1. "
+        f"{both} classes stand together."
     )
-    caption += (
-        "Both panels share one scale; related classes stand together."
-        if len(panels) > 1
-        else "Related classes stand together."
-    )
-    likeness = _likeness([m for _, m in ordered])
+    if many:
+        caption = (
+            f"{len(first):,} classes in {len(groups)} clusters of related ones; a cluster is named after the class that its others "
+            "are taken for most, with how many more it has. Row: labels of a cluster, on average. Column: the cluster that the "
+            f"probability beside the label goes to; every row adds up to 1. {both} clusters stand "
+            "together."
+        )
+    likeness = _likeness([m for _, m in found])
     caption += (
         f" Over all pairs of classes the two correlate by {decimals(likeness, 2)}." if likeness is not None else ""
     )
-    caption += f" Blocks of {size} neighbouring classes are averaged." if size > 1 else ""
     shown, every = min(40, len(rows)), "all" if len(pairs) <= MOST_ROWS else f"the {MOST_ROWS:,} strongest"
+    a, b, strongest = *rows[0][:2], float(first[pairs[0]])
     whose = short(relations[0][0], 40)
     return Figure(
         file,
         f"What is “{short(a, 32)}” the {whose} takes for “{short(b, 32)}” most readily: {number(strongest, 2)} of the rest",
         tag("div", *panels, class_=f"panels panels-{min(2, len(panels))}") + _key(most),
         caption,
-        ("label", "other class", *(short(who) for who, _ in ordered)),
+        ("label", "other class", *(short(who) for who, _ in found)),
         rows,
         rows[:shown],
         f"The {shown} strongest of {len(pairs):,} relations; the download has {every}.",
     )
+
+
+def _group_name(group: Sequence[int], relation: NDArray[np.float64], names: Sequence[str]) -> str:
+    """A class alone by its name; a cluster by the member that the others are taken for most."""
+    if len(group) == 1:
+        return names[group[0]]
+    middle = max(group, key=lambda i: float(relation[list(group), i].sum()))
+    return f"{short(names[middle], 10)} +{len(group) - 1}"
 
 
 def _likeness(matrices: Sequence[NDArray[np.float64]]) -> float | None:
@@ -92,11 +103,13 @@ def _key(most: float) -> Markup:
     return tag("div", tag("span", "0"), bar, tag("span", number(most, 2)), class_="heat-key")
 
 
-def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float) -> Markup:
-    """Cells as one path a shade, the runs of a row joined: few bytes also for many classes."""
-    drawn, size = blocks(matrix)
-    cells = len(drawn)
-    shades = np.clip(np.ceil(np.maximum(drawn, 0.0) / (most or 1.0) * SHADES), 0, SHADES).astype(int)
+def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float, *, own: bool) -> Markup:
+    """Cells as one path a shade, the runs of a row joined: few bytes also for many classes.
+
+    Names and values (in thousandths) stand on the drawing as data: what the script shows of a cell, and where it leads.
+    """
+    cells = len(matrix)
+    shades = np.clip(np.ceil(np.maximum(matrix, 0.0) / (most or 1.0) * SHADES), 0, SHADES).astype(int)
     paths: dict[int, list[str]] = {}
     for i in range(cells):
         j = 0
@@ -110,12 +123,12 @@ def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float) ->
         for shade, parts in sorted(paths.items())
         if shade
     ]
-    if size == 1:
+    if own:
         marks.append(tag("path", d="".join(f"M{i} {i}h1v1h-1z" for i in range(cells)), class_="own"))
     grid = tag("svg", *marks, viewBox=f"0 0 {cells} {cells}", preserveAspectRatio="none", width="100%", height="100%")
     labels: list[Markup] = []
     longest = 0
-    if size == 1 and cells <= MOST_LABELS:
+    if cells <= MOST_LABELS:
         words = [short(name, 14) for name in names]
         longest = max(map(len, words))
         for i, word in enumerate(words):
@@ -125,5 +138,7 @@ def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float) ->
             labels.append(tag("svg", tag("text", word, class_="tick", **turn), x=middle, class_="spill"))
     rise = 1.4 if longest <= 2 else 0.42 * longest + 1.0
     room = f"--left:{max(0.9, 0.58 * longest + 0.6) if labels else 0:.1f}em;--rise:{rise if labels else 0:.1f}em"
-    names_at_hand = tag("svg", grid, *labels, class_="plot square", aria_hidden="true")
-    return tag("div", names_at_hand, class_="heat-box", style=room)
+    drawing = tag("svg", grid, *labels, class_="plot square", aria_hidden="true")
+    values = " ".join(f"{1000 * value:.0f}" for value in matrix.flat)
+    box = tag("div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values)
+    return tag("div", box, class_="heat-box", style=room)

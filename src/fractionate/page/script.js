@@ -159,7 +159,7 @@
     let on = null;
     const hide = () => { tip.hidden = true; if (on) on.classList.remove("pointed"); on = null; };
     const show = (item) => {
-      if (on === item) return;
+      if (on === item && tip.textContent === words.get(item)) return;
       hide();
       on = item;
       on.classList.add("pointed");
@@ -170,6 +170,8 @@
       tip.style.top = `${(box.top - own.height - 8 < 0 ? box.bottom + 8 : box.top - own.height - 8) + scrollY}px`;
     };
     const known = (target) => {
+      const map = target.closest && target.closest(".heat-cells");
+      if (map && words.has(map.lastElementChild)) return map.lastElementChild;
       for (let item = target; item && item !== document.body; item = item.parentElement) if (words.has(item)) return item;
       return null;
     };
@@ -194,6 +196,52 @@
       });
     }
     document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+    cells((item, text) => { words.set(item, text); show(item); }, hide);
+  };
+
+  // A cell of a map of classes: what it says, by pointer or arrows; a click or Enter leads to an example of the pair.
+  const cells = (show, hide) => {
+    for (const map of all(".heat-cells")) {
+      const names = JSON.parse(map.dataset.names), values = map.dataset.values.split(" "), n = names.length;
+      const cell = make("div", { className: "cell", hidden: true });
+      let i = 0, j = 0, lost = false;
+      map.append(cell);
+      map.tabIndex = 0;
+      map.setAttribute("role", "application");
+      const at = (row, column) => {
+        [i, j] = [row, column].map((k) => Math.max(0, Math.min(n - 1, k)));
+        cell.hidden = false;
+        Object.assign(cell.style, { top: `${100 * i / n}%`, left: `${100 * j / n}%`, width: `${100 / n}%`, height: `${100 / n}%` });
+        const text = `${names[i]} → ${names[j]}: ${(values[i * n + j] / 1000).toFixed(2)} of the rest${lost ? "; no example of this pair is on the page" : ""}`;
+        lost = false;
+        map.setAttribute("aria-label", text);
+        show(cell, text);
+      };
+      const lead = () => {
+        const found = all(".example[data-label]", map.closest(".case")).find((e) => e.dataset.label === names[i] && e.dataset.other === names[j]);
+        lost = !found;
+        if (lost) { at(i, j); return; }
+        hide();
+        found.closest("details").open = true;
+        found.scrollIntoView({ block: "center" });
+        found.focus({ preventScroll: true });
+      };
+      const under = (event) => {
+        const box = map.getBoundingClientRect();
+        at(Math.floor((event.clientY - box.top) / box.height * n), Math.floor((event.clientX - box.left) / box.width * n));
+      };
+      map.setAttribute("aria-label", `Class relations, ${n} by ${n}: arrow keys move, Enter shows an example`);
+      map.addEventListener("pointermove", under);
+      map.addEventListener("pointerleave", () => { cell.hidden = true; hide(); });
+      map.addEventListener("click", (event) => { under(event); lead(); });
+      map.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: [0, 1], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowUp: [-1, 0] }[event.key];
+        if (step) at(i + (cell.hidden ? 0 : step[0]), j + (cell.hidden ? 0 : step[1]));
+        else if (event.key === "Enter") lead();
+        else return;
+        event.preventDefault();
+      });
+    }
   };
 
   // Contents: where the reader is.

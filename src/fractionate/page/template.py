@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from fractionate import __version__
 from fractionate.page.chapters import content
 from fractionate.page.glossary import glossed
 from fractionate.page.page_settings import PageSettings
@@ -18,6 +20,17 @@ from fractionate.page.settings_text import patch_text
 from fractionate.page.text import number, percent, sentence, short
 from fractionate.records.base import Record
 from fractionate.system.plain_text import clean
+
+
+@cache
+def renderer() -> str:
+    """A digest of the code that makes pages: a page with another one was made by other code."""
+    folder = files("fractionate.page")
+    found = hashlib.sha256()
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith((".py", ".js", ".css", ".j2")):
+            found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def _finalize(value: Any) -> Any:
@@ -41,9 +54,10 @@ def fill(records: Sequence[Record], settings: PageSettings) -> str:
         "patch": patch_text,
         "sentence": sentence,
         "glossed": glossed,
+        "own": Markup,  # what we encoded ourselves, longer than a text of a record may be
     }
     template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
     # our own two files are the only text that is not escaped
-    own = {"script": Markup(script), "style": Markup(style)}  # noqa: S704
+    own = {"script": Markup(script), "style": Markup(style), "version": __version__, "renderer": renderer()}  # noqa: S704
     page = template.render(page=content(records, settings), script_hash=digest, **own)
     return page + "\n"

@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10 ** -(digits + 1)):
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10**-digits):
         digits_shown, power = f"{value:.{digits - 1}e}".split("e")
         return f"{digits_shown} × 10{str(int(power)).translate(_RAISED)}".replace("-", "−")
     places = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fractionate.records.examples import ExampleRow as ExampleRow
     from fractionate.records.examples import NotableExamples as NotableExamples
     from fractionate.records.examples import Opinion as Opinion
+    from fractionate.records.examples import Reliability as Reliability
     from fractionate.records.examples import Shown as Shown
     from fractionate.records.explanations import ExampleExplanation as ExampleExplanation
     from fractionate.records.explanations import Explanations as Explanations

@@ -80,6 +80,7 @@ def _checked(text: str | bytes) -> tuple[str | bytes, bool]:
 
 
 NOTEBOOK = "fractionate.page.notebook"  # by name: it stands above the records, and only notebooks need it
+PAPER = "fractionate.page.paper"  # likewise
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,14 @@ class Record:
         except ConfigError as error:
             again = f"delete this file, {path}, and run the same command again"
             raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=again) from error
+
+    def figures(self) -> dict[str, Any]:
+        """The record's figures for a paper by name, as matplotlib figures: `study.figures()["effects"].savefig("a.pdf")`.
+
+        Raises `MissingExtraError` without matplotlib and `ConfigError` for a record that holds nothing to draw.
+        """
+        found: dict[str, Any] = import_module(PAPER).figures([self])
+        return found
 
     def _repr_html_(self) -> str:
         card: str | None = import_module(NOTEBOOK).card_html(self)

@@ -7,7 +7,9 @@ from typing import Literal
 
 from fractionate.records.base import Record
 
-ExampleKind = Literal["least sure", "contradicts the label", "student wins", "student loses", "disagreement"]
+ExampleKind = Literal[
+    "least sure", "contradicts the label", "student wins", "student loses", "disagreement", "takes for another class"
+]
 Who = Literal["teacher", "student", "no teacher"]
 
 
@@ -45,6 +47,10 @@ class ExampleRow(Record):
     opinions: tuple[Opinion, ...]
     position: int | None = None  # among the labelled tokens of its example
     shown: Shown | None = None
+    other: str = (
+        ""  # the class beside the label that the teacher finds likeliest, where the list is about pairs of classes
+    )
+    of_other: float | None = None  # its probability
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,24 @@ class ExampleList(Record):
 
 
 @dataclass(frozen=True)
+class Reliability(Record):
+    """How often a model's first choice is right, by how sure the model is of it: ten bins of equal width from 0 to 1.
+
+    Args:
+        counts: Rows in each bin.
+        confidence: Mean probability of the first choice in each bin; 0 where there is no row.
+        right: Share of rows in each bin whose first choice is the label; 0 where there is no row.
+
+    Source: DeGroot and Fienberg (1983), The comparison and evaluation of forecasters; Guo et al. (2017), arXiv 1706.04599, eq. 2.
+    """
+
+    who: Who
+    counts: tuple[int, ...]
+    confidence: tuple[float, ...]
+    right: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class NotableExamples(Record):
     """Examples worth seeing of one run (`name`), on one split."""
 
@@ -64,6 +88,7 @@ class NotableExamples(Record):
     split: str
     rows_seen: int
     lists: tuple[ExampleList, ...]
+    reliability: tuple[Reliability, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.rows_seen:,} rows of {self.split}"]

@@ -222,9 +222,9 @@ class Timing:
     def arms(self) -> dict[str, Arm]:
         """The variants of the study, with stand-ins for the recipe that is not known yet."""
         workflow = self.workflow
-        arms = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
+        arms: dict[str, Arm] = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
         if workflow.run.study.tune is not None or not workflow.task.reader.distributions:
-            return dict(arms)
+            return arms
         usual = [replace(arm, name="T = 4 / 0.9") for arm in workflow.usual]
         recipe = Arm(workflow.recipe(self._objective, workflow.training), name="recipe")
         return arms | {arm.name: arm for arm in (*usual, recipe)}

@@ -6,7 +6,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,23 +15,36 @@ from torch import Tensor, nn
 
 from fractionate.data.batch import Split
 from fractionate.errors import MismatchError
-from fractionate.records.examples import ExampleKind, ExampleList, ExampleRow, NotableExamples, Opinion, Shown, Who
+from fractionate.records.examples import (
+    ExampleKind,
+    ExampleList,
+    ExampleRow,
+    NotableExamples,
+    Opinion,
+    Reliability,
+    Shown,
+    Who,
+)
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task, TeacherOnBatch
 from fractionate.theory.topk_signal import CompactSignal
 
+BINS = 10  # of confidence, of equal width
+MOST_PAIRS = 24  # of classes, with an example each
 MOST_TEXT = 600  # characters of a shown text
 PICTURE = 48  # pixels of a side
 MOST_PICTURE_BYTES = 300_000  # of all thumbnails of a record together
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What one model says of all rows: its choice, that choice's probability, the probability of the label."""
+class Predicted:
+    """What one model predicts for all rows: first choice and its probability, the label's, and the likeliest other class."""
 
     choice: Int[Tensor, "rows"]
     top: Float[Tensor, "rows"]
     label: Float[Tensor, "rows"]
+    other: Int[Tensor, "rows"]
+    of_other: Float[Tensor, "rows"]
 
 
 def notable_examples(
@@ -80,29 +93,36 @@ def notable_examples(
     chosen.append(("disagreement", taught.choice != learned.choice, apart))
     names = split.class_names or tuple(task.class_names)
     budget = [MOST_PICTURE_BYTES]
+
+    def row(i: int, *, paired: bool = False) -> ExampleRow:
+        return ExampleRow(
+            id=str(split.ids[int(example[i])]),
+            label=_class(names, labels[i]),
+            opinions=tuple(_opinion(who, names, outputs[who], i) for who in outputs),
+            position=int(position[i]) if several else None,
+            shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
+            other=_class(names, taught.other[i]) if paired else "",
+            of_other=float(taught.of_other[i]) if paired else None,
+        )
+
     lists = []
     for kind, fits, score in chosen:
         places = fits.nonzero().flatten()
         order = places[score[places].argsort(descending=True, stable=True)][:most]
-        rows = tuple(
-            ExampleRow(
-                id=str(split.ids[int(example[i])]),
-                label=_class(names, labels[i]),
-                opinions=tuple(_opinion(who, names, outputs[who], i) for who in outputs),
-                position=int(position[i]) if several else None,
-                shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
-            )
-            for i in order.tolist()
-        )
-        lists.append(ExampleList(kind, int(fits.sum()), rows))
-    return NotableExamples(name or task.title, split.name, len(labels), tuple(lists))
+        lists.append(ExampleList(kind, int(fits.sum()), tuple(map(row, order.tolist()))))
+    pairs = _by_pair(labels, taught, MOST_PAIRS) if names else labels[:0]
+    if len(pairs):
+        found = tuple(row(i, paired=True) for i in pairs.tolist())
+        lists.append(ExampleList("takes for another class", len(labels), found))
+    reliability = tuple(reliability_of(who, one.choice == labels, one.top) for who, one in outputs.items())
+    return NotableExamples(name or task.title, split.name, len(labels), tuple(lists), reliability)
 
 
 def _read(
     task: Task, split: Split, student: nn.Module, teacher: TeacherOnBatch, no_teacher: nn.Module | None
-) -> tuple[Tensor, Tensor, Tensor, bool, dict[Who, Said], Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, bool, dict[Who, Predicted], Tensor]:
     """For every row: example, position, label, whether examples have several rows, what each model says, how far apart they are."""
-    parts: dict[Who, list[Said]] = {"teacher": [], "student": []}
+    parts: dict[Who, list[Predicted]] = {"teacher": [], "student": []}
     rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     several = False
     alone: Iterator[Predictions] | None = None
@@ -119,32 +139,61 @@ def _read(
         p, q = signal.probabilities.float().cpu(), found.required_logits.float().softmax(-1).cpu()
         shared = min(p.shape[-1], q.shape[-1])
         apart = (p[:, :shared] - q[:, :shared]).abs().sum(-1) / 2
-        parts["teacher"].append(_said(p, labels))
-        parts["student"].append(_said(q, labels))
+        parts["teacher"].append(_predicted(p, labels))
+        parts["student"].append(_predicted(q, labels))
         if other is not None:
-            parts["no teacher"].append(_said(other.required_logits.float().softmax(-1).cpu(), labels))
+            parts["no teacher"].append(_predicted(other.required_logits.float().softmax(-1).cpu(), labels))
         several = several or found.place is not None
         rows.append((found.example, found.position, labels, apart))
     if not rows:
         raise MismatchError(f"{split.name}: no row has a label", expected="at least one")
     example, position, all_labels, distances = (torch.cat(part) for part in zip(*rows, strict=True))
     joined = {
-        who: Said(*(torch.cat([getattr(s, field) for s in found]) for field in ("choice", "top", "label")))
+        who: Predicted(*(torch.cat([getattr(p, field.name) for p in found]) for field in fields(Predicted)))
         for who, found in parts.items()
     }
     return example, position, all_labels, several, joined, distances
 
 
-def _said(probabilities: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"]) -> Said:
+def _predicted(probabilities: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"]) -> Predicted:
     top, choice = probabilities.max(-1)
-    return Said(choice, top, probabilities.gather(1, labels[:, None]).flatten())
+    of_other, other = probabilities.scatter(1, labels[:, None], -1.0).max(-1)
+    return Predicted(choice, top, probabilities.gather(1, labels[:, None]).flatten(), other, of_other)
+
+
+def _by_pair(labels: Int[Tensor, "rows"], taught: Predicted, most: int) -> Int[Tensor, "chosen"]:
+    """Of each pair (label, likeliest other class) the row that the teacher takes most for the other; strongest pairs first."""
+    order = taught.of_other.argsort(descending=True, stable=True)
+    seen: set[tuple[int, int]] = set()
+    chosen = []
+    for place, pair in zip(
+        order.tolist(), zip(labels[order].tolist(), taught.other[order].tolist(), strict=True), strict=True
+    ):
+        if pair not in seen:
+            seen.add(pair)
+            chosen.append(place)
+        if len(chosen) == most:
+            break
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def reliability_of(who: Who, right: Bool[Tensor, "rows"], confidence: Float[Tensor, "rows"]) -> Reliability:
+    """How often first choices are right, by how sure a model is of them."""
+    place = (confidence.double() * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+    counts = torch.bincount(place, minlength=BINS)
+
+    def mean(values: Tensor) -> tuple[float, ...]:
+        sums = torch.bincount(place, values.double(), minlength=BINS)
+        return tuple((sums / counts.clamp_min(1)).tolist())
+
+    return Reliability(who, tuple(counts.tolist()), mean(confidence), mean(right))
 
 
 def _class(names: Sequence[str], place: Tensor | int) -> str:
     return names[int(place)] if int(place) < len(names) else str(int(place))
 
 
-def _opinion(who: Who, names: Sequence[str], outputs: Said, i: int) -> Opinion:
+def _opinion(who: Who, names: Sequence[str], outputs: Predicted, i: int) -> Opinion:
     return Opinion(who, _class(names, outputs.choice[i]), float(outputs.top[i]), float(outputs.label[i]))
 
 
