@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fractionate import __version__
 from fractionate.page.chapters import content
 from fractionate.page.glossary import glossed
 from fractionate.page.page_settings import PageSettings
@@ -20,6 +19,7 @@ from fractionate.page.settings_text import patch_text
 from fractionate.page.text import number, percent, sentence, short
 from fractionate.records.base import Record
 from fractionate.system.plain_text import clean
+from fractionate.system.versions import package_version
 
 
 @cache
@@ -58,6 +58,6 @@ def fill(records: Sequence[Record], settings: PageSettings) -> str:
     }
     template = environment.from_string(folder.joinpath("template.html.j2").read_text(encoding="utf-8"))
     # our own two files are the only text that is not escaped
-    own = {"script": Markup(script), "style": Markup(style), "version": __version__, "renderer": renderer()}  # noqa: S704
+    own = {"script": Markup(script), "style": Markup(style), "version": package_version(), "renderer": renderer()}  # noqa: S704
     page = template.render(page=content(records, settings), script_hash=digest, **own)
     return page + "\n"

@@ -35,7 +35,7 @@ from fractionate.study.pilot_scores import Answer, Compared, answer_of, gain_int
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
 from fractionate.system.hashing import content_hash
-from fractionate.system.progress import Progress
+from fractionate.system.progress import Progress, Show
 from fractionate.tasks.reader import reading
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
@@ -200,16 +200,15 @@ class _Halving:
         own = [(recipe.cell, recipe.temperature, recipe.teacher_weight)] * recipe.distil
         settings = [s for s in dict.fromkeys([*plan.settings, *own]) if self._possible(s)]
         pool = [Candidate(setting, rate) for rate in plan.rates for setting in settings]
-        parts = ("student", plan.students)
-        bar = Progress("pilot", plan.students, parts=parts, show="auto" if plan.progress == "auto" else "nothing")
+        show: Show = "auto" if plan.progress == "auto" else "nothing"
+        bar = Progress("pilot", plan.students, parts=("student", plan.students), show=show)
         seeds: list[int] = []
         try:
             for number, each in enumerate(plan.rounds):
                 if seeds:
                     pool = self._best(pool, seeds, each.keep)
                 fresh = self._next(seeds, each.seeds)
-                # without the clock's leave: no teacher and the cautious arm
-                self._train(pool, fresh, bar.advance, must=() if number else pool[:2])
+                self._train(pool, fresh, bar.advance, must=() if number else pool[:2])  # whatever the clock says
                 pool, seeds = self._whole(pool, seeds, fresh)
                 if number == 0 and not self.stopped:
                     pool = self._with_next_rates(pool, seeds, bar.advance)

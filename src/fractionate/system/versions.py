@@ -10,6 +10,11 @@ from pathlib import Path
 import fractionate
 
 
+def package_version() -> str:
+    """The version of this package."""
+    return fractionate.__version__
+
+
 def versions() -> str:
     """One line for a bug report."""
     commit = checkout_commit(Path(__file__).parents[3])
