@@ -60,7 +60,9 @@ def teacher(activation: Callable[[], nn.Module], data: Examples) -> nn.Module:
         activation(),
         nn.Linear(500, 10),
     ]
-    return distill(nn.Sequential(*layers), data, training=Training(steps=100), show="nothing")[0]
+    return distill(
+        nn.Sequential(*layers), data, training=Training(steps=100, batch_size=64, learning_rate=1e-3), show="nothing"
+    )[0]
 
 
 def measure(name: str, model: nn.Module, inputs: Tensor, repeats: int) -> str:

@@ -1,10 +1,14 @@
 """Are the verdicts of a study calibrated, and do its intervals cover? Simulated studies, and thousands of small real ones.
 
-    python lab/aa_studies.py train --minutes 7     # trains students until the time is up; say it again to go on
+    python lab/aa_studies.py verdicts --minutes 7  # A/A studies through `dissect` until the time is up; run it again to continue
+    python lab/aa_studies.py train --minutes 7     # trains students for the cover of intervals; run it again to continue
     python lab/aa_studies.py table                 # reads what is there, writes lab/results/aa_studies.md
 
-Real: students 16-16-12 on 150 examples of `data.hierarchy` with the oracle teacher, 20 epochs, 2,000 test examples. Each seed is
-one replicate; consecutive seeds make studies. The truth of an effect for a study is its mean over all seeds of the *other* studies.
+A/A: `dissect` of two arms that differ in nothing but the draw of their initial weights, on fresh data in each study (150 examples
+of `data.hierarchy`, oracle teacher, students 16-16-12, 40 steps, 1,000 test examples); what counts is the verdict in
+`Study.effects`, in accuracy, NLL and ECE. Real: the same students for 20 epochs, all arms, on one data set, 2,000 test examples;
+each seed is one replicate, consecutive seeds make studies, and the truth of an effect for a study is its mean over all seeds of the
+*other* studies.
 """
 
 from __future__ import annotations
@@ -17,13 +21,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from fractionate import Recipe, Task
+from fractionate import Objective, Recipe, Task, dissect
 from fractionate.data.hierarchy import Hierarchy
-from fractionate.data.sampling import draw_seed
 from fractionate.records import Run, Training
-from fractionate.study import Arm
 from fractionate.study.arms import FACTORIAL, PLACES, make_arms
-from fractionate.study.effects.contrasts import Contrast, effects, judge, paired
+from fractionate.study.effects.contrasts import Contrast, judge, paired
 from fractionate.study.effects.shapley import shares
 from fractionate.study.jobs import JobRunner
 from fractionate.study.setup import Setup
@@ -36,13 +38,67 @@ CACHE = HERE.parent / "runs" / "aa_studies"
 TABLE = HERE / "results" / "aa_studies.md"
 BLOCK, SEEDS, TRANSFER, TEST = 50, 3000, 150, 2000
 CELLS = (*FACTORIAL, "kd-pt-shuffled(1)", "kd-pt-shuffled(2)")
-AGAIN = "hard again"
 MARGIN = 0.5
+VERDICTS = CACHE / "verdicts.jsonl"
+STUDIES = 600
+SAME = {"no teacher": None, "kd": Objective("kd", 1.0, 0.9)}  # arms that are compared with themselves
 METRICS = {metric.name: metric for metric in infos(CLASSIFICATION, margin=MARGIN)}
 
 
 def student() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 12))
+
+
+def again() -> nn.Module:
+    """The same student with another draw of its weights."""
+    student()
+    return student()
+
+
+def verdicts(minutes: float, studies: int = STUDIES, seeds: int = 5) -> None:
+    """A/A studies through `dissect`, a line each: what was compared with itself, the study's number, verdicts by metric."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in VERDICTS.read_text().splitlines()] if VERDICTS.exists() else []
+    done = {(line["arm"], line["study"]) for line in lines}
+    begin, world, training = time.perf_counter(), Hierarchy(), Training(steps=40, batch_size=50, learning_rate=2e-2)
+    for number in range(studies):
+        if time.perf_counter() - begin > 60 * minutes:
+            break
+        task = Task(
+            "classification", transfer=world.draw(TRANSFER, seed=10 + 2 * number),
+            test=world.draw(TEST // 2, seed=11 + 2 * number), student={"student": student, "again": again},
+        )  # fmt: skip
+        signal = world.oracle(TRANSFER, seed=10 + 2 * number)
+        for name, objective in SAME.items():
+            if (name, number) in done:
+                continue
+            arms = {one: Recipe(one, objective=objective, training=training) for one in ("student", "again")}
+            study = dissect(
+                task, arms, Cached(signal), seeds=range(number * seeds, (number + 1) * seeds), baseline="student", margin=MARGIN,
+                points=1, progress="off",
+            )  # fmt: skip
+            found = {effect.metric: effect.verdict for effect in study.effects}
+            with VERDICTS.open("a") as file:
+                file.write(json.dumps({"arm": name, "study": number, "seeds": seeds, "verdicts": found}) + "\n")
+
+
+def false_verdicts() -> list[str]:
+    """The share of A/A studies with a verdict, by metric."""
+    lines = [json.loads(line) for line in VERDICTS.read_text().splitlines()]
+    text = [
+        "| arms | metric | studies of 5 seeds | helps | hurts | helps or hurts | equivalent | cannot tell |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for metric in ("accuracy", "nll", "ece"):
+        every = [(line["arm"], line["verdicts"][metric]) for line in lines]
+        for arm in (*SAME, "both"):
+            own = [verdict for name, verdict in every if arm in (name, "both")]
+            share = {v: own.count(v) / len(own) for v in ("helps", "hurts", "equivalent", "cannot tell")}
+            text.append(
+                f"| {arm} again − {arm} | {metric} | {len(own)} | {share['helps']:.1%} | {share['hurts']:.1%} | "
+                f"**{share['helps'] + share['hurts']:.1%}** | {share['equivalent']:.1%} | {share['cannot tell']:.1%} |"
+            )
+    return text
 
 
 def train(minutes: float) -> None:
@@ -62,14 +118,10 @@ def train(minutes: float) -> None:
         seeds = range(start, start + BLOCK)
         task = Task("classification", transfer=data, test=test, student=student)
         setup = Setup(task, Cached(signal), {"test": Cached(outputs)}, {}, points=1)
-        drawn = {draw_seed("draw", 1, seed): seed for seed in seeds}  # hard labels once more, with another draw
-        groups = ((arms, list(seeds)), ([Arm(Recipe(training=training), name=AGAIN)], list(drawn)))
         rows = []
-        for group, own_seeds in groups:
-            for job in Trials(setup, "stacked").jobs(group, own_seeds):
-                for run in JobRunner(setup).work(job, lambda _: None):
-                    seed = drawn.get(run.seed, run.seed)
-                    rows.append([run.arm, seed, *(run.test.values[name] for name in METRICS)])
+        for job in Trials(setup, "stacked").jobs(arms, list(seeds)):
+            for run in JobRunner(setup).work(job, lambda _: None):
+                rows.append([run.arm, run.seed, *(run.test.values[name] for name in METRICS)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)
 
@@ -117,29 +169,8 @@ def simulated(studies: int = 4000) -> list[str]:
 
 def real(runs: dict[int, list[Run]]) -> list[str]:
     every = sorted(runs)
-    arms = [run.arm for run in runs[every[0]] if run.arm != AGAIN]
-    lines = [
-        f"{len(every):,} seeds × {len(arms) + 1} arms = {len(every) * (len(arms) + 1):,} students.",
-        "",
-        "**A/A**: the same arm drawn twice (one contrast; margin 0.5 points).",
-        "",
-        "| arms | seeds a study | studies | helps | hurts | helps or hurts | equivalent | cannot tell |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    pairs = [(AGAIN, "hard"), ("kd-pt-shuffled(2)", "kd-pt-shuffled(1)")]
-    for arm, against in pairs:
-        for size in (3, 5, 10):
-            verdicts = []
-            for group in groups(every, size):
-                some = [r for s in group for r in runs[s] if r.arm in (arm, against)]
-                (effect,) = effects(some, [Contrast(arm, against)], metric=METRICS["accuracy"])
-                verdicts.append(effect.verdict)
-            n = len(verdicts)
-            share = {v: verdicts.count(v) / n for v in ("helps", "hurts", "equivalent", "cannot tell")}
-            lines.append(
-                f"| {named(arm)} − {named(against)} | {size} | {n} | {share['helps']:.1%} | {share['hurts']:.1%} | "
-                f"**{share['helps'] + share['hurts']:.1%}** | {share['equivalent']:.1%} | {share['cannot tell']:.1%} |"
-            )
+    arms = [run.arm for run in runs[every[0]]]
+    lines = [f"{len(every):,} seeds × {len(arms)} arms = {len(every) * len(arms):,} students."]
     lines += ["", "**Cover** of the true effect by the 95 % intervals, studies of 5 seeds.", ""]
     lines += ["| effect | metric | truth | studies | covered | sure of the wrong sign |", "|---|---|---|---|---|---|"]
     contrasts = [Contrast(a, "hard") for a in arms if a != "hard"] + [Contrast("kd-pt", "kd-pt-shuffled(1)")]
@@ -214,11 +245,11 @@ def cover(gains: np.ndarray, size: int, margin: float) -> tuple[float, float, in
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("train", "table"))
+    parser.add_argument("what", choices=("verdicts", "train", "table"))
     parser.add_argument("--minutes", type=float, default=7.0)
     arguments = parser.parse_args()
-    if arguments.what == "train":
-        train(arguments.minutes)
+    if arguments.what != "table":
+        {"verdicts": verdicts, "train": train}[arguments.what](arguments.minutes)
         return
     text = "\n".join(
         [
@@ -226,6 +257,10 @@ def main() -> None:
             "",
             "Made by `python lab/aa_studies.py train` (until it has nothing to do) and `python lab/aa_studies.py table`.",
             "Targets: false *helps* or *hurts* 5 % ± 2 %, intervals cover 95 % ± 2 %.",
+            "",
+            "## A/A through `dissect`",
+            "",
+            *false_verdicts(),
             "",
             "## Small real studies",
             "",

@@ -270,6 +270,11 @@ def test_two_runs_are_compared_key_by_key():
     assert all(key.startswith(("study.seeds", "objective.")) for key, _, _ in notes)
 
 
+def test_run_files_and_python_train_by_the_same_defaults():
+    for name, field in section_at(("training",)).model_fields.items():
+        assert field.default == getattr(Training(), name), name
+
+
 def test_a_run_file_has_every_setting_of_the_loop():
     fields = section_at(("distill",)).model_fields
     for name in LOOP_SETTINGS:

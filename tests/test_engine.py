@@ -51,7 +51,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_the_labels_alone_teach_digits():
     train, validation, test = digits()
     student, run = distill(
-        mlp(), train, training=Training(epochs=15, learning_rate=3e-3), validation=validation, test=test
+        mlp(), train, training=Training(epochs=15, batch_size=64, learning_rate=3e-3), validation=validation, test=test
     )
     assert run.test is not None and run.test.accuracy > 0.9
     assert run.validation is not None and run.status == "completed" and run.contract is None

@@ -10,7 +10,7 @@ from tests.test_page import records
 
 from fractionate.page import decide, read_record, report
 from fractionate.page.decisions import Card, card_text
-from fractionate.records import Diagnosis, Effect, Interval, Recommendation, Run, Share, Study
+from fractionate.records import Diagnosis, Effect, Interval, Pilot, Recommendation, Run, Share, Study
 
 RUN_FILES = {"one": ("runs/a b/run.yaml", "--trust", "mine")}
 
@@ -90,8 +90,41 @@ def test_no_clear_difference_says_which_effect_is_unlikely_and_how_many_seeds_wo
     assert "data.transfer=100 'out=runs/a b-100-examples'" in only([d, many])[0]
     against = replace(d, recipe=replace(d.recipe, distil=False, reason="it is wrong"))
     text, card = only([against, study])
-    assert card.decisions[0].answer == "Don't distil" and "advises against it too: It is wrong." in text
-    assert "no gain found (an effect above ±1.80 points is unlikely)" in text and "recipe:" not in text
+    assert card.decisions[0].answer == "No clear difference yet" and "advises against it: It is wrong." in text
+    assert "an effect above ±1.80 points is unlikely" in text and "About 24 seeds" in text and "recipe:" not in text
+    never = replace(study, effects=(replace(study.effects[0], seeds_to_settle=None),))
+    assert "Not even 1,000 seeds are sure to settle it." in only([d, never])[0]
+
+
+def test_do_not_distil_needs_evidence_as_distil_does() -> None:
+    """A pilot whose whole interval is below what matters, or a fault to repair; not a rule, and not a pilot that cannot tell."""
+    d, study = case([("kd", 0.2, 1.6, "cannot tell")])
+    against = replace(d.recipe, distil=False, reason="it is wrong")
+    sure = Pilot("kd T=1 w=0.6", -0.3, Interval(-0.9, 0.3), 4, (), 60, 400, 110, 1.0, 5.0, 0.0)
+    unsure = replace(sure, interval=Interval(-2.0, 1.4))
+    costs = "in a pilot kd T=1 w=0.6, the best, costs 0.3 points of accuracy against no teacher"
+    for pilot, answer in ((sure, "Don't distil"), (unsure, "No clear difference yet")):
+        known = replace(d, recipe=against, pilot=pilot)
+        text, card = only([known])
+        assert (
+            card.decisions[0].answer == answer
+            and text.startswith(f"{answer}: {costs}")
+            and not card.decisions[0].recipe
+        )
+        text, card = only([known, study])
+        assert card.decisions[0].answer == answer and not card.decisions[0].recipe
+    assert only([replace(d, recipe=against, pilot=sure), study])[0].startswith("Don't distil: no gain found")
+    large = replace(study, effects=(replace(study.effects[0], gain=1.5),))
+    assert only([replace(d, recipe=against, pilot=sure), large])[1].decisions[0].answer == "No clear difference yet"
+    gains = replace(sure, gain_points=2.0, interval=Interval(1.0, 3.0))
+    assert only([replace(d, pilot=gains)])[0].startswith(
+        "Distil: in a pilot kd T=1 w=0.6 gains +2.0 points of accuracy over"
+    )
+    broken = replace(d, recipe=replace(d.recipe, reason="classes are permuted", repair="the classes"))
+    text, card = only([broken, study])
+    assert (
+        text.startswith("Don't distil before this is repaired: Classes are permuted.") and not card.decisions[0].recipe
+    )
 
 
 def test_no_difference_that_matters_is_no_reason_to_distil() -> None:

@@ -67,7 +67,7 @@ def preflight(
         MismatchError: where student, data and signal do not fit.
         NumericsError: where the loss is not finite at once.
     """
-    objective, training = objective or Objective(), training or Training(epochs=30)
+    objective, training = objective or Objective(), training or Training()
     if steps < 2:
         raise ConfigError("a preflight needs at least 2 steps", got=str(steps))
     task = task_of(data, None, rows=len(signal), head=head, predicts_next=predicts_next)

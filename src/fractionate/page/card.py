@@ -28,7 +28,7 @@ from fractionate.page.summaries import (
     variant,
 )
 from fractionate.page.text import decimals, listing, sentence, short
-from fractionate.records import Diagnosis, Effect, Pilot, Run, Study
+from fractionate.records import Diagnosis, Effect, MetricInfo, Pilot, Run, Study
 from fractionate.records.base import Record
 
 
@@ -103,14 +103,14 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         answer: Answer = "Distil"
     elif found.taught:
         unsure = [e for e in found.taught if e.verdict == "cannot tell"]
-        against = recipe is not None and not recipe.distil
-        answer = "No clear difference yet" if unsure and not against else "Don't distil"
+        answer = "No clear difference yet" if unsure and not _evidence_against(case, metric, unsure) else "Don't distil"
         open_ones = unsure if answer == "No clear difference yet" else found.taught
         largest = max(open_ones, key=lambda e: metric.sign * e.gain)
         chosen = advised if advised in open_ones and advised is not None else largest
     else:
         return _of_runs(case, study.runs)
-    headline = _headline(answer, chosen, found)
+    headline = _headline(answer, chosen, found, case.diagnosis)
+    speaks_against = answer == "Don't distil" or (answer != "Distil" and recipe is not None and not recipe.distil)
     reasons = reasons_of(case, found, chosen, answer, advised)
     return Decision(
         name=case.name,
@@ -121,14 +121,26 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         metric=metric,
         calibration=calibration_of(study.metrics),
         judged_on=judged_on(study.runs),
-        recipe={} if answer == "Don't distil" else recipe_settings(found, chosen.arm),
+        recipe={} if speaks_against else recipe_settings(found, chosen.arm),
         next=next_command(case, found, chosen, answer, run_file),
         gain=chosen.gain,
         gain_interval=chosen.interval,
     )
 
 
-def _headline(answer: Answer, e: Effect, found: Compared) -> str:
+def _evidence_against(case: Case, metric: MetricInfo, unsure: Sequence[Effect]) -> bool:
+    """Whether there is more against distilling than that a study could not tell: a fault to repair, or a pilot that is sure.
+
+    A pilot counts where a gain that matters lies above its 95 % interval, and the study's estimates are below it too.
+    """
+    d = case.diagnosis
+    if d is None or d.recipe.repair:
+        return d is not None
+    small = all(metric.sign * e.gain < metric.margin for e in unsure)
+    return d.pilot is not None and not d.recipe.distil and d.pilot.rules_out_a_gain and small
+
+
+def _headline(answer: Answer, e: Effect, found: Compared, d: Diagnosis | None) -> str:
     metric, name = found.metric, variant(e.arm)
     values, sure = values_text(found, e), sureness(metric, e)
     none = variant(e.against)
@@ -139,6 +151,8 @@ def _headline(answer: Answer, e: Effect, found: Compared) -> str:
     if answer == "No clear difference yet":
         shown = f"{values[0]} with {name}, {values[1]} with {none}" if values else f"{name} against {none}"
         return f"No clear difference yet: {shown} ({size_text(metric, e.gain, sign=True)}; {unsure_text(metric, [e])})."
+    if d is not None and d.recipe.repair:
+        return _repair_first(d)
     if e.verdict == "hurts":
         shown = f": {values[0]} instead of {values[1]}" if values else ""
         return f"Don't distil: {name} {change_text(metric, e)} against {none}{shown} ({sure})."
@@ -184,15 +198,16 @@ def _of_diagnosis(case: Case, d: Diagnosis, run_file: tuple[str, ...]) -> Decisi
     follow = verb_line("dissect", run_file)
     if recipe.repair:
         answer: Answer = "Don't distil"
-        headline = f"Don't distil before this is repaired: {sentence(recipe.reason)}"
+        headline = _repair_first(d)
         reasons.append(f"To repair it: {sentence(recipe.repair)}")
         follow = next((f.command for f in d.problems if f.command), "")
-    elif not recipe.distil:
+    elif not recipe.distil and pilot is None:
         answer = "Don't distil"
         headline = f"Don't distil: {sentence(recipe.reason)}"
         follow = next((f.command for f in d.problems if f.command), follow)
     elif pilot is not None:
-        answer, headline = _of_pilot(pilot)
+        answer, headline = _of_pilot(pilot, distil=recipe.distil)
+        follow = follow if recipe.distil else next((f.command for f in d.problems if f.command), follow)
     else:
         answer = "Not compared yet"
         headline = f"Try {recipe_text(recipe)}: no student has been compared with no teacher yet."
@@ -214,18 +229,25 @@ def _of_diagnosis(case: Case, d: Diagnosis, run_file: tuple[str, ...]) -> Decisi
     )
 
 
-def _of_pilot(pilot: Pilot) -> tuple[Answer, str]:
-    """The answer of a small study on validation data."""
-    gain, interval, unit, better = pilot.gain_points, pilot.interval, "points of accuracy", pilot.interval.low > 0
-    if pilot.decided_by == "likelihood" and pilot.nll_gain_nats is not None and pilot.nll_interval is not None:
-        gain, interval, unit, better = pilot.nll_gain_nats, pilot.nll_interval, "nats a row", pilot.nll_interval.low > 0
+def _repair_first(d: Diagnosis) -> str:
+    return f"Don't distil before this is repaired: {sentence(d.recipe.reason)}"
+
+
+def _of_pilot(pilot: Pilot, *, distil: bool) -> tuple[Answer, str]:
+    """The answer of a small study on validation data: either way it needs the whole 95 % interval, and the recipe to agree."""
+    gain, interval, unit = pilot.decisive
     places = 1 if unit.startswith("points") else 3
-    low, high = (decimals(v, places, sign=True) for v in (interval.low, interval.high))
-    message = (
-        f"in a pilot {variant(pilot.chosen)} gains {decimals(gain, places, sign=True)} {unit} over {pilot.no_teacher}"
-    )
+    size, low, high = (decimals(v, places, sign=True) for v in (gain, interval.low, interval.high))
+    message = f"in a pilot {variant(pilot.chosen)} gains {size} {unit} over {pilot.no_teacher}"
+    if gain < 0:
+        size = decimals(-gain, places)
+        message = f"in a pilot {variant(pilot.chosen)}, the best, costs {size} {unit} against {pilot.no_teacher}"
     sure = f"95 % interval {low} to {high}, {pilot.confirming_seeds} fresh seeds, on validation data"
-    answer: Answer = "Distil" if better else "No clear difference yet"
+    answer: Answer = "No clear difference yet"
+    if distil and interval.low > 0:
+        answer = "Distil"
+    elif not distil and pilot.rules_out_a_gain:
+        answer = "Don't distil"
     return answer, f"{answer}: {message} ({sure})."
 
 

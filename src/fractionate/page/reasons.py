@@ -20,6 +20,7 @@ from fractionate.page.summaries import (
 from fractionate.page.text import decimals, listing, percent, sentence, short
 from fractionate.records import Diagnosis, Effect, Explanations, MetricInfo, Run
 from fractionate.records.studies import NO_TEACHER
+from fractionate.study.effects.power import MOST_SEEDS
 
 
 def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advised: Effect | None) -> list[str]:
@@ -57,8 +58,12 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         if chosen.smallest_effect is not None:
             size = size_text(metric, chosen.smallest_effect)
             reasons.append(f"{chosen.seeds} seeds find an effect of {size} or more in 8 of 10 such studies.")
-        if chosen.seeds_to_settle:
-            reasons.append(f"About {chosen.seeds_to_settle:,} seeds would settle it.")
+        settle = chosen.seeds_to_settle
+        reasons.append(
+            f"About {settle:,} seeds would settle it."
+            if settle
+            else f"Not even {MOST_SEEDS:,} seeds are sure to settle it."
+        )
     reasons += faults(case.diagnosis)
     for run in case.runs:
         reasons += _exported(run, found, chosen, metric)
@@ -101,7 +106,8 @@ def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
     if not recipe.distil:
         if answer == "Distil":
             return [f"The diagnosis advised against it: {sentence(recipe.reason)}"]
-        return [f"The diagnosis advises against it too: {sentence(recipe.reason)}"]
+        too = " too" if answer == "Don't distil" else ""
+        return [f"The diagnosis advises against it{too}: {sentence(recipe.reason)}"]
     if advised is None:
         return [f"The recipe of the diagnosis ({recipe_text(recipe)}) was not one of the variants."]
     if advised is chosen:

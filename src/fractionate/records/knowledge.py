@@ -245,6 +245,19 @@ class Pilot(Record):
     decided_by: Literal["accuracy", "likelihood"] = "accuracy"
     no_teacher: str = "no teacher"
     first_seed: int = 0
+    margin: float = 0.5  # a smaller gain is none, in points or, where likelihood decides, in nats
+
+    @property
+    def decisive(self) -> tuple[float, Interval, str]:
+        """The gain by what decides, its 95 % interval, and their unit."""
+        if self.decided_by == "likelihood" and self.nll_gain_nats is not None and self.nll_interval is not None:
+            return self.nll_gain_nats, self.nll_interval, "nats a row"
+        return self.gain_points, self.interval, "points of accuracy"
+
+    @property
+    def rules_out_a_gain(self) -> bool:
+        """Whether a gain of the margin or more lies above the 95 % interval: evidence against distilling."""
+        return self.decisive[1].high < self.margin
 
     def __str__(self) -> str:
         bound = f" of {self.budget_seconds:.0f}" if self.budget_seconds else ""

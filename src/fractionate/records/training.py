@@ -92,14 +92,21 @@ LOOP_SETTINGS = (
 )
 
 
+EPOCHS = 30  # where neither steps nor epochs are given
+
+
 @dataclass(frozen=True)
 class Training(Record):
-    """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`."""
+    """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`, or have 30 epochs.
+
+    The defaults are those of every verb and of run files. They suit small students that start from random weights; a pretrained or
+    large student wants a learning rate of 1e-3 or less.
+    """
 
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 5e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum 0.9, Nesterov
     weight_decay: float = 0.0
     schedule: Literal["cosine", "constant", "tenths"] = "cosine"  # tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps
@@ -125,7 +132,7 @@ class Training(Record):
         """The number of optimiser steps on this many examples (the last batch of an epoch may be smaller)."""
         if self.steps is not None:
             return self.steps
-        return max(1, round((self.epochs or 30) * -(-examples // self.batch_size)))
+        return max(1, round((self.epochs or EPOCHS) * -(-examples // self.batch_size)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from fractionate.errors import ConfigError
+from fractionate.records import Training
 from fractionate.system.paths import as_path
 
 LARGEST_SEED = 2**53 - 1  # every generator takes it, every reader of JSON keeps it
@@ -30,6 +31,7 @@ def _warm(value: float) -> float:
     return value
 
 
+PLAIN = Training()  # the defaults of Python are those of run files
 Temperature = Annotated[float, Field(gt=0, le=1e3), AfterValidator(_warm)]
 Weight = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
@@ -186,16 +188,18 @@ class ObjectiveSection(Section):
 
 
 class TrainingSection(Section):
-    """How long and how fast students are trained: steps, or epochs."""
+    """How long and how fast students are trained: steps, or epochs; 30 epochs where neither is given. Defaults: `Training`'s."""
 
     steps: int | None = Field(None, ge=1, le=MOST, description="optimiser steps")
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the transfer data, in place of steps")
-    batch_size: int = Field(32, ge=1, le=MOST, description="examples a step")
-    learning_rate: Rate = Field(5e-3, description="the largest learning rate of the schedule")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: Nesterov momentum 0.9")
-    weight_decay: float = Field(0.0, ge=0, le=1e3, description="decoupled for adamw, L2 for sgd")
-    schedule: Literal["cosine", "constant", "tenths"] = Field("cosine", description="how the learning rate falls")
-    warmup_share: float = Field(0.0, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    batch_size: int = Field(PLAIN.batch_size, ge=1, le=MOST, description="examples a step")
+    learning_rate: Rate = Field(PLAIN.learning_rate, description="the largest learning rate of the schedule")
+    optimizer: Literal["adamw", "sgd"] = Field(PLAIN.optimizer, description="sgd: Nesterov momentum 0.9")
+    weight_decay: float = Field(PLAIN.weight_decay, ge=0, le=1e3, description="decoupled for adamw, L2 for sgd")
+    schedule: Literal["cosine", "constant", "tenths"] = Field(PLAIN.schedule, description="how the learning rate falls")
+    warmup_share: float = Field(
+        PLAIN.warmup_share, ge=0, le=1, description="share of the steps in which the learning rate rises"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSection:

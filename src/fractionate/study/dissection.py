@@ -144,7 +144,7 @@ def dissect(
     check_workers(workers)
     _check_kept(keep, out)
     if arms is None:
-        base = Recipe(training=training or Training(epochs=60), terms=tuple(terms))
+        base = Recipe(training=training or Training(), terms=tuple(terms))
         kinds = [divergence] if isinstance(divergence, str) or is_dataclass(divergence) else list(divergence)  # type: ignore[arg-type]
         rates = (base.training.learning_rate,) if learning_rates is None else tuple(learning_rates)
         if tune is not None:

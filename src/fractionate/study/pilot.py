@@ -174,7 +174,7 @@ class _Halving:
         self.begin, self.stopped = time.perf_counter(), False
         self.likelihood = task.deciding.unit == "nats"
         self.margin = task.deciding.margin if self.likelihood or task.deciding.unit == "points" else 0.5
-        self.training = plan.training or Training(epochs=60)
+        self.training = plan.training or Training()
         self.steps = max(1, round(plan.share * self.training.steps_for(len(self.data))))
         self.found: dict[tuple[Candidate, int], Answer] = {}
         self.setup = Setup(self.task, source, {}, {}, points=1)
@@ -337,7 +337,8 @@ class _Halving:
             examples=len(self.data), validation_examples=len(self.validation), share_of_steps=self.plan.share,
             wall_seconds=time.perf_counter() - self.begin, budget_seconds=60 * (self.plan.minutes or 0.0),
             complete=not self.stopped, note=self._note(best, alone), nll_gain_nats=saved, nll_interval=saved_interval,
-            decided_by="likelihood" if self.likelihood else "accuracy", no_teacher=alone.name, first_seed=self.plan.first_seed,
+            decided_by="likelihood" if self.likelihood else "accuracy", no_teacher=alone.name, margin=self.margin,
+            first_seed=self.plan.first_seed,
         )  # fmt: skip
         if judged.low > 0:
             return self._recipe(rule, best, alone, pilot, "best of"), pilot
@@ -389,9 +390,8 @@ def _signal(source: TeacherSource) -> TeacherSignal | CompactSignal | None:
 
 
 def _gained(pilot: Pilot) -> str:
-    if pilot.decided_by == "likelihood":
-        return f"{pilot.nll_gain_nats:+.3f} nats {pilot.nll_interval}"
-    return f"{pilot.gain_points:+.1f} points {pilot.interval}"
+    gain, interval, unit = pilot.decisive
+    return f"{gain:+.{1 if unit.startswith('points') else 3}f} {unit.split()[0]} {interval}"
 
 
 def _ruled(rule: Recommendation) -> str:
