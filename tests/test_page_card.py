@@ -157,6 +157,8 @@ def test_the_exported_student_was_compared_or_is_said_not_to_be() -> None:
     text, card = only([d, study, run])
     assert "not compared" not in text and not card.decisions[0].next, "it is made: nothing is left to run"
     assert run.contract is not None
+    forced = replace(run, settings=run.settings | {"compared_with_no_teacher": "kd − hard: −2, exported by --force"})
+    assert "surely worse than no teacher, and was exported by --force" in only([d, study, forced])[0]
     other = replace(run, contract=replace(run.contract, temperature=8.0))
     text, card = only([d, study, other])
     assert "this recipe was not compared with no teacher" in text

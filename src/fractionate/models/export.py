@@ -267,6 +267,9 @@ def model_card(
         )
         fence = _fence(contract, 3)
         lines += ["", fence, *map(str.rstrip, map(visible, contract.splitlines())), fence, ""]
+        compared = run.settings.get("compared_with_no_teacher")
+        if compared and run.contract is not None:
+            lines += [f"Against no teacher under the same training: {_code(str(compared))}.", ""]
         for part, scores in (("validation", run.validation), ("test", run.test)):
             if scores is not None:
                 line = f"- {part} ({scores.examples:,} examples): {scores.describe(run.metrics)}"

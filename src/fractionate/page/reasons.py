@@ -148,6 +148,8 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
     message += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
     if uses_teacher(contract) and not compared_too:
         message += "; this recipe was not compared with no teacher"
+    if "--force" in str(run.settings.get("compared_with_no_teacher")):
+        message += "; it is surely worse than no teacher, and was exported by --force"
     return [f"{message}."]
 
 

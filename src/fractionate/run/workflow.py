@@ -342,7 +342,9 @@ class Workflow(Assembly):
         one = self.task.example(self.data.test, 1).to(self.device)
         teacher = self.teacher
         made = replace(
-            made, cost=made.cost | measure_cost(teacher, self.task.inputs_of(teacher, one, "teacher"), name="teacher")
+            made,
+            cost=made.cost | measure_cost(teacher, self.task.inputs_of(teacher, one, "teacher"), name="teacher"),
+            settings=made.settings | self._compared(),
         )
         given, data, folder = self.run.export, self.data, self.out / "student"
         counts = f"{len(data.transfer):,} examples, validated on {len(data.validation):,}, tested on {len(data.test):,}"
@@ -364,8 +366,7 @@ class Workflow(Assembly):
         if data.need.tokenizing is not None:
             save_tokenizer(data.need.tokenizing.tokenizer, folder)
         keep_examples(self.run, self.task, data, student, teacher, self.out)
-        more: Settings = file_digests(folder) | self._compared()
-        return replace(made, settings=made.settings | more, teacher=self.teacher_scores)
+        return replace(made, settings=made.settings | file_digests(folder), teacher=self.teacher_scores)
 
     def _compared(self) -> Settings:
         """Whether the student's recipe was compared with no teacher, for its record."""
