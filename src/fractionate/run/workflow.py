@@ -341,11 +341,8 @@ class Workflow(Assembly):
         # the signal was stored: the teacher itself has not run next to the student yet
         one = self.task.example(self.data.test, 1).to(self.device)
         teacher = self.teacher
-        made = replace(
-            made,
-            cost=made.cost | measure_cost(teacher, self.task.inputs_of(teacher, one, "teacher"), name="teacher"),
-            settings=made.settings | self._compared(),
-        )
+        cost = made.cost | measure_cost(teacher, self.task.inputs_of(teacher, one, "teacher"), name="teacher")
+        made = replace(made, cost=cost, settings=made.settings | self._compared())
         given, data, folder = self.run.export, self.data, self.out / "student"
         counts = f"{len(data.transfer):,} examples, validated on {len(data.validation):,}, tested on {len(data.test):,}"
         export_student(
