@@ -1,18 +1,70 @@
-"""The documentation as a site: Sphinx and MyST over the Markdown pages of this folder."""
+"""The documentation as a site: Sphinx and MyST over the Markdown pages of this folder, and those that generate.py makes."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generate import generate, relinked
+
 from fractionate import __version__
+
+generate()
 
 project = "Fractionate"
 author = "The Fractionate authors"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx_design",
+    "sphinx_copybutton",
+]
 myst_enable_extensions = ["colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 html_theme = "furo"
-html_title = "Fractionate"
+html_title = f"Fractionate {version}"
+html_static_path = ["images"]
+html_css_files = ["site.css"]
+html_theme_options = {"source_directory": "docs/"}
 autodoc_typehints = "description"
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository; a test holds them to the disk
-nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects are not linked
+autodoc_member_order = "bysource"
+copybutton_prompt_text = "$ "
+default_role = "code"  # docstrings mark code by single backticks
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects are linked where their inventories can be had
+intersphinx_mapping = (  # FRACTIONATE_DOCS_ONLINE=1: a build without a network would warn of each
+    {
+        "python": ("https://docs.python.org/3", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+    }
+    if os.environ.get("FRACTIONATE_DOCS_ONLINE")
+    else {}
+)
+
+
+def plain(app: object, what: str, name: str, part: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: bars and stars outside of code are no markup of Sphinx."""
+    for i, line in enumerate(lines):
+        pieces = line.split("`")
+        pieces[::2] = [piece.replace("|", "\\|").replace("*", "\\*") for piece in pieces[::2]]
+        lines[i] = "`".join(pieces)
+
+
+def at_home(app: Any, name: str, source: list[str]) -> None:
+    """Links to documents of the repository lead to their pages of the site."""
+    page = Path(app.srcdir) / f"{name}.md"
+    source[0] = relinked(source[0], page, page)
+
+
+def setup(app: Any) -> None:
+    """What the build does beyond its extensions; docstrings before napoleon, which is at 500."""
+    app.connect("autodoc-process-docstring", plain, priority=400)
+    app.connect("source-read", at_home)

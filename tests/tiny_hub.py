@@ -75,3 +75,19 @@ def llama(folder: Path, *, template: str | None = None) -> Path:
     library.LlamaForCausalLM(config).eval().save_pretrained(folder)
     reader.save_pretrained(folder)
     return folder
+
+
+def marian(folder: Path) -> Path:
+    """A folder with a tiny Marian and a tokenizer for both languages."""
+    library = transformers()
+    torch.manual_seed(0)
+    reader = tokenizer()
+    config = library.MarianConfig(
+        vocab_size=len(reader), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, init_std=0.3,
+        pad_token_id=reader.pad_token_id, eos_token_id=reader.sep_token_id, decoder_start_token_id=reader.pad_token_id,
+        forced_eos_token_id=None,
+    )  # fmt: skip
+    library.MarianMTModel(config).eval().save_pretrained(folder)
+    reader.save_pretrained(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""Pictures of a report for the README: `python docs/make_screenshots.py runs/demo/report.html docs/images`.
+"""Pictures of a report for the README: `python docs/screenshots.py runs/demo/report.html docs/images`.
 
 Writes report-light.png, report-dark.png and report-narrow.png with headless Chromium, each cut to the top of the page and
 below 300 kB.
@@ -17,16 +17,21 @@ VIEWS = {"light": (1000, 1120), "dark": (1000, 1120), "narrow": (390, 1120)}  # 
 MOST_BYTES = 300_000
 
 
-def screenshot(page: Path, out: Path, *, width: int, height: int, theme: str) -> Path:
-    """One picture of the top of a page."""
-    browser = next(
+def browser() -> str | None:
+    """The path of a Chromium, where there is one."""
+    return next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
-    if browser is None:
+
+
+def screenshot(page: Path, out: Path, *, width: int, height: int, theme: str) -> Path:
+    """One picture of the top of a page."""
+    program = browser()
+    if program is None:
         sys.exit("no Chromium found: install chromium and run this again")
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
+            *(program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             *(f"--user-data-dir={profile}", f"--window-size={width},{height}", "--virtual-time-budget=3000"),
             *(f"--screenshot={out.resolve()}", f"{page.resolve().as_uri()}#{theme}"),
