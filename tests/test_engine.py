@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -155,11 +153,3 @@ def test_what_does_not_belong_together_is_refused():
         distill(mlp(), train, objective=Objective(), training=FAST)
     with pytest.raises(MismatchError, match="different classes"):
         distill(nn.Linear(64, 12), train, signal, training=FAST)
-
-
-def test_the_first_example_of_the_documents_runs():
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "own-model.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
-    names: dict[str, object] = {}
-    exec(code, names)
-    assert names["run"].status == "completed"

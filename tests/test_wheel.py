@@ -1,4 +1,4 @@
-"""What is built and installed: the wheel and the sdist hold the package and nothing else, and the demo runs from the wheel alone."""
+"""What is built: wheel and sdist hold the package and nothing else, and the demo runs from the wheel alone."""
 
 from __future__ import annotations
 
