@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from fractionate.models.names import find_parts as find_parts
     from fractionate.models.packed import load_packed as load_packed
     from fractionate.models.packed import save_packed as save_packed
-    from fractionate.models.preparations import Preparation as Preparation
-    from fractionate.models.preparations import Preparing as Preparing
-    from fractionate.models.preparations import preparations as preparations
     from fractionate.models.quantize import Quantization as Quantization
     from fractionate.models.quantize import prepare as prepare
     from fractionate.models.tokenizer import save_tokenizer as save_tokenizer
