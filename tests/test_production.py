@@ -192,5 +192,5 @@ def test_what_is_refused_is_told_once_and_leaves_every_process(here):
 def test_other_commands_run_in_one_process(here, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert run("collect", "run.yaml") == 2
+    assert run("diagnose", "run.yaml") == 2
     assert "this command runs in one process" in capsys.readouterr().err

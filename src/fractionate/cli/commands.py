@@ -69,7 +69,7 @@ def read_workflow(arguments: list[str] | None, trust: list[str] | None, **more: 
 def open_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
     """The same, with the folder it writes to; for commands of one process."""
     if processes()[1] > 1:
-        raise ConfigError("this command runs in one process", fix="under torchrun run fractionate distill alone")
+        raise ConfigError("this command runs in one process", fix="under torchrun run fractionate collect or distill")
     workflow = read_workflow(arguments, trust, **more)
     tell(f"{workflow.run.name}: writing to {workflow.out}")
     return workflow
@@ -87,12 +87,15 @@ def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = 
     """Ask the teacher once and store what it says.
 
     Example: fractionate collect run.yaml out=runs/first
+    Example: torchrun --nproc-per-node=2 -m fractionate collect run.yaml
     """
     if dry_run:
         return give(estimate_of("collect", arguments, trust), as_json)
-    workflow = open_workflow(arguments, trust)
-    tell(f"data: {workflow.data}")
-    _ = workflow.store
+    workflow = read_workflow(arguments, trust, say=tell)
+    tell(f"{workflow.run.name}: writing to {workflow.run.out}")
+    workflow.collect_by_all()
+    if processes()[0] > 0:
+        return None
     from fractionate.store.upkeep import info
 
     give(info(workflow.out / "store"), as_json)

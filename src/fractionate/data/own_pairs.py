@@ -14,6 +14,7 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.text_columns import Columns, Reading, raw_table, read_columns, read_parts, refuse_settings
 from fractionate.data.text_file import read_text
+from fractionate.data.tmx import read_tmx
 from fractionate.data.token_ids import padded, padded_inputs, padded_labels, require_tokenizer, token_rows
 from fractionate.errors import ConfigError, DamagedError, MismatchError, printable
 from fractionate.system.files import existing_file
@@ -82,10 +83,12 @@ def pairs(
 ) -> PairData:
     """Sentence pairs of yours for translation: `pairs('news.tsv', source='en', target='it')`, or `pairs('news.en', 'news.it')`.
 
+    Of a translation memory, `pairs('memory.tmx', source='en', target='it')` names the languages.
+
     Pairs with an empty side are left out and counted in a warning. A source that an earlier part has as well is a repeat.
 
     Args:
-        path: CSV, TSV, Parquet or JSON lines (`translation.en` reads an entry within an entry); or text, a sentence a line.
+        path: CSV, TSV, TMX, Parquet or JSON lines (`translation.en` reads an entry within an entry); or text, a sentence a line.
         parallel: A text file with the translation of each line.
         source: The column of sentences.
         target: The column of translations.
@@ -116,6 +119,11 @@ def pairs(
 def _read(path: Any, roles: Mapping[str, str], *, separator: str | None, encoding: str | None) -> Columns:
     """The columns of one table, or of two parallel files."""
     if not isinstance(path, (tuple, list)):
+        if str(path).lower().endswith(".tmx"):
+            shown = as_path(path, "the path of the texts")
+            more = {role: name for role, name in roles.items() if role not in ("source", "target")}
+            refuse_settings(shown, "a translation memory", separator=separator, encoding=encoding, **more)
+            return read_tmx(existing_file(shown), roles)
         return read_columns(path, roles, separator=separator, encoding=encoding)
     if len(path) != 2:
         raise ConfigError("parallel texts are two files", expected="(source, target)", got=repr(path))

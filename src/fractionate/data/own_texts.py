@@ -8,11 +8,12 @@ import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -27,7 +28,7 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.numerals import PLAIN
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.saved_folder import is_saved
-from fractionate.data.targets import Target, make_labels
+from fractionate.data.targets import Labels, Target, TargetEncoding, make_labels
 from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
 from fractionate.data.text_file import check_encoding, read_text
 from fractionate.data.token_ids import padded_inputs, token_rows
@@ -46,6 +47,7 @@ UNSEEN = dict.fromkeys(
 )
 BUCKETS, PLACES = 12_000, 48
 PLAINLY = Reading()
+CLASSES = Target(("label",), "classification")
 
 
 def words_of(text: str) -> list[str]:
@@ -75,13 +77,14 @@ def _in_word(character: str) -> bool:
 class TextEncoding(Record):
     """How texts become inputs: the buckets of their words, then of their pairs of neighbours, 0 where there are no more.
 
-    Words are those of `words_of`; the bucket of one is its CRC-32 modulo `buckets`, plus 1. The first `places` count. Kept as
-    data.json beside a student.
+    Words are those of `words_of`; the bucket of one is its CRC-32 modulo `buckets`, plus 1. The first `places` count. `target` is
+    how numbers were standardised. Kept as data.json next to a student.
     """
 
     class_names: tuple[str, ...]
     buckets: int = BUCKETS
     places: int = PLACES
+    target: TargetEncoding | None = None
 
     def encode(self, texts: Sequence[str]) -> Int[Tensor, "texts places"]:
         """Texts as inputs."""
@@ -102,12 +105,28 @@ class TextData(RawData):
     Args:
         table: The texts.
         encoding: How texts become the inputs of a network without a tokenizer.
-        tasks: Classification, or multi-label.
+        target: What the labels are.
     """
 
     table: Divided
     encoding: TextEncoding
-    tasks: tuple[str, ...] = ("classification",)
+    target: Target = CLASSES
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Classification, multi-label or regression."""
+        return (self.target.task,)
+
+    def raw_parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
+        """The parts before any tokenizer; numbers are standardised by those of the transfer part."""
+        found = self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
+        if self.target.task != "regression":
+            return found
+        numbers = np.array(found.transfer.columns["label"])
+        made = TargetEncoding.fit(Labels(self.target, numbers, ()), np.arange(len(numbers)))
+        names = ("transfer", "validation", "test", "teaching")
+        parts = {name: _standardised(getattr(found, name), made) for name in names if getattr(found, name) is not None}
+        return replace(found, **parts, encoding=made)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
         """A part as inputs [texts, tokens] and labels [texts]; without a tokenizer as hashed words [texts, places]."""
@@ -128,7 +147,7 @@ class TextData(RawData):
                 fix="leave second= out, or give models by hf(…)",
             )
         inputs, labels = self.encoding.encode(part.columns["text"]), torch.tensor(part.columns["label"])
-        kind = Examples if labels.ndim == 1 else MemorySplit
+        kind = Examples if self.target.task == "classification" else MemorySplit
         made = kind(inputs, labels, class_names=part.class_names, name=part.name, ids=part.ids)
         empty = (made.inputs == 0).all(1).nonzero().flatten().tolist()
         if empty:
@@ -141,7 +160,7 @@ class TextData(RawData):
 
     @cached_property
     def examples(self) -> Examples | MemorySplit:
-        """All texts as hashed words."""
+        """All texts as hashed words; numbers as they are in the file."""
         return self.hashed(self.table.examples)
 
     def parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
@@ -149,7 +168,13 @@ class TextData(RawData):
         found = self.raw_parts(transfer=transfer, validation=validation, test=test, seed=seed)
         teaching = None if found.teaching is None else self.hashed(found.teaching)
         transferred, chosen, judged = (self.hashed(part) for part in (found.transfer, found.validation, found.test))
-        return Parts(transferred, chosen, judged, teaching, self.encoding)
+        encoding = replace(self.encoding, target=found.encoding)
+        return Parts(transferred, chosen, judged, teaching, encoding)
+
+
+def _standardised(part: RawSplit, target: TargetEncoding) -> RawSplit:
+    learned = target.standardised(torch.tensor(part.columns["label"])).tolist()
+    return replace(part, columns={**part.columns, "label": tuple(learned)})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -195,7 +220,7 @@ def read_texts(
     path: Path | str,
     *,
     text: str = "text",
-    label: str | Sequence[str] = "label",
+    target: Target = CLASSES,
     second: str | None = None,
     reading: Reading = PLAINLY,
     missing: Sequence[str] = MISSING,
@@ -213,7 +238,8 @@ def read_texts(
     path = as_path(path, "the path of the texts")
     if path.is_dir() and not is_saved(path):
         others = {name: value for name, value in vars(reading).items() if name not in ("encoding", "repeats")}
-        refuse_settings(path, "a folder", second=second, **others)
+        named = None if target == CLASSES else target.columns
+        refuse_settings(path, "a folder", second=second, **{"label or target": named}, **others)
         return _of_folder(path, reading, links=links)
     refuse_settings(path, "a file", links=links)
     if not is_saved(path) and existing_file(path).suffix.lower() == ".txt":
@@ -221,12 +247,12 @@ def read_texts(
             f"{printable(str(path), 200)} is one text without a class",
             expected="a folder with a folder of .txt files for each class, or a .csv, .tsv, .parquet or .jsonl file",
         )
-    target = Target.of(label, None)
     settings = {f"label {place}": name for place, name in enumerate(target.columns)}
     roles = {"text": text} | ({} if second is None else {"second": second})
     columns, given = read_parts(path, roles | settings, reading)
     texts = {role: columns.texts(role) for role in roles}
-    cells = {name: columns.words(role) for role, name in settings.items()}
+    numbers = target.task == "regression"
+    cells = {name: columns.words(role, fractions=numbers) for role, name in settings.items()}
     labels = make_labels(target, cells, {}, where=columns.where, missing=gone, numerals=PLAIN)
     made = texts | {"label": tuple(labels.values.tolist())}
     return raw_table(columns, made, reading, given, keys=tuple(texts), class_names=labels.names)
@@ -258,7 +284,8 @@ def texts(
     path: Path | str,
     *,
     text: str = "text",
-    label: str | Sequence[str] = "label",
+    label: str | Sequence[str] | None = None,
+    target: str | Sequence[str] | None = None,
     second: str | None = None,
     buckets: int = BUCKETS,
     places: int = PLACES,
@@ -279,7 +306,9 @@ def texts(
     Args:
         path: The folder or file.
         text: The column of texts.
-        label: The column of classes; a list of columns of 0 and 1 is several labels a text.
+        label: The column of classes, "label" where neither it nor `target` is given; a list of columns of 0 and 1 is several labels
+            a text.
+        target: The column of numbers to predict, or a list of them, in the place of `label`.
         second: The column of a second text, for pairs.
         buckets, places: Of hashed words.
         group, part, validation, test, repeats, separator, encoding: As in `Reading`.
@@ -294,10 +323,10 @@ def texts(
     if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
-    table = read_texts(path, text=text, label=label, second=second, reading=reading, missing=missing, links=links)
+    learned = CLASSES if label is None and target is None else Target.of(label, target)
+    table = read_texts(path, text=text, target=learned, second=second, reading=reading, missing=missing, links=links)
     require_bytes(8 * len(table.examples) * places, f"{len(table.examples):,} texts", fix="set fewer places=")
-    task = "classification" if isinstance(label, str) else "multi-label"
-    return TextData(table, TextEncoding(table.examples.class_names, buckets, places), (task,))
+    return TextData(table, TextEncoding(table.examples.class_names, buckets, places), learned)
 
 
 def tokenized(
@@ -320,7 +349,7 @@ def tokenized(
     if not callable(tokenizer):
         raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
     reading = Reading(separator=separator, encoding=encoding)
-    found = read_texts(path, text=text, label=label, reading=reading, missing=missing, links=links)
+    found = read_texts(path, text=text, target=Target.of(label, None), reading=reading, missing=missing, links=links)
     named = [PARTS[name or "train"] for name in found.given or ["train"] * len(found.examples)]
     places = [place for place, name in enumerate(named) if name == PARTS.get(part.lower())]
     if not places:

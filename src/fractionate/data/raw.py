@@ -14,6 +14,8 @@ from fractionate.data.batch import Split
 from fractionate.data.bundled import Divided, Parts
 from fractionate.data.dividing import Size
 
+PLACE = "{text}"  # of a prompt, where the text is put
+
 
 @dataclass(frozen=True, eq=False)
 class RawSplit:
@@ -21,7 +23,7 @@ class RawSplit:
 
     Args:
         columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
-            "target", "label" (class numbers; of several labels a row of 0 and 1).
+            "target", "label" (class numbers; of several labels a row of 0 and 1; numbers to predict).
         ids: The file, or the line, of each example.
     """
 
@@ -36,7 +38,8 @@ class RawSplit:
     @property
     def labels(self) -> Tensor | None:
         """Classes to keep in proportion; None where there are none."""
-        return torch.tensor(self.columns["label"]) if "label" in self.columns else None
+        found = torch.tensor(self.columns["label"]) if "label" in self.columns else None
+        return None if found is None or found.is_floating_point() else found
 
     def take(self, places: Int[Tensor, "some"] | Sequence[int]) -> RawSplit:
         """Some of the examples, under their ids."""
@@ -53,12 +56,14 @@ class Tokenizing:
         tokenizer: A tokenizer of transformers.
         length: The most tokens of an input.
         start: The token a decoder begins with, and `pad` the one that fills up; of encoder-decoders.
+        prompt: What a text is put into, in the place of `{text}`, beyond the length; empty: nothing.
     """
 
     tokenizer: Any = field(compare=False)
     length: int = 128
     start: int | None = None
     pad: int | None = None
+    prompt: str = ""
 
 
 @runtime_checkable

@@ -95,8 +95,10 @@ class Columns:
                 )
         return tuple(self.cells[role])
 
-    def words(self, role: str) -> list[str | None]:
+    def words(self, role: str, *, fractions: bool = False) -> list[str | None]:
         """A column of names, such as classes and groups: whole numbers and truth values become text; None where there is none.
+
+        `fractions`: a column of numbers to predict, of which any are taken.
 
         Raises `DamagedError` naming the row that holds something else.
         """
@@ -104,7 +106,8 @@ class Columns:
         for place, value in enumerate(self.cells[role]):
             if isinstance(value, float) and value.is_integer():
                 value = int(value)  # how a Parquet file keeps whole numbers of which some are missing
-            if value is not None and not isinstance(value, (str, int)) and value == value:  # not NaN
+            taken = (str, int, float) if fractions else (str, int)
+            if value is not None and not isinstance(value, taken) and value == value:  # not NaN
                 raise DamagedError(
                     f"{self.where(place)} {printable(self.names[role])!r} is no {'class' if role.startswith('label') else role}",
                     expected="text or a whole number",

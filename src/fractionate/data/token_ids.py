@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.data.labels import IGNORED
-from fractionate.data.raw import Tokenizing
+from fractionate.data.raw import PLACE, Tokenizing
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.system.memory import require_bytes
 
@@ -23,8 +23,10 @@ def token_rows(
 ) -> dict[str, list[list[int]]]:
     """The token numbers of each text, and what else the tokenizer gives for a model; texts that are too long are cut, and counted.
 
-    A text without a token gets the padding token: a model reads one at least.
+    A text without a token gets the padding token: a model reads one at least. Texts are cut before they are put into a prompt.
     """
+    if by.prompt:
+        return _prompted_rows(by, texts, second, name)
     given = (list(texts),) if second is None else (list(texts), list(second))
     made = by.tokenizer(*given, verbose=False, **settings)
     rows: dict[str, list[list[int]]] = {part: list(made[part]) for part in model_inputs(by) if part in made}
@@ -42,6 +44,26 @@ def token_rows(
             for part, column in rows.items():
                 column[place] = [by.tokenizer.pad_token_id] if part == "input_ids" else [int(part == "attention_mask")]
     return rows
+
+
+def _prompted_rows(
+    by: Tokenizing, texts: Sequence[str], second: Sequence[str] | None, name: str
+) -> dict[str, list[list[int]]]:
+    """The token numbers of texts in a prompt."""
+    require_fast(by, "where a token begins")
+    if second is not None:
+        raise ConfigError("a prompt takes one text", got="pairs of texts", fix="leave second= out, or the prompt")
+    places = by.tokenizer(list(texts), return_offsets_mapping=True, add_special_tokens=False, verbose=False)[
+        "offset_mapping"
+    ]
+    long = [place for place, row in enumerate(places) if len(row) > by.length]
+    cut = list(texts)
+    for place in long:
+        cut[place] = cut[place][: places[place][by.length - 1][1]]
+    if long:
+        warn_cut(name, len(long), len(cut), by.length)
+    made = by.tokenizer([by.prompt.replace(PLACE, text) for text in cut], verbose=False)
+    return {part: list(made[part]) for part in model_inputs(by) if part in made}
 
 
 def model_inputs(by: Tokenizing) -> tuple[str, ...]:

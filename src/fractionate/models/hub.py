@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fractionate.data.raw import Tokenizing
+from fractionate.data.raw import PLACE, Tokenizing
 from fractionate.errors import ConfigError, MismatchError, printable, reason
 from fractionate.models.hub_config import config_for, positions_of, resized, with_tokens_of
 from fractionate.models.hub_place import Place, find_place, library
@@ -60,6 +60,8 @@ class HubModel:
     tokenizer: str | None = None
     classes: tuple[str, ...] = ()
     dtype: Dtype = "float32"
+    prompt: str = ""
+    device_map: str | Mapping[str, Any] | None = None
 
     @cached_property
     def place(self) -> Place | None:
@@ -102,13 +104,15 @@ class HubModel:
         """
         if self._reader is None:
             return None
-        most = positions_of(self.config)
-        if most is not None and length > most:
+        most, ours = positions_of(self.config), len(self._reader(self.prompt)["input_ids"]) if self.prompt else 0
+        if most is not None and length + ours > most:
             raise MismatchError(
-                f"{self.name} reads at most {most:,} tokens", expected=f"length: {most}", got=f"length: {length}"
+                f"{self.name} reads at most {most:,} tokens",
+                expected=f"length: {max(1, most - ours)}",
+                got=f"length: {length}" + f" and a prompt of {ours} tokens" * bool(ours),
             )
         start = getattr(self.config, "decoder_start_token_id", None) if self.config.is_encoder_decoder else None
-        return Tokenizing(self._reader, length, start, self._reader.pad_token_id)
+        return Tokenizing(self._reader, length, start, self._reader.pad_token_id, self.prompt)
 
     def build(self, need: ModelNeed) -> nn.Module:
         """A model with the head of a kind of task. `need.frozen`: its weights have to hold the head already.
@@ -155,6 +159,8 @@ class HubModel:
     def _loaded(self, auto: Any, need: ModelNeed) -> Any:
         assert self.place is not None
         settings: dict[str, Any] = {"dtype": getattr(torch, self.dtype), "output_loading_info": True}
+        if self.device_map is not None:
+            settings["device_map"] = self.device_map
         theirs = self._their_classes() if need.kind in CLASSES and need.classes else ()
         if not need.frozen and len(theirs) != need.classes and theirs:
             settings |= {"num_labels": need.classes, "ignore_mismatched_sizes": True}
@@ -214,6 +220,8 @@ def hf(
     tokenizer: str | None = None,
     classes: Sequence[str] = (),
     dtype: Dtype = "float32",
+    prompt: str = "",
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> HubModel:
     """A model of transformers with the head of the task: a folder or hub name, `hf('models/teacher')`; or `hf('bert', layers=2)`.
 
@@ -226,6 +234,8 @@ def hf(
         tokenizer: Folder or hub name of another tokenizer; a fresh model takes its vocabulary.
         classes: The classes of the checkpoint's outputs in their order, in the data's words; none: as its config names them.
         dtype: Of the weights read.
+        prompt: What it reads in the place of a text, `'query: {text}'`, for tasks with one row a text; beyond data.length.
+        device_map: "auto" spreads weights that are larger than a GPU over all, as they are read; or a device by path of module.
 
     Raises:
         ConfigError: for a name that leads to no model, and for checkpoints that bring code of their own.
@@ -239,7 +249,11 @@ def hf(
         raise ConfigError("invalid name of a model", expected="a folder or a name of the hub", got=repr(name))
     fresh = bool(fresh) or any(size is not None for size in (layers, width, heads, vocabulary))
     kept = layers if layers is None or isinstance(layers, int) else tuple(layers)
-    made = HubModel(name, kept, width, heads, vocabulary, fresh, tokenizer, tuple(classes), dtype)
+    made = HubModel(name, kept, width, heads, vocabulary, fresh, tokenizer, tuple(classes), dtype, prompt, device_map)
+    if device_map is not None and fresh:
+        raise ConfigError("device_map is for weights that are read", fix="leave it out: a fresh model is on one device")
+    if prompt and (not isinstance(prompt, str) or prompt.count(PLACE) != 1):
+        raise ConfigError("the prompt has no place for the text", expected=f"one {PLACE} in it", got=repr(prompt))
     if made.place is not None and tokenizer is not None and not fresh:
         raise ConfigError(
             f"the weights of {printable(name)} belong to its own tokenizer",

@@ -90,6 +90,7 @@ class ModelNeed:
         tokenizing: How the data become inputs; a model without a tokenizer of its own takes this vocabulary.
         frozen: Its weights are used as they are: an output layer without trained weights is an error.
         splits: The parts of the data, for teachers that answer about these examples alone.
+        teaching: The part that no student reads, for teachers that are fitted on it.
     """
 
     kind: str = "classification"
@@ -99,6 +100,7 @@ class ModelNeed:
     tokenizing: Tokenizing | None = field(default=None, compare=False)
     frozen: bool = False
     splits: tuple[Split, ...] = field(default=(), compare=False)
+    teaching: Split | None = field(default=None, compare=False)
 
 
 @runtime_checkable

@@ -79,12 +79,20 @@ def encode_for(data: RawData, part: RawSplit, student: Tokenizing | None, teache
         teacher: The same of the teacher; None: it reads the student's inputs.
 
     Raises:
-        MismatchError: for two tokenizers in a task with rows for tokens: there a row of one is no row of the other.
+        ConfigError: for a prompt in a task with rows for tokens.
+        MismatchError: for two tokenizers in such a task: there a row of one is no row of the other.
     """
+    tokens = not set(data.tasks) <= set(ONE_ROW)
+    if tokens and any(by is not None and by.prompt for by in (student, teacher)):
+        raise ConfigError(
+            f"{part.name}: a prompt is put around a text that is one row, and here every token is a row",
+            expected=f"task: {', '.join(ONE_ROW)}",
+            fix="leave prompt= out, or write it into the data",
+        )
     split = data.encode(part, student)
     if teacher is None or (student is not None and reads_alike(student, teacher)):
         return split
-    if not set(data.tasks) <= set(ONE_ROW):
+    if tokens:
         raise MismatchError(
             f"{part.name}: student and teacher cut texts into different tokens",
             expected="one tokenizer, where every token is a row",

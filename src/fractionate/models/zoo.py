@@ -20,7 +20,15 @@ WIDEST = 10_000_000  # features of a layer, or buckets; more is a slip of the ha
 models: Registry[Builder] = Registry(
     "model",
     "fractionate.models",
-    files=("models.answers", "models.function", "models.hub", "models.picture_libraries", "models.resnets"),
+    files=(
+        "models.answers",
+        "models.fitted_estimators",
+        "models.function",
+        "models.hub",
+        "models.picture_libraries",
+        "models.prompted",
+        "models.resnets",
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from fractionate.data.parts import seen_as
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Objective
 from fractionate.models.names import find_model
+from fractionate.models.placing import place
 from fractionate.models.weights import load_weights, read_weights
 from fractionate.records import Training, Tuning
 from fractionate.records.training import LOOP_SETTINGS
@@ -70,7 +71,9 @@ class Assembly:
         torch.manual_seed(TeacherTrainingSection().seed if given.train is None else given.train.seed)
         frozen = self.teacher_training is None and not given.weights
         parts = (self.data.transfer, self.data.validation, self.data.test)
-        need = replace(self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts)
+        need = replace(
+            self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts, teaching=self.data.teaching
+        )
         model = find_model(given.model).build(need)
         if given.prepare:
             seed = 0 if given.train is None else given.train.seed
@@ -128,7 +131,9 @@ class Assembly:
     @cached_property
     def given_teacher(self) -> nn.Module:
         """The teacher as it comes."""
-        return self.new_teacher().to(self.device).eval()
+        model = self.new_teacher()
+        place(model, self.device)  # one that is spread over devices stays there
+        return model.eval()
 
     @property
     def arms(self) -> dict[str, Arm]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -105,7 +105,9 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
     encoded = partial(encode_for, source, student=ours, teacher=theirs)
     transfer, validation, test = (encoded(part) for part in (parts.transfer, parts.validation, parts.test))
     teaching = None if parts.teaching is None else encoded(parts.teaching)
-    encoding = getattr(source, "encoding", None) if ours is None else None
+    encoding = parts.encoding if ours is not None else getattr(source, "encoding", None)
+    if ours is None and parts.encoding is not None:
+        encoding = replace(encoding, target=parts.encoding)
     return RunData(transfer, validation, test, teaching, _need(run, transfer, ours), encoding)
 
 

@@ -274,7 +274,9 @@ def _numbers(columns: Columns, *, strict: bool) -> Found:
     numbers = [column.name for column in columns if column.kind == "number"]
     if not numbers:
         return None
-    return "table", {"target": _named(columns, LABELS, ("number",)) or numbers[-1]}
+    target = {"target": _named(columns, LABELS, ("number",)) or numbers[-1]}
+    text = _plain(columns)
+    return ("table", target) if text is None else ("texts", {"text": text} | target)
 
 
 def _labels(columns: Columns, *, strict: bool) -> Found:

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.data.batch import Split
-from fractionate.data.parts import subset
 from fractionate.diagnosis.examination import diagnose
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Objective
@@ -27,6 +25,7 @@ from fractionate.page.folder import run_card, run_file_words
 from fractionate.records import Diagnosis, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
 from fractionate.run.folder import claim
+from fractionate.run.held_out import held_out_signal
 from fractionate.run.notable import check_shown, keep_examples, kept_examples
 from fractionate.run.resources import check_extras, make_trackers, training_device
 from fractionate.run.runfile import trusting
@@ -41,14 +40,11 @@ from fractionate.system.paths import shell_line
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
-from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
 from fractionate.training.rank_zero import together
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Settings, check_files, file_digests
-
-HELD_OUT_BYTES = 1 << 28  # logits of held-out rows that a diagnosis holds
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,9 @@ class Workflow(Assembly):
     force: bool = False  # a student that is surely worse than no teacher is exported all the same
     workers: int | str = 1  # processes of a study, or "ray"
     second_view: Path | None = None  # the teacher's signal on another view of the transfer part
-    say: Callable[[str], None] = lambda _: None  # is given the loss contract before the student is trained
+    say: Callable[[str], None] = lambda _: (
+        None
+    )  # is given the data before the teacher's pass, the loss contract before training
 
     @cached_property
     def out(self) -> Path:
@@ -193,6 +191,16 @@ class Workflow(Assembly):
     @cached_property
     def store(self) -> Store:
         """The teacher's signal on the transfer part, collected once."""
+        return self._collected()
+
+    def collect_by_all(self) -> None:
+        """Collect the signal, each process of the command its share; the first makes the folder and a teacher trained here."""
+        with together(self.run.distill.parallel) as company:
+            company.first_alone(lambda: (self.say(f"data: {self.data}"), self.teacher))
+            self._collected((company.world.rank, company.world.size))
+            company.wait()
+
+    def _collected(self, part: tuple[int, int] = (0, 1)) -> Store:
         given, model = self.run.collect, self.teacher
         return collect(
             model,
@@ -205,17 +213,8 @@ class Workflow(Assembly):
             batch_size=given.batch_size,
             precision=given.precision,
             device=str(training_device(given.device)),
+            part=part,
         )
-
-    def signal_on(self, split: Split) -> TeacherSignal:
-        """The teacher's signal on a part it is not distilled on; of as many examples as memory takes."""
-        found = next(iter(self.task.predictions(self.teacher, split, head=self.task.teacher_head, view="teacher")))
-        row = max(1, len(found)) / max(1, found.examples) * found.required_logits.shape[-1] * 4
-        most = max(2, int(HELD_OUT_BYTES // row))
-        signal: TeacherSignal = Online(self.teacher).signal(
-            self.task, subset(split, torch.arange(min(most, len(split))))
-        )
-        return signal
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -236,7 +235,7 @@ class Workflow(Assembly):
             name=self.run.name,
             class_names=self.data.need.class_names,
             data=self.task,
-            held_out=self.signal_on(self.data.validation) if self.task.reader.distributions else None,
+            held_out=held_out_signal(self.task, self.teacher, self.data.validation),
             objective=self.given_objective,
         )
         found.save(kept)
@@ -258,6 +257,7 @@ class Workflow(Assembly):
             # on the data as stored: a cached signal knows nothing of changed data
             recipe=replace(self.recipe(None, self.training), data=()),
             out=self.out / "pilot",
+            device=str(self.device),
         )
 
     @cached_property

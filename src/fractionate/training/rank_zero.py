@@ -48,6 +48,11 @@ class Company:
         if int(message):
             raise SystemExit(int(message))
 
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.world.size > 1:
+            torch.distributed.barrier(group=self.group)
+
 
 @contextmanager
 def together(parallel: Parallel) -> Iterator[Company]:
