@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -40,12 +41,12 @@ def tiny(path: Path, hub: Path, out: Path) -> tuple[str, ...]:
     if run.objective is None:  # whatever a teacher of three steps is like, there is a student to export
         found.append("objective={cell: kd, temperature: 2}")
     for who in ("teacher", "student"):
-        name = re.sub(
-            r"package:\w+",
-            str(hub / ("llama" if run.task == "language-modelling" else "bert")),
-            getattr(run, who).model,
-        )
-        found.append(f'{who}.model="{name}"')
+        named = getattr(run, who).model
+        kind = "llama" if run.task == "language-modelling" or named.startswith("prompted") else "bert"
+        named = re.sub(r"package:\w+", str(hub / kind), named)
+        named = re.sub(r"words=\[.*\]", "words=['cat', 'dog', 'rain', 'stocks']", named)  # of the tiny tokenizer
+        named = re.sub(r"max_iter=\d+", "max_iter=3", named)
+        found.append(f"{who}.model={json.dumps(named)}")
     return tuple(found)
 
 

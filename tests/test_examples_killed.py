@@ -1,4 +1,4 @@
-"""kill -9 in each verb of three example run files: the same command ends in what an undisturbed one makes, bit for bit."""
+"""kill -9 in each of the five verbs, for three example run files: the same command ends in what an undisturbed one makes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ MOMENTS = {  # what is there when the command is killed
     "diagnose": "diagnosis.json",
     "dissect": "study/runs/*",
     "distill": "training/run.json",
+    "report": "student/run.json",
 }
 
 
@@ -78,16 +79,15 @@ def test_a_killed_report_ends_as_an_undisturbed_one(path: Path, tmp_path: Path) 
     except ResourceError as error:
         pytest.skip(f"its data cannot be had here: {error.what}")
     bert(tmp_path / "bert")
-    whole = tmp_path / "whole"
+    whole, out = tmp_path / "whole", tmp_path / "killed"
     assert os.waitpid(forked(report(path, tiny(path, tmp_path, whole))), 0)[1] == 0
-    expected = made(whole)
-    for verb, pattern in MOMENTS.items():
+    work = report(path, tiny(path, tmp_path, out))
+    for verb, pattern in MOMENTS.items():  # one folder: each command goes on where the one before was killed
         assert list(whole.glob(pattern)), (verb, pattern)
-        out = tmp_path / verb
-        work = report(path, tiny(path, tmp_path, out))
         status = os.waitpid(forked(killed_at(pattern, out, work)), 0)[1]
         assert os.WIFSIGNALED(status) or status == 0, verb
-        assert os.waitpid(forked(work), 0)[1] == 0, verb
-        found = made(out)
-        for part, value in expected.items():
-            assert found[part] == value, (verb, part)
+    assert os.waitpid(forked(work), 0)[1] == 0
+    expected, found = made(whole), made(out)
+    for part, value in expected.items():
+        assert found[part] == value, part
+    assert (out / "report.html").is_file()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fractionate.cli.commands import main
-from fractionate.data import TextEncoding, texts
+from fractionate.data import texts
+from fractionate.data.own_texts import TextEncoding
 from fractionate.data.targets import TargetEncoding
 from fractionate.errors import ConfigError, NumericsError
 from tiny_hub import bert
@@ -39,7 +40,8 @@ def test_they_are_standardised_by_the_transfer_part_alone(place: Path) -> None:
 def test_a_run_file_learns_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     (place / "run.yaml").write_text(
-        "task: regression\ndata: {source: \"texts('wines.csv', target='price')\", transfer: 40, validation: 10, test: 20}\n"
+        "task: regression\ndata: {source: \"texts('wines.csv', target='price')\", transfer: 40, validation: 10, test: 20,\n"
+        "  length: 16}\n"
         "teacher: {model: \"hf('bert', layers=1)\", train: {steps: 3, on: transfer}}\nstudent: {model: \"hf('bert', layers=1)\"}\n"
         "training: {steps: 3, batch_size: 8}\nstudy: {arms: {no teacher: {}, taught: {terms: ['squared-error']}}, seeds: 2}\n"
         "terms: ['squared-error']\n"

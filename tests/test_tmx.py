@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fractionate.data import pairs
+from fractionate.data.own_pairs import pairs
 from fractionate.errors import ConfigError, DamagedError
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<tmx version="1.4"><header srclang="en"/><body>\n'

@@ -120,10 +120,10 @@ def _read(path: Any, roles: Mapping[str, str], *, separator: str | None, encodin
     """The columns of one table, or of two parallel files."""
     if not isinstance(path, (tuple, list)):
         if str(path).lower().endswith(".tmx"):
-            shown = as_path(path, "the path of the texts")
+            file = existing_file(as_path(path, "the path of the texts"))
             more = {role: name for role, name in roles.items() if role not in ("source", "target")}
-            refuse_settings(shown, "a translation memory", separator=separator, encoding=encoding, **more)
-            return read_tmx(existing_file(shown), roles)
+            refuse_settings(file, "a translation memory", separator=separator, encoding=encoding, **more)
+            return read_tmx(file, roles)
         return read_columns(path, roles, separator=separator, encoding=encoding)
     if len(path) != 2:
         raise ConfigError("parallel texts are two files", expected="(source, target)", got=repr(path))

@@ -168,8 +168,12 @@ class TextData(RawData):
         found = self.raw_parts(transfer=transfer, validation=validation, test=test, seed=seed)
         teaching = None if found.teaching is None else self.hashed(found.teaching)
         transferred, chosen, judged = (self.hashed(part) for part in (found.transfer, found.validation, found.test))
-        encoding = replace(self.encoding, target=found.encoding)
-        return Parts(transferred, chosen, judged, teaching, encoding)
+        return Parts(transferred, chosen, judged, teaching, self.encoding_of(found))
+
+    def encoding_of(self, parts: Parts) -> TextEncoding:
+        """How these parts become the inputs and labels of a network without a tokenizer."""
+        target = parts.encoding
+        return replace(self.encoding, target=target) if isinstance(target, TargetEncoding) else self.encoding
 
 
 def _standardised(part: RawSplit, target: TargetEncoding) -> RawSplit:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.labels import superclass_names
 from fractionate.diagnosis.case import Case, examine, probes, spectrum_of
 from fractionate.diagnosis.causes import trace_back
+from fractionate.diagnosis.class_correlation import class_correlations
 from fractionate.diagnosis.given import as_signal, form_of, label_map, of_tokens, opened, source_of
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
@@ -152,6 +154,7 @@ def diagnose(
         spectrum_over_temperature=tuple(at_one if t == 1 else spectrum_of(signal, t) for t in shown),
         class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
         class_relation=class_relation(signal, recipe.temperature),
+        class_correlations=class_correlations(signal, list(superclasses) or superclass_names(names, signal.classes)),
         confidence=histogram("confidence in the label", case.reading.confidence, 0.0, 1.0),
         rescaling=_rescaling(case, planned, student_logits if fits else None),
         teacher=case.reading.scores,

@@ -26,7 +26,7 @@ from fractionate.page.index import IndexRow
 from fractionate.page.mechanism_plots import mechanism_figures
 from fractionate.page.page_settings import PageSettings
 from fractionate.page.provenance import contracts_of, notes_of, provenance_of
-from fractionate.page.relation_plots import relation_figure
+from fractionate.page.relation_plots import correlation_figure, relation_figure
 from fractionate.page.score_tables import RunRow, ScoreRow, run_rows, score_rows
 from fractionate.page.shown_run import shown_run
 from fractionate.page.side_by_side import SideBySide, side_by_side
@@ -236,6 +236,8 @@ def _teacher(i: int, case: Case) -> Teacher | None:
             shown_relations.append((who, run.student_relation))
         if shown_relations:
             figures.append(relation_figure(shown_relations, d.class_names, numbered("class-relation", i)))
+        grouped = any(found.within is not None for found in d.class_correlations)
+        (figures if grouped else more).append(correlation_figure(d, numbered("class-correlation", i)))
         more.append(terms_figure(d, numbered("certainty", i)))
         more.append(parts_figure(d.superclass_parts, "superclass", numbered("superclasses", i)))
         more.append(parts_figure(d.class_parts, "class", numbered("classes", i)))

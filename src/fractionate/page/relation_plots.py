@@ -13,7 +13,7 @@ from fractionate.page.figure import Figure
 from fractionate.page.marks import tag
 from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
 from fractionate.page.text import decimals, number, short
-from fractionate.records import Matrix
+from fractionate.records import Diagnosis, Matrix
 
 SHADES = 14
 MOST_LABELS = 30
@@ -25,7 +25,7 @@ def relation_figure(
 ) -> Figure | None:
     """Heat maps side by side with one colour scale, all in the order of the first one's clusters."""
     first = square(relations[0][1])
-    if first is None or not first.any():
+    if first is None or len(first) < 3 or not first.any():  # of two classes the one takes all that the other leaves
         return None
     names = [short(class_names[i] if i < len(class_names) else i) for i in range(len(first))]
     found = [(who, matrix) for who, m in relations if (matrix := square(m)) is not None and len(matrix) == len(first)]
@@ -83,6 +83,47 @@ def _group_name(group: Sequence[int], relation: NDArray[np.float64], names: Sequ
         return names[group[0]]
     middle = max(group, key=lambda i: float(relation[list(group), i].sum()))
     return f"{short(names[middle], 10)} +{len(group) - 1}"
+
+
+def correlation_figure(d: Diagnosis, file: str = "class-correlation") -> Figure | None:
+    """Correlations of classes over examples at a low and a high temperature, in the order of the last one's clusters."""
+    if len(d.class_correlations) < 2 or any(square(found.matrix) is None for found in d.class_correlations):
+        return None
+    matrices = [np.array(found.matrix) for found in d.class_correlations]
+    order = cluster_order(matrices[-1].copy())
+    names = [short(d.class_names[i] if i < len(d.class_names) else i) for i in order]
+    drawn = [square(tuple(map(tuple, matrix[np.ix_(order, order)].tolist()))) for matrix in matrices]
+    panels = [
+        tag(
+            "div",
+            tag("div", f"temperature {number(found.temperature, 2)}", class_="panel-name"),
+            _heat_map(matrix, names, 1.0, own=True),
+            class_="panel",
+        )
+        for found, matrix in zip(d.class_correlations, drawn, strict=True)
+        if matrix is not None
+    ]
+    last = matrices[-1][np.ix_(order, order)]
+    pairs = sorted(((i, j) for i in range(len(order)) for j in range(i)), key=lambda pair: -float(last[pair]))
+    rows = tuple((names[i], names[j], *(float(m[order[i], order[j]]) for m in matrices)) for i, j in pairs[:MOST_ROWS])
+    high = d.class_correlations[-1]
+    title = f"At temperature {number(high.temperature, 2)} the teacher's probabilities of related classes rise and fall together"
+    caption = "Correlation of the probabilities of two classes over all examples; 0 and below is blank. Both panels have one order."
+    if high.within is not None and high.between is not None:
+        means = [
+            f"{decimals(found.within, 2)} within and {decimals(found.between, 2)} between superclasses at temperature "
+            f"{number(found.temperature, 2)}"
+            for found in d.class_correlations
+            if found.within is not None and found.between is not None
+        ]
+        caption += f" Mean: {'; '.join(means)}."
+        if high.within <= high.between:
+            title = "Classes of one superclass do not move together more than others"
+    headings = [f"at temperature {number(found.temperature, 2)}" for found in d.class_correlations]
+    return Figure(
+        file, title, tag("div", *panels, class_="panels panels-2") + _key(1.0), caption,
+        ("class", "other class", *headings), rows, rows[:20], f"The {min(20, len(rows))} strongest pairs of classes.",
+    )  # fmt: skip
 
 
 def _likeness(matrices: Sequence[NDArray[np.float64]]) -> float | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fractionate.records.explanations import Superfeature as Superfeature
     from fractionate.records.explanations import Superfeatures as Superfeatures
     from fractionate.records.kinds import RECORDS as RECORDS
+    from fractionate.records.knowledge import ClassCorrelation as ClassCorrelation
     from fractionate.records.knowledge import ClassPart as ClassPart
     from fractionate.records.knowledge import Diagnosis as Diagnosis
     from fractionate.records.knowledge import Evidence as Evidence

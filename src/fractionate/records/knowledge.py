@@ -97,6 +97,16 @@ class ClassPart(Record):
 
 
 @dataclass(frozen=True)
+class ClassCorrelation(Record):
+    """How the teacher's probabilities of two classes move together over examples, at a temperature."""
+
+    temperature: float
+    matrix: Matrix
+    within: float | None = None  # mean over pairs of one superclass
+    between: float | None = None
+
+
+@dataclass(frozen=True)
 class Evidence(Record):
     """One measured number behind a finding."""
 
@@ -304,6 +314,7 @@ class Diagnosis(Record):
     spectrum_over_temperature: tuple[Spectrum, ...] = ()
     class_names: tuple[str, ...] = ()
     class_relation: Matrix = ()  # off-label class means of the teacher at the recipe's temperature
+    class_correlations: tuple[ClassCorrelation, ...] = ()  # at a low and a high temperature
     confidence: Histogram | None = None
     rescaling: Histogram | None = None
     teacher: Scores | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts
+from fractionate.data.own_texts import TextData
 from fractionate.data.parts import first_batch
 from fractionate.data.raw import RawData, Tokenizing
 from fractionate.data.splits import as_split
@@ -105,9 +106,7 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
     encoded = partial(encode_for, source, student=ours, teacher=theirs)
     transfer, validation, test = (encoded(part) for part in (parts.transfer, parts.validation, parts.test))
     teaching = None if parts.teaching is None else encoded(parts.teaching)
-    encoding = parts.encoding if ours is not None else getattr(source, "encoding", None)
-    if ours is None and parts.encoding is not None:
-        encoding = replace(encoding, target=parts.encoding)
+    encoding = source.encoding_of(parts) if ours is None and isinstance(source, TextData) else parts.encoding
     return RunData(transfer, validation, test, teaching, _need(run, transfer, ours), encoding)
 
 

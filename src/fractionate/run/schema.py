@@ -34,8 +34,8 @@ class RunFile(Section):
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the student that is distilled for real")
     task: str = Field(
         "classification",
-        description="the kind of task: classification, text-classification, token-classification, "
-        "language-modelling, translation, …",
+        description="the kind of task: classification (text-classification is the same), token-classification, "
+        "language-modelling, translation, multi-label, regression, embeddings, reranking",
     )
     metrics: Names = Field((), description="the metrics that judge, the first decides; empty: those of the task")
     data: DataSection = DataSection()

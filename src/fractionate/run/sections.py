@@ -125,7 +125,9 @@ class TeacherSection(Section):
 
     model: str = Field(
         "mlp(256, 256)",
-        description="a bundled model, hf('folder or hub name'), onnx('file'), or package.module:function giving an nn.Module",
+        description="a bundled model, hf('folder or hub name'), timm, torchvision, onnx('file'), sklearn('file.skops'), "
+        "answers('file.jsonl'), fitted('RandomForestClassifier'), prompted('folder or hub name', …), or package.module:function "
+        "giving an nn.Module",
     )
     weights: str | None = Field(
         None, description="a .safetensors file (or a tensors-only .pt) to load into the model; none: its own"
@@ -169,7 +171,8 @@ class StudentSection(Section):
     """The student: a fresh network."""
 
     model: str = Field(
-        "mlp(24)", description="a bundled model, hf('name', layers=2), or package.module:function giving an nn.Module"
+        "mlp(24)",
+        description="a bundled model, hf('name', layers=2), timm, torchvision, or package.module:function giving a module",
     )
     prepare: Names = Field(
         (),

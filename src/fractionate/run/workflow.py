@@ -140,8 +140,7 @@ class Workflow(Assembly):
 
     def _as_arms(self, recipe: Recipe) -> tuple[Arm, ...]:
         """A recipe as the study trains it, and no teacher at the same learning rate."""
-        training = replace(self.training, learning_rate=recipe.training.learning_rate)
-        recipe = replace(recipe, training=training)
+        recipe = replace(recipe, training=replace(self.training, learning_rate=recipe.training.learning_rate))
         alone = replace(recipe, objective=None, terms=tuple(t for t in recipe.specs if not t.reads_teacher))
         return (Arm(alone), *([Arm(recipe, role="recommended")] if recipe != alone else []))
 
@@ -196,7 +195,8 @@ class Workflow(Assembly):
     def collect_by_all(self) -> None:
         """Collect the signal, each process of the command its share; the first makes the folder and a teacher trained here."""
         with together(self.run.distill.parallel) as company:
-            company.first_alone(lambda: (self.say(f"data: {self.data}"), self.teacher))
+            company.first_alone(lambda: self.say(f"data: {self.data}"))
+            company.first_alone(lambda: self.teacher)
             self._collected((company.world.rank, company.world.size))
             company.wait()
 

@@ -1,0 +1,52 @@
+"""How the probabilities of two classes move together over examples: superclasses show as blocks at high temperatures.
+
+Source: Tang et al. (2020), arXiv 2002.03532 v1: correlations of CIFAR-100's classes are block-diagonal at high temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fractionate.records import ClassCorrelation
+from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
+
+TEMPERATURES = (1.0, 10.0)
+MOST_CLASSES = 200  # a larger matrix is not drawn
+MOST_NUMBERS = 1 << 24  # logits that are read: every k-th row of more
+
+
+def class_correlations(
+    signal: TeacherSignal | CompactSignal, groups: Sequence[str] = (), temperatures: Sequence[float] = TEMPERATURES
+) -> tuple[ClassCorrelation, ...]:
+    """Pearson correlations of softmax(logits / T), class by class, at each temperature.
+
+    Args:
+        signal: Rows [examples, classes]; nothing is made of compact rows, which lack most classes.
+        groups: The superclass of each class; none: the means within and between them are left out.
+        temperatures: One matrix each.
+
+    Returns:
+        Matrices [classes, classes]; empty for fewer than 3 or more than 200 classes. A class that never changes correlates by 0.
+    """
+    if isinstance(signal, CompactSignal) or not 3 <= signal.classes <= MOST_CLASSES:
+        return ()
+    rows = signal.logits[:: -(-signal.logits.numel() // MOST_NUMBERS)].double().cpu()
+    names = sorted(set(groups))
+    group = torch.tensor([names.index(name) for name in groups]) if len(groups) == signal.classes else None
+    found = []
+    for temperature in temperatures:
+        shares = torch.softmax(rows / temperature, dim=1)
+        around = shares - shares.mean(dim=0)
+        length = around.norm(dim=0)
+        together = around.T @ around / (length[:, None] * length).clamp_min(1e-300)
+        together = together.where(length[:, None] * length > 0, 0.0)
+        within = between = None
+        if group is not None:
+            off = ~torch.eye(signal.classes, dtype=torch.bool)
+            same = (group[:, None] == group) & off
+            within, between = float(together[same].mean()), float(together[~same & off].mean())
+        found.append(ClassCorrelation(temperature, tuple(map(tuple, together.tolist())), within, between))
+    return tuple(found)
