@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,29 @@ FAULTS = {  # the run file, the exit code, what is said
         "student: {model: mlp(4)}\nobjective: {temperature: 2}\nterms: [map]\ntraining: {steps: 2}", 4, "attention",
     ),
     "labels that are not covered": (
-        TASK.replace("label='kind'", "label='text'") + HUB, 2, "",
+        TASK.replace("label='kind'", "label='text'") + HUB, 2, "different values",
     ),
+    "an empty class": (TASK.replace(TEXTS, "texts('mails')") + HUB, 2, "storm"),
+    "words of a prompt that are not the classes": (
+        TASK + "teacher: {model: \"prompted('llama', prompt='{text} is', words=['a', 'b', 'c'])\"}", 4, "not those of the classes",
+    ),
+    "an estimator that no list has": ("teacher: {model: \"fitted('os.system')\"}", 2, "unknown estimator"),
 }  # fmt: skip
+
+
+PLACED = (
+    "unknown",
+    "column",
+    "feed",
+    "texts",
+    "head",
+    "positions",
+    "classes",
+    "remote",
+    "class",
+    "file that",
+    "variant",
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +108,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "remote/config.json").write_text(json.dumps(config))
     (folder / "remote/own.py").write_text("raise SystemExit('code of a checkpoint ran')")
+    for name in ("rain", "storm"):
+        (folder / "mails" / name).mkdir(parents=True)
+    (folder / "mails/rain/1.txt").write_text("rain and wind from the north")
     rows = [f"the cat number {n} sat,animal" if n % 2 else f"stocks fell {n} times,market" for n in range(40)]
     (folder / "rows.csv").write_text("text,kind\n" + "\n".join(rows) + "\n")
     chat = [{"prompt": f"the cat {n}", "completion": " sat on the mat"} for n in range(20)]
@@ -111,3 +135,5 @@ def test_it_is_refused_with_its_place_and_its_fix(
     assert left.value.code == code or (not what and left.value.code in (2, 4)), output
     assert what in output and "Traceback" not in output and "a bug of fractionate" not in output
     assert not (place / "made").exists()
+    if any(word in fault for word in PLACED):
+        assert re.search(r"run\.yaml:\d+:\d+ ", output), output

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fractionate import diagnose
 from fractionate.data import data_sets
 from fractionate.data.hierarchy import Hierarchy
+from fractionate.diagnosis.class_correlation import class_correlations
 from fractionate.errors import ConfigError
 from fractionate.records import Training
 from fractionate.study import dissect
@@ -41,6 +44,20 @@ def test_superclasses_confuse_within() -> None:
     p = signal.probabilities.scatter(1, signal.labels[:, None], 0.0)
     same = (p * (group[None] == group[signal.labels][:, None])).sum(1) / p.sum(1)
     assert float(same.mean()) > 0.6  # 2 of 11 others, 0.18 by chance
+
+
+def test_superclasses_are_blocks_of_correlated_classes_at_high_temperatures() -> None:
+    world = Hierarchy()
+    signal, groups = world.oracle(1000, seed=1), [str(each) for each in world.superclass]
+    low, high = class_correlations(signal, groups)
+    for found in (low, high):
+        shares = torch.softmax(signal.logits.double() / found.temperature, dim=1).numpy()
+        np.testing.assert_allclose(np.array(found.matrix), np.corrcoef(shares.T), atol=1e-9)
+    assert low.within is not None and low.between is not None and high.within is not None and high.between is not None
+    assert low.within < 0.1 and high.within > 0.5 > 0 > high.between
+    names = [f"{group}.{number % 3}" for number, group in enumerate(groups)]
+    assert diagnose(signal, class_names=names).class_correlations == (low, high)
+    assert class_correlations(signal)[1].within is None and class_correlations(signal, groups, ()) == ()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ class FractionateError(Exception):
         lines += [f"  expected: {self.expected}"] if self.expected else []
         lines += [f"  got:      {self.got}"] if self.got else []
         lines += [f"  fix:      {self.fix}"] if self.fix else []
+        self.place: str | None = None
         super().__init__("\n".join(lines))
+
+    def name_place(self, place: str) -> None:
+        """Add where the setting is written that brought it, unless that is named already."""
+        if self.place is None:
+            self.place = visible(place)
+            self.args = (f"{self.args[0]}\n  at:       {self.place}",)
 
     def __str__(self) -> str:
         return str(self.args[0])

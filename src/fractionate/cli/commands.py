@@ -60,10 +60,11 @@ DryRun = Annotated[
 def read_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
     """The chain of a run file given on the command line, with what is not in the file; nothing is written yet."""
     from fractionate.run.read import read_run
+    from fractionate.run.runfile import places_of
     from fractionate.run.workflow import Workflow
 
     file, overrides = split_arguments(arguments)
-    return Workflow(read_run(file, overrides, trust=tuple(trust or ())), **more)
+    return Workflow(read_run(file, overrides, trust=tuple(trust or ())), places_of(file, overrides), **more)
 
 
 def open_workflow(arguments: list[str] | None, trust: list[str] | None, **more: Any) -> Workflow:
@@ -221,16 +222,12 @@ def distill(
     if dry_run:
         return give(estimate_of("distill", arguments, trust, no_pilot=no_pilot), as_json)
     # on a terminal the engine itself shows the loss contract, above its bar
-    more = {"no_pilot": no_pilot, "force": force, "say": _silent if sys.stderr.isatty() else tell}
+    more = {"no_pilot": no_pilot, "force": force, "say": (lambda _: None) if sys.stderr.isatty() else tell}
     workflow = read_workflow(arguments, trust, **more)
     tell(f"{workflow.run.name}: writing to {workflow.run.out}")
     run = workflow.student
     tell(f"student: {workflow.out / 'student'}")
     give(run, as_json, workflow.card)
-
-
-def _silent(_: str) -> None:
-    return
 
 
 @app.command()

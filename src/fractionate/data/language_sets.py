@@ -46,11 +46,11 @@ def definitions(examples: int = 4000, *, topics: bool = False, seed: int = 0) ->
 
 @data_sets.register("headwords")
 def headwords(examples: int = 4000, *, seed: int = 0) -> PromptData:
-    """A headword of WordNet 3.0 as the prompt, its definition as what is to be written."""
+    """A headword of WordNet 3.0 as the prompt, its definition and a full stop as what is to be written."""
     rows, ids = _drawn(list(read_glosses()), examples, seed)
     columns = {
         "prompt": tuple(f"{word.replace('_', ' ')}:" for _, _, word in rows),
-        "completion": tuple(f" {text}" for text, _, _ in rows),
+        "completion": tuple(f" {text}." for text, _, _ in rows),
     }
     return PromptData(Divided(RawSplit(columns, ids, "headwords"), keys=columns["prompt"]))
 

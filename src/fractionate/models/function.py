@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractionate.data.raw import Tokenizing
 from fractionate.errors import ConfigError, FractionateError, MismatchError, printable
 from fractionate.models.estimators import METHODS, EstimatorRows, is_estimator, method_of
 from fractionate.models.output_kinds import Outputs, as_logits, check_kind, of_two_classes, recognise
@@ -176,8 +177,19 @@ class FileTeacher:
     outputs: Outputs = "auto"
     trained: bool = True
 
-    def __call__(self, shape: Sequence[int], classes: int) -> nn.Module:
-        return as_teacher_module(Path(self.file).expanduser(), outputs=self.outputs, classes=classes or None)
+    def tokenizing(self, length: int) -> Tokenizing | None:
+        """None: it reads numbers."""
+        return None
+
+    def build(self, need: Any) -> nn.Module:
+        """The teacher for a task; of a regression its numbers are what it predicts."""
+        numbers = need.kind == "regression" and self.outputs == "auto"
+        return as_teacher_module(
+            Path(self.file).expanduser(),
+            outputs="numbers" if numbers else self.outputs,
+            classes=None if numbers else need.classes or None,
+            class_names=need.class_names,
+        )
 
 
 @models.register("onnx")

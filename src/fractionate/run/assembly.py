@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 
 from fractionate.data.batch import Split
 from fractionate.data.parts import seen_as
-from fractionate.errors import ConfigError
+from fractionate.errors import ConfigError, FractionateError
 from fractionate.losses.objective import Objective
 from fractionate.models.names import find_model
 from fractionate.models.placing import place
@@ -33,11 +35,23 @@ class Assembly:
     """A run file, and what it names; every property is made on first use."""
 
     run: RunFile
+    places: Mapping[str, str] = field(default_factory=dict)  # where each key is written, as `places_of` gives it
+
+    @contextmanager
+    def written_in(self, key: str) -> Iterator[None]:
+        """Around what a setting brings about: errors name the place where it is written."""
+        try:
+            yield
+        except FractionateError as error:
+            if key in self.places:
+                error.name_place(f"{self.places[key]} {key}")
+            raise
 
     @cached_property
     def data(self) -> RunData:
         """The data, in its parts."""
-        return read_data(self.run)
+        with self.written_in("data.source"):
+            return read_data(self.run)
 
     @cached_property
     def task(self) -> Task:
@@ -63,7 +77,9 @@ class Assembly:
 
     def new_student(self) -> nn.Module:
         """A fresh student, before its preparations."""
-        return find_model(self.run.student.model).build(self.data.need)
+        need = self.data.need
+        with self.written_in("student.model"):
+            return find_model(self.run.student.model).build(need)
 
     def new_teacher(self) -> nn.Module:
         """The teacher's network, with the weights it comes with."""
@@ -74,12 +90,15 @@ class Assembly:
         need = replace(
             self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts, teaching=self.data.teaching
         )
-        model = find_model(given.model).build(need)
+        with self.written_in("teacher.model"):
+            model = find_model(given.model).build(need)
         if given.prepare:
             seed = 0 if given.train is None else given.train.seed
-            model = make_student(self.task, Recipe(preparations=given.prepare), None, seed, given=model)
+            with self.written_in("teacher.prepare"):
+                model = make_student(self.task, Recipe(preparations=given.prepare), None, seed, given=model)
         if given.weights:
-            load_weights(model, read_weights(given.weights), given.weights)
+            with self.written_in("teacher.weights"):
+                load_weights(model, read_weights(given.weights), given.weights)
         return model
 
     @property
@@ -146,7 +165,7 @@ class Assembly:
             terms = base.terms or self.task.reader.teacher_terms
             with_terms = Arm(replace(base, terms=terms), role="recommended")
             arms = {"hard": Arm(replace(base, terms=()))}
-            return arms | ({" + ".join(map(str, terms)): with_terms} if terms else {})
+            return arms | ({" + ".join(self.run.terms or map(str, terms)): with_terms} if terms else {})
         made = make_arms(
             given.cells,
             given.temperatures,

@@ -16,6 +16,7 @@ from fractionate.run.runfile import dump_run
 from fractionate.system.atomic import make_directory, read_file, sweep, write_file
 from fractionate.system.fingerprints import model_hash
 from fractionate.teachers.online import Online
+from fractionate.theory.number_signal import NumberSignal
 
 SOURCES, ANSWERS = "sources.json", "teacher_answers"
 PROBED = 8  # examples by whose answers a teacher without parameters is known
@@ -79,7 +80,8 @@ def sources_of(assembly: Assembly) -> dict[str, Any]:
         found["teacher"] = model_hash(teacher)
         if not any(True for _ in teacher.parameters()):
             few = subset(data.transfer, torch.arange(min(PROBED, len(data.transfer))))
-            rows = Online(teacher).signal(assembly.task, few).logits
+            signal = Online(teacher).signal(assembly.task, few)
+            rows = signal.values if isinstance(signal, NumberSignal) else signal.logits
             found[ANSWERS] = rows[:PROBED, :PROBED].flatten().tolist()
     return found
 

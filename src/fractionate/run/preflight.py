@@ -47,13 +47,16 @@ def check_run(workflow: Workflow) -> tuple[nn.Module, nn.Module, tuple[str, ...]
     if (Path(workflow.run.out) / "store" / "head.json").exists():
         check_data(Store.open(Path(workflow.run.out) / "store"), source)
     teacher = workflow.given_teacher
-    student = make_student(task, workflow.recipe(None, workflow.training), None, workflow.run.seed)
+    with workflow.written_in("student.prepare"):
+        student = make_student(task, workflow.recipe(None, workflow.training), None, workflow.run.seed)
     training = workflow.distill_training
     _check_memory(task, student, training)
-    ours = _tried(task, student, "student", FEW)
+    with workflow.written_in("student.model"):
+        ours = _tried(task, student, "student", FEW)
     with recomputed(student, workflow.run.distill.recompute):
         _check_last_batch(task, student, len(transfer), training.micro_batch_size or training.batch_size)
-    theirs, remarks = _teacher(workflow, teacher)
+    with workflow.written_in("teacher.model"):
+        theirs, remarks = _teacher(workflow, teacher)
     if task.reader.distributions:
         _check_outputs(task, ours, theirs)
     return student, teacher, remarks

@@ -103,6 +103,14 @@ def _fault(lines: Lines, typed: Mapping[str, str], place: Place, what: str) -> F
     return (*_where(lines, place), what)
 
 
+def places_of(path: Path | str | None, overrides: tuple[str, ...] = ()) -> dict[str, str]:
+    """Where each key of a run file is written, file:line:column; keys that are given on the command line are left out."""
+    _, lines = parse_file(path) if path else ({}, {})
+    typed = {text.partition("=")[0].strip() for text in overrides}
+    found = {".".join(map(str, place)): f"{path}:{line}:{column}" for place, (line, column) in lines.items()}
+    return {key: place for key, place in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in typed)}
+
+
 def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> dict[str, str]:
     """Put overrides into the tree of a run file; gives them by key, and adds what is wrong with them to the faults."""
     typed: dict[str, str] = {}

@@ -325,7 +325,7 @@ class Workflow(Assembly):
             teacher=self.source(recipe) if recipe.needs_teacher else None,
             recipe=recipe,
             seed=self.run.seed,
-            arm="no teacher" if objective is None else str(objective.cell),
+            arm=str(objective.cell) if objective else (self.recipe_arm if recipe.needs_teacher else "") or "no teacher",
             out=self.out / "training",
             save_every_steps=given.save_every_steps,
             save_every_seconds=given.save_every_seconds,
