@@ -40,6 +40,11 @@ class FoundError(Exception):
 
 def run(*arguments: str) -> int:
     """A command of the command line in this process; its exit code. Raises `FoundError` for what it may not print."""
+    return printed(*arguments)[0]
+
+
+def printed(*arguments: str) -> tuple[int, str]:
+    """As `run`, with what it printed."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -53,7 +58,7 @@ def run(*arguments: str) -> int:
         raise FoundError(f"printed {odd}")
     if code not in ALLOWED or "Traceback" in text:
         raise FoundError(f"exit code {code}: {text[-2000:]}")
-    return code
+    return code, text
 
 
 def code_of(read: Callable[[], object]) -> int:

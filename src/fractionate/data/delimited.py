@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Delimited:
 def read_delimited(path: Path | str, *, separator: str | None = None, encoding: str | None = None) -> Delimited:
     """Read a table with a header line; quoted cells may hold separators and line ends, and be of any length.
 
-    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given. The text is
+    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given or a first
+    line `sep=;` names it. The text is
     as its byte-order mark says, else of the encoding given, else UTF-8. Empty lines are left out. Raises `DamagedError` naming file
     and line for a row that is longer or shorter than the header, quotes that do not close and bytes of another encoding;
     `ConfigError` for a file without rows and for a name that two columns share; `ResourceError` before reading, where the table
@@ -97,16 +99,21 @@ def _records(path: Path, file: str, separator: str | None, encoding: str | None)
                 got="no text, or UTF-16 without a byte-order mark",
                 fix="encoding='utf-16-le', or 'utf-16-be', where it is that",
             )
-        text.seek(0)
+        line = 1
+        said = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line, which names the separator
+        if said:
+            separator, line = separator or said[1], 2
+        else:
+            text.seek(0)
         separator = separator or max(SEPARATORS, key=head.count)  # the first of them where there are none
         reader = csv.reader(text, delimiter=separator, strict=True)
-        line = 1
+        before = line
         longest = csv.field_size_limit(min(path.stat().st_size + 1, 2**31 - 1))  # of this process: put back below
         try:
             for record in reader:
                 if record:
                     yield line, record
-                line = reader.line_num + 1
+                line = reader.line_num + before
         except csv.Error as error:
             raise DamagedError(
                 f"{file}:{line} this record cannot be read",

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from fractionate.data.labels import MOST_CLASSES
 from fractionate.errors import ConfigError, printable
 
 Size = int | float | None  # a count, a share below 1, or None for the default
@@ -111,7 +112,7 @@ def _strata(labels: Tensor | None, count: int) -> Int[Tensor, "examples"]:
     if labels is None or labels.is_floating_point():
         return torch.zeros(count, dtype=torch.long)
     labels = labels.cpu()
-    plain = labels.ndim == 1 and bool((labels >= 0).all())
+    plain = labels.ndim == 1 and bool(((labels >= 0) & (labels < MOST_CLASSES)).all())
     return labels.long() if plain else torch.unique(labels, dim=0, return_inverse=True)[1]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -95,7 +96,7 @@ def join(items: Sequence[Any], collate: Collate, name: str) -> Any:
                 fix="leave the name out, or give it to all",
             )
     try:
-        return collate(list(items))
+        return collate([_in_tensors(item) for item in items] if collate is default_collate else list(items))
     except FractionateError:
         raise
     except Exception as error:  # each collate function has errors of its own
@@ -107,6 +108,26 @@ def join(items: Sequence[Any], collate: Collate, name: str) -> Any:
             got=f"{type(error).__name__}: {printable(str(error), 200)}",
             fix="call loader.collate_fn([data[0], data[1]]) to see where",
         ) from error
+
+
+def _in_tensors(item: Any) -> Any:
+    """An example whose lists of numbers are rows: torch's own joining would take each number for an input of its own."""
+    if isinstance(item, Mapping):
+        return {name: _row(part) for name, part in item.items()}
+    if isinstance(item, (tuple, list)) and len(item) >= 2 and not hasattr(item, "_fields"):
+        return [_row(part) for part in item]
+    return item
+
+
+def _row(part: Any) -> Any:
+    if isinstance(part, np.uint64):  # the one number of NumPy that torch does not take
+        return int(part)
+    if not isinstance(part, list) or not part or not isinstance(part[0], (int, float, list)):
+        return part
+    try:
+        return torch.tensor(part)
+    except (TypeError, ValueError, RuntimeError):  # lists of different lengths, of words
+        return part
 
 
 def _cannot_join(items: Sequence[Any], name: str, error: Exception) -> MismatchError:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fractionate.errors import MismatchError, printable
 
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
+MOST_CLASSES = 1 << 24  # a larger label is an id, not the number of a class
 ONE_HOT = "one-hot labels: labels.argmax(1)"
 SEVERAL = (
     "several labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
@@ -131,9 +132,17 @@ def _ragged(name: str, lengths: list[int]) -> MismatchError:
 
 
 def check_values(labels: Tensor, name: str, shown: Callable[[int], str] = str) -> None:
-    """Raise `MismatchError` for labels below 0 that are not `IGNORED`; `shown` names the example at a place."""
+    """Raise `MismatchError` for labels below 0 that are not `IGNORED`, and for ids; `shown` names the example at a place."""
     if labels.is_floating_point() or not labels.numel():
         return
+    if int(labels.max()) >= MOST_CLASSES:
+        raise MismatchError(
+            f"{name}: labels are ids, not class numbers",
+            expected=f"class numbers from 0 to at most {MOST_CLASSES - 1:,}",
+            got=str(int(labels.max())),
+            fix="names = sorted(set(labels)); numbers = [names.index(label) for label in labels], with the same names for "
+            "every part of the data; a data set of `datasets`: data.class_encode_column('label')",
+        )
     wrong = (labels < 0) & (labels != IGNORED)
     if bool(wrong.any()):
         rows = wrong.reshape(len(labels), -1).any(dim=1).nonzero().flatten().tolist()

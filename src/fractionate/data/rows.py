@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from fractionate.data.items import LABELS, label_name
-from fractionate.data.labels import as_labels
+from fractionate.data.labels import as_labels, check_values
 from fractionate.errors import ConfigError, MismatchError, printable
 
 DECODED = ("Image", "Audio", "Video", "Pdf", "Nifti")
@@ -121,6 +121,7 @@ def as_rows(data: Any, name: str = "data") -> Any:
         values = data.with_format("numpy", columns=[label])[label]
         targets = as_labels(values[:], shown, classes=False)
     if not names and targets is not None and len(targets) and not targets.is_floating_point():
+        check_values(targets, shown)
         names = tuple(str(c) for c in range(max(0, int(targets.max()) + 1)))
     return Rows(dataset, pairs, shown, names, targets)
 

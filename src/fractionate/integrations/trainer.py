@@ -5,6 +5,7 @@ Each takes at most five changed lines. None of them is a second loop: order, ste
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fractionate.data.dataset import as_batch
+from fractionate.data.items import label_name
 from fractionate.data.labels import IGNORED, check_same_labels
+from fractionate.data.rows import kind_of
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.losses.objective import Objective
-from fractionate.models.modes import eval_mode, plain_module
+from fractionate.models.modes import eval_mode, frozen_modules, plain_module, train_mode
 from fractionate.models.outputs import Head, call, check_not_probabilities, logits_of, rows
 from fractionate.models.placing import place
+from fractionate.tasks.kind import check_not_copied
 from fractionate.tasks.model_inputs import ModelInputs
+from fractionate.teachers.model import LEAVE_OUT
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.identity import check_apart
 
@@ -98,7 +103,19 @@ def _refuse_dropped(args: Any, compute_loss_func: Any) -> None:
             f"{' and '.join(dropped)} of the Trainer concern its own loss, which the objective replaces",
             expected="neither, with Distilling",
             got=", ".join(dropped),
-            fix="for label smoothing take the cell: Objective('ls(0.1)', 1.0, 1.0); for another loss, train without this mixin",
+            fix="for label smoothing take the cell: Objective('ls(0.1)'); for another loss, train without this mixin",
+        )
+
+
+def _refuse_words(data: Any) -> None:
+    """Raise `MismatchError` where a data set of `datasets` has words as labels, which transformers' collators take for numbers."""
+    features = getattr(data, "features", None)
+    label = label_name(features) if isinstance(features, Mapping) else None
+    if features is not None and label is not None and kind_of(features[label]) == "text":
+        raise MismatchError(
+            f"train_dataset: the label {label!r} is text",
+            expected="class numbers",
+            fix=f"data.class_encode_column({label!r})",
         )
 
 
@@ -138,6 +155,10 @@ class Distilling:
     ) -> None:
         if (teacher is None) == (signal is None):
             raise ConfigError("give a teacher or its signal", expected="one of teacher= and signal=")
+        if objective is not None and not isinstance(objective, Objective):
+            raise ConfigError("objective= is no Objective", expected="Objective(...)", got=repr(objective)[:80])
+        named = inspect.signature(super().__init__).parameters
+        settings |= dict(zip(named, arguments, strict=False))  # as transformers takes them, by place too
         self.objective = objective or Objective()
         self.signal = signal.signal() if callable(getattr(signal, "signal", None)) else signal
         if self.signal is None:
@@ -162,10 +183,16 @@ class Distilling:
                     expected=f"{len(data)} rows",
                     got=f"{len(self.signal)}",
                 )
+            if settings.get("args") is None:
+                raise ConfigError(
+                    "a stored signal needs the settings of the Trainer", expected="args=TrainingArguments(...)"
+                )
             settings["train_dataset"] = Placed(data)
             settings["args"].remove_unused_columns = False
-        super().__init__(*arguments, **settings)
-        self.teacher, self.teacher_checked = teacher, False
+        _refuse_words(settings.get("train_dataset"))
+        super().__init__(**settings)
+        self.frozen = frozen_modules(self.model)  # type: ignore[attr-defined]
+        self.teacher, self.checked = teacher, False
         if teacher is not None:
             check_apart(self.model, teacher)  # type: ignore[attr-defined]
         self.teacher_device = None if teacher is None else place(teacher, self.args.device)  # type: ignore[attr-defined]
@@ -183,7 +210,10 @@ class Distilling:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = as_batch(inputs, torch.arange(0), "Trainer's batch")
+        if not self.checked and not self.predicts_next:
+            check_not_copied(plain_module(model), batch, "aligned")
         given, labels = batch.inputs, batch.labels
+        train_mode(model, self.frozen)  # Trainer has put all of it into training mode
         outputs = model(**self._uncached(model, ModelInputs.of(plain_module(model))(batch)))
         if self.signal is not None:
             teacher = self.signal.take(places.to(self.signal.labels.device)).to(labels.device)
@@ -193,9 +223,9 @@ class Distilling:
             theirs = ModelInputs.of(self.teacher)(batch.to(self.teacher_device))
             with eval_mode(self.teacher):
                 teacher = logits_of(call(self.teacher, self._uncached(self.teacher, theirs))).to(labels.device)
-            if not self.teacher_checked:
-                check_not_probabilities(teacher, "leave the softmax out of the teacher")
-                self.teacher_checked = True
+            if not self.checked:
+                check_not_probabilities(teacher, LEAVE_OUT)
+        self.checked = True
         losses = row_losses(outputs, teacher, labels, self.objective, predicts_next=self.predicts_next)
         loss = losses.sum() / self._share(len(losses), num_items_in_batch)
         if hasattr(self, "_total_train_tokens"):
@@ -267,9 +297,12 @@ def lightning_distillation(
                         "the student was not called in training_step", fix="pass student=, the name of the submodule"
                     )
                 read = as_batch(batch, torch.arange(0), "Lightning's batch")
+                if not more.get("predicts_next"):
+                    check_not_copied(watched, read, "aligned")
                 there = place(teacher, pl_module.device)
                 with eval_mode(teacher):
                     outputs = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
+                check_not_probabilities(outputs.reshape(-1, outputs.shape[-1]), LEAVE_OUT)
                 loss = distillation_loss(
                     self.heard[-1], outputs.to(read.labels.device), read.labels, objective, head=head, **more
                 )

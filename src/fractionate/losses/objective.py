@@ -58,8 +58,9 @@ class Objective:
 
     `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
     and `scale_by_temperature_squared = False` leaves the factor T² out. Temperature and weight left out are 4 and 0.9; where the
-    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), so that
-    `Objective("hard")` is cross-entropy on the labels. Run files have the same defaults. Divergences whose formula holds its own
+    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), and where it is made
+    without a teacher (`ls`) 1 and 1, so that `Objective("hard")` is cross-entropy on the labels and
+    `Objective("ls(0.1)")` label smoothing. Run files have the same defaults. Divergences whose formula holds its own
     use of the temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of
     the same examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
 
@@ -84,11 +85,12 @@ class Objective:
         if isinstance(self.divergence, str):
             object.__setattr__(self, "divergence", divergences[self.divergence])
         label = isinstance(cell.confidence, confidence_rules.Certain)
-        of_labels = {"temperature": 1.0, "teacher_weight": float(self.divergence != CrossEntropy())}
+        without_teacher = label or cell.level == "universe"
+        of_labels = {"temperature": 1.0, "teacher_weight": float(not label or self.divergence != CrossEntropy())}
         for name, value in of_labels.items():
             given = getattr(self, name)
             if isinstance(given, Default):
-                object.__setattr__(self, name, value if label else float(given))
+                object.__setattr__(self, name, value if without_teacher else float(given))
         object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if not (isinstance(self.teacher_weight, (int, float)) and 0 <= self.teacher_weight <= 1):
             raise ConfigError(

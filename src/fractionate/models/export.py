@@ -24,6 +24,7 @@ from fractionate.errors import FractionateError, MismatchError, MissingExtraErro
 from fractionate.models.lora import merged
 from fractionate.models.modes import eval_mode, plain_module, plain_state
 from fractionate.models.outputs import Head, call, device_of, logits_of
+from fractionate.models.placing import check_ready
 from fractionate.models.tokenizer import save_tokenizer
 from fractionate.models.weights import to_bytes
 from fractionate.records import Interval, Run, Scores
@@ -68,6 +69,7 @@ def export_student(
     than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
     the card says of the first two what was wrong instead. `tokenizer` is saved with it, for `AutoTokenizer.from_pretrained(out)`.
     """
+    check_ready(student)
     out, student = make_directory(out), merged(plain_module(student))
     save_pretrained: Any = getattr(student, "save_pretrained", None)
     if callable(save_pretrained):

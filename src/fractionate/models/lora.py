@@ -126,7 +126,15 @@ def merge(model: nn.Module) -> nn.Module:
 
 def merged(model: nn.Module) -> nn.Module:
     """A model without adapters: a merged copy where there are any, without peft's wrapper; else the model itself."""
+    known = sys.modules.get("peft")
     if not adapters(model):
+        if known is not None and isinstance(model, known.PeftModel):
+            raise MismatchError(
+                f"the adapter of {type(model).__name__} is no change of weights: the student would need peft and its base",
+                expected="adapters that can be merged, such as LoRA",
+                got=", ".join(str(config.peft_type) for config in model.peft_config.values()),
+                fix="model.save_pretrained(...) of peft keeps adapter and base apart",
+            )
         return model
     copied: Any = copy.deepcopy(model)
     if isinstance(copied, library().PeftModel):

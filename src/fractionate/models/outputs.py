@@ -82,6 +82,16 @@ def misfit(model: nn.Module, inputs: Any, error: Exception) -> MismatchError | N
                 got=f"{longest}",
                 fix="tokenizer(..., truncation=True, max_length=…)",
             )
+        if isinstance(error, IndexError):
+            named = inputs if isinstance(inputs, Mapping) else dict(enumerate(parts))
+            return MismatchError(
+                f"an embedding of {who} is smaller than the numbers it is given",
+                expected=f"numbers below {', '.join(map(str, sorted(set(sizes))))}: the sizes of its embeddings",
+                got=", ".join(
+                    f"{name}: up to {int(p.max())}" for name, p in named.items() if any(p is one for one in whole)
+                ),
+                fix="give the model the inputs of its own tokenizer",
+            )
     floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if whole and not sizes and floats and len(whole) == len(parts):
         return MismatchError(
@@ -91,6 +101,12 @@ def misfit(model: nn.Module, inputs: Any, error: Exception) -> MismatchError | N
             fix="inputs.float(); bytes of pictures: inputs.float() / 255",
         )
     text = str(error).partition("\n")[0]
+    if sizes and not whole and "indices" in text:
+        return MismatchError(
+            f"the model {who} begins with an embedding", expected="whole numbers, ids of tokens or categories",
+            got=", ".join(sorted({str(part.dtype) for part in parts if isinstance(part, Tensor)})),
+            fix="inputs.long()",
+        )  # fmt: skip
     memory = isinstance(error, torch.OutOfMemoryError) or "allocate" in text
     if (
         type(error) is RuntimeError
@@ -120,9 +136,11 @@ def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
     elif callable(head):
         found = head(output)
     elif isinstance(head, int):
-        found = output[head]
+        with suppress(IndexError, KeyError, TypeError):  # no such place, or nothing that has places
+            found = None
+            found = output[head]
     elif isinstance(head, str):
-        found = output[head] if isinstance(output, Mapping) else getattr(output, head, None)
+        found = output.get(head) if isinstance(output, Mapping) else getattr(output, head, None)
     elif getattr(output, "logits", None) is not None:
         found = output.logits
     elif isinstance(output, Mapping):
@@ -154,8 +172,8 @@ def are_probabilities(values: Float[Tensor, "*rows classes"]) -> bool:
     return inside and values.numel() > 0 and bool(((values.double().sum(-1) - 1).abs() < SUM_TOLERANCE).all())
 
 
-def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str) -> None:
-    """Raise `MismatchError` where what a teacher gives as logits are probabilities: a softmax of them is nearly flat.
+def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str, who: str = "teacher") -> None:
+    """Raise `MismatchError` where what a model gives as logits are probabilities: a softmax of them is nearly flat.
 
     Rows (0, z) of labels of their own with every z in 0..1 are those of a sigmoid.
     """
@@ -163,14 +181,14 @@ def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str) -> 
         found = logits[:, 1]
         if bool((logits[:, 0] == 0).all() and ((found >= 0) & (found <= 1)).all() and (found > 0).any()):
             raise MismatchError(
-                "the teacher gives probabilities of labels, not logits: the sigmoid would be taken twice",
+                f"the {who} gives probabilities of labels, not logits: the sigmoid would be taken twice",
                 expected="logits, before the sigmoid",
                 got=f"{len(logits)} numbers, all in 0..1",
                 fix=fix.replace("softmax", "sigmoid"),
             )
     if are_probabilities(logits):
         raise MismatchError(
-            "the teacher gives probabilities, not logits: the softmax would be taken twice",
+            f"the {who} gives probabilities, not logits: the softmax would be taken twice",
             expected="logits, before the softmax",
             got=f"{len(logits)} rows of numbers in 0..1 that sum to 1",
             fix=fix,

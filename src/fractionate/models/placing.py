@@ -10,9 +10,39 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models.outputs import device_of
+
+
+def check_ready(model: Any, who: str = "student") -> None:
+    """Raise `ConfigError` for what is no module, and `MismatchError` for one whose weights do not exist yet."""
+    if not isinstance(model, nn.Module):
+        kind = "a function" if callable(model) and not isinstance(model, type) else repr(model)[:80]
+        raise ConfigError(
+            f"the {who} is not a model",
+            expected="an nn.Module",
+            got=kind,
+            fix="pass the model itself: MyModel(), or the function called once",
+        )
+    if getattr(model, "hf_device_map", None):  # what lies elsewhere is fetched when it is needed
+        return
+    for name, part in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(part):
+            raise MismatchError(
+                f"the {who} {type(model).__name__} has no weights yet",
+                expected="parameters with shapes",
+                got=f"{name} of a lazy module",
+                fix="call it on one batch before, so that its layers take their shapes",
+            )
+        if part.is_meta:
+            raise MismatchError(
+                f"the {who} {type(model).__name__} has no weights",
+                expected="parameters in memory",
+                got=f"{name} on the device meta",
+                fix="model.to_empty(device='cpu'), then load its state dict",
+            )
 
 
 def place(model: nn.Module, device: torch.device) -> torch.device:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from functools import cache
+from numbers import Integral
+from typing import Literal, get_args, get_type_hints
 
+from fractionate.errors import ConfigError
 from fractionate.records.base import Record
 from fractionate.records.knowledge import Spectrum
 from fractionate.records.measures import Histogram, Matrix, MetricInfo, Scores
@@ -93,6 +97,9 @@ LOOP_SETTINGS = (
 
 
 EPOCHS = 30  # where neither steps nor epochs are given
+COUNTS = ("steps", "batch_size", "micro_batch_size", "evaluate_every", "patience")
+RANGES = {"epochs": "above 0", "learning_rate": "of at least 0", "weight_decay": "of at least 0", "clip_norm": "above 0",
+          "warmup_share": "in 0..1", "average_decay": "in 0..1"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,42 @@ class Training(Record):
         "logits"  # hidden: the loss never holds [rows, classes]; for large vocabularies
     )
 
+    def check(self) -> None:
+        """Raise `ConfigError` for a setting of another type or out of range, and for two lengths."""
+        for setting in fields(self):
+            name, value = setting.name, getattr(self, setting.name)
+            if value is None and setting.default is None:
+                continue
+            number = (
+                isinstance(value, (int, float, Integral))
+                and not isinstance(value, bool)
+                and math.isfinite(float(value))
+            )
+            if name in COUNTS:
+                fits, expected = (
+                    number and isinstance(value, Integral) and int(value) >= 1,
+                    "a whole number of at least 1",
+                )
+            elif name in RANGES:
+                expected = f"a number {RANGES[name]}"
+                fits = (
+                    number
+                    and value >= 0
+                    and (value > 0 or "above" not in expected)
+                    and (value <= 1 or "in" not in expected.split())
+                )
+            else:
+                names = _choices()[name]
+                fits, expected = value in names, f"one of {', '.join(names)}"
+            if not fits:
+                raise ConfigError(f"invalid value for {name}", expected=expected, got=repr(value)[:80])
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(
+                "steps and epochs cannot be combined",
+                expected="one of them",
+                got=f"steps={self.steps}, epochs={self.epochs}",
+            )
+
     @property
     def loop_settings(self) -> tuple[str, ...]:
         """The settings in use that only `distill` knows; a fleet of students has no place for them."""
@@ -133,6 +176,11 @@ class Training(Record):
         if self.steps is not None:
             return self.steps
         return max(1, round((self.epochs or EPOCHS) * -(-examples // self.batch_size)))
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    return {name: get_args(hint) for name, hint in get_type_hints(Training).items()}
 
 
 @dataclass(frozen=True)

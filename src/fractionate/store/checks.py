@@ -152,11 +152,11 @@ def check_logits(
             got=str(list(logits.shape)),
         )
     named = len(source.split.class_names) if source.names_given else None
-    for wanted in (classes, named):
+    for wanted, why in ((classes, ""), (named, ", as many as the data's class_names")):
         if wanted is not None and wanted != logits.shape[1]:
             raise MismatchError(
                 "teacher and data differ in the number of classes",
-                expected=f"{wanted} classes",
+                expected=f"{wanted} classes{why}",
                 got=f"{logits.shape[1]} logits a row",
                 fix="use a teacher of these classes, or map its outputs to them",
             )

@@ -33,6 +33,7 @@ from fractionate.store.teachers import Asker, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import make_directory, refused
 from fractionate.system.progress import Progress
+from fractionate.tasks.kind import check_not_copied
 
 Array = NDArray[Any]
 MERGED_BYTES = 4 << 20  # columns of batches are joined up to here: the allocator takes larger arrays from the system
@@ -122,6 +123,7 @@ class TeacherPass:
     def _ask(self, batch: Batch, keys: Keys) -> None:
         slots = batch.index.numpy()
         each = slots % len(self.source)  # the place of each item's example
+        check_not_copied(self.asker.teacher, batch, self.identity.tokens)
         values, given = self.asker(batch)
         logits, labels, sizes = token_rows(values, given, self.identity.tokens, self.source, each)
         hidden = None

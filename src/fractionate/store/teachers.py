@@ -21,7 +21,7 @@ from fractionate.models.function import FunctionTeacher, as_teacher_module
 from fractionate.models.modes import eval_mode
 from fractionate.models.output_kinds import OutputKind, Outputs, as_logits, check_kind, of_two_classes
 from fractionate.models.outputs import Head, logits_of
-from fractionate.models.placing import placed, spread
+from fractionate.models.placing import check_ready, placed, spread
 from fractionate.store.hidden import HiddenWatch, hidden_watch
 from fractionate.store.keys import Keyed
 from fractionate.tasks.classification import Classification
@@ -97,6 +97,7 @@ class Asker:
         )
         if isinstance(self.teacher, FunctionTeacher):
             self.teacher.independent = kind.independent
+        check_ready(self.teacher, "teacher")
         self.device, self.precision = torch.device(device), precision
         self.given: OutputKind = "logits" if outputs == "auto" else outputs
         if isinstance(self.teacher, FunctionTeacher) and outputs not in ("auto", self.teacher.outputs):

@@ -14,6 +14,8 @@ from torch import nn
 
 from fractionate.data.sampling import step_seed
 from fractionate.errors import MismatchError
+from fractionate.models.modes import frozen_modules
+from fractionate.models.outputs import check_not_probabilities
 from fractionate.study.arms import Arm
 from fractionate.study.setup import Setup
 from fractionate.teachers.cached import Cached
@@ -71,6 +73,8 @@ def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup, first: 
         True for m in modules[0].modules() for name, _ in m.named_buffers(recurse=False) if name not in _persistent(m)
     ):
         return "buffers that are not in the state dict are not stacked"
+    if frozen_modules(modules[0]):
+        return "modules in evaluation mode are not stacked"
     try:
         stack = Stack(modules, 0)
         inputs = stack_setup.pool[next(stack_setup.places())]
@@ -80,6 +84,7 @@ def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup, first: 
             alone = modules[0].train()(inputs)
         if not isinstance(alone, torch.Tensor) or together.ndim != 3:
             return "its output is not one tensor of logits"
+        check_not_probabilities(alone, "leave the softmax out of the student", "student")
         if not torch.allclose(together[0], alone, rtol=1e-3, atol=1e-4):
             return "stacked and alone do not give the same logits"
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:

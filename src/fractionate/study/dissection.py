@@ -40,6 +40,7 @@ from fractionate.study.results import Folder
 from fractionate.study.trials import Trials
 from fractionate.study.tuning import check_tuning, choose, tried_arms, tuning_seeds
 from fractionate.study.workers import check_workers
+from fractionate.system.paths import as_path
 from fractionate.system.progress import Progress, Show
 from fractionate.tasks.metric import infos
 from fractionate.tasks.task import Task
@@ -125,6 +126,7 @@ def dissect(
         MismatchError: where data, signals, students or the folder do not fit together.
     """
     begin = time.perf_counter()
+    out = None if out is None else as_path(out, "out")
     if isinstance(student, Task):
         task, arms = _given_task(student, data, arms, (validation, test, head, teacher_head))
     else:
@@ -183,12 +185,12 @@ def dissect(
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:
-            folder = Folder(None if out is None else Path(out).expanduser() / "tries")
+            folder = Folder(None if out is None else out / "tries")
             before = replace(trials, setup=setup.without_test())
             found = before.runs(all_tries, tuning_seeds(tune), folder, advance=bar.advance)
             choice = choose(variants, tried, found, metrics[0])
             variants, tries = choice.arms, choice.tries
-        folder = Folder(None if out is None else Path(out).expanduser(), keep=keep == "weights")
+        folder = Folder(out, keep=keep == "weights")
         runs = trials.runs(variants, seeds, folder, advance=bar.advance)
     finally:
         bar.close()

@@ -152,8 +152,13 @@ def check_class_labels(predictions: Predictions, classes: int) -> None:
         )
 
 
-def check_not_copied(batch: Batch, tokens: str) -> None:
-    """Raise `MismatchError` where labels are the inputs themselves and each token is to be predicted at its own place."""
+def check_not_copied(model: Any, batch: Batch, tokens: str) -> None:
+    """Raise `MismatchError` where labels are the inputs themselves and each token is to be predicted at its own place.
+
+    Of an encoder-decoder they may be: its decoder reads the labels one place later.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return
     inputs = batch.inputs
     ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
     labels = batch.labels
@@ -165,7 +170,7 @@ def check_not_copied(batch: Batch, tokens: str) -> None:
             "the labels are the inputs themselves: a model would learn to copy each token",
             expected="predicts_next=True (a language model: each token is predicted at the one before it)",
             got="labels equal to input_ids wherever a token counts",
-            fix="pass predicts_next=True, or Task('language-modelling', ...)",
+            fix="pass predicts_next=True (to collect: tokens='next'), or Task('language-modelling', ...)",
         )
 
 

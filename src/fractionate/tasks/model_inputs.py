@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch, mapped
-from fractionate.errors import MismatchError
+from fractionate.errors import MismatchError, printable
 
 DECODER_INPUTS = "decoder_input_ids"  # transformers' name
 MAKES_THEM = "prepare_decoder_input_ids_from_labels"  # and that of the method by which a model makes them of labels
@@ -26,17 +28,18 @@ class ModelInputs:
     Args:
         dtype: The one floating-point type of the model's parameters; None: several, or none.
         decoder: The model's method that makes a decoder's inputs of labels; None where it has none.
+        reads: The names that its `forward` can use; None: any.
     """
 
     dtype: torch.dtype | None
     decoder: Callable[..., Tensor] | None
+    reads: frozenset[str] | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelInputs:
         """What this model takes."""
-        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
         decoder = getattr(model, MAKES_THEM, None)
-        return cls(dtypes.pop() if len(dtypes) == 1 else None, decoder if callable(decoder) else None)
+        return cls(dtype_of(model), decoder if callable(decoder) else None, names_read(model))
 
     def __call__(self, batch: Batch, view: str = "") -> Any:
         """The inputs, of one of the batch's views ("": the student's).
@@ -46,10 +49,19 @@ class ModelInputs:
         inputs = batch.view(view)
         if self.decoder is not None and isinstance(inputs, Mapping) and batch.labels.ndim == 2:
             inputs = self._with_decoder_inputs(inputs, batch.labels)
-        return inputs if self.dtype is None else mapped(inputs, self._cast)
+        if self.reads is not None and isinstance(inputs, Mapping) and not self.reads.issuperset(inputs):
+            inputs = self._without_unread(inputs)
+        return in_dtype(inputs, self.dtype)
 
-    def _cast(self, part: Tensor) -> Tensor:
-        return part.to(self.dtype) if part.is_floating_point() and part.dtype != self.dtype else part
+    def _without_unread(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert self.reads is not None
+        unread = [printable(str(name)) for name in inputs if name not in self.reads]
+        warnings.warn(
+            f"a model does not read the columns {', '.join(map(repr, unread))}: they are left out of what it is given "
+            "(data.remove_columns(...) leaves them out of the data; views= gives teacher and student inputs of their own)",
+            stacklevel=2,
+        )
+        return {name: part for name, part in inputs.items() if name in self.reads}
 
     def _with_decoder_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
         if DECODER_INPUTS in inputs or "decoder_inputs_embeds" in inputs:
@@ -67,3 +79,32 @@ class ModelInputs:
                 got=str(error).splitlines()[0],
                 fix=f"give {DECODER_INPUTS} in the data (DataCollatorForSeq2Seq(tokenizer, model=model) makes them)",
             ) from error
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The one floating-point type of a model's parameters; None: several, or none."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def in_dtype(inputs: Any, dtype: torch.dtype | None) -> Any:
+    """Inputs with their floating-point tensors in a model's type; as they are where it has none."""
+    if dtype is None:
+        return inputs
+    return mapped(inputs, lambda part: part.to(dtype) if part.is_floating_point() and part.dtype != dtype else part)
+
+
+def names_read(model: nn.Module) -> frozenset[str] | None:
+    """The names that a model's `forward` can use; None where it takes any.
+
+    transformers writes into its `**kwargs` which further names there are (`Unpack[TransformersKwargs]`): others would vanish.
+    """
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (ValueError, TypeError):  # a compiled function, such as that of a traced module
+        return None
+    rest = [one.annotation for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    further: Mapping[str, Any] | None = None
+    if rest:
+        further = getattr(next(iter(getattr(rest[0], "__args__", ())), None), "__annotations__", None)
+    return None if further is None else frozenset({*parameters, *further})

@@ -17,7 +17,8 @@ from fractionate.errors import ConfigError, FractionateError, MismatchError
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.modes import eval_mode
-from fractionate.models.outputs import Head, device_of, logits_of
+from fractionate.models.outputs import Head, check_not_probabilities, device_of, logits_of
+from fractionate.models.placing import check_ready
 from fractionate.records import Scores
 from fractionate.system.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
@@ -146,9 +147,18 @@ class Task:
                 expected=f"one of {', '.join(factories)}" if self.student is not None else "Task(student=factory)",
                 fix=f"did you mean {near!r}?" if near else "pass student=, a function that makes a fresh model",
             )
+        if isinstance(factory, nn.Module):
+            raise ConfigError(
+                "student= is a model, not a function that makes one",
+                expected="a function that makes a fresh model in each call",
+                got=type(factory).__name__,
+                fix="student=lambda: MyModel(...)",
+            )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return factory().to(self.device)
+            made = factory()
+            check_ready(made)
+            return made.to(self.device)
 
     def open(
         self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None, *, view: str = ""
@@ -254,10 +264,16 @@ class Task:
         return evaluate_metrics(compared(), used, final=final)
 
     def check_batch(self, model: nn.Module) -> None:
-        """Raise `MismatchError` where this model would learn to copy its inputs: a language model read as a tagger."""
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            return  # its decoder reads the labels one place later
-        check_not_copied(self.example(size=4), self.reader.tokens)
+        """Raise `MismatchError` for a language model read as a tagger, which would copy its inputs, and for one with a softmax."""
+        batch = self.example(size=4)
+        check_not_copied(model, batch, self.reader.tokens)
+        if self.reader.distributions:
+            try:
+                with reading(model) as reader:
+                    found = self.read(reader, batch.to(device_of(model)), head=self.head)
+            except Exception:  # the first step fails on it too, and says what to do
+                return
+            check_not_probabilities(found.required_logits, "leave the softmax out of the student", "student")
 
     def class_count(self, outputs: int) -> int | None:
         """How many classes there are, given a student's number of outputs; None for a task without classes."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fractionate.models.function import as_teacher_module, is_function_teacher
+from fractionate.models.placing import check_ready
 from fractionate.store.reading import Store
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.ensemble import Ensemble
@@ -24,6 +25,7 @@ def as_source(teacher: Any) -> TeacherSource | None:
     if teacher is None or isinstance(teacher, (Cached, Online, Ensemble)):
         return teacher
     if isinstance(teacher, nn.Module):
+        check_ready(teacher, "teacher")
         return Online(teacher)
     if is_function_teacher(teacher) and not isinstance(teacher, TeacherSource):
         return Online(as_teacher_module(teacher))

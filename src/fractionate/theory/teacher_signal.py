@@ -290,7 +290,7 @@ def _check(logits: Tensor, labels: Tensor, relation: Tensor | None) -> None:
     if len(logits) == 0:
         raise MismatchError("there is no data", expected="at least one example", got="0 rows")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        one_hot = labels.ndim == 2 and labels.shape == logits.shape
+        one_hot = labels.shape == logits.shape and bool((labels.sum(dim=1) == 1).all())
         raise MismatchError(
             "labels are not class numbers",
             expected=f"integers [{len(logits)}]",

@@ -23,6 +23,7 @@ from fractionate.losses.objective import Objective
 from fractionate.losses.terms.base import TermSpec
 from fractionate.losses.terms.plain import CallableTerm
 from fractionate.models.outputs import Head, device_of
+from fractionate.models.placing import check_ready
 from fractionate.records import Run, Training
 from fractionate.system.paths import as_path
 from fractionate.system.progress import Show
@@ -107,6 +108,8 @@ def distill(
         NumericsError: for a loss or gradient that is not finite, naming examples, before the weights are touched.
         StoppedError: after a signal.
     """
+    if not isinstance(student, Task):
+        check_ready(student)
     source = as_source(teacher)
     short = {"objective": objective, "training": training, "terms": tuple(terms) or None}
     recipe = _recipe(recipe, short, source)
@@ -161,6 +164,8 @@ def distill(
 
 def _recipe(recipe: Recipe | None, short: dict[str, Any], source: TeacherSource | None) -> Recipe:
     """The recipe of a call: given, or made of its fields."""
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ConfigError("recipe= is no recipe", expected="Recipe(...)", got=repr(recipe)[:80])
     given = {name: value for name, value in short.items() if value is not None}
     if recipe is not None and given:
         raise ConfigError(

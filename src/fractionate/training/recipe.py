@@ -48,6 +48,13 @@ class Recipe:
                 raise ConfigError(f"invalid value for {name}", expected="a tuple of specs or names", got=repr(parts))
             made = tuple(known[part] if isinstance(part, str) else part for part in parts)
             object.__setattr__(self, name, made)
+        for name, kind in (("objective", Objective), ("training", Training)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (name == "objective" and value is None):
+                raise ConfigError(
+                    f"{name}= is no {kind.__name__}", expected=f"{kind.__name__}(...)", got=repr(value)[:80]
+                )
+        self.training.check()
         weight = self.objective_weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise ConfigError("invalid value for objective_weight", expected="a number of at least 0", got=repr(weight))

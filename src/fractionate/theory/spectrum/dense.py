@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractionate.errors import ConfigError
 from fractionate.records import Spectrum
 from fractionate.theory.spectrum.stream import SpectrumStream
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -23,6 +24,10 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
     term) unless their logits are very large. Each term is the information that one step hard → ls → class-mean → kd adds.
     Source: ours (Pythagoras for KL with means, then the chain rule).
     """
+    if not isinstance(signal, TeacherSignal):
+        raise ConfigError(
+            "this is no teacher's signal", expected="TeacherSignal(logits, labels)", got=type(signal).__name__
+        )
     stream = SpectrumStream(
         signal.classes, temperature=temperature, labels_present=signal.labels, device=signal.logits.device
     )

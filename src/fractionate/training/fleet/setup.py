@@ -15,6 +15,7 @@ from fractionate.data.examples import Examples
 from fractionate.data.sampling import batches
 from fractionate.models.outputs import logits_of
 from fractionate.records import Point, Training
+from fractionate.tasks.model_inputs import dtype_of, in_dtype
 from fractionate.tasks.predictions import evenly
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.training.mechanism import said_relation
@@ -115,5 +116,6 @@ def convolves(model: nn.Module) -> bool:
 def model_logits(model: nn.Module, inputs: Tensor) -> Float[Tensor, "examples classes"]:
     """Logits of a model in evaluation mode."""
     model.eval()
+    inputs = in_dtype(inputs, dtype_of(model))
     with torch.no_grad():
         return torch.cat([logits_of(model(x)) for x in torch.split(inputs, EVALUATED_BATCH)])
