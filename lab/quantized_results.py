@@ -43,7 +43,8 @@ def completed(cell: Cell, study: Study) -> Study:
         replace(study.runs[0], arm=arm, seed=seed, test=scores[arm], **note) for arm in models for seed in study.seeds
     ]
     every = (*study.runs, *runs)
-    contrasts = [Contrast(arm, "no KD") for arm in study.arms if arm != "no KD"]
+    contrasts = [Contrast(arm, "no KD", arm.endswith("untrained")) for arm in study.arms if arm != "no KD"]
+    contrasts += [Contrast("unified", "unified, untrained")]
     contrasts += [Contrast(arm, "hidden") for arm in ("score", "map", "output", "unified")] + [Contrast("map", "score")]
     maps = [Contrast(*pair) for pair in ATTENTION_PAIRS]
     found: list[Effect] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from quantized_tasks import TINY, Texts, fine_tuned, parts
 from torch import nn
 
@@ -47,6 +48,12 @@ class Cell:
     @property
     def teacher(self) -> nn.Module:
         return fine_tuned(self.name, self.out)[0]
+
+    @property
+    def untrained(self) -> nn.Module:
+        """The teacher's architecture with random weights, for the placebo."""
+        torch.manual_seed(1)
+        return type(self.teacher)(self.teacher.config).eval()  # type: ignore[call-arg, return-value]
 
     def student(self) -> nn.Module:
         """Made of the teacher, without training. Word embeddings are quantized, not trained: half the weights."""

@@ -1,8 +1,8 @@
 """Do the teacher's explanations pay? KED against KD on breast-cancer, DNA, spam and Fashion-MNIST, full and reduced, 10 seeds.
 
-python lab/study_explanations.py   # trains what is not there yet under runs/explanations_per_seed, then writes tables and page
+python lab/study_explanations.py        # trains what is missing under runs/explanations_per_seed, then writes tables and page
 python lab/study_explanations.py tiny   # few steps on breast-cancer: shows that it runs
-python lab/study_explanations.py --only "fashion-mnist, reduced" --temperature 2   # T = τ = 2, tables beside the others
+python lab/study_explanations.py --only "fashion-mnist, reduced" --temperature 2   # T = τ = 2, in tables of their own
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fractionate.losses.terms import Explanations, ked, paper_objective
 from fractionate.records import Study
 from fractionate.study import Arm, BySeed
 
-SEEDS, SHARE = 10, 0.7
+SHARE = 0.7
 
 
 def arms_of(at: Material) -> dict[str, Recipe | Arm]:
@@ -41,9 +41,8 @@ def arms_of(at: Material) -> dict[str, Recipe | Arm]:
         "ked shuffled": Arm(explained("grouped"), teacher=BySeed(at.shuffled)),
         "ked random groups": Arm(explained("random groups"), teacher=BySeed(at.of_random_groups)),
     }
-    for m, name in enumerate(at.found.names if setting.alone else ()):
-        own = explained("grouped", tuple(float(i == m) for i in range(GROUPS)))
-        found[f"ked {name}{ALONE}"] = Arm(own, teacher=BySeed(at.explaining))
+    for name, one in zip(at.found.names if setting.alone else (), torch.eye(GROUPS).tolist(), strict=False):
+        found[f"ked {name}{ALONE}"] = replace(found["ked"], recipe=explained("grouped", tuple(one)))
     arms: dict[str, Recipe | Arm] = {}
     mixed = f"chimeras({at.found.groups!r}, size={50 * (more.steps or 0)})"
     models = {"kd": BySeed(at.black_box), "ked": BySeed(at.explaining_model)}  # of chimeras there are no stored answers
@@ -56,30 +55,26 @@ def arms_of(at: Material) -> dict[str, Recipe | Arm]:
     return arms
 
 
-def studied(at: Material, arms: dict[str, Recipe | Arm], seeds: int, workers: int) -> Study:
+def studied(at: Material, seeds: int, workers: int) -> tuple[Material, Study, dict[str, Recipe | Arm]]:
     """Every arm and seed at one setting; a finished student is read back."""
-    contrasts = [
-        *((arm, against) for arm, against, _ in STEPS),
-        *((n, "kd grouped") for n in arms if n.endswith(ALONE)),
-    ]
-    return dissect(
+    arms = arms_of(at)
+    contrasts = [step[:2] for step in STEPS] + [(name, "kd grouped") for name in arms if name.endswith(ALONE)]
+    return at, dissect(
         at.task, arms, BySeed(at.signal), test_signal=BySeed(at.test_signal), contrasts=contrasts, seeds=seeds, workers=workers,
         out=at.setting.kept, keep="weights", name=at.setting.name, progress="off",
-    )  # fmt: skip
+    ), arms  # fmt: skip
 
 
-def main(settings: Sequence[Setting], seeds: int = SEEDS, workers: int = 2) -> None:
+def main(settings: Sequence[Setting], seeds: int = 10, workers: int = 2) -> None:
     torch.set_num_threads(1)
-    material = [(at, arms_of(at)) for at in map(Material, settings)]
-    write([(at, studied(at, arms, seeds, workers), arms) for at, arms in material])
+    write([studied(Material(setting), seeds, workers) for setting in settings])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", nargs="?", choices=("full", "tiny"), default="full")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--temperature", type=float, default=10.0)
+    for name, usual in (("--only", ""), ("--seeds", 10), ("--temperature", 10.0)):
+        parser.add_argument(name, type=type(usual), default=usual)
     options = parser.parse_args()
-    given = [replace(s, temperature=options.temperature) for s in SETTINGS if options.only in s.name]
-    main(TINY, 2) if options.size == "tiny" else main(given, options.seeds)
+    chosen = [replace(s, temperature=options.temperature) for s in SETTINGS if options.only in s.name]
+    main(TINY, 2) if options.size == "tiny" else main(chosen, options.seeds)

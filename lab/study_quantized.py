@@ -4,8 +4,8 @@
     PYTHONPATH=src python lab/study_quantized.py tiny       # drawn tokens and a small encoder: shows that it runs
 
 Arms: full precision; quantized without training; no KD (labels alone); logits + hidden states (`hidden`); and with it attention
-score, map, output, or map and output (`unified`, coefficients 1 and 1). `hidden`, `map`, `output`, `unified` are a 2 × 2 design:
-the shares of map and output in what attention terms bring. Same order of data, same first weights, same learning rate in all arms.
+score, map, output, or map and output (`unified`, coefficients 1 and 1), and as its placebo the same terms read inside an encoder of
+random weights. `hidden`, `map`, `output`, `unified` are a 2 × 2 design: the shares of map and output in what attention terms bring.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "output": ("hidden", "output"),
     "unified": ("hidden", "map", "output"),
 }
+PLACEBO = "unified, untrained"  # the same terms, read inside an encoder of random weights
 
 
 def chosen_rate(bits: str, out: Path) -> float:
@@ -56,12 +57,13 @@ def studied(cell: Cell, workers: int) -> Study:
     """Every arm and seed of one task at one width; a finished student is read back."""
     taught = Objective("kd", 1.0, 1.0)
     rate = training(cell, chosen_rate(cell.bits, cell.out))
-    arms: dict[str, Recipe | Arm] = {
+    recipes = {
         name: Recipe(objective=taught if terms else None, terms=terms, training=rate) for name, terms in ARMS.items()
     }
+    untrained = Arm(recipes["unified"], placebo_of="unified", teacher=Cached(cell.signal, model=cell.untrained))
     return dissect(
-        cell.task, arms, Cached(cell.signal, model=cell.teacher), baseline="no KD", progress="off", workers=workers,
-        seeds=2 if cell.out == TINY else SEEDS, out=cell.out / cell.name / cell.bits / "study", name=cell.title,
+        cell.task, recipes | {PLACEBO: untrained}, Cached(cell.signal, model=cell.teacher), baseline="no KD", progress="off",
+        workers=workers, seeds=2 if cell.out == TINY else SEEDS, out=cell.out / cell.name / cell.bits / "study", name=cell.title,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from counting_term import Calling
 from fractionate.data.dataset import PROBED
 from fractionate.errors import MismatchError, NumericsError, StoppedError
 from fractionate.records import Run, Training
+from fractionate.tasks.fit import FEW
 from fractionate.training import distill
 from fractionate.training.checkpoint import steps_in
 from fractionate.training.run_folder import CHECKPOINTS, METRICS, RUN, STUDENT
@@ -111,14 +112,14 @@ def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(und
         """Validation data that send a signal on their way."""
 
         def __init__(self, at: int | None) -> None:
-            self.at, self.asked = at, -PROBED - 64  # so many are read before anything is trained
+            self.at, self.reads = at, -PROBED - 64 - FEW  # so many are read before anything is trained
 
         def __len__(self) -> int:
             return len(validation)
 
         def __getitem__(self, place: int):
-            self.asked += 1
-            if self.asked == self.at:
+            self.reads += 1
+            if self.reads == self.at:
                 os.kill(os.getpid(), signal.SIGTERM)
             return validation.inputs[place], int(validation.labels[place])
 

@@ -43,7 +43,7 @@ def test_study_of_quantized_encoders(lab: Path) -> None:
     study = program("study_quantized")
     study.main(study.TINY, workers=1)
     found = Study.load(study.TINY / "glosses" / "W2A8" / "study" / "study.json")
-    assert {run.status for run in found.runs} == {"completed"} and found.arms == tuple(study.ARMS)
+    assert {run.status for run in found.runs} == {"completed"} and found.arms == (*study.ARMS, study.PLACEBO)
     assert all("ranking-loss" in run.test.values for run in found.runs if run.test)
     assert (study.TINY / "study_quantized.html").exists()
     table = (study.TINY / "study_quantized.md").read_text()

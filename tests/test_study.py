@@ -208,7 +208,7 @@ def test_studies_that_cannot_be_meant(changes: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
-    [(lambda: nn.Linear(63, 10), "cannot take these inputs"), (lambda: nn.Linear(64, 9), "different classes")],
+    [(lambda: nn.Linear(63, 10), "cannot compute with these inputs"), (lambda: nn.Linear(64, 9), "different classes")],
 )
 def test_students_that_do_not_fit(factory: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(MismatchError, match=message):

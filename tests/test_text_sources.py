@@ -17,7 +17,7 @@ from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.models.hub import hf
 from fractionate.models.names import ModelNeed
 from fractionate.models.tokenizer import encode_for
-from fractionate.tasks import Task
+from fractionate.tasks import Task, check_fit
 
 SIZES = {"transfer": None, "validation": None, "test": None, "seed": 0}
 TEMPLATE = (
@@ -381,7 +381,7 @@ def test_every_source_feeds_a_model_of_its_task(tmp_path, kind):
     split = found.encode(found.table.examples, model.tokenizing(24))
     need = ModelNeed(kind, (), len(split.class_names), split.class_names)
     task = Task(kind, transfer=split, student=lambda: model.build(need))
-    task.check(task.model())
+    check_fit(task, task.model())
     student = task.model()
     batch = task.example(size=30)
     own = student.eval()(**batch.inputs, labels=batch.labels).loss  # transformers' own loss on these inputs and labels

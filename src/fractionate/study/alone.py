@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from fractionate.data.parts import subset
 from fractionate.errors import NumericsError
 from fractionate.losses.objective import Objective
-from fractionate.models.modes import eval_mode
 from fractionate.records import Point, Run
 from fractionate.study.run_record import bare_run, with_mechanism
 from fractionate.study.setup import Setup, Trial
-from fractionate.tasks.predictions import NOTHING, evenly
+from fractionate.tasks.predictions import evenly
 from fractionate.tasks.task import Task
 from fractionate.training.distillation import distill
 from fractionate.training.fleet.measurements import measure
@@ -114,10 +113,3 @@ def _channels_last(task: Task) -> Callable[[], nn.Module] | dict[str, Callable[[
     if callable(task.student):
         return laid(task.student)
     return {name: laid(factory) for name, factory in task.student.items()}
-
-
-def outputs_of(task: Task, model: nn.Module) -> int:
-    """The number of outputs of a model on the transfer set."""
-    with eval_mode(model), task.open(model, NOTHING) as reader:
-        found = task.read(reader, task.example().to(torch.device(task.device)), head=task.head)
-    return int(found.required_logits.shape[-1])

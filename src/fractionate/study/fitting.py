@@ -11,15 +11,15 @@ from torch import nn
 
 from fractionate.data.batch import Split
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.study.alone import outputs_of
 from fractionate.study.arms import Arm, Settings
 from fractionate.study.seed_teachers import SeedTeachers, Teacher, every, teacher_by_seed
 from fractionate.study.setup import Setup, same_module
 from fractionate.system.hashing import content_hash
+from fractionate.tasks.fit import check_fit
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
-from fractionate.teachers.shared import kept_in_memory
+from fractionate.teachers.shared import classes_of, kept_in_memory
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
 
@@ -32,6 +32,10 @@ def make_setup(
     own = {arm.name: teacher_by_seed(arm.teacher, seeds) for arm in arms if arm.teacher is not None}
     if any(own.get(arm.name, source) is None and arm.recipe.needs_teacher for arm in arms):
         raise ConfigError("a variant needs a teacher", fix="pass teacher=, or leave objectives and such terms out")
+    given_sources = every([source, *own.values()])
+    answers = list(map(classes_of, given_sources))
+    initial = _initial(task, arms, seeds[0])
+    outputs = max((check_fit(task, model, *answers) for model in initial.values()), default=0)
     splits = task.splits
     held_out: dict[str, Teacher] = {}
     judged = {"validation": validation_signal, "test": test_signal}
@@ -46,21 +50,11 @@ def make_setup(
     given_signals = tuple(name for name, signal in judged.items() if signal is not None)
     known = {name: found for name, found in held_out.items() if found is not None}
     setup = Setup(task, source, known, {}, own, given=given_signals)
-    taught = [setup.kept(one) for one in every([source, *own.values()])]
+    taught = [setup.kept(one) for one in given_sources]
     for one in taught:
         _check_signal(one, splits.transfer, "training")
-    names = dict.fromkeys(arm.recipe.student for arm in arms)
-    initial = {name: task.model(name, seeds[0]) for name in names} if task.student is not None else {}
-    outputs = 0
-    for name, model in initial.items():
-        if same_module(model, task.model(name, seeds[0] + 1)):
-            raise ConfigError(
-                "the function that makes students gives the same module each time",
-                expected="a fresh model in each call",
-                fix="build the model inside the function",
-            )
-        task.check_batch(model)
-        outputs = _check_student(task, model, taught)
+    kept = (classes_of(one) for one in taught)
+    classes = outputs or max((one for one in kept if isinstance(one, int)), default=0)
     settings: Settings = {
         "data": splits.transfer.fingerprint(),
         "teacher": "" if source is None else source.fingerprint(),
@@ -68,18 +62,29 @@ def make_setup(
             *(part for name, model in initial.items() for part in (name, str(model), *model.state_dict().values())),
             *(value for name in initial for value in task.model(name, 0).state_dict().values()),
         ),
-        "evaluation": content_hash(*(s.fingerprint() for s in (splits.validation, splits.test) if s is not None)),
-        "task": task.fingerprint()["task"],
+        **task.fingerprint(),
     }
     training = arms[0].recipe.training
     shared = [f.name for f in fields(training) if f.name != "learning_rate"]
     settings |= {
         key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
     }
-    signals = [
-        one.cached.classes for one in taught if isinstance(one, Cached) and isinstance(one.cached, TeacherSignal)
-    ]
-    return replace(setup, settings=settings), task.class_count(outputs or max(signals, default=0)) or 0
+    return replace(setup, settings=settings), task.class_count(classes) or 0
+
+
+def _initial(task: Task, arms: Sequence[Arm], seed: int) -> dict[str, nn.Module]:
+    """A student of each name. Raises `ConfigError` where a function gives one module twice."""
+    names = dict.fromkeys(arm.recipe.student for arm in arms)
+    initial = {name: task.model(name, seed) for name in names} if task.student is not None else {}
+    for name, model in initial.items():
+        if same_module(model, task.model(name, seed + 1)):
+            raise ConfigError(
+                "the function that makes students gives the same module each time",
+                expected="a fresh model in each call",
+                fix="build the model inside the function",
+            )
+        task.check_batch(model)
+    return initial
 
 
 def _on_held_out(teacher: Teacher, task: Task, split: Split) -> Teacher:
@@ -113,25 +118,3 @@ def _check_signal(source: TeacherSource, split: Split, what: str) -> None:
             got=f"{len(signal)} rows",
             fix="collect the teacher's signal on these examples",
         )
-
-
-def _check_student(task: Task, model: nn.Module, teachers: Sequence[TeacherSource]) -> int:
-    """The student's outputs. Raises `MismatchError` where it does not fit data and teachers."""
-    try:
-        outputs = outputs_of(task, model)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise MismatchError(
-            "the student cannot take these inputs",
-            expected=f"inputs as {task.title} has them",
-            got=str(error).splitlines()[0],
-        ) from error
-    for source in teachers:
-        signal = source.cached if isinstance(source, Cached) else None
-        if isinstance(signal, TeacherSignal) and outputs != signal.classes:
-            raise MismatchError(
-                "student and teacher speak of different classes",
-                expected=f"logits [batch, {signal.classes}]",
-                got=f"{outputs} outputs",
-                fix="give the student the teacher's classes",
-            )
-    return outputs

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fractionate.tasks.evaluate import CLASSIFICATION as CLASSIFICATION
     from fractionate.tasks.evaluate import evaluate_metrics as evaluate_metrics
     from fractionate.tasks.evaluate import scores as scores
+    from fractionate.tasks.fit import check_fit as check_fit
     from fractionate.tasks.kind import Kind as Kind
     from fractionate.tasks.kind import kinds as kinds
     from fractionate.tasks.metric import Metric as Metric

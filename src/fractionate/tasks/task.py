@@ -13,13 +13,14 @@ from torch import nn
 
 from fractionate.data.batch import Batch, Split
 from fractionate.data.splits import as_split
-from fractionate.errors import ConfigError, FractionateError, MismatchError
+from fractionate.errors import ConfigError
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import Head, check_not_probabilities, device_of, logits_of
 from fractionate.models.placing import check_ready
 from fractionate.records import Scores
+from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.system.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
 from fractionate.tasks.kind import Kind, check_not_copied, kinds
@@ -281,40 +282,15 @@ class Task:
             return None
         return self.classes or outputs
 
-    def check(self, student: nn.Module, teacher: nn.Module | None = None) -> None:
-        """Raise one error with every way in which data, models and metrics do not fit, before a step is taken."""
-        faults: list[FractionateError] = []
-        outputs: dict[str, int] = {}
-        batch = self.example()
-        models = {"student": (student, self.head, ""), "teacher": (teacher, self.teacher_head, "teacher")}
-        for name, (model, head, view) in models.items():
-            if model is None:
-                continue
-            try:
-                with reading(model) as reader:
-                    found = self.read(reader, batch.to(device_of(model)), head=head, view=view)
-                outputs[name] = found.required_logits.shape[-1]
-                if name == "student":
-                    self.reader.check_labels(found, outputs[name])
-            except FractionateError as error:
-                faults.append(error)
-        if len(set(outputs.values())) > 1 and self.reader.distributions:
-            faults.append(
-                MismatchError(
-                    "student and teacher have different classes",
-                    expected=f"{outputs['teacher']} outputs, as the teacher",
-                    got=f"{outputs['student']}",
-                    fix="give the student the teacher's classes",
-                )
-            )
-        if len(faults) == 1:
-            raise faults[0]
-        if faults:
-            raise MismatchError(f"{len(faults)} things do not fit", got="; ".join(str(fault) for fault in faults))
-
     def fingerprint(self) -> dict[str, str]:
-        """What tells this task from others, field by field; metrics do not count."""
-        found = {"task": f"{type(self.kind).__name__}({self.kind!r})", "head": repr(self.head)}
+        """What tells this task from others, field by field."""
+        heads = {"head": self.head, "teacher_head": self.teacher_head}
+        found = {
+            "task": f"{type(self.kind).__name__}({self.kind!r})",
+            **{name: callable_fingerprint(head) if callable(head) else repr(head) for name, head in heads.items()},
+            "output_layer": self.output_layer,
+            "metrics": ", ".join(metric.name for metric in self.judged),
+        }
         for name in ("validation", "test"):
             split = getattr(self.splits, name)
             found[name] = "" if split is None else split.fingerprint()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fractionate.data.batch import Split
 from fractionate.data.labels import check_same_labels
@@ -22,6 +22,7 @@ from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal
 
 MOST_BYTES = 1 << 29  # a larger signal is not kept: the model runs on every batch
 
@@ -109,3 +110,12 @@ def part_of(source: TeacherSource | None, places: Int[Tensor, "some"]) -> Teache
         expected="a dense signal or a model",
         fix="pass store.signal() or the teacher's model",
     )
+
+
+def classes_of(source: TeacherSource | None) -> nn.Module | int | None:
+    """The number of classes of kept outputs, or the model that is run on the data; None where neither is known without a pass."""
+    if isinstance(source, Online):
+        return source.model
+    kept = source.cached if isinstance(source, Cached) else None
+    kept = kept.signal if isinstance(kept, CachedRows) else kept
+    return kept.classes if isinstance(kept, (TeacherSignal, CompactSignal)) else None

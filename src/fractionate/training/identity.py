@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import xxhash
 from torch import Tensor, nn
 
 from fractionate.data.batch import Split
 from fractionate.errors import MismatchError
-from fractionate.models.modes import frozen_modules
+from fractionate.models.modes import frozen_modules, plain_state
 from fractionate.system.canonical import canonical_text
 from fractionate.system.fingerprints import model_hash
 from fractionate.system.hashing import parts_of
@@ -15,28 +19,24 @@ from fractionate.teachers.source import TeacherSource
 from fractionate.training.distributed import World
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Settings
-from fractionate.training.state import asked_for
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
                  nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)  # fmt: skip
 
 
-def settings_of(
-    task: Task, recipe: Recipe, student: nn.Module, *, seed: int, steps: int, arm: str, examples: int
-) -> Settings:
+def settings_of(task: Task, recipe: Recipe, student: nn.Module, given: Settings) -> Settings:
     """The settings of a run as its record holds them, without fingerprints of data and models."""
-    return asked_for(
-        student,
-        recipe.training,
-        objective=repr(recipe.objective),
-        objective_weight=float(recipe.objective_weight),
-        terms=", ".join(repr(spec) for spec in recipe.specs),
-        seed=seed,
-        steps=steps,
-        arm=arm,
-        examples=examples,
-        predicts_next=task.reader.predicts_next,
-    )
+    shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
+    settings: Settings = {f"training.{name}": value for name, value in asdict(recipe.training).items()}
+    return settings | given | {
+        "student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()),
+        "data": None,
+        "teacher": None,
+        "objective": repr(recipe.objective),
+        "objective_weight": float(recipe.objective_weight),
+        "terms": ", ".join(repr(spec) for spec in recipe.specs),
+        "predicts_next": task.reader.predicts_next,
+    }  # fmt: skip
 
 
 def identity_of(
@@ -47,6 +47,7 @@ def identity_of(
     source: TeacherSource | None,
     split: Split,
     world: World,
+    held_out: Mapping[str, TeacherSource],
 ) -> Settings:
     """All of it: two calls that agree in it are the same run."""
     found = dict(settings)
@@ -57,6 +58,7 @@ def identity_of(
         "teacher": None if source is None or not recipe.needs_teacher else source.fingerprint(),
         "initial_weights": model_hash(student, world.whole(student.state_dict())),
     }
+    found |= {f"{name}_signal": teacher.fingerprint() for name, teacher in held_out.items()}
     return found | task.fingerprint()
 
 

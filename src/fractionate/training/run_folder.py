@@ -83,12 +83,12 @@ class Folder:
         """The file of measurements."""
         return self.path / METRICS
 
-    def finished(self, asked: Settings) -> Run | None:
+    def finished(self, settings: Settings) -> Run | None:
         """The run that was finished here, or None. Raises `MismatchError` where it is not this one."""
         run = Run.load_kept(self.path / RUN)
         if run is None:
             return None
-        self.check(asked, run.settings)
+        self.check(settings, run.settings)
         return run
 
     def read_into(self, student: nn.Module, run: Run) -> None:
@@ -121,14 +121,14 @@ class Folder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return run
 
-    def check(self, asked: Settings, found: dict[str, Any]) -> None:
+    def check(self, settings: Settings, found: dict[str, Any]) -> None:
         """Raise `MismatchError` naming every setting in which the run in this folder differs from the one asked for."""
-        differing = [name for name in asked if found.get(name) != asked[name]]
+        differing = [name for name in settings if found.get(name) != settings[name]]
         if differing:
             name = differing[0]
             raise MismatchError(
                 f"{self.path} holds another run: {', '.join(differing)} differ",
-                expected=f"{name} = {asked[name]}",
+                expected=f"{name} = {settings[name]}",
                 got=f"{name} = {found.get(name)}",
                 fix="build the student under a fixed seed (torch.manual_seed), or let a Task make it; else choose another folder"
                 if name == "initial_weights"

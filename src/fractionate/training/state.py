@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fractionate.models.modes import plain_state
 from fractionate.models.weights import load_weights
-from fractionate.records import MetricInfo, Point, Scores, Training
+from fractionate.records import MetricInfo, Point, Scores
 from fractionate.training.checkpoint import (
     Checkpoint,
     optimizer_tensors,
@@ -69,7 +67,7 @@ class Parts:
     best: dict[str, Tensor] = field(default_factory=dict)
     scaler: torch.amp.GradScaler | None = None
 
-    def snapshot(self, state: TrainState, asked: Settings, world: World) -> Checkpoint:
+    def snapshot(self, state: TrainState, settings: Settings, world: World) -> Checkpoint:
         """All of it, as a checkpoint (every process has to ask)."""
         tensors = {f"student/{name}": t for name, t in world.whole(self.student.state_dict()).items()}
         tensors |= {f"parts/{name}": t for name, t in world.whole(self.trained.state_dict()).items()}
@@ -79,7 +77,7 @@ class Parts:
             tensors |= {f"average/{name}": t for name, t in world.whole(self.average.state_dict()).items()}
         tensors |= {f"best/{name}": t for name, t in self.best.items()}
         scale = self.scaler.state_dict() if self.scaler is not None else {}
-        return Checkpoint(state.step, tensors, {"asked": asked, "standing": asdict(state), "scale": scale})
+        return Checkpoint(state.step, tensors, {"settings": settings, "state": asdict(state), "scale": scale})
 
     def restore(self, found: Checkpoint, world: World) -> TrainState:
         """Put a checkpoint back. Raises `MismatchError` where it belongs to another model."""
@@ -94,17 +92,7 @@ class Parts:
         self.best = found.part("best")
         if self.scaler is not None and found.facts["scale"]:
             self.scaler.load_state_dict(found.facts["scale"])
-        return TrainState(**found.facts["standing"])
-
-
-def asked_for(
-    student: nn.Module, training: Training, *, data: str | None = None, teacher: str | None = None, **more: Any
-) -> Settings:
-    """What was asked for, by name: two calls that agree in it are the same run."""
-    shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
-    settings: Settings = {f"training.{name}": value for name, value in asdict(training).items()}
-    settings |= {"student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()), "data": data, "teacher": teacher}
-    return settings | more
+        return TrainState(**found.facts["state"])
 
 
 def running_average(student: nn.Module, decay: float) -> nn.Module:

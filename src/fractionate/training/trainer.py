@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,10 +22,12 @@ from fractionate.models.modes import frozen_modules, plain_module, plain_state, 
 from fractionate.models.outputs import device_of
 from fractionate.records import Point, Run, Scores
 from fractionate.system.progress import Progress, Show
+from fractionate.tasks.fit import check_fit
 from fractionate.tasks.metric import infos
 from fractionate.tasks.predictions import Needs
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import OpenCache
+from fractionate.teachers.shared import classes_of
 from fractionate.teachers.source import OpenTeacher, TeacherSource, no_better_than_chance
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
@@ -39,7 +40,7 @@ from fractionate.training.interrupt import InterruptedLook, Notice, watched
 from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
 from fractionate.training.observer import Observer
 from fractionate.training.recipe import Recipe
-from fractionate.training.run_folder import Folder
+from fractionate.training.run_folder import Folder, Settings
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
 from fractionate.training.state import Parts, TrainState, history, running_average, versions
 from fractionate.training.step import Stepper, Taken, seed_run, seed_step
@@ -84,12 +85,12 @@ class Session:
         self.training = self.recipe.training
         self.plain = plain_module(self.student)
         task, recipe, plain = self.task, self.recipe, self.plain
-        self.asked = settings_of(
-            task, recipe, plain, seed=self.seed, steps=self.steps, arm=self.arm, examples=len(self.split)
-        )
+        given: Settings = {"seed": self.seed, "steps": self.steps, "arm": self.arm, "examples": len(self.split)}
+        self.settings = settings_of(task, recipe, plain, given)
         if self.folder is not None:
-            self.asked = identity_of(self.asked, task, recipe, plain, self.source, self.split, self.world)
-            finished = self.folder.finished(self.asked)
+            others = (self.source, self.split, self.world, self.held_out)
+            self.settings = identity_of(self.settings, task, recipe, plain, *others)
+            finished = self.folder.finished(self.settings)
             if finished is not None:
                 self.student, self.plain = finish_student(self.recipe, self.student)
                 self.folder.read_into(self.plain, finished)
@@ -163,9 +164,8 @@ class Session:
         called = self.world.wrap(reader)
         trained = [p for p in (*self.plain.parameters(), *reader.parts.parameters()) if p.requires_grad]
         if not any(p.requires_grad for p in self.plain.parameters()):
-            raise ConfigError(
-                "the student has nothing to train", expected="parameters that require gradients", got="none"
-            )
+            wanted = "parameters that require gradients"
+            raise ConfigError("the student has nothing to train", expected=wanted, got="none")
         self.parts = Parts(self.plain, make_optimizer(trained, training), reader.parts)
         self.parts.average = average
         if training.precision == "float16":
@@ -201,21 +201,23 @@ class Session:
         return stack.enter_context(source.open(self.task, split, None, self.task.inside))
 
     def _foresee(self) -> None:
-        """Refuse a step that cannot fit before anything is allocated for it."""
+        """Refuse a step that cannot fit into memory, and data, models and metrics that do not fit together."""
         if self.world.holds_shards(self.plain):
             return
         training = self.training
         size = min(training.micro_batch_size or training.batch_size, len(self.split))
         batch = first_batch(self.split, -(-size // self.world.size), self.seed)
         inputs = self.task.inputs_of(self.plain, batch)
-        if small_for_sure(self.plain, inputs, self.device):
-            return
-        copies = (training.average_decay is not None) + (training.keep == "best")
-        learns_from = "teacher" if self.recipe.opens_teacher else "labels"
-        memory_estimate = estimate_memory(
-            self.plain, inputs, training, learns_from=learns_from, head=self.task.head, copies=copies
-        )
-        check_memory(memory_estimate, self.device)
+        if not small_for_sure(self.plain, inputs, self.device):
+            copies = (training.average_decay is not None) + (training.keep == "best")
+            learns_from = "teacher" if self.recipe.opens_teacher else "labels"
+            head = self.task.head
+            memory_estimate = estimate_memory(
+                self.plain, inputs, training, learns_from=learns_from, head=head, copies=copies
+            )
+            check_memory(memory_estimate, self.device)
+        with Stepper.errors:
+            check_fit(self.task, self.plain, classes_of(self.source) if self.recipe.needs_teacher else None)
 
     def _open(self) -> None:
         """Find the newest sound checkpoint and go on from it, or start."""
@@ -226,10 +228,10 @@ class Session:
             found, damaged = latest_checkpoint(self.folder.checkpoints, clean=self.world.rank == 0)
             path = self.folder.metrics if self.world.rank == 0 else None
         if found is not None and self.folder is not None:
-            self.folder.check(self.asked, found.facts["asked"])
+            self.folder.check(self.settings, found.facts["settings"])
             self.state = self.parts.restore(found, self.world)
         self.ledger = Ledger(path, keep_bytes=self.state.metrics_bytes, trackers=self.trackers)
-        self.ledger.start(self.arm, self.asked)
+        self.ledger.start(self.arm, self.settings)
         show = self.show if self.world.rank == 0 else "nothing"
         self.progress = Progress(f"{self.arm} seed {self.seed}", self.steps, show=show, done=self.state.step)
         contract = self.recipe.contract(self.task.reader.label_formula)
@@ -257,7 +259,10 @@ class Session:
             if self.state.look_due:
                 self._stop()
         saved = time.monotonic()
-        ahead, plan = itertools.tee(self._plan())  # what to fetch, and what to do with it
+        steps = micro_batches(
+            self.split, self.training, self.world, seed=self.seed, first=self.state.step, steps=self.steps
+        )
+        ahead, plan = itertools.tee(steps)  # what to fetch, and what to do with it
         wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
         fetched = self.split.batches(wanted, self.seed)
         for step in plan:
@@ -298,11 +303,6 @@ class Session:
             f"stopped by a signal after step {self.state.step} of {self.steps}",
             number=self.notice.number or 15,
             fix="run the same command again to go on",
-        )
-
-    def _plan(self) -> Iterator[MicroBatches]:
-        return micro_batches(
-            self.split, self.training, self.world, seed=self.seed, first=self.state.step, steps=self.steps
         )
 
     def _note(self, step: MicroBatches, taken: Taken, rate: float, *, row_due: bool) -> None:
@@ -361,7 +361,7 @@ class Session:
         assert self.folder is not None
         now = replace(self.state, metrics_bytes=self.ledger.sync())
         now.seconds += time.monotonic() - self.started
-        checkpoint = self.parts.snapshot(now, self.asked, self.world)
+        checkpoint = self.parts.snapshot(now, self.settings, self.world)
         if self.world.rank == 0:
             save_checkpoint(self.folder.checkpoints, checkpoint)
         self.world.wait()
@@ -391,7 +391,7 @@ class Session:
             validation=self._measure("validation", self.task.splits.validation),
             test=self._measure("test", self.task.splits.test),
             history=tuple(self.points) or history(self.ledger.rows),
-            settings=self.asked | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
+            settings=self.settings | {"best_step": now.best_step, "order": now.order, "examples_seen": now.seen},
             versions=versions(),
             note=self.remark,
             cost=cost_of(self.plain, self.source, self.split, self.seed) if self.folder is not None else {},

@@ -1,0 +1,157 @@
+"""Whether data, models and metrics of a task fit together, found before anything is trained: every fault in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from fractionate.data.batch import Batch, Split
+from fractionate.data.labels import check_labels
+from fractionate.data.parts import first_batch
+from fractionate.errors import FractionateError, MismatchError, NumericsError
+from fractionate.models.modes import eval_mode
+from fractionate.models.outputs import Head, device_of
+from fractionate.tasks.metric import Metric
+from fractionate.tasks.predictions import Predictions
+from fractionate.tasks.task import Task
+
+FEW, MOST_LABELS = 2, 1 << 20  # examples of each split that are tried; labels that are checked at once
+
+
+def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None) -> int:
+    """Raise one error with every way in which data, models and metrics do not fit.
+
+    Two examples of each split go through the models in evaluation mode, and through the metrics; labels that are known are all
+    checked. Models and random state are left as they were.
+
+    Args:
+        student: As it will be trained.
+        teachers: Models that are run on the data, and the numbers of classes of those whose outputs are kept; None: unknown.
+
+    Returns:
+        The number of the student's outputs.
+
+    Raises:
+        MismatchError: the one fault there is, or all of them.
+    """
+    splits = {name: getattr(task.splits, name) for name in ("transfer", "validation", "test")}
+    tried = _Tried(task)
+    with torch.random.fork_rng(devices=[]):
+        found, outputs = None, 0
+        with tried.faults():
+            found = tried.read("the student", student, splits["transfer"], task.head)
+            outputs = found.required_logits.shape[-1]
+        judged: tuple[Split, Predictions] | None = None
+        for name, split in splits.items():
+            if split is None or found is None:  # a student that cannot read the transfer set fails on the others alike
+                continue
+            with tried.faults(name):
+                read = found if name == "transfer" else tried.read("the student", student, split, task.head)
+                judged = judged if name == "transfer" else (split, read)
+                tried.check_labels(name, split, read, outputs)
+        if judged is not None:
+            tried.check_metrics(student, *judged)
+        for teacher in dict.fromkeys(teachers):
+            with tried.faults():
+                tried.check_classes(teacher, outputs)
+    tried.raise_all()
+    return outputs
+
+
+@dataclass(eq=False)
+class _Tried:
+    """The faults of a task so far."""
+
+    task: Task
+    found: list[FractionateError] = field(default_factory=list)
+
+    @contextmanager
+    def faults(self, where: str = "") -> Iterator[None]:
+        """Note a fault, and go on. Predictions that are not finite are left to the training, which names the examples."""
+        try:
+            yield
+        except NumericsError:
+            pass
+        except FractionateError as error:
+            what = error.what if error.what.startswith(where) else f"{where}: {error.what}"
+            self.found.append(MismatchError(what, expected=error.expected, got=error.got, fix=error.fix))
+
+    def read(self, who: str, model: nn.Module, split: Split, head: Head, view: str = "") -> Predictions:
+        """A model's predictions on a few examples of a split. Raises `MismatchError` where it cannot read them."""
+        batch = first_batch(split, FEW, 0).to(device_of(model))
+        try:
+            with self.task.open(model) as reader:
+                found = self.task.read(reader, batch, head=head, view=view)
+        except FractionateError:
+            raise
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise
+            raise MismatchError(
+                f"{who} cannot take these inputs",
+                expected=f"inputs as {split.name} has them",
+                got=str(error).partition("\n")[0],
+            ) from error
+        assert found.required_logits is not None
+        return found
+
+    def check_labels(self, name: str, split: Split, read: Predictions, outputs: int) -> None:
+        """Labels that are no class: of all examples where they are known, else of those that were read."""
+        reader = self.task.reader
+        if split.labels is None or not reader.distributions:
+            reader.check_labels(read, outputs)
+            return
+        for part in torch.split(torch.arange(len(split)), max(1, MOST_LABELS * len(split) // split.labels.numel())):
+            batch = Batch(None, split.labels[part.to(split.labels.device)], part)
+            rows, place = reader.label_rows(batch)
+            where = part if place is None else part[place.cpu()]
+            check_labels(rows, outputs, name=name, shown=lambda row, at=where: str(int(at[row])), of="student")
+
+    def check_classes(self, teacher: nn.Module | int | None, outputs: int) -> None:
+        """A teacher that cannot read the transfer set, or has other classes than the student."""
+        if isinstance(teacher, nn.Module):
+            view, head = "teacher", self.task.teacher_head
+            found = self.read("the teacher", teacher, self.task.splits.transfer, head, view)
+            teacher = found.required_logits.shape[-1]
+        if self.task.reader.distributions and outputs and teacher not in (None, outputs):
+            raise MismatchError(
+                "student and teacher have different classes",
+                expected=f"{teacher} outputs, as the teacher",
+                got=f"{outputs}",
+                fix="give the student the teacher's classes, or map the teacher's classes onto the student's",
+            )
+
+    def check_metrics(self, student: nn.Module, split: Split, read: Predictions) -> None:
+        """Metrics that do not read what this task predicts; those that compare with a teacher are left out."""
+        for metric in self.task.judged:
+            if not metric.reads_teacher:
+                with self.faults(f"metric {metric.name}"):
+                    metric.add(metric.start(), self._needed(metric, student, split, read).detached(), None)
+
+    def _needed(self, metric: Metric, student: nn.Module, split: Split, read: Predictions) -> Predictions:
+        """The predictions with what a metric reads inside the student; of text its first token."""
+        needs = replace(metric.needs, generated=0)
+        if needs:
+            with self.task.open(student, needs, read.batch) as reader:
+                read = self.task.read(reader, read.batch, head=self.task.head)
+        if metric.needs.generated:
+            with eval_mode(student):
+                read = replace(read, generated=self.task.reader.generate(student, read.batch, 1))
+        return read
+
+    def raise_all(self) -> None:
+        """Raise the fault, or one error that holds them all."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            listed = (f"{number}. " + " ".join(str(fault).split()) for number, fault in enumerate(self.found, 1))
+            raise MismatchError(
+                f"{len(self.found)} parts of the task do not fit",
+                expected="data, models and metrics of one task",
+                got="\n".join(listed),
+                fix="each as it says",
+            )
