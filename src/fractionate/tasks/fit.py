@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fractionate.data.batch import Batch, Split
-from fractionate.data.labels import check_labels
 from fractionate.data.parts import first_batch
 from fractionate.errors import FractionateError, MismatchError, NumericsError
 from fractionate.models.modes import eval_mode
@@ -41,18 +40,20 @@ def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None)
     splits = {name: getattr(task.splits, name) for name in ("transfer", "validation", "test")}
     tried = _Tried(task)
     with torch.random.fork_rng(devices=[]):
-        found, outputs = None, 0
-        with tried.faults():
-            found = tried.read("the student", student, splits["transfer"], task.head)
-            outputs = found.required_logits.shape[-1]
+        outputs = 0
         judged: tuple[Split, Predictions] | None = None
         for name, split in splits.items():
-            if split is None or found is None:  # a student that cannot read the transfer set fails on the others alike
+            if split is None or (
+                name != "transfer" and not outputs
+            ):  # a student that cannot read the one cannot read the others
                 continue
-            with tried.faults(name):
-                read = found if name == "transfer" else tried.read("the student", student, split, task.head)
+            with tried.faults("" if name == "transfer" else name):
+                labels = tried.labels(split)
+                read = tried.read("the student", student, split, task.head)
+                outputs = outputs or read.required_logits.shape[-1]
                 judged = judged if name == "transfer" else (split, read)
-                tried.check_labels(name, split, read, outputs)
+                for some in labels or (read,):
+                    task.reader.check_labels(some, outputs)
         if judged is not None:
             tried.check_metrics(student, *judged)
         for teacher in dict.fromkeys(teachers):
@@ -68,6 +69,7 @@ class _Tried:
 
     task: Task
     found: list[FractionateError] = field(default_factory=list)
+    batches: dict[int, Batch] = field(default_factory=dict)
 
     @contextmanager
     def faults(self, where: str = "") -> Iterator[None]:
@@ -77,12 +79,15 @@ class _Tried:
         except NumericsError:
             pass
         except FractionateError as error:
-            what = error.what if error.what.startswith(where) else f"{where}: {error.what}"
+            what = error.what.removeprefix("data: ")
+            what = f"{where}: {what}" if where else what
             self.found.append(MismatchError(what, expected=error.expected, got=error.got, fix=error.fix))
 
     def read(self, who: str, model: nn.Module, split: Split, head: Head, view: str = "") -> Predictions:
         """A model's predictions on a few examples of a split. Raises `MismatchError` where it cannot read them."""
-        batch = first_batch(split, FEW, 0).to(device_of(model))
+        if id(split) not in self.batches:
+            self.batches[id(split)] = first_batch(split, FEW, 0)
+        batch = self.batches[id(split)].to(device_of(model))
         try:
             with self.task.open(model) as reader:
                 found = self.task.read(reader, batch, head=head, view=view)
@@ -99,17 +104,17 @@ class _Tried:
         assert found.required_logits is not None
         return found
 
-    def check_labels(self, name: str, split: Split, read: Predictions, outputs: int) -> None:
-        """Labels that are no class: of all examples where they are known, else of those that were read."""
-        reader = self.task.reader
-        if split.labels is None or not reader.distributions:
-            reader.check_labels(read, outputs)
-            return
-        for part in torch.split(torch.arange(len(split)), max(1, MOST_LABELS * len(split) // split.labels.numel())):
+    def labels(self, split: Split) -> list[Predictions]:
+        """All labels as rows, where they are known. Raises `MismatchError` for those that are none of this task."""
+        if split.labels is None or not len(split):
+            return []
+        size = max(1, MOST_LABELS * len(split) // split.labels.numel())
+        found = []
+        for part in torch.split(torch.arange(len(split)), size):
             batch = Batch(None, split.labels[part.to(split.labels.device)], part)
-            rows, place = reader.label_rows(batch)
-            where = part if place is None else part[place.cpu()]
-            check_labels(rows, outputs, name=name, shown=lambda row, at=where: str(int(at[row])), of="student")
+            rows, place = self.task.reader.label_rows(batch)
+            found.append(Predictions(logits=None, labels=rows, place=place, batch=batch))
+        return found
 
     def check_classes(self, teacher: nn.Module | int | None, outputs: int) -> None:
         """A teacher that cannot read the transfer set, or has other classes than the student."""
