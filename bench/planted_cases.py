@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -81,6 +82,26 @@ class Case:
             second_view=None if self.view is None else TeacherSignal(self.view, labels),
             second_pass=None if self.second is None else TeacherSignal(self.second, labels),
         )  # fmt: skip
+
+
+def remember_fits() -> None:
+    """Let `diagnose` train each student once on the same data: most faults leave inputs and labels as they were."""
+    from fractionate.diagnosis import examination
+
+    fit, known = examination.student_fit, {}
+
+    def remembered(student: nn.Module, transfer: Any) -> Any:
+        parts = [*student.state_dict().values(), transfer.inputs, transfer.labels, transfer.group]
+        scale = [module.factor for module in student.modules() if isinstance(module, Scale)]
+        found = hashlib.blake2b(repr(scale).encode())
+        for part in parts:
+            found.update(part.contiguous().numpy().tobytes())
+        key = found.digest()
+        if key not in known:
+            known[key] = fit(student, transfer)
+        return known[key]
+
+    examination.student_fit = remembered
 
 
 class Scale(nn.Module):

@@ -34,7 +34,7 @@ def write_table(rows: list[dict[str, Any]], *, judged: bool, plan: Objective, un
         "person to the right place; *silent*: nothing that the sound case does not raise too; *wrong*: something else alone. "
         f"*Cost*: points of test accuracy taken from a student under {plan.cell.name} at T = {plan.temperature:g}, teacher weight "
         f"{plan.teacher_weight:g} (4 students; of wrong splits: points by which they misreport). Costly: a point or more, or no "
-        "training possible (faults of tokens were not priced: they count).", "",
+        "training possible. Students of tokens read the token before.", "",
         *([f"Faults not yet run on all of: {', '.join(unfinished)}.", ""] if unfinished else []),
         summary("Costly cases", costly, "target: named 90 %, silent or wrong 3 %"),
         summary("All cases", faults, "a fault without cost may be silent"),

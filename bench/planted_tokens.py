@@ -23,13 +23,15 @@ ROWS = 1500
 
 @dataclass(frozen=True)
 class Words:
-    """Rows of tokens of a language model, transfer and held-out."""
+    """Rows of tokens of a language model, transfer and held-out. Without `before` there is nothing a student could read."""
 
     logits: Tensor
     labels: Tensor
     held_logits: Tensor | None = None
     held_labels: Tensor | None = None
     second: Tensor | None = None
+    before: Tensor | None = None  # the token that a row follows, for students
+    held_before: Tensor | None = None
 
     def diagnosis(self) -> Diagnosis:
         place = torch.arange(len(self.labels))
@@ -60,8 +62,9 @@ def encoded(part: str, words: int, length: int = 16) -> Tensor:
     return torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
 
 
-def split(logits: Tensor, labels: Tensor) -> Words:
-    return Words(logits[:ROWS], labels[:ROWS], logits[ROWS : 2 * ROWS], labels[ROWS : 2 * ROWS])
+def split(logits: Tensor, labels: Tensor, before: Tensor | None = None, rows: int = ROWS) -> Words:
+    words = Words(logits[:rows].float(), labels[:rows], logits[rows : 2 * rows].float(), labels[rows : 2 * rows])
+    return words if before is None else replace(words, before=before[:rows], held_before=before[rows : 2 * rows])
 
 
 def zipf(seed: int, words: int = 1000, spread: float = 1.5) -> Words:
@@ -82,7 +85,7 @@ def word_pairs(part: str, words: int) -> Words:
     seen = pairs.sum(1, keepdim=True)
     mixed = (pairs + 20 * alone / alone.sum()) / (seen + 20)
     before, after = new[:, :-1].flatten(), new[:, 1:].flatten()
-    return split(mixed.log()[before], after)
+    return split(mixed.log()[before], after, before)
 
 
 def llama(part: str, words: int, width: int, steps: int) -> Words:
@@ -108,7 +111,7 @@ def llama(part: str, words: int, width: int, steps: int) -> Words:
         with torch.no_grad():
             logits = model.eval()(input_ids=new[:210]).logits[:, :-1]
         torch.save((logits.flatten(0, 1), new[:210, 1:].flatten()), path)
-    return split(*torch.load(path, weights_only=True))
+    return split(*torch.load(path, weights_only=True), new[:210, :-1].flatten())
 
 
 def smollm(rows: int = 800) -> Words:
@@ -125,17 +128,16 @@ def smollm(rows: int = 800) -> Words:
         folder, file = spec.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf"
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32").eval()
-        made: list[tuple[Tensor, Tensor]] = []
+        made: list[tuple[Tensor, Tensor, Tensor]] = []
         sentences = [" ".join(text) for text in texts("noun") if len(text) > 14]
-        while sum(len(labels) for _, labels in made) < 2 * rows:
+        while sum(len(labels) for _, labels, _ in made) < 2 * rows:
             ids = tokenizer(". ".join(sentences[4 * len(made) : 4 * len(made) + 4]), return_tensors="pt").input_ids[
                 :, :64
             ]
             with torch.no_grad():
-                made.append((model(input_ids=ids).logits[0, :-1].half(), ids[0, 1:]))
-        torch.save((torch.cat([z for z, _ in made]), torch.cat([y for _, y in made])), path)
-    logits, labels = torch.load(path, weights_only=True)
-    return Words(logits[:rows].float(), labels[:rows], logits[rows : 2 * rows].float(), labels[rows : 2 * rows])
+                made.append((model(input_ids=ids).logits[0, :-1].half(), ids[0, 1:], ids[0, :-1]))
+        torch.save(tuple(map(torch.cat, zip(*made, strict=True))), path)
+    return split(*torch.load(path, weights_only=True), rows)
 
 
 SOURCES: dict[str, Callable[[], Words]] = {
@@ -163,7 +165,7 @@ def healthy_tokens(name: str) -> Iterator[tuple[str, Callable[[], Words]]]:
 
 def by_token(words: Words) -> Words:
     order = words.labels.argsort(stable=True)
-    return replace(words, logits=words.logits[order], labels=words.labels[order])
+    return replace(words, logits=words.logits[order], labels=words.labels[order])  # not for students
 
 
 def numbers(change: Callable[[Tensor], Tensor]) -> Callable[[Words], Words]:

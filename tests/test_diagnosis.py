@@ -123,9 +123,8 @@ def test_classes_that_never_occur_do_not_take_the_mass(data):
 def test_an_over_trained_teacher_is_named(data):
     model = teacher(data[0], 200)
     diagnosis = diagnose(signal_of(model, data[0]), data=data[0], held_out=signal_of(model, data[1]))
-    assert {f.name for f in diagnosis.problems} == {
-        "over-confident-teacher", "memorising-teacher", "held-out-calibration",
-    }  # fmt: skip
+    # on held-out digits a temperature would gain 0.05 nats: too little to cost a student a point
+    assert {f.name for f in diagnosis.problems} == {"over-confident-teacher", "memorising-teacher"}
     assert found(diagnosis, "over-confident-teacher").severity == "error"
 
 

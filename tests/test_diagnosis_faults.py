@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from encoders import transformers
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
-from fractionate.diagnosis.assignment import best_assignment
-from fractionate.diagnosis.calibration_probes import best_temperature
+from fractionate.diagnosis.label_mixture import label_mixture
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import read_transfer
@@ -231,18 +230,89 @@ def test_label_maps_of_two_models_are_compared_by_name() -> None:
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 30])
-def test_the_assignment_is_scipys(size: int) -> None:
-    optimize = pytest.importorskip("scipy.optimize")
-    for seed in range(5):
-        gain = torch.randint(0, 9, (size, size), generator=torch.Generator().manual_seed(seed)).double()
-        found = best_assignment(gain)
-        assert sorted(found.tolist()) == list(range(size))
-        rows, columns = optimize.linear_sum_assignment(gain.numpy(), maximize=True)
-        assert float(gain[torch.arange(size), found].sum()) == gain.numpy()[rows, columns].sum()
-
-
 def test_the_best_temperature_is_that_of_the_scaled_logits() -> None:
     for factor in (0.5, 1.0, 4.0):
-        found, gained = best_temperature(factor * SOUND_HELD, HELD.labels)
-        assert found == pytest.approx(factor, rel=0.2) and gained >= 0
+        found = label_mixture(TeacherSignal(factor * SOUND_HELD, HELD.labels))
+        assert found.temperature == pytest.approx(factor, rel=0.2) and found.gained >= 0
+        assert found.random <= 0.02 and found.interval.low == 0
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_random_labels_are_told_from_doubt(factor: float) -> None:
+    signal = TeacherSignal(factor * SOUND_HELD, wrong(HELD.labels, 0.3))
+    found = label_mixture(signal)
+    assert found.random == pytest.approx(0.3, abs=0.06) and found.interval.low > 0.2
+    blurred = factor * SOUND_HELD + 2 * factor * torch.randn(
+        len(HELD), CLASSES, generator=torch.Generator().manual_seed(1)
+    )
+    assert label_mixture(TeacherSignal(blurred, HELD.labels)).random < 0.05  # wrong inputs: another temperature
+    ruled_out = SOUND_HELD.masked_fill(SOUND_HELD.topk(2, dim=1).values[:, 1:] > SOUND_HELD, -torch.inf)
+    assert label_mixture(TeacherSignal(ruled_out, HELD.labels)).gained >= 0
+
+
+def wrong(labels: Tensor, share: float) -> Tensor:
+    """Labels of which a share is drawn anew."""
+    draw = torch.Generator().manual_seed(8)
+    drawn = torch.rand(len(labels), generator=draw) < share
+    return torch.where(drawn, torch.randint(CLASSES, (len(labels),), generator=draw), labels)
+
+
+def test_labels_that_are_wrong_in_held_out_data_too_are_named() -> None:
+    labels, there = wrong(DATA.labels, 0.4), TeacherSignal(SOUND_HELD, wrong(HELD.labels, 0.4))
+    noise = diagnose(TeacherSignal(SOUND, labels), held_out=there, only=("label-noise",)).findings[0]
+    assert noise.severity == "warning" and "held-out" in noise.summary and noise.examples
+    found = {item.name: item for item in noise.evidence}
+    assert found["random labels in held-out data"].value == pytest.approx(0.4 * 5 / 6, abs=0.08)
+
+
+def test_a_blurred_teacher_is_not_blamed_on_the_labels() -> None:
+    blurred = SOUND + 4 * torch.randn(len(DATA), CLASSES, generator=torch.Generator().manual_seed(1))
+    assert "label-noise" not in raised(diagnosed(blurred))
+    assert "input-mismatch" in raised(diagnosed(blurred))
+
+
+def test_renamed_classes_of_a_weak_teacher_are_found_by_what_it_confuses() -> None:
+    draw = torch.Generator().manual_seed(2)
+    mixing = torch.tensor([[0, 1], [1, 2], [2, 1], [3, 4], [4, 3], [5, 0]])  # answers with two classes alike
+
+    def weak(inputs: Tensor) -> Tensor:
+        z = knows(inputs)
+        return 0.5 * (z[:, mixing[:, 0]] + z[:, mixing[:, 1]]) + torch.randn(len(z), CLASSES, generator=draw)
+
+    here, there = weak(DATA.inputs), weak(HELD.inputs)
+    order = torch.tensor([3, 0, 4, 5, 1, 2])
+    assert raised(diagnosed(here[:, order], there)).get("permuted-classes") == "error"
+    assert "permuted-classes" not in raised(diagnosed(here, there))
+
+
+def test_inputs_of_reversed_sign_are_told_from_numbers_of_reversed_sign() -> None:
+    inputs, numbers = raised(diagnosed(-SOUND)), raised(diagnosed(-SOUND, -SOUND_HELD))
+    assert inputs.get("input-mismatch") == "error" and "unusable-numbers" not in inputs
+    assert numbers.get("unusable-numbers") == "error"
+
+
+def test_classes_that_were_never_taught_apart_are_named() -> None:
+    merged = SOUND.clone()
+    noise = 0.1 * torch.randn(len(DATA), 2, generator=torch.Generator().manual_seed(3))
+    merged[:, :2] = merged[:, :2].logsumexp(1, keepdim=True) + noise
+    found = diagnose(TeacherSignal(merged, DATA.labels), only=("duplicate-classes",)).findings[0]
+    assert found.severity == "warning" and "0 and 1" in found.summary
+
+
+@pytest.mark.parametrize(("temperature", "severity"), [(2.0, "ok"), (4.0, "ok"), (12.0, "warning")])
+def test_a_soft_teacher_is_no_reason_against_a_temperature(temperature: float, severity: str) -> None:
+    for scale in (0.3, 1.0, 6.0):
+        planned = Objective("kd", temperature, 0.9)
+        found = diagnose(TeacherSignal(scale * SOUND, DATA.labels), objective=planned, only=("temperature",)).findings[
+            0
+        ]
+        assert found.severity == severity, scale
+
+
+def test_a_prior_is_a_fault_where_correcting_it_pays() -> None:
+    away = torch.where(torch.arange(CLASSES) < 2, 1.0, 0.0)
+    right = 2 * away + 3 * nn.functional.one_hot(DATA.labels, CLASSES)  # on all examples: nothing can be won
+    for logits, severity in ((SOUND + 8 * away, "warning"), (right, "info")):
+        found = diagnose(TeacherSignal(logits, DATA.labels), only=("class-balance",)).findings[0]
+        assert found.severity == severity
+        assert any(item.name == "accuracy gained by correcting the prior" for item in found.evidence)

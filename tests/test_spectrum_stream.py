@@ -90,3 +90,8 @@ def test_two_views():
     assert 0.5 < reproducible(signal, noisy).share < 1
     with pytest.raises(MismatchError, match="same order"):
         reproducible(signal, other)
+    first, second = (TeacherSignal(s.logits.repeat(4, 1), s.labels.repeat(4)) for s in (signal, noisy))
+    once, four = reproducible(signal, noisy), reproducible(first, second, group=torch.arange(300).repeat(4))
+    assert four.reproducible_nats == pytest.approx(once.reproducible_nats)
+    assert four.interval.low == pytest.approx(once.interval.low)  # four copies of a row know no more than one
+    assert reproducible(first, second).interval.low > once.interval.low

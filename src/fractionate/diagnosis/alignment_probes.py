@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from fractionate.diagnosis.assignment import best_assignment
 from fractionate.diagnosis.case import ANSWERS, LABELS, Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.records import Evidence
+
+MOST_NAMED = 300  # classes that are paired by what a teacher confuses
 
 
 @probes.register("permuted-classes")
@@ -27,8 +28,9 @@ class PermutedClasses:
     circle of the pairing counts where renaming its classes turns more wrong answers right than right ones wrong, by more than
     `beyond` = 3.5 deviations (McNemar), at most one in five of its classes loses, and accuracy comes to `recovered` = 0.8 of that
     on held-out data or of a linear classifier, if they are not renamed too. Error, because the student is taught wrong names. Of
-    at most `most_classes` = 300 classes, the commonest. Scores of reversed sign are another finding, but with two classes they
-    look the same.
+    at most `most_classes` = 300 classes, the commonest. Else, with held-out data, the names under which the teacher confuses the
+    classes here as it does there: so a weak teacher's are found. Scores of reversed sign are another finding, but with two classes
+    they look the same.
     """
 
     beyond: float = 3.5
@@ -39,6 +41,8 @@ class PermutedClasses:
     def __call__(self, case: Case) -> Measurement:
         reading = case.reading
         table = renaming(case, self.beyond, self.recovered, self.most_classes)
+        if not bool((table != torch.arange(len(table))).any()):
+            table = renaming_by_habits(case, self.beyond, self.recovered)
         moved = (table != torch.arange(len(table))).nonzero().flatten()
         after, n = int((reading.predicted == table[reading.labels]).sum()), len(reading)
         pairs = [f"{case.name_of(c)} → {case.name_of(int(table[c]))}" for c in moved.tolist()[:12]]
@@ -111,6 +115,42 @@ def renaming(
         if few_lose and after - before > beyond * max(1.0, (after + before) ** 0.5):
             table[frequent[circle]] = frequent[pairing[circle]]
     return table
+
+
+def renaming_by_habits(case: Case, beyond: float = 3.5, recovered: float = 0.8) -> Int[Tensor, "classes"]:
+    """The same from what the teacher confuses on held-out data: it finds the names of a weak teacher, whose best answer is no clue.
+
+    The names under which the answers here are likeliest, given how often it answers a label with each class there; fitted on one
+    half. They count where the other half is likelier by `beyond` deviations, and accuracy comes to `recovered` of that there.
+    """
+    reading, there = case.reading, case.held_out_reading
+    table = torch.arange(reading.classes)
+    if there is None or there.accuracy < reading.accuracy + 0.05 or reading.classes > MOST_NAMED:
+        return table
+    size = reading.classes
+    habits = torch.bincount(there.labels * size + there.predicted, minlength=size * size).reshape(size, size).double()
+    habits = habits + there.predicted_counts.double() / len(there) + 1e-2
+    likely = (habits / habits.sum(1, keepdim=True)).log()
+    first = parts(torch.arange(len(reading)) if case.data is None else case.data.group, 2) == 0
+    if bool(first.all()) or not bool(first.any()):
+        return table
+    seen = torch.bincount(reading.labels[first] * size + reading.predicted[first], minlength=size * size).reshape(
+        size, size
+    )
+    meant = best_assignment(seen.double().T @ likely + torch.eye(size, dtype=torch.float64))  # of each answer here
+    label, answer = reading.labels[~first], reading.predicted[~first]
+    gained = likely[label, meant[answer]] - likely[label, answer]
+    clear = float(gained.sum()) > beyond * max(1.0, float(gained.square().sum()) ** 0.5)
+    if clear and float((meant[answer] == label).double().mean()) >= recovered * there.accuracy:
+        table[meant] = torch.arange(size)
+    return table
+
+
+def best_assignment(gain: Float[Tensor, "n n"]) -> Int[Tensor, "n"]:
+    """The permutation with the largest sum of gains, one column for each row."""
+    from scipy.optimize import linear_sum_assignment
+
+    return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
 
 
 def expected_accuracy(case: Case) -> float:

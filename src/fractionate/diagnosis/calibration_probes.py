@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import mean_interval
 from fractionate.records import Evidence
-from fractionate.theory.teacher_signal import TeacherSignal
-
-TEMPERATURES = tuple(2 ** (k / 4) for k in range(-16, 17))  # a sixteenth to sixteen
-MOST_ROWS = 2000
 
 
 @probes.register("held-out-calibration")
@@ -25,9 +17,10 @@ class HeldOutCalibration:
 
     Measured on the held-out signal: mean top probability less accuracy, and the temperature with the least log-loss there. Too
     sure: ahead of its accuracy by `sure` = 8 points (interval clear of 0), or a best temperature above `hot` = 1.6 that gains
-    `gain` = 0.02 nats. Warning. Too soft: behind by `soft` = 20 points, or a best temperature below `cold` = 0.5 with the same
-    gain. Information, since forests and smoothed teachers are so and students gained by it; warning where `flat` = 85 % of the
-    way from its accuracy to a uniform answer is gone.
+    `costly` = 0.1 nats (where it gained less, students of the divided logits gained less than a point). Warning. Too soft: behind
+    by `soft` = 20 points, or a best temperature below `cold` = 0.5 that gains `gain` = 0.02 nats. Information, since forests and
+    smoothed teachers are so and students gained by it; warning where `flat` = 85 % of the way from its accuracy to a uniform
+    answer is gone.
     """
 
     sure: float = 0.08
@@ -36,23 +29,20 @@ class HeldOutCalibration:
     cold: float = 0.5
     flat: float = 0.85
     gain: float = 0.02
+    costly: float = 0.1
     needs: ClassVar[tuple[Need, ...]] = ("held_out",)
 
     def __call__(self, case: Case) -> Measurement:
-        reading = case.held_out_reading
-        assert reading is not None
+        reading, mixture = case.held_out_reading, case.held_out_mixture
+        assert reading is not None and mixture is not None
         ahead = reading.top - reading.correct.double()
         evidence = [
             Evidence("top probability above accuracy", float(ahead.mean()), "share", mean_interval(ahead), self.sure),
             Evidence("accuracy on held-out data", reading.accuracy, "share"),
             Evidence("chance", 1 / reading.classes, "share"),
+            Evidence("temperature of the least log-loss", mixture.temperature, "", None, self.hot),
+            Evidence("gained by it", mixture.gained, "nats", None, self.costly),
         ]
-        if isinstance(case.held_out, TeacherSignal):
-            best, gained = best_temperature(case.held_out.logits[:MOST_ROWS], case.held_out.labels[:MOST_ROWS])
-            evidence += [
-                Evidence("temperature of the least log-loss", best, "", None, self.hot),
-                Evidence("gained by it", gained, "nats", None, self.gain),
-            ]
         return Measurement(tuple(evidence), enough=len(reading) >= 30)
 
     def judge(self, measured: Measurement) -> Judgement:
@@ -60,18 +50,19 @@ class HeldOutCalibration:
             return fine("too few held-out examples to tell")
         name = "top probability above accuracy"
         ahead, right = measured[name], measured["accuracy on held-out data"]
-        known = measured.has("gained by it") and measured["gained by it"] > self.gain
+        known = measured["gained by it"] > self.gain
         best = measured["temperature of the least log-loss"] if known else 1.0
+        hot = best > self.hot and measured["gained by it"] > self.costly
         message = f"mean top probability {right + ahead:.1%}, accuracy {right:.1%}" + (
             f"; its best temperature is {best:.2g}" if known else ""
         )
-        if (ahead > self.sure and measured.low(name) > 0) or best > self.hot:
+        if (ahead > self.sure and measured.low(name) > 0) or hot:
             return Judgement(
-                "warning", 1 - max(0.0, ahead) if best <= self.hot else 0.5 / best,
+                "warning", 0.5 / best if hot else 1 - max(0.0, ahead),
                 f"the teacher is too sure of itself on held-out data: {message}",
                 "It was trained too long or on too few examples, its logits were multiplied, or many held-out labels are wrong.",
                 "Divide its logits by that temperature, take an earlier checkpoint, or leave the labels more weight.",
-                patch=(("objective.temperature", round(best, 1)),) if best > self.hot else (),
+                patch=(("objective.temperature", round(best, 1)),) if hot else (),
             )  # fmt: skip
         if ahead < -self.soft or best < self.cold:
             return Judgement(
@@ -82,21 +73,6 @@ class HeldOutCalibration:
                 "Multiply its logits back (divide by that temperature), and plan with no higher temperature than 1 until then.",
             )
         return fine(f"as sure as it is right on held-out data: {message}", 1 - abs(ahead))
-
-
-def best_temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The temperature of the least mean log-loss among 33 from 1/16 to 16, and what it gains over 1, in nats."""
-    z = logits.double()
-    z = z - z.max(dim=1, keepdim=True).values
-    own = z.gather(1, labels[:, None]).squeeze(1)
-    kept = ~torch.isneginf(own)  # a class ruled out costs the same at every temperature
-    z, own = z[kept], own[kept]
-    if not len(z):
-        return 1.0, 0.0
-    losses = [float((torch.logsumexp(z / t, dim=1) - own / t).mean()) for t in TEMPERATURES]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    gained = losses[len(losses) // 2] - losses[best]
-    return TEMPERATURES[best], gained if math.isfinite(gained) else 0.0
 
 
 @probes.register("answers-as-labels")

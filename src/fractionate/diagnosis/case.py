@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.label_mixture import LabelMixture, label_mixture
 from fractionate.diagnosis.linear_probe import linear_probe
 from fractionate.diagnosis.reading import Reading, read
 from fractionate.diagnosis.student_fit import StudentFit
@@ -77,6 +78,16 @@ class Case:
     def held_out_reading(self) -> Reading | None:
         """One pass over the held-out signal."""
         return None if self.held_out is None else read(self.held_out)
+
+    @cached_property
+    def mixture(self) -> LabelMixture:
+        """The teacher's temperature and the share of random labels, likeliest on the transfer set."""
+        return label_mixture(self.signal)
+
+    @cached_property
+    def held_out_mixture(self) -> LabelMixture | None:
+        """The same on held-out data."""
+        return None if self.held_out is None else label_mixture(self.held_out)
 
     @property
     def student_logits(self) -> Float[Tensor, "rows student_classes"] | None:

@@ -20,14 +20,14 @@ BRINGS_ABOUT: dict[str, tuple[str, ...]] = {
     ),
     "misaligned-cache": (
         "input-mismatch", "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class", "memorising-teacher",
-        "temperature", "loss-scale", "over-confident-teacher",
+        "temperature", "loss-scale", "over-confident-teacher", "capacity-gap",
     ),
     "input-mismatch": (
         "label-noise", "weak-teacher", "duplicate-classes", "class-balance", "lost-class", "temperature", "loss-scale",
     ),
     "vocabulary-mismatch": ("class-balance",),
-    "weak-teacher": ("input-mismatch", "duplicate-classes", "temperature", "smoothed-teacher"),
-    "label-noise": ("input-mismatch", "loss-scale"),
+    "weak-teacher": ("input-mismatch", "temperature", "smoothed-teacher"),
+    "label-noise": ("input-mismatch", "loss-scale", "capacity-gap"),
 }  # fmt: skip
 ALSO_AS_WARNING = ("label-noise", "vocabulary-mismatch")
 

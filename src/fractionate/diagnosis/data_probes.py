@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import share_interval
+from fractionate.diagnosis.label_mixture import LabelMixture
 from fractionate.diagnosis.reading import Reading
 from fractionate.records import Evidence, Interval
 
@@ -24,19 +25,26 @@ class LabelNoise:
 
     An example counts when the teacher's answer is not the label and it gives the answer at least the confidence it has, on
     average, in examples so labelled, as in confident learning (Northcutt et al., arXiv 1911.00068). A teacher has errors of its
-    own: what it contradicts on held-out data is subtracted where that is given, else what its own doubt announces (the sum of
-    1 - top probability over equally confident examples). Warning where the excess is clear of `rate` = 1 %, error where it is clear
-    of `many` = 15 %.
+    own: what it contradicts on held-out data where they are given, else what its own doubt announces (the sum of 1 - top
+    probability over equally confident examples). Warning where the excess is clear of `rate` = 1 %, error where it is clear of
+    `many` = 15 %; neither where another temperature explains the labels: random labels have to be the likelier explanation of at
+    least `explained` = half of the excess. Wrong labels are as frequent where a teacher is sure, and wrong inputs are not.
+
+    Labels that are wrong in held-out data too leave no excess. Warning where the share of random labels there is clear of `common`
+    = 15 % and the teacher is right beyond chance.
     """
 
     rate: float = 0.01
     many: float = 0.15
+    explained: float = 0.5
+    common: float = 0.15
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
         confident, against = self._against(case.reading)
         n, count = len(against), int(against.sum())
-        around = share_interval(count, n)
+        views = n if case.data is None or case.tokens else int(torch.unique(case.data.group).numel())
+        around = share_interval(round(count * views / n), views)
         if case.held_out_reading is not None:
             other = self._against(case.held_out_reading)[1]
             theirs = share_interval(int(other.sum()), len(other))
@@ -64,12 +72,30 @@ class LabelNoise:
                 ),
                 Evidence("labels confidently contradicted", count / n, "share", around),
                 Evidence("of these expected from the teacher's own errors", expected, "share", theirs),
+                self._random("random labels", case.mixture, case.signal.classes),
+                *(
+                    []
+                    if case.held_out_reading is None or case.held_out_mixture is None
+                    else [
+                        self._random(
+                            "random labels in held-out data", case.held_out_mixture, case.signal.classes, self.common
+                        ),
+                        Evidence("accuracy on held-out data", case.held_out_reading.accuracy, "share"),
+                        Evidence("chance on held-out data", case.held_out_reading.chance, "share"),
+                    ]
+                ),
                 Evidence("accuracy", case.reading.accuracy, "share"),
                 Evidence("chance", case.reading.chance, "share"),
             ),
             examples=tuple(case.id_of(i) for i in order.tolist()),
             about="; ".join(pairs),
         )
+
+    @staticmethod
+    def _random(name: str, found: LabelMixture, classes: int, threshold: float | None = None) -> Evidence:
+        wrong = 1 - 1 / classes  # a label drawn at random may be the right one
+        around = Interval(found.interval.low * wrong, found.interval.high * wrong)
+        return Evidence(name, found.random * wrong, "share", around, threshold)
 
     @staticmethod
     def _against(reading: Reading) -> tuple[Bool[Tensor, "examples"], Bool[Tensor, "examples"]]:
@@ -81,9 +107,22 @@ class LabelNoise:
     def judge(self, measured: Measurement) -> Judgement:
         excess = measured["labels contradicted beyond the teacher's own errors"]
         low = measured.low("labels contradicted beyond the teacher's own errors")
-        if low <= self.rate:
+        both = "random labels in held-out data"
+        if measured.has(both) and measured.low(both) > self.common:
+            right, chance = measured["accuracy on held-out data"], measured["chance on held-out data"]
+            if right > chance + 0.2 * (1 - chance):
+                return Judgement(
+                    "warning", 1 - measured["random labels"],
+                    f"{measured['random labels']:.0%} of the labels look random, and {measured[both]:.0%} of the held-out labels, "
+                    f"first {measured.about}",
+                    "Labels are noisy in all of the data: they come from one source.",
+                    "Correct the listed examples; until then give the teacher more weight than the labels. Judge on clean data.",
+                    patch=(("objective.teacher_weight", 1.0),),
+                )  # fmt: skip
+        if low <= self.rate or measured["random labels"] < self.explained * excess:
             text = f"the teacher confidently contradicts {max(0.0, excess):.1%} of the labels beyond its own errors"
-            return fine(text, 1 - 5 * max(0.0, excess))
+            more = "; its doubt explains them" if low > self.rate else ""
+            return fine(text + more, 1 - 5 * max(0.0, excess))
         useless = measured["accuracy"] <= 2 * measured["chance"]
         return Judgement(
             "error" if low > self.many and not useless else "warning",

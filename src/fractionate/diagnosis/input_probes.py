@@ -28,7 +28,8 @@ class InputMismatch:
     Also where a linear classifier foretells labels and answers from the inputs and is itself right more often than the teacher,
     by `line` = 10 points: labels and inputs are sound, and the answers follow from the inputs. A line that is so far ahead, with
     labels foretold surely better than answers, is a warning without any expectation. The drop alone, clear of `drop` = 5 points,
-    is a warning.
+    is a warning. Error too where the smallest number names the label more often than the largest, surely and by `backwards` = 1.5
+    times chance, of three or more classes, but not on held-out data: inputs of reversed sign.
     """
 
     moved: float = 0.2
@@ -37,15 +38,16 @@ class InputMismatch:
     accuracy: float = 0.7
     drop: float = 0.05
     line: float = 0.1
+    backwards: float = 1.5
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
-        reading = case.reading
+        reading, there = case.reading, case.held_out_reading
         n = len(reading)
         hits = int(reading.correct.sum())
         expected = case.expected_accuracy
-        if expected is None and case.held_out_reading is not None:
-            expected = case.held_out_reading.accuracy
+        if expected is None and there is not None:
+            expected = there.accuracy
         excess = float((reading.counts - reading.predicted_counts).abs().sum()) / (2 * n)
         # by chance alone, sampling moves about this much
         noise = float((2 * reading.counts.double() / torch.pi).sqrt().sum()) / (2 * n)
@@ -58,6 +60,17 @@ class InputMismatch:
             Evidence("chance", reading.chance, "share"),
             *case.foretold,
         ]
+        if (
+            there is not None
+            and there.accuracy > float((there.lowest == there.labels).double().mean())
+            and reading.classes > 2
+        ):
+            least = int((reading.lowest == reading.labels).sum())
+            shares = torch.bincount(reading.lowest, minlength=reading.classes).double() / n
+            evidence += [
+                Evidence("accuracy of the smallest number", least / n, "share", share_interval(least, n)),
+                Evidence("that on shuffled labels", float((reading.counts.double() / n * shares).sum()), "share"),
+            ]
         if case.foretold and case.line is not None:
             evidence.append(Evidence("accuracy of a linear classifier", float(case.line[0].double().mean()), "share"))
         return Measurement(tuple(evidence))
@@ -68,6 +81,17 @@ class InputMismatch:
         expected = accuracy.threshold
         cause = "Inputs are prepared otherwise than in the teacher's training: normalisation, scale, channel order, tokenizer."
         fix = "Use the teacher's own preprocessing; compare the mean and deviation of its inputs with those of its training."
+        least = "accuracy of the smallest number"
+        if measured.has(least) and measured.low(least) > max(
+            self.backwards * measured["that on shuffled labels"], measured.high("accuracy")
+        ):
+            text = (
+                f"inputs of reversed sign: the smallest number names the label in {measured[least]:.1%} of the rows, the largest "
+                f"in {accuracy.value:.1%}, and not so on held-out data"
+            )
+            return Judgement(
+                "error", accuracy.value / 2, text, "The inputs, or this signal's numbers, have the other sign.", fix
+            )
         prior = measured["mean prediction moved beyond sampling"]
         wrong = prior > self.prior or accuracy.value < self.announced * measured["mean top probability"]
         if moved > self.moved and wrong and accuracy.value < self.accuracy * (expected or 1.0):

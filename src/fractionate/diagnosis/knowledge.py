@@ -51,7 +51,7 @@ def knowledge(
             max(0.0, nats + (interval.low - middle) * widths), nats + (interval.high - middle) * widths
         )
         again = (
-            reproducible(signal, case.second_view)
+            reproducible(signal, case.second_view, group=None if case.data is None else case.data.group)
             if level == "instance.shape" and case.second_view is not None and isinstance(signal, TeacherSignal)
             else None
         )

@@ -53,6 +53,9 @@ class UnusableNumbers:
         least_hits = int((reading.lowest == reading.labels).sum())
         if least_hits > int(reading.correct.sum()) and bool((renaming(case) != torch.arange(classes)).any()):
             least_hits = 0  # the classes have other names: the largest number is right after renaming
+        there = case.held_out_reading
+        if there is not None and there.accuracy > float((there.lowest == there.labels).double().mean()):
+            least_hits = 0  # not the numbers have the other sign but these inputs: see input-mismatch
         shares = torch.bincount(reading.lowest, minlength=classes).double() / n
         at_random = float((reading.counts.double() / n * shares).sum())
         beside = float(reading.masked.sum() - hidden.sum()) / (n * max(1, classes - 1))

@@ -183,13 +183,14 @@ class InitialLoss:
 class CapacityGap:
     """Can the student hold what the teacher knows, and are there classes enough to relate?
 
-    A copy of the student is trained for 300 steps on half of the labels. Warning where it fits even that half worse than a linear
-    classifier predicts examples it has not seen, surely and by `behind` = 5 points, and worse than the teacher: it is too small, or
-    its inputs are on a wrong scale. Two classes are information: there are no wrong classes to relate, so only the teacher's
-    confidence can help.
+    A copy of the student is trained for 300 steps on half of the labels. Warning where it fits even that half worse than the
+    teacher or a linear classifier predicts examples new to them, surely and by `behind` = 5 points: it is too small, or its inputs
+    are on a wrong scale. Of up to `most_classes` = 100 classes: more are not learned in 300 steps. Two classes are information:
+    there are no wrong classes to relate, so only the teacher's confidence can help.
     """
 
     behind: float = 0.05
+    most_classes: int = 100
     needs: ClassVar[tuple[Need, ...]] = ("student", "data")
 
     def __call__(self, case: Case) -> Measurement:
@@ -198,29 +199,30 @@ class CapacityGap:
         hits = round(case.fit.fitted * (len(case.line[1]) - len(case.fit.places)))
         count = max(1, len(case.line[1]) - len(case.fit.places))
         right, judged = case.line
+        new = case.held_out_reading or case.reading
         return Measurement(
             (
                 Evidence("the student's accuracy on what it was trained on", case.fit.fitted, "share", share_interval(hits, count)),
                 Evidence("its accuracy on the other half", float(case.fit.right.double().mean()), "share"),
                 Evidence("accuracy of a linear classifier", float(right.double().mean()), "share",
                          share_interval(int(right.sum()), len(judged))),
-                Evidence("the teacher's accuracy", case.reading.accuracy, "share"),
+                Evidence("the teacher's accuracy", new.accuracy, "share", share_interval(int(new.correct.sum()), len(new))),
                 Evidence("classes", float(case.signal.classes), "classes"),
             )
         )  # fmt: skip
 
     def judge(self, measured: Measurement) -> Judgement:
-        own, line = "the student's accuracy on what it was trained on", "accuracy of a linear classifier"
-        fitted = measured[own]
-        if (
-            fitted < measured[line] - self.behind
-            and measured.high(own) < measured.low(line)
-            and fitted < measured["the teacher's accuracy"]
-        ):
+        own, fitted = (
+            "the student's accuracy on what it was trained on",
+            measured["the student's accuracy on what it was trained on"],
+        )
+        rival = max("accuracy of a linear classifier", "the teacher's accuracy", key=measured.__getitem__)
+        surely = fitted < measured[rival] - self.behind and measured.high(own) < measured.low(rival)
+        if surely and measured["classes"] <= self.most_classes:
             return Judgement(
                 "warning", 0.3,
-                f"the student is too small: {fitted:.1%} right on examples it was trained on, where a linear classifier gets "
-                f"{measured[line]:.1%} of new ones",
+                f"the student is too small: {fitted:.1%} right on examples it was trained on, where "
+                f"{'the teacher' if 'teacher' in rival else 'a linear classifier'} gets {measured[rival]:.1%} of new ones",
                 "The student is too small for these classes, or its inputs are on a wrong scale for it.",
                 "Widen the student (its narrowest layer first), normalise its inputs, or train it longer than 300 steps.",
             )  # fmt: skip

@@ -12,8 +12,6 @@ from fractionate.diagnosis.interval import mean_interval, paired_interval, share
 from fractionate.records import Evidence, Interval, Severity
 from fractionate.theory.teacher_signal import TeacherSignal
 
-EXTENT = 2.5  # of the tempered logits that the softest recipe wants
-
 
 @probes.register("weak-teacher")
 @dataclass(frozen=True)
@@ -145,12 +143,14 @@ class MemorisingTeacher:
     """Is the transfer set inside the teacher's training set? From the gap to held-out data.
 
     Warning where the mean log-loss on held-out data is above that on the transfer set by `nats` = 0.05 (interval clear) and
-    at least `ratio` = 10 times it: the student would see a teacher that nobody meets on new data. A ratio of 3, common where the
-    transfer set is the training set, is information.
+    at least `ratio` = 10 times it, and the doubt that is left hardly differs from example to example: a deviation of p[y] below
+    `deviation` = 0.01, as for over-confident-teacher. The student would see a teacher that nobody meets on new data. A ratio of 3,
+    common where the transfer set is the training set, is information, and so is one of 10 where doubt is left.
     """
 
     nats: float = 0.05
     ratio: float = 10.0
+    deviation: float = 0.01
     needs: ClassVar[tuple[Need, ...]] = ("held_out",)
 
     def __call__(self, case: Case) -> Measurement:
@@ -161,12 +161,20 @@ class MemorisingTeacher:
         gap = float(there.mean() - here.mean())
         half = ((far.high - far.low) ** 2 + (near.high - near.low) ** 2) ** 0.5 / 2
         drop = case.reading.accuracy - case.held_out_reading.accuracy
+        left = case.reading.rest[case.reading.correct]
         return Measurement(
             (
                 Evidence("log-loss gap to held-out data", gap, "nats", Interval(gap - half, gap + half), self.nats),
                 Evidence("log-loss on the transfer set", float(here.mean()), "nats", near),
                 Evidence("log-loss on held-out data", float(there.mean()), "nats", far),
                 Evidence("accuracy gap", drop, "share"),
+                Evidence(
+                    "deviation of confidence",
+                    float(left.std(correction=0)) if len(left) else 0.0,
+                    "probability",
+                    None,
+                    self.deviation,
+                ),
             )
         )
 
@@ -176,7 +184,9 @@ class MemorisingTeacher:
         if measured.low("log-loss gap to held-out data") <= self.nats or there < 3 * here:
             return fine(f"held-out log-loss {there:.3f} nats against {here:.3f} on the transfer set", 1 - gap)
         return Judgement(
-            "warning" if there >= self.ratio * here else "info",
+            "warning"
+            if there >= self.ratio * here and measured["deviation of confidence"] < self.deviation
+            else "info",
             here / there,
             f"the teacher knows the transfer set by heart: log-loss {here:.3g} nats there, {there:.3g} on held-out data",
             "The transfer set lies inside the teacher's training set.",
@@ -249,30 +259,31 @@ def median_interval(values: torch.Tensor) -> Interval:
 class Temperature:
     """Does the planned temperature suit this signal?
 
-    Too low: the mean mass beside the label is below `doubt` = 0.2 %, a target that is the label. Too high: the teacher's mean
-    confidence is below `dissolved` = 2 times chance, so that the target is nearly flat and the T² factor multiplies noise; or the
-    temperature is above `hot` = 2 times the one that brings the median extent of the logits (largest above the mean) to 2.5, where
-    the recipe's highest lies. Judged at the planned objective; the range that suits is measured in any case.
+    Too low: the mean mass beside the label is below `doubt` = 0.2 %, a target that is the label. Too high: above `most` = 8, where
+    students of teachers with large logits lost up to 14 points and hardly one gained; or less than `left` = a fifth of what the
+    teacher's mean confidence at temperature 1 has above chance is left. A teacher that is soft by itself is no reason: students
+    lost nothing by it at any temperature.
     """
 
     doubt: float = 0.002
-    dissolved: float = 2.0
-    hot: float = 2.0
+    left: float = 0.2
+    most: float = 8.0
     needs: ClassVar[tuple[Need, ...]] = ("objective",)
 
     def __call__(self, case: Case) -> Measurement:
         assert case.objective is not None
         planned = case.objective.temperature
         soft = case.confidence_at(planned)
-        wanted = max(1.0, float(case.reading.extent.median()) / EXTENT)
+        chance, own = 1 / case.signal.classes, float(case.reading.confidence.mean())
         if soft is None:  # compact rows that were kept for other temperatures
             return Measurement((Evidence("planned temperature", planned, ""),), enough=False)
         return Measurement(
             (
                 Evidence("mean confidence at the planned temperature", float(soft.mean()), "probability", mean_interval(soft)),
                 Evidence("planned temperature", planned, ""),
-                Evidence("chance", 1 / case.signal.classes, "probability"),
-                Evidence("temperature that the logits' extent wants at most", wanted, ""),
+                Evidence("chance", chance, "probability"),
+                Evidence("its confidence above chance that is left", 1.0 if own <= chance else
+                         (float(soft.mean()) - chance) / (own - chance), "share", None, self.left),
             ),
             enough=case.objective.teacher_weight > 0,
         )  # fmt: skip
@@ -290,21 +301,15 @@ class Temperature:
                 "Raise the temperature until one or more percent lie beside the label.",
                 patch=(("objective.temperature", min(8.0, 2 * planned)),),
             )  # fmt: skip
-        limit = self.dissolved * measured["chance"]
-        if mean < limit < 1:
+        kept = measured["its confidence above chance that is left"]
+        if planned > self.most or (planned > 1 and kept < self.left):
             return Judgement(
-                "warning", 0.3, f"temperature {planned:g} is too high: mean confidence {mean:.1%}, chance is {limit / 2:.1%}",
-                "The teacher is softer than usual (label smoothing, or logits on a small scale), so the target is nearly flat.",
-                "Lower the temperature.",
-                patch=(("objective.temperature", max(1.0, planned / 2)),),
-            )  # fmt: skip
-        wanted = measured["temperature that the logits' extent wants at most"]
-        if planned > self.hot * wanted:
-            return Judgement(
-                "warning", 0.4, f"temperature {planned:g} is too high for these logits: {wanted:.2g} is the most they want",
-                "The logits are smaller than the temperature supposes, so the target loses its order of classes.",
-                "Lower the temperature.",
-                patch=(("objective.temperature", round(wanted, 1)),),
+                "warning", 0.3,
+                f"temperature {planned:g} is too high: {max(0.0, kept):.0%} of the teacher's confidence above chance is left",
+                "The logits are small for this temperature, so the target loses its order of classes; or they are large, and the "
+                "student has to learn logits as large.",
+                "Lower the temperature: T = 1 lost least in the bench of planted faults.",
+                patch=(("objective.temperature", 1.0),),
             )  # fmt: skip
         return fine(f"at temperature {planned:g} the mean confidence is {mean:.1%}")
 
@@ -316,7 +321,7 @@ class InstanceNoise:
 
     From two views (augmentation, dropout, two checkpoints): reproducible = E (1 - p[y]) Σ shape_a log(shape_b / class shape),
     symmetric, over the instance shape information of the views. Warning when the interval's upper end is below `share` = 0.5:
-    less than half of it would be there again.
+    less than half of it would be there again. The interval is over ids: rows that are views of one example count as one.
     """
 
     share: float = 0.5
@@ -326,7 +331,7 @@ class InstanceNoise:
         assert case.second_view is not None and isinstance(case.signal, TeacherSignal)
         from fractionate.theory.spectrum.views import reproducible
 
-        part = reproducible(case.signal, case.second_view)
+        part = reproducible(case.signal, case.second_view, group=None if case.data is None else case.data.group)
         whole = part.instance_shape_nats
         enough = case.signal.classes >= 3 and whole > 1e-4
         share = part.reproducible_nats / whole if whole > 0 else 0.0

@@ -27,11 +27,18 @@ class Reproducible:
         return self.reproducible_nats / self.instance_shape_nats if self.instance_shape_nats > 0 else 0.0
 
 
-def reproducible(first: TeacherSignal, second: TeacherSignal, temperature: float = 1.0) -> Reproducible:
+def reproducible(
+    first: TeacherSignal,
+    second: TeacherSignal,
+    temperature: float = 1.0,
+    *,
+    group: Int[Tensor, "examples"] | None = None,
+) -> Reproducible:
     """Reproducible instance shape: E (1 - p[y]) Σ_j shape_a[j] log(shape_b[j] / class shape_a[j]), both ways averaged.
 
     It equals the instance shape information less E (1 - p[y]) KL(shape_a ‖ shape_b), so it never exceeds it, equals it for
-    identical views, and is negative where another view misleads more than the class mean does. Nats an example.
+    identical views, and is negative where another view misleads more than the class mean does. Nats an example. Rows of one
+    `group` (views with one id) are not independent: the interval is then over groups.
 
     Raises `MismatchError` where the two signals are not of the same examples. Source: ours (design, section 2).
     """
@@ -47,7 +54,13 @@ def reproducible(first: TeacherSignal, second: TeacherSignal, temperature: float
     whole = (forward[0].mean() + backward[0].mean()) / 2
     again = (forward[1] + backward[1]) / 2
     mean = float(again.mean())
-    half = 1.96 * float(again.std()) / len(again) ** 0.5 if len(again) > 1 else float("inf")
+    apart = again - mean
+    if group is not None:
+        own = torch.unique(group.cpu(), return_inverse=True)[1]
+        apart = torch.zeros(int(own.max()) + 1, dtype=apart.dtype).index_add_(0, own, apart)
+    groups = len(apart)
+    error = (float(apart.square().sum()) * groups / (groups - 1)) ** 0.5 / len(again) if groups > 1 else float("inf")
+    half = 1.96 * error
     return Reproducible(max(0.0, float(whole)), mean, Interval(mean - half, mean + half))
 
 
