@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -144,6 +145,19 @@ def rows() -> dict[str, Any]:
     return {"rows": [{"input_ids": row, "labels": row.sum() % 3} for row in tokens], "teacher": teacher}
 
 
+def ladder() -> dict[str, Any]:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    found, sizes = rows(), {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(**sizes, num_hidden_layers=4, num_labels=3)).eval()
+    return {
+        "model": model,
+        "task": Task(
+            "classification", transfer=found["rows"], test=found["rows"], student=lambda: copy.deepcopy(model)
+        ),
+    }
+
+
 def trainers() -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments
 
@@ -196,7 +210,7 @@ def quick() -> dict[str, Any]:
 SETUP: dict[str, Callable[[], dict[str, Any]]] = {
     "index": quick, "reference/distill": few_labels, "reference/report": shown, "reference/findings": stored,
     "theory/objectives": stored, "how-to/teachers": teachers, "how-to/lora": rows, "how-to/ci": results,
-    ("how-to/trainer", 0): trainers, ("how-to/trainer", 1): sft,
+    ("reference/dissect", 1): ladder, ("how-to/trainer", 0): trainers, ("how-to/trainer", 1): sft,
 }  # fmt: skip
 
 

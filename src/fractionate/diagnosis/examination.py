@@ -61,22 +61,40 @@ def diagnose(
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
-    `signal` is a `TeacherSignal`, a `CompactSignal`, a store, its path, rows of tokens (`StoredTokens`, a store of tokens), a
-    teacher that is run on the data, or a file of raw outputs (.npy, .npz, .safetensors, .parquet; `labels` names the file of labels
-    where they lie apart). Compact rows are read as they are, and so is a compact store that would take more than 1 GiB with all its
-    classes.
+    Beside the signal everything is optional, and each makes more probes run; the others are reported as skipped.
 
-    Beside the signal everything is optional, and each makes more probes run (the others are reported as skipped): `student` (a
-    module or a function that makes one; `head` is where its logits are) with `data`, whatever `distill` takes, in the order of the
-    signal (of a `Task` its transfer set, and its student where none is given; `predicts_next` for data of causal language models);
-    `held_out`, the teacher's signal on data it was not trained on; `second_view`, on another view of the same examples;
-    `second_pass`, on the very same inputs; `objective`, what you plan to train with; `expected_accuracy` in 0..1. `only` names the
-    probes to run, with arguments where wanted (`"label-noise(rate=0.1)"`). `pilot` refines the recipe by a small study
-    (`fractionate.study.PilotPlan.default(task, training, budget=45)`): nothing is trained without it; `superclasses` names the
-    group of each class, for the breakdown (names such as noun.animal tell it by themselves). A pilot needs `data` and a `student`
-    that makes fresh ones, and is not run where a fault has to be repaired first.
+    Args:
+        signal: A `TeacherSignal`, a `CompactSignal`, a store, its path, rows of tokens (`StoredTokens`, a store of tokens), a
+            teacher that is run on the data, or a file of raw outputs (.npy, .npz, .safetensors, .parquet). Compact rows are read
+            as they are, and so is a compact store that would take more than 1 GiB with all its classes.
+        student: A module or a function that makes one; needs `data`. `head` is where its logits are.
+        name, class_names: What the record calls the teacher and the classes.
+        data: Whatever `distill` takes, in the order of the signal; of a `Task` its transfer set, and its student where none is
+            given.
+        held_out: The teacher's signal on data that it was not trained on.
+        second_view, second_pass: Its signal on another view of the same examples; on the very same inputs.
+        objective: What you plan to train with.
+        expected_accuracy: Of the teacher, in 0..1.
+        predicts_next: For data of causal language models.
+        temperatures: At which the spectrum is taken.
+        only: The probes to run, with arguments where wanted: "label-noise(rate=0.1)".
+        labels: The file of labels, where raw outputs lie apart from them.
+        pilot: Refines the recipe by a small study, `PilotPlan.default(task, training, budget=45)`; needs `data` and a `student`
+            that makes fresh ones. Not run where a fault has to be repaired first.
+        superclasses: The group of each class, for the breakdown; names such as noun.animal tell it by themselves.
 
-    Raises `MismatchError` where the parts do not have the same examples and `UnknownNameError` for an unknown probe.
+    Returns:
+        A `Diagnosis`: spectra, findings (worst first, with evidence, cause and fix), recipe, predicted gain.
+
+    Raises:
+        MismatchError: where the parts do not have the same examples.
+        UnknownNameError: for an unknown probe.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+
+        print(diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)).recipe)
     """
     given = signal = opened(signal)
     task = None

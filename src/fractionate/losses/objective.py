@@ -351,7 +351,26 @@ def rescaling(
     rescaling = (1 - w) + s (target[y] - q_T[y]) / (1 - q[y]), s = w·T with the T² factor, w/T without; at T = 1 it is
     1 - w (1 - target[y]) / (1 - q[y]). Not class by class. As 1 - q[y] gets very small it stays finite. For other divergences it is
     the same ratio, d objective / d z[y] over d cross-entropy / d z[y] = q[y] - 1, from their gradient.
-    Raises `MismatchError` for shapes that differ. Source: Tang et al. (arXiv 2002.03532), exact before the expectation.
+
+    Args:
+        student_logits: [batch, classes].
+        signal: The teacher's, of the same examples.
+        objective: Whose gradient is compared with cross-entropy's.
+
+    Returns:
+        [batch], 1 where the objective's gradient is cross-entropy's.
+
+    Raises:
+        MismatchError: for shapes that differ.
+
+    Source: Tang et al. (arXiv 2002.03532), exact before the expectation.
+
+    Example:
+        import torch
+        from fractionate import Objective, TeacherSignal, rescaling
+
+        signal = TeacherSignal(torch.randn(8, 4), torch.arange(8) % 4)
+        print(rescaling(torch.randn(8, 4), signal, Objective("kd", 1.0, 0.9)))
     """
     _check(student_logits, signal)
     assert isinstance(objective.cell, Cell) and not isinstance(objective.divergence, str)

@@ -32,10 +32,19 @@ def report(
 
     A chapter whose record is not given is left out. The file is replaced only when the new one is whole.
 
+    Returns:
+        The path of what was written.
+
     Raises:
         ConfigError: Records that cannot be read.
         MissingExtraError: matplotlib is not installed, and figures are wanted.
         ResourceError: The page cannot be written; found out before any work is done.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose, report
+
+        report(diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)), "report.html")
     """
     return write_page(read_records(records), out, PageSettings(title, command, run_files or {}))
 

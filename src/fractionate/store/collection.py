@@ -81,15 +81,19 @@ def collect(
         teacher: A torch module, a fitted estimator, the path of an ONNX or skops file, or a function of a batch of inputs.
         data: `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a
             `Replay` of several views.
+        out: The folder of the store.
+        batch_size: Examples that the teacher reads at once.
         by_length: Sequences of about one length are read together, the longest first, without padding that none of them needs.
         device, device_map: Where it computes; "auto", or devices by path of module, spread it by accelerate.
         form: dense; top-k: label, `k` entries, the exact rest at each of `temperatures`; sampled: `k` draws (see `losses`); hidden:
             what enters the output layer, and that layer once: exact, and as small as the model is narrow.
         outputs: What a function gives, where that is not to be recognised.
+        dtype: Of the stored logits.
         precision: What it computes in.
         tokens: "next" (logits at a place are about the label of the next) or "aligned", with `tokenizer` and `template` of a
             language model. Labels of -100 are left out, and with `vocabulary="trim"` logits beyond the tokenizer's strings.
         non_finite: "skip" gives examples without finite logits no row (`Store.skipped`).
+        class_relation: Similarities of the classes, [classes, classes]; "auto" takes the cosines of the logit layer's rows.
         named: Who it is, where its content cannot be read.
         folds: An estimator is fitted again on the transfer set without each of so many folds, which it answers.
         features: Paths of layers whose outputs are kept in float16, one an example, for terms that read inside the teacher.
@@ -97,9 +101,21 @@ def collect(
         part: (rank, world) gives each of several processes its share.
         shard_bytes, commit_seconds: How often a shard is committed; no more work than that is ever lost.
 
-    Raises `MismatchError` for data and labels that do not fit the teacher and for a store of something else (naming the field),
-    `NumericsError` for logits that are not finite (naming the examples), `ResourceError` for a place that cannot be
-    written to or is too small. Nothing half-written stays behind.
+    Returns:
+        The whole `Store`: `store.signal()` is the teacher's signal in the order of the data.
+
+    Raises:
+        MismatchError: for data and labels that do not fit the teacher, and for a store of something else (naming the field).
+        NumericsError: for logits that are not finite, naming the examples.
+        ResourceError: for a place that cannot be written to or is too small. Nothing half-written stays behind.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+
+        store = collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "runs/store")
+        print(store.signal().logits.shape)
     """
     kind, head = kind_of(data)
     if isinstance(data, Task):

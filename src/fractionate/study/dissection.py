@@ -107,23 +107,41 @@ def dissect(
             of another variant to start from). Without them the factors below make them.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
             the labels alone. `terms` are part of every one of them.
+        scale_by_temperature_squared: The factor T² of every objective that the factors make.
         students: A further factor, the size: models of the task by name, or by a name of yours what is done to its student,
             {"6 layers": ("from_teacher('every 2')",), "4 layers": ("from_teacher('every 3')",)}. Each size is compared with its own
             labels alone; where sizes differ, parameters and latency of each are measured (`Run.cost`).
         validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it; by seed likewise.
+        head, teacher_head, predicts_next: As in `distill`.
         baseline: The variant that others are compared with; left out, the one without a teacher.
         contrasts: Further pairs of variants to compare, (arm, against); p values are corrected over all contrasts of a metric.
         metric: One of the task's metrics, which decides; `margin` the difference that does not matter, in its unit.
         tune: Every variant tries as many settings, the best on validation data is taken (`study.tries`).
         out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
         keep: "weights" keeps the trained students in `out` too; `trained_student` gives them back.
+        device, progress: Where students are trained; "off" shows no progress.
         workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
         points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
         superclasses: The group of each class, for the geometry of the logit layer; left out, by class names such as noun.animal.
 
+    Returns:
+        A `Study`: its runs, effects with intervals and verdicts, shares of the levels, tries of the tuning.
+
     Raises:
         ConfigError: for fewer than 2 seeds, factors out of range, nothing to judge by.
         MismatchError: where data, signals, students or the folder do not fit together.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import dissect
+        from fractionate.records import Training
+
+        data, teacher = (torch.randn(60, 8), torch.arange(60) % 4), nn.Linear(8, 4)
+        study = dissect(
+            lambda: nn.Linear(8, 4), data, teacher, test=data, cells=("hard", "kd"), seeds=2, training=Training(steps=5)
+        )
+        print(study)
     """
     begin = time.perf_counter()
     out = None if out is None else as_path(out, "out")

@@ -67,7 +67,10 @@ class Task:
         metrics: Names or metrics; the first decides. Left out: those of the kind.
         head, teacher_head: Where the logits are in what student and teacher give (a place, a name or a function).
         classes: The number of classes, where it is not the students' number of outputs.
-        batch_size: Examples at once in evaluations.
+        class_names: Names of the classes; left out, those of the data.
+        batch_size, device: Examples at once in evaluations, and where they are read.
+        output_layer: The path of the logit layer; left out, it is found.
+        show: What an example of a split looks like, for the page: (split, place) to text, a picture or a row.
     """
 
     kind: Kind | str

@@ -149,7 +149,8 @@ class TeacherSignal:
 
     Shapes: `logits` [batch, classes] (unnormalised; -inf masks a class), `labels` [batch] integers in 0..classes-1,
     `class_relation` [classes, classes] similarities of classes, for example the cosines of the teacher's logit-layer
-    rows (`relation_from_rows`). Half precision is computed in float32.
+    rows (`relation_from_rows`). `population` is the whole signal that a batch was taken from. Half precision is computed in
+    float32.
 
     Raises `MismatchError` for shapes, dtypes or labels that do not fit and `NumericsError` for NaN or +inf logits and for
     rows in which every class is masked.

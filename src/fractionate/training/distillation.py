@@ -96,10 +96,17 @@ def distill(
         predicts_next: For causal language models: the logits at a token are about the label of the next.
         out: A folder for checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors`. The same call resumes a killed run
             bit for bit; a finished run is read back. SIGTERM and Ctrl-C save before they stop.
+        arm: What the record calls this variant.
+        save_every_steps, save_every_seconds, log_every: How often a checkpoint and a row of metrics are written.
+        trackers: Are given each row of metrics.
+        show: Progress and loss contract on the terminal, or "nothing".
         parallel: Under torchrun, whether processes hold copies (DDP) or shards (FSDP2) of the student.
         compile_mode: Run the student through `torch.compile` in this mode.
         recompute: Paths of modules, with `*`, whose activations are computed again in the backward pass instead of kept.
         observer: Measures the student along its training (studies).
+
+    Returns:
+        The trained student, and its `Run`: scores, loss contract, settings, versions.
 
     Raises:
         MismatchError: where student, teacher, data, terms or folder do not fit together.
@@ -107,6 +114,16 @@ def distill(
         ResourceError: where a step cannot fit into memory.
         NumericsError: for a loss or gradient that is not finite, naming examples, before the weights are touched.
         StoppedError: after a signal.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import Objective, distill
+        from fractionate.records import Training
+
+        data, teacher = (torch.randn(40, 8), torch.arange(40) % 4), nn.Linear(8, 4)
+        objective = Objective("kd", temperature=2.0, teacher_weight=0.9)
+        student, run = distill(nn.Linear(8, 4), data, teacher, objective=objective, training=Training(steps=5))
     """
     if not isinstance(student, Task):
         check_ready(student)

@@ -23,6 +23,19 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
     One pass over the rows in chunks, sums in float64; rows of single and half precision are worked on in float32 (about 1e-6 of a
     term) unless their logits are very large. Each term is the information that one step hard → ls → class-mean → kd adds.
     Source: ours (Pythagoras for KL with means, then the chain rule).
+
+    Args:
+        signal: Logits [batch, classes] and labels [batch].
+        temperature: Of the teacher's distribution.
+
+    Returns:
+        A `Spectrum`: the five terms in nats, with intervals over examples.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, spectrum
+
+        print(spectrum(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)))
     """
     if not isinstance(signal, TeacherSignal):
         raise ConfigError(
