@@ -64,7 +64,8 @@ def relinked(text: str, source: Path, page: Path) -> str:
 def title(path: Path) -> str:
     """The heading of a document; its name where it has none."""
     first = path.read_text(encoding="utf-8").split("\n")[0]
-    return first[2:] if first.startswith("# ") else path.stem.replace("_", " ").capitalize()
+    name = first[2:] if first.startswith("# ") else path.stem
+    return name if " " in name else name.replace("_", " ").capitalize()
 
 
 def write(path: Path, text: str) -> None:
