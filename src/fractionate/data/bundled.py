@@ -123,6 +123,7 @@ data_sets: Registry[Examples | Parts | Undivided] = Registry(
         "data.own_pictures",
         "data.own_prompts",
         "data.own_saved",
+        "data.own_similar",
         "data.own_table",
         "data.own_tags",
         "data.own_texts",

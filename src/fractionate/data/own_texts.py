@@ -114,8 +114,8 @@ class TextData(RawData):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Classification, multi-label or regression."""
-        return (self.target.task,)
+        """Classification, multi-label or regression; of texts with classes also embeddings, where equal classes are relevant."""
+        return (self.target.task, *(("embeddings",) if self.target.task == "classification" else ()))
 
     def raw_parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
         """The parts before any tokenizer; numbers are standardised by those of the transfer part."""

@@ -20,6 +20,7 @@ from fractionate.errors import ConfigError, MismatchError, printable, reason
 from fractionate.models.hub_config import config_for, positions_of, resized, with_tokens_of
 from fractionate.models.hub_place import Place, find_place, library
 from fractionate.models.names import ModelNeed
+from fractionate.models.sentence_encoder import SentenceEncoder
 from fractionate.models.tokenizer import prepared
 from fractionate.models.zoo import models
 
@@ -136,7 +137,7 @@ class HubModel:
             model: Any = self._loaded(auto, need) if self.trained else self._fresh(auto, config, need)
         if need.kind in CLASSES and getattr(model.config, "pad_token_id", None) is None and self._reader is not None:
             model.config.pad_token_id = self._reader.pad_token_id  # by which a decoder finds the last token of a text
-        built: nn.Module = model
+        built: nn.Module = SentenceEncoder(model) if need.kind == "embeddings" else model
         return built
 
     def _fresh(self, auto: Any, config: Any, need: ModelNeed) -> Any:
@@ -166,6 +167,8 @@ class HubModel:
             settings |= {"num_labels": need.classes, "ignore_mismatched_sizes": True}
         model, message = self.place.read(auto, **settings)
         new = sorted({*message["missing_keys"], *(key[0] for key in message["mismatched_keys"])})
+        if need.kind == "embeddings":
+            new = [name for name in new if not name.startswith("pooler.")]  # the mean over tokens needs none
         if need.frozen and new:
             raise MismatchError(
                 f"{self.name} has no head for {need.kind}: it would answer at random",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts
 from fractionate.data.own_texts import TextData
 from fractionate.data.parts import first_batch
-from fractionate.data.raw import RawData, Tokenizing
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
@@ -86,7 +85,7 @@ def read_data(run: RunFile) -> RunData:
 
 def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, teacher: NamedModel) -> RunData:
     """Texts, by the tokenizer of the student; where the teacher has another, its inputs are a view of the same examples."""
-    task = ALIASES.get(run.task, run.task)
+    task = _bare(run.task)
     if task not in source.tasks:
         raise ConfigError(
             f"{run.data.source} is no data for the task {run.task}",
@@ -103,17 +102,27 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
             got=run.student.model,
             fix="hf('...', layers=2)",
         )
-    encoded = partial(encode_for, source, student=ours, teacher=theirs)
+
+    def encoded(part: RawSplit) -> Split:
+        # embeddings have no classes: equal labels say which texts belong together
+        plain = replace(part, class_names=()) if task == "embeddings" else part
+        return encode_for(source, plain, ours, theirs)
+
     transfer, validation, test = (encoded(part) for part in (parts.transfer, parts.validation, parts.test))
     teaching = None if parts.teaching is None else encoded(parts.teaching)
     encoding = source.encoding_of(parts) if ours is None and isinstance(source, TextData) else parts.encoding
     return RunData(transfer, validation, test, teaching, _need(run, transfer, ours), encoding)
 
 
+def _bare(task: str) -> str:
+    """The name of a kind of task, without arguments."""
+    name = task.partition("(")[0].strip()
+    return ALIASES.get(name, name)
+
+
 def _need(run: RunFile, split: Split, by: Tokenizing | None = None) -> ModelNeed:
     """What networks are built for: the shape of an input, and as many outputs as classes."""
-    name = ALIASES.get(run.task, run.task)
-    return ModelNeed(name, _shape(split), _outputs(split), tuple(split.class_names), by)
+    return ModelNeed(_bare(run.task), _shape(split), _outputs(split), tuple(split.class_names), by)
 
 
 def _shape(split: Split, view: str = "") -> tuple[int, ...]:
