@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from encoders import transformers
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
-from fractionate.diagnosis.label_mixture import label_mixture
+from fractionate.diagnosis.label_mixture import evenly, label_mixture
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import read_transfer
@@ -235,6 +235,12 @@ def test_the_best_temperature_is_that_of_the_scaled_logits() -> None:
         found = label_mixture(TeacherSignal(factor * SOUND_HELD, HELD.labels))
         assert found.temperature == pytest.approx(factor, rel=0.2) and found.gained >= 0
         assert found.random <= 0.02 and found.interval.low == 0
+
+
+@pytest.mark.parametrize("examples", [1, 7, 2**25 + 7])
+def test_evenly_spaced_rows_end_with_the_last(examples: int) -> None:
+    places = evenly(examples, 2000)
+    assert places[0] == 0 and places[-1] == examples - 1 and len(places) == min(examples, 2000)
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])

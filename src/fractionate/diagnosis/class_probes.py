@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fractionate.diagnosis.case import Case, Judgement, Measurement, Need, fine, probes
 from fractionate.diagnosis.interval import mean_interval, paired_interval, share_interval
+from fractionate.diagnosis.label_mixture import evenly
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.records import Evidence
 from fractionate.theory.topk_signal import CompactSignal
@@ -58,7 +59,7 @@ class ClassBalance:
     def _corrected(self, case: Case) -> tuple[Evidence, ...]:
         """How much more often the teacher is right with log(share in the labels / share in its answers) added to its logits."""
         signal, reading = case.signal, case.reading
-        rows = torch.linspace(0, len(signal) - 1, min(len(signal), MOST_ROWS)).long()
+        rows = evenly(len(signal), MOST_ROWS)
         first = parts(rows if case.data is None else case.data.group[rows], 2) == 0
         if not bool(first.any()) or bool(first.all()):
             return ()

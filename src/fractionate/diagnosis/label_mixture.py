@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from fractionate.records import Interval
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -29,6 +31,12 @@ class LabelMixture:
     interval: Interval
 
 
+def evenly(examples: int, count: int) -> Int[Tensor, "count"]:
+    """At most `count` places among the examples, evenly spaced, the first and the last among them."""
+    # in float32 the last of 2^25 would be rounded up, beyond the end
+    return torch.linspace(0, examples - 1, min(examples, count), dtype=torch.float64).long()
+
+
 def label_mixture(signal: TeacherSignal | CompactSignal) -> LabelMixture:
     """Fit P(label) = (1 - s) softmax(z / T)[label] + s / K over T and s, by likelihood on a grid.
 
@@ -37,8 +45,8 @@ def label_mixture(signal: TeacherSignal | CompactSignal) -> LabelMixture:
     log-likelihood is within 1.92 of the largest. Of at most 2,000 rows and 8 million logits, evenly spaced. A label that the
     teacher rules out (-inf) counts for s; it costs the same at every T, so `temperature` leaves it out.
     """
-    rows = max(1, min(MOST_ROWS, MOST_ELEMENTS // signal.classes, len(signal)))
-    some = signal.take(torch.linspace(0, len(signal) - 1, rows).long().to(signal.logits.device))
+    rows = max(1, min(MOST_ROWS, MOST_ELEMENTS // signal.classes))
+    some = signal.take(evenly(len(signal), rows).to(signal.logits.device))
     dense = some.dense() if isinstance(some, CompactSignal) else some
     z = (dense.logits - dense.logits.max(dim=1, keepdim=True).values).double()
     own = z.gather(1, dense.labels[:, None].to(z.device)).squeeze(1)
