@@ -8,11 +8,11 @@ from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, line, tag
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import variant
-from fractionate.page.text import number
+from fractionate.page.text import count, number
 from fractionate.records import Run
 
 NEEDS: tuple[tuple[str, str, float, str], ...] = (  # name in the record, words, factor, unit
-    ("parameters", "parameters", 1e-3, "thousand"),
+    ("parameters", "parameters", 1.0, ""),
     ("megabytes", "weights", 1.0, "MB"),
     ("latency_ms", "one example", 1.0, "ms"),
     ("forward_megabytes", "memory of one example", 1.0, "MB"),
@@ -47,9 +47,10 @@ def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Fi
     scale = Scale(0.0, max(100.0, *shares))
     drawn = []
     for (words, student, teacher, unit), share in zip(both, shares, strict=True):
-        outputs = f"{words}: {number(student)} of {number(teacher)} {unit}"
+        own, other = (count(v) if unit == "" else number(v) for v in (student, teacher))
+        outputs = f"{words}: {own} of {other} {unit}".rstrip()
         bar = line(scale(0), ROW / 2, scale(share), ROW / 2, "whisker m-mean")
-        end = tag("div", tag("b", f"{number(student)} {unit}"), f" of {number(teacher)}", class_="row-end")
+        end = tag("div", tag("b", f"{own} {unit}".rstrip()), f" of {other}", class_="row-end")
         drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", outputs)), end))
     drawn.append(axis_row(scale, "share of the teacher’s (%)"))
     words, student, teacher, _ = both[0]

@@ -8,7 +8,7 @@ from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import LEVEL_WORDS
-from fractionate.page.text import decimals, number, short
+from fractionate.page.text import decimals, number, sentence, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
 
 MOST_BARS = 20  # more classes are in the numbers
@@ -161,13 +161,17 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         if d.recipe.distil
         else "A pilot found nothing that surely beats no teacher"
     )
+    if not any(ends):
+        words = f"All {pilot.students} students are right as often as those without a teacher: there is no difference to draw."
+        drawn = [tag("p", words)]
     return Figure(
         file,
         title,
         tag("div", *drawn, class_="rows"),
         f"{pilot.students} students of {pilot.examples:,} examples with {pilot.share_of_steps:.0%} of the steps; gains over no "
         f"teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals over both. "
-        f"The upper row takes no part in the choice; the others flatter the best. {pilot.note}".strip()
+        f"The upper row takes no part in the choice; the others flatter the best."
+        + (f" {sentence(pilot.note)}" if pilot.note else "")
         + (f" {left} more are in the numbers." if (left := len(pilot.trials) - MOST_TRIALS) > 0 else ""),
         ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),
         tuple((t.arm, t.seeds, t.accuracy, t.gain_points, t.interval.low, t.interval.high) for t in pilot.trials),

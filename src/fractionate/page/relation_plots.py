@@ -23,7 +23,7 @@ MOST_ROWS = 4_000  # of the download: the strongest relations of very many class
 def relation_figure(
     relations: Sequence[tuple[str, Matrix]], class_names: Sequence[str] = (), file: str = "class-relation"
 ) -> Figure | None:
-    """Heat maps side by side with one colour scale, all in the order of the first one's clusters."""
+    """Heat maps side by side with one colour scale, all in the order of the first one's clusters; nothing for two classes."""
     first = square(relations[0][1])
     if first is None or len(first) < 3 or not first.any():  # of two classes the one takes all that the other leaves
         return None

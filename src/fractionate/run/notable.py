@@ -41,8 +41,17 @@ def keep_examples(run: RunFile, task: Task, data: RunData, student: nn.Module, t
     cells = row_cells(run.data.source, data.encoding)
     shown = look_of(data.test, data.need.tokenizing, cells) if wanted == "show" else None
     with Online(teacher).open(task, data.test, None, NOTHING) as used:
-        found = notable_examples(task, data.test, student, used, name=run.name, show=shown)
+        found = notable_examples(
+            task, data.test, student, used, name=run.name, show=shown, class_name=_token_text(data.need.tokenizing)
+        )
     found.save(out / EXAMPLES)
+
+
+def _token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
+    """The text of a token, where the classes are those of a tokenizer."""
+    return (
+        None if tokenizing is None else lambda place: tokenizing.tokenizer.decode([place]).strip() or f"token {place}"
+    )
 
 
 def kept_examples(out: Path) -> tuple[NotableExamples, ...]:

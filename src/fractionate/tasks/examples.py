@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -56,6 +56,7 @@ def notable_examples(
     no_teacher: nn.Module | None = None,
     name: str = "",
     show: Callable[[int], Any] | None = None,
+    class_name: Callable[[int], str] | None = None,
     most: int = 6,
 ) -> NotableExamples:
     """The rows of a split that tell most about a teacher and its student.
@@ -67,6 +68,7 @@ def notable_examples(
         show: What example i of the split looks like: text, a list of pieces (one for each of its rows), a picture as a tensor
             [channels, height, width] or [height, width], or a mapping from columns to values. None: ids alone, the default, since
             data may be private.
+        class_name: The name of a class where the split names none: the text of a token. None: its number.
         most: Rows of each kind.
 
     Raises:
@@ -94,14 +96,19 @@ def notable_examples(
     names = split.class_names or tuple(task.class_names)
     budget = [MOST_PICTURE_BYTES]
 
+    def named(place: Tensor | int) -> str:
+        if int(place) < len(names):
+            return names[int(place)]
+        return class_name(int(place)) if class_name is not None else str(int(place))
+
     def row(i: int, *, paired: bool = False) -> ExampleRow:
         return ExampleRow(
             id=str(split.ids[int(example[i])]),
-            label=_class(names, labels[i]),
-            opinions=tuple(_opinion(who, names, outputs[who], i) for who in outputs),
+            label=named(labels[i]),
+            opinions=tuple(_opinion(who, named(one.choice[i]), one, i) for who, one in outputs.items()),
             position=int(position[i]) if several else None,
             shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
-            other=_class(names, taught.other[i]) if paired else "",
+            other=named(taught.other[i]) if paired else "",
             of_other=float(taught.of_other[i]) if paired else None,
         )
 
@@ -189,12 +196,8 @@ def reliability_of(who: Who, right: Bool[Tensor, "rows"], confidence: Float[Tens
     return Reliability(who, tuple(counts.tolist()), mean(confidence), mean(right))
 
 
-def _class(names: Sequence[str], place: Tensor | int) -> str:
-    return names[int(place)] if int(place) < len(names) else str(int(place))
-
-
-def _opinion(who: Who, names: Sequence[str], outputs: Predicted, i: int) -> Opinion:
-    return Opinion(who, _class(names, outputs.choice[i]), float(outputs.top[i]), float(outputs.label[i]))
+def _opinion(who: Who, choice: str, outputs: Predicted, i: int) -> Opinion:
+    return Opinion(who, choice, float(outputs.top[i]), float(outputs.label[i]))
 
 
 def _shown(value: Any, apart: Float[Tensor, "tokens"], budget: list[int]) -> Shown | None:

@@ -1,0 +1,60 @@
+"""The committed pages made anew by the renderer of this checkout, from the records that they carry.
+
+PYTHONPATH=src python lab/pages.py          # every page of lab/results, and lab/results/pages.md
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from fractionate.page import read_page
+from fractionate.page.document import write_page
+from fractionate.page.template import renderer
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "lab" / "results"
+RENDERER = "src/fractionate/page"
+MADE_BY = re.compile(r'<meta name="generator" content="Fractionate ([^,"]+), renderer ([0-9a-f]+)">')
+
+
+def commit() -> str:
+    """The last commit that changed the renderer; refused where the checkout differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    if git("status", "--porcelain", RENDERER):
+        sys.exit(
+            f"{RENDERER} has changes that are not committed: commit them first, so that the table can name the commit"
+        )
+    return git("log", "-1", "--format=%h %cs", "--", RENDERER)
+
+
+def main() -> None:
+    """Every page, and the table of what made it."""
+    by = commit()
+    lines = [
+        "# The committed pages", "",
+        "`PYTHONPATH=src python lab/pages.py` makes each page anew from the records that it carries (numbers with seven digits, "
+        "matrices of runs that are not drawn left out). Renderer: a digest of the files in src/fractionate/page.", "",
+        "| page | holds | Fractionate | renderer | last commit of the renderer |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for page in sorted(RESULTS.glob("*.html")):
+        records, settings = read_page(page)
+        write_page(records, page, settings)
+        made = MADE_BY.search(page.read_text(encoding="utf-8"))
+        assert made is not None and made[2] == renderer()
+        kinds = [type(record).__name__ for record in records]
+        holds = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        lines.append(f"| {page.name} | {holds} | {made[1]} | {made[2]} | {by} |")
+    (RESULTS / "pages.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

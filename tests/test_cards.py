@@ -1,0 +1,113 @@
+"""What a reader takes from the top of a page, written down for eight pages, and checked against their records.
+
+`tests/cards/NAME.json.gz` holds the records of a page, `NAME.txt` the five answers. `python -m tests.test_cards` writes the answers
+anew, `python -m tests.test_cards PAGE.html …` takes the records of pages; then read the difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+import sys
+from html import unescape
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from fractionate.page import decide, read_page, report
+from fractionate.page.carried import LINK
+from fractionate.page.decisions import Decision
+from fractionate.records import Study
+from fractionate.records.base import Record
+
+CARDS = Path(__file__).parent / "cards"
+NAMES = sorted(path.name.removesuffix(".json.gz") for path in CARDS.glob("*.json.gz"))
+
+
+def kept(name: str, scratch: Path) -> tuple[tuple[Record, ...], dict[str, tuple[str, ...]]]:
+    """The records of a page, and its run files."""
+    page = scratch / f"{name}.html"
+    held = base64.b64encode((CARDS / f"{name}.json.gz").read_bytes()).decode()
+    page.write_text(f'<a href="data:application/gzip;base64,{held}">', encoding="utf-8")
+    records, settings = read_page(page)
+    return records, {key: tuple(words) for key, words in settings.run_files.items()}
+
+
+def answers(decision: Decision) -> str:
+    """The five questions of a reader."""
+    metric = decision.metric
+    student, *others = decision.contenders
+    none = next((c for c in others if c.who in ("no teacher", "student")), None)
+    assert metric is not None
+    recipe = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in decision.recipe.items()) or "nothing"
+    gain = f"{decision.gain:+.3f} {metric.unit}" if decision.gain is not None else "not measured"
+    values = f"{student.value:.2f} with {student.variant}" + (f", {none.value:.2f} with {none.variant}" if none else "")
+    sure = "not measured"
+    if decision.gain_interval is not None:
+        sure = f"95 % interval {decision.gain_interval.low:+.3f} to {decision.gain_interval.high:+.3f}, {student.seeds} seeds"
+    return "\n".join(
+        [
+            f"{decision.name}",
+            f"should I distil?  {decision.answer}",
+            f"with what?        {recipe}",
+            f"what do I gain?   {gain} of {metric.title}: {values}",
+            f"how sure is it?   {sure}",
+            f"what do I run?    {decision.next or decision.then}",
+            f"the headline      {decision.headline}",
+        ]
+    )
+
+
+def written(name: str, scratch: Path) -> str:
+    records, run_files = kept(name, scratch)
+    return "\n\n".join(map(answers, decide(records, run_files).decisions)) + "\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_top_of_the_page_answers_five_questions(name: str, tmp_path: Path) -> None:
+    assert written(name, tmp_path) == (CARDS / f"{name}.txt").read_text(encoding="utf-8")
+    records, run_files = kept(name, tmp_path)
+    page = report(records, tmp_path / "a.html", run_files=run_files).read_text(encoding="utf-8")
+    cards = re.findall(r'class="decision".*?</section>', page, re.S)
+    studies = {study.name: study for study in records if isinstance(study, Study)}
+    for decision, card in zip(decide(records, run_files).decisions, cards, strict=True):
+        top = " ".join(unescape(re.sub(r"<[^>]*>", "", card)).split())
+        rest = decision.headline.removeprefix(f"{decision.answer}: ")
+        for words in (decision.answer, rest[1:], *decision.reasons, decision.next or decision.then):
+            assert " ".join(words.split()) in top, words
+        assert decision.next or decision.then, "something is said of what to do next"
+        study = studies.get(decision.name)
+        if study is None or decision.gain is None:
+            continue
+        student, none = decision.contenders[:2]
+        means = {}
+        for contender in (student, none):
+            runs = [run for run in study.runs if run.arm == contender.variant]
+            means[contender.who] = fmean(run.test.values[study.metric] for run in runs if run.test)
+            assert contender.value == pytest.approx(means[contender.who], rel=1e-6)
+        assert decision.gain == pytest.approx(means[student.who] - means[none.who], abs=1e-4)
+        assert decision.gain_interval is not None
+        assert decision.gain_interval.low <= decision.gain <= decision.gain_interval.high
+        if decision.answer == "Distil":
+            better = (
+                decision.gain_interval.low > 0 if study.deciding.better == "more" else decision.gain_interval.high < 0
+            )
+            assert better and decision.recipe
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    for given in map(Path, sys.argv[1:]):
+        found = LINK.search(given.read_text(encoding="utf-8"))
+        assert found, f"{given} carries no records"
+        raw = gzip.decompress(base64.b64decode(found[1]))
+        name = given.stem if given.stem != "report" else given.parent.name
+        (CARDS / f"{name}.json.gz").write_bytes(gzip.compress(raw, 9, mtime=0))
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in sorted(CARDS.glob("*.json.gz")):
+            name = path.name.removesuffix(".json.gz")
+            (CARDS / f"{name}.txt").write_text(written(name, Path(scratch)), encoding="utf-8")
+            print((CARDS / f"{name}.txt").read_text(encoding="utf-8"))
