@@ -10,7 +10,7 @@ from fractionate.page.student_plots import LABEL, spread
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import NotableExamples, Reliability
 
-HEIGHT = 260.0
+HEIGHT = 200.0
 STYLES = {"student": "mine-0", "no teacher": "mine-1", "teacher": "mine-2"}
 
 

@@ -24,11 +24,12 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10**-digits):
+    most = max(digits, 3)  # decimals; smaller numbers are written with a power of ten
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10**-most):
         digits_shown, power = f"{value:.{digits - 1}e}".split("e")
         return f"{digits_shown} × 10{str(int(power)).translate(_RAISED)}".replace("-", "−")
     places = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
-    return f"{value:,.{min(places, digits)}f}".replace("-", "−")
+    return f"{value:,.{min(places, most if value else digits)}f}".replace("-", "−")
 
 
 def decimals(value: float, places: int, *, sign: bool = False) -> str:
