@@ -40,8 +40,9 @@ def main() -> None:
     by = commit()
     lines = [
         "# The committed pages", "",
-        "`PYTHONPATH=src python lab/pages.py` makes each page anew from the records that it carries (numbers with seven digits, "
-        "matrices of runs that are not drawn left out). Renderer: a digest of the files in src/fractionate/page.", "",
+        "`PYTHONPATH=src python lab/pages.py` makes each page anew from the records that it carries (without matrices of runs that "
+        "are not drawn; numbers that no decision rests on with seven digits). Renderer: a digest of the files in "
+        "src/fractionate/page.", "",
         "| page | holds | Fractionate | renderer | last commit of the renderer |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for page in sorted(RESULTS.glob("*.html")):

@@ -1,6 +1,6 @@
 """The records that a page carries: packed into a download link, so that a later renderer can make the page anew.
 
-Matrices of runs that the page does not draw are left out, and numbers have seven significant digits.
+Matrices of runs that the page does not draw are left out, and numbers that no decision rests on have seven significant digits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fractionate.system.files import existing_file
 MOST_CHARACTERS = 450_000  # of a page; a page of more carries none
 MOST_UNPACKED = 1 << 28
 DIGITS = 7
+WHOLE = frozenset({"test", "teacher", "effects", "shares", "cost"})  # what the decision rests on keeps every digit
 LINK = re.compile(r'href="data:application/gzip;base64,([A-Za-z0-9+/=]+)"')
 
 
@@ -93,5 +94,5 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
+        return {key: part if key in WHOLE else _rounded(part) for key, part in value.items()}
     return [_rounded(part) for part in value] if isinstance(value, list) else value
