@@ -92,16 +92,17 @@ def correlation_figure(d: Diagnosis, file: str = "class-correlation") -> Figure 
     matrices = [np.array(found.matrix) for found in d.class_correlations]
     order = cluster_order(matrices[-1].copy())
     names = [short(d.class_names[i] if i < len(d.class_names) else i) for i in order]
-    drawn = [square(tuple(map(tuple, matrix[np.ix_(order, order)].tolist()))) for matrix in matrices]
+    many = len(order) > LARGEST_DRAWN
+    groups = clusters(matrices[-1]) if many else [[i] for i in order]
+    labels = [_group_name(group, matrices[-1], [names[order.index(i)] for i in range(len(order))]) for group in groups]
     panels = [
         tag(
             "div",
             tag("div", f"temperature {number(found.temperature, 2)}", class_="panel-name"),
-            _heat_map(matrix, names, 1.0, own=True),
+            _heat_map(between_clusters(matrix, groups) / [len(g) for g in groups], labels, 1.0, own=not many, words=""),
             class_="panel",
         )
-        for found, matrix in zip(d.class_correlations, drawn, strict=True)
-        if matrix is not None
+        for found, matrix in zip(d.class_correlations, matrices, strict=True)
     ]
     last = matrices[-1][np.ix_(order, order)]
     pairs = sorted(((i, j) for i in range(len(order)) for j in range(i)), key=lambda pair: -float(last[pair]))
@@ -144,13 +145,17 @@ def _key(most: float) -> Markup:
     return tag("div", tag("span", "0"), bar, tag("span", number(most, 2)), class_="heat-key")
 
 
-def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float, *, own: bool) -> Markup:
+def _heat_map(
+    matrix: NDArray[np.float64], names: Sequence[str], most: float, *, own: bool, words: str = " of the rest"
+) -> Markup:
     """Cells as one path a shade, the runs of a row joined: few bytes also for many classes.
 
-    Names and values (in thousandths) stand on the drawing as data: what the script shows of a cell, and where it leads.
+    Names and values (in thousandths) stand on the drawing as data: what the script shows of a cell, with `words` behind the value.
     """
     cells = len(matrix)
     shades = np.clip(np.ceil(np.maximum(matrix, 0.0) / (most or 1.0) * SHADES), 0, SHADES).astype(int)
+    if own:
+        np.fill_diagonal(shades, 0)
     paths: dict[int, list[str]] = {}
     for i in range(cells):
         j = 0
@@ -181,5 +186,5 @@ def _heat_map(matrix: NDArray[np.float64], names: Sequence[str], most: float, *,
     room = f"--left:{max(0.9, 0.58 * longest + 0.6) if labels else 0:.1f}em;--rise:{rise if labels else 0:.1f}em"
     drawing = tag("svg", grid, *labels, class_="plot square", aria_hidden="true")
     values = " ".join(f"{1000 * value:.0f}" for value in matrix.flat)
-    box = tag("div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values)
+    box = tag("div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values, data_words=words)
     return tag("div", box, class_="heat-box", style=room)

@@ -212,7 +212,7 @@
         [i, j] = [row, column].map((k) => Math.max(0, Math.min(n - 1, k)));
         cell.hidden = false;
         Object.assign(cell.style, { top: `${100 * i / n}%`, left: `${100 * j / n}%`, width: `${100 / n}%`, height: `${100 / n}%` });
-        const text = `${names[i]} → ${names[j]}: ${(values[i * n + j] / 1000).toFixed(2)} of the rest${lost ? "; no example of this pair is on the page" : ""}`;
+        const text = `${names[i]} → ${names[j]}: ${(values[i * n + j] / 1000).toFixed(2)}${map.dataset.words}${lost ? "; no example of this pair is on the page" : ""}`;
         lost = false;
         map.setAttribute("aria-label", text);
         show(cell, text);
