@@ -186,5 +186,7 @@ def _heat_map(
     room = f"--left:{max(0.9, 0.58 * longest + 0.6) if labels else 0:.1f}em;--rise:{rise if labels else 0:.1f}em"
     drawing = tag("svg", grid, *labels, class_="plot square", aria_hidden="true")
     values = " ".join(f"{1000 * value:.0f}" for value in matrix.flat)
-    box = tag("div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values, data_words=words)
+    box = tag(
+        "div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values, data_words=words
+    )
     return tag("div", box, class_="heat-box", style=room)
