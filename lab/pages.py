@@ -41,7 +41,7 @@ def main() -> None:
     lines = [
         "# The committed pages", "",
         "`PYTHONPATH=src python lab/pages.py` makes each page anew from the records that it carries (without matrices of runs that "
-        "are not drawn; numbers that no decision rests on with seven digits). Renderer: a digest of the files in "
+        "are not drawn; numbers that no decision rests on with six digits). Renderer: a digest of the files in "
         "src/fractionate/page.", "",
         "| page | holds | Fractionate | renderer | last commit of the renderer |", "|---|---|---|---|---|",
     ]  # fmt: skip

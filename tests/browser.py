@@ -40,7 +40,7 @@ def open_page(path: Path, scratch: Path, fragment: str = "") -> Opened:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -83,7 +83,7 @@ def drive(path: Path, scratch: Path, script: str, *, width: int = 1280) -> objec
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     found = re.search(r'data-told="([^"]*)"', done.stdout)

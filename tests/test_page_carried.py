@@ -26,7 +26,7 @@ def test_a_page_made_of_the_records_it_carries_is_the_page(tmp_path: Path, capsy
     with pytest.raises(SystemExit) as left:
         main(["report", str(page)])
     assert not left.value.code and "Distil: " in capsys.readouterr().err
-    again = page.read_bytes()  # of numbers with seven digits
+    again = page.read_bytes()  # of numbers with six digits
     assert abs(len(again) - len(before.encode())) < 20_000 and f"renderer {renderer()}" in page.read_text()
     with pytest.raises(SystemExit):
         main(["report", str(page)])

@@ -152,7 +152,7 @@ def test_many_classes_are_drawn_as_clusters_of_related_ones(tmp_path):
     wide = replace(records()[0], class_names=names, class_relation=tuple(map(tuple, relation.tolist())))
     page = report(wide, tmp_path / "a.html").read_text()
     assert f"120 classes in {len(parts)} clusters" in page
-    (cells,) = re.findall(r'data-names="([^"]*)" data-values="([^"]*)"', page)
+    cells, *_ = re.findall(r'data-names="([^"]*)" data-values="([^"]*)"', page)
     assert len(json.loads(html.unescape(cells[0]))) ** 2 == len(cells[1].split())
 
 

@@ -1,6 +1,6 @@
 """The records that a page carries: packed into a download link, so that a later renderer can make the page anew.
 
-Matrices of runs that the page does not draw are left out, and numbers that no decision rests on have seven significant digits.
+Matrices of runs that the page does not draw are left out, and numbers that no decision rests on have six significant digits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fractionate.system.files import existing_file
 
 MOST_CHARACTERS = 450_000  # of a page; a page of more carries none
 MOST_UNPACKED = 1 << 28
-DIGITS = 7
+DIGITS = 6
 WHOLE = frozenset({"test", "teacher", "effects", "shares", "cost"})  # what the decision rests on keeps every digit
 LINK = re.compile(r'href="data:application/gzip;base64,([A-Za-z0-9+/=]+)"')
 

@@ -17,7 +17,7 @@ from fractionate.records import Diagnosis, Matrix
 
 SHADES = 14
 MOST_LABELS = 30
-MOST_ROWS = 4_000  # of the download: the strongest relations of very many classes
+MOST_ROWS = 2_000  # of the download: the strongest relations of very many classes
 
 
 def relation_figure(
@@ -99,7 +99,7 @@ def correlation_figure(d: Diagnosis, file: str = "class-correlation") -> Figure 
         tag(
             "div",
             tag("div", f"temperature {number(found.temperature, 2)}", class_="panel-name"),
-            _heat_map(between_clusters(matrix, groups) / [len(g) for g in groups], labels, 1.0, own=not many, words=""),
+            _heat_map(between_clusters(matrix, groups) / [len(g) for g in groups], labels, 1.0, own=not many, unit=""),
             class_="panel",
         )
         for found, matrix in zip(d.class_correlations, matrices, strict=True)
@@ -146,11 +146,11 @@ def _key(most: float) -> Markup:
 
 
 def _heat_map(
-    matrix: NDArray[np.float64], names: Sequence[str], most: float, *, own: bool, words: str = " of the rest"
+    matrix: NDArray[np.float64], names: Sequence[str], most: float, *, own: bool, unit: str = " of the rest"
 ) -> Markup:
     """Cells as one path a shade, the runs of a row joined: few bytes also for many classes.
 
-    Names and values (in thousandths) stand on the drawing as data: what the script shows of a cell, with `words` behind the value.
+    Names and values (in thousandths) stand on the drawing as data: what the script shows of a cell, with `unit` behind the value.
     """
     cells = len(matrix)
     shades = np.clip(np.ceil(np.maximum(matrix, 0.0) / (most or 1.0) * SHADES), 0, SHADES).astype(int)
@@ -187,6 +187,6 @@ def _heat_map(
     drawing = tag("svg", grid, *labels, class_="plot square", aria_hidden="true")
     values = " ".join(f"{1000 * value:.0f}" for value in matrix.flat)
     box = tag(
-        "div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values, data_words=words
+        "div", drawing, class_="heat-cells", data_names=json.dumps(list(names)), data_values=values, data_words=unit
     )
     return tag("div", box, class_="heat-box", style=room)
