@@ -289,7 +289,7 @@ def measure() -> tuple[list[Conformance], list[str]]:
 PAGE = """# Conformance of published losses
 
 What the losses of published packages compute when all of them get the same request: the soft term of distillation alone, at
-the asked temperature, all else at the defaults. Measured by `fractionate.plugins.conformance` (float64, CPU), not read from
+the given temperature, all else at the defaults. Measured by `fractionate.plugins.conformance` (float64, CPU), not read from
 documentation; every adapter is in `bench/peers_losses.py` and at most ten lines. This page is the output of
 
     PYTHONPATH=src python bench/peers_losses.py docs/evidence/peers-conformance.md

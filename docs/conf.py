@@ -52,10 +52,15 @@ intersphinx_mapping = (  # FRACTIONATE_DOCS_ONLINE=1: a build without a network 
 
 def plain(app: object, what: str, name: str, part: object, options: object, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: bars and stars outside of code are no markup of Sphinx."""
+    literal = False
     for i, line in enumerate(lines):
-        pieces = line.split("`")
-        pieces[::2] = [piece.replace("|", "\\|").replace("*", "\\*") for piece in pieces[::2]]
-        lines[i] = "`".join(pieces)
+        literal = literal and (line.startswith(" ") or not line)
+        if line == "Example:":
+            lines[i], literal = "Example::", True
+        elif not literal:
+            pieces = line.split("`")
+            pieces[::2] = [piece.replace("|", "\\|").replace("*", "\\*") for piece in pieces[::2]]
+            lines[i] = "`".join(pieces)
 
 
 def at_home(app: Any, name: str, source: list[str]) -> None:

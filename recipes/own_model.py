@@ -16,7 +16,7 @@ transfer, test, taught = data_sets["digits"].split(100, 600, 1097)  # your data:
 training = Training(steps=400, batch_size=32, learning_rate=5e-3)
 teacher, _ = distill(network(256), taught, training=training)  # your teacher (without a signal: plain training)
 
-store = collect(teacher, transfer, "runs/own/store")  # the teacher is asked once
+store = collect(teacher, transfer, "runs/own/store")  # the teacher runs once
 diagnosis = diagnose(store, lambda: network(24), data=transfer)
 study = dissect(lambda: network(24), transfer, store.signal(), training=training, test=test)
 objective = Objective.from_recipe(diagnosis.recipe)

@@ -1,4 +1,4 @@
-"""Losses: the objective, its divergences and kernels, and terms beside it."""
+"""Losses: the objective, its divergences and kernels, and further terms."""
 
 from __future__ import annotations
 

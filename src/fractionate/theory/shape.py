@@ -155,7 +155,7 @@ class TopK:
 @shapes.register("top1")
 @dataclass(frozen=True)
 class TopOne:
-    """All on the class the teacher likes best beside the label: its top-1 where that is not the label (Zhang et al. 2305.08096)."""
+    """All on the class the teacher likes best after the label: its top-1 where that is not the label (Zhang et al. 2305.08096)."""
 
     level: ClassVar[Level] = "instance"
 
@@ -168,7 +168,7 @@ class TopOne:
 @shapes.register("without-top1")
 @dataclass(frozen=True)
 class WithoutTopOne:
-    """What the teacher says about this example beside the label and beside its top-1; with the confidence `with-top1` the
+    """What the teacher says about this example without the label and its top-1; with the confidence `with-top1` the
     target "without top-1 information" of Zhang et al. (arXiv 2305.08096): p'(top-1) = 0, p'(label) = p(label) + p(top-1)."""
 
     level: ClassVar[Level] = "instance"

@@ -118,7 +118,7 @@ class Decoupled:
 @divergences.register("nkd")
 @dataclass(frozen=True)
 class Normalised:
-    """-c log softmax(z)[y] + shape_weight · T² · H(shape, softmax of z / T beside the label), c the confidence at temperature 1.
+    """-c log softmax(z)[y] + shape_weight · T² · H(shape, softmax of z / T without the label), c the confidence at temperature 1.
 
     Holds its own T². Source: Yang et al. (arXiv 2303.13005), the formula of the paper; the code published with it
     (mmcls/distillation/losses/nkd.py) keeps the label among the classes of the second term, this does not.
