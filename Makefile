@@ -21,7 +21,7 @@ check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(MAKE) test
 
-BENCHES := losses compact_losses engine_options engine_parts estimate spectrum store cached study superfeatures
+BENCHES := losses compact_losses engine_options engine_parts estimate spectrum store cached study superfeatures page
 LONG    := kill store_faults store_writers store_vocabulary planted regret_pilot regret_tokens seeded_bugs
 
 bench: $(STAMP) $(PEERED) ## ratios against peers and limits, minutes each; `make bench-long` takes hours
