@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fractionate.data.picture_files import PictureEncoding
 from fractionate.errors import MismatchError, NumericsError
 from fractionate.models.export import accuracy_interval, export_student
 from fractionate.records import Scores
@@ -112,6 +113,38 @@ def test_hugging_face_students_go_out_their_own_way(tmp_path):
     back = transformers.AutoModelForSequenceClassification.from_pretrained(out)
     torch.testing.assert_close(back.eval()(**example).logits, student(**example).logits)
     assert (out / "README.md").exists() and (out / "model.pt2").exists()
+    named = export_student(student, tmp_path / "named", class_names=("up", "down", "level"), program=False)
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(named)
+    assert back.config.id2label[2] == "level" and back.config.label2id == {"up": 0, "down": 1, "level": 2}
+    student.config.id2label = {0: "a", 1: "b", 2: "c"}
+    own = export_student(student, tmp_path / "own", class_names=("up", "down", "level"), program=False)
+    assert transformers.AutoConfig.from_pretrained(own).id2label[0] == "a", "a model's own names stay"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_go_out_with_an_image_processor(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    image = pytest.importorskip("PIL.Image")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=24, patch_size=8, num_labels=3
+    )  # fmt: skip
+    student = transformers.ViTForImageClassification(config).eval()
+    encoding = PictureEncoding.of(("up", "down", "level"), 24, "imagenet")
+    out = export_student(
+        student, tmp_path / "out", class_names=encoding.class_names, image_processor=encoding.image_processor(), program=False
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (4, 4, 3), dtype=torch.uint8, generator=generator).repeat_interleave(16, 0)
+    image.fromarray(blocks.repeat_interleave(16, 1).numpy()).save(tmp_path / "one.png")
+    back = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(out)
+    inputs = processor(image.open(tmp_path / "one.png"), return_tensors="pt")
+    torch.testing.assert_close(inputs["pixel_values"], encoding.encode([tmp_path / "one.png"]), rtol=0, atol=0.05)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            back(**inputs).logits, student(encoding.encode([tmp_path / "one.png"])).logits, atol=0.02, rtol=0
+        )
+    assert back.config.id2label[1] == "down"
 
 
 def test_wilson_s_interval():

@@ -190,6 +190,23 @@ class PictureEncoding(Record):
         mean, deviation = (torch.tensor(numbers).view(3, 1, 1) for numbers in (self.mean, self.deviation))
         return (pixels - mean) / deviation
 
+    def image_processor(self) -> dict[str, object]:
+        """The same as transformers' `AutoImageProcessor` reads it: `preprocessor_config.json` of a model for pictures."""
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": round(self.side / self.crop)},
+            "resample": 2,  # bilinear
+            "do_center_crop": True,
+            "crop_size": {"height": self.side, "width": self.side},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.deviation),
+        }
+
     def encode(self, files: Sequence[Path | str]) -> Float[Tensor, "pictures 3 side side"]:
         """Picture files as inputs. Raises `DamagedError` for one that cannot be read."""
         return torch.stack([self.read(Path(file)) for file in files])

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def export_student(
     onnx: bool = False,
     strict: bool = True,
     tokenizer: Any = None,
+    image_processor: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
 
@@ -67,7 +68,9 @@ def export_student(
     the model takes it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of
     ONNX; each is loaded again and its logits compared before it is written. Raises `NumericsError` where they differ by more
     than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
-    the card says of the first two what was wrong instead. `tokenizer` is saved with it, for `AutoTokenizer.from_pretrained(out)`.
+    the card says of the first two what was wrong instead. `tokenizer` is saved with it, for `AutoTokenizer.from_pretrained(out)`;
+    `image_processor`, the JSON of one, for `AutoImageProcessor`. `class_names` name the classes in the config of a Hugging Face
+    model that calls them LABEL_0, LABEL_1, ….
     """
     check_ready(student)
     out, student = make_directory(out), merged(plain_module(student))
@@ -76,6 +79,7 @@ def export_student(
         state = plain_state(student)
         with redirect_stderr(io.StringIO()):  # a bar for each shard
             save_pretrained(out, **({} if state.keys() == student.state_dict().keys() else {"state_dict": state}))
+        _name_classes(out / "config.json", class_names)
     else:
         content, aliases = to_bytes(plain_state(student), {"format": "pt"})
         write_file(out / "model.safetensors", content)
@@ -89,6 +93,8 @@ def export_student(
         write_file(out / "config.json", escaped(json.dumps(config, indent=2, ensure_ascii=False)).encode())
     if tokenizer is not None:
         save_tokenizer(tokenizer, out)
+    if image_processor is not None:
+        write_file(out / "preprocessor_config.json", json.dumps(dict(image_processor), indent=2).encode())
     makers = {"torch.export": (program, _export_program), "ONNX Runtime": (onnx, _export_onnx)}
     programs: dict[str, float | str] = {}
     for kind, (wanted, make) in makers.items():
@@ -101,6 +107,18 @@ def export_student(
                 programs[kind] = f"{error.what}: {error.got}"
     write_file(out / "README.md", model_card(student, run, name, data, class_names, licence, programs).encode())
     return out
+
+
+def _name_classes(file: Path, names: tuple[str, ...]) -> None:
+    """Names of the classes in a config that calls them LABEL_0, LABEL_1, …; one of another number of labels has its own."""
+    if not names or not file.is_file():
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    plain = {str(number): f"LABEL_{number}" for number in range(len(names))}
+    # two classes are the default, which a config does not write down
+    if config.get("id2label", plain if len(names) == 2 else None) == plain:
+        numbered = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+        write_file(file, escaped(json.dumps(config | numbered, indent=2, ensure_ascii=False)).encode())
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -11,6 +11,7 @@ from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts
 from fractionate.data.own_texts import TextData
 from fractionate.data.parts import first_batch
+from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, UnknownNameError
@@ -54,6 +55,11 @@ class RunData:
     def teacher_shape(self) -> tuple[int, ...]:
         """The shape of an input of the teacher, which may have a view of its own."""
         return _shape(self.transfer, "teacher")
+
+    @property
+    def image_processor(self) -> dict[str, object] | None:
+        """How pictures became inputs, for `AutoImageProcessor`; None for other data."""
+        return self.encoding.image_processor() if isinstance(self.encoding, PictureEncoding) else None
 
     def __str__(self) -> str:
         names = ("transfer", "validation", "test", "teaching")

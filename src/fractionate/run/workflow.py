@@ -357,6 +357,7 @@ class Workflow(Assembly):
             program=given.program,
             onnx=given.onnx,
             strict=False,
+            image_processor=data.image_processor,
         )
         if data.encoding is not None:
             data.encoding.save(folder / "data.json")
