@@ -122,6 +122,7 @@ data_sets: Registry[Examples | Parts | Undivided] = Registry(
         "data.own_pairs",
         "data.own_pictures",
         "data.own_prompts",
+        "data.own_queries",
         "data.own_saved",
         "data.own_similar",
         "data.own_table",

@@ -32,6 +32,7 @@ HEADS = {  # the class with the right head, by kind of task
     "language-modelling": "AutoModelForCausalLM",
     "translation": "AutoModelForSeq2SeqLM",
     "embeddings": "AutoModel",
+    "reranking": "AutoModel",
 }
 CLASSES = (
     "classification",
@@ -137,7 +138,7 @@ class HubModel:
             model: Any = self._loaded(auto, need) if self.trained else self._fresh(auto, config, need)
         if need.kind in CLASSES and getattr(model.config, "pad_token_id", None) is None and self._reader is not None:
             model.config.pad_token_id = self._reader.pad_token_id  # by which a decoder finds the last token of a text
-        built: nn.Module = SentenceEncoder(model) if need.kind == "embeddings" else model
+        built: nn.Module = SentenceEncoder(model) if head == "AutoModel" else model
         return built
 
     def _fresh(self, auto: Any, config: Any, need: ModelNeed) -> Any:

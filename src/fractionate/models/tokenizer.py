@@ -11,7 +11,13 @@ from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.errors import ConfigError, MismatchError, ResourceError, reason
 from fractionate.system.atomic import make_directory
 
-ONE_ROW = ("classification", "multi-label", "regression", "embeddings")  # kinds of task with one row an example
+ONE_ROW = (
+    "classification",
+    "multi-label",
+    "regression",
+    "embeddings",
+    "reranking",
+)  # kinds of task with one row an example
 
 
 def prepared(tokenizer: Any, name: str) -> Any:

@@ -119,7 +119,7 @@ def cnn(*channels: int, dropout: float = 0.0) -> Builder:
 
 
 class Bag(nn.Module):
-    """Mean of the vectors of hashed words (0: no word), then two layers. Takes whole numbers [batch, places]."""
+    """Mean of the vectors of hashed words (0: no word), then two layers. Takes whole numbers [..., places]."""
 
     def __init__(self, buckets: int, width: int, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -144,26 +144,30 @@ class Bag(nn.Module):
                 got=f"{int(words.min())} to {int(words.max()):,}",
                 fix="say the same number in texts(..., buckets=…) and bag(…)",
             ) from error
-        mean = (vectors * there).sum(1) / there.sum(1).clamp_min(1)
+        mean = (vectors * there).sum(-2) / there.sum(-2).clamp_min(1)
         logits: torch.Tensor = self.layers(mean)
         return logits
 
 
 @models.register("bag")
 def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: float = 0.3) -> Builder:
-    """For `texts(...)`: the mean vector of a text's hashed words and pairs, then two layers; as many buckets as `texts` has."""
+    """For `texts(...)`: the mean vector of a text's hashed words and pairs, then two layers; as many buckets as `texts` has.
+
+    For `queries(...)` every text of an example becomes an embedding of `width` numbers.
+    """
     _check("bag", buckets, width, hidden, dropout=dropout)
 
     def build(shape: Sequence[int], classes: int) -> nn.Module:
-        if len(shape) != 1:
+        if len(shape) not in (1, 2):
             raise MismatchError(
                 "a bag needs texts",
-                expected="inputs [places]",
+                expected="inputs [places], or [texts, places]",
                 got=str(list(shape)),
                 fix="use texts(...), or another model",
             )
-        _check_memory("bag", (buckets + hidden) * width + hidden * classes)
-        return Bag(buckets, width, hidden, classes, dropout)
+        outputs = classes if len(shape) == 1 else width
+        _check_memory("bag", (buckets + hidden) * width + hidden * outputs)
+        return Bag(buckets, width, hidden, outputs, dropout)
 
     return build
 

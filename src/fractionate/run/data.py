@@ -16,7 +16,7 @@ from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
-from fractionate.models.tokenizer import encode_for
+from fractionate.models.tokenizer import ONE_ROW, encode_for
 from fractionate.records.base import Record
 from fractionate.run.schema import RunFile
 from fractionate.system.registry import nearest
@@ -101,7 +101,7 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
     ours, theirs = (model.tokenizing(run.data.length) for model in (student, teacher))
     if ours is None and isinstance(student.maker, TaskModel):  # an architecture by name reads what its teacher reads
         ours = theirs
-    if ours is None and theirs is not None and kind_of(run.task).tokens:
+    if ours is None and theirs is not None and task not in ONE_ROW:
         raise ConfigError(
             f"student.model {run.student.model} reads no tokens",
             expected=f"a model with a tokenizer: the task {run.task} has a row for each token",

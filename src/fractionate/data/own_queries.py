@@ -1,0 +1,119 @@
+"""Queries of a person's own with the texts that answer them and texts that do not: for embeddings and for reranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fractionate.data.batch import Split
+from fractionate.data.bundled import Divided, data_sets
+from fractionate.data.labels import IGNORED
+from fractionate.data.memory import MemorySplit
+from fractionate.data.own_texts import BUCKETS, PLACES, TextEncoding
+from fractionate.data.raw import RawData, RawSplit, Tokenizing
+from fractionate.data.text_columns import Columns, Reading, raw_table, read_parts
+from fractionate.data.token_ids import padded_inputs, token_rows
+from fractionate.errors import DamagedError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryData(RawData):
+    """Queries with their texts, before any tokenizer. Without `candidates` the pairs of the task embeddings."""
+
+    table: Divided
+    encoding: TextEncoding
+    candidates: int = 0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Embeddings of pairs, or reranking of candidates."""
+        return ("reranking",) if self.candidates else ("embeddings",)
+
+    def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
+        """A part as inputs [examples, texts, tokens], the query first, and labels: [examples, candidates] of 1, 0 and -100, or 0.
+
+        Without a tokenizer inputs are hashed words [examples, texts, places].
+        """
+        texts, labels = 1 + max(1, self.candidates), torch.zeros(len(part))
+        rows = [
+            [query, relevant] for query, relevant in zip(part.columns["query"], part.columns["relevant"], strict=True)
+        ]
+        if self.candidates:
+            labels = torch.full((len(part), self.candidates), IGNORED)
+            labels[:, 0] = 1
+            for place, others in enumerate(part.columns["others"]):
+                rows[place] += [*others, *[""] * (self.candidates - 1 - len(others))]
+                labels[place, 1 : 1 + len(others)] = 0
+        flat = [text for row in rows for text in row]
+        if by is None:
+            inputs: Tensor | dict[str, Tensor] = self.encoding.encode(flat).reshape(len(part), texts, -1)
+        else:
+            made = padded_inputs(token_rows(by, flat, name=part.name), by)
+            inputs = {name: column.reshape(len(part), texts, -1) for name, column in made.items()}
+        return MemorySplit(inputs, labels, part.name, part.ids)
+
+
+@data_sets.register("queries")
+def queries(
+    path: Path | str,
+    *,
+    query: str = "query",
+    relevant: str = "relevant",
+    others: str | None = None,
+    group: str | None = None,
+    part: str | None = None,
+    validation: Any = None,
+    test: Any = None,
+    repeats: bool = False,
+    separator: str | None = None,
+    encoding: str | None = None,
+    buckets: int = BUCKETS,
+    places: int = PLACES,
+) -> QueryData:
+    """Queries of yours with a relevant text each: `queries('faq.jsonl')` for embeddings, with `others='others'` for reranking.
+
+    A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words. A query that an earlier
+    part has as well is a repeat.
+
+    Args:
+        path: JSON lines, Parquet, CSV or TSV.
+        query: The column of queries.
+        relevant: The column of texts that answer them.
+        others: The column of lists of texts that do not, one at least; rows may have different numbers of them.
+        group, part, validation, test, repeats, separator, encoding: As in `Reading`.
+        buckets, places: Of hashed words, as in `texts`.
+
+    Raises:
+        ConfigError: for columns that are not there.
+        DamagedError: naming the row without a query, a relevant text or another one.
+    """
+    reading = Reading(group, part, validation, test, repeats, separator, encoding)
+    roles = {"query": query, "relevant": relevant} | ({} if others is None else {"others": others})
+    columns, given = read_parts(path, roles, reading)
+    made: dict[str, Sequence[Any]] = {role: columns.texts(role) for role in ("query", "relevant")}
+    for role, column in made.items():
+        empty = next((place for place, text in enumerate(column) if not text.strip()), None)
+        if empty is not None:
+            raise DamagedError(
+                f"{columns.where(empty)} has no text in {roles[role]!r}", expected="a query and its relevant text"
+            )
+    most = 0
+    if others is not None:
+        made["others"] = _others(columns)
+        most = 1 + max(map(len, made["others"]))
+    return QueryData(raw_table(columns, made, reading, given, keys=("query",)), TextEncoding((), buckets, places), most)
+
+
+def _others(columns: Columns) -> tuple[tuple[str, ...], ...]:
+    found = columns.lists("others")
+    for place, row in enumerate(found):
+        if not all(isinstance(text, str) and text.strip() for text in row):
+            raise DamagedError(
+                f"{columns.where(place)} {columns.names['others']!r} is no list of texts", got=repr(row)[:200]
+            )
+    return found
