@@ -3,8 +3,9 @@
     PYTHONPATH=src OMP_NUM_THREADS=1 python bench/by_hand.py
 
 Each side trains the same student on the same examples with the same settings, over 10 seeds, in batches of its own order:
-`fractionate distill run.yaml` on one side; on the other plain PyTorch, which asks the teacher itself (scikit-learn, onnxruntime, the
-lines of the file). Writes bench/results/by_hand.md: test NLL and accuracy of both, and their paired difference with its 95 % interval.
+`fractionate distill run.yaml` on one side; on the other plain PyTorch, which asks the teacher itself (scikit-learn, onnxruntime,
+the lines of the file). Writes bench/results/by_hand.md: test NLL and accuracy of both, and their paired difference with its
+95 % interval.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     PYTHONPATH=src OMP_NUM_THREADS=1 nice -n 15 python lab/study_reranking.py
 
-Definitions and their 45 topics are WordNet's. A query's relevant candidate is another definition of its topic, the seven others are
-of other topics. The cross-encoder reads query and candidate together (their vectors, product and difference, through an MLP) and is
-trained on 6,000 queries by `distill` on labels; students embed each text alone, are scored by dot product and see 600 other queries.
-Test queries are new to both. Runs are kept in runs/reranking. Writes lab/results/study_reranking.md.
+Definitions and their 45 topics are WordNet's. A query's relevant candidate is another definition of its topic, the seven others
+are of other topics. The cross-encoder reads query and candidate together (their vectors, product and difference, through an MLP)
+and is trained on 6,000 queries by `distill` on labels; students embed each text alone, are scored by dot product and see 600 other
+queries. Test queries are new to both. Runs are kept in runs/reranking. Writes lab/results/study_reranking.md.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def table(study: Study, teacher: float, findings: list[str]) -> str:
         "Made by `PYTHONPATH=src OMP_NUM_THREADS=1 nice -n 15 python lab/study_reranking.py`. "
         + (__doc__ or "").split("\n\n")[2],
         "",
-        f"The trained cross-encoder: MRR {teacher:.2f} % on the test queries. Diagnosis of its signal: {', '.join(findings) or 'no finding'}.",
+        f"The trained cross-encoder: MRR {teacher:.2f} % on the test queries. Diagnosis: {', '.join(findings) or 'no finding'}.",
         "",
         "| variant | against | difference of MRR, points, 95 % interval | verdict | mean MRR % |",
         "|---|---|---|---|---|",
