@@ -120,14 +120,14 @@ def answers() -> tuple[str, Teacher]:
 
 
 def train(model: nn.Module, inputs: Tensor, labels: Tensor, teacher: Tensor | None, steps: int, *, seed: int) -> None:
-    """The loop by hand: AdamW at 5e-3 with a cosine to 0, batches of 32, (1 - w) CE + w T² H(teacher, student)."""
+    """By hand: AdamW at 5e-3, a cosine to 0, batches of 32 and the rest of an epoch, (1 - w) CE + w T² H(teacher, student)."""
     draw = torch.Generator().manual_seed(1000 + seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if len(order) < 32:
+        if not len(order):
             order = torch.randperm(len(labels), generator=draw)
         batch, order = order[:32], order[32:]
         logits = model(inputs[batch])

@@ -61,7 +61,7 @@ FULL = Setting(
     {"teaching": 6000, "transfer": 2000, "test": 600, "teacher_steps": 120, "steps": 40, "batch": 32,
      "students": {"3 layers": ("from_teacher('every 2')",), "2 layers": ("from_teacher('every 3')",),
                   "1 layer": ("from_teacher((0,))",)}},
-    {"transfer": 120, "test": 60, "longest": 20, "steps": 15, "batch": 8, "seeds": 3,
+    {"transfer": 120, "test": 60, "longest": 20, "steps": 8, "batch": 8, "seeds": 3,
      "students": {"10 layers": ("from_teacher('every 3')",), "10 layers, LoRA": ("from_teacher('every 3')", "lora(8)"),
                   "5 layers": ("from_teacher('every 6')",)}},
 )  # fmt: skip

@@ -103,7 +103,7 @@ def main() -> None:
     }
     study = dissect(task, arms, store, seeds=SEEDS, out=OUT / "study", name="reranking", progress="off")
     found = diagnose(store, data=task)
-    text = table(study, run.test.values["mrr"] if run.test else float("nan"), [f.code for f in found.findings])
+    text = table(study, run.test.values["mrr"] if run.test else float("nan"), [f.name for f in found.problems])
     RESULT.write_text(text, encoding="utf-8")
     print(text)
 
@@ -115,8 +115,9 @@ def table(study: Study, teacher: float, findings: list[str]) -> str:
         "",
         (__doc__ or "").split("\n\n")[0],
         "",
-        "Made by `PYTHONPATH=src OMP_NUM_THREADS=1 nice -n 15 python lab/study_reranking.py`. "
-        + (__doc__ or "").split("\n\n")[2],
+        "Made by `PYTHONPATH=src OMP_NUM_THREADS=1 nice -n 15 python lab/study_reranking.py`.",
+        "",
+        (__doc__ or "").split("\n\n")[2].rstrip(),
         "",
         f"The trained cross-encoder: MRR {teacher:.2f} % on the test queries. Diagnosis: {', '.join(findings) or 'no finding'}.",
         "",

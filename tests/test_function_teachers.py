@@ -86,6 +86,23 @@ def test_estimators_are_read_by_the_method_that_they_have(teacher, kind, by_hand
     np.testing.assert_allclose(store.signal().logits.numpy(), by_hand(teacher), rtol=1e-5, atol=1e-6)
 
 
+def test_trees_of_xgboost_teach_classes_and_labels_of_their_own(tmp_path) -> None:
+    xgboost = pytest.importorskip("xgboost", reason="pip install --no-deps xgboost")
+    trees = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(X, Y)
+    store = collect(trees, (X, Y), tmp_path / "classes")
+    assert store.head.identity["outputs"] == "probabilities"
+    np.testing.assert_allclose(store.signal().probabilities.numpy(), trees.predict_proba(X), atol=1e-6)
+    labels = np.stack([Y > 0, Y == 2, Y == 1], axis=1).astype(int)
+    each = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(X, labels)  # [examples, labels]: a probability each
+    task = Task("multi-label", transfer=(X, labels), student=lambda: nn.Linear(5, 3))
+    found = collect(each, task, tmp_path / "labels").signal()
+    np.testing.assert_allclose(found.probabilities[:, 1].numpy(), each.predict_proba(X).reshape(-1), atol=1e-6)
+    numbers = xgboost.XGBRegressor(n_estimators=5, n_jobs=1).fit(X, X[:, 0])
+    task = Task("regression", transfer=(X, X[:, 0]), student=lambda: nn.Linear(5, 1))
+    kept = collect(numbers, task, tmp_path / "numbers").signal()
+    np.testing.assert_allclose(kept.values[:, 0].numpy(), numbers.predict(X), rtol=1e-6)
+
+
 def test_columns_are_placed_by_the_classes_that_the_estimator_knows(tmp_path) -> None:
     pandas = pytest.importorskip("pandas")
     names = ("low", "middle", "high")  # sorted otherwise than the data number them

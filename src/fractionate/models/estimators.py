@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fractionate.errors import ConfigError, MismatchError, printable
 from fractionate.models.output_kinds import OutputKind
+from fractionate.models.outputs import are_probabilities
 
 METHODS: Mapping[str, OutputKind] = {  # of estimators, in the order in which they are looked for
     "predict_proba": "probabilities",
@@ -58,11 +59,18 @@ class EstimatorRows:
         values = np.asarray(found)
         if self.method == PREDICTS:
             return values.reshape(len(values), -1).astype(np.float64)
-        if getattr(self.estimator, "multilabel_", False) and METHODS[self.method] == "probabilities":
-            return np.stack([1 - values, values], axis=-1)  # OneVsRestClassifier: the share of each label alone
+        if METHODS[self.method] == "probabilities" and self._labels_of_their_own(values):
+            return np.stack([1 - values, values], axis=-1)
         if values.ndim == 1:  # a margin between two classes: its logistic function is the share of the second
             values = np.stack([np.zeros_like(values), values], axis=1)
         return self._placed(values)
+
+    def _labels_of_their_own(self, values: NDArray[Any]) -> bool:
+        """Whether each column is the share of a label alone: of OneVsRestClassifier, and of XGBoost fitted on rows of labels."""
+        if getattr(self.estimator, "multilabel_", False):
+            return True
+        two = np.array_equal(np.asarray(getattr(self.estimator, "classes_", ())), [0, 1])
+        return two and values.ndim == 2 and not are_probabilities(torch.from_numpy(values))
 
     def _of_labels(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
         """Several labels an example, two classes each: [examples, labels, 2]."""

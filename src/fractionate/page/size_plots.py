@@ -24,6 +24,7 @@ from fractionate.page.text import count, number, short
 from fractionate.records import Interval, MetricInfo, Run
 
 HEIGHT, TOP = 240.0, 10.0
+TICK_WIDTH = 9.0  # per cent of the width, between two sizes under the axis
 Point = tuple[str, int, float | None, float, Interval | None, bool]  # variant, parameters, ms, mean, interval, placebo
 
 
@@ -116,7 +117,7 @@ def _plot(points: Sequence[Point], teacher: tuple[float, float] | None, metric: 
     ticks = down.ticks(4)
     marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
     marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
-    for place in _round(across.low, across.high):
+    for place in _ticks(sorted({*at, *([math.log10(teacher[0])] if teacher else [])}), across):
         words = count(10**place) if axis == "parameters" else f"{number(10**place)} ms"
         marks += [line(across(place), TOP, across(place), HEIGHT, "grid")]
         marks += [text(across(place), HEIGHT + 16, words, "tick", "middle")]
@@ -150,8 +151,10 @@ def _lines(points: Sequence[Point], at: Sequence[float]) -> list[list[tuple[floa
     return [sorted(group) for group in groups.values() if len({x for x, _ in group}) > 1]
 
 
-def _round(low: float, high: float) -> list[float]:
-    """Places of 1, 2 and 5 times powers of ten on a logarithmic axis, at most six of them."""
-    every = [p + math.log10(m) for p in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-    inside = [place for place in every if low <= place <= high]
-    return inside if len(inside) <= 6 else inside[:: math.ceil(len(inside) / 6)]
+def _ticks(places: Sequence[float], across: Scale) -> list[float]:
+    """The sizes there are, those left out whose words would stand on those of a smaller one."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or across(place) - across(kept[-1]) > TICK_WIDTH:
+            kept.append(place)
+    return kept

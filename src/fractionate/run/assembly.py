@@ -174,6 +174,7 @@ class Assembly:
             given.learning_rates or (self.training.learning_rate,),
             given.divergences or ("cross-entropy",),
             base=self.recipe(None, self.training),
+            students=given.students or (),
         )
         return {arm.name: arm for arm in made}
 
@@ -181,7 +182,7 @@ class Assembly:
     def usual(self) -> tuple[Arm, ...]:
         """T = 4 / 0.9, where the stored rows allow it: compact ones know the rest of the classes at some temperatures alone."""
         stored = self.run.collect
-        possible = stored.form == "dense" or 4.0 in stored.temperatures or self.run.transforms
+        possible = stored.form in ("dense", "hidden") or 4.0 in stored.temperatures or self.run.transforms
         return (Arm(self.recipe(Objective("kd", 4.0, 0.9), self.training), role="usual"),) if possible else ()
 
     def _arm(self, given: ArmSection) -> Arm:

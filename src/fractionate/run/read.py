@@ -56,6 +56,7 @@ def _lookups(tree: Any) -> Mapping[str, Callable[[str], object]]:
         "transforms": parts["transforms"],
         "study.cells": as_cell,
         "study.divergences": divergences.__getitem__,
+        "study.students.*": parts["prepare"],
         "study.metric": judged,
         **{f"objective.{key}": lookup for key, lookup in objective.items()},
         **{f"study.arms.*.{key}": lookup for key, lookup in parts.items()},

@@ -158,7 +158,12 @@ class TeacherSection(Section):
 class CollectSection(Section):
     """How the teacher's outputs are stored."""
 
-    form: Literal["dense", "top-k", "sampled"] = Field("dense", description="which entries of a row are kept")
+    form: Literal["dense", "top-k", "sampled", "hidden"] = Field(
+        "dense", description="which entries of a row are kept; hidden: what enters the output layer"
+    )
+    features: Names = Field(
+        (), description="paths of layers whose outputs are kept, for terms that read inside the teacher"
+    )
     k: int = Field(0, ge=0, le=1_000_000, description="entries of a row for top-k and sampled")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the stored logits")
     temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="of the kept rest of top-k rows")
@@ -225,7 +230,7 @@ class TuneSection(Section):
     seeds: int = Field(1, ge=1, le=1000, description="students a setting, with seeds of their own")
 
 
-FACTORS = ("cells", "temperatures", "teacher_weights", "shares", "learning_rates", "divergences")
+FACTORS = ("cells", "temperatures", "teacher_weights", "shares", "learning_rates", "divergences", "students")
 
 
 class ArmSection(Section):
@@ -247,6 +252,11 @@ class StudySection(Section):
 
     arms: dict[str, ArmSection] | None = Field(
         None, min_length=2, description="variants by name, in place of cells and their factors"
+    )
+    students: dict[str, Names] | None = Field(
+        None,
+        min_length=2,
+        description="sizes by name, and what is done to the student of each; every cell is tried with each",
     )
     cells: Names = Field(LADDER, min_length=1, description="the arms; hard is the student without a teacher")
     temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="every cell is tried at each")
@@ -277,6 +287,7 @@ class StudySection(Section):
             self.shares,
             self.learning_rates,
             self.divergences,
+            self.students,
         )
         arms = len(self.arms or ()) or math.prod(len(factor) for factor in factors if factor)
         students = arms * self.seeds

@@ -140,7 +140,7 @@ class Timing:
         given = self.workflow.run.collect
         return collect(
             self.network, task, self.folder / name, form=given.form, k=given.k, dtype=given.dtype,
-            temperatures=given.temperatures, precision=given.precision, device=task.device,
+            temperatures=given.temperatures, precision=given.precision, features=given.features, device=task.device,
         )  # fmt: skip
 
     def _source(self, *recipes: Recipe) -> TeacherSource:

@@ -212,6 +212,7 @@ class Workflow(Assembly):
             temperatures=given.temperatures,
             batch_size=given.batch_size,
             precision=given.precision,
+            features=given.features,
             device=str(training_device(given.device)),
             part=part,
         )
