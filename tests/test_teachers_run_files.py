@@ -63,6 +63,34 @@ def test_a_boosted_teacher_of_a_csv_reports_without_user_code(tmp_path, monkeypa
     assert run("distill", "run.yaml") == 4  # another teacher under the same name
 
 
+@pytest.mark.parametrize("frame", [False, True], ids=["rows", "named columns"])
+def test_a_teacher_fitted_on_the_file_itself_reads_its_cells(frame, tmp_path, monkeypatch) -> None:
+    io, pandas = pytest.importorskip("skops.io"), pytest.importorskip("pandas")
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from fractionate.errors import ConfigError
+    from fractionate.models import find_parts
+
+    monkeypatch.chdir(tmp_path)
+    values, labels = table(tmp_path / "t.csv")
+    columns = pandas.DataFrame(values, columns=["a", "b", "c"])
+    teacher = HistGradientBoostingClassifier(max_iter=3, random_state=0)
+    teacher.fit(columns if frame else values, [f"k{label}" for label in labels])
+    io.dump(teacher, "t.skops")
+    (tmp_path / "run.yaml").write_text(
+        "data: {source: \"table('t.csv', label='kind', raw=True)\", transfer: 60, validation: 40, test: 40}\n"
+        f"teacher: {{model: \"sklearn('t.skops')\"}}\nstudent: {{model: mlp(8)}}\n{COMMON}"
+    )
+    assert run("distill", "run.yaml") == 0
+    parts = find_parts("table('t.csv', label='kind', raw=True)", transfer=60, validation=40, test=40, seed=0)
+    rows = [int(line) - 2 for line in parts.transfer.ids]
+    expected = torch.from_numpy(teacher.predict_proba(columns.iloc[rows] if frame else values[rows])).float()
+    torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
+    (tmp_path / "words.csv").write_text("a,b,kind\n" + "".join(f"{i * i % 7}.5,w{i % 3},k{i % 2}\n" for i in range(40)))
+    with pytest.raises(ConfigError, match=r"raw=True gives a teacher numbers(?s:.*)categories: b"):
+        find_parts("table('words.csv', label='kind', raw=True)", transfer=0.5, validation=0.2, test=0.2, seed=0)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_onnx_classifier_by_path(tmp_path, monkeypatch) -> None:
     pytest.importorskip("onnx")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fractionate.data.bundled import Parts, data_sets
 from fractionate.data.columns import (
@@ -79,7 +80,23 @@ class Table:
             made[part] = encoding.labelled(inputs, labels[some], self.name, ids)
             if roles.class_weights and part in ("transfer", "teaching"):
                 made[part] = balanced(made[part])
+            if roles.raw:
+                made[part] = self._with_cells(made[part], some.numpy())
         return Parts(made["transfer"], made["validation"], made["test"], made.get("teaching"), encoding)
+
+    def _with_cells(self, encoded: Examples | MemorySplit, places: NDArray[np.int64]) -> MemorySplit:
+        """A part whose view "teacher" holds the cells by column, for estimators that were fitted on the file itself."""
+        words = [printable(column.name) for column in self.columns if column.kind != "number"]
+        if words:
+            raise ConfigError(
+                f"{self.name}: raw=True gives a teacher numbers",
+                expected="columns of numbers",
+                got=f"categories: {', '.join(words[:8])}",
+                fix="drop=[…] leaves them out; a teacher that reads them learns from the encoded table, without raw=True",
+            )
+        split = MemorySplit.of(encoded) if isinstance(encoded, Examples) else encoded
+        cells = {column.name: torch.from_numpy(column.values[places].astype(np.float64)) for column in self.columns}
+        return replace(split, views={**split.views, "teacher": cells})
 
     def _keys(self) -> list[bytes]:
         values = self.labels.values.reshape(len(self), -1)
@@ -108,6 +125,7 @@ def table(
     group: str | None = None,
     repeats: bool = True,
     class_weights: bool = False,
+    raw: bool = False,
 ) -> Table:
     """A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
@@ -126,6 +144,7 @@ def table(
         group: The column whose rows of the same value are all in one part, such as a patient.
         repeats: False leaves out of validation and test rows that are in an earlier part as well, with the same label.
         class_weights: Weigh the rows that are learned from so that each class counts the same.
+        raw: The teacher reads the cells as they stand, by column: an estimator that was fitted on the file, not on the encoding.
 
     Raises:
         ConfigError: for columns that cannot be learned from and labels that are not of the kind.
@@ -136,7 +155,7 @@ def table(
     numerals = Numerals(decimal, thousands)
     roles = Roles(
         Target.of(label, target), kinds or {}, names_of(drop, "drop"), names_of(missing, "missing"), numerals, part, group,
-        repeats, class_weights,
+        repeats, class_weights, raw,
     )  # fmt: skip
     files = {"train": path, "validation": validation, "test": test}
     read = {
