@@ -1,11 +1,11 @@
-"""Queries of a person's own with the texts that answer them and texts that do not: for embeddings and for reranking."""
+"""Queries of a person's own with the text that answers each and texts that do not: for reranking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,41 +20,35 @@ from fractionate.data.text_columns import Columns, Reading, raw_table, read_part
 from fractionate.data.token_ids import padded_inputs, token_rows
 from fractionate.errors import DamagedError
 
+ROLES = ("query", "relevant", "others")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QueryData(RawData):
-    """Queries with their texts, before any tokenizer. Without `candidates` the pairs of the task embeddings."""
+    """Queries with their candidates, the relevant one first, before any tokenizer."""
 
     table: Divided
     encoding: TextEncoding
-    candidates: int = 0
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Embeddings of pairs, or reranking of candidates."""
-        return ("reranking",) if self.candidates else ("embeddings",)
+    candidates: int
+    tasks: ClassVar[tuple[str, ...]] = ("reranking",)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:
-        """A part as inputs [examples, texts, tokens], the query first, and labels: [examples, candidates] of 1, 0 and -100, or 0.
+        """A part as inputs [examples, 1 + candidates, tokens], the query first, and labels [examples, candidates] of 1, 0 and -100.
 
-        Without a tokenizer inputs are hashed words [examples, texts, places].
+        Without a tokenizer inputs are hashed words [examples, 1 + candidates, places].
         """
-        texts, labels = 1 + max(1, self.candidates), torch.zeros(len(part))
-        rows = [
-            [query, relevant] for query, relevant in zip(part.columns["query"], part.columns["relevant"], strict=True)
-        ]
-        if self.candidates:
-            labels = torch.full((len(part), self.candidates), IGNORED)
-            labels[:, 0] = 1
-            for place, others in enumerate(part.columns["others"]):
-                rows[place] += [*others, *[""] * (self.candidates - 1 - len(others))]
-                labels[place, 1 : 1 + len(others)] = 0
-        flat = [text for row in rows for text in row]
+        labels = torch.full((len(part), self.candidates), IGNORED)
+        labels[:, 0] = 1
+        flat: list[str] = []
+        for place, (query, relevant, others) in enumerate(zip(*(part.columns[role] for role in ROLES), strict=True)):
+            flat += [query, relevant, *others, *[""] * (self.candidates - 1 - len(others))]
+            labels[place, 1 : 1 + len(others)] = 0
+        shape = (len(part), 1 + self.candidates, -1)
         if by is None:
-            inputs: Tensor | dict[str, Tensor] = self.encoding.encode(flat).reshape(len(part), texts, -1)
+            inputs: Tensor | dict[str, Tensor] = self.encoding.encode(flat).reshape(shape)
         else:
             made = padded_inputs(token_rows(by, flat, name=part.name), by)
-            inputs = {name: column.reshape(len(part), texts, -1) for name, column in made.items()}
+            inputs = {name: column.reshape(shape) for name, column in made.items()}
         return MemorySplit(inputs, labels, part.name, part.ids)
 
 
@@ -64,7 +58,7 @@ def queries(
     *,
     query: str = "query",
     relevant: str = "relevant",
-    others: str | None = None,
+    others: str = "others",
     group: str | None = None,
     part: str | None = None,
     validation: Any = None,
@@ -75,7 +69,7 @@ def queries(
     buckets: int = BUCKETS,
     places: int = PLACES,
 ) -> QueryData:
-    """Queries of yours with a relevant text each: `queries('faq.jsonl')` for embeddings, with `others='others'` for reranking.
+    """Queries of yours for reranking, each with the text that answers it and a list of others: `queries('faq.jsonl')`.
 
     A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words. A query that an earlier
     part has as well is a repeat.
@@ -93,7 +87,7 @@ def queries(
         DamagedError: naming the row without a query, a relevant text or another one.
     """
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
-    roles = {"query": query, "relevant": relevant} | ({} if others is None else {"others": others})
+    roles = {"query": query, "relevant": relevant, "others": others}
     columns, given = read_parts(path, roles, reading)
     made: dict[str, Sequence[Any]] = {role: columns.texts(role) for role in ("query", "relevant")}
     for role, column in made.items():
@@ -102,11 +96,11 @@ def queries(
             raise DamagedError(
                 f"{columns.where(empty)} has no text in {roles[role]!r}", expected="a query and its relevant text"
             )
-    most = 0
-    if others is not None:
-        made["others"] = _others(columns)
-        most = 1 + max(map(len, made["others"]))
-    return QueryData(raw_table(columns, made, reading, given, keys=("query",)), TextEncoding((), buckets, places), most)
+    made["others"] = _others(columns)
+    encoded = TextEncoding((), buckets, places)
+    return QueryData(
+        raw_table(columns, made, reading, given, keys=("query",)), encoded, 1 + max(map(len, made["others"]))
+    )
 
 
 def _others(columns: Columns) -> tuple[tuple[str, ...], ...]:
