@@ -167,7 +167,7 @@ BUGS = (
     Bug("a guessed label counts as a label", "training/step.py", (
         ("(~known, replace(objective, teacher_weight=1.0))", "(~known, objective)"),), "test_engine_loop"),
     Bug("a look forgotten when a run goes on", "training/trainer.py", (
-        ("if self.state.look_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
+        ("if self.state.evaluation_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
     Bug("weights of the teachers ignored", "teachers/ensemble.py", (
         ("log_p + log_share.T[:, :, None]", "log_p + 0 * log_share.T[:, :, None]"),), "test_engine_faults"),
     Bug("the best weights in the place of the last", "training/run_folder.py", (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fractionate.diagnosis.explanations import evidence, explain, group_attributions, said_of, save_table
+from fractionate.diagnosis.explanations import evidence, explain, group_attributions, outputs_of, save_table
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.additive import Explaining, explaining_mlp, explanations_of
 from fractionate.models.columns import given
@@ -61,9 +61,9 @@ def test_captums_shapley_values_of_an_explaining_model_are_its_evidence():
     """An outside oracle: the log-odds are a sum over superfeatures, so the Shapley value of one is its own change."""
     explaining, some = model(2).double(), data(6)
     inputs = some.inputs.double()
-    outputs, named = said_of(explaining, inputs)[1], torch.tensor([0, 1, 2, 0, 1, 2])
+    outputs, named = outputs_of(explaining, inputs)[1], torch.tensor([0, 1, 2, 0, 1, 2])
     baseline = inputs.mean(0)
-    at_baseline = said_of(explaining, baseline[None])[1]
+    at_baseline = outputs_of(explaining, baseline[None])[1]
     apart = [s - s.mean(2, keepdim=True) for s in (outputs, at_baseline.expand_as(outputs))]
     wanted = (apart[0] - apart[1]).gather(2, named[:, None, None].expand(-1, 3, 1)).squeeze(2)
     found = group_attributions(explaining, inputs, FOUND, named, samples=2)
@@ -80,7 +80,7 @@ def test_a_model_without_a_prior_is_measured_against_the_flat_one():
     found = explain(flat, model(2), data(), FOUND, shown=[3, 5, 3])
     assert found.prior == pytest.approx((1 / 3,) * 3)
     assert [e.example for e in found.examples] == ["3", "5"]
-    outputs = said_of(flat, data().inputs)
+    outputs = outputs_of(flat, data().inputs)
     torch.testing.assert_close(evidence(outputs[1], torch.zeros(3).double()).sum(1), outputs[0])
 
 

@@ -257,11 +257,11 @@ def _parquet(path: Path) -> dict[str, StoredArray]:
         single = sorted((c for c in found if c.startswith(prefix) and c[len(prefix) :].isdecimal()),
                         key=lambda c: int(c[len(prefix) :]))  # fmt: skip
         if len(single) > 1:
-            found[name] = _stored(path, (rows, len(single)), 8, _beside([found[column] for column in single]))
+            found[name] = _stored(path, (rows, len(single)), 8, _joined_columns([found[column] for column in single]))
     return found
 
 
-def _beside(columns: list[StoredArray]) -> Callable[[], Array]:
+def _joined_columns(columns: list[StoredArray]) -> Callable[[], Array]:
     return lambda: np.stack([column.load() for column in columns], axis=1)
 
 

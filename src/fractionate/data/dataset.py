@@ -23,7 +23,7 @@ from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import FractionateError
 from fractionate.system.hashing import content_hash
 
-LOOKED_AT = 64  # examples that make a fingerprint of data too large to be read twice
+FINGERPRINTED = 64  # examples that make a fingerprint of data too large to be read twice
 PROBED = 8  # examples that are read before anything is trained
 
 
@@ -114,7 +114,7 @@ class DatasetSplit:
 
     @cached_property
     def _fingerprint(self) -> str:
-        plan = [(0, _spread(len(self), LOOKED_AT))]
+        plan = [(0, _spread(len(self), FINGERPRINTED))]
         noted = (part for *_, parts in self._joined(plan, 0, _nothing, _described) for part in parts)
         return digest_of(len(self), noted)
 

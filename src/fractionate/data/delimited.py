@@ -100,9 +100,9 @@ def _records(path: Path, file: str, separator: str | None, encoding: str | None)
                 fix="encoding='utf-16-le', or 'utf-16-be', where it is that",
             )
         line = 1
-        said = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line, which names the separator
-        if said:
-            separator, line = separator or said[1], 2
+        declared = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line, which names the separator
+        if declared:
+            separator, line = separator or declared[1], 2
         else:
             text.seek(0)
         separator = separator or max(SEPARATORS, key=head.count)  # the first of them where there are none

@@ -15,7 +15,7 @@ from fractionate.errors import MismatchError, printable
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
 MOST_CLASSES = 1 << 24  # a larger label is an id, not the number of a class
 ONE_HOT = "one-hot labels: labels.argmax(1)"
-SEVERAL = (
+MULTI_LABEL = (
     "several labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
 )
 
@@ -76,7 +76,7 @@ def advice(labels: Tensor) -> str:
         return ONE_HOT
     if labels.is_floating_point() and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
         return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), beside one class number an example"
-    return SEVERAL if zero_one else TOKENS
+    return MULTI_LABEL if zero_one else TOKENS
 
 
 def _tensor(values: Any, name: str) -> Tensor:
@@ -201,22 +201,22 @@ def superclass_names(names: Sequence[str], classes: int) -> list[str]:
     return []
 
 
-def check_same_labels(taught: Tensor, labels: Tensor, examples: Tensor | None = None) -> None:
+def check_same_labels(stored: Tensor, labels: Tensor, examples: Tensor | None = None) -> None:
     """Raise `MismatchError` naming the first of the examples (of each row; its number where left out) whose label is not the one
     the teacher was given."""
-    if taught is labels or torch.equal(taught, labels):
+    if stored is labels or torch.equal(stored, labels):
         return
-    if taught.shape != labels.shape:
+    if stored.shape != labels.shape:
         raise MismatchError(
-            "teacher signal and data differ in their rows", expected=str(list(labels.shape)), got=str(list(taught.shape)),
+            "teacher signal and data differ in their rows", expected=str(list(labels.shape)), got=str(list(stored.shape)),
             fix="collect the signal on these very data, in their order",
         )  # fmt: skip
-    wrong = (taught != labels).nonzero().flatten()
+    wrong = (stored != labels).nonzero().flatten()
     first = int(wrong[0])
     place = first if examples is None else int(examples[first])
     raise MismatchError(
         f"teacher signal and data have different labels at {len(wrong)} of {len(labels)} examples",
         expected=f"label {int(labels[first])} at example {place}",
-        got=f"label {int(taught[first])}",
+        got=f"label {int(stored[first])}",
         fix="the data were reordered or changed since the signal was collected: collect it again",
     )

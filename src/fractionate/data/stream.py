@@ -19,7 +19,7 @@ from fractionate.data.items import Collate, join
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
 
-LOOKED_AT = 16  # examples of which a fingerprint is made
+FINGERPRINTED = 16  # examples of which a fingerprint is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class StreamSplit:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return digest_of(self.examples, map(describe, islice(self.items(), LOOKED_AT)))
+        return digest_of(self.examples, map(describe, islice(self.items(), FINGERPRINTED)))
 
 
 def stream_items(stream: Iterable[Any], workers: int, loading: Mapping[str, Any]) -> Iterator[Any]:

@@ -52,15 +52,15 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
     try:
         with path.open("rb") as raw:
             head = raw.read(4)
-        for mark, says, names in MARKS:
+        for mark, marked, names in MARKS:
             if head.startswith(mark):
                 if encoding is not None and codecs.lookup(encoding).name not in names:
                     raise ConfigError(
-                        f"{file} begins with the byte-order mark of {says}",
+                        f"{file} begins with the byte-order mark of {marked}",
                         got=f"encoding={encoding!r}",
                         fix="leave it out",
                     )
-                used = says
+                used = marked
                 break
         with path.open(encoding=used, newline="") as text:
             yield text

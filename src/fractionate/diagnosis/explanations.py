@@ -28,7 +28,7 @@ from fractionate.theory.teacher_signal import TeacherSignal
 ROWS_AT_ONCE = 512
 
 
-def said_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def outputs_of(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [examples, classes] and explanations [examples, superfeatures, classes] of an explaining model, in float64."""
     found = []
     with eval_mode(model):
@@ -80,7 +80,7 @@ def explain(
     """
     examples = as_examples(data)
     check_superfeatures(found, examples.inputs.flatten(1).shape[1])
-    ours, theirs = said_of(student, examples.inputs), said_of(teacher, examples.inputs)
+    ours, theirs = outputs_of(student, examples.inputs), outputs_of(teacher, examples.inputs)
     if ours[1].shape != theirs[1].shape or ours[1].shape[1] != len(found):
         raise MismatchError(
             "student, teacher and superfeatures do not belong together",
@@ -198,12 +198,12 @@ def group_attributions(
     for number, group in enumerate(found.groups):
         mask[0, list(group)] = number
 
-    def asked(x: Tensor, who: Tensor) -> Tensor:
+    def scores_of(x: Tensor, who: Tensor) -> Tensor:
         return quantity_of(logits_of(call(model, x.reshape(-1, *inputs.shape[1:]))), who, "log-odds")
 
     with eval_mode(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        given = from_captum.ShapleyValueSampling(asked).attribute(
+        given = from_captum.ShapleyValueSampling(scores_of).attribute(
             flat, without, additional_forward_args=(named,), feature_mask=mask, n_samples=samples
         )
     return cast(Tensor, given)[:, [group[0] for group in found.groups]]  # the same in all columns of a group
@@ -219,7 +219,7 @@ def _outside(
         named = logits_of(call(black_box, inputs)).argmax(dim=1)
     baseline = examples.inputs.mean(dim=0)
     theirs = group_attributions(black_box, inputs, found, named, baseline=baseline).double()
-    outputs = said_of(teacher, inputs)[1]
+    outputs = outputs_of(teacher, inputs)[1]
     apart = outputs.gather(2, named[:, None, None].expand(-1, len(found), 1)).squeeze(2) - outputs.mean(dim=2)
     found_values: list[float | None] = []
     for m in range(len(found)):

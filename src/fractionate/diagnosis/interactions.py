@@ -262,7 +262,7 @@ def attribution_interactions(
         found = call(cast(nn.Module, teacher), x.reshape(-1, *inputs.shape[1:]))
         return logits_of(found if isinstance(found, Tensor) or head is not None else _as_tensor(found), head)
 
-    def asked(x: Tensor, who: Tensor) -> Tensor:
+    def scores_of(x: Tensor, who: Tensor) -> Tensor:
         return quantity_of(logits(x), who, quantity)
 
     with eval_mode(modules):
@@ -274,12 +274,12 @@ def attribution_interactions(
 
         def attribute(x: Tensor, other: Tensor) -> Tensor:
             if method == "ablation":
-                tool: Any = from_captum.FeatureAblation(asked)
+                tool: Any = from_captum.FeatureAblation(scores_of)
                 found = tool.attribute(x, other, additional_forward_args=(named,), perturbations_per_eval=at_once)
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)  # the same permutations with and without j
-                    tool = from_captum.ShapleyValueSampling(asked)
+                    tool = from_captum.ShapleyValueSampling(scores_of)
                     found = tool.attribute(
                         x, other, additional_forward_args=(named,), n_samples=samples, perturbations_per_eval=at_once
                     )
@@ -293,8 +293,8 @@ def attribution_interactions(
             absent, present = flat.clone(), without.clone()
             absent[:, j] = without[:, j]
             present[:, j] = flat[:, j]
-            beside = alone if alone is not None else attribute(flat, present)
-            pair = beside - attribute(absent, without)
+            together = alone if alone is not None else attribute(flat, present)
+            pair = together - attribute(absent, without)
             means = torch.zeros(classes, flat.shape[1], dtype=torch.float64).index_add_(0, group.cpu(), pair.cpu())
             strength[j] = (means.abs() / len(flat)).sum(dim=0)
             advance(1)

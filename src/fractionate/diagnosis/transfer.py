@@ -176,10 +176,10 @@ def first_gradients(
             batch: Batch = next(iter(split.batches([(0, order)], 0))).to(device)
             output, captured = reader(reader.inputs_of(batch))
             found = task.rows(output, captured, batch, head=task.head)
-            taught = signal.take(rows.to(signal.logits.device)).to(device)
+            rows_signal = signal.take(rows.to(signal.logits.device)).to(device)
             logits = found.required_logits.float()
-            loss = objective(logits, taught).mean()
-            label = (1 - objective.teacher_weight) * nn.functional.cross_entropy(logits, taught.labels)
+            loss = objective(logits, rows_signal).mean()
+            label = (1 - objective.teacher_weight) * nn.functional.cross_entropy(logits, rows_signal.labels)
             grads = [
                 torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True) for part in (label, loss)
             ]

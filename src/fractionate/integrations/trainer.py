@@ -283,16 +283,16 @@ def lightning_distillation(
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             if stage != "fit":
                 return
-            self.heard: list[Any] = []
+            self.outputs: list[Any] = []
             watched = pl_module.get_submodule(student)
             check_apart(watched, teacher)
-            self.hook = watched.register_forward_hook(lambda _module, _inputs, output: self.heard.append(output))
+            self.hook = watched.register_forward_hook(lambda _module, _inputs, output: self.outputs.append(output))
             own_step = pl_module.training_step
 
             def training_step(batch: Any, *places: Any) -> Any:
-                self.heard.clear()
+                self.outputs.clear()
                 own = own_step(batch, *places)
-                if not self.heard:
+                if not self.outputs:
                     raise MismatchError(
                         "the student was not called in training_step", fix="pass student=, the name of the submodule"
                     )
@@ -304,7 +304,7 @@ def lightning_distillation(
                     outputs = logits_of(call(teacher, ModelInputs.of(teacher)(read.to(there))), teacher_head)
                 check_not_probabilities(outputs.reshape(-1, outputs.shape[-1]), LEAVE_OUT)
                 loss = distillation_loss(
-                    self.heard[-1], outputs.to(read.labels.device), read.labels, objective, head=head, **more
+                    self.outputs[-1], outputs.to(read.labels.device), read.labels, objective, head=head, **more
                 )
                 return {**own, "loss": loss} if isinstance(own, Mapping) else loss
 

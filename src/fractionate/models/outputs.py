@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.data.labels import IGNORED, ONE_HOT, SEVERAL
+from fractionate.data.labels import IGNORED, MULTI_LABEL, ONE_HOT
 from fractionate.errors import FractionateError, MismatchError
 
 FEWEST_SIGMOIDS = 16  # fewer numbers may all lie in 0..1 by chance
@@ -221,7 +221,7 @@ def rows(
                 "the labels are rows of zeros and ones, one number a class",
                 expected="one class number an example",
                 got=f"{labels.dtype} {list(labels.shape)}",
-                fix=ONE_HOT if one else SEVERAL,
+                fix=ONE_HOT if one else MULTI_LABEL,
             )
         raise MismatchError(
             "the model's logits do not fit the labels",

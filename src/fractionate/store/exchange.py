@@ -51,7 +51,7 @@ def export(path: Path | str, to: Target, out: Path | str) -> Path:
     return writers[to](store, out)
 
 
-def _pieces(store: Store) -> Iterator[dict[str, Array]]:
+def _row_groups(store: Store) -> Iterator[dict[str, Array]]:
     for start in range(0, len(store), ROWS):
         columns = store.read(np.arange(start, min(start + ROWS, len(store))))
         yield {
@@ -64,7 +64,7 @@ def _pieces(store: Store) -> Iterator[dict[str, Array]]:
 def _tables(store: Store) -> Iterator[Any]:
     pyarrow = _pyarrow()
     facts = {"fractionate": json.dumps(store.head.body())}
-    for columns in _pieces(store):
+    for columns in _row_groups(store):
         table: dict[str, Any] = {}
         offsets = columns.pop("item_offsets", None)
         for name, column in columns.items():
@@ -132,7 +132,7 @@ def _npy(store: Store, out: Path) -> Path:
 
     def fill(folder: Path) -> None:
         logits = None
-        for columns in _pieces(store):
+        for columns in _row_groups(store):
             values = _plain(store, "values", columns["values"])
             if logits is None:
                 shape = (len(store), values.shape[1])

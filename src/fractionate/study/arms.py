@@ -157,9 +157,9 @@ class Arm:
         return found
 
     @property
-    def chain(self) -> tuple[Arm, ...]:
+    def ancestry(self) -> tuple[Arm, ...]:
         """The variants that its student goes through, the first start first, it last."""
-        return (*(self.start.chain if isinstance(self.start, Arm) else ()), self)
+        return (*(self.start.ancestry if isinstance(self.start, Arm) else ()), self)
 
     def meets(self, other: Arm) -> bool:
         """Whether two variants differ in the cell alone; the hard one fits any temperature, weight and divergence."""

@@ -50,10 +50,10 @@ def make_setup(
     given_signals = tuple(name for name, signal in judged.items() if signal is not None)
     known = {name: found for name, found in held_out.items() if found is not None}
     setup = Setup(task, source, known, {}, own, given=given_signals)
-    taught = [setup.kept(one) for one in given_sources]
-    for one in taught:
+    signals = [setup.kept(one) for one in given_sources]
+    for one in signals:
         _check_signal(one, splits.transfer, "training")
-    kept = (classes_of(one) for one in taught)
+    kept = (classes_of(one) for one in signals)
     classes = outputs or max((one for one in kept if isinstance(one, int)), default=0)
     settings: Settings = {
         "data": splits.transfer.fingerprint(),
@@ -83,7 +83,6 @@ def _initial(task: Task, arms: Sequence[Arm], seed: int) -> dict[str, nn.Module]
                 expected="a fresh model in each call",
                 fix="build the model inside the function",
             )
-        task.check_batch(model)
     return initial
 
 

@@ -55,7 +55,7 @@ def trained_student(
         )
     whole = Arm(Recipe(), name=arm) if arms is None else next(a for a in named_arms(arms) if a.name == arm)
     model: nn.Module | None = None
-    for one in whole.chain:
+    for one in whole.ancestry:
         source = of_seed(teacher_by_seed(teacher if one.teacher is None else one.teacher, [seed]), seed)
         made = make_student(task, one.recipe, source, seed, given=model)
         _, model = finish_student(one.recipe, made)

@@ -56,15 +56,15 @@ class Trials:
         another are one job, the start first.
         """
         alike: dict[Any, list[Arm]] = {}
-        begun = {arm.chain[0].name for arm in arms if arm.start}
+        begun = {arm.ancestry[0].name for arm in arms if arm.start}
         for arm in arms:
             own = arm.recipe
-            first = arm.chain[0].name
+            first = arm.ancestry[0].name
             alone = (arm.share, own.training, own.student, arm.plain)
             alike.setdefault(first if first in begun else alone, []).append(arm)
         for key, group in alike.items():
             chained = key in begun
-            group.sort(key=lambda arm: len(arm.chain))  # as given among equals
+            group.sort(key=lambda arm: len(arm.ancestry))  # as given among equals
             why = why_not_stacked(self.setup, group, self.backend, seeds[0])
             for seed in seeds:
                 trials = tuple(Trial(arm, seed) for arm in group)

@@ -47,7 +47,7 @@ def write_file(
 
 
 def _replace(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
-    with _temporary_beside(path, content) as temporary:
+    with _temporary_file(path, content) as temporary:
         temporary.replace(path)
         sync_directory(path.parent)
 
@@ -94,7 +94,7 @@ def publish(path: Path | str, content: bytes) -> bool:
 
 
 def _publish(path: Path, content: bytes) -> bool:
-    with _temporary_beside(path, content) as temporary:
+    with _temporary_file(path, content) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -130,7 +130,7 @@ def _folder_locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_beside(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:

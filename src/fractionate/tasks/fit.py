@@ -13,18 +13,19 @@ from fractionate.data.batch import Batch, Split
 from fractionate.data.parts import first_batch
 from fractionate.errors import FractionateError, MismatchError, NumericsError
 from fractionate.models.modes import eval_mode
-from fractionate.models.outputs import Head, device_of
+from fractionate.models.outputs import Head, check_not_probabilities, device_of
+from fractionate.tasks.kind import check_not_copied
 from fractionate.tasks.metric import Metric
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
 
-FEW, MOST_LABELS = 2, 1 << 20  # examples of each split that are tried; labels that are checked at once
+FEW, MOST_LABELS = 4, 1 << 20  # examples of each split that are tried; labels that are checked at once
 
 
 def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None) -> int:
     """Raise one error with every way in which data, models and metrics do not fit.
 
-    Two examples of each split go through the models in evaluation mode, and through the metrics; labels that are known are all
+    Four examples of each split go through the models in evaluation mode, and through the metrics; labels that are known are all
     checked. Models and random state are left as they were.
 
     Args:
@@ -50,7 +51,8 @@ def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None)
             with tried.faults("" if name == "transfer" else name):
                 labels = tried.labels(split)
                 read = tried.read("the student", student, split, task.head)
-                outputs = outputs or read.required_logits.shape[-1]
+                if name == "transfer":
+                    outputs = tried.check_student(student, read)
                 judged = judged if name == "transfer" else (split, read)
                 for some in labels or (read,):
                     task.reader.check_labels(some, outputs)
@@ -115,6 +117,16 @@ class _Tried:
             rows, place = self.task.reader.label_rows(batch)
             found.append(Predictions(logits=None, labels=rows, place=place, batch=batch))
         return found
+
+    def check_student(self, student: nn.Module, read: Predictions) -> int:
+        """The student's outputs. A language model read as a tagger would copy its inputs; a softmax at the end leaves no logits."""
+        reader = self.task.reader
+        with self.faults():
+            check_not_copied(student, read.batch, reader.tokens)
+        if reader.distributions:
+            with self.faults():
+                check_not_probabilities(read.required_logits, "leave the softmax out of the student", "student")
+        return read.required_logits.shape[-1]
 
     def check_classes(self, teacher: nn.Module | int | None, outputs: int) -> None:
         """A teacher that cannot read the transfer set, or has other classes than the student."""

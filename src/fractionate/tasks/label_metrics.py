@@ -40,8 +40,8 @@ def _by_label(predictions: Predictions, signal: Any | None) -> Sums:
         sums = torch.zeros(count, dtype=torch.float64)
         return sums.index_add_(0, column[which], weight[which])
 
-    has, says = rows.labels == 1, rows.predicted == 1
-    return {"weight": weight.sum(), "right": total(has & says), "labelled": total(has), "predicted": total(says)}
+    has, claims = rows.labels == 1, rows.predicted == 1
+    return {"weight": weight.sum(), "right": total(has & claims), "labelled": total(has), "predicted": total(claims)}
 
 
 def _f1(sums: Sums, *, average: str) -> float | None:

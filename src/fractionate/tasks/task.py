@@ -17,13 +17,13 @@ from fractionate.errors import ConfigError
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.modes import eval_mode
-from fractionate.models.outputs import Head, check_not_probabilities, device_of, logits_of
+from fractionate.models.outputs import Head, device_of, logits_of
 from fractionate.models.placing import check_ready
 from fractionate.records import Scores
 from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.system.registry import nearest
 from fractionate.tasks.evaluate import evaluate_metrics
-from fractionate.tasks.kind import Kind, check_not_copied, kinds
+from fractionate.tasks.kind import Kind, kinds
 from fractionate.tasks.metric import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions, joined
@@ -266,18 +266,6 @@ class Task:
                 yield found, teacher.signal_for(found)
 
         return evaluate_metrics(compared(), used, final=final)
-
-    def check_batch(self, model: nn.Module) -> None:
-        """Raise `MismatchError` for a language model read as a tagger, which would copy its inputs, and for one with a softmax."""
-        batch = self.example(size=4)
-        check_not_copied(model, batch, self.reader.tokens)
-        if self.reader.distributions:
-            try:
-                with reading(model) as reader:
-                    found = self.read(reader, batch.to(device_of(model)), head=self.head)
-            except Exception:  # the first step fails on it too, and says what to do
-                return
-            check_not_probabilities(found.required_logits, "leave the softmax out of the student", "student")
 
     def class_count(self, outputs: int) -> int | None:
         """How many classes there are, given a student's number of outputs; None for a task without classes."""

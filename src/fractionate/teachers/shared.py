@@ -46,9 +46,9 @@ class CachedRows:
                 got=str(len(predictions)),
                 fix="the same tokenizer, truncation and template on both sides",
             )
-        taught = self.signal.take(found.to(self.signal.labels.device))
-        check_same_labels(taught.labels.cpu(), predictions.labels.cpu(), predictions.example)
-        return taught.to(predictions.labels.device)
+        found_rows = self.signal.take(found.to(self.signal.labels.device))
+        check_same_labels(found_rows.labels.cpu(), predictions.labels.cpu(), predictions.example)
+        return found_rows.to(predictions.labels.device)
 
     def whole(self) -> TeacherSignal:
         """All rows."""

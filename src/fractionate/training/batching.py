@@ -20,7 +20,7 @@ class MicroBatches:
 
     epoch: int
     index: Int[Tensor, "batch"]
-    pieces: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
+    micro_batches: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
 
 
 def micro_batches(
@@ -37,4 +37,6 @@ def micro_batches(
                 count = -(-most // (training.micro_batch_size or most))
                 mine = index if world.size == 1 else index[world.rank :: world.size]
                 cut = torch.tensor_split(mine, count) if count > 1 else (mine,)
-                yield MicroBatches(epoch, index, tuple(piece if len(piece) else None for piece in cut))
+                yield MicroBatches(
+                    epoch, index, tuple(micro_batch if len(micro_batch) else None for micro_batch in cut)
+                )

@@ -150,7 +150,6 @@ def distill(
     if weights is not None or labelled is not None:
         split = weighted(split, weights, labelled)
     _check(task, recipe, labelled=labelled, kept=out is not None)
-    task.check_batch(model)
     steps = recipe.training.steps_for(len(split))
     with ExitStack() as stack:
         session = Session(

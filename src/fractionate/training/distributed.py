@@ -53,7 +53,7 @@ class World:
 
         return isinstance(student, FSDPModule)
 
-    def piece(self, called: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    def micro_batch(self, called: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Around all but the last piece of a step: gradients are summed here before they travel."""
         if isinstance(called, nn.parallel.DistributedDataParallel) and not last:
             quiet: AbstractContextManager[None] = called.no_sync()

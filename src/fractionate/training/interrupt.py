@@ -21,16 +21,16 @@ class Notice:
     number: int = 0
 
 
-class InterruptedLook(Exception):  # noqa: N818 (nothing went wrong)
-    """A look at validation data was left for a signal; it is taken anew when the run goes on."""
+class InterruptedEvaluation(Exception):  # noqa: N818 (nothing went wrong)
+    """An evaluation was left for a signal; a resumed run takes it anew."""
 
 
 def watched(split: Split, notice: Notice) -> Split:
-    """The split, left by `InterruptedLook` between two batches once a signal has come: a look may take longer than one has."""
+    """The split, left by `InterruptedEvaluation` between two batches once a signal has come: an evaluation may take longer than one has."""
 
     def check(batch: Batch, epoch: int, seed: int) -> Batch:
         if notice.number:
-            raise InterruptedLook
+            raise InterruptedEvaluation
         return batch
 
     return ChangedSplit(split, check, "")

@@ -106,9 +106,9 @@ class Recipe:
     def formula(self, label_loss: str = "CE(label, student)") -> str:
         """The whole loss in one line, terms with their weights."""
         base = label_loss if self.objective is None else self.objective.describe().formula
-        several = " + " in base and self.specs
+        summed = " + " in base and self.specs
         first = base if self.objective_weight == 1 else f"{self.objective_weight:g} · [{base}]"
-        parts = [first if not several or self.objective_weight != 1 else base]
+        parts = [first if not summed or self.objective_weight != 1 else base]
         parts += [f"{spec.weight:g} · {spec.formula}" for spec in self.specs]
         return " + ".join(parts)
 

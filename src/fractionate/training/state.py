@@ -37,10 +37,10 @@ class TrainState:
     order: str = ""  # a rolling hash of the places of all examples seen, in their order
     seconds: float = 0.0  # of the processes before this one
     metrics_bytes: int = 0
-    looks_without_better: int = 0
+    without_better: int = 0
     best_step: int | None = None
     best: dict[str, Any] | None = None  # the validation scores of the best look
-    look_due: bool = False  # at this step, and not yet taken
+    evaluation_due: bool = False  # at this step, and not yet taken
     ended: bool = False  # by patience, before the last step
 
     def better(self, scores: Scores, metrics: Sequence[MetricInfo]) -> bool:

@@ -128,14 +128,14 @@ class Stepper:
         check_coupling(self.objective, specs, self.training, self.world, labels=coupled)
 
     def take(
-        self, pieces: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
+        self, batches: list[tuple[Batch, bool]], *, step: int, describe: bool, also: tuple[float, ...] = ()
     ) -> Taken:
         """Step the optimiser on the micro-batches of a batch (False: one that only keeps other processes company).
 
         `describe` measures how the objective rescales the gradient; `also` are numbers to sum over all processes on the way.
         Raises `NumericsError`, on every process and before the optimiser steps, for a loss or gradient that is not finite.
         """
-        real = [batch for batch, real in pieces if real]
+        real = [batch for batch, real in batches if real]
         rows, examples, *summed_also = self.world.total(
             sum(self.task.reader.count(batch) for batch in real),
             sum(_weight(batch) for batch in real) if self._by_example else 0.0,
@@ -143,8 +143,8 @@ class Stepper:
         )
         values: list[Tensor] = []
         seen: list[Losses] = []
-        for number, (batch, counts) in enumerate(pieces, 1):
-            with self.world.piece(self.called, last=number == len(pieces)), self.errors:
+        for number, (batch, counts) in enumerate(batches, 1):
+            with self.world.micro_batch(self.called, last=number == len(batches)), self.errors:
                 found = self._losses(batch)
                 loss = self._mean(found, batch, rows if counts else 0.0, examples if counts else 0.0)
                 scaled = loss if self.parts.scaler is None else self.parts.scaler.scale(loss)

@@ -65,7 +65,7 @@ class Ledger:
 
     def start(self, name: str, settings: dict[str, Any]) -> None:
         """Tell the trackers that a run starts or goes on."""
-        self._tell("start", name, settings)
+        self._notify("start", name, settings)
 
     def write(self, row: Row) -> None:
         """Append a row. Raises `ResourceError` where the disk refuses."""
@@ -76,13 +76,13 @@ class Ledger:
                 self._file.write(json.dumps(row).encode() + b"\n")
             except OSError as error:
                 raise refused(self._path, error) from error
-        self._tell("row", row)
+        self._notify("row", row)
 
     def finish(self, run: Run) -> None:
         """Tell the trackers that the run is finished."""
-        self._tell("finish", run)
+        self._notify("finish", run)
 
-    def _tell(self, what: str, *about: Any) -> None:
+    def _notify(self, what: str, *about: Any) -> None:
         for tracker in list(self.trackers):
             try:
                 getattr(tracker, what)(*about)

@@ -36,7 +36,7 @@ from fractionate.training.checkpoint import latest_checkpoint, random_state, res
 from fractionate.training.cost import cost_of
 from fractionate.training.distributed import World
 from fractionate.training.identity import check_apart, identity_of, settings_of
-from fractionate.training.interrupt import InterruptedLook, Notice, watched
+from fractionate.training.interrupt import InterruptedEvaluation, Notice, watched
 from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
 from fractionate.training.observer import Observer
 from fractionate.training.recipe import Recipe
@@ -142,13 +142,13 @@ class Session:
             content = None if example is None else self.task.read(reader, example, head=self.task.head)
             inside = None if teacher is None or not theirs or example is None else teacher.predictions_for(example)
             reads = content is not None and any(spec.reads_signal for spec in bound_here)
-            taught = teacher.signal_for(content) if reads and teacher is not None and content is not None else None
+            signal = teacher.signal_for(content) if reads and teacher is not None and content is not None else None
             bound = stack.enter_context(
                 bind_terms(
                     recipe.specs,
                     student=content,
                     teacher=inside,
-                    signal=taught,
+                    signal=signal,
                     examples=len(self.split),
                     seed=self.seed,
                     parts=reader.parts,
@@ -164,8 +164,7 @@ class Session:
         called = self.world.wrap(reader)
         trained = [p for p in (*self.plain.parameters(), *reader.parts.parameters()) if p.requires_grad]
         if not any(p.requires_grad for p in self.plain.parameters()):
-            wanted = "parameters that require gradients"
-            raise ConfigError("the student has nothing to train", expected=wanted, got="none")
+            raise ConfigError("the student has nothing to train", expected="parameters that require gradients")
         self.parts = Parts(self.plain, make_optimizer(trained, training), reader.parts)
         self.parts.average = average
         if training.precision == "float16":
@@ -251,24 +250,24 @@ class Session:
         self.frozen = frozen_modules(self.student)
         train_mode(self.student, self.frozen)
         self.reader.parts.train()
-        look = self.training.evaluate_every
-        if look is None and (self.training.patience is not None or self.training.keep == "best"):
-            look = -(-len(self.split) // self.training.batch_size)
-        if self.state.look_due:  # a signal came within it
-            self._look()
-            if self.state.look_due:
+        every = self.training.evaluate_every
+        if every is None and (self.training.patience is not None or self.training.keep == "best"):
+            every = -(-len(self.split) // self.training.batch_size)
+        if self.state.evaluation_due:  # a signal came within it
+            self._evaluate()
+            if self.state.evaluation_due:
                 self._stop()
         saved = time.monotonic()
         steps = micro_batches(
             self.split, self.training, self.world, seed=self.seed, first=self.state.step, steps=self.steps
         )
         ahead, plan = itertools.tee(steps)  # what to fetch, and what to do with it
-        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.pieces)
+        wanted = ((step.epoch, step.index[:1] if p is None else p) for step in ahead for p in step.micro_batches)
         fetched = self.split.batches(wanted, self.seed)
         for step in plan:
             if self.state.ended:
                 break
-            pieces = [(next(fetched).to(self.device), piece is not None) for piece in step.pieces]
+            batches = [(next(fetched).to(self.device), places is not None) for places in step.micro_batches]
             seed_step(self.seed, self.state.step, self.device, self.world.rank)
             rate = learning_rate(self.training, self.state.step, self.steps)
             set_learning_rate(self.parts.optimizer, rate)
@@ -278,7 +277,7 @@ class Session:
             requested = (float(self.notice.number), float(overdue))
             described = max(1, self.steps // self.log_every // DESCRIBED_ROWS)
             describe = row_due and (number // self.log_every % described == 0 or number == self.steps)
-            taken = self.stepper.take(pieces, step=self.state.step, describe=describe, also=requested)
+            taken = self.stepper.take(batches, step=self.state.step, describe=describe, also=requested)
             # a signal that came within this step can wait for the next where processes have to agree on it
             stop, due = bool(taken.also[0]) or (self.world.size == 1 and bool(self.notice.number)), bool(taken.also[1])
             self._note(step, taken, rate, row_due=row_due)
@@ -287,12 +286,13 @@ class Session:
                 if number in self.observer.steps:
                     self.points.append(self.observer.measure(number, taken.loss, self.student))
                     train_mode(self.student, self.frozen)
-            if self.task.splits.validation is not None and look and (number % look == 0 or number == self.steps):
-                self._look()
-                stop = stop or self.state.look_due
+            if self.task.splits.validation is not None and every and (number % every == 0 or number == self.steps):
+                self._evaluate()
+                stop = stop or self.state.evaluation_due
             if self.save_every_steps and self.state.step % self.save_every_steps == 0:
                 due = True
-            if self.folder is not None and (due or stop) and (self.state.step < self.steps or self.state.look_due):
+            more = self.state.step < self.steps or self.state.evaluation_due
+            if self.folder is not None and (due or stop) and more:
                 self._save()
                 saved = time.monotonic()
             if stop:
@@ -323,27 +323,27 @@ class Session:
             now.loss_sum, now.loss_steps = 0.0, 0
         self.progress.at(now.step, "" if loss is None else f"loss {loss:.4f}")
 
-    def _look(self) -> None:
+    def _evaluate(self) -> None:
         """Measure on the validation data; keep the best weights; end where patience has run out."""
         now, split = self.state, self.task.splits.validation
         assert split is not None
-        now.look_due = True
+        now.evaluation_due = True
         try:
             # processes that evaluate apart cannot agree to stop in between
             left = watched(split, self.notice) if self.world.size == 1 else split
             scores = self._measure("validation", left, final=False)
-        except InterruptedLook:
+        except InterruptedEvaluation:
             return
-        now.look_due = False
+        now.evaluation_due = False
         assert scores is not None
         self.ledger.write({"step": now.step, "validation": asdict(scores)})
-        now.looks_without_better += 1
+        now.without_better += 1
         if now.better(scores, infos(self.task.judged)):
-            now.best, now.best_step, now.looks_without_better = asdict(scores), now.step, 0
+            now.best, now.best_step, now.without_better = asdict(scores), now.step, 0
             if self.training.keep == "best":
                 state = self.world.whole(self._measured().state_dict())
                 self.parts.best = {name: tensor.detach().clone() for name, tensor in state.items()}
-        if self.training.patience is not None and now.looks_without_better >= self.training.patience:
+        if self.training.patience is not None and now.without_better >= self.training.patience:
             now.ended = True
 
     def _measured(self) -> nn.Module:

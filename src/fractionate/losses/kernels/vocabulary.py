@@ -232,8 +232,8 @@ class _Walk:
             stop = min(start + self.chunks.tokens, rows)
             z, part = kept[: stop - start], hidden[start:stop].to(dtype)
             own.logits(part, z)
-            for at, logits, taught in self._pieces(z, start):
-                loss[start + at.start : start + at.stop] = self._rows(logits, taught)
+            for at, logits, rows_signal in self._chunks(z, start):
+                loss[start + at.start : start + at.stop] = self._rows(logits, rows_signal)
             if factor is not None:
                 z.mul_(factor[start:stop, None])
             if made[0] is not None:
@@ -249,7 +249,7 @@ class _Walk:
             made[2] = made[2].to(bias.dtype)
         return loss, made[0], made[1], made[2]
 
-    def _pieces(self, z: Rows, start: int) -> Iterator[tuple[slice, Rows, TeacherSignal | CompactSignal]]:
+    def _chunks(self, z: Rows, start: int) -> Iterator[tuple[slice, Rows, TeacherSignal | CompactSignal]]:
         """Places in the chunk, the student's logits there and the teacher's signal of them, a few rows at a time."""
         if not isinstance(self.signal, HeadSignal):
             for at in range(0, len(z), self.chunks.rows):
@@ -278,21 +278,24 @@ class _Walk:
         """The signal of some rows, where it is no head: dense, cut to the real classes, or compact as it is."""
         signal = self.signal
         if isinstance(signal, TeacherSignal):
-            taught = signal.take(place)
+            rows_signal = signal.take(place)
             if signal.classes == self.classes:
-                return taught
+                return rows_signal
             return TeacherSignal(
-                taught.logits[:, : self.classes], taught.labels, population=self.population, rows=taught.rows
+                rows_signal.logits[:, : self.classes],
+                rows_signal.labels,
+                population=self.population,
+                rows=rows_signal.rows,
             )
         assert isinstance(signal, CompactSignal)
         part = replace(signal.take(torch.arange(place.start, place.stop)), classes=self.classes, class_relation=None)
         return part if self.sparse else part.at(self.objective.temperature).dense()
 
-    def _rows(self, logits: Rows, taught: TeacherSignal | CompactSignal) -> Loss:
+    def _rows(self, logits: Rows, rows_signal: TeacherSignal | CompactSignal) -> Loss:
         """The losses of some rows; their logits become d loss / d logits."""
-        if isinstance(taught, CompactSignal):
-            return closed_form(logits, taught, self.objective)
-        loss, gradient = self.objective.loss_and_gradient(logits, taught)
+        if isinstance(rows_signal, CompactSignal):
+            return closed_form(logits, rows_signal, self.objective)
+        loss, gradient = self.objective.loss_and_gradient(logits, rows_signal)
         logits.copy_(gradient)
         return loss
 

@@ -85,7 +85,7 @@ class Candidates(TermSpec):
             ours, theirs = both_sides(student, signal, seed)
             if ours.shape[0] * (ours.shape[1] - 1) < 2:
                 return 0.0 * ours.sum(dim=(1, 2))  # a batch of one pair has nothing to tell apart
-            taught = TeacherSignal(similarities(theirs, self.teacher_scale), own_positive(theirs))
-            return objective(similarities(ours, self.scale), taught)
+            teacher_signal = TeacherSignal(similarities(theirs, self.teacher_scale), own_positive(theirs))
+            return objective(similarities(ours, self.scale), teacher_signal)
 
         yield term

@@ -23,7 +23,7 @@ from fractionate.tasks.predictions import Predictions
 from fractionate.theory.number_signal import NumberSignal
 
 Numbers = Float[Tensor, "rows *outputs"]
-Taught = Float[Tensor, "rows *taught"]
+TeacherNumbers = Float[Tensor, "rows *taught"]
 Loss = Float[Tensor, "rows"]
 
 
@@ -34,11 +34,11 @@ class NumberTerm(TermSpec, Protocol):
     reads_signal: ClassVar[bool] = True
     reads_numbers: ClassVar[bool] = True
 
-    def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
+    def compare(self, student: Numbers, teacher: TeacherNumbers, outputs: int, part: nn.Module | None) -> Loss:
         """The loss of each row, in float32 at least. `outputs` is how many numbers a label has; `part` what `make_part` made."""
         ...
 
-    def make_part(self, student: Numbers, teacher: Taught) -> nn.Module | None:
+    def make_part(self, student: Numbers, teacher: TeacherNumbers) -> nn.Module | None:
         """What is trained with the student; None where nothing is."""
         return None
 
@@ -65,7 +65,7 @@ class NumberTerm(TermSpec, Protocol):
         yield term
 
 
-def both_sides(student: Predictions, signal: Any | None, seed: int | None) -> tuple[Numbers, Taught]:
+def both_sides(student: Predictions, signal: Any | None, seed: int | None) -> tuple[Numbers, TeacherNumbers]:
     """The student's numbers and the teacher's, in float32 at least; a seed shuffles the teacher's over rows.
 
     Flat embeddings of a cache get the student's number of texts. Raises `MismatchError` for what are no numbers of these rows.
@@ -86,7 +86,7 @@ def _outputs(student: Predictions) -> int:
     return student.labels.reshape(len(student), -1).shape[1]
 
 
-def _same_width(student: Numbers, teacher: Taught, fix: str) -> None:
+def _same_width(student: Numbers, teacher: TeacherNumbers, fix: str) -> None:
     if student.shape != teacher.shape:
         raise MismatchError(
             "student and teacher give different numbers",
@@ -109,7 +109,7 @@ class SquaredError(NumberTerm):
     def formula(self) -> str:
         return f"mean over outputs of (student - {self.source})²"
 
-    def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
+    def compare(self, student: Numbers, teacher: TeacherNumbers, outputs: int, part: nn.Module | None) -> Loss:
         """Squared distances of means."""
         ours, theirs = moments(student, outputs)[0], moments(teacher, outputs)[0]
         _same_width(ours, theirs, "a teacher of the same outputs")
@@ -133,9 +133,9 @@ class GaussianKL(NumberTerm):
     def formula(self) -> str:
         return f"mean over outputs of KL(N({self.source}) ‖ N(student))"
 
-    def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
+    def compare(self, student: Numbers, teacher: TeacherNumbers, outputs: int, part: nn.Module | None) -> Loss:
         """Raises `MismatchError` for a teacher without a variance."""
-        (mean, log_variance), (taught, doubt) = moments(student, outputs), moments(teacher, outputs)
+        (mean, log_variance), (teacher_mean, doubt) = moments(student, outputs), moments(teacher, outputs)
         if doubt is None:
             raise MismatchError(
                 "the teacher gives no variance",
@@ -143,7 +143,7 @@ class GaussianKL(NumberTerm):
                 got=str(list(teacher.shape)),
                 fix="squared-error learns from means alone",
             )
-        distance = (taught - mean).square()
+        distance = (teacher_mean - mean).square()
         if log_variance is None:
             return (distance * (-doubt).exp()).mean(dim=1) / 2
         ratio = log_variance - doubt
@@ -168,11 +168,11 @@ class Cosine(NumberTerm):
     def formula(self) -> str:
         return f"mean over texts of 1 - cos({'projected ' if self.project else ''}student, {self.source})"
 
-    def make_part(self, student: Numbers, teacher: Taught) -> nn.Module | None:
+    def make_part(self, student: Numbers, teacher: TeacherNumbers) -> nn.Module | None:
         """The projection."""
         return nn.Linear(student.shape[-1], teacher.shape[-1]) if self.project else None
 
-    def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
+    def compare(self, student: Numbers, teacher: TeacherNumbers, outputs: int, part: nn.Module | None) -> Loss:
         """Raises `MismatchError` for other widths without a projection."""
         ours = student if part is None else part(student)
         _same_width(ours, teacher, "cosine(project=True)")
@@ -195,11 +195,11 @@ class ProjectedMSE(NumberTerm):
     def formula(self) -> str:
         return f"mean over widths of (projection(student) - {self.source})²"
 
-    def make_part(self, student: Numbers, teacher: Taught) -> nn.Module:
+    def make_part(self, student: Numbers, teacher: TeacherNumbers) -> nn.Module:
         """A linear layer from the student's width to the teacher's."""
         return nn.Linear(student.shape[-1], teacher.shape[-1])
 
-    def compare(self, student: Numbers, teacher: Taught, outputs: int, part: nn.Module | None) -> Loss:
+    def compare(self, student: Numbers, teacher: TeacherNumbers, outputs: int, part: nn.Module | None) -> Loss:
         """Squared distances after the projection."""
         if part is None:
             raise ConfigError("projected-mse has no projection", fix="bind it first")

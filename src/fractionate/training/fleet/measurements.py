@@ -79,8 +79,8 @@ def measure(
         found = measure_rescaling(transfer_logits.cpu(), signal.take(stack_setup.probe), objective)
     geometry, order = layer_geometry(model, stack_setup) if finite else (None, None)
     validated = None
-    looked = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
-    if looked and validation_logits is not None and stack_setup.validated is not None:
+    evaluated = finite and validation_logits is not None and bool(torch.isfinite(validation_logits).all())
+    if evaluated and validation_logits is not None and stack_setup.validated is not None:
         labels, theirs = stack_setup.validated.labels, stack_setup.validated_teacher
         validated = scores(validation_logits.cpu(), labels, None if theirs is None else TeacherSignal(theirs, labels))
     return Point(
