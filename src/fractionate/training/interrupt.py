@@ -26,7 +26,7 @@ class InterruptedEvaluation(Exception):  # noqa: N818 (nothing went wrong)
 
 
 def watched(split: Split, notice: Notice) -> Split:
-    """The split, left by `InterruptedEvaluation` between two batches once a signal has come: an evaluation may take longer than one has."""
+    """The split, left by `InterruptedEvaluation` between two batches once a signal has come: it may take longer than there is."""
 
     def check(batch: Batch, epoch: int, seed: int) -> Batch:
         if notice.number:
