@@ -38,6 +38,15 @@ def test_study_of_translation(lab: Path) -> None:
     assert "| tie-kd − word-kd | 2 |" in table and "| sequence-level | 2 |" in table
 
 
+def test_size_ladders(lab: Path) -> None:
+    pytest.importorskip("peft")
+    ladder = program("size_ladder")
+    ladder.main(ladder.TINY)
+    table = (ladder.TINY.out / "size_ladder.md").read_text()
+    assert "| kd 1 layer, LoRA | 2,560 |" in table and "difference of logits 0." in table
+    assert "against latency" in (ladder.TINY.out / "size_ladder.html").read_text()
+
+
 def test_study_of_quantized_encoders(lab: Path) -> None:
     pytest.importorskip("torchao")
     study = program("study_quantized")
