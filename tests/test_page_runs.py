@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.test_page import records
 from tests.test_page_browser import HOSTILE, hostile_records
 from tests.test_page_card import case
 
@@ -100,11 +101,13 @@ def test_markdown_holds_the_card_and_no_markup_of_names(tmp_path: Path) -> None:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", hostile)
 
 
-def test_notebooks_show_the_card() -> None:
+def test_notebooks_show_the_card_and_the_plots() -> None:
     study = case([("kd", 2.4, 0.3, "helps")])[1]
     shown = study._repr_html_()
     assert shown.startswith("<p><b>Distil: ") and "<table>" in shown and "<details><summary>Study</summary>" in shown
     assert "next:" not in shown and "recipe" not in decide([study])._repr_html_()
+    assert shown.count("<iframe sandbox ") == 1 and "kd gains most: 2.40 points over no teacher" in shown
+    assert records()[0]._repr_html_().count("<iframe sandbox ") == 1
     for record in hostile_records():
         html = record._repr_html_()
         assert "<script" not in html and "\x1b" not in html and "<img" not in html
