@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from fractionate import Recipe, Task, TeacherSignal, dissect, report
+from fractionate.cli.commands import main
 from fractionate.data import Examples
 from fractionate.errors import ConfigError
 from fractionate.page.size_plots import size_figures
-from fractionate.records import Training
+from fractionate.records import Study, Training
+from fractionate.store import Store
 from fractionate.study.arms import make_arms, make_contrasts
 from fractionate.teachers import Cached
 
@@ -80,3 +82,22 @@ def test_students_of_one_size_have_no_ladder_and_arms_have_their_own_students() 
     assert not any(run.cost for run in made.runs)
     with pytest.raises(ConfigError, match="arms and students cannot be combined"):
         dissect(task, teacher=Stacked(2), arms={"a": Recipe(), "b": Recipe()}, students=("student",), seeds=2)
+
+
+def test_a_run_file_has_sizes_hidden_states_and_features(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(
+        "data: {source: digits, transfer: 40, validation: 30, test: 30}\nout: out\n"
+        "teacher: {model: mlp(12), train: {steps: 20, on: transfer}}\nstudent: {model: mlp(4)}\ntraining: {steps: 3}\n"
+        "collect: {form: hidden, features: ['1']}\ndiagnosis: {pilot: 0}\n"
+        "study: {cells: [hard, kd], seeds: 2, students: {small: [], whole: [from_teacher()]}}\n"
+    )
+    with pytest.raises(SystemExit) as left:
+        main(["dissect", "run.yaml"])
+    assert not left.value.code
+    store, study = Store.open("out/store"), Study.load("out/study.json")
+    assert store.form.kind == "hidden" and store.head.k == 12 and store.feature_paths == ("1",)
+    sizes = {run.arm: run.parameters for run in study.runs}
+    assert {"hard small", "kd small", "hard whole", "kd whole"} <= set(sizes)
+    assert sizes["kd small"] == 64 * 4 + 4 + 4 * 10 + 10 and sizes["kd whole"] == 64 * 12 + 12 + 12 * 10 + 10
+    assert ("kd whole", "hard whole") in {(e.arm, e.against) for e in study.effects}
