@@ -2,7 +2,8 @@
 
     python lab/aa_studies.py verdicts --minutes 7  # A/A studies through `dissect` until the time is up; run it again to continue
     python lab/aa_studies.py train --minutes 7     # trains students for the cover of intervals; run it again to continue
-    python lab/aa_studies.py table                 # reads what is there, writes lab/results/aa_studies.md
+    python lab/aa_studies.py table                 # writes the sections of lab/results/aa_studies.md whose students are there
+    python lab/aa_studies.py simulate              # writes the section on simulated differences
 
 A/A: `dissect` of two arms that differ in nothing but the draw of their initial weights, on fresh data in each study (150 examples
 of `data.hierarchy`, oracle teacher, students 16-16-12, 40 steps, 1,000 test examples); what counts is the verdict in
@@ -243,37 +244,28 @@ def cover(gains: np.ndarray, size: int, margin: float) -> tuple[float, float, in
     return inside / len(studies), wrong / len(studies), len(studies)
 
 
+def write(title: str, lines: list[str]) -> None:
+    """Put a section into the table, in place of the one with its title."""
+    head, *sections = TABLE.read_text().split("\n## ")
+    text = "\n".join([title, "", *lines, ""])
+    kept = [text if old.startswith(title) else old for old in sections]
+    TABLE.write_text("\n## ".join([head, *kept]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("verdicts", "train", "table"))
+    parser.add_argument("what", choices=("verdicts", "train", "table", "simulate"))
     parser.add_argument("--minutes", type=float, default=7.0)
     arguments = parser.parse_args()
-    if arguments.what != "table":
+    if arguments.what in ("verdicts", "train"):
         {"verdicts": verdicts, "train": train}[arguments.what](arguments.minutes)
-        return
-    text = "\n".join(
-        [
-            "# A/A studies and cover of intervals",
-            "",
-            "Made by `python lab/aa_studies.py train` (until it has nothing to do) and `python lab/aa_studies.py table`.",
-            "Targets: false *helps* or *hurts* 5 % ± 2 %, intervals cover 95 % ± 2 %.",
-            "",
-            "## A/A through `dissect`",
-            "",
-            *false_verdicts(),
-            "",
-            "## Small real studies",
-            "",
-            *real(load()),
-            "",
-            "## Simulated differences (4,000 studies a row)",
-            "",
-            *simulated(),
-            "",
-        ]
-    )
-    TABLE.write_text(text)
-    print(text)
+    elif arguments.what == "simulate":
+        write("Simulated differences (4,000 studies a row)", simulated())
+    else:
+        if VERDICTS.exists():
+            write("A/A through `dissect`", false_verdicts())
+        if any(CACHE.glob("*.json")):
+            write("Small real studies", real(load()))
 
 
 if __name__ == "__main__":

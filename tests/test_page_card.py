@@ -11,6 +11,7 @@ from tests.test_page import records
 from fractionate.page import decide, read_record, report
 from fractionate.page.decisions import Card, card_text
 from fractionate.records import Diagnosis, Effect, Interval, Pilot, Recommendation, Run, Share, Study
+from fractionate.study.effects.harm import undertrained
 
 RUN_FILES = {"one": ("runs/a b/run.yaml", "--trust", "mine")}
 
@@ -94,6 +95,13 @@ def test_no_clear_difference_says_which_effect_is_unlikely_and_how_many_seeds_wo
     assert "an effect above ±1.80 points is unlikely" in text and "About 24 seeds" in text and "recipe:" not in text
     never = replace(study, effects=(replace(study.effects[0], seeds_to_settle=None),))
     assert "Not even 1,000 seeds are sure to settle it." in only([d, never])[0]
+
+
+def test_undertrained_students_are_named_on_the_card() -> None:
+    d, study = case([("kd", 0.1, 0.2, "equivalent")])
+    note = undertrained([r for r in study.runs if r.arm == "kd"], [0] * 99 + [1])
+    text, _ = only([d, replace(study, notes=(note, "another note"))])
+    assert "The students are undertrained, or too small: the best arm has" in text and "another note" not in text
 
 
 def test_do_not_distil_needs_evidence_as_distil_does() -> None:

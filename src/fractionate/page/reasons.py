@@ -20,6 +20,7 @@ from fractionate.page.summaries import (
 from fractionate.page.text import decimals, listing, percent, sentence, short
 from fractionate.records import Diagnosis, Effect, Explanations, MetricInfo, Run
 from fractionate.records.studies import NO_TEACHER
+from fractionate.study.effects.harm import UNDERTRAINED
 from fractionate.study.effects.power import MOST_SEEDS
 
 
@@ -64,6 +65,7 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
             if settle
             else f"Not even {MOST_SEEDS:,} seeds are sure to settle it."
         )
+    reasons += [sentence(note) for note in found.study.notes if note.startswith(UNDERTRAINED)]
     reasons += faults(case.diagnosis)
     for run in case.runs:
         reasons += _exported(run, found, chosen, metric)

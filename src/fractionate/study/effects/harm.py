@@ -14,6 +14,7 @@ from fractionate.study.effects.power import seeds_to_settle, smallest_effect
 LEARNED = (
     0.1  # of the way from the most frequent class to a faultless student: what is below has hardly learned anything
 )
+UNDERTRAINED = "the students are undertrained"  # how the remark about them begins
 NOT_TRAINING = {
     "cell", "temperature", "teacher_weight", "divergence", "backend", "terms", "objective_weight", "transforms", "teacher",
     "learning_rate",
@@ -98,7 +99,7 @@ def undertrained(runs: Sequence[Run], labels: Sequence[int], metric: str = "accu
     if best >= chance + LEARNED * (100 - chance):
         return ""
     return (
-        f"the students are undertrained, or too small: the best arm has {best:.1f} % right, and naming the most frequent class "
+        f"{UNDERTRAINED}, or too small: the best arm has {best:.1f} % right, and naming the most frequent class "
         f"always has {chance:.1f} %; what the teacher is worth does not follow from them"
     )
 

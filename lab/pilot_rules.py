@@ -1,0 +1,190 @@
+"""Rules of the pilot compared on stored answers: every candidate is trained once, pilots are then replayed on few examples.
+
+    python lab/pilot_rules.py train   # 35 settings, a file each in runs/pilot_rules; run it again to continue
+    python lab/pilot_rules.py table   # replays pilots on what is there, writes lab/results/pilot_rules.md
+
+Data that bench/regret_pilot.py does not judge on: digits, letters, satellite, dna, spam, wardrobe, speech, with 120 to 240 transfer
+examples and teachers of 350 to 400. A replayed pilot sees a random part of the validation data. *True* is test accuracy over 10
+seeds; *shown* is that of 5 seeds on 250 test examples, where also the best of the 8 arms is chosen, as in that bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench.fleet_of_mlps import Schedule, weights_of
+from bench.regret_pilot import ARMS, USUAL, significantly_worse
+from bench.teachers import Upbringing, parts, signal_of, teacher
+
+from fractionate import Objective
+from fractionate.records import Pilot, Recommendation, Training
+from fractionate.study import PilotPlan
+from fractionate.study.pilot import _Halving
+from fractionate.study.pilot_arms import CAUTIOUS, GRID, HARD, Candidate, Round
+from fractionate.study.pilot_scores import SCALES, Answer, best_scale, folds_of
+
+CACHE = Path(__file__).parent.parent / "runs" / "pilot_rules"
+TABLE = Path(__file__).parent / "results" / "pilot_rules.md"
+SMALL = {  # hidden units of the student, examples of the teacher's training, new ones
+    "digits": (16, 120, 150), "satellite": (12, 140, 180), "letters": (24, 220, 240), "dna": (8, 120, 160), "spam": (6, 120, 160),
+    "wardrobe": (16, 150, 200), "speech": (12, 150, 200),
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "healthy": {"hidden": (256, 256), "epochs": 60, "dropout": 0.3},
+    "over-trained": {"hidden": (384,), "epochs": 200, "dropout": 0.0, "decay": 0.0, "best": False},
+    "smoothed": {"hidden": (256, 256), "epochs": 60, "smoothing": 0.1, "best": False},
+    "rote": {"hidden": (256, 256), "epochs": 300, "dropout": 0.0, "decay": 0.0, "best": False},
+}
+SETTINGS = tuple(dict.fromkeys([HARD, CAUTIOUS, USUAL, *GRID]))
+RATES, SEEDS = (1 / 3, 1.0, 3.0, 9.0, 27.0), range(10)
+RULE = Recommendation(True, *CAUTIOUS, "cross-entropy", True, "")
+TWO = (Round(None, 2), Round(10, 2), Round(4, 2))
+
+
+def train() -> None:
+    """Every candidate of every setting: rows right and nats of the validation data, rows right of the test data."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    places = {kind: ("all",) if kind == "rote" else ("train", "outside") for kind in KINDS}
+    todo = [(data, kind, where) for kind, of in places.items() for where in of for data in SMALL]
+    random.Random(1).shuffle(todo)
+    for name, kind, where in todo:
+        path = CACHE / f"{name}-{kind}-{where}.pt"
+        if path.exists():
+            continue
+        hidden, inside, new = SMALL[name]
+        cut, size = parts(name), 400 if name == "letters" else 350
+        count = new if where == "outside" else inside
+        share = (inside if kind == "rote" else size) / len(cut.train)
+        model = teacher(name, Upbringing(**KINDS[kind], share=share))
+        data = (cut.outside if where == "outside" else cut.train).take(torch.arange(count))
+        held, test = (
+            part.take(torch.arange(min(len(part), most))) for part, most in ((cut.held, 600), (cut.test, 2000))
+        )
+        found: dict[str, list[torch.Tensor]] = {"right": [], "nats": [], "test": []}
+        for rate in RATES:
+            plan = Schedule(hidden=hidden, epochs=max(20, 600 // -(-count // 64)), rate=5e-3 * rate)
+            w1, b1, w2, b2 = weights_of([Objective(*s) for s in SETTINGS], data, signal_of(model, data), SEEDS, plan)
+            logits, shown = (((part.inputs @ w1 + b1).relu() @ w2 + b2) for part in (held, test))
+            labels = held.labels.view(1, 1, -1)
+            chosen = labels[..., None].expand(*logits.shape[:3], 1)
+            nats = [-torch.log_softmax(logits * scale, -1).gather(-1, chosen)[..., 0] for scale in SCALES]
+            found["right"].append(logits.argmax(-1) == labels)
+            found["nats"].append(torch.stack(nats).half())
+            found["test"].append(shown.argmax(-1) == test.labels.view(1, 1, -1))
+        stacked = {key: torch.stack(values, 3 if key == "nats" else 2) for key, values in found.items()}
+        torch.save(stacked | {"examples": count}, path)
+        print(path.stem, f"{time.process_time():.0f} s", flush=True)
+
+
+class Replayed(_Halving):
+    """A pilot whose students were trained before."""
+
+    def __init__(self, plan: PilotPlan, stored: dict[str, Any], subset: torch.Tensor, order: list[int]) -> None:
+        self.plan, self.stored, self.subset, self.order = plan, stored, subset, order
+        self.begin, self.stopped, self.likelihood, self.margin = time.perf_counter(), False, False, 0.5
+        self.found, self.training, self.steps = {}, Training(), 1
+        self.data, self.validation, self.folds = range(stored["examples"]), range(len(subset)), folds_of(len(subset))  # type: ignore[assignment]
+
+    def _possible(self, setting: tuple[str, float, float]) -> bool:
+        return True
+
+    def _train(self, arms: Iterable[Candidate], seeds: Any, advance: Any, *, must: Any) -> None:
+        for arm in arms:
+            place = SETTINGS.index(arm.setting)
+            rate = next((i for i, known in enumerate(RATES) if abs(known / arm.rate - 1) < 0.01), None)
+            for seed in [] if rate is None else seeds:
+                at = (self.order[seed], place, rate)
+                nats = best_scale(self.stored["nats"][:, *at][:, self.subset].double(), self.folds)
+                self.found[arm, seed] = Answer(self.stored["right"][at][self.subset].double(), nats)
+
+
+class Bold(Replayed):
+    """Takes the best arm where nothing is shown either way, in place of the cautious one."""
+
+    def _decide(
+        self, rule: Recommendation, pool: list[Candidate], seeds: list[int], fresh: list[int]
+    ) -> tuple[Recommendation, Pilot]:
+        recipe, record = super()._decide(rule, pool, seeds, fresh)
+        if recipe.reason.startswith("nothing"):
+            best = next(c for c in pool if c.name == record.chosen)
+            cell, temperature, weight = best.setting
+            recipe = replace(
+                recipe, cell=cell, temperature=temperature, teacher_weight=weight, learning_rate_factor=best.rate
+            )
+        return recipe, record
+
+
+def replayed(kind: type[Replayed], changes: dict[str, Any], validation: int, times: int) -> str:
+    """A row of the table: one rule of the pilot over all settings, each with so many random validation sets."""
+    found = []
+    files = sorted(CACHE.glob("*.pt"))
+    for path in files:
+        stored = torch.load(path)
+        tested = stored["test"].float().mean(-1) * 100
+        for time_ in range(times):
+            draw = torch.Generator().manual_seed(1000 * sum(map(ord, path.stem)) + time_)
+            subset = torch.randperm(stored["right"].shape[-1], generator=draw)[:validation]
+            order = torch.randperm(len(SEEDS), generator=draw).tolist()
+            recipe, _ = kind(PilotPlan(progress="off", **changes), stored, subset, order).refine(RULE)
+            own = (recipe.cell, recipe.temperature, recipe.teacher_weight) if recipe.distil else HARD
+            rate = min(range(len(RATES)), key=lambda i: abs(RATES[i] / recipe.learning_rate_factor - 1))
+            five, few = order[:5], torch.randperm(stored["test"].shape[-1], generator=draw)[:250]
+            valid = (
+                stored["right"][five][..., subset].float().mean((0, 3))[:, :4]
+            )  # at the rates that the bench gives its arms
+            at = {arm: (SETTINGS.index(arm), int(valid[SETTINGS.index(arm)].argmax())) for arm in ARMS}
+            true = {arm: float(tested[:, *at[arm]].mean()) for arm in ARMS}
+            shown = {arm: 100 * stored["test"][five][:, *at[arm]][:, few].float().mean(-1) for arm in ARMS}
+            mine = 100 * stored["test"][five][:, SETTINGS.index(own), rate][:, few].float().mean(-1)
+            found.append((
+                float(tested[:, SETTINGS.index(own), rate].mean()) - true[HARD], max(true.values()) - true[HARD],
+                float((mine - shown[HARD]).mean()), max(float(v.mean()) for v in shown.values()) - float(shown[HARD].mean()),
+                float((mine - shown[USUAL]).mean()) > 0, significantly_worse(mine - shown[HARD]),
+            ))  # fmt: skip
+    means = [sum(map(float, column)) / len(found) for column in zip(*found, strict=True)]
+    gain, best, shown_gain, shown_best, better, worse = means
+    shares = f"{gain / best:.0%} | {shown_gain / shown_best:.0%}"
+    return f"{validation} | {len(files)} × {times} | {gain:+.2f} | {shares} | {better:.0%} | {worse:.1%} |"
+
+
+def table() -> str:
+    """Today's rule and its rivals."""
+    text = [
+        "# Rules of the pilot, replayed",
+        "",
+        "Made by `python lab/pilot_rules.py table`, which says what is replayed. Share: of the gain of the best of 8 arms.",
+        "",
+        "| rule | validation examples | pilots | true gain, points | true share | shown share | better than T = 4 / 0.9 | "
+        "significantly worse than no teacher |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, kind, changes in (
+        ("today's", Replayed, {}),
+        ("the best arm where nothing is shown", Bold, {}),
+        ("that, and two seeds for all arms first", Bold, {"rounds": TWO}),
+    ):
+        for validation, times in ((110, 4), (500, 1)):
+            text.append(f"| {name} | {replayed(kind, changes, validation, times)}")
+            print(text[-1], flush=True)
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("train", "table"))
+    torch.set_num_threads(1)
+    if parser.parse_args().what == "train":
+        train()
+    else:
+        TABLE.write_text(table())
+
+
+if __name__ == "__main__":
+    main()
