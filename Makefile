@@ -56,6 +56,7 @@ $(PEERED): pyproject.toml bench/torchvision_operators.py
 docs: $(STAMP)            ## the documentation as a site
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
 	$(VENV)/bin/sphinx-build -q -W -n -b html docs docs/_build/html
+	$(PY) docs/links.py docs/_build/html > docs/_build/outside.txt
 	@echo docs/_build/html/index.html
 
 gpu: $(STAMP)             ## the engine on one GPU: samples/s, memory, bf16, compile

@@ -52,15 +52,20 @@ intersphinx_mapping = (  # FRACTIONATE_DOCS_ONLINE=1: a build without a network 
 
 def plain(app: object, what: str, name: str, part: object, options: object, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: bars and stars outside of code are no markup of Sphinx."""
+    found: list[str] = []
     literal = False
-    for i, line in enumerate(lines):
+    for line in lines:
         literal = literal and (line.startswith(" ") or not line)
         if line == "Example:":
-            lines[i], literal = "Example::", True
-        elif not literal:
+            found += ["Example::", ""]
+            literal = True
+        elif literal:
+            found.append(line)
+        else:
             pieces = line.split("`")
             pieces[::2] = [piece.replace("|", "\\|").replace("*", "\\*") for piece in pieces[::2]]
-            lines[i] = "`".join(pieces)
+            found.append("`".join(pieces))
+    lines[:] = found
 
 
 def at_home(app: Any, name: str, source: list[str]) -> None:
