@@ -102,8 +102,7 @@ def shapes(
                 raise KeyError(rule)
         shape = normalised(mass, over)
         if rule == "topk":
-            size = min(k if k is not None else math.ceil(classes / 4), classes)
-            best = sorted(range(classes), key=lambda j: -row[j])[:size]
+            best = largest(row, k)
             flat = [j for j in over if j not in best]
             level = math.fsum(shape[j] for j in flat) / len(flat) if flat else 0.0
             shape = [level if j in flat else shape[j] for j in range(classes)]
@@ -119,7 +118,7 @@ CELLS = {  # name: confidence rule, shape rule
     "kd-sim": ("relation", "relation"),
     "kd-pt": ("instance", "uniform"),
     "kd-pt+sim": ("instance", "relation"),
-    "kd-topk": ("instance", "topk"),
+    "kd-topk": ("instance", "topk"),  # where the label is among the k largest
     "kd": ("instance", "instance"),
 }
 
@@ -132,9 +131,21 @@ def target(
     confidence = confidences(confidence_rule, logits, labels, temperature, relation)
     shape = shapes(shape_rule, logits, labels, temperature, relation, k)
     rows = []
-    for c, s, label in zip(confidence, shape, labels, strict=True):
+    for c, s, label, row in zip(confidence, shape, labels, logits, strict=True):
         rows.append([c if j == label else (1 - c) * s[j] for j in range(len(s))])
+        best = largest(row, k)
+        if shape_rule == "topk" and label not in best:  # all that is left is flat, the label's part too
+            p = softmax(row, temperature)
+            left = [label, *(j for j in allowed(row, label) if j not in best)]
+            even = math.fsum(p[j] for j in left) / len(left)
+            rows[-1] = [even if j in left else p[j] for j in range(len(s))]
     return rows
+
+
+def largest(row: Row, k: int | None) -> list[int]:
+    """The k largest entries of a row; a quarter of them where k is left out."""
+    size = min(k if k is not None else math.ceil(len(row) / 4), len(row))
+    return sorted(range(len(row)), key=lambda j: -row[j])[:size]
 
 
 def cross_entropy(goal: Row, student: Row, temperature: float = 1.0) -> float:

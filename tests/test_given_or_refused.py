@@ -293,3 +293,14 @@ def test_columns_that_a_model_would_swallow_are_named():
     rows = {"input_ids": torch.randint(5, 60, (16, 6)), "colour": torch.ones(16), "label": torch.arange(16) % 2}
     with pytest.warns(UserWarning, match="does not read the columns 'colour'"):
         run(transformers.BertForSequenceClassification(settings), rows)
+
+
+def test_a_record_belongs_to_the_run_it_was_made_for(tmp_path):
+    _, found = run(small(), (X, Y), test=(X, Y))
+    path = found.save(tmp_path / "run.json", made_for="this run")
+    assert type(found).load(path) == type(found).load_kept(path, made_for="this run") == found
+    with pytest.raises(MismatchError, match=r"run\.json is the record of another run"):
+        type(found).load_kept(path, made_for="that run")
+    path.write_text(path.read_text().replace("this run", "that run"))
+    with pytest.raises(FractionateError, match="the values are not those that were saved"):
+        type(found).load_kept(path, made_for="that run")

@@ -38,6 +38,7 @@ IMPORTS_BY_NAME = {  # who may import what a name says, and whose name it is
     "registry.py": "our own modules, from the registry's declaration",
     "trackers.py": "a tracking library the program names",
     "base.py": "a constant: the card of a record in notebooks, which stands above the records",
+    "fitted_estimators.py": "a module of scikit-learn, from the table of estimators in that file",
     "names.py": "a module the user typed, or the run file names and `trust` allows (decision 0002)",
 }
 

@@ -23,7 +23,7 @@ from test_engine import FAST, digits, mlp, same
 CELLS = (
     "kd",
     "kd-topk(3)",
-    "kd-topk(7)",
+    "kd-topk(5)",
     "kd-topk",
     "kd-pt",
     "hard",

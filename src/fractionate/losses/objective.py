@@ -300,6 +300,7 @@ def needs_whole(objective: Objective) -> bool:
         confidence_rules.Smoothed,
         confidence_rules.SmoothedOthers,
         confidence_rules.Instance,
+        confidence_rules.TopK,
         confidence_rules.WithTopOne,
     )
     alone_shapes = (

@@ -16,11 +16,20 @@ from typing import Any, Self
 
 import xxhash
 
-from fractionate.errors import ConfigError, DamagedError, FractionateError, ResourceError, printable, visible
+from fractionate.errors import (
+    ConfigError,
+    DamagedError,
+    FractionateError,
+    MismatchError,
+    ResourceError,
+    printable,
+    visible,
+)
 from fractionate.system.atomic import write_file
 from fractionate.system.files import existing_file
 
 DIGEST = "digest"
+MADE_FOR = "made_for"  # what a record in a folder of a run belongs to: a hash of the run file and its sources
 CARD = "card"  # what `--json` adds: the decision, worked out from the record and its companions, and no part of it
 MOST_FAULTS = 20  # shown at once
 MOST_BYTES = 1 << 30
@@ -60,23 +69,27 @@ def _digest(fields: dict[str, Any]) -> str:
     return f"xxh3-128 {xxhash.xxh3_128_hexdigest(text.encode())}"
 
 
-def _checked(text: str | bytes) -> tuple[str | bytes, bool]:
-    """The JSON without its digest, and whether it had one. Raises `DamagedError` where the digest is of other values."""
+def _checked(text: str | bytes) -> tuple[str | bytes, bool, str]:
+    """The JSON without its digest, whether it had one, and what it was made for.
+
+    Raises `DamagedError` where the digest is of other values.
+    """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
-        return text, False  # what is wrong with it is for the schema to say
+        return text, False, ""  # what is wrong with it is for the schema to say
     if not isinstance(fields, dict):
-        return text, False
+        return text, False, ""
     if DIGEST not in fields:
-        return (json.dumps(fields) if fields.pop(CARD, None) is not None else text), False
+        return (json.dumps(fields) if fields.pop(CARD, None) is not None else text), False, ""
     found, expected = fields.pop(DIGEST), _digest(fields)
     if found != expected:
         raise DamagedError(
             "the values are not those that were saved", expected=f"digest {expected}", got=printable(f"digest {found}"),
             fix="make the record again",
         )  # fmt: skip
-    return json.dumps(fields), True
+    made_for = str(fields.pop(MADE_FOR, ""))
+    return json.dumps(fields), True, made_for
 
 
 NOTEBOOK = "fractionate.page.notebook"  # by name: it stands above the records, and only notebooks need it
@@ -108,17 +121,17 @@ class Record:
         return cls._read(text)[0]
 
     @classmethod
-    def _read(cls, text: str | bytes) -> tuple[Self, bool]:
-        """The record, and whether it had a digest."""
+    def _read(cls, text: str | bytes) -> tuple[Self, bool, str]:
+        """The record, whether it had a digest, and what it was made for."""
         from pydantic import ValidationError
 
-        body, sealed = _checked(text)
+        body, sealed, made_for = _checked(text)
         try:
             record: Self = _adapter(cls).validate_json(body)
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:MOST_FAULTS]]
             raise ConfigError(f"this is not the JSON of a {cls.__name__}", got="; ".join(faults)) from None
-        return record, sealed
+        return record, sealed, made_for
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -126,12 +139,16 @@ class Record:
         schema: dict[str, Any] = _finite_or_named(_adapter(cls).json_schema(mode="serialization"))
         return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
-    def save(self, path: Path | str) -> Path:
+    def save(self, path: Path | str, *, made_for: str = "") -> Path:
         """Write the JSON with its digest to a file, wholly or not at all, and give its path.
 
-        Raises `ResourceError` where the disk refuses.
+        Args:
+            made_for: The run that the record belongs to, part of the file and of its digest; `load_kept` asks for it.
+
+        Raises:
+            ResourceError: where the disk refuses.
         """
-        fields = json.loads(self.to_json(indent=None))
+        fields = json.loads(self.to_json(indent=None)) | ({MADE_FOR: made_for} if made_for else {})
         text = json.dumps({**fields, DIGEST: _digest(fields)}, indent=2, ensure_ascii=False)
         return write_file(path, f"{escaped(text)}\n".encode())
 
@@ -141,6 +158,10 @@ class Record:
 
         Raises `ConfigError` where there is none and `DamagedError`, naming the file, where it does not hold what was saved.
         """
+        return cls._loaded(path)[0]
+
+    @classmethod
+    def _loaded(cls, path: Path | str) -> tuple[Self, str]:
         path = existing_file(path, what=cls.__name__, fix="check the path")
         again = f"delete this file, {path}, and run the same command again"
         try:
@@ -150,7 +171,7 @@ class Record:
         except OSError as error:
             raise ResourceError(f"cannot read {path}: {error.strerror}", fix="check its permissions") from error
         try:
-            record, sealed = cls._read(text)
+            record, sealed, made_for = cls._read(text)
         except FractionateError as error:
             raise DamagedError(
                 f"{path} is damaged: {error.what}", expected=error.expected, got=error.got, fix=again
@@ -159,20 +180,28 @@ class Record:
             raise DamagedError(
                 f"{path} is damaged: it has no digest", expected="a JSON file that save() wrote", fix=again
             )
-        return record
+        return record, made_for
 
     @classmethod
-    def load_kept(cls, path: Path | str) -> Self | None:
+    def load_kept(cls, path: Path | str, *, made_for: str = "") -> Self | None:
         """The record that a run keeps at a path; None where it has not been made.
 
-        Raises `DamagedError`, naming the path, where something else stands there.
+        Raises `DamagedError`, naming the path, where something else stands there, and `MismatchError` for another run's record.
         """
         if not os.path.lexists(path):
             return None
+        again = f"delete this file, {path}, and run the same command again"
         try:
-            return cls.load(path)
+            record, found = cls._loaded(path)
+            if made_for and found != made_for:
+                raise MismatchError(
+                    f"{path} is the record of another run",
+                    expected=f"made for {made_for}",
+                    got=f"made for {found}" if found else "made for no run",
+                    fix=again,
+                )
+            return record
         except ConfigError as error:
-            again = f"delete this file, {path}, and run the same command again"
             raise DamagedError(f"{path} is damaged: {error.what}", got=error.got, fix=again) from error
 
     def figures(self) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 
 from fractionate.data.parts import subset
 from fractionate.errors import DamagedError, MismatchError, printable
+from fractionate.records.base import DIGEST
 from fractionate.run.assembly import Assembly
 from fractionate.run.runfile import dump_run
 from fractionate.system.atomic import make_directory, read_file, sweep, write_file
@@ -32,8 +34,17 @@ def claim(assembly: Assembly) -> Path:
     if not (out / "run.yaml").exists():
         write_file(out / "run.yaml", dump_run(assembly.run).encode())
     if not (out / SOURCES).exists():
-        write_file(out / SOURCES, json.dumps(found, indent=2).encode())
+        write_file(out / SOURCES, json.dumps(found | {DIGEST: _digest(found)}, indent=2).encode())
     return out
+
+
+def folder_key(out: Path) -> str:
+    """What the records of a claimed folder are made for: a hash of its run file and of what it was made of."""
+    return xxhash.xxh3_128_hexdigest(b"\0".join((out / name).read_bytes() for name in ("run.yaml", SOURCES)))
+
+
+def _digest(found: dict[str, Any]) -> str:
+    return f"xxh3-128 {xxhash.xxh3_128_hexdigest(json.dumps(found, sort_keys=True).encode())}"
 
 
 def check_folder(assembly: Assembly) -> None:
@@ -60,7 +71,12 @@ def check_folder(assembly: Assembly) -> None:
             before = json.loads(read_file(written, fix=again))
         except ValueError as error:
             raise DamagedError(f"{written} is damaged", got=str(error), fix=again) from None
-        changed = _changed(before if isinstance(before, dict) else {}, sources_of(assembly))
+        kept = before.pop(DIGEST, None) if isinstance(before, dict) else None
+        if not isinstance(before, dict) or kept != _digest(before):
+            raise DamagedError(
+                f"{written} is damaged", expected="the digest of its values", got=printable(str(kept)), fix=again
+            )
+        changed = _changed(before, sources_of(assembly))
         if changed:
             raise MismatchError(
                 f"{run.out} holds results of other data or another teacher: {', '.join(changed)} changed",

@@ -24,7 +24,7 @@ from fractionate.page.document import report
 from fractionate.page.folder import run_card, run_file_words
 from fractionate.records import Diagnosis, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
-from fractionate.run.folder import claim
+from fractionate.run.folder import claim, folder_key
 from fractionate.run.held_out import held_out_signal
 from fractionate.run.notable import check_shown, keep_examples, kept_examples
 from fractionate.run.resources import check_extras, make_trackers, training_device
@@ -162,7 +162,7 @@ class Workflow(Assembly):
 
     def harm(self) -> str:
         """How the study found the student's recipe surely worse than no teacher under the same training; else empty."""
-        study = Study.load_kept(self.out / "study.json")
+        study = Study.load_kept(self.out / "study.json", made_for=folder_key(self.out))
         arm = "" if study is None else self.recipe_arm
         if study is None or arm not in study.arms or not surely_worse(study, arm):
             return ""
@@ -221,7 +221,7 @@ class Workflow(Assembly):
     def diagnosis(self) -> Diagnosis:
         """What the teacher knows, what will go wrong, which recipe to use."""
         kept = self.out / "diagnosis.json"
-        before = Diagnosis.load_kept(kept) if self.second_view is None else None
+        before = Diagnosis.load_kept(kept, made_for=folder_key(self.out)) if self.second_view is None else None
         # a pilot that is wanted now is run now, and one that ran stays
         if before is not None and (self.pilot_plan is None or before.pilot is not None):
             return before
@@ -239,7 +239,7 @@ class Workflow(Assembly):
             held_out=held_out_signal(self.task, self.teacher, self.data.validation),
             objective=self.given_objective,
         )
-        found.save(kept)
+        found.save(kept, made_for=folder_key(self.out))
         return found
 
     @property
@@ -265,7 +265,7 @@ class Workflow(Assembly):
     def study(self) -> Study:
         """Which part of the teacher pays."""
         kept = self.out / "study.json"
-        before = Study.load_kept(kept)
+        before = Study.load_kept(kept, made_for=folder_key(self.out))
         if before is not None:
             return before
         arms = self.arms
@@ -279,7 +279,7 @@ class Workflow(Assembly):
             name=self.run.name,
         )
         made = replace(made, teacher=self.teacher_scores)
-        made.save(kept)
+        made.save(kept, made_for=folder_key(self.out))
         return made
 
     @cached_property
@@ -291,10 +291,10 @@ class Workflow(Assembly):
         with together(self.run.distill.parallel) as company:
             company.first_alone(self._prepare)
             kept = self.out / "student" / "run.json"
-            run = Run.load_kept(kept)
+            run = Run.load_kept(kept, made_for=folder_key(self.out))
             if run is None:
                 student, made = self._train(first=company.first)
-                company.first_alone(lambda: self._export(student, made).save(kept))
+                company.first_alone(lambda: self._export(student, made).save(kept, made_for=folder_key(self.out)))
                 run = Run.load(kept)
             check_files(kept.parent, run)
             return run
@@ -369,7 +369,7 @@ class Workflow(Assembly):
 
     def _compared(self) -> Settings:
         """Whether the student's recipe was compared with no teacher, for its record."""
-        study = Study.load_kept(self.out / "study.json")
+        study = Study.load_kept(self.out / "study.json", made_for=folder_key(self.out))
         arm = "" if study is None else self.recipe_arm
         found = "not compared" if study is None or arm not in study.arms else str(compared_with_no_teacher(study, arm))
         return {"compared_with_no_teacher": found + (", exported by --force" if self.force and self.harm() else "")}

@@ -137,7 +137,7 @@ def kd_pt_sim(power: float = 0.5, sharpness: float = 0.3) -> Cell:
 @CELLS.register("kd-topk")
 def kd_topk(k: int | None = None) -> Cell:
     """The teacher's k largest classes of each example, the remaining mass flat."""
-    return Cell("instance", shape_rules.TopK(k), "kd-topk" if k is None else f"kd-topk({k})")
+    return Cell(confidence_rules.TopK(k), shape_rules.TopK(k), "kd-topk" if k is None else f"kd-topk({k})")
 
 
 @CELLS.register("kd")

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.errors import ConfigError
@@ -118,6 +118,42 @@ class Instance:
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
         return signal.confidence
+
+
+def check_count(k: int | None) -> None:
+    """Raise `ConfigError` for what is no number of classes (None: a quarter of them)."""
+    if k is not None and not (isinstance(k, Integral) and k is not True and k >= 1):
+        raise ConfigError("k cannot be used", expected="a whole number of at least 1", got=repr(k))
+
+
+def largest(signal: TeacherSignal, k: int | None) -> Bool[Tensor, "batch classes"]:
+    """The teacher's k largest classes of each example, the label counted where it is among them; None: a quarter of the classes."""
+    count = min(k if k is not None else -(-signal.classes // 4), signal.classes)
+    places = signal.tempered_logits.topk(count, dim=1).indices
+    return torch.zeros_like(signal.logits, dtype=torch.bool).scatter(1, places, True)
+
+
+@confidences.register("topk")
+@dataclass(frozen=True)
+class TopK:
+    """p[y] where the label is among the teacher's k largest classes, else its even share of all that these leave.
+
+    With left = 1 - Σ of the k largest, the share is left / (classes without the k largest); goes with the shape `topk`.
+    Source: Tang et al. (arXiv 2002.03532, v1, KD-topk).
+    """
+
+    k: int | None = None
+    level: ClassVar[Level] = "instance"
+
+    def __post_init__(self) -> None:
+        check_count(self.k)
+
+    def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch"]:
+        top = largest(signal, self.k)
+        rest = signal.others & ~top
+        left = torch.where(rest, signal.probabilities, 0.0).sum(dim=1) + signal.confidence
+        inside = top.gather(1, signal.labels[:, None]).squeeze(1)
+        return torch.where(inside, signal.confidence, left / (rest.sum(dim=1) + 1))
 
 
 @confidences.register("with-top1")

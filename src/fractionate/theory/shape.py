@@ -8,7 +8,6 @@ classes the teacher masks with -inf, and states its `level`. A shape is built wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +16,15 @@ from torch import Tensor
 
 from fractionate.errors import ConfigError
 from fractionate.system.registry import Registry
-from fractionate.theory.confidence import Level, check_relation, check_seed, relation_distribution, shuffle_within_class
+from fractionate.theory.confidence import (
+    Level,
+    check_count,
+    check_relation,
+    check_seed,
+    largest,
+    relation_distribution,
+    shuffle_within_class,
+)
 from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
 
 
@@ -130,26 +137,29 @@ class Instance:
 @shapes.register("topk")
 @dataclass(frozen=True)
 class TopK:
-    """The teacher's k largest classes (the label counted where it is among them), the rest of the mass flat.
+    """The teacher's k largest classes (the label counted where it is among them), the rest of the mass flat, also the label's.
 
-    `k = None` takes a quarter of the classes, the best share on CIFAR-100 reported for KD-topk (Tang et al., v1).
+    `k = None` takes a quarter of the classes, the best share on CIFAR-100 reported for KD-topk (Tang et al., v1). With the
+    confidence `topk` the k largest keep the teacher's own mass.
     """
 
     k: int | None = None
     level: ClassVar[Level] = "instance"
 
     def __post_init__(self) -> None:
-        if self.k is not None and not (isinstance(self.k, Integral) and self.k is not True and self.k >= 1):
-            raise ConfigError("k cannot be used", expected="a whole number of at least 1", got=repr(self.k))
+        check_count(self.k)
 
     def __call__(self, signal: TeacherSignal) -> Float[Tensor, "batch classes"]:
-        k = min(self.k if self.k is not None else -(-signal.classes // 4), signal.classes)
-        shape = Instance()(signal)
-        top = signal.tempered_logits.topk(k, dim=1).indices
-        others = signal.others
-        rest = others & torch.ones_like(others).scatter(1, top, False)
+        shape, top = Instance()(signal), largest(signal, self.k)
+        rest = signal.others & ~top
+        count = rest.sum(dim=1, keepdim=True)
         remainder = torch.where(rest, shape, 0.0).sum(dim=1, keepdim=True)
-        return torch.where(rest, remainder / rest.sum(dim=1, keepdim=True).clamp_min(1), shape)
+        flat = torch.where(rest, remainder / count.clamp_min(1), shape)
+        # the label outside: what it has lies in the remainder, of which it takes an even share itself
+        inside, own = top.gather(1, signal.labels[:, None]), signal.confidence[:, None]
+        share = (remainder * (1 - own) + own) / (count + 1)
+        outside = torch.where(rest, share, shape * (1 - own)) / (1 - share).clamp_min(torch.finfo(shape.dtype).tiny)
+        return torch.where(inside, flat, outside)
 
 
 @shapes.register("top1")

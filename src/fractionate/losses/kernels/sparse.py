@@ -31,6 +31,7 @@ CONFIDENCES = (
     confidence_rules.Smoothed,
     confidence_rules.Mean,
     confidence_rules.Instance,
+    confidence_rules.TopK,
 )
 SHAPES = (shape_rules.Uniform, shape_rules.Instance, shape_rules.TopK)
 
@@ -39,7 +40,7 @@ def needs_dense(divergence: Divergence, cell: Cell) -> str:
     """Why a divergence and a cell cannot be met by a compact signal; empty where they can."""
     if type(divergence) not in (CrossEntropy, ForwardKL):
         return f"divergence {written(divergence)} reads the target class by class"
-    if type(cell.confidence) not in CONFIDENCES or type(cell.shape) not in SHAPES:
+    if not _is_met(cell):
         return f"the target of cell {cell} has a mass of its own for every class"
     return ""
 
@@ -65,7 +66,7 @@ def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.
 
     Raises `MismatchError` for cells that cannot be met.
     """
-    if type(cell.confidence) not in CONFIDENCES or type(cell.shape) not in SHAPES:
+    if not _is_met(cell):
         raise MismatchError(f"cell {cell} needs a dense signal", fix="signal.dense()")
     known = torch.isfinite(signal.logits)
     labels = signal.labels[:, None]
@@ -76,14 +77,24 @@ def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.
     off = torch.logsumexp(torch.cat([entries, rest], dim=1), dim=1, keepdim=True)
     own = signal.label_logits.to(dtype)[:, None] / signal.temperature
     label_mass = _label_mass(cell, signal, own - torch.logaddexp(own, off))
-    whole = isinstance(cell.confidence, confidence_rules.Instance)
+    whole = isinstance(cell.confidence, (confidence_rules.Instance, confidence_rules.TopK))
     others = torch.exp(off - torch.logaddexp(own, off)) if whole else 1 - label_mass
     if isinstance(cell.shape, shape_rules.Uniform):
         masses, even = _flat(known, rest, left)
     else:
         masses, mass_left = torch.exp(entries - off).nan_to_num(0.0), torch.exp(rest - off).nan_to_num(0.0)
         if isinstance(cell.shape, shape_rules.TopK):
-            masses, mass_left, known, left = _largest(cell.shape, signal, masses, mass_left, known, left, rest, own)
+            masses, mass_left, known, left, inside = _largest(
+                cell.shape, signal, masses, mass_left, known, left, rest, own
+            )
+            # the label outside takes an even share of what is left, its own mass in it; the k largest keep theirs
+            share = (mass_left * others + label_mass) / (left + 1)
+            scale = torch.where(inside, 1.0, others / (1 - share).clamp_min(torch.finfo(dtype).tiny))
+            mass_left = torch.where(inside, mass_left, left * share / (1 - share).clamp_min(torch.finfo(dtype).tiny))
+            masses = masses * scale
+            if isinstance(cell.confidence, confidence_rules.TopK):
+                label_mass = torch.where(inside, label_mass, share)
+                others = torch.where(inside, others, 1 - share)
         even = mass_left / left.clamp_min(1)
         flat = _flat(known, rest, left)
         nothing = torch.isneginf(off)  # the label alone is not masked: any shape will do
@@ -92,9 +103,15 @@ def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.
     return SparseTarget(labels, label_mass, places, masses * others, known, even * others, left)
 
 
+def _is_met(cell: Cell) -> bool:
+    """Whether a compact signal holds what this cell is made of; the confidence `topk` is that of its own shape."""
+    alike = not isinstance(cell.confidence, confidence_rules.TopK) or cell.shape == shape_rules.TopK(cell.confidence.k)
+    return type(cell.confidence) in CONFIDENCES and type(cell.shape) in SHAPES and alike
+
+
 def _label_mass(cell: Cell, signal: CompactSignal, log_own: Tensor) -> Tensor:
     rule = cell.confidence
-    if isinstance(rule, confidence_rules.Instance):
+    if isinstance(rule, (confidence_rules.Instance, confidence_rules.TopK)):
         return torch.exp(log_own)
     if isinstance(rule, confidence_rules.Mean):
         return torch.full_like(log_own, float(signal.mean_confidence))
@@ -115,8 +132,11 @@ def _flat(known: Tensor, rest: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
 def _largest(
     rule: shape_rules.TopK, signal: CompactSignal, masses: Tensor, mass_left: Tensor, known: Tensor, left: Tensor,
     rest: Tensor, own: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Entries beyond the k largest classes join the remainder. Entries below it would not be the largest: refused."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Entries beyond the k largest classes join the remainder; the last says whether the label is one of the k.
+
+    Entries below the remainder would not be the largest: refused.
+    """
     entries = signal.logits.to(own.dtype) / signal.temperature
     level = torch.where(left > 0, rest - left.clamp_min(1).log(), -torch.inf)
     if bool((known & (entries < level - 1e-3)).any()):
@@ -128,9 +148,12 @@ def _largest(
     both = torch.cat([own, entries], dim=1)
     places = both.topk(min(k, both.shape[1]), dim=1).indices
     kept = torch.zeros_like(both, dtype=torch.bool).scatter(1, places, True)[:, 1:] & known
+    # classes of the even remainder are alike: none of them is among the largest, and a label below them is not either
+    larger = (known & (entries > own)).sum(dim=1, keepdim=True) + torch.where(level > own, left, 0.0)
+    inside = larger < k
     dropped = torch.where(kept, 0.0, masses).sum(dim=1, keepdim=True)
     more = (known & ~kept).sum(dim=1, keepdim=True)
-    return torch.where(kept, masses, 0.0), mass_left + dropped, kept, left + more
+    return torch.where(kept, masses, 0.0), mass_left + dropped, kept, left + more, inside
 
 
 def plain_sparse(divergence: Divergence, student_logits: Logits, target: SparseTarget, temperature: float) -> Loss:
