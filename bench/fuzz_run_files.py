@@ -46,7 +46,16 @@ from fractionate.records import Diagnosis, Run, Study
 from fractionate.run import all_keys, dump_run, read_run
 
 RESULT = Path(__file__).parent / "results" / "fuzz_run_files.md"
-TIMED = ("wall_seconds", "cost", "settings", "digest", "versions", "path", "out")  # of a record: not the same each time
+TIMED = (
+    "wall_seconds",
+    "cost",
+    "settings",
+    "digest",
+    "made_for",
+    "versions",
+    "path",
+    "out",
+)  # of a record: not the same each time
 LONGEST = 20  # seconds an input may take
 
 

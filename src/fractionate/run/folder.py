@@ -39,8 +39,9 @@ def claim(assembly: Assembly) -> Path:
 
 
 def folder_key(out: Path) -> str:
-    """What the records of a claimed folder are made for: a hash of its run file and of what it was made of."""
-    return xxhash.xxh3_128_hexdigest(b"\0".join((out / name).read_bytes() for name in ("run.yaml", SOURCES)))
+    """What the records of a claimed folder are made for: a hash of its run file, but for the folder's name, and of its sources."""
+    lines = [line for line in (out / "run.yaml").read_bytes().splitlines() if not line.startswith(b"out:")]
+    return xxhash.xxh3_128_hexdigest(b"\0".join([*lines, (out / SOURCES).read_bytes()]))
 
 
 def _digest(found: dict[str, Any]) -> str:
