@@ -112,7 +112,9 @@ def renaming(
         )
         # a weak teacher sends two classes to one: then the one loses what the other gains
         few_lose = bool((gained[circle] < 0).double().mean() <= 0.2)
-        if few_lose and after - before > beyond * max(1.0, (after + before) ** 0.5):
+        # a text model that ends with a new line where the data end the text: one class is answered by another, none is renamed
+        two_gain = int((gained[circle] > 0).sum()) > 1
+        if few_lose and two_gain and after - before > beyond * max(1.0, (after + before) ** 0.5):
             table[frequent[circle]] = frequent[pairing[circle]]
     return table
 
