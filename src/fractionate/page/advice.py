@@ -37,10 +37,10 @@ def recipe_settings(found: Compared, arm: str) -> dict[str, str | float | bool]:
 
 
 def is_recipe(found: Compared, arm: str, run: Run) -> bool:
-    """Whether a student was trained as a variant of a study was: objective and learning rate."""
-    own = settings_of(found.contract(arm))
+    """Whether a student was trained as a variant of a study was: objective, terms, preparations, transforms, learning rate."""
+    own = found.contract(arm)
     rates = found.rate(arm), run.settings.get("training.learning_rate", run.settings.get("learning_rate"))
-    return bool(own) and settings_of(run.contract) == own and (None in rates or rates[0] == rates[1])
+    return own is not None and run.contract == own and (None in rates or rates[0] == rates[1])
 
 
 def verb_line(verb: str, run_file: tuple[str, ...], *overrides: str) -> str:
