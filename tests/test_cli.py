@@ -145,7 +145,7 @@ def test_config_commands(capsys, run_file):
     assert "teacher:" in example
     Path("example.yaml").write_text(example.replace("# objective", "objective"))  # with the objective it holds as well
     assert run("config", "print", "example.yaml") == 0
-    assert "teacher_weight: 0.9" in capsys.readouterr().out
+    assert "cell: kd" in capsys.readouterr().out
     assert run("--version") == 0
     assert "torch" in capsys.readouterr().out
 

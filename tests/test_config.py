@@ -324,3 +324,18 @@ def test_every_setting_says_what_it_means():
 def _description(key):
     *heads, last = key.split(".")
     return section_at(tuple(heads)).model_fields[last].description
+
+
+def test_an_objective_is_what_the_run_file_says() -> None:
+    """What is given is kept also where it is the usual default; what is left out is the objective's own default."""
+    from fractionate.run.assembly import _objective
+    from fractionate.run.sections import ObjectiveSection
+
+    for given, expected in (
+        ({}, (4.0, 0.9)),
+        ({"cell": "hard"}, (1.0, 0.0)),
+        ({"cell": "hard", "temperature": 4.0, "teacher_weight": 0.9}, (4.0, 0.9)),
+        ({"cell": "ls", "temperature": 4.0}, (4.0, 1.0)),
+    ):
+        made = _objective(ObjectiveSection(**given))
+        assert (made.temperature, made.teacher_weight) == expected

@@ -275,3 +275,9 @@ def test_hard_without_settings_is_the_cross_entropy_of_the_labels() -> None:
     softened = Objective("hard", 4.0, 0.9)  # given, and so it is what it says
     assert (softened.temperature, softened.teacher_weight) == (4.0, 0.9)
     assert Objective("hard", divergence="jsd").teacher_weight == 1
+
+
+def test_defaults_of_placebos_are_those_of_what_they_mimic() -> None:
+    for placebo, cell in (("kd-pt-shuffled", "kd-pt"), ("kd-shuffled", "kd"), ("class-mean-permuted", "class-mean")):
+        own, other = Objective(placebo), Objective(cell)
+        assert (own.temperature, own.teacher_weight) == (other.temperature, other.teacher_weight)

@@ -58,8 +58,8 @@ class Objective:
 
     `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
     and `scale_by_temperature_squared = False` leaves the factor T² out. Temperature and weight left out are 4 and 0.9; where the
-    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), and where it is made
-    without a teacher (`ls`) 1 and 1, so that `Objective("hard")` is cross-entropy on the labels and
+    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), and for label smoothing
+    (`ls`) 1 and 1, so that `Objective("hard")` is cross-entropy on the labels and
     `Objective("ls(0.1)")` label smoothing. Run files have the same defaults. Divergences whose formula holds its own
     use of the temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of
     the same examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
@@ -85,7 +85,10 @@ class Objective:
         if isinstance(self.divergence, str):
             object.__setattr__(self, "divergence", divergences[self.divergence])
         label = isinstance(cell.confidence, confidence_rules.Certain)
-        without_teacher = label or cell.level == "universe"
+        smoothing = isinstance(cell.confidence, (confidence_rules.Smoothed, confidence_rules.Mean))
+        without_teacher = label or (
+            smoothing and isinstance(cell.shape, shape_rules.Uniform)
+        )  # a placebo is trained as what it mimics
         of_labels = {"temperature": 1.0, "teacher_weight": float(not label or self.divergence != CrossEntropy())}
         for name, value in of_labels.items():
             given = getattr(self, name)

@@ -208,4 +208,4 @@ class Assembly:
 
 
 def _objective(given: ObjectiveSection | None) -> Objective | None:
-    return None if given is None else Objective(**given.model_dump(exclude_defaults=True))
+    return None if given is None else Objective(**given.model_dump(exclude_none=True))

@@ -189,8 +189,12 @@ class ObjectiveSection(Section):
     """The loss contract; leave the whole section out to take the recipe that diagnose recommends."""
 
     cell: str = Field("kd", description="the target: a cell by name, or 'confidence * shape'")
-    temperature: Temperature = Field(4.0, description="tempers teacher and student alike")
-    teacher_weight: Weight = Field(0.9, description="weight of the teacher term; the label has the rest")
+    temperature: Temperature | None = Field(
+        None, description="tempers teacher and student alike; left out: 4, and 1 for hard and ls"
+    )
+    teacher_weight: Weight | None = Field(
+        None, description="weight of the teacher term; the label has the rest; left out: 0.9, for hard 0, for ls 1"
+    )
     divergence: str = Field("cross-entropy", description="how far the student is from the target")
     scale_by_temperature_squared: bool = Field(True, description="multiply the teacher term by temperature squared")
 
