@@ -427,7 +427,7 @@ def test_attention_that_cannot_be_seen_is_refused_by_name():
 
     own = torch.randn(4, 5, WIDTH), torch.zeros(4, 5, dtype=torch.long)
     with pytest.raises(MismatchError, match=r"(?s)no attention outputs.*transformers.*layer.self_attn, which hides"):
-        train(OwnAttention(), encoder(), data=own)
+        train(OwnAttention(), OwnAttention(), data=own)
     with pytest.raises(MismatchError, match=r"(?s)cannot be seen.*FusedSelfAttention"):
         train(Fused(), encoder())
     with pytest.raises(MismatchError, match=r"(?s)differ in shape.*same heads"):

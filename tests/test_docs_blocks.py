@@ -61,7 +61,7 @@ def small(code: str) -> str:
     code = re.sub(r"\bseeds=\d+", "seeds=2", code)
     code = re.sub(r"budget=\d+", "budget=8", code)
     code = re.sub(r"RandomForestClassifier\(\d+", "RandomForestClassifier(5", code)
-    code = code.replace("Workflow(RunFile(", "Workflow(force=True, run=RunFile(")
+    code = re.sub(r"Workflow\(\s*RunFile\(", "Workflow(force=True, run=RunFile(", code)
     return code.replace("RunFile(", f"RunFile({TINY}, ")
 
 
@@ -216,7 +216,9 @@ SETUP: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", [p for p in DOCUMENTS if name(p) not in ELSEWHERE and blocks(p, "python")], ids=name)
-def test_the_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     for key, value in {
         "TRL_EXPERIMENTAL_SILENCE": "1",
@@ -224,6 +226,10 @@ def test_the_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: py
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(key, value)
+    kept = {registry: dict(registry._factories) for registry in layout.registries().values() if list(registry)}
+    request.addfinalizer(
+        lambda: [setattr(r, "_factories", own) for r, own in kept.items()]
+    )  # parts that a page registers
     known = {"__name__": "__main__"} | SETUP.get(name(page), names)()
     missing: set[str] = set()
     for number, code in enumerate(blocks(page, "python")):

@@ -84,7 +84,7 @@ def test_a_language_model_is_stored_token_by_token(tmp_path, form, k):
 
 def test_tokens_must_be_asked_for_and_must_fit(tmp_path):
     model = TinyLanguageModel()
-    with pytest.raises(MismatchError, match="token by token"):
+    with pytest.raises(MismatchError, match="tokens='next'"):
         collect(model, text(), tmp_path / "s")
     with pytest.raises(MismatchError, match="do not fit token by token"):
         collect(lambda x: x, (torch.randn(4, 3), torch.arange(4) % 3), tmp_path / "s", tokens="next")

@@ -35,7 +35,7 @@ def card_html(record: Record) -> str | None:
 
 def _plots(record: Record) -> str:
     """What pays, or what the teacher knows, as the page draws it: in a frame of its own, so that no style or script gets out."""
-    drawn = [ladder_figure(record), shares_figure(record)] if isinstance(record, Study) else []
+    drawn = [ladder_figure(record), shares_figure(record)] if isinstance(record, Study) and record.metrics else []
     if isinstance(record, Diagnosis) and record.spectrum is not None:
         drawn = [spectrum_figure([(record.name, record.spectrum)])]
     figures = [figure for figure in drawn if figure]
