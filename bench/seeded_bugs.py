@@ -93,8 +93,11 @@ BUGS = (
          "return signal.probabilities.scatter(1, signal.labels[:, None], 0.0) / (1 - signal.confidence[:, None])"),)),
     Bug("masked classes get mass", "theory/teacher_signal.py", (
         ("allowed = ~torch.isneginf(self.logits)", "allowed = torch.ones_like(self.logits, dtype=torch.bool)"),)),
-    Bug("top k counted without the label", "theory/shape.py", (
-        ("top = signal.tempered_logits.topk(k, dim=1).indices", "top = shape.topk(k, dim=1).indices"),)),
+    Bug("top k counted without the label", "theory/confidence.py", (
+        ("signal.tempered_logits.topk(count, dim=1)",
+         "signal.tempered_logits.masked_fill(~signal.others, -torch.inf).topk(count, dim=1)"),)),
+    Bug("the label outside the top k keeps its own mass", "theory/shape.py", (
+        ("return torch.where(inside, flat, outside)", "return flat"),)),
     Bug("permutation that renames nothing", "theory/shape.py", (("renamed[order] = order.roll(1)", "renamed[order] = order"),)),
     Bug("confidences not shuffled", "theory/confidence.py", (
         ("signal.stats.confidence[shuffle(signal.stats, self.seed)[_rows(signal)]]", "signal.confidence"),)),
