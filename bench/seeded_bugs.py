@@ -27,7 +27,7 @@ LEDGER = ROOT / "runs" / "seeded_bugs.json"  # verdicts so far, so that a run th
 STALE = "**stale: its place is gone**"
 TESTS = (
     "test_cells", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel", "test_signal", "test_bad_input_kernel",
-    "test_registry", "test_records", "test_examples",
+    "test_registry", "test_records", "test_data_examples",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ FIRST = {  # where a file's bugs should show; the other tests run after it
     "losses/divergences/likelihood.py": "test_objective_kernel",
     "system/registry.py": "test_registry",
     "theory/spectrum/stream.py": "test_spectrum_kernel", "records/base.py": "test_records",
-    "data/examples.py": "test_examples",
+    "data/examples.py": "test_data_examples",
     "losses/kernels/onepass.py": "test_objective_kernel", "theory/softmax.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
     "losses/kernels/sparse.py": "test_sparse_losses", "training/step.py": "test_sparse_losses",
