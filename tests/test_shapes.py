@@ -15,7 +15,7 @@ from fractionate.losses.objective import rescaling
 HERE = Path(__file__).parent
 FILES = (
     "test_shapes", "test_cells", "test_signal", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel",
-    "test_examples", "test_divergences",
+    "test_data_examples", "test_divergences",
 )  # fmt: skip
 # left out: the same calls many times over
 CHOSEN = (
