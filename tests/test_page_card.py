@@ -283,3 +283,17 @@ def test_a_student_without_a_teacher_belongs_to_the_study_before_it() -> None:
     card = decide(made)
     assert [d.name for d in card.decisions] == ["a", "b"]
     assert all(any("The exported student (no teacher" in reason for reason in d.reasons) for d in card.decisions)
+
+
+def test_what_all_students_have_is_no_other_recipe() -> None:
+    d, study = case([("kd", 2.4, 0.3, "helps")])
+    advised = replace(
+        d, recipe=replace(d.recipe, cell="kd", temperature=2.0, teacher_weight=0.9, learning_rate_factor=1.0)
+    )
+    runs = tuple(
+        r
+        if r.contract is None
+        else replace(r, contract=replace(r.contract, temperature=2.0, teacher_weight=0.9, transforms=("flips",)))
+        for r in study.runs
+    )
+    assert "was not one of the variants" not in only([advised, replace(study, runs=runs)])[0]

@@ -48,7 +48,11 @@ class Compared:
         """The comparison of a recommended recipe, where it is one of the variants."""
         if recipe is None or not recipe.distil or recipe.repair:
             return None
-        found = [e for e in self.taught if matches(recipe, self.contract(e.arm)) or e.arm == "recommended"]
+        contracts = [c for c in map(self.contract, self.arms) if c is not None]
+        alike = (
+            len({(c.preparations, c.transforms) for c in contracts}) == 1
+        )  # what all students have is no other recipe
+        found = [e for e in self.taught if matches(recipe, self.contract(e.arm), alike) or e.arm == "recommended"]
         base = self.rate(self.study.baseline)
 
         def off(e: Effect) -> float:  # by how much it is trained at another learning rate than the recipe's
@@ -103,8 +107,8 @@ def _against_best(study: Study, e: Effect) -> Effect:
     )
 
 
-def matches(recipe: Recommendation, contract: Contract | None) -> bool:
-    """Whether a run computed what a recipe recommends, and nothing else."""
+def matches(recipe: Recommendation, contract: Contract | None, alike: bool = False) -> bool:
+    """Whether a run computed what a recipe recommends, and nothing else; `alike`: all students are prepared and fed alike."""
     if recipe.terms:
         specs = [term_specs[term] for term in recipe.terms]
         wanted = tuple(f"{formula_of(spec)}  (mean over {spec.unit}s)" for spec in specs)
@@ -114,7 +118,8 @@ def matches(recipe: Recommendation, contract: Contract | None) -> bool:
         and (contract.cell, contract.divergence) == (recipe.cell, recipe.divergence)
         and abs(contract.temperature - recipe.temperature) < 1e-6
         and abs(contract.teacher_weight - recipe.teacher_weight) < 1e-6
-        and not (contract.terms or contract.preparations or contract.transforms)
+        and not contract.terms
+        and (alike or not (contract.preparations or contract.transforms))
     )
 
 
