@@ -78,8 +78,8 @@ class Place:
     def finish(self, name: str, text: str, csv: str) -> None:
         """Carry a run out from the start, and keep what it gives."""
         if name not in self.runs:
-            code, said = printed("report", str(self.lay(text, csv)))
-            assert code == 0, said[-500:]
+            code, output = printed("report", str(self.lay(text, csv)))
+            assert code == 0, output[-500:]
             self.runs[name] = {p.relative_to(self.out): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
             self.results[name] = self.found()
 
@@ -261,7 +261,7 @@ def judge(place: Place, trial: Trial, page: Path) -> str:
     stored = [place.out / p for p in place.runs["whole"] if p.parts[0] == "store"]
     before = {p: p.stat().st_mtime_ns for p in stored if p.is_file()}
     try:
-        code, said = printed("report", str(page))
+        code, output = printed("report", str(page))
     except FoundError as error:
         return f"wrong: {error}"
     if [*place.out.rglob(".partial-*")]:
@@ -269,15 +269,15 @@ def judge(place: Place, trial: Trial, page: Path) -> str:
     if code in (3, 4):
         return (
             "refused"
-            if any(name in said for name in trial.named)
-            else f"wrong: exit code {code} names nothing: {said[-600:]}"
+            if any(name in output for name in trial.named)
+            else f"wrong: exit code {code} names nothing: {output[-600:]}"
         )
     if code:
-        return f"wrong: exit code {code}: {said[-600:]}"
+        return f"wrong: exit code {code}: {output[-600:]}"
     if trial.csv:  # as a run from the start in another folder gives it
         kept = place.found()
         shutil.rmtree(place.out)
-        code, said = printed("report", str(page))
+        code, output = printed("report", str(page))
         return "mended" if code == 0 and kept == place.found() else "wrong: the numbers of other data"
     if place.found() != place.results[trial.result]:
         return "wrong: other numbers or weights"

@@ -86,9 +86,7 @@ class Objective:
             object.__setattr__(self, "divergence", divergences[self.divergence])
         label = isinstance(cell.confidence, confidence_rules.Certain)
         smoothing = isinstance(cell.confidence, (confidence_rules.Smoothed, confidence_rules.Mean))
-        without_teacher = label or (
-            smoothing and isinstance(cell.shape, shape_rules.Uniform)
-        )  # a placebo is trained as what it mimics
+        without_teacher = label or (smoothing and isinstance(cell.shape, shape_rules.Uniform))
         of_labels = {"temperature": 1.0, "teacher_weight": float(not label or self.divergence != CrossEntropy())}
         for name, value in of_labels.items():
             given = getattr(self, name)
