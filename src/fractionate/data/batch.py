@@ -75,7 +75,11 @@ class Ids(Protocol):
 
 @dataclass(frozen=True)
 class Places:
-    """The ids of examples that have none of their own: their places, as text."""
+    """The ids of examples that have none of their own: their places, as text.
+
+    Args:
+        count: The number of examples.
+    """
 
     count: int
 

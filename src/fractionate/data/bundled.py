@@ -135,7 +135,21 @@ data_sets: Registry[Examples | Parts | Undivided] = Registry(
 
 @data_sets.register("digits")
 def digits() -> Examples:
-    """1,797 handwritten digits of 8 × 8 pixels in 10 classes, bundled with scikit-learn (UCI, Alpaydin and Kaynak 1998)."""
+    """1,797 handwritten digits of 8 × 8 pixels in 10 classes, bundled with scikit-learn.
+
+    Source: UCI, Alpaydin and Kaynak (1998).
+
+    Returns:
+        `Examples`: inputs [1797, 1, 8, 8] in 0 to 1, labels 0 to 9.
+
+    Raises:
+        MissingExtraError: without scikit-learn.
+
+    Example:
+        from fractionate.data import digits
+
+        print(digits().inputs.shape)
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

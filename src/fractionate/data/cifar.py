@@ -37,8 +37,24 @@ class Cifar:
 def cifar100(folder: Path | str) -> Cifar:
     """CIFAR-100 from a folder with the binary version (cifar-100-binary), or with a data set that `datasets` saved.
 
-    Raises `ConfigError` where neither is there, and `DamagedError` for files that are cut off, hold labels without a name, or
-    classes of several superclasses.
+    Args:
+        folder: Where train.bin, test.bin and the two files of names lie, or what `save_to_disk` wrote.
+
+    Returns:
+        `Cifar`: training and test examples, fine labels, and the superclass of each class.
+
+    Raises:
+        ConfigError: where neither is there.
+        DamagedError: for files that are cut off, hold labels without a name, or classes of more than one superclass.
+
+    Example:
+        from fractionate.data import cifar100
+        from fractionate.errors import ConfigError
+
+        try:
+            data = cifar100("cifar-100-binary")
+        except ConfigError as error:
+            print(error)  # names the files that are missing
     """
     folder = as_path(folder)
     if (folder / "dataset_dict.json").is_file():

@@ -40,6 +40,9 @@ class DatasetSplit:
         classes: Labels are class numbers.
         canonical: The same rows as the rest of the package takes them, where `dataset` gives them as a collate function wants them;
             fingerprints are of these.
+        name: The data's name in messages and records.
+        ids: The id of each example; left out, its place.
+        class_names: The names of the classes, where known.
     """
 
     dataset: Any

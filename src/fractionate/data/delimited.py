@@ -32,14 +32,31 @@ class Delimited:
 
 
 def read_delimited(path: Path | str, *, separator: str | None = None, encoding: str | None = None) -> Delimited:
-    """Read a table with a header line; quoted cells may hold separators and line ends, and be of any length.
+    r"""Read a table with a header line; quoted cells may hold separators and line ends, and be of any length.
 
-    The separator is, of comma, semicolon, tab and bar, the one that is most frequent in the header, unless it is given or a first
-    line `sep=;` names it. The text is
-    as its byte-order mark says, else of the encoding given, else UTF-8. Empty lines are left out. Raises `DamagedError` naming file
-    and line for a row that is longer or shorter than the header, quotes that do not close and bytes of another encoding;
-    `ConfigError` for a file without rows and for a name that two columns share; `ResourceError` before reading, where the table
-    would not fit into memory.
+    Empty lines are left out.
+
+    Args:
+        path: The file.
+        separator: Between cells. None: the one a first line `sep=;` names, else the most frequent in the header of comma,
+            semicolon, tab and bar.
+        encoding: Of the text, where no byte-order mark says it. None: UTF-8.
+
+    Returns:
+        `Delimited`: cells by column, and the line of each row.
+
+    Raises:
+        DamagedError: naming file and line, for a row longer or shorter than the header, quotes that do not close and bytes of
+            another encoding.
+        ConfigError: for a file without rows and for a name that two columns share.
+        ResourceError: before reading, where the table would not fit into memory.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import read_delimited
+
+        Path("wine.csv").write_text("acid;quality\n7.4;5\n6.3;6\n")
+        print(read_delimited("wine.csv").cells)
     """
     path = existing_file(path)
     file = printable(str(path), 200)

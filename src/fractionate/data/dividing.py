@@ -60,6 +60,13 @@ def divide(
     Raises:
         ConfigError: for parts that are empty or larger than the data, for part names that are unknown, and for a group in two
             of the parts that the data name.
+
+    Example:
+        import torch
+        from fractionate.data import divide
+
+        parts = divide(100, labels=torch.arange(100) % 4, transfer=0.5, seed=1)
+        print({name: len(places) for name, places in parts.items()})
     """
     sizes: dict[str, Size] = {"transfer": transfer, "validation": validation, "test": test}
     strata = _strata(labels, count)

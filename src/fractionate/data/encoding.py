@@ -64,9 +64,16 @@ class ColumnEncoding(Record):
 class TableEncoding(Record):
     """How the rows of a table become inputs: `encode` does it to new ones, with the numbers of the part students learned from.
 
-    Columns in the order of the file. A number is (value - mean) / deviation, 0 where it is missing or was always the same. A
+    Columns are in the order of the file. A number is (value - mean) / deviation, 0 where it is missing or was always the same. A
     category is 1 at its place among those seen, in sorted order; one that was never seen is 0 everywhere. Where values were
-    missing, one more input says so. Kept as data.json beside a student.
+    missing, one more input says so. Kept as data.json with a student.
+
+    Args:
+        target: How labels become classes or numbers.
+        columns: How each column becomes inputs.
+        missing: The cells that stand for nothing.
+        decimal: The decimal mark of numbers.
+        thousands: The mark between thousands; "" for none.
     """
 
     target: TargetEncoding

@@ -14,9 +14,17 @@ from fractionate.errors import ConfigError, MismatchError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Examples:
-    """Inputs [examples, ...] with labels [examples], and the names to show them by.
+    """Inputs with labels, and the names to show them by.
 
-    Raises `MismatchError` for no examples, for lengths that differ and for labels that are not whole numbers from 0.
+    Args:
+        inputs: [examples, ...].
+        labels: [examples] class numbers from 0.
+        class_names: One a class; () where they have none.
+        name: The data's name in messages and records.
+        ids: One an example; () for their places.
+
+    Raises:
+        MismatchError: for no examples, for lengths that differ and for labels that are not whole numbers from 0.
     """
 
     inputs: Shaped[Tensor, "examples *features"]

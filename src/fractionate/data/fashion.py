@@ -46,6 +46,18 @@ def _read(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @data_sets.register("fashion-mnist")
 def fashion_mnist(split: str = "all") -> Examples:
-    """Fashion-MNIST from the Debian package: split `train` (60,000), `t10k` (10,000), or all 70,000."""
+    """Fashion-MNIST from the Debian package dataset-fashion-mnist.
+
+    Args:
+        split: `train` (60,000), `t10k` (10,000) or `all` (70,000).
+
+    Returns:
+        `Examples`: inputs [examples, 1, 28, 28] in 0 to 1, 10 classes.
+
+    Example:
+        from fractionate.data import fashion_mnist
+
+        print(len(fashion_mnist("t10k")))
+    """
     parts = [_read(s) for s in (("train", "t10k") if split == "all" else (split,))]
     return Examples(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), CLASSES, "fashion-mnist")

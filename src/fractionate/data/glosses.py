@@ -29,7 +29,16 @@ FILES = {
 
 
 def read_glosses() -> Iterator[tuple[str, int, str]]:
-    """Every definition as (text, topic number, headword)."""
+    """Every definition as (text, topic number, headword).
+
+    Returns:
+        An iterator over WordNet's definitions.
+
+    Example:
+        from fractionate.data import read_glosses
+
+        text, topic, headword = next(iter(read_glosses()))
+    """
     for part_of_speech, sha256 in FILES.items():
         path = package_file("wordnet-base", f"usr/share/wordnet/data.{part_of_speech}", sha256)
         with path.open(encoding="utf8") as lines:

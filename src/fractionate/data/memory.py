@@ -32,6 +32,9 @@ class MemorySplit:
         views: Inputs of other readers by name, made as `inputs` are.
         weight: [examples] counts them for more or less.
         labelled: [examples] False where the label is a guess of the teacher.
+        name: The data's name in messages and records.
+        ids: The id of each example; left out, its place.
+        class_names: The names of the classes, where known.
     """
 
     inputs: Any

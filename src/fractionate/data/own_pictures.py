@@ -78,12 +78,36 @@ def PictureFolder(  # noqa: N802 (what it makes is a data set, as torchvision's 
     allow_empty: bool = False,
     encoding: PictureEncoding | None = None,
 ) -> PictureFiles:
-    """The pictures of `folder/CLASS/picture.jpeg`, read as they are asked for; or by an encoding, whose classes they have.
+    """The pictures of `folder/CLASS/picture.jpeg`, read when they are needed.
 
-    Classes are the folders in the order of their names, files in the order of theirs; folders within a class are walked. `most`
-    takes so many pictures of a class. What is not read is counted and named in one warning: other endings, hidden files, pipes,
-    and links that lead out of the folder, which `links` follows. Raises `ConfigError` for a folder without classes or pictures and
-    for a class without any, unless `allow_empty`; `DamagedError` for a picture that cannot be read.
+    Classes are the folders in the order of their names, files in the order of theirs; folders within a class are walked. What is
+    not read is counted and named in one warning: other endings, hidden files, pipes, and links that lead out of the folder.
+
+    Args:
+        folder: The folder of the classes.
+        side: Pixels of an input's side.
+        view: Called with a picture and the side in place of taking the middle, such as `random_view`.
+        most: At most so many pictures of a class.
+        links: Follow links that lead out of the folder.
+        allow_empty: Take a class without pictures.
+        encoding: How pictures become inputs, in place of `side`; its classes are those of the data.
+
+    Returns:
+        A map-style data set of (input [3, side, side], class number).
+
+    Raises:
+        ConfigError: for a folder without classes or pictures and for a class without any.
+        DamagedError: for a picture that cannot be read.
+
+    Example:
+        from pathlib import Path
+        from PIL import Image
+        from fractionate.data import PictureFolder
+
+        for number, kind in enumerate(("cat", "dog")):
+            Path("photos", kind).mkdir(parents=True)
+            Image.new("RGB", (40, 30), (90 * number, 0, 0)).save(f"photos/{kind}/1.png")
+        picture, label = PictureFolder("photos", side=16)[1]
     """
     if most is not None and not (isinstance(most, int) and most >= 1):
         raise ConfigError("most is a number of pictures a class", expected="1 or more", got=repr(most))
@@ -130,11 +154,25 @@ def pictures(
         class_weights: Weigh the pictures that are learned from so that each class counts the same.
         in_memory: Hold all pictures, 12 · side² bytes each; else they are read as they are asked for, by `workers` processes.
 
+    Returns:
+        `Divided`: the examples, their part and group, and the encoding; a run file's `data.name`, or `find_parts`, divides them.
+
     Raises:
         ConfigError: where there are no pictures or a class of the training part has none.
         DamagedError: naming a picture that cannot be read.
         ResourceError: saying how many bytes are needed, before the first is read.
         MissingExtraError: without Pillow.
+
+    Example:
+        from pathlib import Path
+        from PIL import Image
+        from fractionate.data import pictures
+
+        for number, kind in enumerate(("cat", "dog")):
+            Path("photos", kind).mkdir(parents=True)
+            for each in range(5):
+                Image.new("RGB", (40, 30), (90 * number, each, 0)).save(f"photos/{kind}/{each}.png")
+        found = pictures("photos", side=16)
     """
     own: dict[str, Any] = {"side": side, "mean": mean, "std": std, "crop": crop}
     theirs = None if teacher is None else _of_teacher(teacher, own)

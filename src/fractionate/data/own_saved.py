@@ -47,6 +47,9 @@ def saved(
 
     Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a data set runs.
 
+    Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `DamagedError` for one that names files
+    outside of it, `ResourceError` for data that would not fit into memory, `MissingExtraError` without the library.
+
     Args:
         folder: What `save_to_disk` wrote.
         label: The column of classes; one named label, labels or target where it is left out.
@@ -57,8 +60,15 @@ def saved(
         repeats: Keep examples of validation and test that are in an earlier part as well; left out, of tables and arrays alone.
         class_weights: Weigh the examples that are learned from so that each class counts the same.
 
-    Raises `ConfigError` for a folder that is none and columns that cannot be learned from, `DamagedError` for one that names files
-    outside of it, `ResourceError` for data that would not fit into memory, `MissingExtraError` without the library.
+    Returns:
+        `Table` for numbers and words, else `Divided`: the examples with their parts and encoding.
+
+    Example:
+        from datasets import Dataset
+        from fractionate.data import saved
+
+        Dataset.from_dict({"text": ["good", "bad"] * 5, "label": [1, 0] * 5}).save_to_disk("reviews")
+        found = saved("reviews", repeats=True)
     """
     named = open_saved(folder)
     root = as_path(folder)

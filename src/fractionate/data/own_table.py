@@ -127,7 +127,7 @@ def table(
     class_weights: bool = False,
     raw: bool = False,
 ) -> Table:
-    """A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
+    r"""A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
     Args:
         path: The file; row ids are its lines.
@@ -146,11 +146,22 @@ def table(
         class_weights: Weigh the rows that are learned from so that each class counts the same.
         raw: The teacher reads the cells as they stand, by column: an estimator that was fitted on the file, not on the encoding.
 
+    Returns:
+        `Table`: the rows, divided into parts by `.parts(...)` with the encoding fitted on what is learned from.
+
     Raises:
         ConfigError: for columns that cannot be learned from and labels that are not of the kind.
         DamagedError: naming file and line, for a file that is no table.
         ResourceError: for one that would not fit into memory.
         MissingExtraError: for Parquet without pyarrow.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import table
+
+        rows = "".join(f"{n * 0.37 % 1:.2f},{'high' if n % 2 else 'low'}\n" for n in range(20))
+        Path("wine.csv").write_text("acid,quality\n" + rows)
+        print(table("wine.csv", "quality").parts(transfer=10, validation=5, test=5))
     """
     numerals = Numerals(decimal, thousands)
     roles = Roles(
@@ -240,10 +251,28 @@ def _groups(read: Read, roles: Roles) -> tuple[str, ...] | None:
 def encoded_table(
     path: Path | str, encoding: TableEncoding, *, separator: str | None = None, text_encoding: str | None = None
 ) -> Examples | MemorySplit:
-    """Another file with labels, as the student that the encoding lies with was fed: to score it on new data.
+    r"""Another file with labels, as the student that the encoding lies with was fed: to score it on new data.
 
-    `separator` and `text_encoding` are what `read_delimited` takes; the marks in numbers are those of the first table. Raises
-    `MismatchError` naming row and column for what does not fit, and for labels that the student does not know.
+    Args:
+        path: A CSV, Parquet or JSON lines file.
+        encoding: The one in the student's data.json; the marks in numbers are those of the first table.
+        separator: Between cells, as in `read_delimited`.
+        text_encoding: Of the text, as in `read_delimited`.
+
+    Returns:
+        `Examples`, or a `MemorySplit` where rows have numbers or more than one label as targets.
+
+    Raises:
+        MismatchError: naming row and column for what does not fit, and for labels that the student does not know.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import encoded_table, table
+
+        rows = "".join(f"{n * 0.37 % 1:.2f},{'high' if n % 2 else 'low'}\n" for n in range(20))
+        Path("wine.csv").write_text("acid,quality\n" + rows)
+        encoding = table("wine.csv", "quality").parts(transfer=10, validation=5, test=5).encoding
+        print(len(encoded_table("wine.csv", encoding)))
     """
     if is_json_lines(path, separator):
         items = dict(json_lines(existing_file(path), printable(str(path), 200), text_encoding))

@@ -303,7 +303,7 @@ def texts(
     missing: Sequence[str] = MISSING,
     links: bool = False,
 ) -> TextData:
-    """Texts of yours with a class each: `folder/CLASS/*.txt`, or columns of a .csv, .tsv, .parquet or .jsonl file.
+    r"""Texts of yours with a class each: `folder/CLASS/*.txt`, or columns of a .csv, .tsv, .parquet or .jsonl file.
 
     A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words (`TextEncoding`).
 
@@ -319,10 +319,20 @@ def texts(
         missing: Cells that stand for no label.
         links: Follow links out of a folder.
 
+    Returns:
+        `TextData`: the texts, their parts, and the encoding as hashed words.
+
     Raises:
         ConfigError: where there are none, for columns that are not there, and for settings of another kind of file.
         DamagedError: naming file and line for what cannot be read.
         ResourceError: before reading what would not fit into memory.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import texts
+
+        Path("reviews.csv").write_text("text,label\n" + "".join(f"word{n} good,{n % 2}\n" for n in range(20)))
+        found = texts("reviews.csv", buckets=256, places=8)
     """
     if not (isinstance(buckets, int) and isinstance(places, int) and buckets >= 1 and places >= 1):
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
@@ -346,9 +356,35 @@ def tokenized(
     missing: Sequence[str] = MISSING,
     links: bool = False,
 ) -> TokenizedTexts:
-    """The same texts by a Hugging Face tokenizer, made into tokens one by one: for `collect`, `distill` and Hugging Face models.
+    r"""Texts by a Hugging Face tokenizer, tokenized one by one: for `collect`, `distill` and Hugging Face models.
 
-    Raises what `texts` raises, `MismatchError` for a part that the data do not have.
+    Args:
+        path: The folder or file, as in `texts`.
+        tokenizer: Called with a text, gives a mapping with `input_ids`.
+        length: Tokens at most; longer texts are cut.
+        text: The column of texts.
+        label: The column of classes.
+        part: Which part of the data: train, validation or test.
+        separator: Between cells, as in `read_delimited`.
+        encoding: Of the text, as in `read_delimited`.
+        missing: Cells that stand for no label.
+        links: Follow links out of a folder.
+
+    Returns:
+        A map-style data set of mappings with `input_ids`, `attention_mask` and `labels`.
+
+    Raises:
+        MismatchError: for a part that the data do not have; further what `texts` raises.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import tokenized
+
+        def letters(text, **settings):
+            return {"input_ids": [ord(letter) for letter in text], "attention_mask": [1] * len(text)}
+
+        Path("reviews.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 2)
+        print(len(tokenized("reviews.csv", letters)))
     """
     if not callable(tokenizer):
         raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")

@@ -28,8 +28,23 @@ def cache_folder() -> Path:
 def package_file(package: str, path: str, sha256: str) -> Path:
     """A file of a Debian package: installed, cached, or downloaded and unpacked now.
 
-    `path` is the place below `/` that the package gives it. Raises `ResourceError` where it cannot be had and `DamagedError` where
-    its content is not what `sha256` says.
+    Args:
+        package: The name of the package.
+        path: The place below `/` that the package gives the file.
+        sha256: Of its content.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ResourceError: where it cannot be had.
+        DamagedError: where its content is not what `sha256` says.
+
+    Example:
+        from fractionate.data.glosses import FILES
+        from fractionate.data.packages import package_file
+
+        path = package_file("wordnet-base", "usr/share/wordnet/data.adj", FILES["adj"])
     """
     for found in (Path("/") / path, cache_folder() / package / path):
         if found.is_file():

@@ -215,9 +215,24 @@ class ChangedSplit(Over):
 
 
 def subset(split: Split, places: Int[Tensor, "some"]) -> Split:
-    """Some examples of a split, under the ids they have there; a place may come several times.
+    """Some examples of a split, under the ids they have there.
 
-    Raises `MismatchError` for places that the split does not have, and for none.
+    Args:
+        split: The data.
+        places: [some] places in the split; one may come more than once.
+
+    Returns:
+        A split of these examples, in this order.
+
+    Raises:
+        MismatchError: for places that the split does not have, and for none.
+
+    Example:
+        import torch
+        from fractionate.data import as_split, subset
+
+        split = as_split((torch.randn(6, 2), torch.arange(6)))
+        print(subset(split, torch.tensor([4, 1])).labels)
     """
     if not len(places) or not 0 <= int(places.min()) <= int(places.max()) < len(split):
         raise MismatchError(
@@ -241,8 +256,17 @@ def weighted(
         weights: [examples] numbers of at least 0, not all 0.
         labelled: [examples] False where the teacher alone is learned from.
 
+    Returns:
+        A split of the same examples; the split itself where both are None.
+
     Raises:
         MismatchError: for another length than the data's, and for weights that are negative, not finite or all 0.
+
+    Example:
+        import torch
+        from fractionate.data import as_split, weighted
+
+        split = weighted(as_split((torch.randn(4, 2), torch.arange(4))), [1.0, 1.0, 2.0, 2.0])
     """
     if weights is None and labelled is None:
         return split
@@ -286,9 +310,24 @@ def balanced(data: Split | Examples) -> Split:
 
 
 def with_views(split: Split, views: Mapping[str, Split]) -> Split:
-    """The split with inputs of other readers of the same examples, such as {"teacher": other}, in its batches.
+    """The split with inputs of other readers of the same examples in its batches.
 
-    Raises `MismatchError` where a view has another number of examples, or other ids.
+    Args:
+        split: The data.
+        views: Splits of the same examples by the reader's name, such as {"teacher": other}.
+
+    Returns:
+        A split whose batches hold the views.
+
+    Raises:
+        MismatchError: where a view has another number of examples, or other ids.
+
+    Example:
+        import torch
+        from fractionate.data import as_split, with_views
+
+        small, large = (as_split((torch.randn(4, width), torch.arange(4))) for width in (2, 8))
+        both = with_views(small, {"teacher": large})
     """
     for name, view in views.items():
         if len(view) != len(split):

@@ -50,7 +50,23 @@ def centre_view(picture: Any, side: int, crop: float = CROP) -> Any:
 
 
 def random_view(picture: Any, side: int) -> Any:
-    """A random part of 8 to 100 % of the area, sides 3:4 to 4:3, scaled, mirrored half of the time (Szegedy et al. 2014)."""
+    """A random part of 8 to 100 % of the area, sides 3:4 to 4:3, scaled, mirrored half of the time.
+
+    Source: Szegedy et al. (2014), arXiv 1409.4842, section 6.
+
+    Args:
+        picture: A Pillow image.
+        side: Pixels of the view's side.
+
+    Returns:
+        A Pillow image, `side` pixels square.
+
+    Example:
+        from PIL import Image
+        from fractionate.data import random_view
+
+        print(random_view(Image.new("RGB", (40, 30)), 16).size)
+    """
     width, height = picture.size
     for _ in range(10):
         area, ratio = width * height * _draw(0.08, 1.0), math.exp(_draw(math.log(3 / 4), math.log(4 / 3)))
@@ -154,9 +170,14 @@ def normalisation(mean: str | float | Sequence[float], std: float | Sequence[flo
 
 @dataclass(frozen=True)
 class PictureEncoding(Record):
-    """How pictures become inputs: the middle, `side` pixels square, each channel less `mean` over `deviation`.
+    """How pictures become inputs: the middle, `side` pixels square, each channel less `mean` over `deviation`. Kept as data.json.
 
-    `crop` is the share of the shorter side that is kept. Kept as data.json with a student.
+    Args:
+        class_names: The names of the classes in their order.
+        side: Pixels of an input's side.
+        mean: Of the three channels, from 0 to 1.
+        deviation: Their standard deviation.
+        crop: The share of the shorter side that is kept.
     """
 
     class_names: tuple[str, ...]

@@ -25,6 +25,8 @@ class RawSplit:
         columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
             "target", "label" (class numbers; of several labels a row of 0 and 1; numbers to predict).
         ids: The file, or the line, of each example.
+        name: The data's name in messages and records.
+        class_names: The names of the classes, where there are any.
     """
 
     columns: Mapping[str, Sequence[Any]]

@@ -35,7 +35,22 @@ def permutation(examples: int, seed: int, epoch: int) -> Int[Tensor, "examples"]
 def batches(examples: int, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
     """The batches of an epoch: places of examples, each exactly once; the last batch may be smaller.
 
-    Raises `ConfigError` for a batch size below 1 and for no examples.
+    Args:
+        examples: The number of examples.
+        batch_size: Examples in a batch.
+        seed: With `epoch` it decides the order.
+        epoch: The number of the epoch, from 0.
+
+    Returns:
+        [batch] places of each batch.
+
+    Raises:
+        ConfigError: for a batch size below 1 and for no examples.
+
+    Example:
+        from fractionate.data.sampling import batches
+
+        print([len(places) for places in batches(10, batch_size=4, seed=0, epoch=0)])
     """
     if batch_size < 1 or examples < 1:
         raise ConfigError(

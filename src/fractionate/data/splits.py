@@ -49,10 +49,19 @@ def as_split(
         views: Inputs of other readers of the same examples by name, such as {"teacher": other}.
         classes: Labels are class numbers; False where they are numbers to foretell.
 
+    Returns:
+        The data as a `Split`.
+
     Raises:
         MismatchError: for no data, items that are not (input, label), and labels that are no class numbers.
         ConfigError: for what a loader has and the training cannot honour, streams of unknown length, and those that cannot be
             started again.
+
+    Example:
+        import torch
+        from fractionate.data import as_split
+
+        print(len(as_split((torch.randn(6, 2), torch.arange(6)))))
     """
     split = _as_split(data, name, training, classes)
     if views:
@@ -192,7 +201,21 @@ def _names_of(data: Any) -> tuple[str, ...]:
 def as_examples(data: Any, name: str = "data") -> Examples:
     """Examples as they are, or from any data that fit in memory: one tensor of inputs and one class number each.
 
-    Raises `MismatchError` where there are none, where items are not (input, label) and where they differ in shape.
+    Args:
+        data: What `as_split` takes.
+        name: The data's name where they have none of their own.
+
+    Returns:
+        `Examples`.
+
+    Raises:
+        MismatchError: where there are no data, where items are not (input, label) and where they differ in shape.
+
+    Example:
+        import torch
+        from fractionate.data import as_examples
+
+        print(as_examples([(torch.zeros(3), 0), (torch.ones(3), 1)]).inputs.shape)
     """
     if isinstance(data, Examples):
         return data

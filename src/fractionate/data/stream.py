@@ -28,6 +28,16 @@ class StreamSplit:
 
     A place is the number of an example in the stream. A resumed run reads what it has used once more and leaves it out, so the
     stream has to give the same examples each time it is started.
+
+    Args:
+        stream: Gives the examples each time it is iterated over.
+        examples: How many are read.
+        name: The data's name in messages and records.
+        collate: Makes a batch of a list of examples.
+        workers: Processes that read.
+        class_names: The names of the classes, where known.
+        loading: Further arguments of torch's `DataLoader`.
+        classes: Labels are class numbers.
     """
 
     stream: Iterable[Any]

@@ -118,11 +118,20 @@ def check_pieces(student: Pieces, teacher: Pieces) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sentences:
-    """Pairs as an encoder-decoder reads them, a map-style dataset: pass `loader()` to `distill`.
+    """Pairs as an encoder-decoder reads them, a map-style data set: pass `loader()` to `distill`.
 
-    An item holds `input_ids`, `decoder_input_ids` (the target after a pad) and `labels` (the target and its end). Pairs with an
-    empty side and pairs longer than `longest` pieces on a side, ends counted, are left out and counted in `empty` and `long`.
-    Raises `MismatchError` where nothing is left.
+    An item holds `input_ids`, `decoder_input_ids` (the target after a pad) and `labels` (the target and its end). `of` encodes
+    pairs of texts, and leaves out those with an empty side and those longer than `longest` subwords on a side, ends counted.
+
+    Args:
+        sources: Subword ids of each source, with the end.
+        targets: The same of each target.
+        texts: The pairs of texts.
+        empty: How many pairs had an empty side.
+        long: How many were too long.
+
+    Raises:
+        MismatchError: by `of`, where nothing is left.
     """
 
     sources: tuple[tuple[int, ...], ...]

@@ -78,7 +78,22 @@ def spam() -> Examples:
 
 
 def column_names(name: str) -> tuple[str, ...]:
-    """The names of a bundled table's columns. Raises `ConfigError` for other data."""
+    """The names of a bundled table's columns.
+
+    Args:
+        name: breast-cancer, dna or spam.
+
+    Returns:
+        One name a column.
+
+    Raises:
+        ConfigError: for other data.
+
+    Example:
+        from fractionate.data import column_names
+
+        print(column_names("breast-cancer")[:3])
+    """
     if name == "breast-cancer":
         from sklearn.datasets import load_breast_cancer
 

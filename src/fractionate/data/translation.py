@@ -109,8 +109,25 @@ class Pairs:
 def descriptions(source: str = "en", target: str = "it") -> Pairs:
     """Titles and paragraphs of Debian's package descriptions with their translations, each distinct pair once.
 
-    Out of the cache, else fetched by apt into folders of our own (no rights needed, the system's lists stay as they are).
-    Raises `ResourceError` where they cannot be had and `DamagedError` where the cache does not hold what was written to it.
+    They come from the cache, or are fetched by apt into folders of this package (no rights needed, the system's lists stay as they
+    are).
+
+    Args:
+        source: The code of the language to translate from.
+        target: That of the other language.
+
+    Returns:
+        `Pairs`: source, target and package of each.
+
+    Raises:
+        ConfigError: for what is no language code.
+        ResourceError: where they cannot be had.
+        DamagedError: where the cache does not hold what was written to it.
+
+    Example:
+        from fractionate.data import descriptions
+
+        pairs = descriptions("en", "it")
     """
     for language in (source, target):
         if not re.fullmatch(r"[a-z]{2,3}(_[A-Z]{2})?", language):

@@ -11,7 +11,19 @@ from fractionate.records.measures import Interval, Matrix
 
 @dataclass(frozen=True)
 class ArmAttention(Record):
-    """How one arm's maps differ from the teacher's: layers × heads, means over seeds; the means over all heads with intervals."""
+    """How one variant's attention maps differ from the teacher's: means over seeds by layer and head, and over all heads.
+
+    Args:
+        arm: The variant.
+        seeds: How many seeds the means are over.
+        ranking_loss: [layers][heads] ranking loss of the maps against the teacher's.
+        cover_length_ratio: [layers][heads] cover length over the teacher's.
+        ranking_mean: Mean ranking loss over all heads and seeds.
+        cover_mean: The same of the cover length ratio.
+        ranking_interval: 95 % t interval of `ranking_mean` over seeds; None for one seed.
+        cover_interval: The same of `cover_mean`.
+        sharpness: Largest eigenvalue of the Hessian of the task loss; None where it was not measured.
+    """
 
     arm: str
     seeds: int
@@ -21,7 +33,7 @@ class ArmAttention(Record):
     cover_mean: float
     ranking_interval: Interval | None = None
     cover_interval: Interval | None = None
-    sharpness: float | None = None  # largest eigenvalue of the Hessian of the task loss
+    sharpness: float | None = None
 
     def __str__(self) -> str:
         ranking, cover = (f" {i}" if i else "" for i in (self.ranking_interval, self.cover_interval))
@@ -32,10 +44,17 @@ class ArmAttention(Record):
 
 @dataclass(frozen=True)
 class AttentionStudy(Record):
-    """Arms of a study of quantized encoders: what became of their attention, which layers are sensitive, which term the task needs.
+    """A study of quantized encoders: what became of their attention, which layers are sensitive, which term the task needs.
 
-    `attention_arms` starts with what was quantized without training. `sensitivity` is the KL in nats of quantizing one block
-    alone, `attention_sensitivity` of its attention alone.
+    Args:
+        name: What the page calls the study.
+        quantization: How the students were quantized.
+        attention_arms: The variants; the first is what was quantized without training.
+        sensitivity: KL in nats of quantizing one block alone, layer by layer.
+        attention_sensitivity: The same of its attention alone.
+        finding: What is advised, and why.
+        recipe: The terms that are advised.
+        settings: Of the study, by name.
     """
 
     name: str

@@ -10,7 +10,12 @@ from fractionate.records.base import Record
 
 @dataclass(frozen=True)
 class Written(Record):
-    """A file or folder that a command wrote."""
+    """A file or folder that a command wrote.
+
+    Args:
+        path: Where it lies.
+        bytes: Its size; of a folder that of all files below it.
+    """
 
     path: str
     bytes: int
@@ -28,7 +33,13 @@ class Written(Record):
 
 @dataclass(frozen=True)
 class Compaction(Record):
-    """A store whose shards were merged."""
+    """A store whose shards were merged.
+
+    Args:
+        path: Of the store.
+        shards_before: The number of shards before.
+        shards_after: The number of shards now.
+    """
 
     path: str
     shards_before: int
@@ -40,7 +51,13 @@ class Compaction(Record):
 
 @dataclass(frozen=True)
 class Setting(Record):
-    """One setting of a run file: its key, its default as YAML has it, and what it means."""
+    """One setting of a run file.
+
+    Args:
+        key: Of the setting, dotted.
+        default: As YAML has it.
+        meaning: What it does.
+    """
 
     key: str
     default: str
@@ -52,7 +69,11 @@ class Setting(Record):
 
 @dataclass(frozen=True)
 class Settings(Record):
-    """Settings of a run file."""
+    """Settings of a run file.
+
+    Args:
+        settings: In the order of the run file.
+    """
 
     settings: tuple[Setting, ...]
 
@@ -65,7 +86,13 @@ class Settings(Record):
 
 @dataclass(frozen=True)
 class Difference(Record):
-    """A setting in which two run files differ."""
+    """A setting in which two run files differ.
+
+    Args:
+        key: Of the setting, dotted.
+        first: Its value in the first file, as YAML.
+        second: Its value in the second.
+    """
 
     key: str
     first: str
@@ -77,7 +104,11 @@ class Difference(Record):
 
 @dataclass(frozen=True)
 class Differences(Record):
-    """The settings in which two run files differ."""
+    """The settings in which two run files differ.
+
+    Args:
+        differences: One a setting; none where the files agree.
+    """
 
     differences: tuple[Difference, ...]
 

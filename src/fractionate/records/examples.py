@@ -15,7 +15,14 @@ Who = Literal["teacher", "student", "no teacher"]
 
 @dataclass(frozen=True)
 class Opinion(Record):
-    """What one model says of a row: its first choice, that choice's probability, and the probability of the label."""
+    """What one model predicts for a row.
+
+    Args:
+        who: Teacher, student or the student trained without a teacher.
+        choice: Its first choice.
+        probability: Of that choice.
+        of_label: The probability of the label.
+    """
 
     who: Who
     choice: str
@@ -40,17 +47,25 @@ class Shown(Record):
 
 @dataclass(frozen=True)
 class ExampleRow(Record):
-    """One row of the data: an example of a classifier, a labelled token of a text."""
+    """One row of the data: an example of a classifier, or a labelled token of a text.
+
+    Args:
+        id: Of the example.
+        label: The name of its class.
+        opinions: What each model predicts.
+        position: Place among the labelled tokens of its example; None for rows that are examples.
+        shown: The example as text, picture or table row.
+        other: The class other than the label that the teacher finds likeliest, in lists of pairs of classes.
+        of_other: Its probability.
+    """
 
     id: str
     label: str
     opinions: tuple[Opinion, ...]
-    position: int | None = None  # among the labelled tokens of its example
+    position: int | None = None
     shown: Shown | None = None
-    other: str = (
-        ""  # the class beside the label that the teacher finds likeliest, where the list is about pairs of classes
-    )
-    of_other: float | None = None  # its probability
+    other: str = ""
+    of_other: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +81,13 @@ class ExampleList(Record):
 class Reliability(Record):
     """How often a model's first choice is right, by how sure the model is of it: ten bins of equal width from 0 to 1.
 
+    Source: DeGroot and Fienberg (1983), The comparison and evaluation of forecasters; Guo et al. (2017), arXiv 1706.04599, eq. 2.
+
     Args:
         counts: Rows in each bin.
         confidence: Mean probability of the first choice in each bin; 0 where there is no row.
         right: Share of rows in each bin whose first choice is the label; 0 where there is no row.
-
-    Source: DeGroot and Fienberg (1983), The comparison and evaluation of forecasters; Guo et al. (2017), arXiv 1706.04599, eq. 2.
+        who: Whose first choice it is.
     """
 
     who: Who
@@ -82,7 +98,15 @@ class Reliability(Record):
 
 @dataclass(frozen=True)
 class NotableExamples(Record):
-    """Examples worth seeing of one run (`name`), on one split."""
+    """Examples worth seeing of one run, on one split.
+
+    Args:
+        name: Of the run.
+        split: The split that was read.
+        rows_seen: How many rows it has.
+        lists: Examples by why they are worth seeing.
+        reliability: How often each model is right, by its confidence.
+    """
 
     name: str
     split: str

@@ -11,14 +11,21 @@ from fractionate.records.measures import Interval, Matrix
 
 @dataclass(frozen=True)
 class Superfeatures(Record):
-    """Disjoint groups of input features that together are all of them: places of columns in the flattened input.
+    """Disjoint groups of input features that together are all of them.
 
-    `resolution` and `modularity` are those of the communities the groups were found as; None where they were given.
+    Args:
+        groups: Places of columns in the flattened input, one tuple a group.
+        features: The number of all features.
+        names: One a group.
+        feature_names: One a feature; () where they have none.
+        resolution: Of the communities the groups were found as; None where they were given.
+        modularity: Likewise.
+        notes: What was unusual when they were found.
     """
 
     groups: tuple[tuple[int, ...], ...]
     features: int
-    names: tuple[str, ...]  # of the groups
+    names: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
     resolution: float | None = None
     modularity: float | None = None
@@ -46,14 +53,28 @@ class Superfeatures(Record):
 
 @dataclass(frozen=True)
 class Superfeature(Record):
-    """What one superfeature says over all examples, in the teacher and in the student.
+    """What one superfeature tells over all examples, in the teacher and in the student.
 
-    `information_nats` is E KL(explanation ‖ prior), how far it moves from the prior; `evidence_nats` is E log(explanation[y] /
-    prior[y]), how much of that is towards the label. `agreement` is the share of examples on which student and teacher put the
-    same class first, `agreement_by_chance` the same with the student's explanations of other examples; `divergence_nats` is
-    E KL(teacher ‖ student). `paid` is the gain of teaching this superfeature's explanation alone, where a study
-    measured it, in its metric's unit. `outside_correlation` is that of the teacher's evidence, over examples, with the black box's
-    Shapley values of the same columns.
+    Information is E KL(explanation ‖ prior), how far an explanation moves from the prior; evidence is
+    E log(explanation[y] / prior[y]), how much of that is towards the label.
+
+    Args:
+        name: Of the superfeature.
+        members: Its features in words.
+        features: Their number.
+        teacher_information_nats: Information in the teacher's explanations.
+        student_information_nats: Information in the student's.
+        teacher_evidence_nats: Evidence in the teacher's explanations.
+        student_evidence_nats: Evidence in the student's.
+        agreement: Share of examples on which student and teacher put the same class first.
+        agreement_by_chance: The same with the student's explanations of other examples.
+        divergence_nats: E KL(teacher ‖ student).
+        teacher_spectrum: Spectrum of the teacher's explanations.
+        student_spectrum: Spectrum of the student's.
+        paid: Gain of teaching this superfeature's explanation alone, in the metric's unit; None where no study measured it.
+        paid_interval: Its 95 % interval.
+        paid_verdict: The study's, corrected for its number of comparisons.
+        outside_correlation: Correlation over examples of the teacher's evidence with the black box's Shapley values.
     """
 
     name: str
@@ -70,7 +91,7 @@ class Superfeature(Record):
     student_spectrum: Spectrum | None = None
     paid: float | None = None
     paid_interval: Interval | None = None
-    paid_verdict: str = ""  # the study's, corrected for its number of contrasts
+    paid_verdict: str = ""
     outside_correlation: float | None = None
 
 
@@ -78,8 +99,17 @@ class Superfeature(Record):
 class ExampleExplanation(Record):
     """Why one example is predicted as it is: log-odds of the predicted class over the next one, in nats, split exactly.
 
-    prior_nats + the sum of the student's evidence = the log-odds of the student's prediction; the teacher's evidence is for the
-    same two classes.
+    prior_nats + Σ student_nats = the log-odds of the student's prediction.
+
+    Args:
+        example: Its id.
+        label: The name of its class.
+        predicted: The class the student puts first.
+        next_class: The class it puts second.
+        log_odds_nats: Of the first over the second.
+        prior_nats: The part of the class prior.
+        student_nats: The student's evidence, one number a superfeature.
+        teacher_nats: The teacher's, for the same two classes.
     """
 
     example: str
@@ -94,7 +124,21 @@ class ExampleExplanation(Record):
 
 @dataclass(frozen=True)
 class Explanations(Record):
-    """What a student explains by superfeature, beside its teacher: over all examples, and for some of them."""
+    """What a student and its teacher explain by superfeature: over all examples, and for some of them.
+
+    Args:
+        name: Of the data or the run.
+        class_names: The names of the classes.
+        superfeatures: What each superfeature tells over all examples.
+        examples: Single examples, split exactly.
+        measured_on: The number of examples.
+        prior: The class prior of the student's combination.
+        paid_unit: Unit of `Superfeature.paid`.
+        outside_method: What `outside_correlation` compares with.
+        interaction: [superfeatures][superfeatures] mean interaction strength between the features of two.
+        notes: What was unusual when the superfeatures were found.
+        settings: Of the measurement, by name.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -104,7 +148,7 @@ class Explanations(Record):
     prior: tuple[float, ...]
     paid_unit: str = ""
     outside_method: str = ""
-    interaction: Matrix = ()  # mean strength between the features of two superfeatures
+    interaction: Matrix = ()
     notes: tuple[str, ...] = ()
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
 

@@ -13,7 +13,21 @@ Severity = Literal["error", "warning", "info", "ok", "skipped"]
 
 @dataclass(frozen=True)
 class Spectrum(Record):
-    """What the teacher knows beyond a uniform guess at a temperature, in nats an example, level by level."""
+    """What the teacher knows beyond a uniform guess at a temperature, in nats per example, level by level.
+
+    log K − E[H(p)] = universe + domain.confidence + domain.shape + instance.confidence + instance.shape; `theory.spectrum` has the
+    terms.
+
+    Args:
+        temperature: Of the teacher's distribution.
+        examples: The number of rows.
+        classes: The number of classes.
+        universe_nats: What is the same for every example: how sure the teacher is on average.
+        domain_confidence_nats: How sure it is of each class.
+        domain_shape_nats: Which classes it finds alike.
+        instance_confidence_nats: How sure it is of each example.
+        instance_shape_nats: Which classes it finds alike on each example.
+    """
 
     temperature: float
     examples: int
@@ -53,11 +67,16 @@ class Spectrum(Record):
 
 @dataclass(frozen=True)
 class Term(Record):
-    """One term of a spectrum with its uncertainty, in nats an example.
+    """One term of a spectrum with its uncertainty, in nats per example.
 
-    `interval` is over examples. `chance_nats` and `chance_high_nats` (mean and 95th percentile) are what class means of so few
-    examples show where labels and shapes have nothing to do with each other; domain terms only. `reproducible_nats` is the part
-    that comes again in a second view; instance.shape only.
+    Args:
+        level: Which term.
+        nats: Its value.
+        interval: 95 % interval over examples.
+        chance_nats: Mean of what class means of so few examples show where labels and shapes are unrelated; domain terms only.
+        chance_high_nats: The 95th percentile of the same.
+        reproducible_nats: The part that comes again in a second view; instance.shape only.
+        reproducible_interval: Its 95 % interval.
     """
 
     level: Level
@@ -84,11 +103,17 @@ class Term(Record):
 
 @dataclass(frozen=True)
 class ClassPart(Record):
-    """The terms of one class or superclass, in nats an example of it."""
+    """The spectrum's terms of one class or superclass.
+
+    Args:
+        name: Of the class.
+        examples: How many it has.
+        nats: Nats per example of it, by level.
+    """
 
     name: str
     examples: int
-    nats: dict[str, float] = field(default_factory=dict)  # by level
+    nats: dict[str, float] = field(default_factory=dict)
 
     @property
     def relations_nats(self) -> float:
@@ -98,17 +123,32 @@ class ClassPart(Record):
 
 @dataclass(frozen=True)
 class ClassCorrelation(Record):
-    """How the teacher's probabilities of two classes move together over examples, at a temperature."""
+    """How the teacher's probabilities of two classes move together over examples.
+
+    Args:
+        temperature: At which they are read.
+        matrix: [classes][classes] correlations.
+        within: Mean over pairs of classes of one superclass.
+        between: Mean over pairs of different superclasses.
+    """
 
     temperature: float
     matrix: Matrix
-    within: float | None = None  # mean over pairs of one superclass
+    within: float | None = None
     between: float | None = None
 
 
 @dataclass(frozen=True)
 class Evidence(Record):
-    """One measured number behind a finding."""
+    """One measured number behind a finding.
+
+    Args:
+        name: What was measured.
+        value: The number.
+        unit: Its unit; "" for none.
+        interval: Its confidence interval, where it has one.
+        threshold: What it was compared with.
+    """
 
     name: str
     value: float
@@ -126,7 +166,18 @@ class Evidence(Record):
 class Finding(Record):
     """A judgement on a teacher, its evidence, its cause and its fix.
 
-    `score` runs from 0 (bad) to 1 (good). `command` is a command line, `patch` settings of a run file; either may be empty.
+    Args:
+        name: Of the probe.
+        severity: error, warning, info, ok, or skipped.
+        score: From 0 (bad) to 1 (good).
+        summary: What was found, in a sentence.
+        cause: What usually causes it.
+        fix: What to do.
+        evidence: The numbers it rests on.
+        command: A command line; may be empty.
+        patch: Settings of a run file that mend it; may be empty.
+        anchor: Its place in the documentation.
+        examples: Ids of the examples it is about, worst first.
     """
 
     name: str
@@ -139,7 +190,7 @@ class Finding(Record):
     command: str = ""
     patch: dict[str, str | float | int | bool] = field(default_factory=dict)
     anchor: str = ""
-    examples: tuple[str, ...] = ()  # ids of the examples it is about, worst first
+    examples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.severity.upper():<8} {self.name}: {self.summary}"]
@@ -150,11 +201,21 @@ class Finding(Record):
 
 @dataclass(frozen=True)
 class Recommendation(Record):
-    """The settings to distil with, and why. `distil = False` advises to train without the teacher.
+    """The settings to distil with, and why.
 
-    `repair` names the finding that has to be repaired first, and how; the settings are then no advice, and no objective is made of
-    them. `learning_rate_factor` is the learning rate to train with, as a multiple of the one given: targets of different kinds want
-    different rates, and only a pilot tries them.
+    Args:
+        distil: False advises to train without the teacher.
+        cell: Of the objective.
+        temperature: Of teacher and student.
+        teacher_weight: Of the teacher's part of the loss, in [0, 1].
+        divergence: Between the two distributions.
+        scale_by_temperature_squared: Whether the teacher's part is multiplied by T².
+        reason: Why these.
+        stored_entries: How many of the teacher's classes are worth caching; None: all.
+        learning_rate_factor: The learning rate as a multiple of the one given: targets of different kinds want different rates, and
+            only a pilot tries them.
+        repair: The finding that has to be repaired first, and how; the settings are then no advice.
+        terms: Of tasks without classes: what is learned from the teacher, in place of a cell.
     """
 
     distil: bool
@@ -164,10 +225,10 @@ class Recommendation(Record):
     divergence: str
     scale_by_temperature_squared: bool
     reason: str
-    stored_entries: int | None = None  # how many of the teacher's classes are worth caching; None: all
+    stored_entries: int | None = None
     learning_rate_factor: float = 1.0
     repair: str = ""
-    terms: tuple[str, ...] = ()  # of tasks without classes: what is learned from the teacher, in place of a cell
+    terms: tuple[str, ...] = ()
 
     @property
     def settings(self) -> str:
@@ -205,18 +266,28 @@ class Recommendation(Record):
 
 @dataclass(frozen=True)
 class Trial(Record):
-    """One arm of a pilot: its settings, and what it gained on the validation data over no teacher, in points of rows right.
+    """One arm of a pilot: its settings, and what it gained on the validation data over no teacher.
 
-    `nll_gain_nats` is what it saved in negative log-likelihood a row: after the best scale of its logits where accuracy decides.
+    Args:
+        arm: Its name.
+        cell: Of the objective.
+        temperature: Of teacher and student.
+        teacher_weight: Of the teacher's part of the loss.
+        accuracy: Per cent, mean over its seeds.
+        gain_points: Gain in points of accuracy.
+        interval: Of the gain, over seeds and validation examples; of one seed without bounds.
+        seeds: How many.
+        learning_rate_factor: The learning rate as a multiple of the training's.
+        nll_gain_nats: What it saved in negative log-likelihood a row; after the best scale of its logits where accuracy decides.
     """
 
     arm: str
     cell: str
     temperature: float
     teacher_weight: float
-    accuracy: float  # percent, mean over its seeds
+    accuracy: float
     gain_points: float
-    interval: Interval  # over seeds and validation examples; of one seed without bounds
+    interval: Interval
     seeds: int
     learning_rate_factor: float = 1.0
     nll_gain_nats: float | None = None
@@ -231,31 +302,50 @@ class Trial(Record):
 class Pilot(Record):
     """A small study by successive halving that refined a recipe: every arm tried, and the last ones again on fresh seeds.
 
-    `gain_points` and `interval` are what the best arm gains over the best without a teacher on `confirming_seeds` seeds that took
-    no part in the choice, each chosen on other validation examples than those it is judged on; `nll_gain_nats` likewise.
-    `chosen` and `no_teacher` are the best by all examples. `share_of_steps` is how much of the real training each student got.
     Nothing that is computed depends on a clock, only where it stopped (`complete`).
+
+    Args:
+        chosen: The best arm by all examples.
+        gain_points: Its gain over the best arm without a teacher, in points of accuracy, on seeds that took no part in the choice;
+            each is chosen on other validation examples than those it is judged on.
+        interval: 95 % interval of `gain_points`.
+        confirming_seeds: How many fresh seeds.
+        trials: Every arm, best first.
+        students: How many students were trained.
+        examples: Of the transfer set.
+        validation_examples: Of the validation set.
+        share_of_steps: Share of the real training's steps that each student got.
+        wall_seconds: What it took.
+        budget_seconds: What it was allowed; 0: no bound.
+        complete: False: the time ran out before the last round.
+        note: What was unusual.
+        nll_gain_nats: As `gain_points`, in nats of negative log-likelihood a row.
+        nll_interval: 95 % interval of `nll_gain_nats`.
+        decided_by: What chose the arms.
+        no_teacher: The best arm without a teacher by all examples.
+        first_seed: Where its seeds count from.
+        margin: A smaller gain is none, in points or, where likelihood decides, in nats.
     """
 
     chosen: str
     gain_points: float
     interval: Interval
     confirming_seeds: int
-    trials: tuple[Trial, ...]  # best first
+    trials: tuple[Trial, ...]
     students: int
     examples: int
     validation_examples: int
     share_of_steps: float
     wall_seconds: float
-    budget_seconds: float  # 0: no bound
-    complete: bool = True  # False: the time ran out before the last round
+    budget_seconds: float
+    complete: bool = True
     note: str = ""
     nll_gain_nats: float | None = None
     nll_interval: Interval | None = None
     decided_by: Literal["accuracy", "likelihood"] = "accuracy"
     no_teacher: str = "no teacher"
     first_seed: int = 0
-    margin: float = 0.5  # a smaller gain is none, in points or, where likelihood decides, in nats
+    margin: float = 0.5
 
     @property
     def decisive(self) -> tuple[float, Interval, str]:
@@ -287,9 +377,14 @@ class Pilot(Record):
 
 @dataclass(frozen=True)
 class PredictedGain(Record):
-    """What the best distillation is foretold to gain over no teacher, each at its best learning rate, with a 95 % interval.
+    """What the best distillation is predicted to gain over no teacher, each at its best learning rate.
 
-    `basis` is what it was foretold from; `note` says where it is beyond what was calibrated.
+    Args:
+        gain: The predicted gain.
+        interval: Its 95 % interval.
+        unit: Points of accuracy, or nats a row.
+        basis: What it was predicted from.
+        note: Where it is beyond what was calibrated.
     """
 
     gain: float
@@ -305,26 +400,43 @@ class PredictedGain(Record):
 
 @dataclass(frozen=True)
 class Diagnosis(Record):
-    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training but for a pilot's."""
+    """What a teacher knows, what will go wrong and which recipe to use; from one pass, without training but for a pilot's.
+
+    Args:
+        name: Of the data.
+        spectrum: What the teacher knows, at temperature 1; None: the task has no classes.
+        findings: One a probe.
+        recipe: What is recommended.
+        spectrum_over_temperature: The spectrum at other temperatures.
+        class_names: The names of the classes.
+        class_relation: [classes][classes] off-label class means of the teacher at the recipe's temperature.
+        class_correlations: At a low and a high temperature.
+        confidence: The teacher's probability of the label over examples.
+        rescaling: The factor on the label's gradient over examples.
+        teacher: The teacher's own scores.
+        pilot: The small study that refined the recipe, where one ran.
+        terms: The spectrum at temperature 1 with intervals, chance and what is reproducible.
+        class_parts: The terms class by class.
+        superclass_parts: The same for groups of classes.
+        predicted: The gain to expect; None where a fault has to be repaired first, and where nothing was calibrated.
+    """
 
     name: str
-    spectrum: Spectrum | None  # None: the task has no classes
+    spectrum: Spectrum | None
     findings: tuple[Finding, ...]
     recipe: Recommendation
     spectrum_over_temperature: tuple[Spectrum, ...] = ()
     class_names: tuple[str, ...] = ()
-    class_relation: Matrix = ()  # off-label class means of the teacher at the recipe's temperature
-    class_correlations: tuple[ClassCorrelation, ...] = ()  # at a low and a high temperature
+    class_relation: Matrix = ()
+    class_correlations: tuple[ClassCorrelation, ...] = ()
     confidence: Histogram | None = None
     rescaling: Histogram | None = None
     teacher: Scores | None = None
     pilot: Pilot | None = None
-    terms: tuple[Term, ...] = ()  # the spectrum at temperature 1 with intervals, chance and what is reproducible
-    class_parts: tuple[ClassPart, ...] = ()  # class by class
-    superclass_parts: tuple[ClassPart, ...] = ()  # the same for groups of classes
-    predicted: PredictedGain | None = (
-        None  # None where a fault has to be repaired first, and where nothing was calibrated
-    )
+    terms: tuple[Term, ...] = ()
+    class_parts: tuple[ClassPart, ...] = ()
+    superclass_parts: tuple[ClassPart, ...] = ()
+    predicted: PredictedGain | None = None
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -23,13 +23,32 @@ LEVEL_NAMES: tuple[Level, ...] = (
 
 
 def bar(share: float, width: int = 30) -> str:
-    """A bar of text for a share in [0, 1]."""
+    """A bar of text for a share in [0, 1].
+
+    Args:
+        share: How much of the bar is filled.
+        width: Characters of a full bar.
+
+    Returns:
+        `round(share * width)` blocks.
+
+    Example:
+        from fractionate.records import bar
+
+        print(bar(0.5, width=10))
+    """
     return "█" * round(max(0.0, min(1.0, share)) * width)
 
 
 @dataclass(frozen=True)
 class Interval(Record):
-    """A confidence interval."""
+    """A confidence interval.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        coverage: The share of such intervals that hold the true value.
+    """
 
     low: float
     high: float
@@ -41,7 +60,15 @@ class Interval(Record):
 
 @dataclass(frozen=True)
 class Histogram(Record):
-    """Counts between edges (one edge more than counts), with mean and standard deviation of the values."""
+    """Counts between edges, with mean and standard deviation of the values.
+
+    Args:
+        name: What was counted.
+        edges: Of the bins; one more than counts.
+        counts: Values in each bin.
+        mean: Of the values.
+        deviation: Their standard deviation.
+    """
 
     name: str
     edges: tuple[float, ...]
@@ -62,7 +89,9 @@ class MetricInfo(Record):
     """How a metric is read: its unit, which direction is better, and which differences matter.
 
     Args:
+        name: Of the metric.
         unit: Of values and differences: "points" (shares, 0 to 100), "nats", "" for none.
+        better: "more" or "less".
         margin: Differences smaller than this do not matter in practice, in the unit.
         counts: A share of rows: no finer than 100 / rows.
     """

@@ -28,7 +28,22 @@ def variant_name(arm: str) -> str:
 
 @dataclass(frozen=True)
 class Effect(Record):
-    """A paired difference of two arms over seeds: `arm` minus `against`, in the metric's unit."""
+    """A paired difference of two variants over seeds: `arm` minus `against`, in the metric's unit.
+
+    Args:
+        arm: The variant.
+        against: What it is compared with.
+        metric: In which.
+        gain: Mean of the paired differences.
+        interval: Its 95 % interval.
+        p_value: Of no difference.
+        p_holm: The same after Holm's correction for the study's comparisons.
+        seeds: How many both have.
+        verdict: What interval and margin decide.
+        placebo: Whether `arm` is a control.
+        seeds_to_settle: How many seeds in all would settle a "cannot tell".
+        smallest_effect: The smallest true difference that so many seeds find in 8 of 10 studies.
+    """
 
     arm: str
     against: str
@@ -40,8 +55,8 @@ class Effect(Record):
     seeds: int
     verdict: Verdict
     placebo: bool = False
-    seeds_to_settle: int | None = None  # how many seeds in all would settle a "cannot tell"
-    smallest_effect: float | None = None  # the smallest true difference that so many seeds find in 8 of 10 studies
+    seeds_to_settle: int | None = None
+    smallest_effect: float | None = None
 
     def __str__(self) -> str:
         message = f"{self.arm} − {self.against}: {self.gain:+.3g} {self.interval} {self.metric}: {self.verdict}"
@@ -60,10 +75,18 @@ class Effect(Record):
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """A student's recipe against no teacher under the same training, from a study's runs; what an export hangs on.
+    """A student's recipe against no teacher under the same training, from a study's runs; an export rests on it.
 
-    `gain` is in the metric's unit, `arm` minus `against`, with its paired 95 % interval over seeds. "not compared" where the study
-    has no such arm without a teacher.
+    Args:
+        arm: The student's variant.
+        against: The variant without a teacher; "" where the study has none.
+        metric: In which they are compared.
+        verdict: "not compared" where the study has no such variant without a teacher.
+        gain: `arm` minus `against`, in the metric's unit; paired over seeds.
+        interval: Its 95 % interval.
+        seeds: How many both have.
+        smallest_effect: The smallest true difference that so many seeds find in 8 of 10 studies.
+        seeds_to_settle: How many seeds in all would settle a "cannot tell".
     """
 
     arm: str
@@ -84,7 +107,14 @@ class Comparison(Record):
 
 @dataclass(frozen=True)
 class Share(Record):
-    """One level's part of the total gain, in the metric's unit; the parts of one method add up to the whole."""
+    """One level's part of the total gain; the parts of one method add up to the whole.
+
+    Args:
+        level: Which part of the teacher's knowledge.
+        method: How the gain is divided: step by step along the ladder of cells, or by Shapley values.
+        gain: In the metric's unit.
+        interval: Its 95 % interval.
+    """
 
     level: ShareLevel
     method: Literal["ladder", "Shapley"]
@@ -94,10 +124,15 @@ class Share(Record):
 
 @dataclass(frozen=True)
 class Tuning(Record):
-    """What is tried for each arm before a study: every temperature × teacher weight × learning rate, over `seeds` of their own.
+    """What is tried for each variant before a study: every temperature × teacher weight × learning rate.
 
-    `learning_rates` left out: that of the training. The hard arm has no temperature and no weight; it gets as many tries, all of
-    them learning rates.
+    The variant without a teacher has no temperature and no weight; it gets as many tries, all of them learning rates.
+
+    Args:
+        temperatures: Those tried.
+        teacher_weights: Those tried, in [0, 1].
+        learning_rates: Those tried; left out, that of the training.
+        seeds: How many each setting is trained with; they are not the study's.
     """
 
     temperatures: tuple[float, ...] = (1.0, 4.0)
@@ -108,7 +143,16 @@ class Tuning(Record):
 
 @dataclass(frozen=True)
 class Try(Record):
-    """One setting tried for an arm: the metric on validation data, mean over the tuning's seeds (None: it diverged)."""
+    """One setting tried for a variant.
+
+    Args:
+        arm: The variant.
+        temperature: Of teacher and student.
+        teacher_weight: Of the teacher's part of the loss.
+        learning_rate: Of the training.
+        value: The metric on validation data, mean over the tuning's seeds; None: it diverged.
+        chosen: Whether the study used it.
+    """
 
     arm: str
     temperature: float
@@ -120,9 +164,23 @@ class Try(Record):
 
 @dataclass(frozen=True)
 class Study(Record):
-    """Which part of the teacher pays: arms over seeds, paired effects, shares of the levels.
+    """Which part of the teacher pays: variants over seeds, paired effects, shares of the levels.
 
-    `metrics` says how the metrics of effects and scores are read; the first decides: verdicts, shares and tuning are in it.
+    Args:
+        name: Of the study.
+        metrics: How the metrics are read; the first decides: verdicts, shares and tuning are in it.
+        baseline: The variant that others are compared with.
+        arms: The names of the variants.
+        seeds: Of the trainings.
+        runs: One a variant and seed.
+        effects: The comparisons.
+        shares: Each level's part of the gain.
+        notes: What was unusual.
+        data: Names and sizes of the data.
+        settings: Of the study, by name.
+        wall_seconds: What it took.
+        tries: Of an equal tuning budget for every variant; empty where nothing was tuned.
+        teacher: The teacher's own scores on the test data, where it was evaluated.
     """
 
     name: str
@@ -137,8 +195,8 @@ class Study(Record):
     data: dict[str, str | int | float] = field(default_factory=dict)
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     wall_seconds: float = 0.0
-    tries: tuple[Try, ...] = ()  # of an equal tuning budget for every arm; empty where nothing was tuned
-    teacher: Scores | None = None  # the teacher's own on the test data, where it was evaluated
+    tries: tuple[Try, ...] = ()
+    teacher: Scores | None = None
 
     @property
     def deciding(self) -> MetricInfo:

@@ -16,7 +16,25 @@ from fractionate.records.measures import Histogram, Matrix, MetricInfo, Scores
 
 @dataclass(frozen=True)
 class Contract(Record):
-    """What exactly an objective computes: printed before a run, stored in its record."""
+    """What exactly an objective computes: printed before a run, stored in its record.
+
+    Args:
+        formula: Of the loss of a row.
+        cell: Confidence rule × shape rule, by name.
+        confidence: The rule that gives the label its probability.
+        shape: The rule that divides the rest among the other classes.
+        level: What the rules depend on: nothing (universe), the class (domain) or the example (instance).
+        temperature: Of teacher and student.
+        teacher_weight: Of the teacher's part, in [0, 1].
+        divergence: Between target and student.
+        scale_by_temperature_squared: Whether the teacher's part is multiplied by T².
+        reduction: How the numbers of rows become the loss of a step.
+        objective_weight: Of the objective next to the terms.
+        terms: Further losses with weight, formula and what they are averaged over.
+        preparations: What was done to the student before training.
+        transforms: What is done to the data.
+        uses_teacher: Whether anything is learned from a teacher.
+    """
 
     formula: str
     cell: str
@@ -28,11 +46,11 @@ class Contract(Record):
     divergence: str
     scale_by_temperature_squared: bool
     reduction: str = "none: one number a row; the loss of a step is the weighted mean over its rows"
-    objective_weight: float = 1.0  # beside the terms
-    terms: tuple[str, ...] = ()  # further losses with weight, formula and what they are averaged over
+    objective_weight: float = 1.0
+    terms: tuple[str, ...] = ()
     preparations: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
-    uses_teacher: bool = True  # whether anything is learned from a teacher
+    uses_teacher: bool = True
 
     def __str__(self) -> str:
         squared = "times T²" if self.scale_by_temperature_squared else "not scaled by T²"
@@ -53,13 +71,23 @@ class Contract(Record):
 
 @dataclass(frozen=True)
 class Preflight(Record):
-    """What a few steps with the student at hand tell about the long run: losses, gradients, estimate of time and memory.
+    """What a few steps with the student tell about the long run: losses, gradients, estimate of time and memory.
 
-    `gradient_ratio` is the teacher's part over the label's at step 0; None where the objective has one part only.
+    Args:
+        first_loss_nats: Cross-entropy of the untrained student.
+        first_loss_of_uniform: The same over log K: 1 is a uniform guess.
+        gradient_ratio: Norm of the teacher's gradient over the label's at step 0; None where the objective has one part only.
+        gradient_cosine: Cosine of the two; None likewise.
+        losses: Of the steps.
+        parameters: Of the student.
+        step_seconds: Median of a step.
+        steps: Of the whole training.
+        wall_seconds: Estimate for all of them.
+        memory_bytes: Estimate of the peak.
     """
 
     first_loss_nats: float
-    first_loss_of_uniform: float  # over log K: 1 is a uniform guess
+    first_loss_of_uniform: float
     gradient_ratio: float | None
     gradient_cosine: float | None
     losses: tuple[float, ...]
@@ -104,30 +132,46 @@ RANGES = {"epochs": "above 0", "learning_rate": "of at least 0", "weight_decay":
 
 @dataclass(frozen=True)
 class Training(Record):
-    """How long and how fast a student is trained; the same for every arm of a study. Give `steps` or `epochs`, or have 30 epochs.
+    """How long and how fast a student is trained; the same for every variant of a study.
 
-    The defaults are those of every verb and of run files. They suit small students that start from random weights; a pretrained or
-    large student wants a learning rate of 1e-3 or less.
+    Give `steps` or `epochs`; without both it is 30 epochs. The defaults are those of every verb and of run files. They suit small
+    students that start from random weights; a pretrained or large student wants a learning rate of 1e-3 or less.
+
+    Args:
+        epochs: Passes over the transfer set.
+        steps: Optimiser steps, in place of `epochs`.
+        batch_size: Examples in a step.
+        learning_rate: The highest of the schedule.
+        optimizer: "sgd" has momentum 0.9 and Nesterov.
+        weight_decay: Of the optimiser.
+        schedule: "cosine" falls to 0, "tenths" multiplies by 0.1 at 5/8, 6/8 and 7/8 of the steps.
+        warmup_share: Share of the steps in which the rate rises linearly.
+        micro_batch_size: At most so many examples at once on a device; the step stays `batch_size`.
+        clip_norm: The gradient's norm is cut to this.
+        precision: Of the student's forward and backward pass.
+        average_decay: The student is the running average of the weights, with this decay a step.
+        evaluate_every: Steps between evaluations on the validation data; None: an epoch where one is needed.
+        patience: Stop after so many evaluations without a better one.
+        keep: Which weights become the student; best by the task's first metric.
+        loss_from: "hidden": the loss never holds [rows, classes]; for large vocabularies.
     """
 
     epochs: float | None = None
     steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 5e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum 0.9, Nesterov
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.0
-    schedule: Literal["cosine", "constant", "tenths"] = "cosine"  # tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps
+    schedule: Literal["cosine", "constant", "tenths"] = "cosine"
     warmup_share: float = 0.0
-    micro_batch_size: int | None = None  # at most so many examples at once on a device; the step stays batch_size
-    clip_norm: float | None = None  # the gradient's norm is cut to this
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the student's forward and backward pass
-    average_decay: float | None = None  # the student is the running average of the weights, with this decay a step
-    evaluate_every: int | None = None  # steps between looks at the validation data; None: an epoch where one is needed
-    patience: int | None = None  # stop after so many looks without a better one
-    keep: Literal["last", "best"] = "last"  # which weights become the student; best by the task's first metric
-    loss_from: Literal["logits", "hidden"] = (
-        "logits"  # hidden: the loss never holds [rows, classes]; for large vocabularies
-    )
+    micro_batch_size: int | None = None
+    clip_norm: float | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    average_decay: float | None = None
+    evaluate_every: int | None = None
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+    loss_from: Literal["logits", "hidden"] = "logits"
 
     def check(self) -> None:
         """Raise `ConfigError` for a setting of another type or out of range, and for two lengths."""
@@ -185,28 +229,63 @@ def _choices() -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Point(Record):
-    """One measurement along a training."""
+    """One measurement along a training.
+
+    Args:
+        step: After how many steps.
+        loss: Of the step.
+        validation: Scores on the validation data.
+        rescaling_mean: Mean factor on the label's gradient.
+        rescaling_deviation: Its standard deviation over examples.
+        rescaling_correlation: Its correlation with the teacher's confidence over examples.
+        rows_to_relation: Correlation of the cosines of the output layer's rows with the teacher's class relation.
+        rows_within_superclass: Mean cosine of rows of one superclass.
+        rows_between_superclasses: Mean cosine of rows of different superclasses.
+        distance_order: Share of pairs of wrong classes of which the one that the teacher finds likelier is nearer.
+    """
 
     step: int
     loss: float
     validation: Scores | None = None
     rescaling_mean: float | None = None
     rescaling_deviation: float | None = None
-    rescaling_correlation: float | None = None  # with the teacher's confidence, over examples
-    rows_to_relation: float | None = None  # correlation of the logit rows' cosines with the teacher's class relations
-    rows_within_superclass: float | None = None  # mean cosine of logit rows of one superclass
+    rescaling_correlation: float | None = None
+    rows_to_relation: float | None = None
+    rows_within_superclass: float | None = None
     rows_between_superclasses: float | None = None
-    distance_order: float | None = None  # share of pairs of wrong classes nearer where the teacher finds them likelier
+    distance_order: float | None = None
 
 
 @dataclass(frozen=True)
 class Run(Record):
-    """One training: what was asked, what came out, what it cost."""
+    """One training: its settings, its results, its cost.
+
+    Args:
+        arm: The variant.
+        seed: Of the training.
+        status: How it ended.
+        contract: What the objective computes; None: trained on the labels alone.
+        steps: How many were taken.
+        wall_seconds: What they took.
+        parameters: Of the student.
+        validation: Scores on the validation data.
+        test: Scores on the test data.
+        history: Measurements along the training.
+        student_relation: [classes][classes] off-label class means of the student.
+        student_spectrum: What the student knows.
+        rescaling: The factor on the label's gradient over examples.
+        settings: Of the training, by name.
+        versions: Of Python, torch and this package.
+        note: Why it diverged or stopped.
+        cost: What student and teacher need: `student_megabytes`, `teacher_latency_ms`.
+        metrics: How the scores are read; the first decided.
+        teacher: The teacher's own scores on the data of `test`, where it was evaluated.
+    """
 
     arm: str
     seed: int
     status: Literal["completed", "diverged", "stopped"]
-    contract: Contract | None  # None: trained on the labels alone
+    contract: Contract | None
     steps: int
     wall_seconds: float
     parameters: int
@@ -219,11 +298,9 @@ class Run(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
-    cost: dict[str, float] = field(
-        default_factory=dict
-    )  # what student and teacher need: `student_megabytes`, `teacher_latency_ms`
-    metrics: tuple[MetricInfo, ...] = ()  # how the scores are read; the first decided
-    teacher: Scores | None = None  # the teacher's own on the data of `test`, where it was evaluated
+    cost: dict[str, float] = field(default_factory=dict)
+    metrics: tuple[MetricInfo, ...] = ()
+    teacher: Scores | None = None
 
     def __str__(self) -> str:
         scores = self.test or self.validation
