@@ -10,6 +10,9 @@ the exit code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FractionateError(Exception):
     """The root of every error raised on purpose: `what`, and where known `expected`, `got` and `fix`."""
@@ -57,6 +60,15 @@ class MissingExtraError(ConfigError, ImportError):
     """An optional library is needed; the message names the extra to install (exit code 2)."""
 
     code = "FR202"
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Around the import of an optional library. Raises `MissingExtraError` naming the extra that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(what, fix=f'pip install "fractionate[{name}]"') from error
 
 
 class DamagedError(FractionateError, ValueError):

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, NumericsError, printable
+from fractionate.errors import (
+    ConfigError,
+    DamagedError,
+    MismatchError,
+    NumericsError,
+    extra,
+    printable,
+)
 from fractionate.system.files import existing_file
 
 IDS = ("custom_id", "example_id", "example", "id")
@@ -64,12 +71,8 @@ def _lines(source: Path | str | Iterable[Mapping[str, Any]]) -> Iterator[tuple[s
         return
     path = existing_file(source)
     if path.suffix == ".parquet":
-        try:
+        with extra("parquet", "reading Parquet needs pyarrow"):
             from pyarrow import parquet
-        except ImportError as error:
-            raise MissingExtraError(
-                "reading Parquet needs pyarrow", fix="pip install 'fractionate[parquet]'"
-            ) from error
         try:
             batches = parquet.ParquetFile(path).iter_batches(batch_size=1024)
             for first, batch in enumerate(batches):

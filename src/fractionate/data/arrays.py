@@ -18,15 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fractionate.errors import (
-    ConfigError,
-    DamagedError,
-    FractionateError,
-    MismatchError,
-    MissingExtraError,
-    ResourceError,
-    reason,
-)
+from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError, ResourceError, extra, reason
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes, shown_bytes
 
@@ -266,10 +258,8 @@ def _joined_columns(columns: list[StoredArray]) -> Callable[[], Array]:
 
 
 def _parquet_file(path: Path) -> Any:
-    try:
+    with extra("parquet", "reading Parquet needs pyarrow"):
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow", fix="pip install 'fractionate[parquet]'") from error
     return parquet.ParquetFile(path, page_checksum_verification=True)
 
 

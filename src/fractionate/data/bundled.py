@@ -12,7 +12,7 @@ from fractionate.data.batch import Split
 from fractionate.data.dividing import Size, divide
 from fractionate.data.examples import Examples
 from fractionate.data.parts import balanced, subset
-from fractionate.errors import MissingExtraError
+from fractionate.errors import extra
 from fractionate.records.base import Record
 from fractionate.system.hashing import content_hash
 from fractionate.system.registry import Registry
@@ -150,10 +150,8 @@ def digits() -> Examples:
 
         print(digits().inputs.shape)
     """
-    try:
+    with extra("demo", "the digits come with scikit-learn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError("the digits come with scikit-learn", fix='pip install "fractionate[demo]"') from error
     loaded = load_digits()
     pixels = torch.as_tensor(loaded.images, dtype=torch.float32)[:, None] / 16
     return Examples(pixels, torch.as_tensor(loaded.target), tuple(str(n) for n in loaded.target_names), "digits")

@@ -14,7 +14,7 @@ from fractionate.data.examples import Examples
 from fractionate.data.own_saved import picture_of
 from fractionate.data.picture_files import shown_picture
 from fractionate.data.saved_folder import check_saved
-from fractionate.errors import ConfigError, DamagedError, MissingExtraError
+from fractionate.errors import ConfigError, DamagedError, extra
 from fractionate.system.paths import as_path
 
 SIDE = 32
@@ -112,12 +112,8 @@ def _assembled(
 
 
 def _from_datasets(folder: Path) -> Cifar:
-    try:
+    with extra("hf", "this folder was saved by datasets"):
         from datasets import Image, load_from_disk
-    except ImportError as error:
-        raise MissingExtraError(
-            "this folder was saved by datasets", expected="datasets", fix="pip install 'fractionate[hf]'"
-        ) from error
     check_saved(folder)
     saved: Any = load_from_disk(str(folder))
     features = saved["train"].features

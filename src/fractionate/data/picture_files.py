@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fractionate.errors import ConfigError, DamagedError, MissingExtraError, printable
+from fractionate.errors import ConfigError, DamagedError, extra, printable
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
 
@@ -86,12 +86,8 @@ def shown_picture(file: Path | BinaryIO, *, name: str | None = None) -> Any:
     be read, has several frames, floating-point pixels, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; `ConfigError` for a path
     that is no regular file; `MissingExtraError` without Pillow.
     """
-    try:
+    with extra("pictures", "pictures need Pillow"):
         import PIL  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need Pillow", expected="PIL", fix="pip install 'fractionate[pictures]'"
-        ) from error
     if isinstance(file, Path):
         existing_file(file, what="picture")
     try:

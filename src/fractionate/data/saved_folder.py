@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fractionate.data.dividing import PARTS
-from fractionate.errors import ConfigError, DamagedError, MissingExtraError, printable
+from fractionate.errors import ConfigError, DamagedError, extra, printable
 from fractionate.system.files import existing_file
 from fractionate.system.paths import as_path
 
@@ -34,12 +34,8 @@ def open_saved(folder: Path | str) -> dict[str, Any]:
             got="a folder without" if root.is_dir() else "no such folder; nothing is ever downloaded from a name",
             fix="in Python: datasets.load_dataset('…').save_to_disk('FOLDER')",
         )
-    try:
+    with extra("hf", "this folder was saved by datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            "this folder was saved by datasets", expected="datasets", fix="pip install 'fractionate[hf]'"
-        ) from error
     check_saved(root)
     try:
         found: Any = datasets.load_from_disk(str(root))

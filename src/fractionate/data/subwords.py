@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fractionate.data.labels import IGNORED
 from fractionate.data.translation import Pairs
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.system.atomic import write_file
 from fractionate.system.files import existing_file
 
@@ -96,12 +96,8 @@ class Pieces:
 
 
 def _library() -> Any:
-    try:
+    with extra("sequences", "vocabularies of pieces need sentencepiece"):
         import sentencepiece
-    except ImportError as error:
-        raise MissingExtraError(
-            "vocabularies of pieces need sentencepiece", fix='pip install "fractionate[sequences]"'
-        ) from error
     return sentencepiece
 
 

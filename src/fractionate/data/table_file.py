@@ -15,7 +15,14 @@ from fractionate.data.delimited import MOST_COLUMNS, SMALLER, read_delimited
 from fractionate.data.numerals import Numerals
 from fractionate.data.targets import Target
 from fractionate.data.text_file import JSON_LINES, json_lines
-from fractionate.errors import ConfigError, DamagedError, FractionateError, MissingExtraError, ResourceError, printable
+from fractionate.errors import (
+    ConfigError,
+    DamagedError,
+    FractionateError,
+    ResourceError,
+    extra,
+    printable,
+)
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes
 
@@ -136,10 +143,8 @@ def read_parquet(path: Path | str) -> Any:
     """A Parquet file as an Arrow table. Raises `DamagedError` for what is none and `ResourceError` before reading too much."""
     path = existing_file(path)
     file = printable(str(path), 200)
-    try:
+    with extra("parquet", "reading Parquet needs pyarrow"):
         from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow", fix='pip install "fractionate[parquet]"') from error
     try:
         with parquet.ParquetFile(path) as opened:
             head = opened.metadata

@@ -10,7 +10,7 @@ from torch import Tensor
 from fractionate.data.bundled import data_sets
 from fractionate.data.examples import Examples
 from fractionate.data.packages import package_file
-from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.errors import ConfigError, extra
 
 R_TABLES = {  # of Debian's r-cran packages: file and its hash
     "dna": (
@@ -29,10 +29,8 @@ R_TABLES = {  # of Debian's r-cran packages: file and its hash
 @data_sets.register("breast-cancer")
 def breast_cancer() -> Examples:
     """569 tumours by 30 measures (10 × mean, error, worst), 2 classes, bundled with scikit-learn (UCI, Street et al. 1993)."""
-    try:
+    with extra("demo", "this table comes with scikit-learn"):
         from sklearn.datasets import load_breast_cancer
-    except ImportError as error:
-        raise MissingExtraError("this table comes with scikit-learn", fix='pip install "fractionate[demo]"') from error
     loaded = load_breast_cancer()
     columns = torch.as_tensor(loaded.data, dtype=torch.float32)
     columns = (columns - columns.mean(0)) / columns.std(0)
@@ -43,10 +41,8 @@ def breast_cancer() -> Examples:
 
 def _r_table(name: str) -> Any:
     """A data frame out of an R package that Debian carries."""
-    try:
+    with extra("tables", "this table is an R file"):
         import rdata
-    except ImportError as error:
-        raise MissingExtraError("this table is an R file", fix='pip install "fractionate[tables]"') from error
     package, path, sha256 = R_TABLES[name]
     (frame,) = rdata.read_rda(
         package_file(package, f"usr/lib/R/site-library/{path}", sha256), default_encoding="ascii"

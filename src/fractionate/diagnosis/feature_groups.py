@@ -19,7 +19,7 @@ from torch import Tensor
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
 from fractionate.diagnosis.interactions import Quantity, Teacher, attribution_interactions, second_derivatives, varying
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.outputs import Head
 from fractionate.records import Matrix, Superfeatures
 
@@ -165,12 +165,8 @@ class _Search:
     """The resolution at which Louvain gives exactly so many communities."""
 
     def __init__(self, strength: Tensor, count: int, seed: int, tries: int) -> None:
-        try:
+        with extra("explain", "communities come from networkx"):
             import networkx
-        except ImportError as error:
-            raise MissingExtraError(
-                "communities come from networkx", got="it is not installed", fix="pip install 'fractionate[explain]'"
-            ) from error
         self.networkx = networkx
         # the mean edge at 1: resolutions do not depend on the scale, rounding does
         self.graph = networkx.from_numpy_array((strength / strength[strength > 0].mean()).double().cpu().numpy())

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, NumericsError
+from fractionate.errors import ConfigError, MismatchError, NumericsError, extra
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import Head, call, logits_of
 
@@ -307,10 +307,6 @@ def _as_tensor(found: Any) -> Any:
 
 def captum_attributions() -> Any:
     """captum.attr. Raises `MissingExtraError` where captum is not installed."""
-    try:
+    with extra("explain", "attributions come from captum"):
         import captum.attr
-    except ImportError as error:
-        raise MissingExtraError(
-            "attributions come from captum", got="it is not installed", fix="pip install 'fractionate[explain]'"
-        ) from error
     return captum.attr

@@ -18,7 +18,7 @@ from fractionate.data.dataset import as_batch
 from fractionate.data.items import label_name
 from fractionate.data.labels import IGNORED, check_same_labels
 from fractionate.data.rows import kind_of
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.losses.objective import Objective
 from fractionate.models.modes import eval_mode, frozen_modules, plain_module, train_mode
 from fractionate.models.outputs import Head, call, check_not_probabilities, logits_of, rows
@@ -268,10 +268,8 @@ def lightning_distillation(
     `student` names the submodule whose output are the logits ("" for the module itself: its `forward`). Batches are (inputs,
     labels) or mappings with labels. `more` goes to `distillation_loss`. Raises `MissingExtraError` without Lightning.
     """
-    try:
+    with extra("lightning", "Lightning is not installed"):
         import lightning.pytorch as lightning
-    except ImportError as error:
-        raise MissingExtraError("Lightning is not installed", fix='pip install "fractionate[lightning]"') from error
     objective = objective or Objective()
     _refuse_whole(objective)
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.hooks import module_at
 from fractionate.models.outputs import call
 
@@ -96,14 +96,9 @@ def _unchanged(x: Tensor) -> Tensor:
 
 def register() -> None:
     """Put our function into transformers' table. Raises `MissingExtraError` without transformers."""
-    try:
+    with extra("quantize", "attention is seen inside transformers models"):
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface, eager_mask
-    except ImportError as error:
-        raise MissingExtraError(
-            "attention is seen inside transformers models", expected="transformers",
-            fix="pip install 'fractionate[quantize]'",
-        ) from error  # fmt: skip
     AttentionInterface.register(ATTENTION, attend)
     AttentionMaskInterface.register(ATTENTION, eager_mask)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractionate.errors import FractionateError, MismatchError, MissingExtraError, NumericsError, reason, visible
+from fractionate.errors import FractionateError, MismatchError, NumericsError, extra, reason, visible
 from fractionate.models.lora import merged
 from fractionate.models.modes import eval_mode, plain_module, plain_state
 from fractionate.models.outputs import Head, call, device_of, logits_of
@@ -204,11 +204,9 @@ def _export_program(student: nn.Module, example: Any, out: Path, head: Head) -> 
 
 
 def _export_onnx(student: nn.Module, example: Any, out: Path, head: Head) -> float:
-    try:
+    with extra("export", "ONNX is not installed"):
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise MissingExtraError("ONNX is not installed", fix='pip install "fractionate[export]"') from error
     positional, named = _arguments(example)
     with eval_mode(student), _exporting("ONNX"):
         requested = _Logits(student, head).eval()

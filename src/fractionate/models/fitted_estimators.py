@@ -17,7 +17,7 @@ from torch import nn
 from fractionate.data.batch import Split
 from fractionate.data.labels import IGNORED
 from fractionate.data.raw import Tokenizing
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, UnknownNameError, printable, reason
+from fractionate.errors import ConfigError, MismatchError, UnknownNameError, extra, printable, reason
 from fractionate.models.estimators import METHODS, EstimatorRows, as_array, method_of
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.zoo import models
@@ -98,12 +98,8 @@ class FittedEstimator:
 
     def fresh(self) -> Any:
         """The estimator, not fitted. Raises `ConfigError` for settings it does not have."""
-        try:
+        with extra("sklearn", f"{self.name} is an estimator of scikit-learn"):
             kind = getattr(import_module(f"sklearn.{ESTIMATORS[self.name]}"), self.name)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"{self.name} is an estimator of scikit-learn", fix="pip install 'fractionate[sklearn]'"
-            ) from error
         known = list(inspect.signature(kind).parameters)
         strange = next((name for name in self.settings if name not in known), None)
         if strange is not None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fractionate.errors import ConfigError, MissingExtraError, ResourceError, printable, reason
+from fractionate.errors import ConfigError, ResourceError, extra, printable, reason
 from fractionate.system.paths import as_path
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -93,13 +93,9 @@ def _failed(repository: str, error: Exception) -> ResourceError:
 
 
 def _library() -> Any:
-    try:
+    with extra("hf", "uploading needs huggingface_hub"):
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
         import huggingface_hub.utils
-    except ImportError as error:
-        raise MissingExtraError(
-            "uploading needs huggingface_hub", expected="huggingface_hub", fix='pip install "fractionate[hf]"'
-        ) from error
     return huggingface_hub

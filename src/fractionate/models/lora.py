@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, reason
+from fractionate.errors import ConfigError, MismatchError, extra, reason
 from fractionate.models.modes import replace_module
 from fractionate.models.preparations import Preparation, Preparing, given_student, preparations
 
@@ -93,12 +93,9 @@ class LoRA(Preparation):
 
 def library() -> Any:
     """The module peft. Raises `MissingExtraError` where it is not installed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it imports what it can quantize with, whose imports warn
-            import peft
-    except ImportError as error:
-        raise MissingExtraError("lora needs peft", expected="peft", fix='pip install "fractionate[lora]"') from error
+    with extra("lora", "lora needs peft"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports what it can quantize with, whose imports warn
+        import peft
     return peft
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, DamagedError, MismatchError, extra
 from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, register, set_attention
 from fractionate.models.hooks import module_at
 from fractionate.system.atomic import make_directory, write_file
@@ -246,14 +246,8 @@ def _taken(tensors: dict[str, Tensor], name: str, folder: Path) -> Tensor:
 
 def _architecture(folder: Path) -> nn.Module:
     """A fresh model of the transformers class that the config names; nothing but transformers' own models is made."""
-    try:
+    with extra("quantize", "the packed student is a transformers model"):
         import transformers
-    except ImportError as error:
-        raise MissingExtraError(
-            "the packed student is a transformers model",
-            expected="transformers",
-            fix="pip install 'fractionate[quantize]'",
-        ) from error
     if irregular(folder / CONFIG):
         raise ConfigError(
             f"{folder} does not say which model it is", expected=CONFIG, fix="load_packed(folder, into=your_model())"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.outputs import device_of
 
 
@@ -86,11 +86,9 @@ def spread(model: nn.Module, device_map: str | Mapping[str, Any]) -> Iterator[to
         ConfigError: for a map that leaves modules out.
         MissingExtraError: without accelerate.
     """
-    try:
+    with extra("hf", "a device map needs accelerate"):
         from accelerate import dispatch_model, infer_auto_device_map
         from accelerate.hooks import remove_hook_from_submodules
-    except ImportError as error:
-        raise MissingExtraError("a device map needs accelerate", fix="pip install 'fractionate[hf]'") from error
     home = device_of(model)
     if device_map == "auto":
         whole: list[str] | None = getattr(model, "_no_split_modules", None)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.attention_hooks import ATTENTION, QUANTIZER, attends_by, find_layers, register, set_attention
 from fractionate.models.hooks import module_at
 from fractionate.models.modes import eval_mode, replace_module
@@ -213,14 +213,9 @@ class Quantization(Preparation):
 
 def torchao() -> Any:
     """torchao's QAT module. Raises `MissingExtraError` where it is not installed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torchao.quantization.qat as qat
-    except ImportError as error:
-        raise MissingExtraError(
-            "quantized layers are torchao's", expected="torchao", fix="pip install 'fractionate[quantize]'"
-        ) from error
+    with extra("quantize", "quantized layers are torchao's"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchao.quantization.qat as qat
     return qat
 
 

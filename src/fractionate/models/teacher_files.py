@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fractionate.errors import ConfigError, DamagedError, MismatchError, MissingExtraError, printable, reason
+from fractionate.errors import ConfigError, DamagedError, MismatchError, extra, printable, reason
 from fractionate.models.estimators import as_array
 from fractionate.system.files import existing_file
 
@@ -34,10 +34,8 @@ class OnnxFile:
     """
 
     def __init__(self, file: Path) -> None:
-        try:
+        with extra("onnx", "ONNX teachers need onnxruntime"):
             import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("ONNX teachers need onnxruntime", fix="pip install 'fractionate[onnx]'") from error
         self.file = existing_file(file)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -106,10 +104,8 @@ def read_estimator(path: Path) -> Any:
     Raises `ConfigError` naming the types that are not trusted, `DamagedError` for trees that lead out of themselves,
     `MissingExtraError` without skops.
     """
-    try:
+    with extra("sklearn", "estimators are read with skops"):
         from skops import io
-    except ImportError as error:
-        raise MissingExtraError("estimators are read with skops", fix="pip install 'fractionate[sklearn]'") from error
     file = existing_file(path)
     try:
         strange = sorted(set(io.get_untrusted_types(file=file)) - set(HARMLESS))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fractionate.errors import ConfigError, MissingExtraError
+from fractionate.errors import ConfigError, extra
 from fractionate.page.calibration_plots import expected_calibration_error
 from fractionate.page.cases import Case, cases
 from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
@@ -47,10 +47,8 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
         MissingExtraError: matplotlib is not installed.
         ConfigError: The records hold nothing to draw.
     """
-    try:
+    with extra("figures", "figures need matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("figures need matplotlib", fix='pip install "fractionate[figures]"') from error
     found: dict[str, Figure] = {}
     for number, case in enumerate(cases(records)):
         for name, (rows, draw) in _drawings(case).items():

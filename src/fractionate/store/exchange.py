@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fractionate.data.arrays import arrays_in, to_tensor
 from fractionate.data.examples import Examples
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError, printable
+from fractionate.errors import ConfigError, MismatchError, extra, printable
 from fractionate.models.output_kinds import Outputs
 from fractionate.store.collection import collect
 from fractionate.store.features import PREFIX
@@ -88,10 +88,8 @@ def _plain(store: Store, name: str, column: Array) -> Array:
 
 
 def _pyarrow() -> Any:
-    try:
+    with extra("parquet", "Parquet needs pyarrow"):
         import pyarrow
-    except ImportError as error:
-        raise MissingExtraError("Parquet needs pyarrow", fix="pip install 'fractionate[parquet]'") from error
     return pyarrow
 
 
@@ -112,10 +110,8 @@ def _parquet(store: Store, out: Path) -> Path:
 
 
 def _datasets(store: Store, out: Path) -> Path:
-    try:
+    with extra("hf", "this needs the library datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingExtraError("this needs the library datasets", fix="pip install 'fractionate[hf]'") from error
     pyarrow = _pyarrow()
     table = pyarrow.concat_tables([table.replace_schema_metadata(None) for table in _tables(store)])
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fractionate.data.examples import Examples
 from fractionate.data.splits import as_examples
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.estimators import METHODS, EstimatorRows, method_of
 from fractionate.models.output_kinds import OutputKind
 from fractionate.system.fingerprints import fingerprint_object
@@ -41,12 +41,8 @@ class OutOfFold:
     @cached_property
     def rows(self) -> Tensor:
         """What the estimators give, [examples, classes], in the order of the data."""
-        try:
+        with extra("sklearn", "fitting an estimator again needs scikit-learn"):
             from sklearn.base import clone
-        except ImportError as error:
-            raise MissingExtraError(
-                "fitting an estimator again needs scikit-learn", fix="pip install 'fractionate[sklearn]'"
-            ) from error
         labels, classes = self.examples.labels, self.examples.classes
         known = getattr(self.estimator, "classes_", None)
         names = self.examples.class_names

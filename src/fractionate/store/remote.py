@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fractionate.errors import ConfigError, DamagedError, MissingExtraError, ResourceError
+from fractionate.errors import ConfigError, DamagedError, ResourceError, extra
 from fractionate.store.layout import HEAD, HEADER_LIMIT, RELATION, SEGMENTS, SHARDS, Head, Segment
 from fractionate.store.ranges import spans
 from fractionate.store.shards import Scan, Shard, scan
@@ -31,10 +31,8 @@ T = TypeVar("T")
 
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it."""
-    try:
+    with extra("remote", "stores far away need fsspec"):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingExtraError("stores far away need fsspec", fix="pip install 'fractionate[remote]'") from error
     try:
         found: tuple[Any, str] = url_to_fs(url)
     except (ImportError, ValueError) as error:

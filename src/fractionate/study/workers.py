@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.study.jobs import Job, JobRunner, Trained
 
 ATTEMPTS = 3  # a job whose workers died so often is given up and reported
@@ -206,12 +206,8 @@ def _whole_job(runner: JobRunner, job: Job) -> list[Trained]:
 
 def _on_ray(runner: JobRunner, jobs: Sequence[Job], address: str, advance: Callable[[int], None]) -> Iterator[Trained]:
     """The jobs as tasks of a Ray cluster; a local one is started, and ended, where none is named and none runs."""
-    try:
+    with extra("workers", "workers over machines need Ray"):
         import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "workers over machines need Ray", expected="ray", fix="pip install 'fractionate[workers]'"
-        ) from error
     own = not ray.is_initialized()
     if own:
         # workers on this machine look for modules where this program does

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from fractionate.data.labels import IGNORED
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.records import Direction
 from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Needs, Predictions
@@ -90,10 +90,8 @@ class CorpusScore:
 
 
 def _sacrebleu() -> Any:
-    try:
+    with extra("sequences", "BLEU and chrF are sacrebleu's"):
         import sacrebleu
-    except ImportError as error:
-        raise MissingExtraError("BLEU and chrF are sacrebleu's", fix='pip install "fractionate[sequences]"') from error
     return sacrebleu
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fractionate.data.subwords import END, PAD, Pieces, Sentences, padded
-from fractionate.errors import ConfigError, MismatchError, MissingExtraError
+from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.decoding import Decoding
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import device_of
@@ -36,11 +36,9 @@ def quality(written: Sequence[str], references: Sequence[str]) -> Quality:
 
     Raises `MismatchError` for no sentences or numbers that differ.
     """
-    try:
+    with extra("sequences", "BLEU and chrF are sacrebleu's"):
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
-    except ImportError as error:
-        raise MissingExtraError("BLEU and chrF are sacrebleu's", fix='pip install "fractionate[sequences]"') from error
     if not 0 < len(written) == len(references):
         raise MismatchError(
             "translations and references do not fit", expected="as many translations as references, at least one",
