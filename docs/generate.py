@@ -36,15 +36,16 @@ COPIED = {  # documents of the repository that are pages of the site
     "SECURITY.md": "project/security.md",
     "CHANGELOG.md": "project/changelog.md",
     "lab/LOG.md": "evidence/log.md",
+    "lab/results/claims.md": "evidence/claims.md",
 }
 
 
 def copied() -> dict[Path, Path]:
     """Committed documents, and the pages of the site that they become."""
-    found = {ROOT / name: MADE / page for name, page in COPIED.items()}
+    found = {}
     for folder, kind in (("lab/notes", "notes"), ("lab/results", "studies"), ("bench/results", "benches")):
         found |= {path: MADE / "evidence" / kind / path.name for path in sorted((ROOT / folder).glob("*.md"))}
-    return found
+    return found | {ROOT / name: MADE / page for name, page in COPIED.items()}
 
 
 def relinked(text: str, source: Path, page: Path) -> str:

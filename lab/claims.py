@@ -1,250 +1,381 @@
-"""What the studies of the lab share: teachers of three kinds, the arms, and the tables in which the paper's claims are judged."""
+"""The claims of the four papers against the committed records: held, not held, or no clear difference.
+
+    PYTHONPATH=src python lab/claims.py        # lab/results/claims.md
+
+Claims and what tests them are data: lab/claims.yaml. Effects are read from the records that committed pages carry, from
+lab/results/study_improving.jsonl, and from tables where only these are committed. The settings of a data set are averaged; data
+sets are joined with random effects. One data set alone keeps its interval over seeds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-from torch.nn import functional
+import numpy as np
+import yaml
+from random_effects import Joined, holm, joined
+from scipy import stats
 
-from fractionate import TeacherSignal, dissect, spectrum
-from fractionate.data import Examples
-from fractionate.models.zoo import logit_layer
-from fractionate.records import Effect, Study, Training
-from fractionate.study.arms import FACTORIAL
-from fractionate.study.effects.contrasts import Contrast, effects
-from fractionate.theory.teacher_signal import relation_from_rows
-from fractionate.training.fleet import model_logits
-from fractionate.training.mechanism import row_geometry
+from fractionate.page import read_page
+from fractionate.records import Run, Study
 
-RESULTS = Path(__file__).parent / "results"
-RUNS = Path(__file__).parent.parent / "runs"
-CELLS = (*FACTORIAL, "kd-sim", "kd-pt+sim", "kd-topk")
-PLACEBO_CELLS = ("kd-pt-shuffled-within-class", "kd-shuffled", "class-mean-permuted", "kd-sim-permuted")
-DIRECT = (  # contrasts of two cells, beside those against hard labels
-    Contrast("kd-pt", "kd-sim"),
-    Contrast("kd-pt", "class-mean"),
-    Contrast("kd-pt", "ls"),
-    Contrast("class-mean", "ls"),
-    Contrast("kd-sim", "ls"),
-    Contrast("kd-topk", "kd"),
-    Contrast("kd", "kd-pt"),
-    Contrast("kd", "class-mean"),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Teacher:
-    """A trained teacher and what it says about some examples."""
-
-    name: str
-    model: nn.Module
-
-    def says(self, data: Examples) -> TeacherSignal:
-        rows = logit_layer(self.model)
-        assert rows is not None
-        return TeacherSignal(model_logits(self.model, data.inputs), data.labels, relation_from_rows(rows))
+LAB = Path(__file__).parent
+RESULTS = LAB / "results"
+PERCENT = ("points", "chrF", "BLEU")  # units in which an effect within ± MARGIN counts as none
+MARGIN = 0.5
+CELL_STUDIES = {
+    "study_digits": "digits",
+    "study_seen": "digits",
+    "study_glosses": "glosses",
+    "study_fashion": "fashion",
+}
+IMPROVING = "study_improving"
+KINDS = {"plain": "healthy", "40 epochs": "healthy", "smoothed 0.2": "smoothed", "150 epochs": "over-confident"}
+KINDS |= {"over-trained": "over-confident"}
+IN_IMPROVING = {
+    "hard": "no teacher",
+    "kd-pt-shuffled-within-class": "placebo of kd-pt",
+    "class-mean-permuted": "placebo of class-mean",
+}
+NUMBER = r"[-+−]?\d+(?:\.\d+)?"
+EFFECT = re.compile(rf"({NUMBER}) (?:\[({NUMBER}), ({NUMBER})\]|± ({NUMBER}))")
 
 
-def teach(
-    name: str,
-    factory: Callable[[], nn.Module],
-    data: Examples,
-    *,
-    epochs: int,
-    smoothing: float = 0.0,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-) -> Teacher:
-    with torch.random.fork_rng():
-        torch.manual_seed(1234)
-        model = factory()
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate)
-    steps = epochs * -(-len(data) // batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(0)
-    model.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for _ in range(epochs):
-            for index in torch.randperm(len(data), generator=generator).split(batch_size):
-                optimizer.zero_grad()
-                logits = model(data.inputs[index])
-                functional.cross_entropy(logits, data.labels[index], label_smoothing=smoothing).backward()
-                optimizer.step()
-                schedule.step()
-    return Teacher(name, model.eval())
+class Row(NamedTuple):
+    """A row of a table: the headings above it, the heads of the columns, the cells."""
+
+    section: str
+    heads: tuple[str, ...]
+    cells: tuple[str, ...]
 
 
-def teacher_row(teacher: Teacher, transfer: Examples, test: Examples, groups: Sequence[int] = ()) -> str:
-    """One line of the table of teachers: what it knows and how its logit layer lies."""
-    signal = teacher.says(transfer)
-    confidence = signal.confidence
-    at = {t: spectrum(signal, t) for t in (1.0, 4.0)}
-    accuracy = (teacher.says(test).logits.argmax(1) == test.labels).float().mean()
-    rows = logit_layer(teacher.model)
-    assert rows is not None
-    geometry = row_geometry(rows, superclasses=groups)
-    near = (
-        "–"
-        if geometry.within_superclass is None
-        else f"{geometry.within_superclass:+.3f} / {geometry.between_superclasses:+.3f}"
-    )
-    means = signal.at(4.0).stats.class_mean
-    block = "–"
-    if groups:
-        columns = torch.corrcoef(signal.at(4.0).probabilities.T)
-        group = torch.tensor(list(groups))
-        same = group[:, None] == group[None, :]
-        off = ~torch.eye(len(group), dtype=torch.bool)
-        block = f"{columns[same & off].mean():+.3f} / {columns[~same].mean():+.3f}"
-    assert len(means)
-    return (
-        f"| {teacher.name} | {accuracy:.1%} | {confidence.mean():.4f} / {confidence.std():.4f} | "
-        f"{at[1.0].domain_shape_nats:.4f} | {at[4.0].domain_shape_nats:.4f} | {at[1.0].instance_confidence_nats:.4f} | "
-        f"{at[1.0].instance_shape_nats:.4f} | {near} | {block} |"
-    )
+@dataclass(frozen=True)
+class Found:
+    """An effect in one setting of a data set: mean, standard error, seeds (0: one of a kind), the record that has it."""
+
+    data: str
+    gain: float
+    error: float
+    seeds: int
+    source: str
 
 
-TEACHER_HEAD = [
-    "| teacher | test accuracy | confidence mean / sd | domain.shape T=1, nats | T=4 | instance.confidence T=1 | "
-    "instance.shape T=1 | cosine of logit rows: same / other superclass | correlation of columns at T=4: same / other |",
-    "|---|---|---|---|---|---|---|---|---|",
-]
+@cache
+def lines(name: str) -> tuple[str, ...]:
+    return tuple((RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines())
 
 
-def compare(study: Study) -> tuple[Effect, ...]:
-    """Direct contrasts of cells of one study."""
-    there = [c for c in DIRECT if {c.arm, c.against} <= set(study.arms)]
-    return effects(study.runs, there, metric=study.deciding)
+def rows(name: str) -> Iterator[Row]:
+    """Every row of every table of a file."""
+    section, heads = "", ()
+    for line in lines(name):
+        if line.startswith("#"):
+            section, heads = line.lstrip("# "), ()
+        elif line.startswith("|") and not re.fullmatch(r"[|\-: ]+", line):
+            cells = tuple(cell.strip() for cell in line.strip("|").split("|"))
+            heads, new = (heads, True) if heads else (cells, False)
+            if new:
+                yield Row(section, heads, cells)
+        elif not line.startswith("|"):
+            heads = ()
 
 
-def run(
-    name: str,
-    factory: Callable[[], nn.Module],
-    teacher: Teacher,
-    transfer: Examples,
-    validation: Examples,
-    test: Examples,
-    *,
-    temperature: float,
-    seeds: int,
-    training: Training,
-    cells: Sequence[str] = (*CELLS, *PLACEBO_CELLS),
-    points: int = 4,
-    teacher_weight: float = 0.9,
-    superclasses: Sequence[int] = (),
-) -> Study:
-    """One study, kept under runs/ so that it goes on after a kill."""
-    return dissect(
-        factory,
-        transfer,
-        teacher.says(transfer),
-        cells=cells,
-        temperatures=(temperature,),
-        teacher_weights=(teacher_weight,),
-        seeds=seeds,
-        training=training,
-        validation=validation,
-        test=test,
-        validation_signal=teacher.says(validation),
-        test_signal=teacher.says(test),
-        out=RUNS / name,
-        name=name,
-        points=points,
-        superclasses=superclasses,
-    )
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
 
 
-def study_section(study: Study) -> list[str]:
-    """The tables of one study."""
-    base = [r.test.accuracy for r in study.runs if r.arm == "hard" and r.test is not None]
-    steps = {r.steps for r in study.runs}
-    lines = [
-        f"### {study.name}",
-        "",
-        f"{len(study.arms)} arms × {len(study.seeds)} seeds, {study.data['examples']:,} transfer and {study.data['test']:,} test "
-        f"examples, {max(steps):,} steps; hard labels reach {100 * sum(base) / len(base):.2f} %. "
-        f"Margin {study.deciding.margin:g} points.",
-        "",
-        "| arm − hard | accuracy, points | verdict | NLL, nats | ECE, points | agreement, points | rescaling mean / sd |",
-        "|---|---|---|---|---|---|---|",
+def effect(text: str, data: str, seeds: int, source: str) -> Found | None:
+    """`+1.2 [+0.3, +2.1]` or `+1.2 ± 0.9`, a mean and its 95 % t interval over seeds."""
+    found = EFFECT.match(text)
+    if found is None:
+        return None
+    half = number(found[4]) if found[4] else (number(found[3]) - number(found[2])) / 2
+    return Found(data, number(found[1]), half / float(stats.t.ppf(0.975, seeds - 1)), seeds, source)
+
+
+def seeds_of(name: str, section: str) -> int:
+    """The seeds that a section, or the head of the file, states."""
+    at = next(i for i, line in enumerate(lines(name)) if line.lstrip("# ") == section and line.startswith("#"))
+    text = " ".join([*lines(name)[at : at + 5], *lines(name)[:10]])
+    found = re.search(r"(\d+) seeds", text)
+    assert found is not None, (name, section)
+    return int(found[1])
+
+
+@cache
+def studies(name: str) -> dict[str, Study]:
+    """The studies that the committed page carries."""
+    page = RESULTS / f"{name}.html"
+    return {r.name: r for r in read_page(page)[0] if isinstance(r, Study)} if page.exists() else {}
+
+
+@cache
+def improving() -> tuple[dict[str, Any], ...]:
+    path = RESULTS / f"{IMPROVING}.jsonl"
+    return tuple(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else ()
+
+
+def differences(one: Sequence[float], other: Sequence[float], data: str, source: str) -> Found:
+    """The mean of paired differences over seeds."""
+    found = np.subtract(one, other)
+    return Found(data, float(found.mean()), float(found.std(ddof=1)) / len(found) ** 0.5, len(found), source)
+
+
+def values(study: Study, arm: str, measure: str) -> list[float]:
+    """One number a seed: accuracy on test data, or a measure of the last point of training."""
+
+    def value(run: Run) -> float | None:
+        if measure != "accuracy":
+            return getattr(run.history[-1], measure) if run.history else None
+        return run.test.values["accuracy"] if run.test else None
+
+    found = [value(run) for run in study.runs if run.arm == arm]
+    kept = [v for v in found if v is not None]
+    return kept if len(kept) == len(study.seeds) else []  # pages of many curves keep those of the first seed alone
+
+
+def settings(teacher: str) -> Iterator[tuple[str, str, str]]:
+    """The file, data set and section of every study of cells with that kind of teacher."""
+    for name, data in CELL_STUDIES.items():
+        for section in dict.fromkeys(row.section for row in rows(name)):
+            parts = section.split(", ")
+            if len(parts) > 1 and KINDS.get(parts[1], parts[1]) == teacher:
+                yield name, data, section
+
+
+def of_cells(contrast: Sequence[str], teacher: str, measure: str = "accuracy") -> Iterator[Found]:
+    arm, against = contrast
+    for name, data, section in settings(teacher):
+        study = studies(name).get(section)
+        if study is not None and {arm, against} <= set(study.arms):
+            one, other = (values(study, each, measure) for each in contrast)
+            if one and other:
+                yield differences(one, other, data, name)
+        elif study is None and measure == "accuracy":
+            wanted = {f"{arm} − {against}"} | ({arm, f"*{arm}* (placebo)"} if against == "hard" else set())
+            for row in rows(name):
+                if row.section == section and row.cells[0] in wanted and row.heads[1] == "accuracy, points":
+                    found = effect(row.cells[1], data, seeds_of(name, section), name)
+                    if found:
+                        yield found
+    for line in improving() if measure == "accuracy" else ():
+        own = [IN_IMPROVING.get(each, each) for each in contrast]
+        if KINDS.get(line["teacher"], line["teacher"]) == teacher and set(own) <= set(line["accuracy"]):
+            yield differences(*(line["accuracy"][each] for each in own), line["data"], IMPROVING)
+
+
+def of_teachers(arm: str, teacher: str) -> Iterator[Found]:
+    """The same arm, seeds and data under another kind of teacher; without records the two gains are taken as independent."""
+    for name, data in CELL_STUDIES.items():
+        pairs: dict[tuple[str, ...], dict[str, str]] = {}
+        for kind in ("healthy", teacher):
+            for _, _, section in (s for s in settings(kind) if s[0] == name):
+                parts = section.split(", ")
+                pairs.setdefault((parts[0], *parts[2:]), {})[kind] = section
+        for pair in pairs.values():
+            if len(pair) < 2:
+                continue
+            kept = [studies(name).get(pair[kind]) for kind in (teacher, "healthy")]
+            if all(kept):
+                yield differences(*(values(study, arm, "accuracy") for study in kept if study), data, name)
+                continue
+            cells = {
+                row.section: row.cells[1]
+                for row in rows(name)
+                if row.cells[0] == arm and row.heads[1] == "accuracy, points"
+            }
+            seeds = seeds_of(name, pair[teacher])
+            one, other = (effect(cells[pair[kind]], data, seeds, name) for kind in (teacher, "healthy"))
+            assert one and other
+            yield Found(data, one.gain - other.gain, math.hypot(one.error, other.error), seeds, name)
+    kinds = {"healthy": "healthy", "smoothed": "smoothed", "over-confident": "over-trained"}
+    at = {(line["data"], line["size"], line["teacher"]): line["accuracy"] for line in improving()}
+    for (data, size, kind), accuracy in at.items():
+        if kind == kinds[teacher] and (data, size, "healthy") in at:
+            yield differences(accuracy[arm], at[data, size, "healthy"][arm], data, IMPROVING)
+
+
+def of_spectrum(column: str, teacher: str) -> Iterator[Found]:
+    """The logarithm of what a teacher has of a quantity over what the plain one has; the same transfer set."""
+    for name, data in CELL_STUDIES.items():
+        found: dict[str, list[float]] = {}
+        for row in rows(name):
+            if row.section.startswith("Teachers") and row.cells[0] in KINDS | {teacher: teacher}:
+                kind = KINDS.get(row.cells[0], row.cells[0])
+                found.setdefault(kind, []).append(number(row.cells[row.heads.index(column)]))
+        if name != "study_seen":
+            for one, other in zip(found.get(teacher, ()), found.get("healthy", ()), strict=False):
+                yield Found(data, math.log(one / other), 0.0, 0, name)
+
+
+def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
+    name = spec["table"]
+    if "bullets" in spec:
+        section = ""
+        for line in lines(name):
+            section = line.lstrip("# ") if line.startswith("#") else section
+            if line.startswith(f"- {spec['bullets']}: "):
+                found = effect(line.partition(": ")[2], section.rsplit(",", 1)[0], 3, name)
+                if found:
+                    yield found
+        return
+    for row in rows(name):
+        if not row.section.startswith(spec.get("section", "")) or not row.cells[0].startswith(spec["row"]):
+            continue
+        if "columns" in spec:
+            for head, cell in zip(row.heads[1:], row.cells[1:], strict=True):
+                if spec["columns"] in ("all", head.partition(", ")[2].partition(" ")[0]):
+                    found = effect(cell, head.partition(", ")[0], 10, name)
+                    if found:
+                        yield found
+        elif row.cells[0] == spec["row"] and spec["column"] in row.heads:
+            cell = row.cells[row.heads.index(spec["column"])]
+            seeds = int(row.cells[row.heads.index("seeds")])
+            found = effect(cell, spec.get("data", row.section.rsplit(",", 1)[0]), seeds, name)
+            if found:
+                yield found
+
+
+def evidence(claim: dict[str, Any]) -> list[Found]:
+    if "cells" in claim:
+        return list(of_cells(claim["cells"], claim.get("teacher", "healthy")))
+    if "teachers" in claim:
+        return list(of_teachers(**claim["teachers"]))
+    if "spectrum" in claim:
+        return list(of_spectrum(**claim["spectrum"]))
+    if "mechanism" in claim:
+        return list(of_cells(claim["mechanism"]["contrast"], "healthy", claim["mechanism"]["measure"]))
+    return list(of_rows(claim["rows"])) if "rows" in claim else []
+
+
+def by_data(found: Sequence[Found]) -> list[Found]:
+    """The mean over the settings of a data set, each data set once."""
+    means = []
+    for data in dict.fromkeys(one.data for one in found):
+        own = [one for one in found if one.data == data]
+        error = math.sqrt(sum(one.error**2 for one in own)) / len(own)
+        means.append(Found(data, float(np.mean([one.gain for one in own])), error, min(one.seeds for one in own), ""))
+    return means
+
+
+def over_sets(found: Sequence[Found]) -> Joined:
+    """Joined over data sets; one set alone keeps its own interval."""
+    means = by_data(found)
+    if len(means) > 1:
+        return joined([one.gain for one in means], [one.error**2 for one in means])
+    (one,) = means
+    half = float(stats.t.ppf(0.975, one.seeds - 1)) * one.error
+    p = 2 * float(stats.t.sf(abs(one.gain) / one.error, one.seeds - 1))
+    return Joined(one.gain, one.gain - half, one.gain + half, p, 1)
+
+
+def signs(found: Sequence[Found]) -> tuple[list[str], list[str], list[str]]:
+    """Data sets in which the effect is surely above 0, surely below, and open (95 %, uncorrected)."""
+    by_sign: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for one in by_data(found):
+        half = float(stats.t.ppf(0.975, max(one.seeds - 1, 1))) * one.error
+        by_sign[0 if one.gain > half else 1 if one.gain < -half else 2].append(one.data)
+    return by_sign
+
+
+def verdict(expected: str, at: Joined, p: float, margin: float, disagree: bool) -> str:
+    """By the sign that the paper expects, at 5 % after Holm; no effect is one whose interval lies within the margin."""
+    within = -margin < at.low and at.high < margin
+    if expected == "0" and within:
+        return "held"
+    if p < 0.05 and expected != "0" and (at.mean > 0) == (expected == "+"):
+        return "held"
+    if p < 0.05 or within:
+        return "**not held**: " + ("no effect" if within else "reversed" if expected != "0" else "there is an effect")
+    return "no clear difference" + (": a matter of the data" if disagree else "")
+
+
+def shown(claim: dict[str, Any], at: Joined) -> str:
+    """The effect with its interval; ratios are written as such."""
+    if "spectrum" in claim:
+        return f"× {math.exp(at.mean):.2f} [{math.exp(at.low):.2f}, {math.exp(at.high):.2f}]"
+    unit = claim.get("unit", "points")
+    digits = 2 if unit in PERCENT else 3
+    return f"{at.mean:+.{digits}f} [{at.low:+.{digits}f}, {at.high:+.{digits}f}] {unit}"
+
+
+HEAD = "| claim | expected | effect, 95 % interval | p (Holm) | verdict | data sets: surely above 0 / below / open | seeds | from |"
+EXPECTED = {"+": "above 0", "-": "below 0", "0": "none"}
+ABOUT = """
+# The claims of the four papers
+
+Made by `PYTHONPATH=src python lab/claims.py` from the committed records ({done}); the claims and what tests them stand in
+lab/claims.yaml. Effects are means of differences paired over seeds. The settings of a data set are averaged; data sets are joined
+with random effects (DerSimonian and Laird; interval of Hartung, Knapp, Sidik and Jonkman); one data set alone keeps its interval
+over seeds. *Held* and *not held* are at 5 % after Holm over the claims of a paper; *no effect*: the whole interval lies within ±0.5
+points. *No clear difference* does not show that there is none; *a matter of the data*: surely above 0 on one data set and surely
+below on another (95 %, uncorrected).
+"""
+
+
+def tested(claim: dict[str, Any], found: Sequence[Found], at: Joined, p: float) -> list[str]:
+    """The cells of a claim that an effect tests, after the first two."""
+    seeds = sorted({one.seeds for one in found if one.seeds})
+    by_sign = signs(found)
+    margin = MARGIN if "spectrum" not in claim and claim.get("unit", "points") in PERCENT else 0.0
+    return [
+        shown(claim, at),
+        f"{p:.2g}",
+        verdict(claim["expected"], at, p, margin, bool(by_sign[0] and by_sign[1])),
+        f"{at.sets}: " + " / ".join(", ".join(part) or "–" for part in by_sign),
+        " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else "1 teacher each",
+        ", ".join(dict.fromkeys(f"[{one.source}]({one.source}.md)" for one in found)),
     ]
-    by = {(e.arm, e.against, e.metric): e for e in study.effects}
-    for arm in study.arms[1:]:
-        e = by[arm, "hard", "accuracy"]
-        found = [by[arm, "hard", m] for m in ("nll", "ece", "agreement")]
-        shown = [r.rescaling for r in study.runs if r.arm == arm and r.rescaling is not None]
-        factor = "–" if not shown else f"{mean([h.mean for h in shown]):.2f} / {mean([h.deviation for h in shown]):.2f}"
-        name = f"*{arm}* (placebo)" if e.placebo else arm.replace("*", "×")
-        lines.append(
-            f"| {name} | {e.gain:+.2f} [{e.interval.low:+.2f}, {e.interval.high:+.2f}] | {e.verdict} | "
-            + " | ".join(f"{x.gain:+.3f} {x.verdict}" for x in found)
-            + f" | {factor} |"
-        )
-    real = [e for e in study.effects if e.metric == "accuracy" and e.against != "hard"]
-    lines += ["", "| contrast | accuracy, points | p (Holm) | verdict |", "|---|---|---|---|"]
-    for e in (*real, *compare(study)):
-        interval = f"[{e.interval.low:+.2f}, {e.interval.high:+.2f}]"
-        lines.append(f"| {e.arm} − {e.against} | {e.gain:+.2f} {interval} | {e.p_holm:.3g} | {e.verdict} |")
-    lines += ["", "| share of kd's gain | ladder | Shapley |", "|---|---|---|"]
-    for level in dict.fromkeys(s.level for s in study.shares):
-        both = {s.method: s for s in study.shares if s.level == level}
-        cells = [
-            f"{both[m].gain:+.2f} [{both[m].interval.low:+.2f}, {both[m].interval.high:+.2f}]" if m in both else "–"
-            for m in ("ladder", "Shapley")  # Shapley needs all ten arms
-        ]
-        lines.append(f"| {level} | {cells[0]} | {cells[1]} |")
-    spectra = {
-        arm: [r.student_spectrum for r in study.runs if r.arm == arm and r.student_spectrum is not None]
-        for arm in ("hard", "class-mean", "kd")
-    }
-    lines += ["", "| student absorbed, nats on validation data | hard | class-mean | kd |", "|---|---|---|---|"]
-    for level in ("universe", "domain.confidence", "domain.shape", "instance.confidence", "instance.shape"):
-        lines.append(
-            f"| {level} | " + " | ".join(f"{mean([s.nats[level] for s in spectra[a]]):.3f}" for a in spectra) + " |"
-        )
-    return [*lines, *([""] + [f"- {note}" for note in study.notes] if study.notes else []), ""]
 
 
-def lean(study: Study) -> Study:
-    """The study with the curves of its first seed only where it has many: a page is for reading."""
-    if sum(len(run.history) for run in study.runs) <= 200:
-        return study
-    first = study.seeds[0]
-    return replace(study, runs=tuple(r if r.seed == first else replace(r, history=()) for r in study.runs))
+def untested(claim: dict[str, Any]) -> list[str]:
+    """The same cells of an identity, of a share, and of what no study tests."""
+    if "test" in claim:
+        file, _, test = claim["test"].partition("::")
+        return ["–", "–", "held", "drawn numbers", "–", f"`{test}` in {file}"]
+    if "share" not in claim:
+        return ["–", "–", f"not tested: {claim['untested']}", "–", "–", "–"]
+    spec = claim["share"]
+    name, (low, high) = spec["table"], spec["range"]
+    row = next(row for row in rows(name) if row.cells[0] == spec["row"])
+    share = number(row.cells[row.heads.index(spec["column"])].rstrip("%"))
+    held = "held" if low <= share <= high else "**not held**"
+    return [f"{share} %", "–", held, f"1: {spec['data']}", "1 teacher", f"[{name}]({name}.md)"]
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def table_of(paper: dict[str, Any]) -> list[str]:
+    found = {claim["claim"]: effects for claim in paper["claims"] if (effects := evidence(claim))}
+    joint = {name: over_sets(effects) for name, effects in found.items()}
+    corrected = dict(zip(joint, holm([at.p for at in joint.values()]), strict=True))
+    text = [f"## {paper['paper']} (arXiv {paper['arxiv']})", "", paper["note"], "", HEAD, "|---" * 8 + "|"]
+    for claim in paper["claims"]:
+        name = claim["claim"]
+        cells = tested(claim, found[name], joint[name], corrected[name]) if name in found else untested(claim)
+        cells[2] += f" ({claim['limit']})" if "limit" in claim else ""
+        expected = EXPECTED.get(claim.get("expected", ""), "exact" if "test" in claim else "")
+        text.append(f"| {' | '.join([name, expected, *cells])} |")
+    return [*text, ""]
 
 
-def rescaling_correlation(study: Study, arm: str) -> float | None:
-    """How the rescaling factor goes with the teacher's confidence at the end of training, mean over seeds."""
-    found = [
-        p.rescaling_correlation
-        for r in study.runs
-        if r.arm == arm
-        for p in r.history[-1:]
-        if p.rescaling_correlation is not None
-    ]
-    return mean(found) if found else None
+def table() -> str:
+    """The whole table; every line of it follows from lab/claims.yaml and the committed records."""
+    papers = yaml.safe_load((LAB / "claims.yaml").read_text(encoding="utf-8"))
+    done = (
+        f"{len(improving())} of 24 settings of study_improving" if improving() else "study_improving has no record yet"
+    )
+    text = [ABOUT.lstrip().format(done=done)]
+    for paper in papers.values():
+        text += table_of(paper)
+    return "\n".join(text)
 
 
-def write(
-    name: str, command: str, words: str, teachers: list[str], studies: Sequence[Study], *, shown: Sequence[Study] = ()
-) -> None:
-    """lab/results/NAME.md with every study, and a page with those that are `shown` (all where none is named)."""
-    from fractionate import report
-
-    RESULTS.mkdir(exist_ok=True)
-    lines = [f"# {name}", "", words, "", f"Made by `{command}`.", "", "## Teachers, on the transfer set", ""]
-    lines += [*TEACHER_HEAD, *teachers, "", "## Studies", ""]
-    for study in studies:
-        lines += study_section(study)
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    report([lean(s) for s in shown or studies], RESULTS / f"{name}.html")
-    print("\n".join(lines))
+if __name__ == "__main__":
+    (RESULTS / "claims.md").write_text(table(), encoding="utf-8")
+    print(table())

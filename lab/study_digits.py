@@ -5,7 +5,7 @@ python lab/study_digits.py
 
 from __future__ import annotations
 
-import claims
+import cell_studies
 import torch
 from torch import nn
 
@@ -30,16 +30,16 @@ def main() -> None:
     teaching, validation, test = digits().split(897, 300, 600, seed=0)
     (small,) = teaching.split(150, seed=1)
     teachers = [
-        claims.teach("plain", teacher, teaching, epochs=40),
-        claims.teach("smoothed 0.2", teacher, teaching, epochs=40, smoothing=0.2),
-        claims.teach("over-confident", teacher, teaching, epochs=150),
+        cell_studies.teach("plain", teacher, teaching, epochs=40),
+        cell_studies.teach("smoothed 0.2", teacher, teaching, epochs=40, smoothing=0.2),
+        cell_studies.teach("over-confident", teacher, teaching, epochs=150),
     ]
     studies = []
     for which in teachers:
         for size, transfer, epochs in (("small", small, 60), ("large", teaching, 30)):
             for temperature in (1.0, 4.0):
                 studies.append(
-                    claims.run(
+                    cell_studies.run(
                         f"digits, {which.name}, {size}, T={temperature:g}",
                         student,
                         which,
@@ -51,8 +51,8 @@ def main() -> None:
                         training=Training(epochs=epochs, batch_size=32, learning_rate=5e-3),
                     )
                 )
-    rows = [claims.teacher_row(t, part, test) for part in (small, teaching) for t in teachers]
-    claims.write(
+    rows = [cell_studies.teacher_row(t, part, test) for part in (small, teaching) for t in teachers]
+    cell_studies.write(
         "study_digits",
         "PYTHONPATH=src python lab/study_digits.py",
         "scikit-learn digits, 8 × 8: teachers 64-256-256-10 on 897 examples, students 64-16-10; transfer sets of 150 and of "

@@ -5,7 +5,7 @@ python lab/study_fashion.py
 
 from __future__ import annotations
 
-import claims
+import cell_studies
 import torch
 from torch import nn
 
@@ -37,12 +37,12 @@ def main() -> None:
         torch.cat([teaching.inputs, large.inputs]), torch.cat([teaching.labels, large.labels]), large.class_names
     )
     teachers = [
-        claims.teach("plain", teacher, teaching, epochs=10),
-        claims.teach("smoothed 0.2", teacher, teaching, epochs=10, smoothing=0.2),
-        claims.teach("over-confident", teacher, seen, epochs=30),
+        cell_studies.teach("plain", teacher, teaching, epochs=10),
+        cell_studies.teach("smoothed 0.2", teacher, teaching, epochs=10, smoothing=0.2),
+        cell_studies.teach("over-confident", teacher, seen, epochs=30),
     ]
     studies = [
-        claims.run(
+        cell_studies.run(
             f"Fashion-MNIST, {which.name}, {size}, T=1, long",
             student,
             which,
@@ -59,9 +59,9 @@ def main() -> None:
         for size, transfer, epochs, heard in (("small", small, 40, teachers), ("large", large, 15, teachers[:1]))
         for which in heard
     ]
-    rows = [claims.teacher_row(which, small, test, GROUPS) for which in teachers]
-    rows += [claims.teacher_row(teachers[0], large, test, GROUPS)]
-    claims.write(
+    rows = [cell_studies.teacher_row(which, small, test, GROUPS) for which in teachers]
+    rows += [cell_studies.teacher_row(teachers[0], large, test, GROUPS)]
+    cell_studies.write(
         "study_fashion",
         "PYTHONPATH=src python lab/study_fashion.py",
         "Fashion-MNIST, 28 × 28: teachers MLP 784-256-10, plain and smoothed ones on 30,000 pictures for 10 epochs, the "

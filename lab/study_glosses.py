@@ -5,7 +5,7 @@ python lab/study_glosses.py
 
 from __future__ import annotations
 
-import claims
+import cell_studies
 import torch
 from torch import nn
 
@@ -16,7 +16,7 @@ SEEDS = 5
 WIDTH = 1024
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 GROUPS = [PARTS_OF_SPEECH.index(topic.split(".")[0]) for topic in TOPICS]
-CELLS = (*claims.FACTORIAL, "kd-sim", "kd-topk")
+CELLS = (*cell_studies.FACTORIAL, "kd-sim", "kd-topk")
 PLACEBO_CELLS = ("kd-pt-shuffled-within-class", "kd-shuffled", "class-mean-permuted")
 
 
@@ -33,13 +33,15 @@ def main() -> None:
     large, validation, test, teaching = wordnet_glosses(48_000, WIDTH).split(4000, 1000, 3000, 40_000, seed=0)
     (small,) = large.split(1000, seed=1)
     teachers = [
-        claims.teach("plain", teacher, teaching, epochs=4, batch_size=256, learning_rate=2e-3),
-        claims.teach("smoothed 0.2", teacher, teaching, epochs=4, batch_size=256, learning_rate=2e-3, smoothing=0.2),
-        claims.teach("over-confident", teacher, teaching, epochs=12, batch_size=256, learning_rate=2e-3),
+        cell_studies.teach("plain", teacher, teaching, epochs=4, batch_size=256, learning_rate=2e-3),
+        cell_studies.teach(
+            "smoothed 0.2", teacher, teaching, epochs=4, batch_size=256, learning_rate=2e-3, smoothing=0.2
+        ),
+        cell_studies.teach("over-confident", teacher, teaching, epochs=12, batch_size=256, learning_rate=2e-3),
     ]
     plain, smoothed, confident = teachers
     studies = [
-        claims.run(
+        cell_studies.run(
             f"glosses, {which.name}, {size}, T={temperature:g}",
             student,
             which,
@@ -60,8 +62,8 @@ def main() -> None:
             (confident, "small", small, 30, 1.0),
         )
     ]
-    rows = [claims.teacher_row(t, part, test, GROUPS) for part in (small, large) for t in teachers]
-    claims.write(
+    rows = [cell_studies.teacher_row(t, part, test, GROUPS) for part in (small, large) for t in teachers]
+    cell_studies.write(
         "study_glosses",
         "PYTHONPATH=src python lab/study_glosses.py",
         "WordNet glosses as hashed bags of words (1,024 places), 45 topics under 4 parts of speech: teachers 1024-256-45 on "

@@ -24,12 +24,12 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import torch
 from bench.teachers import MLP, TEACHERS, Upbringing, parts, teacher
+from random_effects import Joined, holm, joined
 
 from fractionate import Objective, Recipe, TeacherSignal, dissect
 from fractionate.records import Study, Training, Tuning
@@ -157,27 +157,14 @@ def run(minutes: float) -> None:
         print(setting, f"{found['cpu_seconds']:.0f} CPU-s", means, flush=True)
 
 
-def combined(rows: list[dict], arm: str, against: str) -> tuple[float, float, float, float, int]:
-    """Gain in points with its 95 % interval and p value over data sets, and the number of data sets."""
-    from scipy import stats
-    from statsmodels.stats.meta_analysis import combine_effects
-
+def combined(rows: list[dict], arm: str, against: str) -> Joined:
+    """Gain in points with its 95 % interval and p value over data sets."""
     gains, variances = [], []
     for data in sorted({row["data"] for row in rows}):
         own = [np.subtract(row["accuracy"][arm], row["accuracy"][against]) for row in rows if row["data"] == data]
         gains.append(float(np.mean([one.mean() for one in own])))
-        variances.append(float(np.sum([one.var(ddof=1) / len(one) for one in own]) / len(own) ** 2) or 1e-6)
-    found = combine_effects(np.array(gains), np.array(variances), method_re="dl", use_t=True)
-    mean, error = float(found.mean_effect_re), float(found.sd_eff_w_re_hksj)
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, len(gains) - 1)) if error else 1.0
-    return mean, mean - half, mean + half, p if isfinite(p) else 1.0, len(gains)
-
-
-def holm(values: list[float]) -> list[float]:
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(values, method="holm")[1].tolist()
+        variances.append(float(np.sum([one.var(ddof=1) / len(one) for one in own]) / len(own) ** 2))
+    return joined(gains, variances)
 
 
 def wins(rows: list[dict], arm: str, against: str) -> tuple[int, int]:

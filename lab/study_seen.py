@@ -5,7 +5,7 @@ python lab/study_seen.py
 
 from __future__ import annotations
 
-import claims
+import cell_studies
 import torch
 from torch import nn
 
@@ -33,10 +33,10 @@ def main() -> None:
     taught = Examples(torch.cat([seen.inputs, rest.inputs]), torch.cat([seen.labels, rest.labels]), seen.class_names)
     studies, rows = [], []
     for epochs in (40, 150):
-        which = claims.teach(f"{epochs} epochs", teacher, taught, epochs=epochs)
+        which = cell_studies.teach(f"{epochs} epochs", teacher, taught, epochs=epochs)
         for how, transfer in (("seen", seen), ("unseen", unseen)):
             studies.append(
-                claims.run(
+                cell_studies.run(
                     f"digits, {which.name}, {how}, T=1",
                     student,
                     which,
@@ -49,8 +49,8 @@ def main() -> None:
                     cells=CELLS,
                 )
             )
-            rows.append(claims.teacher_row(which, transfer, test).replace(which.name, f"{which.name}, {how}"))
-    claims.write(
+            rows.append(cell_studies.teacher_row(which, transfer, test).replace(which.name, f"{which.name}, {how}"))
+    cell_studies.write(
         "study_seen",
         "PYTHONPATH=src python lab/study_seen.py",
         f"scikit-learn digits: teachers 64-256-256-10 on 747 examples, for 40 and for 150 epochs; students 64-16-10; transfer sets "
