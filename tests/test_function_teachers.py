@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -340,6 +341,16 @@ def test_identities_are_the_same_in_every_process(capsys) -> None:
     here = capsys.readouterr().out.split()
     there = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout.split()
     assert here == there and len(set(here)) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_identities_do_not_depend_on_the_number_of_threads(threads: int, capsys) -> None:
+    exec(SCRIPT, {})
+    here = capsys.readouterr().out.split()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == here
+    assert as_teacher_module(forest()).identity == as_teacher_module(forest().set_params(n_jobs=2, verbose=1)).identity
 
 
 class Box(nn.Module):

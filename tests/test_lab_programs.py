@@ -43,7 +43,9 @@ def test_size_ladders(lab: Path) -> None:
     ladder = program("size_ladder")
     ladder.main(ladder.TINY)
     table = (ladder.TINY.out / "size_ladder.md").read_text()
-    assert "| kd 1 layer, LoRA | 2,560 |" in table and "difference of logits 0." in table
+    assert "| kd 1 layer, LoRA | 2,560 |" in table
+    difference = float(table.rsplit("difference of logits ", 1)[1].rstrip(".\n"))
+    assert difference < 1e-5  # another process, perhaps with other kernels
     assert "against latency" in (ladder.TINY.out / "size_ladder.html").read_text()
 
 

@@ -22,6 +22,7 @@ _PROCESS = secrets.token_hex(8)  # objects that cannot be read are the same only
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _DRAWS = (np.random.RandomState, np.random.Generator, np.random.BitGenerator, random.Random, torch.Generator)
 _OWN = frozenset(vars(nn.Module())) - {"_modules"}  # what every module has: mode, hooks
+_MACHINE = frozenset({"n_jobs", "n_threads", "nthread", "verbose"})  # how fast and how loud an estimator is
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,8 @@ class _Walk:
         make, given, *more = parts
         self._text(getattr(make, "__qualname__", type(make).__qualname__))
         self.add(given)
+        if more and isinstance(more[0], dict):
+            more[0] = {name: part for name, part in more[0].items() if name not in _MACHINE}
         self._all(part if index == 0 or part is None else list(part) for index, part in enumerate(more[:3]))
 
     def _unreadable(self, value: Any) -> None:
