@@ -12,7 +12,7 @@ from torch import Tensor
 from fractionate.errors import MismatchError
 from fractionate.records import Evidence, Finding, Spectrum
 from fractionate.records.base import Record
-from fractionate.records.knowledge import Severity
+from fractionate.records.findings import Severity
 from fractionate.teachers.tokens import TokenSignal, gold_share
 from fractionate.theory.spectrum.vocabulary import spectrum_of
 

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from fractionate.records.explanations import Explanations as Explanations
     from fractionate.records.explanations import Superfeature as Superfeature
     from fractionate.records.explanations import Superfeatures as Superfeatures
+    from fractionate.records.findings import Diagnosis as Diagnosis
+    from fractionate.records.findings import Evidence as Evidence
+    from fractionate.records.findings import Finding as Finding
+    from fractionate.records.findings import Pilot as Pilot
+    from fractionate.records.findings import PredictedGain as PredictedGain
+    from fractionate.records.findings import Recommendation as Recommendation
+    from fractionate.records.findings import Severity as Severity
+    from fractionate.records.findings import Trial as Trial
     from fractionate.records.kinds import RECORDS as RECORDS
     from fractionate.records.knowledge import ClassCorrelation as ClassCorrelation
     from fractionate.records.knowledge import ClassPart as ClassPart
-    from fractionate.records.knowledge import Diagnosis as Diagnosis
-    from fractionate.records.knowledge import Evidence as Evidence
-    from fractionate.records.knowledge import Finding as Finding
-    from fractionate.records.knowledge import Pilot as Pilot
-    from fractionate.records.knowledge import PredictedGain as PredictedGain
-    from fractionate.records.knowledge import Recommendation as Recommendation
-    from fractionate.records.knowledge import Severity as Severity
     from fractionate.records.knowledge import Spectrum as Spectrum
     from fractionate.records.knowledge import Term as Term
-    from fractionate.records.knowledge import Trial as Trial
     from fractionate.records.measures import LEVEL_NAMES as LEVEL_NAMES
     from fractionate.records.measures import Direction as Direction
     from fractionate.records.measures import Histogram as Histogram

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fractionate.records.base import Record
-from fractionate.records.knowledge import Finding
+from fractionate.records.findings import Finding
 from fractionate.records.measures import Interval, Matrix
 
 

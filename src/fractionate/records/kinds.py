@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from fractionate.records import attention, commands, examples, explanations, knowledge, measures, studies, training
+from fractionate.records import (
+    attention,
+    commands,
+    examples,
+    explanations,
+    findings,
+    knowledge,
+    measures,
+    studies,
+    training,
+)
 from fractionate.records.base import Record
 
-FILES = (attention, commands, examples, explanations, knowledge, measures, studies, training)
+FILES = (attention, commands, examples, explanations, knowledge, findings, measures, studies, training)
 
 RECORDS: tuple[type[Record], ...] = tuple(
     part
