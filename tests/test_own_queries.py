@@ -11,8 +11,8 @@ import torch
 import tiny_hub
 from fractionate.cli.commands import main
 from fractionate.data.own_queries import queries
-from fractionate.errors import ConfigError, DamagedError
-from fractionate.models import ModelNeed, export_student, find_model
+from fractionate.errors import ConfigError, DamagedError, MismatchError
+from fractionate.models import ModelNeed, export_student, find_model, models
 from fractionate.records import Run, Study
 
 WORDS = ["sun", "moon", "rain", "snow", "wind", "tree", "leaf", "root", "bird", "fish"]
@@ -63,10 +63,12 @@ def test_rows_without_a_text_are_named(faq: Path, row, settings, error, match) -
         queries(faq, **settings)
 
 
-def test_a_run_file_reports_on_reranking(faq: Path, capsys) -> None:
+@pytest.mark.parametrize("teacher", ["bag(400, 16, 16)", "cross(400, 16, 16)"])
+def test_a_run_file_reports_on_reranking(faq: Path, capsys, teacher: str) -> None:
     Path("run.yaml").write_text(
         "task: reranking\nout: out\ndata: {source: \"queries('faq.jsonl', buckets=400)\", transfer: 30, validation: 15, test: 15}\n"
-        "teacher: {model: 'bag(400, 16, 16)', train: {steps: 10, on: transfer}}\nstudent: {model: 'bag(400, 4, 4)'}\n"
+        f"teacher: {{model: '{teacher}', train: {{steps: 10, on: transfer}}}}\n"
+        "student: {model: 'bag(400, 4, 4)'}\n"
         "training: {steps: 4}\ndiagnosis: {pilot: 0}\nstudy: {cells: [hard, kd], seeds: 2}\n"
     )
     with pytest.raises(SystemExit) as left:
@@ -74,6 +76,29 @@ def test_a_run_file_reports_on_reranking(faq: Path, capsys) -> None:
     assert not left.value.code, capsys.readouterr().err
     assert Run.load("out/student/run.json").test is not None
     assert len(Study.load("out/study.json").effects) > 0 and Path("out/report.html").exists()
+
+
+def test_a_cross_encoder_reads_query_and_candidate_together() -> None:
+    torch.manual_seed(0)
+    model = models["cross(50, 4, 3)"]((4, 6), 3).eval()
+    words = torch.randint(1, 51, (2, 4, 6))
+    words[1, 2, 3:] = 0
+    with torch.no_grad():
+        scores = model(words)
+        for example, candidate in ((0, 1), (1, 2)):
+            means = []
+            for text in (words[example, 0], words[example, candidate]):
+                vectors = model.vectors.weight[text[text > 0]].double()
+                means.append(vectors.mean(0))
+            query, other = means
+            read = torch.cat([query, other, query * other, (query - other).abs()])
+            hidden = torch.relu(model.layers[1].double()(read))
+            assert float(model.layers[3].double()(hidden)) == pytest.approx(
+                float(scores[example, candidate - 1]), rel=1e-5
+            )
+            model.float()
+    with pytest.raises(MismatchError, match="a query and its candidates"):
+        models["cross()"]((6,), 3)
 
 
 def test_an_encoder_embeds_every_text_and_opens_without_this_package(faq: Path, tmp_path: Path) -> None:

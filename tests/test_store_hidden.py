@@ -85,6 +85,35 @@ def test_a_student_of_the_store_is_that_of_the_living_teacher(tmp_path, cell: st
     assert diagnose(store, data=task).spectrum is not None
 
 
+@pytest.mark.parametrize("width", [WIDTH, 4])
+@pytest.mark.parametrize("how", ["logits", "hidden"])
+def test_the_states_of_a_store_teach_as_those_of_the_living_teacher(tmp_path, width: int, how: str) -> None:
+    teacher, made = tagger("bias"), []
+    task = Task("token-classification", transfer=SENTENCES, student=lambda: Tagger(width=width), output_layer="out")
+    store = collect(teacher, task, tmp_path / "s", form="hidden", batch_size=4)
+    training = Training(steps=6, batch_size=4, learning_rate=0.05, loss_from=how)
+    for source in (store, teacher):
+        recipe = {"objective": Objective("kd", 2.0, 0.7), "terms": ("states",), "training": training}
+        student, _ = distill(task, teacher=source, show="nothing", **recipe)
+        made.append(student.layer.weight.detach())
+    torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)
+    plain, _ = distill(task, teacher=store, objective=Objective("kd", 2.0, 0.7), training=training, show="nothing")
+    assert not torch.allclose(plain.layer.weight, made[0], atol=1e-3), "the term moves the student"
+
+
+def test_states_of_classes_come_from_a_store_and_are_refused_without(tmp_path) -> None:
+    teacher = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 5))
+    task = Task("classification", transfer=ROWS, student=lambda: nn.Sequential(nn.Linear(8, 5)), output_layer="0")
+    store = collect(teacher, ROWS, tmp_path / "s", form="hidden", dtype="float32")
+    training = Training(steps=3, batch_size=10)
+    student, _ = distill(task, teacher=store, terms=("states",), training=training, show="nothing")
+    assert torch.isfinite(student[0].weight).all()
+    dense = collect(teacher, ROWS, tmp_path / "d")
+    with pytest.raises(ConfigError, match="reads inside the teacher") as caught:
+        distill(task, teacher=dense, terms=("states",), training=training, show="nothing")
+    assert 'form="hidden"' in str(caught.value.fix)
+
+
 def test_classes_without_tokens_a_reader_and_an_interrupted_pass(tmp_path) -> None:
     teacher = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 5))
     collect(teacher, ROWS, tmp_path / "s", form="hidden", dtype="float64", part=(0, 2), batch_size=10)

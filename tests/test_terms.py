@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from fractionate.errors import ConfigError, UnknownNameError
+from fractionate.errors import ConfigError, MismatchError, UnknownNameError
 from fractionate.losses.terms import TermSpec, bind_terms, term_specs
 from fractionate.losses.terms.base import formula_of, needs_of
 from fractionate.system.canonical import canonical_text
 from fractionate.tasks.predictions import AttentionStates, Needs
-from predicted import losses_of, predicted
+from predicted import bound, losses_of, predicted
 
 TEXTS = {  # every registered spec, as a run file writes it
     "fitnets": "fitnets('a', 'b', weight=0.5)",
@@ -29,6 +31,7 @@ TEXTS = {  # every registered spec, as a run file writes it
     "ranking": "ranking(3, topk_weight=2.0)",
     "balance": "balance((\"cka('a', 'b')\", \"fitnets('a', 'b')\"), shares=(0.5, None))",
     "label-smoothing": "label-smoothing(0.2)",
+    "states": "states(weight=2.0)",
     "passes": "passes(1, losses=({'divergence': 'reverse-kl'}, {'divergence': 'ranking(3)'}))",
     "candidates": "candidates('kd-pt', scale=10.0)",
     "squared-error": "squared-error(shuffled=True)",
@@ -128,6 +131,22 @@ def test_feature_terms_give_the_numbers_of_before(text, mean):
 def test_attention_terms_give_the_numbers_of_before(text, losses):
     student, teacher = predicted(size=2, attention=states(2, 0.0)), predicted(size=2, attention=states(2, 1.3))
     assert losses_of(term_specs[text], student, teacher).tolist() == pytest.approx(losses, rel=1e-12)
+
+
+@pytest.mark.parametrize("width", [5, 3])
+def test_states_are_the_squared_error_of_mapped_states(width):
+    ours, theirs = wave(6, width).requires_grad_(), wave(6, 5, start=2.0)
+    teacher, parts = predicted(size=6, states=theirs), nn.ModuleDict()
+    with bound(term_specs["states"], predicted(size=6, states=ours), teacher, parts=parts) as term:
+        found = term(predicted(size=6, states=ours), teacher, None)
+        mapped = ours.detach().numpy()
+        for part in parts.values():
+            mapped = mapped @ part.weight.detach().numpy().T + part.bias.detach().numpy()
+        np.testing.assert_allclose(found.detach(), ((mapped - theirs.numpy()) ** 2).mean(axis=1), rtol=1e-12)
+        assert len(parts) == (width != 5)
+        assert torch.autograd.gradcheck(lambda states: term(predicted(size=6, states=states), teacher, None), ours)
+    with pytest.raises(MismatchError, match="not of the same rows"):
+        losses_of(term_specs["states"], predicted(size=6, states=ours), predicted(size=4, states=theirs[:4]))
 
 
 def test_trained_parts_follow_from_seed_and_place_alone():

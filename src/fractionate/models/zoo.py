@@ -119,16 +119,31 @@ def cnn(*channels: int, dropout: float = 0.0) -> Builder:
 
 
 class Bag(nn.Module):
-    """Mean of the vectors of hashed words (0: no word), then two layers. Takes whole numbers [..., places]."""
+    """Mean of the vectors of hashed words (0: no word), then two layers. Takes whole numbers [..., places].
 
-    def __init__(self, buckets: int, width: int, hidden: int, classes: int, dropout: float) -> None:
+    A pair is read as both means, their product and their distance: four times the width.
+    """
+
+    def __init__(
+        self, buckets: int, width: int, hidden: int, classes: int, dropout: float, *, pairs: bool = False
+    ) -> None:
         super().__init__()
         self.vectors = nn.Embedding(buckets + 1, width, padding_idx=0)
+        self.pairs = pairs
         self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+            nn.Dropout(dropout), nn.Linear(width * (4 if pairs else 1), hidden), nn.ReLU(), nn.Linear(hidden, classes)
         )
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
+        mean = self.mean(words)
+        if self.pairs:
+            query, others = mean[:, :1].expand_as(mean[:, 1:]), mean[:, 1:]
+            mean = torch.cat([query, others, query * others, (query - others).abs()], dim=-1)
+        logits: torch.Tensor = self.layers(mean)
+        return logits.squeeze(-1) if self.pairs else logits
+
+    def mean(self, words: torch.Tensor) -> torch.Tensor:
+        """The mean vector [..., width] of the words of each text."""
         if words.is_floating_point():
             raise MismatchError(
                 "a bag takes the numbers of words", got=str(words.dtype), fix="use texts(...), or mlp(...)"
@@ -144,9 +159,8 @@ class Bag(nn.Module):
                 got=f"{int(words.min())} to {int(words.max()):,}",
                 fix="say the same number in texts(..., buckets=…) and bag(…)",
             ) from error
-        mean = (vectors * there).sum(-2) / there.sum(-2).clamp_min(1)
-        logits: torch.Tensor = self.layers(mean)
-        return logits
+        found: torch.Tensor = (vectors * there).sum(-2) / there.sum(-2).clamp_min(1)
+        return found
 
 
 @models.register("bag")
@@ -168,6 +182,25 @@ def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: f
         outputs = classes if len(shape) == 1 else width
         _check_memory("bag", (buckets + hidden) * width + hidden * outputs)
         return Bag(buckets, width, hidden, outputs, dropout)
+
+    return build
+
+
+@models.register("cross")
+def cross(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: float = 0.3) -> Builder:
+    """A cross-encoder for `queries(...)`: query and candidate are read together and scored, [batch, candidates]."""
+    _check("cross", buckets, width, hidden, dropout=dropout)
+
+    def build(shape: Sequence[int], classes: int) -> nn.Module:
+        if len(shape) != 2:
+            raise MismatchError(
+                "a cross-encoder reads a query and its candidates",
+                expected="inputs [1 + candidates, places]",
+                got=str(list(shape)),
+                fix="use queries(...), or bag(...)",
+            )
+        _check_memory("cross", (buckets + 4 * hidden) * width + hidden)
+        return Bag(buckets, width, hidden, 1, dropout, pairs=True)
 
     return build
 

@@ -37,7 +37,7 @@ from fractionate.study.dissection import dissect
 from fractionate.study.effects.harm import compared_with_no_teacher, surely_worse
 from fractionate.study.pilot import PilotPlan
 from fractionate.system.paths import shell_line
-from fractionate.teachers.cached import Cached
+from fractionate.teachers.cached import Cached, keeps
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.cost import measure_cost
@@ -179,9 +179,12 @@ class Workflow(Assembly):
         """The teacher for these recipes: its stored signal, with the model where something reads inside it or changes the data."""
         if any(recipe.transform_specs for recipe in recipes):
             return Online(self.teacher)
-        parts: list[Any] = [part for recipe in recipes for part in (*recipe.specs, *recipe.preparation_specs)]
+        store, preparations = self.store, [part for recipe in recipes for part in recipe.preparation_specs]
+        specs = [
+            spec for recipe in recipes for spec in recipe.specs if not (spec.needs[1] and keeps(store, spec.needs[1]))
+        ]
+        parts: list[Any] = [*preparations, *specs]
         inside = any(part.reads_teacher for part in parts)
-        store = self.store
         dense = store.form.kind == "dense" and not store.head.tokens
         return Cached(store.signal() if dense else store, model=self.teacher if inside else None)
 

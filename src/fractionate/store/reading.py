@@ -17,7 +17,7 @@ from torch import Tensor
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.store.checks import check_teacher, check_tokenizer
 from fractionate.store.features import read_features
-from fractionate.store.forms import Form
+from fractionate.store.forms import Form, to_torch
 from fractionate.store.hidden import OutputLayer
 from fractionate.store.layout import RELATION, damaged
 from fractionate.store.ranges import joined, rows_of, spans, stored_of
@@ -203,6 +203,10 @@ class Store:
     def features(self, slots: Slots | None = None) -> dict[str, Tensor]:
         """Features [examples, …] of the teacher's layers by path, in float16, of some rows or all."""
         return read_features(self.read(np.arange(len(self)) if slots is None else slots))
+
+    def states(self) -> Float[Tensor, "rows width"]:
+        """What entered the teacher's output layer, of all rows of a store of form "hidden"."""
+        return to_torch(self.read(np.arange(len(self)))["values"], self.head.dtype)
 
     def labels(self) -> Int[Tensor, "rows"]:
         """The labels of all rows."""

@@ -28,6 +28,7 @@ class Needs:
         layers: Which layers of the attention parts are held; None: all.
         features: Dotted paths of modules whose output is captured.
         hidden: The rows that enter the output layer, and the layer, in place of logits.
+        states: The rows that enter the output layer, next to logits.
         explanations: Class scores of each superfeature (explaining students).
         generated: Tokens of greedy text; for metrics only.
     """
@@ -36,6 +37,7 @@ class Needs:
     layers: frozenset[int] | None = None
     features: frozenset[str] = frozenset()
     hidden: bool = False
+    states: bool = False
     explanations: bool = False
     generated: int = 0
 
@@ -50,6 +52,7 @@ class Needs:
             layers=layers,
             features=self.features | other.features,
             hidden=self.hidden or other.hidden,
+            states=self.states or other.states,
             explanations=self.explanations or other.explanations,
             generated=max(self.generated, other.generated),
         )
@@ -89,6 +92,8 @@ class Predictions:
         labels: [rows].
         place: [rows] place of each row's example in the batch; None: row i is example i.
         batch: The batch that was read.
+        hidden: What enters the output layer, in place of logits (`Needs.hidden`).
+        states: The same, next to logits or without them (`Needs.states`).
         teacher: The teacher's predictions on it, for metrics that read inside both.
     """
 
@@ -97,6 +102,7 @@ class Predictions:
     place: Int[Tensor, "rows"] | None
     batch: Batch
     hidden: Float[Tensor, "rows width"] | None = None
+    states: Float[Tensor, "rows width"] | None = None
     head: nn.Linear | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     attention: AttentionStates | None = None

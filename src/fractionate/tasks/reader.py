@@ -20,6 +20,7 @@ from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, AttentionStates, Needs
 
 HIDDEN = "hidden"  # what enters the output layer, among the captured
+STATES = "states"  # the same, next to logits
 ATTENTION = "attention"
 FEATURES = "features"
 
@@ -64,7 +65,7 @@ class Reader(nn.Module):
         self.watch: Watch | None = None
         self.active = False
         self.features: dict[str, Tensor] = {}
-        self.trained_members: Tensor | None = None
+        self.entered: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "head":  # a layer of the model, not a child of its own: its weights would have two names
@@ -76,7 +77,7 @@ class Reader(nn.Module):
         """The model on a batch's inputs: its output, and by name what was needed."""
         if not self.needs:
             return call(self.model, inputs), {}
-        self.features, self.trained_members, self.active = {}, None, True
+        self.features, self.entered, self.active = {}, None, True
         try:
             output = call(self.model, inputs)
         finally:
@@ -87,10 +88,12 @@ class Reader(nn.Module):
         if self.needs.attention:
             captured[ATTENTION] = self._attention()
         if self.needs.hidden:
-            captured[HIDDEN] = self.trained_members
+            captured[HIDDEN] = self.entered
+        if self.needs.states:
+            captured[STATES] = self.entered
         if self.needs.explanations:
             captured[EXPLANATIONS] = explanations_of(output)
-        self.features, self.trained_members = {}, None
+        self.features, self.entered = {}, None
         return output, captured
 
     def _attention(self) -> AttentionStates:
@@ -132,10 +135,12 @@ class Reader(nn.Module):
         return hook
 
     def head_hook(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """A forward pre-hook of the output layer: keeps what enters, and lets one row through, so that no logits are made."""
+        """A forward pre-hook of the output layer: keeps what enters; without logits, lets one row through so that none are made."""
         if not self.active:
             return None
-        self.trained_members = inputs[0]
+        self.entered = inputs[0]
+        if not self.needs.hidden:
+            return None
         return (inputs[0][:, :1] if inputs[0].ndim == 3 else inputs[0][:1],)
 
 
@@ -183,7 +188,7 @@ def reading(model: nn.Module, needs: Needs = NOTHING, example: Any = None, *, he
         if needs.attention:
             layers = find_layers(model, example)
             reader.watch = stack.enter_context(watching(model, layers))
-        if needs.hidden:
+        if needs.hidden or needs.states:
             layer = output_layer(model, head)
             check_head(model, layer, example)
             reader.head = layer

@@ -27,7 +27,7 @@ from fractionate.tasks.kind import Kind, kinds
 from fractionate.tasks.metric import Metric, metrics
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.tasks.predictions import NOTHING, Needs, Predictions, joined
-from fractionate.tasks.reader import ATTENTION, FEATURES, HIDDEN, Captured, Reader, reading
+from fractionate.tasks.reader import ATTENTION, FEATURES, HIDDEN, STATES, Captured, Reader, reading
 
 Factory = Callable[[], nn.Module]
 
@@ -178,12 +178,14 @@ class Task:
         hidden = captured.get(HIDDEN)
         values = logits_of(output, head) if hidden is None else hidden
         chosen, labels, place = self.reader.rows(values, batch)
+        states = captured.get(STATES)
         explained = captured.get(EXPLANATIONS)
         if explained is not None and place is not None:
             explained = explained[place]
         return Predictions(
             logits=chosen if hidden is None else None,
             hidden=None if hidden is None else chosen,
+            states=None if states is None else self.reader.rows(states, batch)[0],
             labels=labels,
             place=place,
             batch=batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -49,6 +49,7 @@ class OpenCache:
     inside: OpenModel | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     explanations: Tensor | None = None
+    states: Callable[[Tensor], Tensor] | None = None  # of the rows of examples
 
     def signal_for(self, predictions: Predictions) -> Signal:
         """The rows of these examples. Raises `MismatchError` where their labels are not the batch's."""
@@ -61,16 +62,23 @@ class OpenCache:
         return found
 
     def predictions_for(self, batch: Batch) -> Predictions | None:
-        """The model's predictions, or stored features and explanations; None where the run needs neither."""
+        """The model's predictions, or stored features, explanations and states; None where the run needs none of them."""
         if self.inside is not None:
             return self.inside.predictions_for(batch)
-        if not self.features and self.explanations is None:
+        if not self.features and self.explanations is None and self.states is None:
             return None
         index = batch.index
         features = {path: kept[index.to(kept.device)] for path, kept in self.features.items()}
         explained = None if self.explanations is None else self.explanations[index.to(self.explanations.device)]
+        states = None if self.states is None else self.states(index).to(index.device)
         return Predictions(
-            logits=None, labels=batch.labels, place=None, batch=batch, features=features, explanations=explained
+            logits=None,
+            labels=batch.labels,
+            place=None,
+            batch=batch,
+            features=features,
+            explanations=explained,
+            states=states,
         )
 
     def targets(self, objective: Objective) -> Targets | None:
@@ -141,19 +149,40 @@ class Cached:
             kept = fitting(kept, split, objective).to(device)
         features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
         absent = needs.features - features.keys()
-        requested = needs.attention or absent or (needs.explanations and self.explanations is None)
+        states = stored_states(self.cached, kept) if needs.states else None
+        without_states = needs.states and states is None
+        requested = needs.attention or absent or without_states or (needs.explanations and self.explanations is None)
         with ExitStack() as stack:
             inside = None
             if requested:
                 if self.model is None:
+                    kept_by = 'form="hidden"' if without_states else "features=(...)"
                     raise ConfigError(
                         "a term reads inside the teacher, and only its cached signal was given",
-                        expected="the teacher's model, or its stored features",
+                        expected="the teacher's model, or its stored features or hidden states",
                         got=", ".join(sorted(needs.features)) or "a cached signal",
-                        fix="collect(..., features=(...)), teacher=Cached(signal, model=teacher), or the teacher itself",
+                        fix=f"collect(..., {kept_by}), teacher=Cached(signal, model=teacher), or the teacher itself",
                     )
                 inside = stack.enter_context(open_model(task, self.model, needs, split, view=self.view))
-            yield OpenCache(kept, split.labels is not None, inside, features, self.explanations)
+            yield OpenCache(kept, split.labels is not None, inside, features, self.explanations, states)
+
+
+def stored_states(cached: Any, kept: Any) -> Callable[[Tensor], Tensor] | None:
+    """Finds the stored hidden states of examples; None where a cache is not of form "hidden"."""
+    if isinstance(kept, StoredTokens):
+        return kept.states if kept.hidden else None
+    if not isinstance(cached, Store) or cached.form.kind != "hidden":
+        return None
+    found = cached.states()
+    return lambda index: found[index.cpu()]
+
+
+def keeps(cached: Any, needs: Needs) -> bool:
+    """Whether a cache holds all that is needed of inside the teacher, so that no model is run."""
+    if not isinstance(cached, Store):
+        return not needs
+    inside = needs.attention or needs.explanations or needs.features - set(cached.feature_paths)
+    return not inside and (not needs.states or cached.form.kind == "hidden")
 
 
 def stored_features(signal: Any, wanted: frozenset[str]) -> dict[str, Tensor]:

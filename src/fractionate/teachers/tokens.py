@@ -151,6 +151,11 @@ class StoredTokens:
         self._population = None if self._dense is None else Population(self._dense, self.labels)  # type: ignore[arg-type]
 
     @property
+    def hidden(self) -> bool:
+        """Whether hidden states are kept."""
+        return isinstance(self._dense, HiddenLogits)
+
+    @property
     def tokens(self) -> TokenSignal:
         """All rows, to be measured."""
         signal: TeacherSignal | CompactSignal
@@ -185,6 +190,12 @@ class StoredTokens:
             )  # fmt: skip
         check_same_labels(self.labels[found], labels.cpu(), which)
         return self.rows(found).to(labels.device)
+
+    def states(self, index: Int[Tensor, "batch"]) -> Float[Tensor, "rows width"]:
+        """What entered the teacher's output layer at the tokens of some sentences; of a store of hidden states."""
+        assert isinstance(self._dense, HiddenLogits)
+        starts, sizes = self.offsets[index.cpu()].numpy(), self.offsets.diff()[index.cpu()].numpy()
+        return self._dense.hidden[torch.from_numpy(spans(starts, sizes))]
 
     def whole(self) -> TeacherSignal | CompactSignal:
         """All rows."""

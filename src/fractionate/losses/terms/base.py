@@ -105,6 +105,7 @@ term_specs: Registry[TermSpec] = Registry(
         "losses.terms.passes",
         "losses.terms.ranking",
         "losses.terms.smoothing",
+        "losses.terms.states",
     ),
 )
 
