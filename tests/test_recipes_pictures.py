@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fractionate.data.augment import Augment
 from fractionate.data.cifar import DEVIATION, MEAN, RECORD, cifar100
 from fractionate.data.own_pictures import PictureFolder
 from fractionate.data.picture_files import centre_view, random_view
@@ -136,6 +137,9 @@ def test_tenths() -> None:
     training = Training(epochs=240, learning_rate=0.05, schedule="tenths")
     rates = {epoch: learning_rate(training, epoch, 240) for epoch in (0, 149, 150, 179, 180, 210, 239)}
     assert rates == pytest.approx({0: 0.05, 149: 0.05, 150: 5e-3, 179: 5e-3, 180: 5e-4, 210: 5e-5, 239: 5e-5})
+    thirds = Training(epochs=90, learning_rate=0.1, schedule="thirds")
+    rates = {epoch: learning_rate(thirds, epoch, 90) for epoch in (0, 29, 30, 59, 60, 89)}
+    assert rates == pytest.approx({0: 0.1, 29: 0.1, 30: 1e-2, 59: 1e-2, 60: 1e-3, 89: 1e-3})
 
 
 @pytest.fixture
@@ -182,19 +186,45 @@ def test_views_keep_the_side() -> None:
             assert view(image.new("RGB", size), 32).size == (32, 32)
 
 
-def run(recipe: str, *arguments: str) -> None:
-    runpy.run_path(str(ROOT / "recipes" / recipe))["main"](list(arguments))
+def run(program: str, *arguments: str) -> None:
+    runpy.run_path(str(ROOT / program))["main"](list(arguments))
 
 
 @pytest.mark.slow
-def test_the_cifar_recipe_runs(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--models", "resnet_cifar(8)", "resnet_cifar(8)", "--epochs", "1", "--share", "0.5", "--seeds", "2"]
-    small += ["--cells", "kd"]
-    run("cifar100.py", str(cifar), *small, "--out", str(tmp_path / "out"))
-    output = capsys.readouterr().out
-    assert "accuracy against no teacher" in output and "nats an example" in output
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "of 8 settings tried" in page
+def test_the_cifar_study_runs_and_reads_back_what_is_done(cifar: Path, tmp_path: Path) -> None:
+    small = [
+        "--models",
+        "resnet_cifar(8)",
+        "resnet_cifar(8)",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--only",
+        "hard",
+        "kd-pt",
+        "kd",
+    ]
+    out = tmp_path / "out"
+    run("lab/tang_cifar100.py", str(cifar), *small, "--out", str(out))
+    table = (out / "tang_cifar100.md").read_text(encoding="utf-8")
+    assert "| kd | hard |" in table and "| kd-pt | hard |" in table and (out / "tang_cifar100.html").exists()
+    weights = (out / "kd-1" / "student.safetensors").stat().st_mtime_ns
+    run("lab/tang_cifar100.py", str(cifar), *small, "--out", str(out))
+    assert (out / "tang_cifar100.md").read_text(encoding="utf-8") == table
+    assert (out / "kd-1" / "student.safetensors").stat().st_mtime_ns == weights
+
+
+def test_the_cifar_study_is_the_cited_protocol() -> None:
+    program = runpy.run_path(str(ROOT / "lab/tang_cifar100.py"))
+    training = program["protocol"]()
+    assert training.steps_for(50_000) == 240 * 782
+    said = (training.epochs, training.batch_size, training.learning_rate, training.optimizer, training.weight_decay)
+    assert said == (240, 64, 0.05, "momentum", 5e-4) and training.keep == "last"
+    objective = program["recipe"]("kd", 0, training).objective
+    assert (objective.temperature, objective.teacher_weight, objective.scale_by_temperature_squared) == (4.0, 0.9, True)
+    border = Augment(crop=4, flip=True, border=program["BLACK"])
+    assert repr(border) == repr(program["recipe"]("hard", 0, training).data[0])
 
 
 @pytest.mark.slow
@@ -203,10 +233,9 @@ def test_the_imagenet_recipe_runs(pictures: Path, tmp_path: Path, capsys: pytest
 
     save_file(models["resnet(18)"]((3, 32, 32), 3).state_dict(), tmp_path / "teacher.safetensors")
     run(
-        "imagenet.py", str(pictures), "--teacher", str(tmp_path / "teacher.safetensors"), "--models", "resnet(18)", "resnet(18)",
-        "--side", "32", "--epochs", "1", "--batch", "8", "--readers", "0", "--pictures", "2", "--seeds", "2", "--entries", "1",
-        "--cells", "kd",
-        "--out", str(tmp_path / "out"),
+        "recipes/imagenet.py", str(pictures), "--teacher", str(tmp_path / "teacher.safetensors"),
+        "--models", "resnet(18)", "resnet(18)", "--side", "32", "--epochs", "1", "--batch", "8", "--readers", "0",
+        "--pictures", "2", "--seeds", "2", "--entries", "1", "--cells", "kd", "--out", str(tmp_path / "out"),
     )  # fmt: skip
     output = capsys.readouterr().out
     assert "accuracy against no teacher" in output and "nats an example" in output

@@ -28,11 +28,14 @@ def test_warm_up_rises_linearly_then_the_schedule_starts_at_the_full_rate() -> N
     assert {learning_rate(constant, step, 20) for step in range(20)} == {1.0}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("momentum", torch.optim.SGD)]
+)
 def test_optimizers_carry_the_settings(name: str, kind: type) -> None:
     training = Training(optimizer=name, learning_rate=0.1, weight_decay=0.02)  # type: ignore[arg-type]
     optimizer = make_optimizer([torch.zeros(2, requires_grad=True)], training)
     assert isinstance(optimizer, kind)
     assert optimizer.param_groups[0]["weight_decay"] == 0.02
+    assert optimizer.param_groups[0].get("nesterov") is {"sgd": True, "momentum": False}.get(name)
     set_learning_rate(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.5

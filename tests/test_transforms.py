@@ -279,11 +279,16 @@ def test_each_part_does_what_it_says() -> None:
         for i, made in enumerate(read(crop=1))
     ]
     assert set(found) == set(windows)
+    edged = nn.functional.pad(whole.inputs, (1,) * 4, value=-3.0)
+    for i, made in enumerate(read(crop=1, border=(-3.0,))):  # the same windows of pictures with another edge
+        assert torch.equal(made, edged[i, :, found[i][0] : found[i][0] + 6, found[i][1] : found[i][1] + 6])
+    with pytest.raises(MismatchError, match="border does not fit"):
+        read(crop=1, border=(0.0, 0.0))
     assert float((read(noise=0.5) - whole.inputs).std()) == pytest.approx(0.5, rel=0.05)
     ids = Examples(torch.arange(12).reshape(4, 3), torch.arange(4) % 2)
     with pytest.raises(MismatchError, match="cannot change these inputs"):
         next(iter(Augment(noise=0.1).bind(as_split(ids), None, None, 0).batches([(0, torch.arange(2))], 0)))
-    for wrong in ("augment()", "augment(-1)", "augment(noise=-0.1)"):
+    for wrong in ("augment()", "augment(-1)", "augment(noise=-0.1)", "augment(flip=True, border=(1.0,))"):
         with pytest.raises(ConfigError, match="invalid value for augment"):
             Recipe(data=(wrong,))
 

@@ -29,7 +29,8 @@ class Augment(Transform):
     A teacher with a view of its own reads that as it is, unless `views` changes it in the same way.
 
     Args:
-        crop: Zeros padded around the last two axes before a window of the old size is cut out.
+        crop: Pixels padded around the last two axes before a window of the old size is cut out.
+        border: What is padded, a value for each channel; () is 0. Black of normalised pictures is -mean / deviation.
         flip: Mirror the last axis of half of the examples.
         noise: Standard deviation of what is added.
         part: Which input is changed, of models that take several: "pixel_values".
@@ -48,16 +49,23 @@ class Augment(Transform):
     scale: float = 0.0
     erase: float = 0.0
     views: bool = False
+    border: tuple[float, ...] = ()
     changes: ClassVar[frozenset[str]] = frozenset({"inputs"})
 
     def __post_init__(self) -> None:
         whole = isinstance(self.crop, int) and not isinstance(self.crop, bool) and 0 <= self.crop <= MOST
         shares = 0 <= self.scale <= 1 and 0 <= self.erase <= 1
         some = self.crop or self.flip or self.noise or self.scale or self.erase
-        if not (whole and shares and 0 <= self.noise < math.inf and some):
+        edge = (
+            isinstance(self.border, tuple)
+            and all(math.isfinite(v) for v in self.border)
+            and (self.crop or not self.border)
+        )
+        if not (whole and shares and edge and 0 <= self.noise < math.inf and some):
             raise ConfigError(
                 "invalid value for augment",
-                expected=f"crop from 0 to {MOST}, noise of at least 0, scale and erase from 0 to 1, flip, not all of them 0",
+                expected=f"crop from 0 to {MOST}, noise of at least 0, scale and erase from 0 to 1, flip, not all of them 0; "
+                "border with a crop alone",
                 got=repr(self),
             )
 
@@ -114,7 +122,7 @@ class Augment(Transform):
                 shift, border = torch.randint(2 * self.crop + 1, (2,), generator=draw), round(self.crop * ratio)
                 top, left = (shift * border / self.crop).round().long().tolist()
                 height, width = one.shape[-2:]
-                one = functional.pad(one, (border,) * 4)[..., top : top + height, left : left + width]
+                one = self._padded(one, border)[..., top : top + height, left : left + width]
             if self.flip and float(torch.rand((), generator=draw)) < 0.5:
                 one = one.flip(-1)
             if self.erase and float(torch.rand((), generator=draw)) < self.erase:
@@ -127,6 +135,20 @@ class Augment(Transform):
             drawn = torch.stack([torch.randn(inputs.shape[1:], generator=draw) for draw in draws])
             made = made + self.noise * drawn.to(made.device, made.dtype)
         return made
+
+    def _padded(self, picture: Tensor, pixels: int) -> Tensor:
+        """So many pixels more on each side."""
+        padded = functional.pad(picture, (pixels,) * 4)
+        if not self.border:
+            return padded
+        if picture.ndim < 3 or len(self.border) != picture.shape[-3]:
+            raise MismatchError(
+                "border does not fit these inputs",
+                expected=f"a value for each of {picture.shape[-3] if picture.ndim > 2 else 0} channels",
+                got=repr(self.border),
+            )
+        outside = functional.pad(torch.zeros_like(picture), (pixels,) * 4, value=1)
+        return padded + outside * torch.tensor(self.border).to(padded).view(-1, 1, 1)
 
 
 def _rectangle(

@@ -142,9 +142,9 @@ class Training(Record):
         steps: Optimiser steps, in place of `epochs`.
         batch_size: Examples in a step.
         learning_rate: The highest of the schedule.
-        optimizer: "sgd" has momentum 0.9 and Nesterov.
+        optimizer: "sgd" has momentum 0.9 and Nesterov, "momentum" is SGD with plain momentum 0.9.
         weight_decay: Of the optimiser.
-        schedule: "cosine" falls to 0, "tenths" multiplies by 0.1 at 5/8, 6/8 and 7/8 of the steps.
+        schedule: "cosine" falls to 0; "tenths" multiplies by 0.1 at 5/8, 6/8 and 7/8 of the steps, "thirds" at 1/3 and 2/3.
         warmup_share: Share of the steps in which the rate rises linearly.
         micro_batch_size: At most so many examples at once on a device; the step stays `batch_size`.
         clip_norm: The gradient's norm is cut to this.
@@ -160,9 +160,9 @@ class Training(Record):
     steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 5e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "momentum"] = "adamw"
     weight_decay: float = 0.0
-    schedule: Literal["cosine", "constant", "tenths"] = "cosine"
+    schedule: Literal["cosine", "constant", "tenths", "thirds"] = "cosine"
     warmup_share: float = 0.0
     micro_batch_size: int | None = None
     clip_norm: float | None = None

@@ -206,9 +206,14 @@ class TrainingSection(Section):
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the transfer data, in place of steps")
     batch_size: int = Field(PLAIN.batch_size, ge=1, le=MOST, description="examples a step")
     learning_rate: Rate = Field(PLAIN.learning_rate, description="the largest learning rate of the schedule")
-    optimizer: Literal["adamw", "sgd"] = Field(PLAIN.optimizer, description="sgd: Nesterov momentum 0.9")
+    optimizer: Literal["adamw", "sgd", "momentum"] = Field(
+        PLAIN.optimizer, description="sgd: Nesterov momentum 0.9; momentum: plain momentum 0.9"
+    )
     weight_decay: float = Field(PLAIN.weight_decay, ge=0, le=1e3, description="decoupled for adamw, L2 for sgd")
-    schedule: Literal["cosine", "constant", "tenths"] = Field(PLAIN.schedule, description="how the learning rate falls")
+    schedule: Literal["cosine", "constant", "tenths", "thirds"] = Field(
+        PLAIN.schedule,
+        description="how the learning rate falls; tenths: × 0.1 at 5/8, 6/8, 7/8 of the steps; thirds: at 1/3, 2/3",
+    )
     warmup_share: float = Field(
         PLAIN.warmup_share, ge=0, le=1, description="share of the steps in which the learning rate rises"
     )

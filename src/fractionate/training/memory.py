@@ -18,7 +18,7 @@ from fractionate.models.outputs import Head, call, logits_of
 from fractionate.records import Training
 from fractionate.system.memory import available_bytes, shown_bytes
 
-OPTIMIZER_COPIES = {"adamw": 2, "sgd": 1}
+OPTIMIZER_COPIES = {"adamw": 2, "sgd": 1, "momentum": 1}
 LOGIT_COPIES = {
     "labels": 4,
     "teacher": 3,

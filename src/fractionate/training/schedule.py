@@ -10,11 +10,17 @@ from torch import Tensor
 
 from fractionate.records import Training
 
+DECAYS = {
+    "tenths": (5 / 8, 6 / 8, 7 / 8),
+    "thirds": (1 / 3, 2 / 3),
+}  # shares of the steps at which the rate falls to a tenth
+
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, half a cosine down towards 0, or tenths.
+    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, half a cosine down towards 0, or by tenths.
 
-    Tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps, which is 150, 180 and 210 of 240 epochs (Tian et al., arXiv 1910.10699).
+    "tenths": × 0.1 at 5/8, 6/8 and 7/8 of the steps, which is 150, 180 and 210 of 240 epochs (Tian et al., arXiv 1910.10699);
+    "thirds": at 1/3 and 2/3, which is 30 and 60 of 90 epochs (He et al., arXiv 1512.03385, as their ImageNet code has it).
     With u = round(warmup_share · steps): (step + 1) / u of the full rate during warm-up; after it, for the cosine,
     ½ (1 + cos(π (step - u) / (steps - u))).
     """
@@ -23,20 +29,21 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
         return training.learning_rate * (step + 1) / warmup
     if training.schedule == "constant":
         return training.learning_rate
-    if training.schedule == "tenths":
-        passed = sum(step >= share * steps for share in (0.625, 0.75, 0.875))
+    if training.schedule in DECAYS:
+        passed = sum(step >= share * steps for share in DECAYS[training.schedule])
         return float(training.learning_rate * 0.1**passed)
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def make_optimizer(parameters: Iterable[Tensor], training: Training) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9 and Nesterov, with the training's weight decay; both work element by element."""
+    """AdamW, or SGD with momentum 0.9, Nesterov's or plain, with the training's weight decay; both work element by element."""
     given = list(parameters)
     # one kernel a tensor in place of a dozen: a third of the time on a CPU
     fused = all(p.device.type == "cpu" and p.is_floating_point() for p in given) or None
     rate, decay = training.learning_rate, training.weight_decay
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(given, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused)
+    if training.optimizer != "adamw":
+        nesterov = training.optimizer == "sgd"
+        return torch.optim.SGD(given, lr=rate, momentum=0.9, nesterov=nesterov, weight_decay=decay, fused=fused)
     return torch.optim.AdamW(given, lr=rate, weight_decay=decay, fused=fused)
 
 
