@@ -128,3 +128,19 @@ def reason(error: BaseException, length: int = 200) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return printable(lines[0] if lines else type(error).__name__, length)
+
+
+def as_own_error(error: Exception) -> FractionateError:
+    """An error as the command line reports it; what the system refuses names the file, what nobody foresaw is a bug of ours."""
+    if isinstance(error, FractionateError):
+        return error
+    what = f"{type(error).__name__}: {reason(error)}"
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return ResourceError(f"{place}{error.strerror or what}", fix="check the file, its folder and their permissions")
+    if isinstance(error, MemoryError):
+        return ResourceError("there is not enough memory", got=what, fix="see --dry-run for what a command needs")
+    return FractionateError(
+        f"a bug of fractionate, or of a plug-in or module of yours: {what}",
+        fix="run it again as fractionate --debug … for the place, and report it with the run file",
+    )

@@ -15,7 +15,7 @@ from fractionate.cli.explain import explain
 from fractionate.cli.init import init
 from fractionate.cli.store import store_app
 from fractionate.cli.terminal import debugging, give, processes, tell, terminal
-from fractionate.errors import ConfigError, FractionateError, ResourceError, StoppedError, reason, visible
+from fractionate.errors import ConfigError, StoppedError, as_own_error, visible
 from fractionate.system.paths import as_path, shell_line
 
 if TYPE_CHECKING:
@@ -359,7 +359,21 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and leave with the exit code of what happened."""
+    """Run the command line and leave with the exit code of what happened.
+
+    Args:
+        arguments: The words after `fractionate`; None: those of this process.
+
+    Returns:
+        Nothing: `SystemExit` is raised, with the exit code.
+
+    Example:
+        from contextlib import suppress
+        from fractionate.cli import main
+
+        with suppress(SystemExit):
+            main(["--version"])
+    """
     try:
         with terminal():
             return app(arguments, standalone_mode=True)
@@ -377,22 +391,6 @@ def main(arguments: list[str] | None = None) -> Any:
                 flush=True,
             )
         sys.exit(known.exit_code)
-
-
-def as_own_error(error: Exception) -> FractionateError:
-    """An error as the command line reports it; what the system refuses names the file, what nobody foresaw is a bug of ours."""
-    if isinstance(error, FractionateError):
-        return error
-    what = f"{type(error).__name__}: {reason(error)}"
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename is not None else ""
-        return ResourceError(f"{place}{error.strerror or what}", fix="check the file, its folder and their permissions")
-    if isinstance(error, MemoryError):
-        return ResourceError("there is not enough memory", got=what, fix="see --dry-run for what a command needs")
-    return FractionateError(
-        f"a bug of fractionate, or of a plug-in or module of yours: {what}",
-        fix="run it again as fractionate --debug … for the place, and report it with the run file",
-    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,26 @@ from fractionate.theory.cells import as_cell
 
 
 def read_run(path: Path | str | None, overrides: tuple[str, ...] = (), *, trust: tuple[str, ...] = ()) -> RunFile:
-    """A run file with every name looked up in its registry; all errors at once (`load_run`)."""
+    r"""A run file with every name looked up in its registry; all errors at once.
+
+    Args:
+        path: The file; None: the defaults alone.
+        overrides: Settings such as `training.steps=5`, which take the place of the file's.
+        trust: Modules and packages whose code the file may name.
+
+    Returns:
+        The checked `RunFile`.
+
+    Raises:
+        ConfigError: with the line of each fault; further what `load_run` raises.
+
+    Example:
+        from pathlib import Path
+        from fractionate.run import read_run
+
+        Path("run.yaml").write_text("data: {source: digits}\n")
+        print(read_run("run.yaml", ("seed=3",)).seed)
+    """
     return load_run(path, overrides, trust=trust, lookups=_lookups)
 
 

@@ -181,7 +181,19 @@ def _where(lines: Lines, place: Place) -> tuple[int, int]:
 
 
 def dump_run(run: RunFile) -> str:
-    """The run as the YAML text of a run file with every setting written out; what cannot be printed is escaped."""
+    """The run as the YAML text of a run file with every setting written out.
+
+    Args:
+        run: What `read_run` or `load_run` gave.
+
+    Returns:
+        YAML; what cannot be printed is escaped.
+
+    Example:
+        from fractionate.run import dump_run, read_run
+
+        print(dump_run(read_run(None))[:80])
+    """
     from ruamel.yaml import YAML
 
     out = io.StringIO()

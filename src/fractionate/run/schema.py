@@ -27,7 +27,30 @@ from fractionate.run.sections import (
 
 
 class RunFile(Section):
-    """A whole run: teacher, student and data, what to measure, where to write."""
+    """A whole run: teacher, student and data, what to measure, where to write.
+
+    Each section is described in the reference of the run file.
+
+    Args:
+        name: What the report calls this run.
+        out: The folder everything is written to.
+        seed: Of the student that is distilled for real.
+        task: The kind of task.
+        metrics: The metrics that judge; the first decides.
+        data: Where examples come from and how they are split.
+        teacher: The model, its weights, and its training where it is trained here.
+        collect: How the teacher's outputs are stored.
+        student: The model and its preparations.
+        diagnosis: Pilot and thresholds.
+        objective: The loss on the teacher's outputs; left out, the recommended one.
+        terms: Further losses.
+        transforms: Of the transfer set.
+        training: Steps, batch size, learning rate.
+        study: Variants and seeds.
+        distill: Precision, evaluation, checkpoints.
+        export: What is written of the student.
+        report: Settings of the page.
+    """
 
     name: str = Field("run", min_length=1, max_length=80, description="what the report calls this run")
     out: str = Field("runs/run", description="the folder everything is written to; ~ is your home folder")
@@ -111,7 +134,19 @@ def _section_in(annotation: Any) -> tuple[type[Section] | None, bool]:
 
 
 def all_keys(place: tuple[str | int, ...] = ()) -> list[str]:
-    """Every key of the run file, dotted; of a mapping of sections, with NAME for its names."""
+    """Every key of the run file, dotted.
+
+    Args:
+        place: The section to start from; () is the file.
+
+    Returns:
+        Keys in the order of the file; of a mapping of sections, with NAME for its names.
+
+    Example:
+        from fractionate.run.schema import all_keys
+
+        print(all_keys(("teacher",)))
+    """
     found = []
     for key in known_keys(place):
         section, named = _section_in(section_at(place).model_fields[key].annotation)  # type: ignore[union-attr]

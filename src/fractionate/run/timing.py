@@ -75,7 +75,16 @@ def timed(work: Callable[[], Any]) -> Seconds:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """The most memory that this process has held.
+
+    Returns:
+        Bytes of resident memory.
+
+    Example:
+        from fractionate.run import peak_bytes
+
+        print(f"{peak_bytes() / 2**20:.0f} MiB")
+    """
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says begins with what the process that started this one held
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))

@@ -51,22 +51,25 @@ from fractionate.training.run_folder import Settings, check_files, file_digests
 class Workflow(Assembly):
     """A run file and the folder it writes to. Every property is made on first use, or read from the folder.
 
-    Raises `MismatchError` where the folder holds another run, or what was made of other data or another teacher.
+    Args:
+        run, places, command: The run file, where each of its settings stands, and the command that was run.
+        pilot_minutes, no_pilot: A pilot of at most so many minutes, or none; left out: what the run file says.
+        force, workers: Whether a student surely worse than no teacher is exported; processes of a study, or "ray".
+        second_view: The teacher's signal on another view of the transfer part.
+        say: Called with the data before the teacher's pass, and with the loss contract before training.
     """
 
     command: str = ""
-    pilot_minutes: float | None = None  # a pilot is wanted, and bounded by this; None: what the run file says
+    pilot_minutes: float | None = None
     no_pilot: bool = False
-    force: bool = False  # a student that is surely worse than no teacher is exported all the same
-    workers: int | str = 1  # processes of a study, or "ray"
-    second_view: Path | None = None  # the teacher's signal on another view of the transfer part
-    say: Callable[[str], None] = lambda _: (
-        None
-    )  # is given the data before the teacher's pass, the loss contract before training
+    force: bool = False
+    workers: int | str = 1
+    second_view: Path | None = None
+    say: Callable[[str], None] = lambda _: None
 
     @cached_property
     def out(self) -> Path:
-        """The folder."""
+        """The folder. Raises `MismatchError` where it holds another run, or what was made of other data or another teacher."""
         return claim(self)
 
     @cached_property

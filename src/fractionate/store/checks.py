@@ -58,10 +58,32 @@ def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
 def check_teacher(
     store: Store, teacher: Any, data: Any, *, sample: int = SPOT_CHECK, device: str = "cpu", seed: int | None = None
 ) -> float:
-    """Ask the teacher again about `sample` random rows; gives the largest difference, as a share of the largest logit.
+    """Run the teacher again on some random rows and compare them with the store.
 
-    A store of which a tenth is wrong passes 64 rows with probability 0.9^64 = 0.12 %. Raises `MismatchError` naming the examples
-    whose rows differ by more than rounding, or whose data are not those the store was collected on.
+    A store of which a tenth is wrong passes 64 rows with probability 0.9^64 = 0.12 %.
+
+    Args:
+        store: What `collect` gave.
+        teacher: The teacher, in any form that `collect` takes.
+        data: The data it was collected on.
+        sample: How many rows.
+        device: Where the teacher runs.
+        seed: Of the draw of rows; None: a new draw.
+
+    Returns:
+        The largest difference, as a share of the largest logit.
+
+    Raises:
+        MismatchError: naming the examples whose rows differ by more than rounding, or whose data are not those of the store.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import check_teacher
+
+        teacher, data = nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4)
+        print(check_teacher(collect(teacher, data, "store"), teacher, data))
     """
     kind, head_of = kind_of(data)
     data = data.splits.transfer if isinstance(data, Task) else data

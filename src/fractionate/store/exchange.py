@@ -32,12 +32,31 @@ ROWS = 8192  # rows that are read and written together
 
 
 def export(path: Path | str, to: Target, out: Path | str) -> Path:
-    """Write all rows, in the order of the data, to a file or folder others read; gives its path.
+    """Write all rows of a store, in the order of the data, to a file or folder that other programs read.
 
-    `parquet`: one file with page checksums, the store's head in its metadata. `datasets`: a folder for
-    `datasets.load_from_disk`. `npy` (dense only): a folder with logits.npy and labels.npy. `safetensors`: one file of plain
-    columns. Raises `ConfigError` where `out` is there already, `MissingExtraError` without the library, `MismatchError` for a
-    store that is not complete.
+    Args:
+        path: Of the store.
+        to: `parquet`: one file with page checksums, the store's head in its metadata. `datasets`: a folder for
+            `datasets.load_from_disk`. `npy` (dense only): a folder with logits.npy and labels.npy.
+            `safetensors`: one file of columns.
+        out: The file or folder to write.
+
+    Returns:
+        The path of `out`.
+
+    Raises:
+        ConfigError: where `out` is there already.
+        MissingExtraError: without the library.
+        MismatchError: for a store that is not complete.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import export
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(export("store", "npy", "arrays"))
     """
     store, out = Store.open(path), as_path(out)
     writers = {"parquet": _parquet, "datasets": _datasets, "npy": _npy, "safetensors": _safetensors}
@@ -166,12 +185,32 @@ def import_arrays(
     dtype: StoredDtype = "float32",
     temperatures: tuple[float, ...] = (1.0,),
 ) -> Store:
-    """Make a store out of logits that were computed elsewhere; `named` says by whom, since it cannot be seen.
+    """Make a store out of logits that were computed elsewhere.
 
-    `logits` is an array [examples, classes], or the path of a .npy, .safetensors (tensor `logits`) or .parquet file (column
-    `logits`); `data` are the examples they belong to, in the same order, or their labels alone. Raises `DamagedError` for
-    files that claim more than they hold or more than the memory does, `ConfigError` for other files (pickles above all),
-    `MismatchError` where rows, labels and classes do not fit.
+    Args:
+        logits: [examples, classes], or the path of a .npy, .safetensors (tensor `logits`) or .parquet file (column `logits`).
+        data: The examples they belong to, in the same order, or their labels alone.
+        out: The folder of the store.
+        named: Which teacher computed them, since it cannot be seen.
+        outputs: What they are: logits, log-probabilities or probabilities.
+        form: How rows are kept: dense, top-k or sampled.
+        k: Entries of a row where it is not dense.
+        dtype: Of the numbers on disk.
+        temperatures: At which the mass outside the k entries is kept.
+
+    Returns:
+        The `Store`.
+
+    Raises:
+        DamagedError: for files that claim more than they hold or more than the memory does.
+        ConfigError: for other files (pickles above all).
+        MismatchError: where rows, labels and classes do not fit.
+
+    Example:
+        import torch
+        from fractionate.store import import_arrays
+
+        store = import_arrays(torch.randn(40, 4), torch.arange(40) % 4, "store", named="resnet50 of 3 May")
     """
     rows = read_array(logits) if isinstance(logits, (str, Path)) else to_tensor(logits, "logits")
     if isinstance(data, (Tensor, np.ndarray, list)):
@@ -192,7 +231,25 @@ def import_arrays(
 
 
 def read_array(path: Path | str) -> Tensor:
-    """Logits out of a .npy, .npz, .safetensors or .parquet file: the array of that name or the only one, mapped if possible."""
+    """Logits out of a file: the array `logits`, or the only one; mapped into memory where the format allows it.
+
+    Args:
+        path: A .npy, .npz, .safetensors or .parquet file.
+
+    Returns:
+        The array as a tensor.
+
+    Raises:
+        ConfigError: for a file with more than one array and none of that name.
+        DamagedError: for a file that cannot be read.
+
+    Example:
+        import numpy as np
+        from fractionate.store import read_array
+
+        np.save("logits.npy", np.zeros((40, 4), np.float32))
+        print(read_array("logits.npy").shape)
+    """
     found = arrays_in(path)
     if "logits" not in found and len(found) != 1:
         raise ConfigError(f"{path} has no array 'logits'", got=printable(", ".join(sorted(found)), 200) or "nothing")

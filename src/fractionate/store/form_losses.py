@@ -23,18 +23,30 @@ OVERHEAD = HASH + PLACE + KEY
 class FormLoss(Record):
     """What one form loses on a signal, and what a row costs.
 
-    `nats_lost` is E KL(teacher ‖ kept) for dense and top-k; of sampled rows, which leave classes out altogether and are
-    right only in the mean, it is E KL(kept ‖ teacher). The cosines compare the gradient at the student's logits, q − kept
-    against q − p: row by row, and of the mean over a batch of rows, which is what a step of training follows.
+    The cosines compare the gradient at the student's logits, q − kept against q − p.
+
+    Args:
+        form: dense, top-k or sampled.
+        k: Entries of a row.
+        dtype: Of the numbers on disk.
+        temperature: At which both are read.
+        bytes_a_row: For the teacher's outputs alone.
+        overhead_bytes: For hash, place and fingerprint of a row.
+        captured: Mean probability of the classes that are kept.
+        nats_lost: E KL(teacher ‖ kept) for dense and top-k; of sampled rows, which leave classes out altogether and are right
+            only in the mean, E KL(kept ‖ teacher).
+        gradient_cosine: Row by row.
+        batch_gradient_cosine: Of the mean over a batch of rows, which is what a step of training follows.
+        spectrum: Of the rows that are kept.
     """
 
     form: str
     k: int
     dtype: str
     temperature: float
-    bytes_a_row: float  # what the teacher said; hash, place and fingerprint add `overhead_bytes`
+    bytes_a_row: float
     overhead_bytes: int
-    captured: float  # mean probability of the classes kept
+    captured: float
     nats_lost: float
     gradient_cosine: float
     batch_gradient_cosine: float
@@ -60,10 +72,30 @@ def losses(
     batch: int = 256,
     seed: int = 0,
 ) -> tuple[FormLoss, ...]:
-    """Measure forms, each (kind, k, dtype), on a dense signal: nats, gradient angle, spectrum by level, bytes a row.
+    """Measure what forms of a store lose on a dense signal: nats, gradient angle, spectrum by level, bytes a row.
 
-    `student_logits` gives the student whose gradients are compared; without it one that knows nothing (uniform). Raises
-    `ConfigError` for invalid forms and `NumericsError` where a type cannot hold a logit.
+    Args:
+        signal: Logits and labels.
+        forms: (kind, k, dtype) of each.
+        temperature: At which rows are read.
+        student_logits: [batch, classes] of the student whose gradients are compared; None: one that knows nothing (uniform).
+        batch: Rows of a step, for the gradient of a batch.
+        seed: Of the draws of sampled forms.
+
+    Returns:
+        One `FormLoss` a form.
+
+    Raises:
+        ConfigError: for invalid forms.
+        NumericsError: where a type cannot hold a logit.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.store.form_losses import losses, table
+
+        signal = TeacherSignal(torch.randn(40, 10), torch.arange(40) % 10)
+        print(table(losses(signal, [("top-k", 3, "float16"), ("dense", 0, "float32")])))
     """
     found = []
     for kind, k, dtype in forms:
@@ -129,10 +161,39 @@ def _bytes(form: Form, entries_a_row: float) -> float:
 
 
 def table(found: Sequence[FormLoss]) -> str:
-    """The losses side by side."""
+    """The losses of forms as a table of text.
+
+    Args:
+        found: What `losses` gave.
+
+    Returns:
+        A heading, and one line a form.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.store.form_losses import losses, table
+
+        print(table(losses(TeacherSignal(torch.randn(40, 10), torch.arange(40) % 10), [("top-k", 3, "float32")])))
+    """
     return "\n".join([HEADING, *map(str, found)])
 
 
 def estimate(form: Form, rows: int, *, views: int = 1) -> int:
-    """Bytes that a store will take on the disk (of sampled forms at most), before the teacher is asked."""
+    """Bytes that a store will take on disk (of sampled forms at most), before the teacher is run.
+
+    Args:
+        form: How rows are kept.
+        rows: Their number.
+        views: Views of each example.
+
+    Returns:
+        Bytes.
+
+    Example:
+        from fractionate.store import Form
+        from fractionate.store.form_losses import estimate
+
+        print(estimate(Form("top-k", 1000, "float16", 32), rows=50_000))
+    """
     return int(form.row_bytes(views) * rows) + 1024

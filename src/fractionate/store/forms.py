@@ -51,9 +51,18 @@ def to_torch(values: Array, dtype: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """How rows of logits are kept. Raises `ConfigError` for an invalid form.
+    """How rows of logits are kept.
 
-    `k` counts the entries of a row: classes, or the width of hidden states; `output_layer` makes logits of the latter.
+    Args:
+        kind: dense, top-k, sampled, or hidden (hidden states in place of logits).
+        classes: Logits of a row.
+        dtype: Of the numbers on disk.
+        k: Entries of a row: classes, or the width of hidden states; 0 for dense rows.
+        temperatures: At which the mass outside the k entries is kept; of sampled rows the one they are drawn at.
+        output_layer: Makes logits of hidden states.
+
+    Raises:
+        ConfigError: for an invalid form.
     """
 
     kind: FormKind
@@ -229,7 +238,20 @@ class Form:
 
 
 def row_hashes(columns: Mapping[str, Array]) -> NDArray[np.uint64]:
-    """xxh3-64 of each row: its place, view and fingerprint, and all that is stored of it."""
+    """xxh3-64 of each row: its place, view and fingerprint, and all that is stored of it.
+
+    Args:
+        columns: Arrays by name, one row an entry.
+
+    Returns:
+        [rows] hashes.
+
+    Example:
+        import numpy as np
+        from fractionate.store.forms import row_hashes
+
+        print(row_hashes({"labels": np.arange(2), "places": np.arange(2)}))
+    """
     ragged = ("counts", "indices") if "item_offsets" in columns else ()
     skipped = ("hashes", "item_offsets", "row_offsets", *ragged)
     rows = len(columns["labels"])

@@ -23,14 +23,37 @@ CODE = "collect/1"  # raised when the same call would give other rows
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides what a row says."""
+    """Everything that decides what a row holds.
 
-    data: str = ""  # sha256 over the examples' fingerprints in order; empty for data that was streamed
-    ids: str = "place"  # where sample ids come from: place, data, content
-    teacher: str = ""  # weights and buffers
-    teacher_config: str = ""  # class, modules and their settings
+    Args:
+        data: sha256 over the examples' fingerprints in order; empty for data that was streamed.
+        ids: Where ids come from: place, data, content.
+        teacher: Hash of weights and buffers.
+        teacher_config: Hash of class, modules and their settings.
+        outputs: What the teacher gives: logits, log-probabilities, probabilities.
+        precision: What the teacher computed in.
+        tokenizer: Hash of its vocabulary and settings.
+        template: Hash of the chat template.
+        tokens: Which token a row is for: "", aligned, next.
+        transform: Hash of the transform of views.
+        view_seed: Seed of the views.
+        views: Views of each example.
+        form: How rows are kept.
+        k: Entries of a row.
+        dtype: Of the numbers on disk.
+        temperatures: At which the mass outside the k entries is kept.
+        vocabulary: "whole", or "trim": classes beyond the tokenizer's strings are left out.
+        features: Paths of the layers whose features are kept.
+        non_finite: "refuse", or "skip": examples whose outputs are not finite have no row.
+        code: Version of the code that computes rows.
+    """
+
+    data: str = ""
+    ids: str = "place"
+    teacher: str = ""
+    teacher_config: str = ""
     outputs: str = "logits"
-    precision: str = "float32"  # what the teacher computed in
+    precision: str = "float32"
     tokenizer: str = ""
     template: str = ""
     tokens: str = ""
@@ -41,9 +64,9 @@ class Identity:
     k: int = 0
     dtype: StoredDtype = "float32"
     temperatures: tuple[float, ...] = (1.0,)
-    vocabulary: str = "whole"  # or trim: classes beyond the tokenizer's strings are left out
-    features: str = ""  # paths of the layers whose features are kept
-    non_finite: str = "refuse"  # or skip: examples of which the teacher says nothing finite have no row
+    vocabulary: str = "whole"
+    features: str = ""
+    non_finite: str = "refuse"
     code: str = field(default_factory=lambda: CODE)
 
     def of_outputs(self, outputs: str) -> Identity:

@@ -128,7 +128,20 @@ def key_of(identifier: str, item: Any) -> bytes:
 
 
 def content_ids(data: Any) -> tuple[str, ...]:
-    """An id for each example from its content alone, for data that have none and may be reordered."""
+    """An id for each example from its content alone, for data that have none and may be reordered.
+
+    Args:
+        data: What `as_split` takes.
+
+    Returns:
+        One hexadecimal id an example.
+
+    Example:
+        import torch
+        from fractionate.store import content_ids
+
+        print(content_ids((torch.randn(2, 8), torch.arange(2))))
+    """
     split = as_split(data)
     plan = ((0, index) for index in torch.split(torch.arange(len(split)), READ_AT_ONCE))
     return tuple(noted.hex() for _, notes in read_noted(split, plan, 0, _without_id) for noted in notes)

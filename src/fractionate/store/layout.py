@@ -52,7 +52,19 @@ def damaged(what: str, path: Path | str, *, where: str = "", got: str | None = N
 
 
 def canonical(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII."""
+    """The one JSON text of a value: sorted keys, no spaces, ASCII.
+
+    Args:
+        value: What JSON can hold, without infinite numbers.
+
+    Returns:
+        Bytes that end in a line feed.
+
+    Example:
+        from fractionate.store.layout import canonical
+
+        print(canonical({"b": 1, "a": [2]}))
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
@@ -131,21 +143,38 @@ class Segment:
 
 @dataclass(frozen=True)
 class Head:
-    """What a store holds and whose it is. Everything in `identity` must agree, or the store refuses."""
+    """What a store holds and whose it is. Everything in `identity` must agree, or the store refuses.
+
+    Args:
+        identity: The fields of `Identity`.
+        examples: The number of examples.
+        views: Views of each.
+        classes: Logits of a row.
+        form: dense, top-k, sampled, hidden.
+        k: Entries of a row.
+        dtype: float32, float16, bfloat16.
+        temperatures: At which the mass outside the k entries is kept.
+        batch_size: With which the teacher was run.
+        name: Of the data.
+        class_names: The names of the classes.
+        relation_xxh3: Hash of the class relation; "" for none.
+        tokens: "", aligned, next: rows are tokens.
+        settings: Further settings, by name.
+    """
 
     identity: dict[str, Any]
     examples: int
     views: int
     classes: int
-    form: str  # dense, top-k, sampled, hidden
+    form: str
     k: int
-    dtype: str  # float32, float16, bfloat16
+    dtype: str
     temperatures: tuple[float, ...]
     batch_size: int
     name: str = "data"
     class_names: tuple[str, ...] = ()
     relation_xxh3: str = ""
-    tokens: str = ""  # "", aligned, next: rows are tokens
+    tokens: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
@@ -219,7 +248,27 @@ class Column:
 
 
 def read_header(raw: bytes, size: int, path: Path | str) -> dict[str, Column]:
-    """The columns of a safetensors header (8 bytes of length, then JSON). Raises `DamagedError` for what cannot be."""
+    """The columns of a safetensors header (8 bytes of length, then JSON).
+
+    Args:
+        raw: The first bytes of the file, the whole header among them.
+        size: Of the file in bytes.
+        path: For messages.
+
+    Returns:
+        Type, shape and place of each column.
+
+    Raises:
+        DamagedError: for a header that does not fit the file.
+
+    Example:
+        import torch
+        from safetensors.torch import save
+        from fractionate.store.layout import read_header
+
+        content = save({"labels": torch.arange(4)})
+        print(read_header(content, len(content), "labels.safetensors"))
+    """
     try:
         length = int.from_bytes(raw[:8], "little")
         table = json.loads(raw[8 : 8 + length].decode("utf-8"))
@@ -269,7 +318,28 @@ def write_shard(
     bfloat16: Sequence[str] = (),
     replaces: Sequence[str] = (),
 ) -> Segment:
-    """Write a shard, then commit its segment; both are on the disk when this returns."""
+    """Write a shard, then commit its segment; both are on disk when this returns.
+
+    Args:
+        root: The folder of the store.
+        columns: Arrays by name, `places` and `hashes` among them.
+        head: The sha256 of the store's head.
+        bfloat16: Columns whose 16 bits are bfloat16.
+        replaces: Names of segments that stop counting with this one.
+
+    Returns:
+        The committed `Segment`.
+
+    Example:
+        from pathlib import Path
+        import numpy as np
+        from fractionate.store.layout import write_shard
+
+        rows = {"places": np.arange(4), "hashes": np.arange(4, dtype=np.uint64)}
+        for folder in ("shards", "segments"):
+            Path("store", folder).mkdir(parents=True, exist_ok=True)
+        print(write_shard(Path("store"), rows, head="0" * 64).rows)
+    """
     header, arrays = laid_out(columns, head, bfloat16)
     whole = xxhash.xxh3_128(header)
     for array in arrays:
@@ -302,7 +372,20 @@ def write_shard(
 
 
 def index_hash(columns: Mapping[str, Array]) -> str:
-    """The hash of the index columns: where rows belong and the hash of each."""
+    """The hash of the index columns: where rows belong and the hash of each.
+
+    Args:
+        columns: Arrays of a shard by name.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Example:
+        import numpy as np
+        from fractionate.store.layout import index_hash
+
+        print(index_hash({"places": np.arange(4), "hashes": np.arange(4)}))
+    """
     state = xxhash.xxh3_128()
     for name in INDEX_COLUMNS:
         if name in columns:

@@ -60,10 +60,27 @@ def import_logprobs(
         tokenizer: For rows of tokens: what gives tokens their numbers. Strings as vocabularies and as servers write them are known.
         tokens: "next" or "aligned" for a distribution at every labelled token; "" for one an example, at `position`.
         id_field: The field of the example's id, where it has another name.
+        data: The examples, or a `Task` over them.
+        out: The folder of the store.
+        position: Which position of an answer holds the class, where rows are examples.
+        dtype: Of the numbers on disk.
+        temperatures: At which the mass outside the entries is kept.
+
+    Returns:
+        The `Store`.
 
     Raises:
         MismatchError: for missing and unknown ids, other tokens than the data's, unknown tokens, fewer entries than `k`.
         NumericsError, DamagedError: as `read_answers`.
+
+    Example:
+        import math
+        import torch
+        from fractionate.store import import_logprobs
+
+        entries = [{"token": name, "logprob": math.log(p)} for name, p in (("cat", 0.9), ("dog", 0.1))]
+        answers = [{"id": str(n), "top_logprobs": [entries]} for n in range(2)]
+        store = import_logprobs(answers, (torch.randn(2, 8), torch.arange(2)), "store", named="gpt of May", classes=["cat", "dog"])
     """
     if isinstance(data, Task):
         tokens = tokens or data.reader.tokens

@@ -41,13 +41,22 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Repaired(Record):
-    """What a repair did."""
+    """What a repair did.
+
+    Args:
+        path: Of the store.
+        damages: What was damaged.
+        kept: Entries saved out of damaged shards.
+        lost: Entries that had to go.
+        missing: Entries still to be collected.
+        removed: Files that were removed.
+    """
 
     path: str
     damages: tuple[str, ...]
-    kept: int  # entries saved out of damaged shards
-    lost: int  # entries that had to go
-    missing: int  # entries still to be asked for
+    kept: int
+    lost: int
+    missing: int
     removed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -56,11 +65,31 @@ class Repaired(Record):
 
 
 def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options: Any) -> Repaired:
-    """Take out what is damaged, keep every row that still proves itself; ask the teacher for the rest where it is given.
+    """Take out what is damaged, and keep every row whose own hash holds.
 
-    Of a damaged shard the rows whose own hash holds are written anew; files of killed writers are removed, so no other
-    process may be writing. With `teacher` and `data` (and the `options` the store was collected with: batch_size, device,
-    named, tokenizer) the missing rows are collected again. Raises `DamagedError` where head and copy are both damaged.
+    Of a damaged shard the rows whose hash holds are written anew; files of killed writers are removed, so no other process may be
+    writing.
+
+    Args:
+        path: Of the store.
+        teacher: With `data`: run for the rows that are missing then.
+        data: What the store was collected on.
+        options: As the store was collected: batch_size, device, named, tokenizer.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DamagedError: where head and copy are both damaged.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import repair
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(repair("store"))
     """
     require_folder(path, "repair")
     root = as_path(path)

@@ -24,7 +24,22 @@ def spans(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int
 
 
 def rows_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[str, Array]:
-    """The columns of some entries, one row each or one a token; entry columns are repeated for each row (`tokens` counts them)."""
+    """The columns of some entries, one row each or one a token; entry columns are repeated for each row.
+
+    Args:
+        columns: Arrays of a shard by name; `row_offsets` where an entry has more than one row.
+        entries: Places of entries in the shard.
+
+    Returns:
+        Arrays by name; `tokens` numbers the rows of an entry.
+
+    Example:
+        import numpy as np
+        from fractionate.store.ranges import rows_of
+
+        columns = {"places": np.arange(2), "labels": np.array([5, 6, 7]), "row_offsets": np.array([0, 2, 3])}
+        print(rows_of(columns, np.array([0]))["labels"])
+    """
     rows, found = entries, {}
     if "row_offsets" in columns:
         offsets = np.asarray(columns["row_offsets"]).astype(np.int64)
@@ -46,7 +61,22 @@ def rows_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[st
 
 
 def stored_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[str, Array]:
-    """The columns of some entries as a shard keeps them: entry columns once, offsets counted anew."""
+    """The columns of some entries as a shard keeps them: entry columns once, offsets counted anew.
+
+    Args:
+        columns: Arrays of a shard by name.
+        entries: Places of entries in the shard.
+
+    Returns:
+        Arrays by name, in the order of `entries`.
+
+    Example:
+        import numpy as np
+        from fractionate.store.ranges import stored_of
+
+        columns = {"places": np.arange(2), "labels": np.array([5, 6, 7]), "row_offsets": np.array([0, 2, 3])}
+        print(stored_of(columns, np.array([1]))["row_offsets"])
+    """
     found = rows_of(columns, entries)
     found.pop("tokens", None)
     for name in ENTRY:

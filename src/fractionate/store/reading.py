@@ -33,9 +33,13 @@ Slots = Sequence[int] | NDArray[np.int64] | Tensor
 
 
 class Store:
-    """What a teacher said about some data, on disk. Rows are proved by their hashes as they are read.
+    """A teacher's outputs on some data, on disk. Rows are checked by their hashes as they are read.
 
     Open one with `Store.open(path)`; make one with `collect`.
+
+    Args:
+        path: Of the store.
+        scanned: Its head, shards and segments, as `scan` finds them.
     """
 
     def __init__(self, path: Path, scanned: Scan) -> None:

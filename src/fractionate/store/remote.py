@@ -210,11 +210,31 @@ def scan_remote(url: str, cache: Path | str | None = None) -> tuple[Path, Scan]:
 
 
 def upload(path: Path | str, url: str) -> str:
-    """Copy a store to an fsspec address: shards first, then what makes them count; gives the address without secrets.
+    """Copy a store to an fsspec address: shards first, then what makes them count.
 
-    What is there already under the same name is left (names follow from content). The head is written only where there is
-    none (on S3 by `If-None-Match: *`), so that of two stores uploaded to one address at once the second is refused. Raises
-    `DamagedError` for a damaged store and `ConfigError` where another store lies at the address.
+    What is there already under the same name is left (names follow from content). The head is written only where there is none (on
+    S3 by `If-None-Match: *`), so that of two stores uploaded to one address at once the second is refused.
+
+    Args:
+        path: Of the store.
+        url: The address of its new folder, such as `s3://bucket/store`.
+
+    Returns:
+        The address without secrets.
+
+    Raises:
+        DamagedError: for a damaged store.
+        ConfigError: where another store lies at the address.
+
+    Example:
+        from pathlib import Path
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import upload
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(upload("store", Path("copy").absolute().as_uri()))
     """
     store = scan(as_path(path))
     if store.damages:

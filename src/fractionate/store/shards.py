@@ -116,7 +116,25 @@ class Shard:
 
 
 def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array]:
-    """Columns of a shard's bytes, not copied."""
+    """Columns of a shard's bytes, not copied.
+
+    Args:
+        content: The bytes of the file, as an array.
+        columns: What `read_header` found.
+
+    Returns:
+        Arrays by name.
+
+    Example:
+        import numpy as np
+        import torch
+        from safetensors.torch import save
+        from fractionate.store.layout import read_header
+        from fractionate.store.shards import columns_in
+
+        content = save({"labels": torch.arange(4)})
+        print(columns_in(np.frombuffer(content, np.uint8), read_header(content, len(content), "shard"))["labels"])
+    """
     return {name: content[at.start : at.stop].view(DTYPES[at.dtype]).reshape(at.shape) for name, at in columns.items()}
 
 

@@ -44,6 +44,9 @@ class ByPlace:
         ByPlace(lambda places: classify([texts[place] for place in places.tolist()]))
 
     Only `collect` and `import_arrays` read by place: other verbs take the store.
+
+    Args:
+        answer: Called with [batch] places, gives [batch, classes].
     """
 
     answer: Callable[[Tensor], Any]

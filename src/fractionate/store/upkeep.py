@@ -21,14 +21,33 @@ from fractionate.system.paths import as_path
 
 @dataclass(frozen=True)
 class StoreInfo(Record):
-    """What a store holds."""
+    """What a store holds.
+
+    Args:
+        path: Of the store.
+        name: Of the data.
+        examples: Their number.
+        views: Views of each.
+        entries_present: (example, view) pairs that are there.
+        rows: Rows of logits: one an entry, or one a token.
+        classes: Logits of a row.
+        form: dense, top-k, sampled, hidden.
+        k: Entries of a row.
+        dtype: Of the numbers on disk.
+        temperatures: At which the mass outside the k entries is kept.
+        shards: Number of files with rows.
+        bytes: Their size.
+        class_relation: Whether one is kept.
+        skipped: Entries without rows, as the teacher's outputs were not finite.
+        identity: The fields of `Identity`.
+    """
 
     path: str
     name: str
     examples: int
     views: int
-    entries_present: int  # (example, view) pairs
-    rows: int  # rows of logits: one an entry, or one a token
+    entries_present: int
+    rows: int
     classes: int
     form: str
     k: int
@@ -37,7 +56,7 @@ class StoreInfo(Record):
     shards: int
     bytes: int
     class_relation: bool
-    skipped: int = 0  # entries without rows: the teacher said nothing finite of them
+    skipped: int = 0
     identity: dict[str, str | int | float | tuple[float, ...]] = field(default_factory=dict)
 
     @property
@@ -73,15 +92,25 @@ class StoreInfo(Record):
 
 @dataclass(frozen=True)
 class Verification(Record):
-    """Whether every byte is what was written."""
+    """Whether every byte is what was written.
+
+    Args:
+        path: Of the store.
+        files: How many were read.
+        bytes: How many bytes.
+        seconds: How long that took.
+        complete: Whether every example is there in every view.
+        damages: What differs; none: the store is whole.
+        leftovers: Files that do not count: of killed writers, or foreign.
+    """
 
     path: str
     files: int
     bytes: int
     seconds: float
-    complete: bool  # every example is there in every view
+    complete: bool
     damages: tuple[str, ...] = ()
-    leftovers: tuple[str, ...] = ()  # files that do not count: of killed writers, or foreign
+    leftovers: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -97,7 +126,27 @@ class Verification(Record):
 
 
 def info(path: Path | str) -> StoreInfo:
-    """What a store holds. Raises `ConfigError` where there is none, `DamagedError` for a damaged one."""
+    """What a store holds.
+
+    Args:
+        path: Of the store.
+
+    Returns:
+        A `StoreInfo`.
+
+    Raises:
+        ConfigError: where there is no store.
+        DamagedError: for a damaged one.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import info
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(info("store"))
+    """
     store = Store.open(path)
     head = store.head
     return StoreInfo(
@@ -121,9 +170,26 @@ def info(path: Path | str) -> StoreInfo:
 
 
 def verify(path: Path | str) -> Verification:
-    """Read every byte of a store and compare it with what was written; says what is damaged, raises nothing for it.
+    """Read every byte of a store and compare it with what was written. Damage is reported, not raised.
 
-    Raises `ConfigError` where there is no store and `DamagedError` where its head cannot be read.
+    Args:
+        path: Of the store.
+
+    Returns:
+        A `Verification`.
+
+    Raises:
+        ConfigError: where there is no store.
+        DamagedError: where its head cannot be read.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import verify
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(verify("store").whole)
     """
     require_folder(path, "verify")
     root, started = as_path(path), time.monotonic()
@@ -168,9 +234,28 @@ def leftovers(root: Path, scanned: Scan) -> list[Path]:
 
 
 def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int]:
-    """Merge many shards into few, rows in the order of the data; gives the number of shards before and after.
+    """Merge many shards into few, rows in the order of the data.
 
-    Safe to be killed at any moment: the old shards stop counting only when all new ones are there. Raises `DamagedError`.
+    Safe to be killed at any moment: the old shards stop counting only when all new ones are there.
+
+    Args:
+        path: Of the store.
+        shard_bytes: Size of a merged shard, about.
+
+    Returns:
+        The number of shards before and after.
+
+    Raises:
+        DamagedError: for a damaged store.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import collect
+        from fractionate.store import compact
+
+        collect(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4), "store")
+        print(compact("store"))
     """
     require_folder(path, "compact")
     root = as_path(path)

@@ -29,12 +29,20 @@ from fractionate.store.keys import Keyed, key
 
 
 class Replay:
-    """Several views of the same data, one after the other: item `view * examples + place` is (input, label).
+    """Views of the same data, one after the other: item `view * examples + place` is (input, label).
 
-    `transform` is called with one input (torchvision's, or any function); one with `partners = 1` is called with a second
-    input, drawn by the view, as well (`MixUp`). Give the same `Replay` to `collect` and to `distill`. A transform must draw
-    from the streams of Python, NumPy or torch; raises `ConfigError` for one that draws from elsewhere, `MismatchError` for
-    data without a length.
+    Give the same `Replay` to `collect` and to `distill`.
+
+    Args:
+        data: What `as_split` takes, with a length.
+        transform: Called with one input (torchvision's, or any function); one with `partners = 1` is called with a second input as
+            well, drawn by the view (`MixUp`). It has to draw from the streams of Python, NumPy or torch.
+        views: Views of each example.
+        seed: Of what the transform draws.
+
+    Raises:
+        ConfigError: for a transform that draws from elsewhere.
+        MismatchError: for data without a length.
     """
 
     def __init__(self, data: Any, transform: Callable[..., Any], *, views: int = 1, seed: int = 0) -> None:
@@ -142,7 +150,11 @@ def same(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One transform after the other."""
+    """One transform after the other.
+
+    Args:
+        transforms: Each is called with what the one before gave.
+    """
 
     transforms: tuple[Callable[..., Any], ...]
 
@@ -176,11 +188,18 @@ class Flip:
 
 @dataclass(frozen=True)
 class MixUp:
-    """λ · input + (1 - λ) · another input, λ from Beta(concentration, concentration) and at least a half, so that the label
-    stays the stronger input's (Zhang et al. 2018, arXiv 1710.09412; as a view for distillation, Beyer et al. 2022, 2106.05237)."""
+    """λ · input + (1 − λ) · another input, with λ ≥ 1/2, so that the label stays the stronger input's.
+
+    λ = max(b, 1 − b), b from Beta(concentration, concentration). Source: Zhang et al. (2018), arXiv 1710.09412; as a view for
+    distillation, Beyer et al. (2022), arXiv 2106.05237.
+
+    Args:
+        concentration: Of the Beta distribution.
+        before: A view of each input, before they are mixed.
+    """
 
     concentration: float = 1.0
-    before: Callable[..., Any] | None = None  # a view of each input, before they are mixed
+    before: Callable[..., Any] | None = None
     partners: ClassVar[int] = 1
 
     def __call__(self, inputs: Shaped[Tensor, "*shape"], other: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:

@@ -71,9 +71,22 @@ def evaluate_metrics(
         metrics: What is evaluated, in this order.
         final: Whether metrics that are too expensive during training (`final_only`) are evaluated too.
 
+    Returns:
+        `Scores`: a value of each metric, and the number of rows.
+
     Raises:
         MismatchError: No rows, or predictions that a metric does not fit.
         NumericsError: Predictions that are not finite, by example.
+
+    Example:
+        import torch
+        from fractionate.data import Batch
+        from fractionate.tasks import CLASSIFICATION, Predictions, evaluate_metrics
+
+        labels = torch.arange(4)
+        batch = Batch(inputs=None, labels=labels, index=torch.arange(4))
+        rows = Predictions(logits=torch.randn(4, 4), labels=labels, place=None, batch=batch)
+        print(evaluate_metrics([(rows, None)], CLASSIFICATION))
     """
     tally = Tally.of(metrics, final=final)
     for predictions, signal in batches:
@@ -88,9 +101,26 @@ def scores(
     *,
     metrics: Sequence[Metric] = CLASSIFICATION,
 ) -> Scores:
-    """Scores of logits that are held: accuracy, NLL, ECE and, with a teacher's signal on the same rows, agreement.
+    """Scores of logits in memory: accuracy, NLL, ECE and, with a teacher's signal on the same rows, agreement.
 
-    Raises `MismatchError` where logits, labels and signal do not fit and `NumericsError` for logits that are not finite.
+    Args:
+        logits: [rows, classes].
+        labels: [rows] class numbers.
+        signal: The teacher's on the same rows.
+        metrics: What is evaluated.
+
+    Returns:
+        `Scores`.
+
+    Raises:
+        MismatchError: where logits, labels and signal do not fit.
+        NumericsError: for logits that are not finite.
+
+    Example:
+        import torch
+        from fractionate.tasks import scores
+
+        print(scores(torch.eye(4), torch.arange(4)))
     """
     batch = Batch(inputs=None, labels=labels, index=torch.arange(len(labels)))
     predictions = Predictions(logits=logits, labels=labels, place=None, batch=batch)

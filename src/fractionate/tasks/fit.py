@@ -29,6 +29,7 @@ def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None)
     checked. Models and random state are left as they were.
 
     Args:
+        task: Data, metrics, and how a model is read.
         student: As it will be trained.
         teachers: Models that are run on the data, and the numbers of classes of those whose outputs are kept; None: unknown.
 
@@ -37,6 +38,14 @@ def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None)
 
     Raises:
         MismatchError: the one fault there is, or all of them.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.tasks import Task, check_fit
+
+        task = Task("classification", transfer=(torch.randn(40, 8), torch.arange(40) % 4))
+        print(check_fit(task, nn.Linear(8, 4)))
     """
     splits = {name: getattr(task.splits, name) for name in ("transfer", "validation", "test")}
     tried = _Tried(task)

@@ -72,7 +72,19 @@ metrics: Registry[Metric] = Registry(
 
 
 def info(metric: Metric) -> MetricInfo:
-    """How the metric is read, as a record of a study or a run holds it."""
+    """How the metric is read, as a record of a study or a run holds it.
+
+    Args:
+        metric: Of a task.
+
+    Returns:
+        Name, unit, direction and margin.
+
+    Example:
+        from fractionate.tasks import CLASSIFICATION, info
+
+        print(info(CLASSIFICATION[0]))
+    """
     return MetricInfo(metric.name, metric.unit, metric.better, metric.margin, metric.counts)
 
 
@@ -82,9 +94,18 @@ def infos(metrics: Sequence[Metric], deciding: str = "", margin: float | None = 
     Args:
         deciding: Its name; empty: the task's first.
         margin: Differences of the deciding metric that do not matter, in its unit; None: its own margin.
+        metrics: Of the task.
+
+    Returns:
+        One a metric, the deciding one first.
 
     Raises:
         UnknownNameError: The task has no metric of that name.
+
+    Example:
+        from fractionate.tasks import CLASSIFICATION, infos
+
+        print([metric.name for metric in infos(CLASSIFICATION, deciding="nll")])
     """
     every = {metric.name: info(metric) for metric in metrics}
     name = deciding or next(iter(every), "")

@@ -73,7 +73,12 @@ def joined(needs: Iterable[Needs]) -> Needs:
 class AttentionStates:
     """What the layers of an encoder computed in one pass, by layer number; only the parts that were needed are there.
 
-    `hidden[0]` enters the first block, `hidden[l]` leaves block l. `valid` marks the tokens that are not padding.
+    Args:
+        layers: Their number.
+        scores: [batch, heads, tokens, tokens] before the softmax.
+        outputs: [batch, tokens, width] of attention, after residual and LayerNorm.
+        hidden: [batch, tokens, width]; 0 enters the first block, l leaves block l.
+        valid: [batch, tokens] True for tokens that are not padding.
     """
 
     layers: int
@@ -95,6 +100,13 @@ class Predictions:
         hidden: What enters the output layer, in place of logits (`Needs.hidden`).
         states: The same, next to logits or without them (`Needs.states`).
         teacher: The teacher's predictions on it, for metrics that read inside both.
+        hidden: [rows, width] what enters the output layer, where `Needs.hidden` wants it.
+        head: The output layer, likewise.
+        features: Outputs of modules by path.
+        attention: What the layers of an encoder computed.
+        explanations: [rows, superfeatures, classes] of an explaining model.
+        generated: Text the model wrote, as token ids of each example.
+        output: What the model returned; iterative decoding reads the encoder's states from it.
     """
 
     logits: Float[Tensor, "rows *classes"] | None

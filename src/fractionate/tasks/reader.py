@@ -53,6 +53,10 @@ class Reader(nn.Module):
     """Calls a model and returns (output, captured). DDP, FSDP2 and compile wrap this, so that hooks are part of the call.
 
     `parts` holds what terms train together with the student. The model's own state is `reader.model.state_dict()`.
+
+    Args:
+        model: The model that is called.
+        needs: What its passes give besides the output.
     """
 
     def __init__(self, model: nn.Module, needs: Needs) -> None:
@@ -173,9 +177,24 @@ def reading(model: nn.Module, needs: Needs = NOTHING, example: Any = None, *, he
     Args:
         example: Inputs of a small batch; needed for attention and hidden states, whose layers are found by a pass over it.
         head: Dotted path of the output layer where the model does not name it.
+        model: The model to read.
+        needs: Features, attention, hidden states or explanations.
+
+    Returns:
+        A `Reader`, as the target of `with`.
 
     Raises:
         MismatchError: for modules that do not exist, attention that cannot be seen, logits that are not those of the output layer.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.tasks import Needs, reading
+
+        model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+        with reading(model, Needs(features=frozenset({"1"}))) as reader:
+            output, captured = reader(torch.randn(2, 8))
+        print(captured["features"]["1"].shape)
     """
     if not needs:
         yield Reader(model, needs)

@@ -103,6 +103,8 @@ class Cached:
         features: Stored features by path, [examples, ...] in the order of the data, in place of the model; those of a store
             (`collect(..., features=...)`) are found by themselves.
         explanations: [examples, superfeatures, classes], likewise.
+        view: The inputs that the model reads, where the data have views.
+        holds_after: Changes of the data after which the signal still holds.
     """
 
     cached: Any

@@ -32,9 +32,25 @@ class Quality:
 
 
 def quality(written: Sequence[str], references: Sequence[str]) -> Quality:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a corpus with one reference each, by sacrebleu.
+    """BLEU and chrF of a corpus with one reference each, by sacrebleu.
 
-    Raises `MismatchError` for no sentences or numbers that differ.
+    Source: Papineni et al. (2002); Popović (2015).
+
+    Args:
+        written: The translations.
+        references: One a translation.
+
+    Returns:
+        `Quality`: both from 0 to 100, with sacrebleu's signatures.
+
+    Raises:
+        MismatchError: for no sentences or numbers that differ.
+        MissingExtraError: without sacrebleu.
+
+    Example:
+        from fractionate.teachers.decoding import quality
+
+        print(quality(["the cat sat on the mat"], ["the cat sat on a mat"]))
     """
     with extra("sequences", "BLEU and chrF are sacrebleu's"):
         from sacrebleu.metrics.bleu import BLEU
@@ -58,10 +74,35 @@ def translate(
     length_penalty: float = 0.6,
     batch_size: int = 64,
 ) -> list[list[int]]:
-    """The pieces that a model of Hugging Face writes for each source, by beam search of transformers' `generate`.
+    """The subwords that a Hugging Face model writes for each source, by beam search of its `generate`.
 
-    Short sentences go together; the order is that of the data. The model's mode is left as it was. Raises `ConfigError` for a
-    model without `generate`.
+    Sentences of like length go together; the order is that of the data. The model's mode is left as it was.
+
+    Args:
+        model: An encoder-decoder with `generate`.
+        sentences: The sources.
+        beams: Of the search.
+        longest: Subwords of a translation at most.
+        length_penalty: Power of the length that the score is divided by.
+        batch_size: Sentences at once.
+
+    Returns:
+        Subword ids of each translation, without the end.
+
+    Raises:
+        ConfigError: for a model without `generate`.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.data import Sentences
+        from fractionate.teachers.decoding import translate
+
+        class Copies(nn.Module):  # in place of a model of transformers
+            def generate(self, input_ids, **settings):
+                return torch.cat([torch.zeros(len(input_ids), 1, dtype=torch.long), input_ids], dim=1)
+
+        print(translate(Copies(), Sentences(sources=((5, 6, 1),), targets=((7, 1),))))
     """
     if not callable(getattr(model, "generate", None)):
         raise ConfigError(

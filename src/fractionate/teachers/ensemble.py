@@ -29,11 +29,29 @@ def mix(
     *,
     route: Int[Tensor, "examples"] | None = None,
 ) -> TeacherSignal:
-    """Several teachers as one: logits = log Σ_i w_i softmax(logits_i), the weighted mean of their probabilities at temperature 1.
+    """Teachers as one: logits = log Σ_i w_i softmax(logits_i), the weighted mean of their probabilities at temperature 1.
 
-    `weights` are one number a teacher, or one a teacher for each example (they are made to sum to 1); `route` names the one
-    teacher to follow for each example. The mean is taken of probabilities, not of logits, so a sure teacher counts as sure.
-    Raises `MismatchError` where classes, examples or labels differ and `ConfigError` for invalid weights.
+    The mean is taken of probabilities, not of logits, so a teacher that is sure counts as sure.
+
+    Args:
+        signals: One a teacher, on the same examples.
+        weights: One a teacher, or [examples, teachers]; made to sum to 1. None: all alike.
+        route: [examples] number of the one teacher to follow, in place of weights.
+
+    Returns:
+        The mixed signal.
+
+    Raises:
+        MismatchError: where classes, examples or labels differ.
+        ConfigError: for invalid weights.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.teachers import mix
+
+        labels = torch.arange(8) % 4
+        both = mix([TeacherSignal(torch.randn(8, 4), labels) for _ in range(2)], weights=[0.7, 0.3])
     """
     if not signals:
         raise ConfigError("there is no teacher to mix", expected="at least one signal", got="none")
@@ -127,6 +145,8 @@ class Ensemble:
         members: Teacher sources.
         weights: One number a member, at least 0; None: all alike.
         route: Called with a batch's inputs, names the one member to follow for each example, in place of weights.
+        view: The inputs that members read, where the data have views.
+        model: None: an ensemble has no layers of its own.
     """
 
     members: tuple[TeacherSource, ...]

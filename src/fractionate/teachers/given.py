@@ -18,9 +18,20 @@ from fractionate.teachers.source import TeacherSource
 
 
 def as_source(teacher: Any) -> TeacherSource | None:
-    """A teacher source of what a verb was given: a source, a model, an estimator, a function, a signal, a store, several, or None.
+    """A teacher source of what a verb was given.
 
-    A path is that of a store, or of an ONNX or skops file.
+    Args:
+        teacher: A source, a model, a fitted estimator, a function, a signal, a store or its path, the path of an ONNX or skops
+            file, a sequence of these (an ensemble), or None.
+
+    Returns:
+        Cached, online or ensemble; None for None.
+
+    Example:
+        from torch import nn
+        from fractionate.teachers import as_source
+
+        print(type(as_source(nn.Linear(8, 4))).__name__)
     """
     if teacher is None or isinstance(teacher, (Cached, Online, Ensemble)):
         return teacher

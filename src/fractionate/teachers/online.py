@@ -55,9 +55,14 @@ class OpenOnline:
 
 @dataclass(frozen=True, eq=False)
 class Online:
-    """A model run on every batch, or once where the data are the same in every epoch (examples in memory) and no term reads inside.
+    """A model run on every batch, or once where the data are the same in every epoch (in memory) and no term reads inside.
 
     Class-level cells need the teacher's statistics: one pass over all the data comes first.
+
+    Args:
+        model: The teacher; it runs in evaluation mode without gradients.
+        view: The inputs that it reads, where the data have views.
+        holds_after: Changes of the data after which its outputs still hold.
     """
 
     model: nn.Module

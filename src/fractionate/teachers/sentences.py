@@ -26,10 +26,19 @@ OverLong = Literal["skip", "cut", "refuse"]
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """Token ids of sentences; a label is the token itself, -100 in the first `prompts` tokens and in the padding.
+    """Token ids of sentences; a label is the token itself, -100 in the prompt and in the padding.
 
-    A feed for `distill`, a dataset for `collect` (`loader()`, which pads each batch to its longest). `skipped` counts the texts
-    that were left out, by reason.
+    A data set for `distill` and `collect`; `loader()` pads each batch to its longest.
+
+    Args:
+        tokens: [tokens] ids of each sentence.
+        prompts: How many tokens of each are its prompt.
+        padding: The id that pads.
+        name: Of the data, in messages and records.
+        skipped: How many texts were left out, by reason.
+
+    Raises:
+        MismatchError: where there is no sentence.
     """
 
     tokens: tuple[Int[Tensor, "tokens"], ...]

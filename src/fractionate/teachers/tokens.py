@@ -70,8 +70,22 @@ def token_signal(
 ) -> TokenSignal:
     """The teacher's rows for all tokens whose label is not -100.
 
-    `predicts_next` for causal language models: the logits at a token foretell the label of the next. Raises `MismatchError`
-    for shapes that do not fit and where no token has a label.
+    Args:
+        logits: [batch, tokens, classes].
+        labels: [batch, tokens] token ids; -100 where a token does not count.
+        predicts_next: Of causal language models: the logits at a token predict the label of the next.
+
+    Returns:
+        `TokenSignal`: the rows, and the sentence of each.
+
+    Raises:
+        MismatchError: for shapes that do not fit and where no token has a label.
+
+    Example:
+        import torch
+        from fractionate.teachers.tokens import token_signal
+
+        print(len(token_signal(torch.randn(2, 5, 9), torch.zeros(2, 5, dtype=torch.long), predicts_next=True)))
     """
     if logits.ndim != 3:
         raise MismatchError(
@@ -95,14 +109,19 @@ def _counted(sizes: Int[Tensor, "batch"]) -> Int[Tensor, "rows"]:
 
 
 class StoredTokens:
-    """A teacher of tokens that has spoken: `distill(student, data, StoredTokens(store), …)`.
+    """A teacher of tokens whose outputs are stored: `distill(student, data, StoredTokens(store), …)`.
 
-    The store was collected with `tokens="next"` or `"aligned"` over the same sentences. `form="dense"` hands out all classes of a
-    batch's tokens (compact rows with the remainder spread evenly; of hidden states made where they are read), `"compact"` label,
-    entries and remainder, `"hidden"` hidden states and the teacher's output layer, for the losses of `losses.kernels.vocabulary`.
-    `places` are the places in the store of the sentences of the data, where these are fewer.
+    Args:
+        store: Collected with `tokens="next"` or `"aligned"` over the same sentences.
+        form: "dense" gives all classes of a batch's tokens (compact rows with the tail mass spread evenly; of hidden states made
+            where they are read), "compact" label, entries and tail mass, "hidden" hidden states and the teacher's output layer, for
+            `losses.kernels.vocabulary`.
+        places: [sentences] places in the store of the sentences of the data, where these are fewer.
+        temperature: At which compact rows are read.
 
-    Raises `MismatchError` where sentences have no cached signal, and when asked, where a sentence has other tokens now.
+    Raises:
+        MismatchError: where sentences have no cached signal, and, batch by batch, where a sentence has other tokens now.
+        ConfigError: for a form that the store does not have.
     """
 
     def __init__(
@@ -251,7 +270,26 @@ ANALYSIS: dict[str, tuple[str, str]] = {  # name -> cell, divergence (Zhang et a
 
 
 def analysis(name: str, *, temperature: float = 1.0, teacher_weight: float = 0.5) -> Objective:
-    """One of the analysis targets of Zhang et al. by name (`ANALYSIS`), at their weight ½ and temperature 1."""
+    """One of the analysis targets of Zhang et al. by name.
+
+    Source: Zhang et al. (arXiv 2305.08096), section 3; their weight is ½ and their temperature 1.
+
+    Args:
+        name: One of `ANALYSIS`.
+        temperature: Of teacher and student.
+        teacher_weight: Of the teacher's part, in [0, 1].
+
+    Returns:
+        An `Objective`.
+
+    Raises:
+        ConfigError: for an unknown name.
+
+    Example:
+        from fractionate.teachers.tokens import ANALYSIS, analysis
+
+        print(analysis(next(iter(ANALYSIS))))
+    """
     if name not in ANALYSIS:
         raise ConfigError(f"there is no analysis target {name!r}", expected=", ".join(ANALYSIS))
     cell, divergence = ANALYSIS[name]
@@ -259,12 +297,48 @@ def analysis(name: str, *, temperature: float = 1.0, teacher_weight: float = 0.5
 
 
 def gold_share(signal: TeacherSignal | CompactSignal) -> float:
-    """The share of tokens at which the teacher's top-1 is the gold token: there word-level KD adds little (arXiv 2305.08096)."""
+    """The share of tokens at which the teacher's top-1 is the gold token: there word-level KD adds little.
+
+    Source: Zhang et al. (arXiv 2305.08096).
+
+    Args:
+        signal: Rows of all tokens.
+
+    Returns:
+        A share in [0, 1].
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.teachers.tokens import gold_share
+
+        print(gold_share(TeacherSignal(torch.eye(4), torch.arange(4))))
+    """
     return float((top_one(signal) == signal.labels).double().mean())
 
 
 def ta_rate(student_logits: Float[Tensor, "rows classes"], signal: TeacherSignal | CompactSignal) -> float:
-    """The share of tokens, under teacher forcing, at which student and teacher have the same top-1 (arXiv 2305.08096)."""
+    """The share of tokens, under teacher forcing, at which student and teacher have the same top-1.
+
+    Source: Zhang et al. (arXiv 2305.08096).
+
+    Args:
+        student_logits: [rows, classes].
+        signal: The teacher's on the same rows.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        MismatchError: where the numbers of rows differ.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.teachers.tokens import ta_rate
+
+        print(ta_rate(torch.eye(4), TeacherSignal(torch.eye(4), torch.arange(4))))
+    """
     if len(student_logits) != len(signal):
         raise MismatchError(
             "student and teacher speak of different tokens", expected=str(len(signal)), got=str(len(student_logits))

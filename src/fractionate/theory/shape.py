@@ -41,7 +41,22 @@ shapes: Registry[ShapeRule] = Registry("shape rule", "fractionate.shapes")
 
 
 def spread(signal: TeacherSignal, mass: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-    """Any non-negative masses, made a shape: 0 at the label and at masked classes, rows sum to 1 (flat if nothing is left)."""
+    """Any non-negative masses, made a shape: 0 at the label and at masked classes, rows sum to 1.
+
+    Args:
+        signal: Whose labels and masked classes.
+        mass: [batch, classes] of at least 0.
+
+    Returns:
+        [batch, classes]; flat where nothing is left.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.theory import spread
+
+        print(spread(TeacherSignal(torch.randn(1, 4), torch.tensor([2])), torch.ones(1, 4)))
+    """
     others = signal.others
     kept = torch.where(others, mass, 0.0)
     total = kept.sum(dim=1, keepdim=True)

@@ -21,12 +21,23 @@ from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CompactSignal:
-    """Label, k entries and remainder of each row, read at a temperature.
+    """Label, k entries and tail mass of each row, read at a temperature.
 
-    Shapes: `labels` [batch]; `label_logits` [batch]; `logits` and `indices` [batch, k], the entries, never the label (−inf
-    pads a row with fewer); `rest` [batch, temperatures], log Σ exp(z / T) over all classes that are neither, −inf for none.
+    Args:
+        labels: [batch] class numbers.
+        label_logits: [batch] the label's logits.
+        logits: [batch, k] of the entries, never the label; −inf pads a row with fewer.
+        indices: [batch, k] their classes.
+        rest: [batch, temperatures] log Σ exp(z / T) over all classes that are neither; −inf for none.
+        classes: How many there are.
+        class_relation: [classes, classes] similarities, for `kd-sim`.
+        temperatures: Those of `rest`.
+        temperature: At which it is read; one of them.
+        population: All rows, where this is a part of them.
 
-    Raises `MismatchError` where the shapes do not fit.
+    Raises:
+        MismatchError: where the shapes do not fit.
+        ConfigError: for a temperature at which the tail mass is not known.
     """
 
     labels: Int[Tensor, "batch"]
@@ -39,7 +50,7 @@ class CompactSignal:
     _: KW_ONLY
     temperatures: tuple[float, ...] = (1.0,)
     temperature: float = 1.0
-    population: CompactSignal | None = field(default=None, repr=False)  # all of it, where this is a part
+    population: CompactSignal | None = field(default=None, repr=False)
     _means: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Hidden states × head → loss, without ever holding [tokens, vocabulary] logits: analytic gradient, chunked over tokens.
 
 Memory is the gradient of the head's weight, which any training needs, and a few rows of logits, whatever the number of tokens.
-The teacher is its own hidden states and head (worked on beside the student's, chunk by chunk), or a compact signal.
+The teacher is its own hidden states and head (computed chunk by chunk with the student's), or a compact signal.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ Rows = Float[Tensor, "rows classes"]
 
 @dataclass(frozen=True, eq=False)
 class HeadSignal:
-    """A teacher's signal before its head: logits = hidden · weightᵀ + bias, worked out a few rows at a time and never kept.
+    """A teacher's signal before its head: logits = hidden · weightᵀ + bias, computed a few rows at a time and never kept.
 
-    `labels` may be -100. `population` gives the statistics that universe and domain rules read; without it only rules of the
-    instance can be met.
+    Args:
+        hidden: [rows, width] last hidden states.
+        weight, bias: [classes, width] and [classes] of the head; None where it has no bias.
+        labels: [rows] class numbers; -100 for rows that do not count.
+        population, rows: The statistics that universe and domain rules read (None: only rules of the instance work), and the
+            places of these rows in it.
     """
 
     hidden: Float[Tensor, "rows width"]
@@ -89,10 +93,22 @@ class Chunks:
 def choose_chunks(
     tokens: int, width: int, classes: int, *, device: str = "cpu", living: bool = True, chunk_tokens: int | None = None
 ) -> Chunks:
-    """Chunks from the sizes: all logits that are there at once take about a quarter of the gradient of the head's weight.
+    """Chunks from the sizes: all logits that exist at once take about a quarter of the gradient of the head's weight.
 
-    A chunk walks over the whole head and its gradient, so it must not be small either. On the CPU the loss itself works on rows
-    that fit a core's cache, on a GPU on the whole chunk.
+    A chunk reads the whole head, so it must not be small. On the CPU the loss works on rows that fit a core's cache.
+
+    Args:
+        tokens, width, classes: Rows in all, and the sizes of the head.
+        device, living: "cpu" or "cuda"; whether the teacher's logits are computed as well.
+        chunk_tokens: Rows of a chunk, in place of the rule's.
+
+    Returns:
+        `Chunks`: rows of a chunk, and rows the loss works on at once.
+
+    Example:
+        from fractionate.losses.kernels.vocabulary import choose_chunks
+
+        print(choose_chunks(4096, 2048, 128_256))
     """
     sides = 2 if living else 1
     least = FEWEST_ROWS if device == "cpu" else FEWEST_ON_CUDA
@@ -114,14 +130,32 @@ def vocabulary_loss(
 ) -> Loss:
     """The objective of `softmax(hidden · weightᵀ + bias)` against a signal of the same tokens, one number a token, in nats.
 
-    `hidden` [rows, width] are the student's last hidden states, `weight` [classes, width] its head; gradient reaches both, and
-    `bias`. Equal to `objective(hidden @ weight.T + bias, dense signal)`, in float32 also for half precision (float64 stays).
-    Rows whose label is -100 have loss 0 and no gradient. `classes` is the number of real tokens where heads are padded: what
-    lies beyond is -inf on both sides. The gradient is made along with the loss; a backward pass whose factor is the same for
-    all tokens (a mean, a sum) uses it, one whose factor differs walks once more.
+    Equal to `objective(hidden @ weight.T + bias, dense signal)`, in float32 also for half precision (float64 stays). The gradient
+    is made along with the loss, and made again where the factor of the backward pass differs between tokens.
 
-    Raises `MismatchError` for shapes and vocabularies that differ, `ConfigError` for an objective that needs statistics nobody
-    gave or that relates tokens to each other, and `NumericsError` where a loss is not finite (CPU).
+    Args:
+        hidden, weight, bias: [rows, width] the student's last hidden states, and its head [classes, width] and [classes].
+        signal: The teacher's on the same tokens: dense, compact, or a `HeadSignal`. Rows whose label is -100 have loss 0.
+        objective: The loss of a row.
+        classes: The number of real tokens where heads are padded: what lies beyond is -inf on both sides.
+        chunk_tokens: Rows at once; None: by `choose_chunks`.
+
+    Returns:
+        [rows] losses; gradient reaches hidden, weight and bias.
+
+    Raises:
+        MismatchError: for shapes and vocabularies that differ.
+        ConfigError: for an objective that needs statistics of all tokens, or relates tokens to each other.
+        NumericsError: where a loss is not finite (CPU).
+
+    Example:
+        import torch
+        from fractionate import Objective, TeacherSignal
+        from fractionate.losses.kernels.vocabulary import vocabulary_loss
+
+        hidden, head = torch.randn(6, 8, requires_grad=True), torch.randn(20, 8)
+        teacher = TeacherSignal(torch.randn(6, 20), torch.arange(6))
+        vocabulary_loss(hidden, head, teacher, Objective("kd", 2.0, 0.9)).mean().backward()
     """
     _check(hidden, weight, bias, signal, objective, classes)
     real = classes if classes is not None else min(len(weight), _classes(signal))

@@ -157,6 +157,10 @@ class AttentionScore(LayerTerm):
 
     Sees a constant added to a row, which no map shows. The mean is over pairs of tokens that are not padding (the code's is over
     the padded square). Source: TernaryBERT (Zhang et al., arXiv 2009.12812), eq. 10.
+
+    Args:
+        weight: Of the term in the loss.
+        layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
     """
 
     _: KW_ONLY
@@ -179,6 +183,11 @@ class AttentionMap(LayerTerm):
 
     (1/n) Σ_{r,c<n} AM_T log(AM_T / AM_S), n the tokens that are not padding, probabilities clamped at 1e-8. Its gradient in the
     scores is (AM_S − AM_T) / n. Source: Kim et al. (arXiv 2211.11014), their code; temperature 1 there.
+
+    Args:
+        weight: Of the term in the loss.
+        layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
+        temperature: Divides the scores.
     """
 
     _: KW_ONLY
@@ -218,6 +227,10 @@ class AttentionOutput(LayerTerm):
     """Mean over tokens and width of (Y_student − Y_teacher)², Y = norm(W_o AM V + X): after residual and LayerNorm.
 
     Source: Kim et al. (arXiv 2211.11014), their code; without the residual it does not work (their ablation).
+
+    Args:
+        weight: Of the term in the loss.
+        layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
     """
 
     _: KW_ONLY
@@ -237,6 +250,10 @@ class HiddenState(LayerTerm):
     """Mean over tokens and width of (X_student − X_teacher)²; layer 0 is the embeddings, layer l the output of block l.
 
     Source: TinyBERT (Jiao et al., arXiv 1909.10351), eqs. 8-9 without the projection.
+
+    Args:
+        weight: Of the term in the loss.
+        layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
     """
 
     _: KW_ONLY
@@ -253,12 +270,26 @@ class HiddenState(LayerTerm):
 def unified(
     gamma: float | None = None, *, map_weight: float | None = None, output_weight: float | None = None
 ) -> tuple[AttentionMap, AttentionOutput]:
-    """Map and output together: `unified(gamma)` is gamma · map + (1 − gamma) · output, else two free coefficients.
+    """Map and output together: gamma · map + (1 − gamma) · output, or two free coefficients.
 
     The paper writes the first form, its code computes the second and sweeps one coefficient while the other is 1.
+    Source: Kim et al. (arXiv 2211.11014).
+
+    Args:
+        gamma: Share of the map, in [0, 1].
+        map_weight: In place of gamma; 1 where only `output_weight` is given.
+        output_weight: In place of gamma; 1 where only `map_weight` is given.
+
+    Returns:
+        The two terms, for `Recipe(terms=...)`.
 
     Raises:
-        ConfigError: For both forms at once or neither, and for a gamma outside [0, 1].
+        ConfigError: for both forms at once or neither, and for a gamma outside [0, 1].
+
+    Example:
+        from fractionate.losses.terms import unified
+
+        print([term.weight for term in unified(0.3)])
     """
     free = (map_weight, output_weight)
     if (gamma is None) == (free == (None, None)):

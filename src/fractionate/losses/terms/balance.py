@@ -58,6 +58,9 @@ class Balance(TermSpec):
         shares: One a term; None keeps the term's own weight.
         main: The main loss; None: cross-entropy with the labels.
         log: A JSON lines file with a row for each measurement: step, name, raw loss, gradient norm, weight.
+        weight: Of the whole in the loss.
+        every: Calls between two measurements.
+        smoothing: Share of the last measurement that stays, in [0, 1).
 
     Raises:
         ConfigError: Unless there is a share for each term, and for terms of different units.

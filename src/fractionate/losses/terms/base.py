@@ -43,6 +43,7 @@ class Binding:
         parts: Where the term puts the module that is trained with the student (checkpointed, not exported), under `name`.
         name: The key of this term in `parts`.
         models: Student and teacher, for terms that call them again (iterative decoding); (student, None) without a teacher.
+        precision: Of the forward pass of the training: float32, bfloat16 or float16.
     """
 
     student: Predictions | None
@@ -154,7 +155,32 @@ def bind_terms(
     teacher_on_all: Callable[[], Iterable[Predictions]] | None = None,
     precision: str = "float32",
 ) -> Iterator[tuple[BoundTerm, ...]]:
-    """All terms of a recipe, bound. The global random state is as it was afterwards."""
+    """All terms of a recipe, bound, in a `with` block. The global random state is the same afterwards.
+
+    Args:
+        specs: The terms.
+        student: The student's predictions on a small batch.
+        teacher: The teacher's on the same batch; None where no term reads them.
+        examples: Size of the transfer set.
+        seed: Of the run; each term draws from (seed, its name).
+        parts: Where terms put the modules that are trained with the student.
+        models: Student and teacher, for terms that call them again.
+        signal: The teacher's on the same batch; None where no term reads it.
+        teacher_on_all: Reads the teacher on the whole transfer set.
+        precision: Of the forward pass of the training.
+
+    Returns:
+        The bound terms, as the target of `with`.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.losses.terms import bind_terms
+
+        parts, models = nn.ModuleDict(), (nn.Linear(8, 4), None)
+        with bind_terms([], student=None, teacher=None, examples=40, seed=0, parts=parts, models=models) as terms:
+            print(terms)
+    """
     with ExitStack() as stack:
         found = []
         for name, spec in zip(names_of(specs), specs, strict=True):

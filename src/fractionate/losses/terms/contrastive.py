@@ -79,6 +79,15 @@ class Contrastive(FeatureTerm):
 
     The paper draws 16,384 negatives from ImageNet-sized data; of smaller data all other examples are drawn at most. The memories
     are read before and written after each batch, so it couples the batch. Source: Tian et al. (arXiv 1910.10699).
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
+        negatives: Examples that each one is told apart from.
+        dim: Width of the embeddings.
+        temperature: Divides the cosines.
+        momentum: Share of the old entry that stays in a memory.
     """
 
     student: str

@@ -36,7 +36,16 @@ Explained = Float[Tensor, "rows superfeatures classes"]
 
 
 def paper_objective() -> Objective:
-    """The paper's prediction part: λ = 0.7, T = 10, KL with the factor T²."""
+    """The paper's prediction part: λ = 0.7, T = 10, KL with the factor T².
+
+    Returns:
+        An `Objective`.
+
+    Example:
+        from fractionate.losses.terms import paper_objective
+
+        print(paper_objective().temperature)
+    """
     return replace(PAPER, teacher_weight=TEACHER_WEIGHT)
 
 
@@ -49,6 +58,7 @@ class Explanations(TermSpec):
         objective: Reads each explanation as logits: any cell at any temperature. A mapping changes the paper's, KL at τ = 10
             with τ²: `explanations({"temperature": 4.0})`.
         weights: One a superfeature, at least 0; they are made to sum to 1. None counts all alike.
+        weight: Of the term in the loss.
     """
 
     objective: Objective = PAPER
@@ -162,11 +172,22 @@ def moved(objective: Objective, share: float, terms: Sequence[TermSpec | str]) -
     With w = teacher_weight the objective keeps the weight 1 - w · share and within it the teacher weight
     w (1 - share) / (1 - w · share), so that nothing is computed that is subtracted again. At share 0 the terms are left out.
 
+    Args:
+        objective: Whose teacher part is divided.
+        share: How much of it goes to the terms, in [0, 1].
+        terms: Specs, or their names.
+
     Returns:
         The fields of a recipe: objective, objective_weight, terms.
 
     Raises:
         ConfigError: For a share outside [0, 1].
+
+    Example:
+        from fractionate import Objective
+        from fractionate.losses.terms import moved
+
+        print(moved(Objective("kd", 4.0, 0.9), 0.5, ["ranking"])["objective_weight"])
     """
     weight = objective.teacher_weight * check_share(share, "the share")
     if weight == 0:
@@ -193,8 +214,17 @@ def ked(
         hidden: Terms on features inside the branches (fitnets on each, of weight 1 / M). They take the share ρ = `hidden_share` of
             the explanations' part: λ μ (1 - ρ) on explanations, λ μ ρ on features.
 
+    Returns:
+        objective, objective_weight and terms, for `Recipe(**...)`.
+
     Raises:
         ConfigError: For shares outside [0, 1].
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import ked
+
+        recipe = Recipe(**ked(share=0.5))
     """
     objective = paper_objective() if objective is None else objective
     explained = explanations or Explanations()

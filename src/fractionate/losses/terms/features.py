@@ -120,6 +120,11 @@ class FitNets(FeatureTerm):
     """Mean squared error of regressed hints. The regressor (linear, or 1 × 1 convolution) is trained with the student.
 
     Source: Romero et al. (arXiv 1412.6550), eq. 3, in one stage with the other losses.
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
     """
 
     student: str
@@ -142,6 +147,12 @@ class AttentionTransfer(FeatureTerm):
     """Mean over positions of (A_student - A_teacher)², A = mean over channels of |F|^power, at length 1.
 
     Maps are [batch, channels, height, width]; the larger is average-pooled. Source: Zagoruyko & Komodakis (arXiv 1612.03928).
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
+        power: Of the activations.
     """
 
     student: str
@@ -189,6 +200,13 @@ class Relational(FeatureTerm):
 
     An example's share is its row of pairs and the triples it is the corner of. Weights 25 and 50 are the paper's; couples the
     batch. Source: Park et al. (arXiv 1904.05068), eqs. 4-10.
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
+        distance_weight: Of the distances within it.
+        angle_weight: Of the angles; 0 leaves them out.
     """
 
     student: str
@@ -220,6 +238,11 @@ class SimilarityPreserving(FeatureTerm):
     """Squared difference of the row-normalised Gram matrices, over batch². An example's share is its row; couples the batch.
 
     Source: Tung & Mori (arXiv 1907.09682), eqs. 2-4.
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
     """
 
     student: str
@@ -245,6 +268,11 @@ class KernelAlignment(FeatureTerm):
 
     With centred Gram matrices at Frobenius length 1, 1 - CKA = ½ Σ (K - L)²; an example's share is batch · ½ of its row. A
     batch whose features do not vary has no alignment and gives 0. Source: Kornblith et al. (arXiv 1905.00414), eq. 3.
+
+    Args:
+        student: Path of the student's module.
+        teacher: Path of the teacher's.
+        weight: Of the term in the loss.
     """
 
     student: str

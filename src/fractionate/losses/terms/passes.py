@@ -26,6 +26,17 @@ def tie_kd(k: int = 5) -> tuple[Objective, Objective]:
     """The word-level losses of TIE-KD, to be summed: KL(teacher ‖ student) and the ranking loss, at temperature 1.
 
     The paper's KL adds 1e-6 to probabilities within the logarithm; this one is exact. `Passes` takes them for the iterative part.
+
+    Args:
+        k: How many of the teacher's classes the ranking loss orders.
+
+    Returns:
+        Two objectives: KL, and the ranking loss.
+
+    Example:
+        from fractionate.losses.terms import tie_kd
+
+        kl, ranking = tie_kd(k=5)
     """
     return Objective("kd", 1.0, 1.0, divergence="forward-kl"), Objective("kd", 1.0, 1.0, divergence=Ranking(k))
 

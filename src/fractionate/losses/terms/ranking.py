@@ -25,10 +25,13 @@ class RankingTerm(TermSpec):
 
     See `fractionate.losses.divergences.ranking.Ranking` for the formula. It is added to an objective such as `kd` with forward-kl.
 
+    Source: Zhang et al. (arXiv 2305.08096), the authors' code (songmzhang/NMT-KD), with k = 5.
+
     Args:
         k: How many of the teacher's classes are ordered.
-
-    Source: Zhang et al. (arXiv 2305.08096), the authors' code (songmzhang/NMT-KD), with k = 5.
+        weight: Of the term in the loss.
+        top1_weight: Of the hinge between the first and each other.
+        topk_weight: Of the hinges within the top k.
     """
 
     k: int = 5

@@ -24,6 +24,10 @@ class LabelSmoothing(TermSpec):
     With V classes and label y it adds Σ_{i ≠ y} epsilon / (V - 1) · (log q[y] - log q[i]), so that the sum of both is
     - (1 - epsilon) log q[y] - epsilon / (V - 1) Σ_{i ≠ y} log q[i]: fairseq's convention, and that of the confidence rule
     `smoothed-others(epsilon)`.
+
+    Args:
+        epsilon: Probability that the label gives up, in [0, 1).
+        weight: Of the term in the loss.
     """
 
     epsilon: float = 0.1

@@ -31,6 +31,9 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
     Returns:
         A `Spectrum`: the five terms in nats, with intervals over examples.
 
+    Raises:
+        ConfigError: for what is no `TeacherSignal`.
+
     Example:
         import torch
         from fractionate import TeacherSignal, spectrum

@@ -28,6 +28,11 @@ class VocabularyStream:
     Memory: six numbers a class and one for each pair (label, token) that occurred. `keep` bounds these to so many tokens a label:
     those that stand out least so far are spread evenly over what is not listed. The sum of the terms stays exact then; how shape is
     split between domain and instance becomes an estimate. Sums are float64. Raises `MismatchError` for rows of another vocabulary.
+
+    Args:
+        classes: The size of the vocabulary.
+        temperature: Of the teacher's distribution.
+        keep: Tokens kept for each label; None: all.
     """
 
     def __init__(self, classes: int, *, temperature: float = 1.0, keep: int | None = None) -> None:
@@ -221,7 +226,23 @@ class _Rows:
 def spectrum_of(
     signal: TeacherSignal | CompactSignal, *, temperature: float = 1.0, keep: int | None = None
 ) -> Spectrum:
-    """The spectrum of tokens, dense or compact."""
+    """The spectrum of tokens, dense or compact.
+
+    Args:
+        signal: Rows of all tokens.
+        temperature: Of the teacher's distribution.
+        keep: Tokens kept for each label of a compact signal; None: all. Fewer make the split of shape an estimate.
+
+    Returns:
+        A `Spectrum`.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.theory.spectrum import spectrum_of
+
+        print(spectrum_of(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)))
+    """
     if isinstance(signal, TeacherSignal):
         from fractionate.theory.spectrum.dense import spectrum
 
