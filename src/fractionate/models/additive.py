@@ -129,7 +129,21 @@ class Explaining(nn.Module):
 
 
 def prior_of(signal: Signal) -> Float[Tensor, "classes"]:
-    """The class prior of the combination: the mean of a teacher's predictions on the training data."""
+    """The class prior of the combination: the mean of a teacher's predictions on the training data.
+
+    Args:
+        signal: The teacher's on the training data.
+
+    Returns:
+        [classes] probabilities.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.models import prior_of
+
+        print(prior_of(TeacherSignal(torch.zeros(8, 4), torch.arange(8) % 4)))
+    """
     return torch.softmax(signal.logits.double(), dim=1).mean(dim=0).float()
 
 
@@ -175,11 +189,29 @@ def explaining_mlp(
     prior: Float[Tensor, "classes"] | None = None,
     branch: SubNetwork | None = None,
 ) -> Explaining:
-    """An explaining model for tables: a sub-network for the columns of each superfeature.
+    """An explaining model for tables: a sub-network for the columns of each superfeature. Give one of parameters, width and branch.
 
-    `parameters` matches the size of another model: equal widths by `matched_width`, then single branches and layers are widened
-    by one as long as it fits. `width` fixes the widths instead; `branch(features, classes)` builds any other sub-network. Raises
-    `ConfigError` where none or several of the three are given.
+    Args:
+        found: The superfeatures.
+        classes: Logits of each sub-network.
+        hidden_layers: Of each sub-network.
+        parameters: The size to match: equal widths first, then single branches and layers are widened by one as long as it fits.
+        width: Of all hidden layers.
+        prior: [classes] class prior of the combination; None: uniform.
+        branch: Called with features and classes, builds any other sub-network.
+
+    Returns:
+        An `Explaining` module.
+
+    Raises:
+        ConfigError: where none or more than one of parameters, width and branch is given.
+
+    Example:
+        from fractionate.models import explaining_mlp
+        from fractionate.records import Superfeatures
+
+        found = Superfeatures(groups=((0, 1), (2, 3)), features=4, names=("a", "b"))
+        model = explaining_mlp(found, classes=3, width=8)
     """
     check_superfeatures(found)
     if sum(option is not None for option in (parameters, width, branch)) != 1:

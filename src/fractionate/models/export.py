@@ -61,16 +61,42 @@ def export_student(
     tokenizer: Any = None,
     image_processor: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also `model.pt2`.
+    """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also programs.
 
     Wrappers of torch.compile, DataParallel and DDP are left out, adapters of peft are merged in a copy: the weights load by
-    themselves. A Hugging Face model writes its own config and weights through its `save_pretrained`. `example` is a batch as
-    the model takes it (the first axis of tensors is left free): `program` makes the program of `torch.export`, `onnx` that of
-    ONNX; each is loaded again and its logits compared before it is written. Raises `NumericsError` where they differ by more
-    than 1e-4, `MismatchError` where a student cannot be exported and `MissingExtraError` without the libraries; without `strict`
-    the card says of the first two what was wrong instead. `tokenizer` is saved with it, for `AutoTokenizer.from_pretrained(out)`;
-    `image_processor`, the JSON of one, for `AutoImageProcessor`. `class_names` name the classes in the config of a Hugging Face
-    model that calls them LABEL_0, LABEL_1, ….
+    themselves. A Hugging Face model writes its own config and weights by its `save_pretrained`. Each program is loaded again and
+    its logits compared before it is written.
+
+    Args:
+        student: The trained model.
+        out: The folder.
+        run: The record of its training, for the card.
+        example: A batch as the model takes it; the first axis of tensors is left free.
+        name: Of the model, for the card.
+        data: What it learned from, for the card.
+        class_names: Of its classes; also in the config of a Hugging Face model that calls them LABEL_0, LABEL_1, ….
+        licence: For the card.
+        head: Where the logits are in its output.
+        program: With `example`: write `model.pt2`, the program of `torch.export`.
+        onnx: With `example`: write that of ONNX.
+        strict: Raise where a program cannot be made; else the card says what was wrong.
+        tokenizer: Saved with it, for `AutoTokenizer.from_pretrained(out)`.
+        image_processor: The JSON of one, for `AutoImageProcessor`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        NumericsError: where a program's logits differ by more than 1e-4.
+        MismatchError: where a student cannot be exported.
+        MissingExtraError: without the libraries.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.models import export_student
+
+        print(export_student(nn.Linear(8, 4), "student", class_names=("a", "b", "c", "d")))
     """
     check_ready(student)
     out, student = make_directory(out), merged(plain_module(student))

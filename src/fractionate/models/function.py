@@ -35,6 +35,7 @@ class FunctionTeacher(nn.Module):
         outputs: What it gives; "auto" recognises the first batch, and holds every later one to it.
         classes: The number of logits a row has to have; None: as many as come.
         content: What the function computes with, for the identity; None: the function itself.
+        title: What messages call it; left out, the name of the function.
     """
 
     def __init__(
@@ -126,9 +127,20 @@ def as_teacher_module(
         outputs: What it gives where that is not recognised: logits, log-probabilities, probabilities or percentages.
         classes: How many classes the data have, where that is known.
         class_names: Their names, for estimators that were fitted on names.
+        teacher: What collects or distils take as a teacher and is not a signal.
+
+    Returns:
+        A module whose forward gives logits.
 
     Raises:
         ConfigError: for what is no teacher, for pickles, and for estimators without probabilities.
+
+    Example:
+        import torch
+        from fractionate.models import as_teacher_module
+
+        teacher = as_teacher_module(lambda inputs: inputs[:, :4], outputs="logits")
+        print(teacher(torch.randn(2, 8)).shape)
     """
     if isinstance(teacher, nn.Module):
         return teacher

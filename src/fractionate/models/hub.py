@@ -241,9 +241,17 @@ def hf(
         prompt: What it reads in the place of a text, `'query: {text}'`, for tasks with one row a text; beyond data.length.
         device_map: "auto" spreads weights that are larger than a GPU over all, as they are read; or a device by path of module.
 
+    Returns:
+        A `HubModel`: the model is read or made when a task needs it.
+
     Raises:
         ConfigError: for a name that leads to no model, and for checkpoints that bring code of their own.
         MissingExtraError: without transformers.
+
+    Example:
+        from fractionate.models import hf
+
+        model = hf("bert", layers=2, width=64, heads=2, vocabulary=1000)
     """
     if isinstance(classes, str) or not all(isinstance(one, str) for one in classes):
         raise ConfigError("invalid value for classes", expected="a list of names", got=repr(classes))

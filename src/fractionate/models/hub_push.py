@@ -36,11 +36,22 @@ def push_to_hub(
         private: Of a repository that is made.
         token: Of an account that may write; left out, the one of `hf auth login` or of HF_TOKEN.
         endpoint: Of a hub of one's own; left out, HF_ENDPOINT or huggingface.co.
+        message: Of the commit.
+
+    Returns:
+        The address of the model.
 
     Raises:
         ConfigError: for a folder without a student, a name that is none, a hub that refuses, and where HF_HUB_OFFLINE forbids it.
         ResourceError: where the hub cannot be reached.
         MissingExtraError: without huggingface_hub.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.models import export_student, push_to_hub
+
+        push_to_hub(export_student(nn.Linear(8, 4), "student"), "me/small-classifier")
     """
     place = as_path(folder, "folder")
     if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):

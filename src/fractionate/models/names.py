@@ -156,7 +156,19 @@ class NamedModel:
 
 
 def find_model(name: str) -> NamedModel:
-    """A model by name. An own function may take shape and classes (`build(shape, classes)`), or nothing."""
+    """A model by name.
+
+    Args:
+        name: Of the registry, such as `mlp(64)`, or `module:function` of your own, which takes (shape, classes) or nothing.
+
+    Returns:
+        A builder: called with the shape of inputs and the number of classes, it gives a module.
+
+    Example:
+        from fractionate.models import find_model
+
+        print(find_model("mlp(16)")((8,), 4))
+    """
     return NamedModel(name, models[name] if not names_code(name) else _own_builder(name))
 
 
@@ -194,5 +206,21 @@ def as_parts(data: Any, name: str, *, transfer: Size, validation: Size, test: Si
 
 
 def find_parts(name: str, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
-    """The parts of a data set by name. An own function gives `Parts`, or one data set that is split here."""
+    """The parts of a data set by name. A function of your own gives `Parts`, or one data set that is split here.
+
+    Args:
+        name: Of the registry, such as `digits`, or `module:function`.
+        transfer: A count, or a share below 1; None: a fifth.
+        validation: Likewise.
+        test: Likewise.
+        seed: Of the draw.
+
+    Returns:
+        Disjoint parts.
+
+    Example:
+        from fractionate.models import find_parts
+
+        print(find_parts("digits", transfer=400, validation=300, test=500, seed=0))
+    """
     return as_parts(find_data(name), name, transfer=transfer, validation=validation, test=test, seed=seed)

@@ -126,10 +126,28 @@ class PackedEmbedding(nn.Module):
 
 
 def save_packed(student: nn.Module, folder: Path | str) -> dict[str, int]:
-    """Write a prepared student packed; gives the bytes of weights by kind (`packed`, `scales`, `full precision`, `file`).
+    """Write a prepared student packed. Codes are those that training computed with.
 
-    Codes are those that training computed with. Raises `MismatchError` for a student that is not prepared, `ResourceError` where
-    the disk refuses.
+    Args:
+        student: What `prepare` gave, trained.
+        folder: Where to write.
+
+    Returns:
+        The bytes of weights by kind: packed, scales, full precision, file.
+
+    Raises:
+        MismatchError: for a student that is not prepared.
+        ResourceError: where the disk refuses.
+
+    Example:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+        from fractionate.models import Quantization, prepare, save_packed
+
+        sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+        model = BertForSequenceClassification(BertConfig(**sizes))
+        example = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+        print(save_packed(prepare(model, Quantization("ternary"), example=example), "packed"))
     """
     from safetensors.torch import save
 
@@ -184,10 +202,30 @@ def _activations(settings: dict[str, float | None] | None) -> PackedActivations 
 
 
 def load_packed(folder: Path | str, *, into: nn.Module | None = None) -> nn.Module:
-    """The packed student, in evaluation mode: `into` a fresh model of its architecture, else the transformers class in its config.
+    """The packed student, in evaluation mode.
 
-    Raises `ConfigError` where something is missing, `DamagedError` for files that are not what was written, `MismatchError`
-    where `into` is another architecture.
+    Args:
+        folder: What `save_packed` wrote.
+        into: A fresh model of its architecture; None: the transformers class in its config.
+
+    Returns:
+        The model, with packed weights.
+
+    Raises:
+        ConfigError: where a file is missing.
+        DamagedError: for files that are not what was written.
+        MismatchError: where `into` is another architecture.
+
+    Example:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+        from fractionate.models import Quantization, load_packed, prepare, save_packed
+
+        sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+        model = BertForSequenceClassification(BertConfig(**sizes))
+        example = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+        save_packed(prepare(model, Quantization("ternary"), example=example), "packed")
+        student = load_packed("packed")
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

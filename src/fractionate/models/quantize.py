@@ -222,9 +222,26 @@ def torchao() -> Any:
 def prepare(model: nn.Module, quantization: Quantization, *, example: Any) -> nn.Module:
     """A copy of an encoder that computes as if it were quantized, ready for `distill`; the model itself is left alone.
 
-    `example` is a small batch of inputs, on which the model is run to find its layers and the copy to see that it works. Raises
-    `MismatchError` naming layers that cannot be quantized (put them into `keep`), a model prepared already, and attention that
-    cannot be seen; `MissingExtraError` without torchao.
+    Args:
+        model: In full precision.
+        quantization: Bits of weights, embeddings and activations, and the modules to keep.
+        example: A small batch of inputs, on which the model is run to find its layers and the copy to see that it works.
+
+    Returns:
+        The prepared copy.
+
+    Raises:
+        MismatchError: naming layers that cannot be quantized (put them into `keep`); for a model prepared already, and attention
+            that cannot be seen.
+        MissingExtraError: without torchao.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.models import Quantization, prepare
+
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        student = prepare(model, Quantization("ternary", activations=None), example=torch.randn(2, 8))
     """
     qat = torchao()
     if any(isinstance(m, (qat.FakeQuantizedLinear, QuantizedEmbedding)) for m in model.modules()):

@@ -41,7 +41,22 @@ def prepared(tokenizer: Any, name: str) -> Any:
 def save_tokenizer(tokenizer: Any, folder: Path | str) -> None:
     """Write a tokenizer's own files into a folder, so that `AutoTokenizer.from_pretrained(folder)` opens it.
 
-    Raises `ConfigError` for an object that cannot write itself and `ResourceError` where the folder cannot be written.
+    Args:
+        tokenizer: Of transformers.
+        folder: Where to write.
+
+    Raises:
+        ConfigError: for an object that cannot write itself.
+        ResourceError: where the folder cannot be written.
+
+    Example:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+        from transformers import PreTrainedTokenizerFast
+        from fractionate.models import save_tokenizer
+
+        words = Tokenizer(WordLevel({"good": 0, "[UNK]": 1}, unk_token="[UNK]"))
+        save_tokenizer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"), "student")
     """
     if not hasattr(tokenizer, "save_pretrained"):
         raise ConfigError(

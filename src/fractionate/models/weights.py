@@ -35,12 +35,27 @@ def _refuse_bomb(path: Path) -> None:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or tensors-only `.pt` file.
+    """The tensors of a `.safetensors` or tensors-only `.pt` file. Nothing in it is executed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name.
 
     Raises:
         ConfigError: for a missing file.
         DamagedError: for a file that is damaged, or holds anything but dense tensors with their values.
         ResourceError: for one that cannot be opened.
+
+    Example:
+        import torch
+        from torch import nn
+        from safetensors.torch import save_file
+        from fractionate.models import read_weights
+
+        save_file(nn.Linear(8, 4).state_dict(), "model.safetensors")
+        print(list(read_weights("model.safetensors")))
     """
     path = existing_file(path, what="weights file", fix="check teacher.weights")
     fix = "save it with safetensors.torch.save_file(model.state_dict(), path)"

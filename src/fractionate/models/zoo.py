@@ -94,7 +94,23 @@ def mlp(*widths: int, dropout: float = 0.0) -> Builder:
 
 @models.register("cnn")
 def cnn(*channels: int, dropout: float = 0.0) -> Builder:
-    """3×3 convolutions with batch normalisation, ReLU and halving of the picture, then global mean: `cnn(16, 32)`."""
+    """3×3 convolutions with batch normalisation, ReLU and halving of the picture, then global mean: `cnn(16, 32)`.
+
+    Args:
+        channels: Of each convolution; none: 16 and 32.
+        dropout: Share of features dropped before the output layer.
+
+    Returns:
+        A builder, called with the shape [channels, height, width] (others raise `MismatchError`) and the number of classes.
+
+    Raises:
+        ConfigError: for sizes below 1.
+
+    Example:
+        from fractionate.models import cnn
+
+        model = cnn(8, 16)((1, 8, 8), 10)
+    """
     _check("cnn", *channels, dropout=dropout)
     widths = channels or (16, 32)
 

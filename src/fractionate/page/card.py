@@ -33,11 +33,22 @@ from fractionate.records.base import Record
 
 
 def decide(records: Sequence[Record], run_files: Mapping[str, Sequence[str]] | None = None) -> Card:
-    """The card of some records.
+    """The card of some records: what to do about each teacher or study, and why.
 
     Args:
+        records: Diagnoses, studies, runs.
         run_files: The run file of each diagnosis or study by its name, as words of a command line: `(path, "--trust", module)`.
             Without one no command is advised.
+
+    Returns:
+        A `Card`.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+        from fractionate.page import decide
+
+        print(decide([diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4))]).headline)
     """
     decisions = tuple(decide_case(case, run_files) for case in cases(records))
     return Card(decisions[0].headline if len(decisions) == 1 else summed_up(decisions), decisions)

@@ -53,9 +53,23 @@ def packed(records: Sequence[Record], settings: PageSettings) -> str:
 def read_page(path: Path | str) -> tuple[tuple[Record, ...], PageSettings]:
     """The records that a page carries, and what it was given next to them.
 
+    Args:
+        path: An HTML page that `report` wrote.
+
+    Returns:
+        The records, and the settings of the page.
+
     Raises:
         ConfigError: The page carries no records.
         DamagedError: What it carries is not what was written.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose, report
+        from fractionate.page import read_page
+
+        report(diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)), "page.html")
+        records, settings = read_page("page.html")
     """
     file = existing_file(path)
     found = LINK.search(file.read_text(encoding="utf-8", errors="replace"))

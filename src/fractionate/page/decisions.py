@@ -32,20 +32,36 @@ class Contender(Record):
 
 @dataclass(frozen=True)
 class Decision(Record):
-    """What to do about one teacher (or one study): the answer, why, the comparison, the recipe and one command."""
+    """What to do about one teacher (or one study): the answer, why, the comparison, the recipe and one command.
+
+    Args:
+        name: Of the teacher or study.
+        answer: The answer by its name.
+        headline: The answer in a sentence that can be repeated.
+        reasons: One sentence each.
+        contenders: What was compared, with values.
+        metric: In which.
+        calibration: The metric of calibration that is shown as well.
+        judged_on: Which data the values are of.
+        recipe: Settings of a run file; empty: none to use.
+        next: A command line; empty: nothing is left to run, or no run file is known.
+        then: What to do, in a sentence, where there is no command.
+        gain: Of the variant on the card against no teacher, in the metric's unit.
+        gain_interval: Its 95 % interval.
+    """
 
     name: str
     answer: Answer
-    headline: str  # the answer in a sentence that can be repeated
+    headline: str
     reasons: tuple[str, ...] = ()
     contenders: tuple[Contender, ...] = ()
     metric: MetricInfo | None = None
     calibration: MetricInfo | None = None
-    judged_on: str = "test"  # which data the values are of
-    recipe: dict[str, str | float | bool] = field(default_factory=dict)  # settings of a run file; empty: none to use
-    next: str = ""  # a command line; empty: nothing is left to run, or no run file is known
-    then: str = ""  # in a sentence what to do, where there is no command
-    gain: float | None = None  # of the variant on the card against no teacher, in the metric's unit
+    judged_on: str = "test"
+    recipe: dict[str, str | float | bool] = field(default_factory=dict)
+    next: str = ""
+    then: str = ""
+    gain: float | None = None
     gain_interval: Interval | None = None
 
 

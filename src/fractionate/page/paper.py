@@ -43,9 +43,23 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
     Those of a second teacher or study end in -2. Change them as any matplotlib figure, and save them with `savefig`.
 
+    Args:
+        records: Studies, diagnoses, runs with a history.
+
+    Returns:
+        Figures of matplotlib by name.
+
     Raises:
         MissingExtraError: matplotlib is not installed.
         ConfigError: The records hold nothing to draw.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+        from fractionate.page import figures
+
+        drawn = figures([diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4))])
+        drawn["spectrum"].savefig("spectrum.pdf")
     """
     with extra("figures", "figures need matplotlib"):
         from matplotlib.figure import Figure

@@ -24,9 +24,25 @@ _KINDS: tuple[tuple[frozenset[str], type[Record]], ...] = (
 
 
 def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
-    """Every record that was given, in order; a folder gives its JSON files by name.
+    """Every record that was given, in order.
 
-    Raises `ConfigError` for nothing at all, a missing file or another kind of record, `DamagedError` for broken JSON.
+    Args:
+        records: A record, its JSON text, the path of a JSON file or of a folder of them, or a sequence of these.
+
+    Returns:
+        The records; those of a folder by the names of its files.
+
+    Raises:
+        ConfigError: for nothing at all, a missing file or another kind of record.
+        DamagedError: for broken JSON.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+        from fractionate.page import read_records
+
+        found = diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4))
+        print(len(read_records([found, found.to_json()])))
     """
     single = isinstance(records, (Record, str, Path)) or not hasattr(records, "__iter__")
     given: list[Source] = [records] if single else list(records)  # type: ignore[list-item, arg-type]
@@ -44,7 +60,26 @@ def read_records(records: Source | Sequence[Source]) -> tuple[Record, ...]:
 
 
 def read_record(source: Source) -> Record:
-    """One diagnosis, study or run from an object, a JSON text or the path of a JSON file."""
+    """One record for a report.
+
+    Args:
+        source: A record, its JSON text, or the path of a JSON file.
+
+    Returns:
+        The record.
+
+    Raises:
+        ConfigError: for a missing file and for records that a report cannot be made of.
+        DamagedError: for what is no JSON.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+        from fractionate.page import read_record
+
+        found = diagnose(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4))
+        print(read_record(found.to_json()) == found)
+    """
     if isinstance(source, Record):
         if not isinstance(source, (Diagnosis, Study, Run, Explanations, AttentionStudy, NotableExamples)):
             raise ConfigError(

@@ -41,10 +41,23 @@ Promise = tuple[str, Callable[[], bool]]
 
 
 def check(part: Any) -> tuple[str, ...]:
-    """Check a part against the contract of its kind, found by what it is; give the names of the promises that hold.
+    """Check a part against the contract of its kind, found by what it is.
 
-    Confidence and shape rules, cells, divergences, terms and probes are known. Raises `ConfigError` listing every promise that is
-    broken, and `MismatchError` for something that is no part.
+    Args:
+        part: A confidence or shape rule, cell, divergence, term or probe.
+
+    Returns:
+        The names of the promises that hold.
+
+    Raises:
+        ConfigError: listing every promise that is broken.
+        MismatchError: for something that is no part.
+
+    Example:
+        from fractionate import CELLS
+        from fractionate.plugins import check
+
+        print(check(CELLS["kd"]))
     """
     kind, promises = _promises(part)
     broken: list[str] = []

@@ -54,9 +54,8 @@ class Workflow(Assembly):
     Args:
         run, places, command: The run file, where each of its settings stands, and the command that was run.
         pilot_minutes, no_pilot: A pilot of at most so many minutes, or none; left out: what the run file says.
-        force, workers: Whether a student surely worse than no teacher is exported; processes of a study, or "ray".
-        second_view: The teacher's signal on another view of the transfer part.
-        say: Called with the data before the teacher's pass, and with the loss contract before training.
+        force, workers: Export a student surely worse than no teacher; processes of a study, or "ray".
+        second_view, say: The teacher's signal on another view; called with the data, and the loss contract before training.
     """
 
     command: str = ""

@@ -36,14 +36,21 @@ class Check(Record):
 
 @dataclass(frozen=True)
 class Subject:
-    """A loss under test and what it says of itself.
+    """A loss under test and what it claims.
 
-    `loss(student_logits, teacher_logits, labels, temperature)` gives a scalar or one number an example. `chunked(rows)` gives the
-    same loss with another chunk size, `topk(student, teacher, labels, temperature, k)` its truncated form. `padding` says that
-    rows labelled -100 are meant to be left out. The other fields declare what a method does not claim: `equality` (its minimum is
-    where student and teacher agree), `splits` (an example's loss does not depend on its batch), `scaled` (the temperature is a
-    setting that carries T²), `masks` (single classes may be -inf; a loss over hidden states and a head has no way to say so) and
-    `exact` (float64 inputs are computed in float64, not in float32: sets how close is close enough).
+    Args:
+        name: Of the loss.
+        loss: Called with student logits, teacher logits, labels and a temperature; gives a scalar or one number an example.
+        version: Of its library.
+        chunked: `chunked(rows)` gives the same loss with another chunk size.
+        topk: Its truncated form: `topk(student, teacher, labels, temperature, k)`.
+        padding: Rows labelled -100 are meant to be left out.
+        equality: Its minimum is where student and teacher agree.
+        splits: An example's loss does not depend on its batch.
+        scaled: The temperature is a setting that carries T².
+        masks: Single classes may be -inf; a loss over hidden states and a head has no way to say so.
+        exact: float64 inputs are computed in float64, not in float32; sets how close is close enough.
+        note: For the table.
     """
 
     name: str

@@ -33,7 +33,20 @@ from fractionate.theory.teacher_signal import TeacherSignal
 
 @dataclass(frozen=True)
 class Conformance(Record):
-    """What was measured of one loss: what it is, and the answer to each question."""
+    """What was measured of one loss: what it is, and the answer to each question.
+
+    Args:
+        name: Of the loss.
+        version: Of its library.
+        identified: The divergence whose gradient is nearest.
+        cosine: Of the two gradients.
+        reduction: How examples become a number.
+        temperature_power_of_gradient: The gradient at the logits grows as T to this power.
+        temperature_power_of_value: Likewise the value.
+        gradient_scale: Relative to T² · divergence / batch at T = 4 and 100 classes.
+        checks: One a question.
+        note: For the table.
+    """
 
     name: str
     version: str
@@ -42,7 +55,7 @@ class Conformance(Record):
     reduction: str
     temperature_power_of_gradient: float
     temperature_power_of_value: float
-    gradient_scale: float  # relative to T² · divergence / batch at T = 4 and 100 classes
+    gradient_scale: float
     checks: tuple[Check, ...]
     note: str = ""
 
@@ -70,10 +83,25 @@ class Conformance(Record):
 def conformance(
     loss: str | LossFunction | Subject, *, name: str = "", version: str = "", note: str = ""
 ) -> Conformance:
-    """Run the suite on a registered divergence, a loss function, or a `Subject` that declares more.
+    """Run the suite on a loss.
 
-    A loss function is called with student logits [batch, classes], teacher logits, labels [batch] and a temperature, and
-    gives a scalar or one number an example; float64 on the CPU must work. Raises `UnknownNameError` for unknown names.
+    Args:
+        loss: The name of a registered divergence; a function of student logits [batch, classes], teacher logits, labels [batch] and
+            a temperature that gives a scalar or one number an example, in float64 on the CPU; or a `Subject`, which declares more.
+        name: In the table; left out, the function's.
+        version: Of its library.
+        note: For the table.
+
+    Returns:
+        A `Conformance`.
+
+    Raises:
+        UnknownNameError: for unknown names.
+
+    Example:
+        from fractionate.plugins.conformance import conformance
+
+        print(conformance("forward-kl"))
     """
     if isinstance(loss, str):
         subject = registered(loss)
@@ -143,7 +171,19 @@ def _version() -> str:
 
 
 def table(records: Sequence[Conformance]) -> str:
-    """Markdown: one row a loss, one column a question."""
+    """A table in Markdown: one row a loss, one column a question.
+
+    Args:
+        records: What `conformance` gave; at least one.
+
+    Returns:
+        The table.
+
+    Example:
+        from fractionate.plugins.conformance import conformance, table
+
+        print(table([conformance("forward-kl")]))
+    """
     questions = [check.name for check in records[0].checks]
     head = ["loss", "computes", "reduction", "T in gradient", "gradient ×", *questions]
     marks = {"holds": "yes", "differs": "**no**", "refused": "refuses", "not applicable": "–"}
