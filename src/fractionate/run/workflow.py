@@ -53,8 +53,7 @@ class Workflow(Assembly):
 
     Args:
         run, places, command: The run file, where each of its settings stands, and the command that was run.
-        pilot_minutes, no_pilot: A pilot of at most so many minutes, or none; left out: what the run file says.
-        force, workers: Export a student surely worse than no teacher; processes of a study, or "ray".
+        pilot_minutes, no_pilot, force, workers: As the options of the command line; None: what the run file says.
         second_view, say: The teacher's signal on another view; called with the data, and the loss contract before training.
     """
 
