@@ -87,14 +87,31 @@ def _check_shapes(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
 def read_signal(
     path: Path | str, labels: Path | str | None = None, *, kind: Outputs = "auto", known: Tensor | None = None
 ) -> TeacherSignal:
-    """Read a signal from files: one with outputs and labels (.npz, .safetensors, .parquet), or outputs and labels apart.
+    """Read a signal from files. Nothing in a file is executed.
 
-    In a file with several arrays outputs are called `logits` or `probabilities`, labels `labels` (or label, target, y). In a
-    Parquet file outputs are one list column so called, or one column a class named `logit_0`, `logit_1` … or `p_0`, `p_1` …
-    `known` are the labels of a file without any, such as another view of the same examples.
+    In a file with more than one array, outputs are called `logits` or `probabilities`, labels `labels` (or label, target, y). In a
+    Parquet file outputs are one list column so called, or one column a class named `logit_0`, `logit_1` … or `p_0`, `p_1` ….
 
-    Raises `ConfigError` for a missing or unknown file, `DamagedError` for one that cannot be read, and what
-    `signal_from_arrays` raises. Nothing in a file is executed.
+    Args:
+        path: An .npz, .safetensors or .parquet file with outputs and labels, or a file of outputs alone.
+        labels: The file of labels, where they are apart.
+        kind: What the outputs are; "auto" recognises them.
+        known: [rows] labels of a file without any, such as another view of the same examples.
+
+    Returns:
+        A `TeacherSignal`.
+
+    Raises:
+        ConfigError: for a missing or unknown file.
+        DamagedError: for one that cannot be read.
+        MismatchError: where outputs, labels and ids do not fit.
+
+    Example:
+        import numpy as np
+        from fractionate.diagnosis import read_signal
+
+        np.savez("outputs.npz", logits=np.random.randn(40, 4).astype(np.float32), labels=np.arange(40) % 4)
+        print(len(read_signal("outputs.npz")))
     """
     arrays = arrays_in(path)
     found_labels = arrays_in(labels) if labels is not None else arrays

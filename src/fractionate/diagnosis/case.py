@@ -46,16 +46,29 @@ FEWEST_A_CLASS = 8  # examples for a line to foretell classes
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Everything a probe may read: the signal and whatever else the user gave. Never a teacher model.
+    """Everything a probe may read: the signal and what else the user gave. Never a teacher model.
 
-    `fit` is what a copy of the student learns from half of the labels. `gradients` are the label's and the teacher's gradient in
-    the student's parameters at step 0 (two vectors), measured by `diagnose` before the probes run.
+    Args:
+        signal: A `TeacherSignal`, `CompactSignal` or `NumberSignal`.
+        stored: How its rows were kept.
+        class_names: The names of the classes.
+        tokens: A row is a labelled token.
+        objective: The loss that is planned.
+        data: The transfer set as the student reads it.
+        held_out: The teacher's signal on held-out examples.
+        second_view: On another view of the same examples.
+        second_pass: On the same examples once more.
+        expected_accuracy: What the teacher is said to reach, as a share.
+        student: Whether there is one.
+        fit: What a copy of the student learns from half of the labels.
+        label_maps: Class names of teacher, student and data; () where unnamed.
+        gradients: The label's and the teacher's gradient in the student's parameters at step 0.
     """
 
-    signal: Any  # TeacherSignal, CompactSignal or NumberSignal
-    stored: Literal["dense", "top-k", "sampled"] = "dense"  # how the rows were kept
+    signal: Any
+    stored: Literal["dense", "top-k", "sampled"] = "dense"
     class_names: tuple[str, ...] = ()
-    tokens: bool = False  # a row is a labelled token
+    tokens: bool = False
     objective: Objective | None = None
     data: Transfer | None = None
     held_out: TeacherSignal | None = None
@@ -64,9 +77,7 @@ class Case:
     expected_accuracy: float | None = None
     student: bool = False
     fit: StudentFit | None = None
-    label_maps: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # of teacher, student and data; () where unnamed
+    label_maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gradients: tuple[Tensor, Tensor] | None = None
 
     @cached_property
@@ -161,6 +172,9 @@ class Measurement:
 
     `facts` are further numbers the judge reads; `about` are words for the summary (names of classes, say). `enough = False`
     says that the data cannot answer; the judge then says so. `skipped` is why the probe does not apply to these data.
+
+    Args:
+        evidence: The numbers.
     """
 
     evidence: tuple[Evidence, ...]
@@ -189,7 +203,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge decided on a measurement. `score` runs from 0 (bad) to 1 (good)."""
+    """What a judge decided on a measurement.
+
+    Args:
+        severity: error, warning, info or ok.
+        score: From 0 (bad) to 1 (good).
+        summary: What was found, in a sentence.
+        cause: What usually causes it.
+        fix: What to do.
+        command: A command line.
+        patch: Settings of a run file that mend it, as pairs.
+    """
 
     severity: Severity
     score: float
@@ -247,7 +271,22 @@ def clip(score: float) -> float:
 
 
 def examine(case: Case, name: str) -> Finding:
-    """Run one probe, by its name in the registry, and word what its judge decided."""
+    """Run one probe, and word what its judge decided.
+
+    Args:
+        case: What the probe reads.
+        name: Of the probe, in the registry.
+
+    Returns:
+        A `Finding`; its severity is "skipped" where the case lacks what the probe needs.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.diagnosis import Case, examine
+
+        print(examine(Case(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)), "temperature"))
+    """
     probe = probes[name]
     bare = name.partition("(")[0]
     anchor = f"findings.html#{bare}"

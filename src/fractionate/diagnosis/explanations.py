@@ -72,11 +72,36 @@ def explain(
     black_box: nn.Module | None = None,
     outside_examples: int = 64,
 ) -> Explanations:
-    """What a student explains beside its teacher on some data: a record for `report`, and a table (`save_table`).
+    """What a student and its explaining teacher say about some data: a record for `report`, and a table (`save_table`).
 
-    `shown` examples are split one by one: so many, evenly spaced, or these places. `paid` are the effects of a study by the name of
-    the superfeature. With a `black_box`, captum's Shapley values of the superfeatures' columns on it are correlated with the
-    explaining teacher's evidence. Raises `MismatchError` for models that do not explain these superfeatures.
+    Args:
+        student: An explaining model.
+        teacher: Another, over the same superfeatures.
+        data: What `as_examples` takes.
+        found: The superfeatures.
+        name: Of the record; left out, the data's.
+        shown: Examples that are split one by one: so many, evenly spaced, or these places.
+        paid: Effects of a study by the name of the superfeature.
+        paid_unit: Their unit.
+        interaction: Mean strength between the features of two superfeatures.
+        black_box: Captum's Shapley values of the superfeatures' columns on it are correlated with the teacher's evidence.
+        outside_examples: How many examples that takes.
+
+    Returns:
+        An `Explanations` record.
+
+    Raises:
+        MismatchError: for models that do not explain these superfeatures.
+
+    Example:
+        import torch
+        from fractionate.diagnosis import explain
+        from fractionate.models import explaining_mlp
+        from fractionate.records import Superfeatures
+
+        found = Superfeatures(groups=((0, 1), (2, 3)), features=4, names=("a", "b"))
+        student, teacher = (explaining_mlp(found, classes=3, width=width) for width in (4, 8))
+        print(explain(student, teacher, (torch.randn(30, 4), torch.arange(30) % 3), found))
     """
     examples = as_examples(data)
     check_superfeatures(found, examples.inputs.flatten(1).shape[1])
@@ -230,5 +255,23 @@ def _outside(
 
 
 def save_table(record: Explanations, path: Path | str) -> Path:
-    """Write one row an example and superfeature as CSV, whole or not at all, and give its path."""
+    """Write one row an example and superfeature as CSV, whole or not at all.
+
+    Args:
+        record: What `explain` gave.
+        path: The file.
+
+    Returns:
+        Its path.
+
+    Example:
+        import torch
+        from fractionate.diagnosis import explain, save_table
+        from fractionate.models import explaining_mlp
+        from fractionate.records import Superfeatures
+
+        found = Superfeatures(groups=((0, 1), (2, 3)), features=4, names=("a", "b"))
+        model = explaining_mlp(found, classes=3, width=4)
+        save_table(explain(model, model, (torch.randn(30, 4), torch.arange(30) % 3), found), "explained.csv")
+    """
     return write_file(path, csv_text(HEAD, record.rows()).encode())

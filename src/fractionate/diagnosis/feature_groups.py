@@ -43,10 +43,36 @@ def superfeatures(
     head: Head = None,
     memory_mebibytes: float = 512.0,
 ) -> Superfeatures:
-    """Exactly `count` groups of features that act together on a black-box teacher, from its first `examples` of training data.
+    """Exactly `count` groups of features that act together on a black-box teacher: interactions by `method`, then `communities`.
 
-    Interactions by `method` (see `interactions`), then `communities`. Raises what these raise: `ConfigError` for a count that
-    cannot be reached, saying what can be, `MismatchError` for a teacher without gradients, `NumericsError` for missing values.
+    Args:
+        teacher: The black box.
+        data: Training data.
+        count: How many groups.
+        method: How interactions are measured.
+        quantity: What of the teacher: log-probabilities or log-odds.
+        examples: How many of the first examples are read.
+        feature_names: For notes and record.
+        seed: Of the communities.
+        head: Where the logits are in the teacher's output.
+        memory_mebibytes: Held at once, about.
+
+    Returns:
+        `Superfeatures`.
+
+    Raises:
+        ConfigError: for a count that cannot be reached, naming those that can.
+        MismatchError: for a teacher without gradients.
+        NumericsError: for missing values.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.diagnosis import superfeatures
+
+        torch.manual_seed(0)
+        teacher = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        found = superfeatures(teacher, (torch.randn(30, 6), torch.arange(30) % 3), 6)
     """
     inputs = _inputs(data)[:examples]
     features = inputs.flatten(1).shape[1]
@@ -88,14 +114,34 @@ def communities(
 ) -> Superfeatures:
     """Exactly `count` disjoint communities of features: Louvain (networkx) on interaction strength, its resolution searched for.
 
-    The edges are the `neighbours` strongest interactions of each feature (all of them, up to 65 features). From resolution 1 it
-    goes up where there are too few communities and down where there are too many, then halves the way between; where the count is
-    jumped over, other orders of the nodes (seeds) are tried. Features that interact with nothing belong to no community; they join
-    the smallest, and the notes say so. `constant` names those of them that do not vary.
+    From resolution 1 it goes up where there are too few communities and down where there are too many, then halves the way between;
+    where the count is jumped over, other orders of the nodes (seeds) are tried. Features that interact with nothing belong to no
+    community; they join the smallest, and the notes say so. Source: Blondel et al. (arXiv 0803.0476); resolution as in Chowdhury et
+    al.'s code, which steps by 0.01 up to 100 times.
 
-    Raises `ConfigError` naming the counts that can be reached, `MismatchError` for strengths that are not symmetric, finite and at
-    least 0, `MissingExtraError` without networkx. Source: Blondel et al. (arXiv 0803.0476); resolution as in Chowdhury et al.'s
-    code, which steps by 0.01 up to 100 times.
+    Args:
+        strength: [features, features] symmetric, at least 0.
+        count: How many communities.
+        seed: Of the first order of the nodes.
+        feature_names: For the notes and the record.
+        constant: Columns that do not vary, for the notes.
+        tries: Steps of the search.
+        neighbours: The edges are so many strongest interactions of each feature.
+
+    Returns:
+        `Superfeatures`.
+
+    Raises:
+        ConfigError: naming the counts that can be reached.
+        MismatchError: for strengths that are not symmetric, finite and at least 0.
+        MissingExtraError: without networkx.
+
+    Example:
+        import torch
+        from fractionate.diagnosis import communities
+
+        strength = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).fill_diagonal_(0)
+        print(communities(strength, 2).groups)
     """
     features = len(strength)
     _check_count(count, features)

@@ -91,10 +91,29 @@ def second_derivatives(
 
     The Hessian is J ᵀ (∂²q/∂z²) J + Σ_k (∂q/∂z_k) ∂²z_k/∂x∂x. Where its product with a random vector shows, example by example,
     that the logits have no second derivative (ReLU networks), the first term alone is computed: a pass a class, not a feature.
-    Otherwise a pass a feature, batched by `torch.func`. About `memory_mebibytes` are held at once.
+    Otherwise a pass a feature, batched by `torch.func`. Source: Chowdhury et al. (arXiv 2310.02572), section 3 and their code.
 
-    Raises `MismatchError` for a teacher without gradients, and for log-odds of a piecewise linear one; `NumericsError` for
-    missing values. Source: Chowdhury et al. (arXiv 2310.02572), section 3 and their code.
+    Args:
+        teacher: A model with gradients.
+        inputs: [examples, ...].
+        quantity: log-probabilities or log-odds.
+        head: Where the logits are in the teacher's output.
+        memory_mebibytes: Held at once, about.
+
+    Returns:
+        [features, features] of the flattened inputs.
+
+    Raises:
+        MismatchError: for a teacher without gradients, and for log-odds of a piecewise linear one.
+        NumericsError: for missing values.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.diagnosis import second_derivatives
+
+        teacher = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        print(second_derivatives(teacher, torch.randn(30, 6)).shape)
     """
     flat = inputs.flatten(1)
     moves = varying(inputs)

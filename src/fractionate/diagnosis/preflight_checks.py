@@ -54,18 +54,38 @@ def preflight(
     steps: int = 8,
     seed: int = 0,
 ) -> Preflight:
-    """Take `steps` steps of `distill` on a copy of the student and measure: gradients, first losses, seconds, bytes.
+    """Take a few steps of `distill` on a copy of the student and measure: gradients, first losses, seconds, bytes.
 
-    The student and the global random stream are left as they were. Time is estimate from the median step without the first;
+    The student and the global random stream are left as they were. Time is the estimate from the median step without the first;
     memory from what a step on one batch holds at its peak, weights, one batch of data and the signal.
 
     Args:
-        data: Whatever `distill` takes, a task among it, in the order of the signal.
+        student: As it will be trained.
+        data: What `distill` takes, a task among it, in the order of the signal.
         signal: One row an example, or one a labelled token.
+        objective: The loss; None: the default.
+        training: Steps, batch size, learning rate of the real training.
+        head: Where the logits are in the student's output.
+        predicts_next: The logits at a token predict the next one.
+        steps: How many are taken.
+        seed: Of the training.
+
+    Returns:
+        A `Preflight`.
 
     Raises:
+        ConfigError: for fewer than 2 steps.
         MismatchError: where student, data and signal do not fit.
         NumericsError: where the loss is not finite at once.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import TeacherSignal
+        from fractionate.diagnosis import preflight
+
+        inputs, labels = torch.randn(40, 8), torch.arange(40) % 4
+        print(preflight(nn.Linear(8, 4), (inputs, labels), TeacherSignal(torch.randn(40, 4), labels), steps=2))
     """
     objective, training = objective or Objective(), training or Training()
     if steps < 2:

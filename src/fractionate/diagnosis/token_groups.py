@@ -57,7 +57,21 @@ def by_frequency(
 def by_position(
     position: Int[Tensor, "rows"], edges: Sequence[int] = (1, 4, 10)
 ) -> tuple[Int[Tensor, "rows"], tuple[str, ...]]:
-    """The group of each token by its place in the sentence: before each edge, and from the last on."""
+    """The group of each token by its place in the sentence: before each edge, and from the last on.
+
+    Args:
+        position: [rows] place of each token, from 0.
+        edges: First places of the groups after the first.
+
+    Returns:
+        [rows] number of the group, and the names of the groups.
+
+    Example:
+        import torch
+        from fractionate.diagnosis.token_groups import by_position
+
+        print(by_position(torch.tensor([0, 2, 7, 30])))
+    """
     starts = (0, *edges)
     names = [f"places {a} to {b - 1}" if b - a > 1 else f"place {a}" for a, b in zip(starts, edges, strict=False)]
     return torch.bucketize(position, torch.tensor(edges), right=True), (*names, f"places from {edges[-1]}")
@@ -66,7 +80,29 @@ def by_position(
 def grouped(
     tokens: TokenSignal, group: Int[Tensor, "rows"], names: Sequence[str], *, temperature: float = 1.0
 ) -> tuple[TokenGroup, ...]:
-    """What the teacher knows about each group; groups without tokens are left out. Class means are the group's own."""
+    """What the teacher knows about each group of tokens. Class means are the group's own.
+
+    Args:
+        tokens: The teacher's rows.
+        group: [rows] number of each token's group.
+        names: Of the groups.
+        temperature: Of the teacher's distribution.
+
+    Returns:
+        One `TokenGroup` a group; those without tokens are left out.
+
+    Raises:
+        MismatchError: for another number of rows.
+
+    Example:
+        import torch
+        from fractionate.diagnosis.token_groups import by_position, grouped
+        from fractionate.teachers.tokens import token_signal
+
+        tokens = token_signal(torch.randn(2, 5, 9), torch.randint(9, (2, 5)))
+        for found in grouped(tokens, *by_position(torch.arange(10) % 5)):
+            print(found.name, found.mean_confidence)
+    """
     if len(group) != len(tokens):
         raise MismatchError("groups do not fit the tokens", expected=f"one of {len(tokens)} rows", got=str(len(group)))
     found = []
@@ -84,9 +120,24 @@ def grouped(
 
 
 def findings(tokens: TokenSignal, counts: Int[Tensor, "classes"] | None = None) -> tuple[Finding, ...]:
-    """What is judged of a teacher of tokens: is its top-1 news beside the gold token, and does it know rare tokens?
+    """What is judged of a teacher of tokens: is its top-1 news next to the gold token, and does it know rare tokens?
 
-    `counts` are how often each type occurs in the training text; without them the second is skipped.
+    Source: Zhang et al. (arXiv 2305.08096).
+
+    Args:
+        tokens: The teacher's rows.
+        counts: [classes] how often each token occurs in the training text; without them the second is skipped.
+
+    Returns:
+        Two findings.
+
+    Example:
+        import torch
+        from fractionate.diagnosis.token_groups import findings
+        from fractionate.teachers.tokens import token_signal
+
+        tokens = token_signal(torch.randn(2, 5, 9), torch.randint(9, (2, 5)))
+        print(findings(tokens)[0])
     """
     share = gold_share(tokens.signal)
     severity: Severity = "warning" if share > MOSTLY_GOLD else "info" if share > OFTEN_GOLD else "ok"

@@ -42,10 +42,28 @@ def distillation_loss(
     teacher_head: Head = None,
     predicts_next: bool = False,
 ) -> Float[Tensor, ""]:
-    """The objective's mean over valid examples or tokens, for one's own loop: outputs of any kind, labels as the data have them.
+    """The objective's mean over valid examples or tokens, for a training loop of your own.
 
-    `teacher` is the teacher's output on the same batch, or a `TeacherSignal` of its rows. Gradient reaches the student only.
     Rules that need statistics of all the data (`class-mean`, `ls`, `kd-sim`) need a signal: `signal.take(places)`.
+
+    Args:
+        student_output: What the student returned.
+        teacher: The teacher's output on the same batch, or a `TeacherSignal` of its rows.
+        labels: As the data have them; -100 where they do not count.
+        objective: The loss of a row; None: the default.
+        head: Where the logits are in the student's output.
+        teacher_head: Where they are in the teacher's.
+        predicts_next: The logits at a token predict the next one.
+
+    Returns:
+        A scalar; gradient reaches the student only.
+
+    Example:
+        import torch
+        from fractionate.integrations import distillation_loss
+
+        student, teacher = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
+        distillation_loss(student, teacher, torch.arange(6) % 4).backward()
     """
     losses = row_losses(
         student_output, teacher, labels, objective, head=head, teacher_head=teacher_head, predicts_next=predicts_next
@@ -138,10 +156,15 @@ class Placed(Dataset[dict[str, Any]]):
 class Distilling:
     """A mixin for `transformers.Trainer` and what is built on it (TRL): `class KDTrainer(Distilling, Trainer): ...`.
 
-    Further arguments: `teacher`, a model asked on every batch in evaluation mode and without a graph, or `signal`, a
-    `TeacherSignal` (or store) in the order of the training data; `objective`; `predicts_next`; left out, the model's class
-    says it (one that generates and has no encoder). Losses are normalised by the number of valid items of the whole
-    optimiser step, as Trainer does itself.
+    Losses are normalised by the number of valid items of the whole optimiser step, as Trainer does itself. Give one of teacher and
+    signal.
+
+    Args:
+        arguments, settings: What the trainer takes.
+        teacher: A model run on every batch in evaluation mode and without a graph.
+        signal: A `TeacherSignal` or store in the order of the training data.
+        objective: The loss; None: the default.
+        predicts_next: The logits at a token predict the next one; None: true of a model that generates and has no encoder.
     """
 
     def __init__(
@@ -265,8 +288,26 @@ def lightning_distillation(
 ) -> Any:
     """A Lightning callback: the objective takes the place of what `training_step` returns; everything else is the module's own.
 
-    `student` names the submodule whose output are the logits ("" for the module itself: its `forward`). Batches are (inputs,
-    labels) or mappings with labels. `more` goes to `distillation_loss`. Raises `MissingExtraError` without Lightning.
+    Batches are (inputs, labels) or mappings with labels.
+
+    Args:
+        teacher: A model run on every batch in evaluation mode.
+        objective: The loss; None: the default.
+        student: Path of the submodule whose output are the logits; "" for the module itself: its `forward`.
+        head: Where the logits are in its output.
+        more: Further arguments of `distillation_loss`.
+
+    Returns:
+        The callback, for `Trainer(callbacks=[...])`.
+
+    Raises:
+        MissingExtraError: without Lightning.
+
+    Example:
+        from torch import nn
+        from fractionate.integrations import lightning_distillation
+
+        callback = lightning_distillation(nn.Linear(8, 4))
     """
     with extra("lightning", "Lightning is not installed"):
         import lightning.pytorch as lightning

@@ -52,9 +52,8 @@ class Workflow(Assembly):
     """A run file and the folder it writes to. Every property is made on first use, or read from the folder.
 
     Args:
-        run, places, command: The run file, where each of its settings stands, and the command that was run.
-        pilot_minutes, no_pilot, force, workers: As the options of the command line; None: what the run file says.
-        second_view, say: The teacher's signal on another view; called with the data, and the loss contract before training.
+        run, places, command, say: The run file, where its settings stand, the command, and what is called with lines for a person.
+        pilot_minutes, no_pilot, force, workers, second_view: As the options of the command line.
     """
 
     command: str = ""

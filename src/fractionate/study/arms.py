@@ -59,6 +59,9 @@ class Arm:
         compared: The factors it is compared at; its own but where these were tuned, variant by variant.
         teacher: A teacher of its own, in any form that `dissect` takes: one for all seeds, a mapping, or `BySeed`.
         start: The variant whose trained student, of the same seed, it goes on from; its own preparations come on top.
+        recipe: What is trained.
+        share: Of the transfer set, in (0, 1].
+        name: Of the variant; left out, made of what it varies.
     """
 
     recipe: Recipe

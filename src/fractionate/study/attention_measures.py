@@ -36,7 +36,31 @@ class MapChange:
 
 
 def compare_maps(student: nn.Module, teacher: nn.Module, batches: Batches, *, top: int = 5) -> MapChange:
-    """Ranking loss and cover length ratio of every head, over some batches. Raises `MismatchError` for depths that differ."""
+    """Ranking loss and cover length ratio of every head, over some batches.
+
+    Args:
+        student: An encoder.
+        teacher: Another of the same depth.
+        batches: Inputs and labels.
+        top: How many of the teacher's strongest tokens the cover length is of.
+
+    Returns:
+        `MapChange`: both by layer and head, means over examples.
+
+    Raises:
+        ConfigError: for no batch.
+        MismatchError: for depths that differ.
+
+    Example:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+        from fractionate.study import compare_maps
+
+        sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+        student, teacher = (BertForSequenceClassification(BertConfig(**sizes)) for _ in range(2))
+        batch = {"input_ids": torch.randint(30, (2, 8)), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+        print(compare_maps(student, teacher, [(batch, torch.tensor([0, 1]))]))
+    """
     if not batches:
         raise ConfigError("there is nothing to look at", expected="at least one batch of inputs and labels")
     layers = [find_layers(model, batches[0][0]) for model in (student, teacher)]
@@ -65,9 +89,24 @@ def compare_maps(student: nn.Module, teacher: nn.Module, batches: Batches, *, to
 
 
 def attention_arm(arm: str, changes: Sequence[MapChange], *, sharpness: float | None = None) -> ArmAttention:
-    """One arm's maps over its seeds, as a record for the page: means over seeds, and over all heads with t intervals.
+    """One variant's maps over its seeds, as a record for the page: means over seeds, and over all heads with t intervals.
 
-    Raises `ConfigError` for no seeds at all.
+    Args:
+        arm: The variant.
+        changes: What `compare_maps` gave, one a seed.
+        sharpness: Largest eigenvalue of the Hessian of the task loss.
+
+    Returns:
+        An `ArmAttention`.
+
+    Raises:
+        ConfigError: for no seeds at all.
+
+    Example:
+        from fractionate.study import attention_arm
+        from fractionate.study.attention_measures import MapChange
+
+        print(attention_arm("map", [MapChange(((0.1, 0.2),), ((1.0, 1.1),))]))
     """
     if not changes:
         raise ConfigError(f"arm {arm!r} has no seeds", expected="at least one MapChange", got="none")
@@ -96,9 +135,29 @@ def attention_arm(arm: str, changes: Sequence[MapChange], *, sharpness: float | 
 def layer_sensitivity(
     student: nn.Module, batches: Batches, *, part: Literal["block", "attention"] = "block", head: Head = None
 ) -> tuple[float, ...]:
-    """What quantizing one layer alone costs: KL(full precision ‖ that layer quantized) of the predictions, in nats, layer by layer.
+    """What quantizing one layer alone costs: KL(full precision ‖ that layer quantized) of the predictions, layer by layer.
 
-    `student` is prepared; without any quantizer it is its own full-precision self. Best measured before training.
+    Best measured before training.
+
+    Args:
+        student: A prepared encoder; without any quantizer it is its own full-precision self.
+        batches: Inputs and labels.
+        part: Quantize the whole block, or its attention alone.
+        head: Where the logits are in its output.
+
+    Returns:
+        Nats, one number a layer.
+
+    Example:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+        from fractionate.models import Quantization, prepare
+        from fractionate.study import layer_sensitivity
+
+        sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+        batch = {"input_ids": torch.randint(30, (2, 8)), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+        student = prepare(BertForSequenceClassification(BertConfig(**sizes)), Quantization("ternary"), example=batch)
+        print(layer_sensitivity(student, [(batch, torch.tensor([0, 1]))]))
     """
     layers = find_layers(student, batches[0][0])
     paths = [getattr(layer, part) for layer in layers]

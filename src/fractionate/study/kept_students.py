@@ -35,11 +35,31 @@ def trained_student(
         arms: The variants of the study, where this one is prepared, starts from another or names its model: the module is made
             again as there, and its weights are put in.
         teacher: The study's, where a preparation reads it.
+        folder: Of the study.
+        arm: The variant.
+        seed: Of the run.
+        task: The task of the study.
+
+    Returns:
+        The module, in evaluation mode.
 
     Raises:
         ConfigError: for a student that the folder does not hold.
         DamagedError: for weights that are not those of the record.
         MismatchError: where the task or the variant makes another module.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import Objective, Recipe, Task, dissect
+        from fractionate.records import Training
+        from fractionate.study import trained_student
+
+        data, few = (torch.randn(40, 8), torch.arange(40) % 4), Training(steps=2)
+        task = Task("classification", transfer=data, test=data, student=lambda: nn.Linear(8, 4))
+        arms = {"no teacher": Recipe(training=few), "kd": Recipe(objective=Objective("kd"), training=few)}
+        dissect(task, arms, nn.Linear(8, 4), seeds=2, out="study", keep="weights")
+        student = trained_student("study", "kd", 0, task, arms=arms)
     """
     kept = Folder(folder, keep=True)
     run = kept.read(arm, seed)

@@ -61,10 +61,10 @@ class PilotPlan:
             part in the choice. Seeds count from `first_seed`.
         coverage: It says "distil" where the interval of this coverage lies above 0: 0.7 is about one standard error.
         grid: Settings (cell, temperature, teacher weight) in addition to no teacher, T = 4 / 0.9, T = 1 / 0.6 and the rule's.
-        rates: Multiples of the learning rate that every arm is tried at, no teacher too; a best one at the end of them adds the
-            next, at most twice.
+        rates: Multiples of the learning rate that every arm is tried at; a best one at their end adds the next, at most twice.
         recipe: What all students share: the task's model by name, preparations, terms, transforms.
-        out: A folder for every student's answers, so that a stopped pilot resumes.
+        out: A folder for every student's predictions, so that a stopped pilot resumes.
+        device, progress: Where students are trained; whether a progress bar is shown.
     """
 
     minutes: float | None = None

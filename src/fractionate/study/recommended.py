@@ -18,11 +18,24 @@ def recommended_arms(diagnosis: Diagnosis, training: Training, *, base: Recipe |
 
         dissect(task, recommended_arms(found, training) | {"mine": Arm(recipe)}, teacher)
 
+    Raises `MismatchError` where a fault has to be repaired first.
+
     Args:
         training: What the factors of the learning rate are multiples of.
         base: Student, preparations, terms and transforms of every arm; no teacher has no terms.
+        diagnosis: What `diagnose` gave.
 
-    Raises `MismatchError` where a fault has to be repaired first.
+    Returns:
+        Variants by name: no teacher, the recommended recipe, and T = 4 / 0.9.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, diagnose
+        from fractionate.records import Training
+        from fractionate.study import recommended_arms
+
+        found = diagnose(TeacherSignal(torch.eye(4).repeat(10, 1) * 3, torch.arange(40) % 4))
+        print(list(recommended_arms(found, Training(steps=10))))
     """
     base, advice = base or Recipe(), diagnosis.recipe
 

@@ -69,7 +69,19 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> Path:
 
 
 def steps_in(folder: Path | str) -> list[int]:
-    """The steps of all committed checkpoints in a folder, oldest first."""
+    """The steps of all committed checkpoints in a folder, oldest first.
+
+    Args:
+        folder: Of the training.
+
+    Returns:
+        Steps; [] where there is no checkpoint.
+
+    Example:
+        from fractionate.training import steps_in
+
+        print(steps_in("run"))
+    """
     found = (_NAME.fullmatch(path.name) for path in Path(folder).glob("step-*.json"))
     return sorted(int(match[1]) for match in found if match)
 

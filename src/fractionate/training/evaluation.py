@@ -34,7 +34,26 @@ def evaluate(
 ) -> Scores:
     """Accuracy, NLL, ECE and, with a teacher signal of these examples, agreement. The model's mode is left as it was.
 
-    `examples` is anything `distill` takes. Raises `MismatchError` where outputs, labels and signal do not fit.
+    Args:
+        model: The model to evaluate.
+        examples: What `distill` takes as data.
+        signal: The teacher, in any form that `distill` takes; None: no agreement.
+        batch_size: Examples at once.
+        head: Where the logits are in the model's output.
+        predicts_next: The logits at a token predict the next one.
+
+    Returns:
+        `Scores`.
+
+    Raises:
+        MismatchError: where outputs, labels and signal do not fit.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.training import evaluate
+
+        print(evaluate(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4)))
     """
     split = as_split(examples, "evaluation data")
     task = short_task(split, head=head, predicts_next=predicts_next, batch_size=batch_size)
@@ -57,7 +76,28 @@ def predictions(
 def signal_on(
     teacher: nn.Module, data: Any, *, batch_size: int = 512, head: Head = None, predicts_next: bool = False
 ) -> TeacherSignal:
-    """A teacher model's signal on all the data, in memory. Raises `NumericsError` where it is not finite."""
+    """A teacher model's signal on all the data, in memory.
+
+    Args:
+        teacher: The model.
+        data: What `distill` takes as data.
+        batch_size: Examples at once.
+        head: Where the logits are in the model's output.
+        predicts_next: The logits at a token predict the next one.
+
+    Returns:
+        A `TeacherSignal`, one row an example or a labelled token.
+
+    Raises:
+        NumericsError: where it is not finite.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.training import signal_on
+
+        print(signal_on(nn.Linear(8, 4), (torch.randn(40, 8), torch.arange(40) % 4)).logits.shape)
+    """
     logits, labels = predictions(teacher, data, batch_size=batch_size, head=head, predicts_next=predicts_next)
     check_finite(logits, torch.arange(len(logits)))
     return TeacherSignal(logits, labels)

@@ -52,10 +52,27 @@ def estimate_memory(
 ) -> MemoryEstimate | None:
     """What a step on these inputs will take: forward and backward pass over tensors that have a shape and no numbers.
 
-    Every storage is counted from its birth to its death, so the peak is that of the step itself; what kernels take for
-    themselves and what the allocator does not give back is not in it. Nothing is allocated and nothing drawn.
-    `learns_from` is "labels" or "teacher"; `copies` counts further sets of the weights (a running average, the best so far).
-    None where the model needs the numbers themselves to know its shapes.
+    Every storage is counted from its birth to its death, so the peak is that of the step itself; what kernels take for themselves
+    and what the allocator does not give back is not in it. Nothing is allocated and nothing drawn.
+
+    Args:
+        student: The model.
+        inputs: A batch as it takes them.
+        training: Whose optimiser is counted.
+        learns_from: "labels" or "teacher".
+        head: Where the logits are in the student's output.
+        copies: Further sets of the weights: a running average, the best so far.
+
+    Returns:
+        Bytes by what they are for; None where the model needs the numbers themselves to know its shapes.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.records import Training
+        from fractionate.training import estimate_memory
+
+        print(estimate_memory(nn.Linear(8, 4), torch.randn(32, 8), Training()))
     """
     meta = torch.device("meta")
     held = {name: torch.empty_like(t, device=meta) for name, t in student.state_dict(keep_vars=True).items()}

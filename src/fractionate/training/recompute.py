@@ -17,10 +17,28 @@ from fractionate.system.registry import nearest
 
 @contextmanager
 def recomputed(student: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
-    """Within this, modules whose path matches a pattern (`encoder.layer.*`) keep their inputs only; the gradient is the same.
+    """In a `with` block: modules whose path matches a pattern keep their inputs only, and the gradient is the same.
 
     A step with dropout redraws the same masks. A module within one that matches is left alone, as it is recomputed with it.
-    Raises `ConfigError` for a pattern that no module matches.
+
+    Args:
+        student: The model.
+        patterns: Paths as in `named_modules()`, with `*` for any name: `encoder.layer.*`.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ConfigError: for a pattern that no module matches.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.training import recomputed
+
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        with recomputed(model, ["*"]):
+            model(torch.randn(2, 8)).sum().backward()
     """
     paths = [path for path, _ in student.named_modules() if path]
     chosen: list[str] = []

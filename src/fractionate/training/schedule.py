@@ -17,12 +17,25 @@ DECAYS = {
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, half a cosine down towards 0, or by tenths.
+    """The learning rate of step 0 ≤ step < steps: linear warm-up, then constant, half a cosine down towards 0, or tenths.
 
-    "tenths": × 0.1 at 5/8, 6/8 and 7/8 of the steps, which is 150, 180 and 210 of 240 epochs (Tian et al., arXiv 1910.10699);
-    "thirds": at 1/3 and 2/3, which is 30 and 60 of 90 epochs (He et al., arXiv 1512.03385, as their ImageNet code has it).
     With u = round(warmup_share · steps): (step + 1) / u of the full rate during warm-up; after it, for the cosine,
-    ½ (1 + cos(π (step - u) / (steps - u))).
+    ½ (1 + cos(π (step - u) / (steps - u))). Tenths: × 0.1 at 5/8, 6/8 and 7/8 of the steps, which is 150, 180 and 210 of 240 epochs
+    (Tian et al., arXiv 1910.10699).
+
+    Args:
+        training: Its learning_rate, schedule and warmup_share.
+        step: The number of the step, from 0.
+        steps: In all.
+
+    Returns:
+        The rate.
+
+    Example:
+        from fractionate.records import Training
+        from fractionate.training import learning_rate
+
+        print([round(learning_rate(Training(), step, 4), 5) for step in range(4)])
     """
     warmup = round(training.warmup_share * steps)
     if step < warmup:
@@ -36,7 +49,22 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
 
 
 def make_optimizer(parameters: Iterable[Tensor], training: Training) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9, Nesterov's or plain, with the training's weight decay; both work element by element."""
+    """AdamW, or SGD with momentum 0.9 and Nesterov, with the training's weight decay; both work element by element.
+
+    Args:
+        parameters: What is trained.
+        training: Its optimizer, learning_rate and weight_decay.
+
+    Returns:
+        The optimizer.
+
+    Example:
+        from torch import nn
+        from fractionate.records import Training
+        from fractionate.training import make_optimizer
+
+        print(make_optimizer(nn.Linear(8, 4).parameters(), Training()))
+    """
     given = list(parameters)
     # one kernel a tensor in place of a dozen: a third of the time on a CPU
     fused = all(p.device.type == "cpu" and p.is_floating_point() for p in given) or None

@@ -47,10 +47,31 @@ def without_teacher(study: Study, arm: str) -> str:
 
 
 def compared_with_no_teacher(study: Study, arm: str) -> Comparison:
-    """An arm against no teacher under the same training: mean paired difference in the deciding metric, with a 95 % interval.
+    """A variant against no teacher under the same training: mean paired difference in the deciding metric, with a 95 % interval.
 
     One comparison, not corrected for others: whether to export a student is one question. Differences below rounding are equal.
-    Raises `MismatchError` for an arm without runs.
+
+    Args:
+        study: What `dissect` gave.
+        arm: The variant.
+
+    Returns:
+        A `Comparison`; "not compared" where the study has no such variant without a teacher.
+
+    Raises:
+        MismatchError: for a variant without runs.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import dissect
+        from fractionate.records import Training
+        from fractionate.study.effects.harm import compared_with_no_teacher
+
+        data = (torch.randn(40, 8), torch.arange(40) % 4)
+        few, teacher = Training(steps=2), nn.Linear(8, 4)
+        study = dissect(lambda: nn.Linear(8, 4), data, teacher, test=data, cells=("kd",), seeds=2, training=few)
+        print(compared_with_no_teacher(study, "kd"))
     """
     metric, against = study.deciding, without_teacher(study, arm)
     if not against:
@@ -78,9 +99,31 @@ def compared_with_no_teacher(study: Study, arm: str) -> Comparison:
 
 
 def surely_worse(study: Study, arm: str) -> bool:
-    """Whether an arm was compared with no teacher under the same training and its whole paired interval is on the worse side.
+    """Whether a variant's whole paired interval against no teacher is on the worse side.
 
-    Such a student is not exported unless that is wanted all the same. Raises `MismatchError` for an arm without runs.
+    Such a student is not exported unless that is wanted all the same.
+
+    Args:
+        study: What `dissect` gave.
+        arm: The variant.
+
+    Returns:
+        False also where it was not compared.
+
+    Raises:
+        MismatchError: for a variant without runs.
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate import dissect
+        from fractionate.records import Training
+        from fractionate.study.effects.harm import surely_worse
+
+        data = (torch.randn(40, 8), torch.arange(40) % 4)
+        few, teacher = Training(steps=2), nn.Linear(8, 4)
+        study = dissect(lambda: nn.Linear(8, 4), data, teacher, test=data, cells=("kd",), seeds=2, training=few)
+        print(surely_worse(study, "kd"))
     """
     return compared_with_no_teacher(study, arm).verdict == "surely worse"
 

@@ -114,7 +114,22 @@ def convolves(model: nn.Module) -> bool:
 
 
 def model_logits(model: nn.Module, inputs: Tensor) -> Float[Tensor, "examples classes"]:
-    """Logits of a model in evaluation mode."""
+    """Logits of a model in evaluation mode.
+
+    Args:
+        model: The model; it stays in evaluation mode.
+        inputs: [examples, ...].
+
+    Returns:
+        [examples, classes].
+
+    Example:
+        import torch
+        from torch import nn
+        from fractionate.training.fleet.setup import model_logits
+
+        print(model_logits(nn.Linear(8, 4), torch.randn(2, 8)).shape)
+    """
     model.eval()
     inputs = in_dtype(inputs, dtype_of(model))
     with torch.no_grad():
