@@ -316,8 +316,8 @@ test_any_order_of_doings = Doings.TestCase
 def far(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     store = gather(tmp_path / "near", rows=4000, batch_size=500, form="top-k", k=2)
-    url = "memory://bucket/store"
-    fsspec.filesystem("memory").rm("/bucket", recursive=True) if fsspec.filesystem("memory").exists("/bucket") else None
+    url = "memory://faults/store"
+    fsspec.filesystem("memory").rm("/faults", recursive=True) if fsspec.filesystem("memory").exists("/faults") else None
     compact(tmp_path / "near")
     assert upload(tmp_path / "near", url) == url and upload(tmp_path / "near", url) == url
     return store, url, fsspec.filesystem("memory")
@@ -358,12 +358,12 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_refused(far, tmp
     for place in (20, len(good) // 20, len(good) - 3):
         copy.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
         assert torch.equal(Store.open(url, cache=tmp_path / "cache").signal().logits, store.signal().logits)
-    name = next(name for name in system.find("/bucket") if "shards" in name)
+    name = next(name for name in system.find("/faults") if "shards" in name)
     system.pipe_file(name, good[:-3] + bytes([good[-3] ^ 4]) + good[-2:])
     with pytest.raises(DamagedError):
         Store.open(url, cache=tmp_path / "other").signal()
     with pytest.raises(ConfigError, match="is not there"):
-        Store.open("memory://bucket/nothing", cache=tmp_path / "cache")
+        Store.open("memory://faults/nothing", cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("fault", ["short", "wrong", "error"])
