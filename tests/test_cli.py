@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shlex
@@ -333,3 +335,33 @@ def test_a_study_by_two_workers_with_tuned_settings(capsys, run_file):
         assert "invalid value for workers" in capsys.readouterr().err
     assert run("dissect", str(run_file), "study.divergences=[jds]") == 2
     assert "did you mean 'jsd'" in capsys.readouterr().err
+
+
+class Full(io.StringIO):
+    """Standard error on a disk without room."""
+
+    def write(self, _text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_output_that_nobody_reads_stops_no_work(monkeypatch, tmp_path):
+    """Closed by who started the command, full, or piped to a reader that has left."""
+    from fractionate.cli.terminal import heard, tell, terminal
+
+    before = sys.stdout
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with terminal():
+        tell("nobody hears this")
+        print("nor this")
+        assert sys.stdout is not before
+    read, written = os.pipe()
+    os.close(read)
+    with os.fdopen(written, "w") as piped:
+        monkeypatch.setattr(sys, "stdout", piped)
+        for _ in range(2):
+            with heard():
+                print("to a reader that has left", flush=True)
+    monkeypatch.setattr(sys, "stderr", Full())
+    tell("no room for this")
+    monkeypatch.undo()

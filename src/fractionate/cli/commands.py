@@ -385,11 +385,7 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         known = as_own_error(error)
         if processes()[0] == 0 or not isinstance(known, StoppedError):  # all processes stop for the same signal
-            print(
-                f"error: {known}\n  code:     {known.code} (fractionate explain {known.code})",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"error: {known}\n  code:     {known.code} (fractionate explain {known.code})", rank_zero=False)
         sys.exit(known.exit_code)
 
 

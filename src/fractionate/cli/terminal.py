@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from fractionate.errors import visible
@@ -22,22 +22,35 @@ def processes() -> tuple[int, int]:
     return (int(number), int(count)) if number.isdecimal() and count.isdecimal() and int(count) > 1 else (0, 1)
 
 
-def tell(text: str) -> None:
-    """Talk to the person: stderr, once where several processes run the same command."""
-    if processes()[0] == 0:
-        print(visible(text), file=sys.stderr, flush=True)
+def tell(text: str, *, rank_zero: bool = True) -> None:
+    """Talk to the person: stderr, once where processes run the same command."""
+    if processes()[0] == 0 or not rank_zero:
+        with suppress(OSError):  # a full disk or a reader that left: the work goes on
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 def give(record: Record, as_json: bool, card: Record | None = None) -> None:
     """Print a record: for people, or as JSON. The card of the decision stands last, in JSON as its field `card`."""
     if processes()[0] != 0:
         return
-    if as_json:
-        print(record.to_json() if card is None else record.to_json_with(card=card))
-        return
-    print(visible(str(record)), flush=True)
-    if card is not None:
+    with heard():
+        if as_json:
+            print(record.to_json() if card is None else record.to_json_with(card=card), flush=True)
+        else:
+            print(visible(str(record)), flush=True)
+    if card is not None and not as_json:
         tell(f"\n{card}")
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Print within: where the reader of standard output has left (`| head`), further output goes nowhere and the work goes on."""
+    try:
+        yield
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def debugging() -> bool:
@@ -48,12 +61,18 @@ def debugging() -> bool:
 @contextmanager
 def terminal() -> Iterator[None]:
     """Around a command: every text can be shown in any encoding, and a warning of any library is one line of talk."""
+    sys.stdout = sys.stdout or io.StringIO()  # None: closed by who started us, and print() would take the other
+    sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _show
-        yield
+        try:
+            yield
+        finally:
+            with heard():
+                sys.stdout.flush()
 
 
 def _show(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fractionate.data.text_file import open_text
 from fractionate.errors import (
     ConfigError,
     DamagedError,
@@ -82,13 +83,13 @@ def _lines(source: Path | str | Iterable[Mapping[str, Any]]) -> Iterator[tuple[s
         return
     if path.suffix not in (".jsonl", ".ndjson"):
         raise ConfigError(f"cannot read {path.name}", expected=".jsonl or .parquet", got=path.suffix or "no suffix")
-    with path.open(encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, text in enumerate(file, start=1):
             if not text.strip():
                 continue
             try:
                 line = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DamagedError(
                     f"{path.name}, line {number} is no JSON",
                     got=printable(text.strip(), 80),

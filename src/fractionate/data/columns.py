@@ -37,7 +37,9 @@ Where = Callable[[int], str]  # the place of a row, for a message
 
 def names_of(given: Sequence[str], what: str) -> tuple[str, ...]:
     """A list of names that a setting takes. Raises `ConfigError` for a single one."""
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    if isinstance(given, (str, Mapping)) or not (
+        isinstance(given, Iterable) and all(isinstance(name, str) for name in given)
+    ):
         raise ConfigError(f"{what}= takes a list", expected=f"{what}=['one', 'two']", got=repr(given))
     return tuple(given)
 

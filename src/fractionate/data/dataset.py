@@ -20,7 +20,7 @@ from fractionate.data.draws import Seeded, isolated
 from fractionate.data.items import Collate, check_text, join, read_item
 from fractionate.data.labels import as_labels, check_values
 from fractionate.data.sampling import batches as shuffled
-from fractionate.errors import FractionateError
+from fractionate.errors import FractionateError, MismatchError
 from fractionate.system.hashing import content_hash
 
 FINGERPRINTED = 64  # examples that make a fingerprint of data too large to be read twice
@@ -78,8 +78,6 @@ class DatasetSplit:
     def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
         """The planned batches, each with what is noted of its examples, where they are read."""
         for index, joined, noted in self._joined(plan, seed, _Join(self.collate, self.name), note):
-            if isinstance(joined, FractionateError):
-                raise joined
             yield as_batch(joined, index, self.name, classes=self.classes), noted
 
     def _joined(
@@ -102,6 +100,8 @@ class DatasetSplit:
                 batch = next(found, None)
             if batch is None:
                 return
+            if isinstance(batch[1], FractionateError):
+                raise batch[1]
             yield batch
 
     def check(self, places: Int[Tensor, "some"] | None = None) -> DatasetSplit:
@@ -126,7 +126,15 @@ def as_batch(joined: Any, index: Int[Tensor, "batch"], name: str, *, classes: bo
     """A collated batch, taken apart and checked."""
     item = read_item(joined, name)
     check_text(item.inputs, name)
-    return Batch(item.inputs, as_labels(item.label, name, classes=classes), index, views=item.views)
+    labels = as_labels(item.label, name, classes=classes)
+    if len(index) and labels.ndim == 1 and len(labels) != len(index):
+        raise MismatchError(
+            f"{name}: a batch holds other examples than it was made of",
+            expected=f"{len(index)} labels, one an example",
+            got=str(len(labels)),
+            fix="let the collate function keep every example; leave out what is not meant by torch.utils.data.Subset(data, places)",
+        )
+    return Batch(item.inputs, labels, index, views=item.views)
 
 
 def digest_of(examples: int, described: Iterator[bytes]) -> str:
@@ -178,7 +186,8 @@ class _Placed:
 
     def __call__(self, items: list[tuple[int, Any, bytes]]) -> tuple[Tensor, Any, list[bytes]]:
         places, found, noted = zip(*items, strict=True)
-        return torch.tensor(places), self.collate(list(found)), list(noted)
+        unread = next((item for item in found if isinstance(item, FractionateError)), None)
+        return torch.tensor(places), self.collate(list(found)) if unread is None else unread, list(noted)
 
 
 @dataclass(frozen=True)

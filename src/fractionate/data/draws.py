@@ -12,6 +12,7 @@ import torch
 import xxhash
 
 from fractionate.data.batch import Ids, Note
+from fractionate.errors import FractionateError, MismatchError, printable
 
 
 @contextmanager
@@ -33,6 +34,23 @@ def seed_streams(seed: int) -> None:
     random.seed(seed)
 
 
+def example(dataset: Any, place: int, known_as: str) -> Any:
+    """One example of a data set, or the error that its reading ended in: raised in a worker, it would become text."""
+    try:
+        return dataset[place]
+    except FractionateError as error:
+        return error
+    except Exception as error:  # the data set's own
+        unread = MismatchError(
+            f"example {known_as} cannot be read",
+            expected="data[i] for every i below len(data)",
+            got=f"{type(error).__name__}: {printable(str(error), 200)}",
+            fix=f"call data[{place}] to see where; leave the example out, or give torch.utils.data.Subset(data, places)",
+        )
+        unread.__cause__ = error
+        return unread
+
+
 class Seeded:
     """A data set whose randomness is a function of (seed, epoch, example); items are (place, example, what is noted of it).
 
@@ -47,7 +65,9 @@ class Seeded:
         dataset, seed, ids, note, canonical = self._own
         epoch, place = key
         seed_streams(xxhash.xxh64_intdigest(f"{seed}:{epoch}:{place}".encode()))
-        item = dataset[place]
+        item = example(dataset, place, ids[place])
+        if isinstance(item, FractionateError):
+            return place, item, b""
         noted = b"" if note is None else note(ids[place], item if canonical is None else canonical[place])
         return place, item, noted
 

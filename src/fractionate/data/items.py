@@ -133,6 +133,8 @@ def _row(part: Any) -> Any:
 def _cannot_join(items: Sequence[Any], name: str, error: Exception) -> MismatchError:
     """Which part of the examples differs in shape, or is nothing that can be stacked."""
     missing = sum(read_item(item, name, labelled=False).label is None for item in items)
+    if missing == len(items):  # nothing a label could stand in?
+        read_item(items[0], name)
     if missing:
         return MismatchError(
             f"{name}: labels are not class numbers",

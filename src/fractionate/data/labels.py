@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fractionate.data.dense import dense_array, tensor_of
 from fractionate.errors import MismatchError, printable
 
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
@@ -85,7 +86,9 @@ def _tensor(values: Any, name: str) -> Tensor:
             raise _ragged(name, sorted({len(value) if value.ndim else 0 for value in values}))
         return torch.stack(list(values))
     try:
-        array = np.asarray(values)
+        array = dense_array(values, name)
+    except MismatchError:
+        raise
     except ValueError as error:  # NumPy's for rows of different lengths
         raise _ragged(name, sorted({len(value) for value in values if hasattr(value, "__len__")})) from error
     if array.dtype.kind == "O":
@@ -101,7 +104,7 @@ def _tensor(values: Any, name: str) -> Tensor:
         )
     if array.dtype.kind not in "biufc":
         raise MismatchError(f"{name}: labels are not class numbers", expected="whole numbers", got=str(array.dtype))
-    return torch.as_tensor(array if array.flags.writeable else array.copy())
+    return tensor_of(array)
 
 
 def _plain(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
@@ -186,7 +189,9 @@ def check_labels(
             f"{name}: {len(rows)} of {len(labels)} labels are no class of the {of}",
             expected=f"whole numbers in 0..{classes - 1}, or {IGNORED} to ignore",
             got=f"{int(labels[rows[0]])} at example {ids[0]}; examples {', '.join(ids[:8])}",
-            fix=f"check the label map and the {of}'s number of outputs; labels that start at 1 need 1 subtracted; leave out "
+            fix="one output alone tells no classes apart: a model has one for each class, two for yes and no"
+            if classes == 1
+            else f"check the label map and the {of}'s number of outputs; labels that start at 1 need 1 subtracted; leave out "
             "examples without a label",
         )
     return labels

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fractionate.data.batch import Batch, Ids, Note, Places, Plan, leaves, mapped, moved
+from fractionate.data.dense import check_dense, dense_array, tensor_of
 from fractionate.data.examples import Examples
 from fractionate.data.items import VIEWS, check_text
 from fractionate.data.labels import IGNORED, as_labels, as_numbers, check_values
@@ -159,6 +159,7 @@ def is_rows(value: Any) -> bool:
 
 def as_inputs(value: Any, name: str) -> Any:
     """Tensors of arrays, frames and series, and of mappings and tuples of them. Raises `MismatchError` for text and objects."""
+    check_dense(value, name)
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
@@ -179,7 +180,7 @@ def as_inputs(value: Any, name: str) -> Any:
         if all(isinstance(row, list) for row in value):
             with suppress(TypeError, ValueError):  # what is no number is refused below
                 return torch.tensor(value)
-    array = np.asarray(value)
+    array = dense_array(value, name)
     if array.dtype.kind in "UST":
         check_text([str(array.flat[0])] if array.size else "", name)
     if array.dtype.kind not in "biufc":
@@ -191,7 +192,7 @@ def as_inputs(value: Any, name: str) -> Any:
             got=f"{array.dtype}" + (f" in {', '.join(printable(c, 20) for c in columns[:5])}" if columns else ""),
             fix="make numbers of the columns that hold text or objects, or read the file with table(…), which does",
         )
-    return torch.as_tensor(array if array.flags.writeable else array.copy())
+    return tensor_of(array)
 
 
 def in_memory(inputs: Any, labels: Any, name: str, *, classes: bool = True) -> MemorySplit:

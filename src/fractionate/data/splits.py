@@ -15,8 +15,9 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from fractionate.data.batch import Ids, MakesSplit, Places, Split
 from fractionate.data.dataset import DatasetSplit, as_batch
+from fractionate.data.dense import check_dense
 from fractionate.data.examples import Examples
-from fractionate.data.items import join, label_name
+from fractionate.data.items import check_text, join, label_name
 from fractionate.data.labels import advice, as_labels, check_values
 from fractionate.data.loaders import Loaded, taken_apart
 from fractionate.data.memory import MemorySplit, as_inputs, in_memory, is_array, is_columns, is_rows
@@ -128,11 +129,15 @@ def as_columns(data: Any, name: str) -> tuple[Any, Any] | None:
         raise MismatchError(
             f"{name}: a frame alone does not say what its label is",
             expected="a pair (inputs, labels)",
-            got=f"columns {', '.join(printable(str(column), 20) for column in list(data.columns)[:8])}",
+            got=f"columns {', '.join(printable(str(column), 20) for column in _titles(data)[:8])}",
             fix="give (frame.drop(columns='label'), frame['label'])",
         )
     if isinstance(data, (tuple, list)) and len(data) >= 2:
         inputs, labels = data[0] if len(data) == 2 else tuple(data[:-1]), data[-1]
+        if isinstance(data, tuple):
+            inputs, labels = _listed(inputs), list(labels) if isinstance(labels, (tuple, range)) else labels
+            check_dense(inputs, name)
+            _check_order(inputs, labels, name)
         if is_columns(inputs) and (is_array(labels) or (isinstance(data, tuple) and isinstance(labels, list))):
             return inputs, labels
         if (
@@ -144,6 +149,36 @@ def as_columns(data: Any, name: str) -> tuple[Any, Any] | None:
         ):
             return inputs, labels  # lists of rows, as scikit-learn takes them; a list of two is two examples
     return None
+
+
+def _titles(frame: Any) -> list[Any]:
+    """The names of the columns of a frame, or of a table of Arrow."""
+    return list(getattr(frame, "column_names", None) or frame.columns)
+
+
+def _listed(inputs: Any) -> Any:
+    """Rows in tuples as rows in lists."""
+    whole = isinstance(inputs, (list, tuple)) and len(inputs) > 2
+    tuples = whole and all(isinstance(row, (list, tuple)) and _is_scalars(list(row)) for row in inputs)
+    return [list(row) for row in inputs] if tuples else inputs
+
+
+def _check_order(inputs: Any, labels: Any, name: str) -> None:
+    """Raise `MismatchError` for text, and for a frame and labels whose indexes name the same rows in another order."""
+    if isinstance(inputs, list) and inputs and is_array(labels) and all(isinstance(row, str) for row in inputs):
+        check_text(inputs, name)
+    ours: Any = getattr(inputs, "index", None)
+    theirs: Any = getattr(labels, "index", None)
+    if not (hasattr(ours, "equals") and hasattr(theirs, "equals")) or ours.equals(theirs):
+        return
+    if len(ours) == len(theirs) and set(ours) == set(theirs):
+        first = next(place for place, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other)
+        raise MismatchError(
+            f"{name}: the rows of inputs and labels are in different orders",
+            expected=f"the same index: {printable(str(ours[first]), 40)} at row {first}",
+            got=printable(str(theirs[first]), 40),
+            fix="labels.loc[inputs.index]; or .reset_index(drop=True) of both, where their places are what counts",
+        )
 
 
 def _is_column(labels: Any, inputs: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fractionate.errors import ConfigError, DamagedError, ResourceError, printable
+from fractionate.system.memory import require_bytes
 
 MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF8, "utf-8-sig", ("utf-8", "utf-8-sig")),
@@ -50,8 +51,8 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
     file = printable(str(path), 200)
     used = encoding or "utf-8"
     try:
-        with path.open("rb") as raw:
-            head = raw.read(4)
+        require_bytes(path.stat().st_size, file, fix="divide it into smaller files")
+        head = _head(path)
         for mark, marked, names in MARKS:
             if head.startswith(mark):
                 if encoding is not None and codecs.lookup(encoding).name not in names:
@@ -69,7 +70,7 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
     except OSError as error:
         if isinstance(error, ResourceError):
             raise
-        raise ResourceError(f"cannot read {file}: {error.strerror}", fix="check its permissions") from error
+        raise _unreadable(path, error) from error
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
@@ -94,11 +95,24 @@ def json_lines(file: Path, shown: str, encoding: str | None) -> Iterator[tuple[i
 
 def refuse_other_kind(path: Path) -> None:
     """Raise `DamagedError` for archives and Office files, which are no text whatever they are called."""
-    with path.open("rb") as raw:
-        head = raw.read(4)
+    head = _head(path)
     for mark, what, fix in OTHERS:
         if head.startswith(mark):
             raise DamagedError(f"{printable(str(path), 200)} {what}", expected="text", fix=fix)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as raw:
+            return raw.read(4)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"cannot read {printable(str(path), 200)}: {error.strerror or error}", fix="check its permissions"
+    )
 
 
 def refuse_json(path: Path, *endings: str) -> None:

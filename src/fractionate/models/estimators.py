@@ -135,7 +135,13 @@ class EstimatorRows:
             return known.astype(np.int64)
         names = [str(name) for name in known]
         if not self.class_names:
-            return np.arange(len(names))
+            raise MismatchError(
+                f"{type(self.estimator).__name__} was fitted on names of classes, and the data have numbers alone",
+                expected="class numbers, or data with class names",
+                got=printable(", ".join(names), 200),
+                fix="Examples(inputs, labels, class_names=...), or as_teacher_module(teacher, class_names=...), in the order of "
+                "the class numbers",
+            )
         wrong = [name for name in names if name not in self.class_names]
         if wrong:
             raise MismatchError(

@@ -227,7 +227,9 @@ def rows(
             "the model's logits do not fit the labels",
             expected=f"[{', '.join(map(str, labels.shape))}, classes]",
             got=str(list(logits.shape)),
-            fix="one row of logits for each label; choose another head= if this is not the classifying one",
+            fix="a column of labels is one label a row: labels.squeeze(1)"
+            if logits.ndim == 2 and labels.ndim == 2 and labels.shape[1] == 1
+            else "one row of logits for each label; choose another head= if this is not the classifying one",
         )
     place = None
     if logits.ndim == 3:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fractionate.errors import ConfigError, DamagedError
 from fractionate.records import AttentionStudy, Diagnosis, Explanations, NotableExamples, Run, Study
-from fractionate.records.base import Record
+from fractionate.records.base import MOST_BYTES, Record
 from fractionate.system.files import existing_file
 from fractionate.system.paths import as_path
 
@@ -99,9 +99,14 @@ def read_record(source: Source) -> Record:
     else:
         place = str(source)
         try:
-            text = existing_file(source).read_text(encoding="utf-8")
+            file = existing_file(source)
+            if file.stat().st_size > MOST_BYTES:
+                raise DamagedError(f"{place} is no record", got=f"{file.stat().st_size:,} bytes")
+            text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise DamagedError(f"{place} is not a text file", expected="the JSON of a record") from None
+        except DamagedError:
+            raise
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"cannot read {place}", got=str(error), fix="give the path that `--json` or `save` wrote"

@@ -10,9 +10,13 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fractionate.errors import MismatchError, NumericsError
+from fractionate.data.batch import Split
+from fractionate.data.dataset import DatasetSplit
+from fractionate.data.draws import isolated
+from fractionate.data.memory import MemorySplit
+from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.store.identity import tokenizer_fingerprint
-from fractionate.store.keys import Keyed
+from fractionate.store.keys import Keyed, key_of
 from fractionate.store.teachers import Asker, kind_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.tasks.task import Task
@@ -20,6 +24,7 @@ from fractionate.tasks.task import Task
 if TYPE_CHECKING:
     from fractionate.store.reading import Store
 
+ORDER_CHECK = 3  # examples whose places are compared before a store is learned from
 SPOT_CHECK = 64  # a store with 10 % wrong rows passes a check of 64 with probability 0.9^64 = 0.12 %
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-3, "bfloat16": 3e-2}  # of the largest logit in size
 
@@ -53,6 +58,37 @@ def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
             got="the same examples in another order" if same else f"other content at place {first}",
             fix="restore the data; or collect(..., reuse=this store) into a new folder: unchanged examples are taken over",
         )
+
+
+def check_order(store: Store, split: Split) -> None:
+    """Raise `MismatchError` where the store has the examples of these data at other places, which labels alone may not show.
+
+    A few examples are looked at. What the store has nowhere says nothing: a student may have inputs of its own.
+    """
+    few = np.unique(np.linspace(0, len(split) - 1, ORDER_CHECK).astype(np.int64))
+    if len(split) != store.examples or not isinstance(split, (MemorySplit, DatasetSplit)):
+        return
+    few = few[store.present()[few]]
+    with isolated():
+        rows = split if isinstance(split, MemorySplit) or split.canonical is None else split.canonical
+        items = [rows[place] for place in few.tolist()]
+    kept = store.keys(few)
+    moved = [place for at, place in enumerate(few.tolist()) if key_of(split.ids[place], items[at]) != bytes(kept[at])]
+    if not moved:
+        return
+    there = {bytes(one): place for place, one in enumerate(store.keys(np.flatnonzero(store.present()[: len(split)])))}
+    counted = all(name == str(place) for place, name in enumerate(split.ids))
+    for place in moved:
+        item = items[few.tolist().index(place)]
+        names = split.ids if counted else (split.ids[place],)  # an id of its own moves with the example
+        other = next((there[key] for key in (key_of(name, item) for name in names) if key in there), None)
+        if other is not None:
+            raise MismatchError(
+                f"the store {store.path} holds these data in another order (field data)",
+                expected=f"the example {printable(split.ids[place])} at place {place}",
+                got=f"the same example at place {other}",
+                fix="give the data in the order they were collected in; or collect(..., reuse=this store) into a new folder",
+            )
 
 
 def check_teacher(

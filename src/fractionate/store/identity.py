@@ -14,7 +14,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import UNREADABLE, FunctionTeacher, identity_of
 from fractionate.models.modes import plain_module, plain_state
 from fractionate.store.forms import FormKind, StoredDtype
-from fractionate.system.fingerprints import plain_repr
+from fractionate.system.fingerprints import plain_repr, settings_text
 from fractionate.system.hashing import parts_of
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
@@ -109,7 +109,9 @@ def teacher_weights(teacher: object, named: str = "") -> str:
     if not found:
         return identity_of(teacher)
     state = sha256()
-    for name, value in sorted(found.items()):
+    assert module is not None
+    unsaved = {name: buffer for name, buffer in module.named_buffers() if name not in module.state_dict()}
+    for name, value in sorted((found | unsaved).items()):
         state.update(name.encode())
         for part in parts_of(value):
             _hash_tensor(state, part)
@@ -125,7 +127,7 @@ def _hash_tensor(state: Any, tensor: Tensor) -> None:
 def teacher_config(teacher: object) -> str:
     """sha256 over a teacher's class, its modules and settings, and the configuration it carries."""
     teacher = plain_module(teacher) if isinstance(teacher, nn.Module) else teacher
-    text = plain_repr(teacher)
+    text = plain_repr(teacher) + (settings_text(teacher) if isinstance(teacher, nn.Module) else "")
     config: Any = getattr(teacher, "config", None)
     if hasattr(config, "to_dict"):
         message = {str(key): str(value) for key, value in config.to_dict().items()}

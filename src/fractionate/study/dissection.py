@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -46,6 +47,7 @@ from fractionate.tasks.metric import infos
 from fractionate.tasks.task import Task
 from fractionate.theory.cells import Cell
 from fractionate.training.recipe import Recipe
+from fractionate.training.student import check_gradients
 
 Terms = Sequence[TermSpec | str]
 
@@ -158,7 +160,8 @@ def dissect(
             teacher_head=teacher_head,
             device=device,
         )
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    check_gradients()
+    seeds = _seeds(seeds)
     metrics = infos(task.judged, metric or task.deciding.name, margin)
     _check_study(seeds, metrics[0].margin, task)
     check_workers(workers)
@@ -292,6 +295,16 @@ def _check_tuned(tune: Tuning, task: Task, factors: Sequence[Sequence[float]]) -
             got=f"{[list(values) for values in factors]}",
             fix="move them to tune, or leave tune out",
         )
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    """Seeds, or so many from 0."""
+    try:
+        return tuple(range(given)) if isinstance(given, int) else tuple(map(operator.index, given))
+    except TypeError as error:
+        raise ConfigError(
+            "invalid value for seeds", expected="a number of seeds, or a list of whole numbers", got=repr(given)
+        ) from error
 
 
 def _check_study(seeds: Sequence[int], margin: float, task: Task) -> None:

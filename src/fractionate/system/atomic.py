@@ -232,6 +232,19 @@ def sync_directory(path: Path | str) -> None:
         os.close(number)
 
 
+FIXES = {  # what helps where it is not the folder that is wrong
+    errno.ENOSPC: "make room on this disk, then run the same command again",
+    errno.EDQUOT: "make room on this disk, then run the same command again",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+    errno.ENFILE: "end what holds files open, then run the same command again",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose a file system that does",
+    errno.EROFS: "choose a folder on a disk that is not read-only",
+    errno.EEXIST: "choose another folder: what is there is no folder",
+    errno.ENOTDIR: "choose another folder: a part of this path is a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
 def refused(path: Path | str, error: OSError, needed: int | None = None) -> ResourceError:
     """The typed error for an operating system that refuses: names the path, the bytes needed and the bytes free."""
     place = Path(path)
@@ -245,7 +258,7 @@ def refused(path: Path | str, error: OSError, needed: int | None = None) -> Reso
         f"cannot write {path}: {error.strerror or error}",
         expected=f"{needed:,} bytes free" if full and needed is not None else None,
         got=f"{free:,} bytes free" if full and free is not None else None,
-        fix="make room on this disk, then run the same command again" if full else "choose a folder you may write to",
+        fix=FIXES.get(error.errno or 0, "choose a folder you may write to"),
     )
 
 

@@ -56,6 +56,20 @@ def model_hash(model: nn.Module, saved: Mapping[str, Any] | None = None) -> str:
     return content_hash(*parts_of(saved), *parts_of(others))
 
 
+def settings_text(model: nn.Module) -> str:
+    """What a model computes with besides its weights: its modules with their settings, and floating-point numbers of their own.
+
+    The name of its own class does not count, so that a class may be renamed.
+    """
+    own = [
+        f"{path}.{name}={value!r}"
+        for path, module in model.named_modules()
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, float) and name not in _OWN and not name.startswith("_")
+    ]
+    return "\n".join([plain_repr(model).partition("(")[2], *own])
+
+
 def callable_fingerprint(function: Callable[..., Any] | Any) -> str:
     """sha256 over a callable: its name, code, constants, defaults, settings and what it closes over; empty for None."""
     if function is None:

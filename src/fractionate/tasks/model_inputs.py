@@ -29,17 +29,20 @@ class ModelInputs:
         dtype: The one floating-point type of the model's parameters; None: several, or none.
         decoder: The model's method that makes a decoder's inputs of labels; None where it has none.
         reads: The names that its `forward` can use; None: any.
+        first: The name of its first input.
     """
 
     dtype: torch.dtype | None
     decoder: Callable[..., Tensor] | None
     reads: frozenset[str] | None = None
+    first: str = "input_ids"
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelInputs:
         """What this model takes."""
         decoder = getattr(model, MAKES_THEM, None)
-        return cls(dtype_of(model), decoder if callable(decoder) else None, names_read(model))
+        first = str(getattr(model, "main_input_name", "input_ids"))
+        return cls(dtype_of(model), decoder if callable(decoder) else None, names_read(model), first)
 
     def __call__(self, batch: Batch, view: str = "") -> Any:
         """The inputs, of one of the batch's views ("": the student's).
@@ -47,7 +50,9 @@ class ModelInputs:
         Raises `MismatchError` where a decoder's inputs cannot be made of the labels.
         """
         inputs = batch.view(view)
-        if self.decoder is not None and isinstance(inputs, Mapping) and batch.labels.ndim == 2:
+        if self.decoder is not None and batch.labels.ndim == 2:
+            if isinstance(inputs, Tensor):  # the data's only column, which the decoder's inputs are put next to
+                inputs = {self.first: inputs}
             inputs = self._with_decoder_inputs(inputs, batch.labels)
         if self.reads is not None and isinstance(inputs, Mapping) and not self.reads.issuperset(inputs):
             inputs = self._without_unread(inputs)
@@ -63,8 +68,8 @@ class ModelInputs:
         )
         return {name: part for name, part in inputs.items() if name in self.reads}
 
-    def _with_decoder_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
-        if DECODER_INPUTS in inputs or "decoder_inputs_embeds" in inputs:
+    def _with_decoder_inputs(self, inputs: Any, labels: Tensor) -> Any:
+        if not isinstance(inputs, Mapping) or DECODER_INPUTS in inputs or "decoder_inputs_embeds" in inputs:
             return inputs
         assert self.decoder is not None
         try:

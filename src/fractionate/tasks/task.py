@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from torch import nn
 
 from fractionate.data.batch import Batch, Split
 from fractionate.data.splits import as_split
-from fractionate.errors import ConfigError
+from fractionate.errors import ConfigError, printable
 from fractionate.models.additive import EXPLANATIONS
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.modes import eval_mode
@@ -160,6 +161,17 @@ class Task:
             )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            try:
+                inspect.signature(factory).bind()
+            except TypeError as error:
+                raise ConfigError(
+                    "the function that makes students cannot be called without arguments",
+                    expected="a function without arguments",
+                    got=printable(str(error)),
+                    fix="student=lambda: MyModel(...)",
+                ) from error
+            except ValueError:  # a function without a signature, of C
+                pass
             made = factory()
             check_ready(made)
             return made.to(self.device)

@@ -16,6 +16,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.objective import Objective, Signal
 from fractionate.losses.targets import Targets, make_targets
 from fractionate.models.outputs import check_not_probabilities
+from fractionate.store.checks import check_order
 from fractionate.store.reading import Store
 from fractionate.system.fingerprints import model_hash
 from fractionate.system.hashing import content_hash
@@ -124,9 +125,14 @@ class Cached:
             parts.append(content_hash(self.explanations))
         return ":".join(parts)
 
+    def _of(self, split: Split) -> Any:
+        if isinstance(self.cached, Store):
+            check_order(self.cached, split)
+        return numbers_of(self.cached, split)
+
     def signal(self, task: Task, split: Split) -> TeacherSignal:
         """The dense signal of the data. Raises `MismatchError` where it is of other data."""
-        kept: Any = numbers_of(self.cached, split)
+        kept: Any = self._of(split)
         if isinstance(kept, Store) and not kept.head.tokens:
             kept = kept.signal()
         elif isinstance(kept, Store):
@@ -142,7 +148,7 @@ class Cached:
     def open(self, task: Task, split: Split, objective: Objective | None, needs: Needs) -> Iterator[OpenCache]:
         """Check rows and labels against the data. Raises `MismatchError` where they do not fit."""
         device = torch.device(task.device)
-        kept: Any = numbers_of(self.cached, split)
+        kept: Any = self._of(split)
         if isinstance(kept, Store) and kept.head.tokens:
             compact = kept.form.compacted and not (objective or Objective()).needs_dense()
             before_head = kept.form.kind == "hidden" and needs.hidden

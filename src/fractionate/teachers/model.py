@@ -12,7 +12,7 @@ from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
 from fractionate.models.outputs import check_not_probabilities, device_of
-from fractionate.system.fingerprints import model_hash
+from fractionate.system.fingerprints import model_hash, settings_text
 from fractionate.system.hashing import content_hash, parts_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
@@ -24,8 +24,8 @@ LEAVE_OUT = "leave the softmax out of the teacher; of stored probabilities: Teac
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
-    return model_hash(model)
+    """A hash of all parameters, buffers and settings."""
+    return content_hash(model_hash(model), settings_text(model))
 
 
 def _trainable(model: nn.Module) -> str:

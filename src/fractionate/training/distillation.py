@@ -38,7 +38,7 @@ from fractionate.training.recipe import Recipe
 from fractionate.training.recompute import recomputed
 from fractionate.training.run_folder import Folder
 from fractionate.training.step import check_labelled
-from fractionate.training.student import make_student, transform_split
+from fractionate.training.student import check_gradients, make_student, transform_split
 from fractionate.training.tracking import Tracker
 from fractionate.training.trainer import Session
 
@@ -125,6 +125,7 @@ def distill(
         objective = Objective("kd", temperature=2.0, teacher_weight=0.9)
         student, run = distill(nn.Linear(8, 4), data, teacher, objective=objective, training=Training(steps=5))
     """
+    check_gradients()
     if not isinstance(student, Task):
         check_ready(student)
     source = as_source(teacher)

@@ -12,7 +12,7 @@ from fractionate.data.batch import Split
 from fractionate.errors import MismatchError
 from fractionate.models.modes import frozen_modules, plain_state
 from fractionate.system.canonical import canonical_text
-from fractionate.system.fingerprints import model_hash
+from fractionate.system.fingerprints import model_hash, settings_text
 from fractionate.system.hashing import parts_of
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import TeacherSource
@@ -29,7 +29,7 @@ def settings_of(task: Task, recipe: Recipe, student: nn.Module, given: Settings)
     shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
     settings: Settings = {f"training.{name}": value for name, value in asdict(recipe.training).items()}
     return settings | given | {
-        "student": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()),
+        "student": xxhash.xxh3_128_hexdigest("\n".join([*shapes, settings_text(student)]).encode()),
         "data": None,
         "teacher": None,
         "objective": repr(recipe.objective),

@@ -115,8 +115,8 @@ class Stepper:
     def __post_init__(self) -> None:
         kinds = {(p.device, p.dtype) for p in self.trained}
         alike = len(kinds) == 1 and self.world.parallel == "copies"
-        self._scale = torch.ones((), device=self.trained[0].device) if alike else None
-        self._found = torch.zeros((), device=self.trained[0].device)
+        self._scale = torch.ones((), dtype=torch.float32, device=self.trained[0].device) if alike else None
+        self._found = torch.zeros((), dtype=torch.float32, device=self.trained[0].device)
         if self.training.precision == "float16":
             check_scaled(self.trained)
         self._inputs_of = ModelInputs.of(self.parts.student)

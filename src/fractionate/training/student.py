@@ -23,6 +23,17 @@ from fractionate.training.recipe import Recipe
 PASS_SIZE = 256
 
 
+def check_gradients() -> None:
+    """Raise `ConfigError` where the caller has switched gradients off, without which nothing is trained."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "gradients are switched off",
+            expected="a call outside of torch.no_grad() and torch.inference_mode()",
+            got="inference mode" if torch.is_inference_mode_enabled() else "no_grad",
+            fix="with torch.enable_grad(): ...",
+        )
+
+
 def make_student(
     task: Task, recipe: Recipe, source: TeacherSource | None, seed: int, *, given: nn.Module | None = None
 ) -> nn.Module:

@@ -102,9 +102,9 @@ class Session:
                 return self._run(stack)
         finally:
             restore_random_state(before)
-            if hasattr(self, "ledger"):
-                self.ledger.close()
-                self.progress.close()
+            for opened in ("ledger", "progress"):  # those that were reached
+                if opened in vars(self):
+                    vars(self)[opened].close()
 
     def _run(self, stack: ExitStack) -> tuple[nn.Module, Run]:
         self._foresee()  # before processes share the student: a pass over shapes would confuse them
