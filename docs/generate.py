@@ -37,6 +37,7 @@ COPIED = {  # documents of the repository that are pages of the site
     "CHANGELOG.md": "project/changelog.md",
     "lab/LOG.md": "evidence/log.md",
     "lab/results/claims.md": "evidence/claims.md",
+    "lab/results/what_improves.md": "evidence/what-improves.md",
 }
 
 

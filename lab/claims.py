@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from random_effects import Joined, holm, joined
 from scipy import stats
+from tuned_students import CELLS, healthy_of, students
 
 from fractionate.page import read_page
 from fractionate.records import Run, Study
@@ -36,7 +37,7 @@ CELL_STUDIES = {
     "study_glosses": "glosses",
     "study_fashion": "fashion",
 }
-IMPROVING = "study_improving"
+IMPROVING, REGRET = "study_improving", "../../bench/results/regret_pilot"
 KINDS = {"plain": "healthy", "40 epochs": "healthy", "smoothed 0.2": "smoothed", "150 epochs": "over-confident"}
 KINDS |= {"over-trained": "over-confident"}
 IN_IMPROVING = {
@@ -165,6 +166,10 @@ def of_cells(contrast: Sequence[str], teacher: str, measure: str = "accuracy") -
                     found = effect(row.cells[1], data, seeds_of(name, section), name)
                     if found:
                         yield found
+    if measure == "accuracy" and set(contrast) <= set(CELLS):
+        for each in students():
+            if KINDS.get(each.at.teacher, each.at.teacher) == teacher:
+                yield differences(*(each.best(CELLS[name]) for name in contrast), each.at.data, REGRET)
     for line in improving() if measure == "accuracy" else ():
         own = [IN_IMPROVING.get(each, each) for each in contrast]
         if KINDS.get(line["teacher"], line["teacher"]) == teacher and set(own) <= set(line["accuracy"]):
@@ -195,6 +200,10 @@ def of_teachers(arm: str, teacher: str) -> Iterator[Found]:
             one, other = (effect(cells[pair[kind]], data, seeds, name) for kind in (teacher, "healthy"))
             assert one and other
             yield Found(data, one.gain - other.gain, math.hypot(one.error, other.error), seeds, name)
+    for each in students() if arm in CELLS else ():
+        healthy = healthy_of(each)
+        if KINDS.get(each.at.teacher, each.at.teacher) == teacher and healthy is not None:
+            yield differences(each.best(CELLS[arm]), healthy.best(CELLS[arm]), each.at.data, REGRET)
     kinds = {"healthy": "healthy", "smoothed": "smoothed", "over-confident": "over-trained"}
     at = {(line["data"], line["size"], line["teacher"]): line["accuracy"] for line in improving()}
     for (data, size, kind), accuracy in at.items():
@@ -331,7 +340,7 @@ def tested(claim: dict[str, Any], found: Sequence[Found], at: Joined, p: float) 
         verdict(claim["expected"], at, p, margin, bool(by_sign[0] and by_sign[1])),
         f"{at.sets}: " + " / ".join(", ".join(part) or "–" for part in by_sign),
         " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else "1 teacher each",
-        ", ".join(dict.fromkeys(f"[{one.source}]({one.source}.md)" for one in found)),
+        ", ".join(dict.fromkeys(f"[{Path(one.source).name}]({one.source}.md)" for one in found)),
     ]
 
 

@@ -16,9 +16,10 @@ def modules_of_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(LAB))
 
 
-def test_the_committed_table_is_the_generated_one() -> None:
-    made = importlib.import_module("claims").table()
-    assert made == (LAB / "results" / "claims.md").read_text(encoding="utf-8"), "PYTHONPATH=src python lab/claims.py"
+@pytest.mark.parametrize("name", ["claims", "what_improves"])
+def test_the_committed_table_is_the_generated_one(name: str) -> None:
+    made = importlib.import_module(name).table()
+    assert made == (LAB / "results" / f"{name}.md").read_text(encoding="utf-8"), f"PYTHONPATH=src python lab/{name}.py"
 
 
 def test_every_claim_has_evidence_or_a_reason() -> None:
