@@ -1,4 +1,4 @@
-"""The table of the papers' claims is what its program makes of the committed records."""
+"""The tables of the papers' claims, of what improves distillation and where it fails are made of the committed records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def modules_of_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(LAB))
 
 
-@pytest.mark.parametrize("name", ["claims", "what_improves"])
+@pytest.mark.parametrize("name", ["claims", "what_improves", "failure_cases"])
 def test_the_committed_table_is_the_generated_one(name: str) -> None:
     made = importlib.import_module(name).table()
     assert made == (LAB / "results" / f"{name}.md").read_text(encoding="utf-8"), f"PYTHONPATH=src python lab/{name}.py"
