@@ -23,16 +23,13 @@ from fractionate.diagnosis.examination import diagnose
 from fractionate.losses.objective import Objective
 from fractionate.page.document import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
-from fractionate.run.assembly import Assembly
 from fractionate.run.workflow import Workflow
-from fractionate.store.collection import collect
 from fractionate.store.reading import Store
 from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
 from fractionate.study.setup import affordable_points
 from fractionate.study.tuning import tried_arms
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.distillation import distill
@@ -111,8 +108,8 @@ class Timing:
     network: nn.Module
     folder: Path
 
-    def _done(self, *names: str) -> bool:
-        return any((Path(self.workflow.run.out) / name).exists() for name in names)
+    def _done(self, artifact: str, file: str) -> bool:
+        return artifact not in self.workflow.outdated and (Path(self.workflow.run.out) / file).exists()
 
     @cached_property
     def most(self) -> int:
@@ -146,24 +143,17 @@ class Timing:
         return self._collect(self.small, "store")
 
     def _collect(self, task: Task, name: str) -> Store:
-        given = self.workflow.run.collect
-        return collect(
-            self.network, task, self.folder / name, form=given.form, k=given.k, dtype=given.dtype,
-            temperatures=given.temperatures, precision=given.precision, features=given.features, device=task.device,
-        )  # fmt: skip
+        return self.workflow.collect_from(self.network, task, self.folder / name)
 
     def _source(self, *recipes: Recipe) -> TeacherSource:
-        if any(recipe.transform_specs for recipe in recipes):
-            return Online(self.network)
-        dense = self.store.form.kind == "dense" and not self.store.head.tokens
-        return Cached(self.store.signal() if dense else self.store, model=self.network)
+        return self.workflow.source_of(self.store, self.network, *recipes)
 
     # -- jobs -------------------------------------------------------------------------------------------------------------------
 
     def teacher(self) -> Cost | None:
         """Training a teacher."""
         workflow, given = self.workflow, self.workflow.teacher_training
-        if given is None or self._done("teacher.safetensors"):
+        if given is None or self._done("teacher", "teacher.safetensors"):
             return None
         model, taught = workflow.new_teacher(), workflow.teaching
         training = Training(
@@ -181,7 +171,7 @@ class Timing:
         """The teacher's pass: two small stores tell what a row takes."""
         task = self.workflow.task
         examples, seen = len(task.splits.transfer), len(self.small.splits.transfer)
-        if self._done("store/head.json"):
+        if self._done("store", "store/head.json"):
             return None
         half = replace(self.small, transfer=some(task.splits.transfer, max(1, seen // 2)))
         took, sizes = [], []
@@ -213,7 +203,7 @@ class Timing:
     def diagnose(self) -> Cost | None:
         """The probes, and a pilot where one is wanted."""
         workflow = self.workflow
-        if self._done("diagnosis.json"):
+        if self._done("diagnosis", "diagnosis.json"):
             return None
         _ = self.store
         ratio = len(workflow.data.transfer) / len(self.small.splits.transfer)
@@ -231,7 +221,7 @@ class Timing:
     def arms(self) -> dict[str, Arm]:
         """The variants of the study, with stand-ins for the recipe that is not known yet."""
         workflow = self.workflow
-        arms: dict[str, Arm] = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
+        arms = workflow.given_arms
         if workflow.run.study.tune is not None or not workflow.task.reader.distributions:
             return arms
         usual = [replace(arm, name="T = 4 / 0.9") for arm in workflow.usual]
@@ -283,7 +273,7 @@ class Timing:
     def dissect(self) -> Cost | None:
         """A study: what every student takes apart from its steps, and the steps."""
         workflow, given = self.workflow, self.workflow.run.study
-        if self._done("study.json"):
+        if self._done("study.json", "study.json"):
             return None
         arms = list(self.arms.values())
         students = len(arms) * given.seeds
@@ -320,7 +310,7 @@ class Timing:
     def distill(self) -> Cost | None:
         """The one student, its evaluations, and its export."""
         workflow, given = self.workflow, self.workflow.run.distill
-        if self._done("student/run.json"):
+        if self._done("student", "student/run.json"):
             return None
         data, training = workflow.data, workflow.distill_training
         recipe = workflow.recipe(self._objective, training)
