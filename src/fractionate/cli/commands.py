@@ -179,7 +179,7 @@ def diagnose(
         found = diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view)
         give(found, as_json, decide([found]))
     elif dry_run:
-        more = {"pilot_minutes": pilot, "no_pilot": no_pilot, "remake": remake}
+        more: dict[str, Any] = {"pilot_minutes": pilot, "no_pilot": no_pilot, "remake": remake}
         give(estimate_of("diagnose", arguments, trust, **more), as_json)
     else:
         more = {"pilot_minutes": pilot, "no_pilot": no_pilot, "remake": remake, "second_view": second_view}

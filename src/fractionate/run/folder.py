@@ -124,6 +124,8 @@ def check_folder(assembly: Assembly, *, remake: bool = False) -> tuple[str, ...]
         DamagedError: where it is not known what the folder was made of.
     """
     out = Path(assembly.run.out)
+    if os.path.lexists(out / "run.yaml") and not (out / "run.yaml").is_file():
+        raise DamagedError(f"{out / 'run.yaml'} is no file", fix=f"remove it, or all of {out}")
     before = _kept(out)
     there = {name: [file for file in one.files if os.path.lexists(out / file)] for name, one in ARTIFACTS.items()}
     if before is None:
