@@ -194,7 +194,7 @@ FAULTS = {  # by the rows of the fault table that a run file can bring about; ex
     "20 twelve classes": ("", ("student.model=mine_to_estimate:twelve",), 2, "[4, 12]"),
     "20 one class": ("", ("student.model=mine_to_estimate:one",), 2, "[4, 1]"),
     "20 a teacher of twelve": ("", ("teacher.model=mine_to_estimate:twelve",), 2, "the teacher does not fit"),
-    "23 a store of other data": ("", ("data.source=mine_to_estimate:edited", "out=stored"), 4, "made of other settings, data or teacher"),
+    "23 a store of other data": ("", ("data.source=mine_to_estimate:edited", "out=stored"), 4, "made of other settings"),
     "23 weights of another": ("", ("teacher.weights=other.safetensors",), 2, "other.safetensors belongs to another model"),
     "23 missing weights": ("", ("teacher.weights=missing.safetensors",), 2, "missing.safetensors"),
     "23 damaged weights": ("", ("teacher.weights=damaged.safetensors",), 3, "damaged.safetensors"),
