@@ -115,8 +115,8 @@ def test_all_factors_of_a_study_count(here, capsys):
         "study={cells: [hard, kd], seeds: 3, shares: [0.5, 1.0], tune: {temperatures: [1, 4], teacher_weights: [0.9]}}"
     )
     assert run("dissect", "run.yaml", factors, "--dry-run") == 0
-    # hard and kd at two shares; hard has one setting to try at each as kd has two, and as many tries
-    assert "4 arms × 3 seeds = 12 students of 30 steps, tuned by 8 more" in capsys.readouterr().out
+    # hard and kd at two shares, the recipe and T = 4 / 0.9; hard has one setting to try as kd has two, and as many tries
+    assert "6 arms × 3 seeds = 18 students of 30 steps, tuned by 12 more" in capsys.readouterr().out
 
 
 NUMBERS = ", ".join(f"{1 + i / 1000:.3f}" for i in range(150))
@@ -128,7 +128,7 @@ LARGE = {
     ),
     "many tries": (
         f"{{cells: [hard, kd], seeds: 2, tune: {{temperatures: [{NUMBERS}], learning_rates: [{NUMBERS}]}}}}",
-        "4 students of 30 steps, tuned by 90,000 more",
+        "8 students of 30 steps, tuned by 180,000 more",
     ),
 }
 
@@ -188,26 +188,26 @@ FAULTS = {  # by the rows of the fault table that a run file can bring about; ex
     "16 a teacher says nan": ("", ("teacher.model=mine_to_estimate:not_a_number",), 5, "not finite"),
     "17 the student rules out": ("", ("student.model=mine_to_estimate:masked",), 5, "rules out classes"),
     "18 an extreme temperature": ("", ("objective.temperature=0",), 2, "greater than 0"),
-    "19 labels are no numbers": ("", ("data.source=mine_to_estimate:float_labels",), 2, "class numbers"),
-    "19 negative labels": ("", ("data.source=mine_to_estimate:negative_labels",), 2, "class numbers"),
-    "19 a label without a class": ("", ("data.source=mine_to_estimate:nameless_label",), 2, "no class name"),
-    "20 twelve classes": ("", ("student.model=mine_to_estimate:twelve",), 2, "[4, 12]"),
-    "20 one class": ("", ("student.model=mine_to_estimate:one",), 2, "[4, 1]"),
-    "20 a teacher of twelve": ("", ("teacher.model=mine_to_estimate:twelve",), 2, "the teacher does not fit"),
-    "23 a store of other data": ("", ("data.source=mine_to_estimate:edited", "out=stored"), 4, "made of other settings"),
-    "23 weights of another": ("", ("teacher.weights=other.safetensors",), 2, "other.safetensors belongs to another model"),
+    "19 labels are no numbers": ("", ("data.source=mine_to_estimate:float_labels",), 4, "class numbers"),
+    "19 negative labels": ("", ("data.source=mine_to_estimate:negative_labels",), 4, "class numbers"),
+    "19 a label without a class": ("", ("data.source=mine_to_estimate:nameless_label",), 4, "no class name"),
+    "20 twelve classes": ("", ("student.model=mine_to_estimate:twelve",), 4, "[2, 12]"),
+    "20 one class": ("", ("student.model=mine_to_estimate:one",), 4, "[2, 1]"),
+    "20 a teacher of twelve": ("", ("teacher.model=mine_to_estimate:twelve",), 4, "the teacher does not fit"),
+    "23 a store of other data": ("", ("data.source=mine_to_estimate:edited", "out=stored"), 4, "belongs to other data"),
+    "23 weights of another": ("", ("teacher.weights=other.safetensors",), 4, "other.safetensors belongs to another model"),
     "23 missing weights": ("", ("teacher.weights=missing.safetensors",), 2, "missing.safetensors"),
     "23 damaged weights": ("", ("teacher.weights=damaged.safetensors",), 3, "damaged.safetensors"),
-    "24 one id for all": ("", ("data.source=mine_to_estimate:same_ids",), 2, "have the same id"),
-    "25 no data": ("", ("data.source=mine_to_estimate:no_data",), 2, "at least one"),
+    "24 one id for all": ("", ("data.source=mine_to_estimate:same_ids",), 4, "have the same id"),
+    "25 no data": ("", ("data.source=mine_to_estimate:no_data",), 4, "at least one"),
     "25 too few data": ("", ("data.transfer=100000",), 2, "100000"),
-    "25 data without end": ("", ("data.source=mine_to_estimate:endless",), 2, "length"),
+    "25 data without end": ("", ("data.source=mine_to_estimate:endless",), 4, "length"),
     "25 a last batch of one": ("", ("student.model=mine_to_estimate:normed", "data.transfer=33"), 2, "a batch of one example"),
-    "26 whole numbers": ("", ("student.model=mine_to_estimate:halves",), 2, "torch.int8"),
-    "26 complex": ("", ("student.model=mine_to_estimate:complex_",), 2, "complex64"),
-    "26 a number": ("", ("student.model=mine_to_estimate:scalar",), 2, "[]"),
-    "26 the wrong layout": ("", ("student.model=mine_to_estimate:wrong_way",), 2, "cannot compute with these inputs"),
-    "26 pictures of two sizes": ("", ("data.source=mine_to_estimate:uneven",), 2, "rows differ in length"),
+    "26 whole numbers": ("", ("student.model=mine_to_estimate:halves",), 4, "torch.int8"),
+    "26 complex": ("", ("student.model=mine_to_estimate:complex_",), 4, "complex64"),
+    "26 a number": ("", ("student.model=mine_to_estimate:scalar",), 4, "[]"),
+    "26 the wrong layout": ("", ("student.model=mine_to_estimate:wrong_way",), 4, "cannot compute with these inputs"),
+    "26 pictures of two sizes": ("", ("data.source=mine_to_estimate:uneven",), 4, "rows differ in length"),
     "26 no pictures": ("", ("student.model=cnn(4)", "data.source=mine_to_estimate:flat"), 2, "has no 'flat'"),
     "27 too large for memory": ("", ("student.model=mine_to_estimate:vast",), 6, "does not fit into memory"),
     "a folder of another run": ("", ("out=other",), 4, "other holds another run"),

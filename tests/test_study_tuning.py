@@ -12,12 +12,14 @@ from torch import nn
 
 from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError
+from fractionate.losses.objective import Objective
 from fractionate.records import Run, Scores, Study, Training, Tuning
 from fractionate.study import dissect, trials
-from fractionate.study.arms import make_arms
+from fractionate.study.arms import Arm, make_arms, named_arms
 from fractionate.study.jobs import JobRunner
 from fractionate.study.tuning import choose, settings_of, spread_rates, tried_arms, tuning_seeds
 from fractionate.tasks import CLASSIFICATION, infos
+from fractionate.training.recipe import Recipe
 
 TRAINING = Training(epochs=2, batch_size=16, learning_rate=0.01)
 TUNING = Tuning(temperatures=(1.0, 4.0), teacher_weights=(0.5, 1.0), learning_rates=(0.002, 0.02), seeds=2)
@@ -60,6 +62,26 @@ def test_learning_rates_of_the_hard_arm_are_spread_by_equal_ratios() -> None:
     hard = make_arms(("kd",), (1.0,), (0.9,), (1.0,), (0.01,))[0]
     plain = Tuning(temperatures=(1.0, 4.0), teacher_weights=(0.9,))
     assert [rate for _, _, rate in settings_of(hard, plain, TRAINING)] == [0.005, 0.02]
+
+
+def test_a_recommended_recipe_and_the_usual_one_tune_their_learning_rate_alone() -> None:
+    """Temperature and weight are what is judged; as many tries as all others, the recipe's own rate among them."""
+    faster = replace(TRAINING, learning_rate=0.03)
+    arms = {
+        "no teacher": Arm(Recipe(training=TRAINING)),
+        "kd": Arm(Recipe(objective=Objective("kd", 1.0, 0.9), training=TRAINING)),
+        "mine": Arm(Recipe(objective=Objective("kd", 2.0, 0.7), training=faster), role="recommended"),
+        "T = 4 / 0.9": Arm(Recipe(objective=Objective("kd", 4.0, 0.9), training=TRAINING), role="usual"),
+    }
+    tried = tried_arms(named_arms(arms), TUNING, TRAINING)
+    assert {len(own) for own in tried.values()} == {8}
+    assert {(a.temperature, a.teacher_weight) for a in tried["kd"]} == {(1.0, 0.5), (1.0, 1.0), (4.0, 0.5), (4.0, 1.0)}
+    for name, fixed, own in (("mine", (2.0, 0.7), 0.03), ("T = 4 / 0.9", (4.0, 0.9), 0.01)):
+        assert {(a.temperature, a.teacher_weight) for a in tried[name]} == {fixed}
+        rates = [a.learning_rate for a in tried[name]]
+        assert len(set(rates)) == 8 and own in rates and min(rates) == 0.002 and max(rates) == max(0.02, own)
+    one = Tuning(temperatures=(1.0,), teacher_weights=(0.9,))
+    assert settings_of(named_arms(arms)[2], one, TRAINING) == [(2.0, 0.7, 0.03)]
 
 
 def test_test_data_are_read_once_for_the_chosen_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import isfinite, nan
+from math import isfinite, log, nan
 
 from fractionate.data.sampling import draw_seed
 from fractionate.errors import ConfigError
 from fractionate.records import MetricInfo, Run, Training, Try, Tuning
 from fractionate.study.arms import Arm
+
+FIXED = ("recommended", "usual")  # roles of arms whose temperature and weight are what is judged
 
 
 def tuning_seeds(tuning: Tuning) -> tuple[int, ...]:
@@ -46,12 +48,21 @@ def spread_rates(rates: Sequence[float], count: int) -> list[float]:
 
 
 def settings_of(arm: Arm, tuning: Tuning, training: Training) -> list[tuple[float, float, float]]:
-    """(temperature, teacher weight, learning rate) of an arm's tries: the same number for every arm."""
+    """(temperature, teacher weight, learning rate) of an arm's tries: the same number for every arm.
+
+    Without an objective, and for a recipe as it was recommended or as everyone copies it, these are as many learning rates, a
+    recipe's own among them.
+    """
     rates = tuning.learning_rates or (training.learning_rate,)
-    grid = list(product(tuning.temperatures, tuning.teacher_weights, rates))
-    if not arm.hard:
-        return [(float(t), float(w), float(r)) for t, w, r in grid]
-    return [(arm.temperature, arm.teacher_weight, rate) for rate in spread_rates(rates, len(grid))]
+    grid = [(float(t), float(w), float(r)) for t, w, r in product(tuning.temperatures, tuning.teacher_weights, rates)]
+    fixed = arm.role in FIXED
+    if not (fixed or arm.hard or arm.recipe.objective is None):
+        return grid
+    own = arm.learning_rate
+    tried = spread_rates(sorted({*rates, own}) if fixed else rates, len(grid))
+    if fixed:
+        tried[min(range(len(tried)), key=lambda i: abs(log(tried[i] / own)))] = own
+    return [(arm.temperature, arm.teacher_weight, rate) for rate in tried]
 
 
 def tried_arms(arms: Sequence[Arm], tuning: Tuning, training: Training) -> dict[str, list[Arm]]:

@@ -1,0 +1,46 @@
+"""The student's recipe and T = 4 / 0.9 as variants of a run file's study, tuned or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from fractionate.records import Study, Training
+from fractionate.study.arms import Arm, arm_name
+from fractionate.training.recipe import Recipe
+
+
+def recipe_arms(recipe: Recipe, training: Training) -> tuple[Arm, ...]:
+    """A recipe as the study trains it, the last; before it no teacher at the same learning rate."""
+    recipe = replace(recipe, training=replace(training, learning_rate=recipe.training.learning_rate))
+    alone = replace(recipe, objective=None, terms=tuple(t for t in recipe.specs if not t.reads_teacher))
+    return (Arm(alone), *([Arm(recipe, role="recommended")] if recipe != alone else []))
+
+
+def with_recipes(arms: Mapping[str, Arm], further: Iterable[Arm], training: Training, *, tuned: bool) -> dict[str, Arm]:
+    """The variants and those of `further` that are not among them, named by what differs from `training`.
+
+    Where variants are tuned, no teacher is there at its best learning rate, and a variant of the same settings is tuned away from
+    them: then all that use a teacher are added.
+    """
+    found = dict(arms)
+    for arm in further:
+        if arm.role if tuned else all(arm.recipe != other.recipe or other.share != 1 for other in found.values()):
+            name = arm_name(arm, training.learning_rate)
+            name = name if name not in found else f"{name} (recipe)"
+            found[name] = replace(arm, name=name)
+    return found
+
+
+def arm_of(arms: Mapping[str, Arm], wanted: Arm, *, tuned: bool) -> str:
+    """The name of the variant that trains this recipe on all of the data; empty where there is none."""
+    role = wanted.role if tuned else ""
+    alike = (n for n, a in arms.items() if a.recipe == wanted.recipe and a.share == 1 and role in ("", a.role))
+    return next(alike, "")
+
+
+def at_tuned_rate(recipe: Recipe, study: Study | None, arm: str) -> Recipe:
+    """The recipe at the learning rate that the study chose for its variant; as it is without a tuned study."""
+    rates = {} if study is None else {one.arm: one.learning_rate for one in study.tries if one.chosen}
+    training = recipe.training
+    return replace(recipe, training=replace(training, learning_rate=rates.get(arm, training.learning_rate)))
