@@ -126,11 +126,12 @@ def jobs(which: str) -> list[tuple[dict[str, Any], Callable[[dict[str, Any]], di
                 found.append(
                     ({"what": "fault", "group": fault.group, "kind": kind, "set": name, "seed": seed}, planted)
                 )
-    for label, make in healthy(sets):
+    for label, make in healthy(sets, rough=which == "tuning"):
 
         def control(known: dict[str, Any], make: Callable[[], Case] = make) -> dict[str, Any]:
             case = make()
-            return {"raised": raised(case.diagnosis()), "true": known["true"] if known else accusations(case)}
+            true = {*(known["true"] if known else accusations(case))} - {"class-balance"}
+            return {"raised": raised(case.diagnosis()), "true": [*sorted(true), *["class-balance"] * leaning(case)]}
 
         found.append(
             ({"what": "healthy", "group": "healthy", "kind": label, "set": label.split(",")[0], "seed": 0}, control)
@@ -175,6 +176,20 @@ def accusations(case: Case) -> list[str]:
     own = float((top.indices == case.test.labels).double().mean())
     weak, sure = theirs > own + 0.01, float(top.values.mean()) > own + 0.08
     return ["weak-teacher"] * weak + ["held-out-calibration"] * sure + ["leaked-examples"] * repeated(case)
+
+
+def leaning(case: Case) -> bool:
+    """Whether class-balance is right: log(share in the labels / share in the answers) of held-out data gains a point on test data.
+
+    Added on 2026-11-30 after the first judging, in which three healthy teachers (neighbours) were warned by class-balance.
+    """
+    if case.held_logits is None:
+        return False
+    logits, labels = logits_of(case.model, case.test.inputs).double(), case.test.labels
+    has = case.held_logits.double().softmax(1).sum(0) + 0.5
+    wanted = torch.bincount(case.held.labels, minlength=len(has)).double() + 0.5
+    before, after = ((z.argmax(1) == labels).double().mean() for z in (logits, logits + (wanted / has).log()))
+    return bool(after > before + 0.01)
 
 
 def repeated(case: Case) -> bool:

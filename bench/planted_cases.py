@@ -192,10 +192,11 @@ class Fitted(nn.Module):
 
 
 def classical(name: str, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """Trees, neighbours and lines, fitted on the teacher's part."""
+    """Trees, neighbours and lines, fitted on the teacher's part; the last four rough ones (see `ROUGH`)."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.tree import DecisionTreeClassifier
 
@@ -211,6 +212,10 @@ def classical(name: str, seed: int) -> Iterator[tuple[str, nn.Module]]:
         ("neighbours, zeros as -inf", KNeighborsClassifier(25), -float("inf")),
         ("logistic regression", LogisticRegression(C=0.05, max_iter=200), -30.0),
         ("discriminant analysis", LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), -30.0),
+        ("a deep tree", DecisionTreeClassifier(min_samples_leaf=5, random_state=seed), -6.0),
+        ("a flat tree", DecisionTreeClassifier(min_samples_leaf=40, random_state=seed), -6.0),
+        ("five neighbours", KNeighborsClassifier(5), -5.0),
+        ("naive Bayes", GaussianNB(), -30.0),
     ):
         yield label, Fitted(classifier.fit(x, y), data.classes, floor)
 
@@ -240,8 +245,11 @@ def many_classes(classes: int, seed: int, *, each: int = 8, features: int = 24) 
     )  # fmt: skip
 
 
-def healthy(sets: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """Healthy teachers by a name: brought up differently, classical, of 2 to 1,000 classes; as drawn and sorted by class."""
+def healthy(sets: tuple[str, ...], *, rough: bool = False) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """Healthy teachers by a name: brought up differently, classical, of 2 to 1,000 classes; as drawn and sorted by class.
+
+    `rough` adds classical ones that look like teachers of wrong labels; rules are fitted with them.
+    """
     for name in sets:
         for label, kind in BROUGHT_UP.items():
             for seed in (0, 1):
@@ -253,7 +261,7 @@ def healthy(sets: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Case]]]:
                         name, seed, taught(name, seed, kind), where=where, ordered=ordered
                     ),
                 )
-        for label in CLASSICAL:
+        for label in CLASSICAL + ROUGH * rough:
             yield (
                 f"{name}, {label}",
                 lambda name=name, label=label: sound(
@@ -271,6 +279,7 @@ def fitted(name: str, seed: int) -> tuple[tuple[str, nn.Module], ...]:
 
 CLASSICAL = ("forest", "forest, zeros as -inf", "extra trees", "one tree", "boosted trees", "neighbours",
              "neighbours, zeros as -inf", "logistic regression", "discriminant analysis")  # fmt: skip
+ROUGH = ("a deep tree", "a flat tree", "five neighbours", "naive Bayes")
 
 
 def resampled(data: Examples, keep: Tensor | np.ndarray) -> Examples:

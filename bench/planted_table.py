@@ -43,7 +43,9 @@ def write_table(rows: list[dict[str, Any]], *, judged: bool, plan: Objective, un
         + (", ".join(f"{name} {count}" for name, count in names.most_common()) or "none")
         + ". Not counted is what test data, which the probes do not read with the teacher, say too: *weak-teacher* where logistic "
         "regression or students without a teacher are better by a point, *held-out-calibration* where confidence is 8 points above "
-        "accuracy, *leaked-examples* where rows of the data set do repeat "
+        "accuracy, *class-balance* where class shares corrected by held-out data gain a point (a rule made after a first judging: "
+        f"{sum('class-balance' in row['raised'] and true(row, 'class-balance') for row in healthy)} warnings), "
+        "*leaked-examples* where rows of the data set do repeat "
         f"({sum(any(true(row, n) for n in row['raised']) for row in healthy)} teachers).",
         *(f"  - error: {kind}: {name}" for kind, name in errors),
         "", "| fault | named | led to | silent | wrong | costly: named / all | mean cost |", "|---|---|---|---|---|---|---|",

@@ -155,6 +155,9 @@ def healthy_tokens(name: str) -> Iterator[tuple[str, Callable[[], Words]]]:
     yield f"{name}", source
     yield f"{name}, no held-out", lambda: replace(source(), held_logits=None, held_labels=None)
     yield f"{name}, sorted by token", lambda: by_token(source())
+    if name == "llama-a":
+        yield f"{name}, trained briefly", lambda: llama("verb", 600, 48, 60)
+        yield f"{name}, word pairs", lambda: word_pairs("adv", 2000)
     if name == "bigrams":
         for part, words in (("verb", 300), ("adj", 3000)):
             yield f"{name}, {part}, {words} words", lambda part=part, words=words: word_pairs(part, words)

@@ -271,6 +271,53 @@ def test_labels_that_are_wrong_in_held_out_data_too_are_named() -> None:
     assert found["random labels in held-out data"].value == pytest.approx(0.4 * 5 / 6, abs=0.08)
 
 
+def test_a_teacher_behind_what_can_be_learned_from_the_labels_does_not_accuse_them() -> None:
+    """Two fifths of its answers are of other rows: as sure and as wrong as if labels were drawn, but those cannot be learned."""
+
+    def scattered(logits: Tensor) -> Tensor:
+        draw = torch.Generator().manual_seed(3)
+        rows = (torch.rand(len(logits), generator=draw) < 0.4).nonzero().flatten()
+        return logits.index_copy(0, rows, logits[rows[torch.randperm(len(rows), generator=draw)]])
+
+    here, there = scattered(SOUND), scattered(SOUND_HELD)
+    alone = diagnose(
+        TeacherSignal(here, DATA.labels), held_out=TeacherSignal(there, HELD.labels), only=("label-noise",)
+    )
+    assert raised(alone).get("label-noise") == "warning"  # from answers and labels alone the two are the same
+    noise = diagnosed(here, there, only=("label-noise",)).findings[0]
+    assert noise.severity == "ok" and "held-out labels look random" not in noise.summary
+    labels, wrong_there = wrong(DATA.labels, 0.4), TeacherSignal(SOUND_HELD, wrong(HELD.labels, 0.4))
+    task = Task("classification", transfer=Examples(DATA.inputs, labels, DATA.class_names), student=student)
+    blamed = diagnose(TeacherSignal(SOUND, labels), data=task, held_out=wrong_there, only=("label-noise",))
+    assert raised(blamed).get("label-noise") == "warning"
+
+
+def test_zero_counts_are_not_taken_for_wrong_labels() -> None:
+    """Votes of five neighbours: a class without a vote stands at a floor that is no probability."""
+    draw = torch.Generator().manual_seed(0)
+    votes = torch.multinomial((SOUND_HELD / 3).softmax(1), 5, replacement=True, generator=draw)
+    counted = torch.zeros(len(HELD), CLASSES).scatter_add_(1, votes, torch.ones(len(HELD), 5))
+    for floor in (-5.0, -torch.inf):
+        logits = (counted / 5).log().clamp_min(floor)
+        assert label_mixture(TeacherSignal(logits, HELD.labels)).interval.low == 0
+        assert label_mixture(TeacherSignal(logits, wrong(HELD.labels, 0.6))).interval.low > 0.2
+
+
+def test_views_of_one_example_are_one_in_the_noise_of_instances() -> None:
+    noisy = SOUND + 0.5 * torch.randn(SOUND.shape, generator=torch.Generator().manual_seed(4))
+    rows = torch.arange(200)
+    ids = tuple(f"picture {i}" for i in rows.tolist())
+    once = Examples(DATA.inputs[:200], DATA.labels[:200], DATA.class_names, ids=ids)
+    again = Examples(once.inputs.repeat(4, 1), once.labels.repeat(4), DATA.class_names, ids=ids * 4)
+
+    def share(data: Examples, times: int) -> Any:
+        first, second = (TeacherSignal(z[:200].repeat(times, 1), data.labels) for z in (SOUND, noisy))
+        found = diagnose(first, data=data, second_view=second, only=("instance-noise",)).findings[0]
+        return found.evidence[0].interval
+
+    assert share(again, 4).low == pytest.approx(share(once, 1).low)
+
+
 def test_a_blurred_teacher_is_not_blamed_on_the_labels() -> None:
     blurred = SOUND + 4 * torch.randn(len(DATA), CLASSES, generator=torch.Generator().manual_seed(1))
     assert "label-noise" not in raised(diagnosed(blurred))

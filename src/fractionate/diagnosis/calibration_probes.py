@@ -16,11 +16,11 @@ class HeldOutCalibration:
     """Is the teacher as sure of itself on new data as it is right?
 
     Measured on the held-out signal: mean top probability less accuracy, and the temperature with the least log-loss there. Too
-    sure: ahead of its accuracy by `sure` = 8 points (interval clear of 0), or a best temperature above `hot` = 1.6 that gains
-    `costly` = 0.1 nats (where it gained less, students of the divided logits gained less than a point). Warning. Too soft: behind
-    by `soft` = 20 points, or a best temperature below `cold` = 0.5 that gains `gain` = 0.02 nats. Information, since forests and
-    smoothed teachers are so and students gained by it; warning where `flat` = 85 % of the way from its accuracy to a uniform
-    answer is gone.
+    sure: ahead of its accuracy by `sure` = 8 points (interval clear of 0), or a best temperature above `hot` = 1.6. Warning where
+    the best temperature gains `costly` = 0.1 nats (where it gained less, students of the divided logits gained less than a point);
+    else information where it is ahead. Too soft: behind by `soft` = 20 points, or a best temperature below `cold` = 0.5 that gains
+    `gain` = 0.02 nats. Information, since forests and smoothed teachers are so and students gained by it; warning where `flat` =
+    85 % of the way from its accuracy to a uniform answer is gone.
     """
 
     sure: float = 0.08
@@ -50,15 +50,17 @@ class HeldOutCalibration:
             return fine("too few held-out examples to tell")
         name = "top probability above accuracy"
         ahead, right = measured[name], measured["accuracy on held-out data"]
-        known = measured["gained by it"] > self.gain
+        gained = measured["gained by it"]
+        known = gained > self.gain
         best = measured["temperature of the least log-loss"] if known else 1.0
-        hot = best > self.hot and measured["gained by it"] > self.costly
+        surer = ahead > self.sure and measured.low(name) > 0
+        hot = best > self.hot and gained > self.costly
         message = f"mean top probability {right + ahead:.1%}, accuracy {right:.1%}" + (
             f"; its best temperature is {best:.2g}" if known else ""
         )
-        if (ahead > self.sure and measured.low(name) > 0) or hot:
+        if surer or hot:
             return Judgement(
-                "warning", 0.5 / best if hot else 1 - max(0.0, ahead),
+                "warning" if gained > self.costly else "info", 0.5 / best if hot else 1 - max(0.0, ahead),
                 f"the teacher is too sure of itself on held-out data: {message}",
                 "It was trained too long or on too few examples, its logits were multiplied, or many held-out labels are wrong.",
                 "Divide its logits by that temperature, take an earlier checkpoint, or leave the labels more weight.",

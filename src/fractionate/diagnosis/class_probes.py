@@ -27,7 +27,7 @@ class ClassBalance:
     between the teacher's mean prediction and the labels' shares. Warning for absent classes, for an imbalance above `imbalance`
     = 20; class-level statistics and gains are then about the frequent classes. For a shift above `shift` = 0.1 beyond sampling
     where correcting the teacher's prior, fitted on one half, makes it right more often on the other, by `gains` = 1 point; else
-    information, since neighbours and trees lean to the frequent classes and nothing is won back.
+    information, since neighbours and trees lean to some classes and nothing is won back.
     Of tokens only the shift counts: most of a vocabulary is rare everywhere, and the teacher expects it so.
     """
 
@@ -57,7 +57,10 @@ class ClassBalance:
         )
 
     def _corrected(self, case: Case) -> tuple[Evidence, ...]:
-        """How much more often the teacher is right with log(share in the labels / share in its answers) added to its logits."""
+        """How much more often the teacher is right with log(share in the labels / share in its answers) added to its logits.
+
+        Each half is judged with the shares of the other.
+        """
         signal, reading = case.signal, case.reading
         rows = evenly(len(signal), MOST_ROWS)
         first = parts(rows if case.data is None else case.data.group[rows], 2) == 0
@@ -65,14 +68,18 @@ class ClassBalance:
             return ()
         some = signal.take(rows.to(signal.logits.device))
         logits = (some.dense().logits if isinstance(some, CompactSignal) else some.logits).double().cpu()
-        labels = reading.labels[rows]
-        wanted = torch.bincount(labels[first], minlength=reading.classes).double() + 0.5
-        has = logits[first].softmax(1).sum(0) + 0.5
-        after = (logits[~first] + (wanted / has).log()).argmax(1) == labels[~first]
-        before = reading.correct[rows][~first]
-        around = paired_interval(after.double(), before.double())
-        gain = float(after.double().mean() - before.double().mean())
-        return (Evidence("accuracy gained by correcting the prior", gain, "share", around, self.gains),)
+        labels, after = reading.labels[rows], torch.zeros(len(rows), dtype=torch.float64)
+        for fitted in (first, ~first):
+            wanted = torch.bincount(labels[fitted], minlength=reading.classes).double() + 0.5
+            has = logits[fitted].softmax(1).sum(0) + 0.5
+            after[~fitted] = ((logits[~fitted] + (wanted / has).log()).argmax(1) == labels[~fitted]).double()
+        before = reading.correct[rows].double()
+        gain = float((after - before).mean())
+        return (
+            Evidence(
+                "accuracy gained by correcting the prior", gain, "share", paired_interval(after, before), self.gains
+            ),
+        )
 
     def judge(self, measured: Measurement) -> Judgement:
         shift, tokens = measured["prior shift"], not measured.has("classes without examples")
@@ -97,7 +104,7 @@ class ClassBalance:
             return Judgement(
                 "warning" if pays else "info", 1 - shift,
                 f"the teacher expects other class frequencies than the labels' (shift {shift:.0%})",
-                "The teacher was trained on classes in other proportions, or it sees other inputs than it was trained on.",
+                "The teacher was trained on classes in other proportions, sees other inputs, or leans to some, as neighbours do.",
                 "Correct the prior: add log(share in this data / share in the teacher's) to its logits.",
             )  # fmt: skip
         if tokens:
@@ -115,14 +122,14 @@ class DuplicateClasses:
     Of pairs where one class is answered with the other in at least `swapped` = 30 % of the answers within the pair: how often an
     example of the one has the larger difference of the two logits than one of the other (the area under the ROC curve; 50 % is a
     coin). Near duplicates where that is below `apart` = 70 %, surely. Warning where a linear classifier of the inputs, or the
-    student's own kind, is right on examples of the pair more often than the teacher, surely by `ahead` = 5 points, and on all
+    student's own kind, is right on examples of the pair more often than the teacher, surely by `ahead` = 10 points, and on all
     others not by more than `margin` = 1 point (else the teacher is weak, see weak-teacher); without inputs, where the teacher is
     right on `others` = 75 % of the rest. Else information: the classes may be as alike as that.
     """
 
     swapped: float = 0.3
     apart: float = 0.7
-    ahead: float = 0.05
+    ahead: float = 0.1
     margin: float = 0.01
     others: float = 0.75
     least_examples: int = 10

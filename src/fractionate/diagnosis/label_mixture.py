@@ -14,6 +14,7 @@ from fractionate.theory.topk_signal import CompactSignal
 
 TEMPERATURES = tuple(2 ** (k / 4) for k in range(-16, 17))  # a sixteenth to sixteen
 SHARES = 51  # of random labels: 0, 0.02 … 1
+FLOORS = (1e-3, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5)  # what all classes at a row's floor may have together
 MOST_ROWS, MOST_ELEMENTS = 2000, 1 << 23
 
 
@@ -38,29 +39,41 @@ def evenly(examples: int, count: int) -> Int[Tensor, "count"]:
 
 
 def label_mixture(signal: TeacherSignal | CompactSignal) -> LabelMixture:
-    """Fit P(label) = (1 - s) softmax(z / T)[label] + s / K over T and s, by likelihood on a grid.
+    """Fit P(label) = (1 - s) p[label] + s / K over p's temperature T and s, by likelihood on a grid.
 
     A teacher of too large or too small logits, or one that sees other inputs, has another T; labels that are wrong at random, in
     whatever data, have an s: they are as wrong where it is sure as where it is not. The interval of s holds all shares whose best
-    log-likelihood is within 1.92 of the largest. Of at most 2,000 rows and 8 million logits, evenly spaced. A label that the
-    teacher rules out (-inf) counts for s; it costs the same at every T, so `temperature` leaves it out.
+    log-likelihood is within 1.92 of the largest. Of at most 2,000 rows and 8 million logits, evenly spaced.
+
+    Classes that share a row's least logit (two or more, or -inf) were counted zero times by a tree or by neighbours, or cut: the
+    number that stands there is no probability. With s, p is softmax(z / T) of the others, times 1 - f, and f spread evenly over
+    those, with one f for all rows that is fitted too. `temperature` is fitted without: it leaves out labels that are -inf only.
     """
     rows = max(1, min(MOST_ROWS, MOST_ELEMENTS // signal.classes))
     some = signal.take(evenly(len(signal), rows).to(signal.logits.device))
     dense = some.dense() if isinstance(some, CompactSignal) else some
     z = (dense.logits - dense.logits.max(dim=1, keepdim=True).values).double()
-    own = z.gather(1, dense.labels[:, None].to(z.device)).squeeze(1)
+    labels = dense.labels[:, None].to(z.device)
+    own = z.gather(1, labels).squeeze(1)
     ruled_out = torch.isneginf(own)
+    least = z.min(dim=1, keepdim=True).values
+    floor = (z == least) & (((z == least).sum(dim=1, keepdim=True) > 1) | torch.isneginf(least)) & (least < 0)
+    above, below = z.masked_fill(floor, -torch.inf), floor.sum(dim=1)
+    floored, on_floor = below > 0, floor.gather(1, labels).squeeze(1)
     shares = torch.linspace(0, 1, SHARES, dtype=torch.float64, device=z.device)[:, None]
-    alone, together = [], []
+    alone, profile = [], torch.full((SHARES,), -torch.inf, dtype=torch.float64, device=z.device)
     for temperature in TEMPERATURES:
         log_p = own / temperature - torch.logsumexp(z / temperature, dim=1)
         alone.append(log_p[~ruled_out].mean())
-        together.append(((1 - shares) * log_p.exp() + shares / signal.classes).clamp_min(1e-300).log().sum(dim=1))
+        named = (own / temperature - torch.logsumexp(above / temperature, dim=1)).exp()
+        for mass in FLOORS if bool(floored.any()) else (0.0,):
+            p = torch.where(on_floor, mass / below.clamp_min(1), torch.where(floored, 1 - mass, 1.0) * named)
+            likelihood = ((1 - shares) * p + shares / signal.classes).clamp_min(1e-300).log().sum(dim=1)
+            profile = torch.maximum(profile, likelihood)
     losses = torch.stack(alone).nan_to_num(-torch.inf).cpu()
     best = int(losses.argmax())
     gained = float(losses[best] - losses[TEMPERATURES.index(1.0)])
-    profile = torch.stack(together).max(dim=0).values.cpu()
+    profile = profile.cpu()
     near = (profile > profile.max() - 1.92).nonzero().flatten()
     grid = shares.flatten().cpu()
     return LabelMixture(
