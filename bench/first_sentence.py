@@ -181,7 +181,13 @@ def outcome(case: str, settings: str, folder: Path, *, tiny: bool) -> Outcome:
         f"no teacher {rate:g}": replace(chosen, objective=None, training=replace(chosen.training, learning_rate=rate))
         for rate in rates
     }
-    made = dissect(workflow.task, recipes, workflow.source(chosen), seeds=FRESH[:2] if tiny else FRESH, progress="off")
+    made = dissect(
+        workflow.task,
+        recipes,
+        workflow.source_of(workflow.store, workflow.teacher, chosen),
+        seeds=FRESH[:2] if tiny else FRESH,
+        progress="off",
+    )
     table = {arm: {r.seed: r.test.accuracy for r in made.runs if r.arm == arm and r.test} for arm in made.arms}
     none = max((table[arm] for arm in recipes if arm != "exported"), key=lambda values: mean(values.values()))
     gain, low, high = difference(table["exported"], none)

@@ -136,5 +136,5 @@ def test_a_file_of_answers_about_texts(tmp_path, monkeypatch, capsys) -> None:
     odd = found.signal().probabilities[:, 1]
     assert bool(((odd - 0.2 / 0.9).abs() < 1e-5).logical_or(odd > 0.9).all())
     (tmp_path / "answers.jsonl").write_text("".join(map(answer, range(1, 100))))
-    assert run("distill", "run.yaml", "out=other") == 4
+    assert run("distill", "run.yaml", "out=other") == 2
     assert "has no answer about" in capsys.readouterr().err

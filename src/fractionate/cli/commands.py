@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fractionate.cli.config import config_app, print_schema, split_arguments
+from fractionate.cli.conformance import conformance
 from fractionate.cli.examples import examples
 from fractionate.cli.explain import explain
 from fractionate.cli.init import init
@@ -51,6 +52,9 @@ NoPilot = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="export the student even where the study found it surely worse than no teacher")
 ]
+Remake = Annotated[
+    bool, typer.Option("--remake", help="make anew what changed settings outdate in the folder, and keep the rest")
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
@@ -84,15 +88,21 @@ def estimate_of(verb: Verb, arguments: list[str] | None, trust: list[str] | None
 
 
 @app.command()
-def collect(arguments: Arguments = None, trust: Trust = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+def collect(
+    arguments: Arguments = None,
+    remake: Remake = False,
+    trust: Trust = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
     """Ask the teacher once and store what it says.
 
     Example: fractionate collect run.yaml out=runs/first
     Example: torchrun --nproc-per-node=2 -m fractionate collect run.yaml
     """
     if dry_run:
-        return give(estimate_of("collect", arguments, trust), as_json)
-    workflow = read_workflow(arguments, trust, say=tell)
+        return give(estimate_of("collect", arguments, trust, remake=remake), as_json)
+    workflow = read_workflow(arguments, trust, remake=remake, say=tell)
     tell(f"{workflow.run.name}: writing to {workflow.run.out}")
     workflow.collect_by_all()
     if processes()[0] > 0:
@@ -134,6 +144,7 @@ def diagnose(
             show_default=False,
         ),
     ] = None,
+    remake: Remake = False,
     trust: Trust = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -168,9 +179,10 @@ def diagnose(
         found = diagnose_signal(given, name=Path(file).name, labels=labels, second_view=second_view)
         give(found, as_json, decide([found]))
     elif dry_run:
-        give(estimate_of("diagnose", arguments, trust, pilot_minutes=pilot, no_pilot=no_pilot), as_json)
+        more: dict[str, Any] = {"pilot_minutes": pilot, "no_pilot": no_pilot, "remake": remake}
+        give(estimate_of("diagnose", arguments, trust, **more), as_json)
     else:
-        more = {"pilot_minutes": pilot, "no_pilot": no_pilot, "second_view": second_view}
+        more = {"pilot_minutes": pilot, "no_pilot": no_pilot, "remake": remake, "second_view": second_view}
         workflow = open_workflow(arguments, trust, **more)
         give(workflow.diagnosis, as_json, workflow.card)
 
@@ -181,6 +193,7 @@ def dissect(
     workers: Annotated[
         str, typer.Option(metavar="N|ray", help="processes of one thread each, or the machines of a Ray cluster")
     ] = "1",
+    remake: Remake = False,
     trust: Trust = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -193,12 +206,12 @@ def dissect(
     Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
     """
     if dry_run:
-        return give(estimate_of("dissect", arguments, trust), as_json)
+        return give(estimate_of("dissect", arguments, trust, remake=remake), as_json)
     from fractionate.study.workers import check_workers
 
     count = int(workers) if workers.lstrip("-").isdecimal() and len(workers) < 10 else workers
     check_workers(count)  # also where the study is there already
-    workflow = open_workflow(arguments, trust, workers=count)
+    workflow = open_workflow(arguments, trust, workers=count, remake=remake)
     give(workflow.study, as_json, workflow.card)
 
 
@@ -207,6 +220,7 @@ def distill(
     arguments: Arguments = None,
     no_pilot: NoPilot = False,
     force: Force = False,
+    remake: Remake = False,
     trust: Trust = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -220,9 +234,14 @@ def distill(
     Example: torchrun --nproc-per-node=2 -m fractionate distill run.yaml
     """
     if dry_run:
-        return give(estimate_of("distill", arguments, trust, no_pilot=no_pilot), as_json)
+        return give(estimate_of("distill", arguments, trust, no_pilot=no_pilot, remake=remake), as_json)
     # on a terminal the engine itself shows the loss contract, above its bar
-    more = {"no_pilot": no_pilot, "force": force, "say": (lambda _: None) if sys.stderr.isatty() else tell}
+    more = {
+        "no_pilot": no_pilot,
+        "force": force,
+        "remake": remake,
+        "say": (lambda _: None) if sys.stderr.isatty() else tell,
+    }
     workflow = read_workflow(arguments, trust, **more)
     tell(f"{workflow.run.name}: writing to {workflow.run.out}")
     run = workflow.student
@@ -248,6 +267,7 @@ def report(
     ] = "html",
     no_pilot: NoPilot = False,
     force: Force = False,
+    remake: Remake = False,
     trust: Trust = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -263,12 +283,12 @@ def report(
     if form not in ("html", "md", "png", "svg"):
         raise ConfigError("invalid value for --format", expected="html, md, png or svg", got=form)
     if arguments and (all(Path(word).is_dir() for word in arguments) or arguments[0].endswith(".html")):
-        return _report_folders(arguments, form, as_json, refused=no_pilot or force or bool(trust) or dry_run)
+        return _report_folders(arguments, form, as_json, refused=no_pilot or force or remake or bool(trust) or dry_run)
     if dry_run:
-        return give(estimate_of("report", arguments, trust, no_pilot=no_pilot), as_json)
+        return give(estimate_of("report", arguments, trust, no_pilot=no_pilot, remake=remake), as_json)
     from fractionate.records.commands import Written
 
-    workflow = open_workflow(arguments, trust, no_pilot=no_pilot, force=force)
+    workflow = open_workflow(arguments, trust, no_pilot=no_pilot, force=force, remake=remake)
     tell(f"data: {workflow.data}")
     tell(f"teacher on test data: {workflow.teacher_scores}")
     tell(f"{workflow.diagnosis}\n\n{workflow.study}\n")
@@ -309,30 +329,10 @@ def demo(
     give(Written.at(page.resolve()), as_json, folders_card([page.parent]))
 
 
-@app.command()
-def conformance(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[DIVERGENCE]...", help="which; none: all", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check what a loss computes and what it promises.
-
-    Finite differences, factor T², zero at equality, padding, splitting, precision. Your own loss: fractionate.plugins.conformance.
-
-    Example: fractionate conformance forward-kl "jsd(0.5)"
-    """
-    from fractionate.plugins.conformance.suite import examine
-
-    found = examine(names or ())
-    give(found, as_json)
-    if not found.conform:
-        raise typer.Exit(1)
-
-
 app.add_typer(config_app, name="config")
 app.add_typer(store_app, name="store")
 app.command("schema")(print_schema)
+app.command("conformance")(conformance)
 app.command("init")(init)
 app.command("examples")(examples)
 app.command("explain")(explain)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +25,13 @@ from fractionate.run.data import RunData, kind_of, read_data
 from fractionate.run.resources import training_device
 from fractionate.run.schema import RunFile
 from fractionate.run.sections import ArmSection, ObjectiveSection, TeacherTrainingSection
+from fractionate.store.collection import collect
+from fractionate.store.reading import Store
 from fractionate.study.arms import Arm, make_arms
 from fractionate.tasks.task import Task
+from fractionate.teachers.cached import Cached, keeps
+from fractionate.teachers.online import Online
+from fractionate.teachers.source import TeacherSource
 from fractionate.training.recipe import Recipe
 from fractionate.training.student import make_student
 
@@ -38,14 +44,25 @@ class Assembly:
     places: Mapping[str, str] = field(default_factory=dict)  # where each key is written, as `places_of` gives it
 
     @contextmanager
-    def written_in(self, key: str) -> Iterator[None]:
-        """Around what a setting brings about: errors name the place where it is written."""
+    def written_in(self, *keys: str) -> Iterator[None]:
+        """Around what a setting brings about: errors name the place where it, or else the section it is in, is written.
+
+        Of further keys the first counts that is written.
+        """
         try:
             yield
         except FractionateError as error:
-            if key in self.places:
-                error.name_place(f"{self.places[key]} {key}")
+            places = ((self._place(key), key) for key in keys)
+            place, key = next(((place, key) for place, key in places if place), ("", ""))
+            if place:
+                error.name_place(f"{place} {key}")
             raise
+
+    def _place(self, key: str) -> str:
+        """Where a key is written, or the section that it is in."""
+        steps = key.split(".")
+        heads = (".".join(steps[:count]) for count in range(len(steps), 0, -1))
+        return next((self.places[head] for head in heads if head in self.places), "")
 
     @cached_property
     def data(self) -> RunData:
@@ -155,8 +172,8 @@ class Assembly:
         return model.eval()
 
     @property
-    def arms(self) -> dict[str, Arm]:
-        """The variants of the study, by name."""
+    def given_arms(self) -> dict[str, Arm]:
+        """The variants of the study that the run file gives, by name."""
         given = self.run.study
         if given.arms is not None:
             return {name: self._arm(arm) for name, arm in given.arms.items()}
@@ -177,6 +194,36 @@ class Assembly:
             students=given.students or (),
         )
         return {arm.name: arm for arm in made}
+
+    def collect_from(self, model: nn.Module, task: Task, out: Path, **more: Any) -> Store:
+        """A model's signal on the transfer part of a task, stored as the run file says."""
+        given = self.run.collect
+        return collect(
+            model,
+            task,
+            out,
+            form=given.form,
+            k=given.k,
+            dtype=given.dtype,
+            temperatures=given.temperatures,
+            batch_size=given.batch_size,
+            precision=given.precision,
+            features=given.features,
+            device=str(training_device(given.device)),
+            **more,
+        )
+
+    def source_of(self, store: Store, model: nn.Module, *recipes: Recipe) -> TeacherSource:
+        """The teacher for recipes: its stored signal, with the model where something reads inside it or changes the data."""
+        if any(recipe.transform_specs for recipe in recipes):
+            return Online(model)
+        specs = [
+            spec for recipe in recipes for spec in recipe.specs if not (spec.needs[1] and keeps(store, spec.needs[1]))
+        ]
+        parts: list[Any] = [*(part for recipe in recipes for part in recipe.preparation_specs), *specs]
+        inside = any(part.reads_teacher for part in parts)
+        dense = store.form.kind == "dense" and not store.head.tokens
+        return Cached(store.signal() if dense else store, model=model if inside else None)
 
     @property
     def usual(self) -> tuple[Arm, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fractionate.records.base import Record
-from fractionate.run.preflight import check_run
+from fractionate.run.preflight import PROBED, check_run
 from fractionate.run.timing import Cost, Timing, clock, peak_bytes
 from fractionate.run.workflow import Workflow
 
@@ -75,7 +75,7 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     Reads the data and builds the networks; asks no teacher and writes nothing but temporary files. What lies in the run's
     folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
     """
-    student, teacher, remarks = check_run(workflow)
+    student, teacher, remarks = check_run(workflow, probed=PROBED, remake=workflow.remake)
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     before = () if workflow.run.objective else ("diagnose",)
     jobs: dict[Verb, tuple[str, ...]] = {

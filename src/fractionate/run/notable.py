@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,18 +32,14 @@ def check_shown(run: RunFile, data: RunData) -> None:
         look_of(data.test, data.need.tokenizing, row_cells(run.data.source, data.encoding))
 
 
-def keep_examples(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher: nn.Module, out: Path) -> None:
-    """Examples of the test part for the page, where the run file wants them."""
-    wanted = run.report.examples
-    if wanted == "none":
-        return
+def notable(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher: nn.Module) -> NotableExamples:
+    """Examples of the test part for the page, as the run file wants them."""
     cells = row_cells(run.data.source, data.encoding)
-    shown = look_of(data.test, data.need.tokenizing, cells) if wanted == "show" else None
+    shown = look_of(data.test, data.need.tokenizing, cells) if run.report.examples == "show" else None
     with Online(teacher).open(task, data.test, None, NOTHING) as used:
-        found = notable_examples(
+        return notable_examples(
             task, data.test, student, used, name=run.name, show=shown, class_name=_token_text(data.need.tokenizing)
         )
-    found.save(out / EXAMPLES)
 
 
 def _token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
@@ -52,12 +47,6 @@ def _token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
     return (
         None if tokenizing is None else lambda place: tokenizing.tokenizer.decode([place]).strip() or f"token {place}"
     )
-
-
-def kept_examples(out: Path) -> tuple[NotableExamples, ...]:
-    """Those that a run's folder keeps."""
-    found = NotableExamples.load_kept(out / EXAMPLES)
-    return () if found is None else (found,)
 
 
 def row_cells(source: str, encoding: Record | None) -> Cells | None:

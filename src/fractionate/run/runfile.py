@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,36 @@ def load_run(
                 )
     if faults:
         entries = [f"{source}:{line}:{column} {what}" if line else what for line, column, what in sorted(faults)]
-        more = [f"and {len(entries) - MOST_FAULTS} more"] if len(entries) > MOST_FAULTS else []
-        raise ConfigError(
-            f"{len(entries)} error{'s' * (len(entries) > 1)} in the run file\n  "
-            + "\n  ".join(entries[:MOST_FAULTS] + more)
-        )
+        raise _listed(entries)
     assert run is not None
     return run
+
+
+def _listed(entries: list[str]) -> ConfigError:
+    """One error that lists all."""
+    more = [f"and {len(entries) - MOST_FAULTS} more"] if len(entries) > MOST_FAULTS else []
+    count = f"{len(entries)} error{'s' * (len(entries) > 1)} in the run file"
+    return ConfigError("\n  ".join([count, *entries[:MOST_FAULTS], *more]))
+
+
+def raise_listed(found: Sequence[FractionateError]) -> None:
+    """Raise the one error, or one that lists them all, each with its place; none where there is none."""
+    if len(found) == 1 and isinstance(found[0], ConfigError):
+        raise found[0]
+    if len(found) == 1:
+        error = found[0]
+        only = ConfigError(error.what, expected=error.expected, got=error.got, fix=error.fix)
+        if error.place is not None:
+            only.name_place(error.place)
+        raise only from error
+    if found:
+        raise _listed([_entry(error) for error in found])
+
+
+def _entry(error: FractionateError) -> str:
+    """An error as one line of a list."""
+    parts = (error.expected and f"expected {error.expected}", error.got and f"got {error.got}", error.fix)
+    return " ".join(f"{error.place or ''} {'; '.join([error.what, *filter(None, parts)])}".split())
 
 
 def _fault(lines: Lines, typed: Mapping[str, str], place: Place, what: str) -> Fault:
@@ -104,11 +127,14 @@ def _fault(lines: Lines, typed: Mapping[str, str], place: Place, what: str) -> F
 
 
 def places_of(path: Path | str | None, overrides: tuple[str, ...] = ()) -> dict[str, str]:
-    """Where each key of a run file is written, file:line:column; keys that are given on the command line are left out."""
+    """Where each key of a run file is written: file:line:column, or the override on the command line."""
     _, lines = parse_file(path) if path else ({}, {})
-    typed = {text.partition("=")[0].strip() for text in overrides}
     found = {".".join(map(str, place)): f"{path}:{line}:{column}" for place, (line, column) in lines.items()}
-    return {key: place for key, place in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in typed)}
+    for text in overrides:
+        typed = text.partition("=")[0].strip()
+        found = {key: place for key, place in found.items() if not f"{key}.".startswith(f"{typed}.")}
+        found[typed] = f"override {printable(text)!r}"
+    return found
 
 
 def _override(tree: dict[str, Any], overrides: tuple[str, ...], faults: list[Fault]) -> dict[str, str]:

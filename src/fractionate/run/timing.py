@@ -23,26 +23,27 @@ from fractionate.diagnosis.examination import diagnose
 from fractionate.losses.objective import Objective
 from fractionate.page.document import report
 from fractionate.records import Diagnosis, Run, Study, Training, Tuning
-from fractionate.run.assembly import Assembly
 from fractionate.run.workflow import Workflow
-from fractionate.store.collection import collect
 from fractionate.store.reading import Store
 from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
 from fractionate.study.setup import affordable_points
 from fractionate.study.tuning import tried_arms
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import Cached
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.distillation import distill
 from fractionate.training.recipe import Recipe
 
 Seconds = NDArray[np.float64]  # wall, and CPU
-FEW, MORE, FEWER = 4, 24, 6  # steps of the short trainings; `FEWER` of the longer one for models that take their time
+FEW, MORE = 4, 24  # steps of the short trainings: at least, of models that take their time; and at most
+NUMBERS = 1 << 21  # logits of the examples that are timed, about
+SHORT = 0.5  # CPU seconds that the longer of two short trainings may take, where its steps allow it
+NOISE = 0.3  # of a diagnosis: two that differ by less are equally long
+JUDGED = 4  # examples of validation and test data for models that take their time: they may write text
 ARMS, SEEDS = 40, 50  # timed at most: the cost of a larger study grows in proportion
 EVALUATED = 1024  # examples of each split that are timed at most
-SLOW = 0.25  # seconds a forward pass on `FEW` examples may take; above it as few examples as can be are timed
+SLOW = 0.1  # CPU seconds a forward pass on `FEW` examples may take; above it as few examples as can be are timed
 MEASURED = 1.1  # of a study's steps, with the measurements along the training
 EXPORT_SECONDS, ONNX_SECONDS = 1.8, 1.9  # of a small student, most of it loading torch's exporters (on two cores)
 EXPORT_BYTES = 12_500  # of a program beside the weights
@@ -111,17 +112,22 @@ class Timing:
     network: nn.Module
     folder: Path
 
-    def _done(self, *names: str) -> bool:
-        return any((Path(self.workflow.run.out) / name).exists() for name in names)
+    def _done(self, artifact: str, file: str) -> bool:
+        return artifact not in self.workflow.outdated and (Path(self.workflow.run.out) / file).exists()
 
     @cached_property
     def most(self) -> int:
-        """How many examples of a split are timed: fewer of models that take their time."""
+        """How many examples of a split are timed: fewer of models that take their time, or have many classes."""
         task = self.workflow.task
         took = timed(lambda: self._pass(some(task.splits.transfer, FEW)))
-        took = timed(lambda: self._pass(some(task.splits.transfer, FEW))) if took[0] < SLOW else took
-        per_example = took[0] / FEW
-        return int(np.clip(SLOW * FEW / max(per_example, 1e-9), 4 * FEW, EVALUATED))
+        took = timed(lambda: self._pass(some(task.splits.transfer, FEW))) if took[1] < SLOW else took
+        few = next(
+            iter(
+                task.predictions(self.network, some(task.splits.transfer, FEW), head=task.teacher_head, view="teacher")
+            )
+        )
+        wide = NUMBERS * FEW / max(1, few.required_logits.numel())
+        return int(np.clip(min(SLOW * FEW / max(took[1] / FEW, 1e-9), wide), 2 * FEW, EVALUATED))
 
     @property
     def slow(self) -> bool:
@@ -137,8 +143,9 @@ class Timing:
     def small(self) -> Task:
         """The run's task with few examples in each split."""
         task = self.workflow.task
-        splits = {name: some(getattr(task.splits, name), self.most) for name in ("transfer", "validation", "test")}
-        return replace(task, **splits)  # type: ignore[arg-type]
+        judged = JUDGED if self.slow else self.most
+        splits = {name: some(getattr(task.splits, name), judged) for name in ("validation", "test")}
+        return replace(task, transfer=some(task.splits.transfer, self.most), **splits)  # type: ignore[arg-type]
 
     @cached_property
     def store(self) -> Store:
@@ -146,24 +153,17 @@ class Timing:
         return self._collect(self.small, "store")
 
     def _collect(self, task: Task, name: str) -> Store:
-        given = self.workflow.run.collect
-        return collect(
-            self.network, task, self.folder / name, form=given.form, k=given.k, dtype=given.dtype,
-            temperatures=given.temperatures, precision=given.precision, features=given.features, device=task.device,
-        )  # fmt: skip
+        return self.workflow.collect_from(self.network, task, self.folder / name)
 
     def _source(self, *recipes: Recipe) -> TeacherSource:
-        if any(recipe.transform_specs for recipe in recipes):
-            return Online(self.network)
-        dense = self.store.form.kind == "dense" and not self.store.head.tokens
-        return Cached(self.store.signal() if dense else self.store, model=self.network)
+        return self.workflow.source_of(self.store, self.network, *recipes)
 
     # -- jobs -------------------------------------------------------------------------------------------------------------------
 
     def teacher(self) -> Cost | None:
         """Training a teacher."""
         workflow, given = self.workflow, self.workflow.teacher_training
-        if given is None or self._done("teacher.safetensors"):
+        if given is None or self._done("teacher", "teacher.safetensors"):
             return None
         model, taught = workflow.new_teacher(), workflow.teaching
         training = Training(
@@ -177,47 +177,65 @@ class Timing:
         what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(taught):,} examples"
         return Cost(what, seconds, weight_bytes(model) + 100 * len(model.state_dict()))
 
-    def collect(self) -> Cost | None:
-        """The teacher's pass: two small stores tell what a row takes."""
-        task = self.workflow.task
-        examples, seen = len(task.splits.transfer), len(self.small.splits.transfer)
-        if self._done("store/head.json"):
-            return None
-        half = replace(self.small, transfer=some(task.splits.transfer, max(1, seen // 2)))
+    @cached_property
+    def collected(self) -> tuple[Seconds, Seconds, int, float]:
+        """Seconds of collecting the few, and of a further example; bytes likewise. Two small stores tell them."""
         took, sizes = [], []
-        for small, name in ((half, "half"), (self.small, "store")):
+        for name in ("half", "store"):
             begin = clock()
-            store = self.store if name == "store" else self._collect(small, name)
+            store = self.store if name == "store" else self.half
             took.append(clock() - begin)
             sizes.append(sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()))
-        further = max(0, examples - seen) / max(1, seen - len(half.splits.transfer))
-        seconds = took[1] + further * np.maximum(took[1] - took[0], 0)
-        size = sizes[1] + further * max(0, sizes[1] - sizes[0])
-        return Cost(f"run it on {examples:,} examples of {store.head.classes:,} classes", seconds, int(size))
+        rows = max(1, len(self.store) - len(self.half))
+        return took[1], np.maximum(took[1] - took[0], 0) / rows, sizes[1], max(0, sizes[1] - sizes[0]) / rows
 
     @cached_property
-    def diagnosed(self) -> Diagnosis:
-        """The diagnosis of the few: as long as the real one, about."""
+    def half(self) -> Store:
+        """What the network gives on half of the few."""
+        few = some(self.small.splits.transfer, max(1, len(self.small.splits.transfer) // 2))
+        return self._collect(replace(self.small, transfer=few), "half")
+
+    def collect(self) -> Cost | None:
+        """The teacher's pass."""
+        if self._done("store", "store/head.json"):
+            return None
+        examples = len(self.workflow.task.splits.transfer)
+        further = max(0, examples - len(self.small.splits.transfer))
+        first, each, size, row = self.collected
+        what = f"run it on {examples:,} examples of {self.store.head.classes:,} classes"
+        return Cost(what, first + further * each, int(size + further * row))
+
+    def _diagnose(self, store: Store) -> Diagnosis:
         workflow, task = self.workflow, self.small
         return diagnose(
-            self.store,
+            store,
             name=workflow.run.name,
             class_names=workflow.data.need.class_names,
-            data=task,
+            data=replace(task, transfer=some(task.splits.transfer, len(store))),
             held_out=Online(self.network).signal(task, task.splits.validation or task.splits.transfer)
             if task.reader.distributions
             else None,
             objective=workflow.given_objective,
         )
 
+    @cached_property
+    def diagnosed(self) -> Diagnosis:
+        """The diagnosis of the few: as long as the real one, about."""
+        return self._diagnose(self.store)
+
     def diagnose(self) -> Cost | None:
-        """The probes, and a pilot where one is wanted."""
+        """The probes, on a part that no student learns from too, and a pilot where one is wanted."""
         workflow = self.workflow
-        if self._done("diagnosis.json"):
+        if self._done("diagnosis", "diagnosis.json"):
             return None
-        _ = self.store
-        ratio = len(workflow.data.transfer) / len(self.small.splits.transfer)
-        seconds = timed(lambda: self.diagnosed) * max(1.0, ratio)
+        further = len(workflow.data.transfer) - len(self.small.splits.transfer)
+        _, each, *_ = self.collected
+        smaller = timed(lambda: self._diagnose(self.half))  # and loads what the other has
+        seconds = timed(lambda: self.diagnosed)
+        slope = (seconds - smaller) / max(1, len(self.store) - len(self.half))
+        if slope[1] * len(self.half) > NOISE * smaller[1]:
+            seconds = seconds + slope * max(0, further)
+        seconds = seconds + each * max(0, len(workflow.data.validation) - JUDGED)
         what, plan = "spectrum, findings and recipe", workflow.pilot_plan
         if plan is not None:
             steps = round(plan.share * workflow.training.steps_for(len(workflow.data.transfer)))
@@ -231,7 +249,7 @@ class Timing:
     def arms(self) -> dict[str, Arm]:
         """The variants of the study, with stand-ins for the recipe that is not known yet."""
         workflow = self.workflow
-        arms: dict[str, Arm] = Assembly.arms.fget(workflow)  # type: ignore[attr-defined]
+        arms = workflow.given_arms
         if not workflow.task.reader.distributions:
             return arms
         usual = [replace(arm, name="T = 4 / 0.9") for arm in workflow.usual]
@@ -264,26 +282,27 @@ class Timing:
         """A study of few steps, its seeds and measurements grown to those of the real one (50 seeds at most); seconds of a student,
         and of a step of one."""
         workflow = self.workflow
-        arms = dict(islice(self.arms.items(), 3 if self.slow else ARMS))
-        more = FEWER if self.slow else MORE
-        took, made = [], []
-        for number, steps in enumerate((1, 1, more)):  # the first one loads what the others have
+        arms = dict(islice(self.arms.items(), 2 if self.slow else ARMS))
+        students, more = 2 * len(arms), 1
+        took: list[Seconds] = []
+        made: list[Study] = []
+        for number in range(2 if self.slow else 3):  # the first of fast ones loads what the others have
+            more = 1 if number < (1 if self.slow else 2) else self._longer(took[-1] / students, 1)
             begin = clock()
-            made.append(self._dissect(arms, steps, str(number)))
+            made.append(self._dissect(arms, more, str(number)))
             took.append(clock() - begin)
-        students = 2 * len(arms)
-        step = np.maximum(took[2] - took[1], 0) / (students * (more - 1))
-        fixed = np.maximum(took[1] / students - step, 0)
+        step = np.maximum(took[-1] - took[-2], 0) / (students * (more - 1))
+        fixed = np.maximum(took[-2] / students - step, 0)
         seeds = range(min(workflow.run.study.seeds, SEEDS))
         points = affordable_points(workflow.training, len(workflow.data.transfer), len(workflow.data.validation))
-        runs = tuple(replace(run, history=run.history * points) for run in made[1].runs[::2])
+        runs = tuple(replace(run, history=run.history * points) for run in made[-2].runs[::2])
         grown = tuple(replace(run, seed=seed) for run in runs for seed in seeds)
-        return replace(made[1], seeds=tuple(seeds), runs=grown), fixed, step
+        return replace(made[-2], seeds=tuple(seeds), runs=grown), fixed, step
 
     def dissect(self) -> Cost | None:
         """A study: what every student takes apart from its steps, and the steps."""
         workflow, given = self.workflow, self.workflow.run.study
-        if self._done("study.json"):
+        if self._done("study.json", "study.json"):
             return None
         arms = list(self.arms.values())
         students = len(arms) * given.seeds
@@ -302,25 +321,31 @@ class Timing:
         size = every * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
         return Cost(what, seconds / np.array([max(1, workers), 1]), int(size))
 
+    def _longer(self, took: Seconds, steps: int) -> int:
+        """How many steps the longer of two short trainings has, by what the shorter one took."""
+        return MORE if not self.slow else int(np.clip(SHORT * steps / max(took[1], 1e-9), steps + 1, MORE))
+
     def _training(self, task: Task, recipe: Recipe, steps: int, **more: Any) -> Seconds:
         """A training by the real loop, from two short ones."""
         source = self._source(recipe) if recipe.needs_teacher else None
-        longer = max(FEW + 1, min(FEWER + FEW if self.slow else MORE, steps))
-        took = []
-        for few in (FEW, FEW, longer):  # the first one loads what the others have
+        shorter = longer = 1 if self.slow else FEW
+        took: list[Seconds] = []
+        for number in range(2 if self.slow else 3):  # the first of fast ones loads what the others have
+            few = shorter if number < (1 if self.slow else 2) else min(steps, self._longer(took[-1], shorter))
+            longer = max(few, shorter + 1)
             short = replace(recipe.training, steps=few, epochs=None, evaluate_every=None, patience=None, keep="last")
             begin = clock()
             distill(
                 task, teacher=source, recipe=replace(recipe, training=short), log_every=MORE, show="nothing", **more
             )
             took.append(clock() - begin)
-        step = np.maximum(took[2] - took[1], 0) / (longer - FEW)
-        return np.maximum(took[0], FEW * step) + (steps - FEW) * step
+        step = np.maximum(took[-1] - took[-2], 0) / (longer - shorter)
+        return np.maximum(took[0], shorter * step) + (steps - shorter) * step
 
     def distill(self) -> Cost | None:
         """The one student, its evaluations, and its export."""
         workflow, given = self.workflow, self.workflow.run.distill
-        if self._done("student/run.json"):
+        if self._done("student", "student/run.json"):
             return None
         data, training = workflow.data, workflow.distill_training
         recipe = workflow.recipe(self._objective, training)
@@ -330,7 +355,8 @@ class Timing:
         every = given.evaluate_every or -(-len(data.transfer) // training.batch_size)
         evaluations = steps // every if given.evaluate_every or given.patience or given.keep == "best" else 0
         seen = self.small.splits.test or self.small.splits.transfer
-        self.small.evaluate(self.student, seen)
+        if not self.slow:
+            self.small.evaluate(self.student, seen)
         row = timed(lambda: self.small.evaluate(self.student, seen)) / len(seen)
         seconds = seconds + row * ((evaluations + 1) * len(data.validation) + len(data.test))
         export = workflow.run.export
@@ -356,7 +382,7 @@ class Timing:
         workflow = self.workflow
         steps = workflow.training.steps_for(len(workflow.data.transfer))
         rows = steps // (workflow.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
-        few = replace(workflow.training, steps=max(1, min(rows, FEWER if self.slow else 200)), epochs=None)
+        few = replace(workflow.training, steps=max(1, min(rows, FEW if self.slow else 200)), epochs=None)
         recipe = workflow.recipe(self._objective, few)
         source = self._source(recipe) if recipe.needs_teacher else None
         _, made = distill(

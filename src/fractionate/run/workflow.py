@@ -22,25 +22,22 @@ from fractionate.models.weights import load_weights, read_own_weights, save_weig
 from fractionate.page.decisions import Card
 from fractionate.page.document import report
 from fractionate.page.folder import run_card, run_file_words
-from fractionate.records import Diagnosis, Run, Scores, Study, Training
+from fractionate.records import Diagnosis, NotableExamples, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
-from fractionate.run.folder import claim, folder_key
+from fractionate.run.folder import check_folder, claim, claimed, folder_key
 from fractionate.run.held_out import held_out_signal
-from fractionate.run.notable import check_shown, keep_examples, kept_examples
+from fractionate.run.notable import EXAMPLES, notable
+from fractionate.run.preflight import check_run
 from fractionate.run.recipe_arms import arm_of, at_tuned_rate, recipe_arms, with_recipes
-from fractionate.run.resources import check_extras, make_trackers, training_device
+from fractionate.run.resources import check_extras, make_trackers
 from fractionate.run.runfile import trusting
 from fractionate.run.sections import DiagnosisSection, TeacherTrainingSection
-from fractionate.store.collection import collect
 from fractionate.store.reading import Store
 from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
 from fractionate.study.effects.harm import compared_with_no_teacher, surely_worse
 from fractionate.study.pilot import PilotPlan
 from fractionate.system.paths import shell_line
-from fractionate.teachers.cached import Cached, keeps
-from fractionate.teachers.online import Online
-from fractionate.teachers.source import TeacherSource
 from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
 from fractionate.training.rank_zero import together
@@ -54,21 +51,29 @@ class Workflow(Assembly):
 
     Args:
         run, places, command, say: The run file, where its settings stand, the command, and what is called with lines for a person.
-        pilot_minutes, no_pilot, force, workers, second_view: As the options of the command line.
+        pilot_minutes, no_pilot, force, remake, workers, second_view: As the options of the command line.
     """
 
     command: str = ""
     pilot_minutes: float | None = None
     no_pilot: bool = False
     force: bool = False
+    remake: bool = False
     workers: int | str = 1
     second_view: Path | None = None
     say: Callable[[str], None] = lambda _: None
 
     @cached_property
     def out(self) -> Path:
-        """The folder. Raises `MismatchError` where it holds another run, or what was made of other data or another teacher."""
-        return claim(self)
+        """The folder. Raises what `check_run` raises for a run file that was not checked with this folder yet."""
+        if not claimed(self):
+            check_run(self, remake=self.remake)
+        return claim(self, remake=self.remake)
+
+    @cached_property
+    def outdated(self) -> tuple[str, ...]:
+        """What the folder holds that has to be made anew."""
+        return check_folder(self, remake=self.remake)
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -129,7 +134,7 @@ class Workflow(Assembly):
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The variants of the study: the run file's, the recipe of the student, and T = 4 / 0.9 that everyone copies."""
-        arms = super().arms
+        arms = dict(self.given_arms)
         if not self.task.reader.distributions:
             return arms
         own = () if self.repair else recipe_arms(self.chosen, self.training)
@@ -154,7 +159,7 @@ class Workflow(Assembly):
 
     def harm(self) -> str:
         """How the study found the student's recipe surely worse than no teacher under the same training; else empty."""
-        study = Study.load_kept(self.out / "study.json", made_for=folder_key(self.out))
+        study = self._kept_study()
         arm = "" if study is None else self.recipe_arm
         if study is None or arm not in study.arms or not surely_worse(study, arm):
             return ""
@@ -167,19 +172,6 @@ class Workflow(Assembly):
         harm = "" if self.force else self.harm()
         return f"its recipe is surely worse than no teacher ({harm}); --force exports it all the same" if harm else ""
 
-    def source(self, *recipes: Recipe) -> TeacherSource:
-        """The teacher for these recipes: its stored signal, with the model where something reads inside it or changes the data."""
-        if any(recipe.transform_specs for recipe in recipes):
-            return Online(self.teacher)
-        store, preparations = self.store, [part for recipe in recipes for part in recipe.preparation_specs]
-        specs = [
-            spec for recipe in recipes for spec in recipe.specs if not (spec.needs[1] and keeps(store, spec.needs[1]))
-        ]
-        parts: list[Any] = [*preparations, *specs]
-        inside = any(part.reads_teacher for part in parts)
-        dense = store.form.kind == "dense" and not store.head.tokens
-        return Cached(store.signal() if dense else store, model=self.teacher if inside else None)
-
     # -- verbs ------------------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -190,36 +182,25 @@ class Workflow(Assembly):
     def collect_by_all(self) -> None:
         """Collect the signal, each process of the command its share; the first makes the folder and a teacher trained here."""
         with together(self.run.distill.parallel) as company:
+            company.first_alone(lambda: self.out)  # checks everything, before a word of the data
             company.first_alone(lambda: self.say(f"data: {self.data}"))
             company.first_alone(lambda: self.teacher)
             self._collected((company.world.rank, company.world.size))
             company.wait()
 
     def _collected(self, part: tuple[int, int] = (0, 1)) -> Store:
-        given, model = self.run.collect, self.teacher
-        return collect(
-            model,
-            self.task,
-            self.out / "store",
-            form=given.form,
-            k=given.k,
-            dtype=given.dtype,
-            temperatures=given.temperatures,
-            batch_size=given.batch_size,
-            precision=given.precision,
-            features=given.features,
-            device=str(training_device(given.device)),
-            part=part,
-        )
+        return self.collect_from(self.teacher, self.task, self.out / "store", part=part)
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """What the teacher knows, what will go wrong, which recipe to use."""
         kept = self.out / "diagnosis.json"
-        before = Diagnosis.load_kept(kept, made_for=folder_key(self.out)) if self.second_view is None else None
+        before = (
+            Diagnosis.load_kept(kept, made_for=folder_key(self.out, "diagnosis")) if self.second_view is None else None
+        )
         # a pilot that is wanted now is run now, and one that ran stays
         if before is not None and (self.pilot_plan is None or before.pilot is not None):
-            return before
+            return replace(before, name=self.run.name)
         store = self.store  # before the seed: a teacher that is trained now draws too
         torch.manual_seed(self.run.seed)
         pilot = self.pilot_plan
@@ -234,7 +215,7 @@ class Workflow(Assembly):
             held_out=held_out_signal(self.task, self.teacher, self.data.validation),
             objective=self.given_objective,
         )
-        found.save(kept, made_for=folder_key(self.out))
+        found.save(kept, made_for=folder_key(self.out, "diagnosis"))
         return found
 
     @property
@@ -260,21 +241,21 @@ class Workflow(Assembly):
     def study(self) -> Study:
         """Which part of the teacher pays."""
         kept = self.out / "study.json"
-        before = Study.load_kept(kept, made_for=folder_key(self.out))
+        before = self._kept_study()
         if before is not None:
             return before
         arms = self.arms
         made = dissect(
             self.task,
             arms=arms,
-            teacher=self.source(*(arm.recipe for arm in arms.values())),
+            teacher=self.source_of(self.store, self.teacher, *(arm.recipe for arm in arms.values())),
             **self.study_settings,
             workers=self.workers,
             out=self.out / "study",
             name=self.run.name,
         )
         made = replace(made, teacher=self.teacher_scores)
-        made.save(kept, made_for=folder_key(self.out))
+        made.save(kept, made_for=folder_key(self.out, "study.json"))
         return made
 
     @cached_property
@@ -286,20 +267,38 @@ class Workflow(Assembly):
         with together(self.run.distill.parallel) as company:
             company.first_alone(self._prepare)
             kept = self.out / "student" / "run.json"
-            run = Run.load_kept(kept, made_for=folder_key(self.out))
-            if run is None:
+            key = folder_key(self.out, "student")
+            run = Run.load_kept(kept, made_for=key)
+            if run is None or self._compared_anew(run):
                 student, made = self._train(first=company.first)
-                company.first_alone(lambda: self._export(student, made).save(kept, made_for=folder_key(self.out)))
+                company.first_alone(lambda: self._export(student, made).save(kept, made_for=key))
                 run = Run.load(kept)
+            company.first_alone(self._keep_examples)
             check_files(kept.parent, run)
             return run
+
+    def _compared_anew(self, run: Run) -> bool:
+        """Whether a study has said more of the student's recipe since it was exported."""
+        found = self._compared()["compared_with_no_teacher"]
+        return not str(run.settings.get("compared_with_no_teacher")).startswith(str(found)) and not self.kept_back()
+
+    def _keep_examples(self) -> None:
+        """Test examples for the page, where the run file wants them; the trained student is read back for them."""
+        if self.run.report.examples == "none" or os.path.lexists(self.out / EXAMPLES):
+            return
+        student, _ = self._train(first=False)
+        key = folder_key(self.out, "examples")
+        notable(self.run, self.task, self.data, student, self.teacher).save(self.out / EXAMPLES, made_for=key)
+
+    def _kept_study(self) -> Study | None:
+        """The study, where it has been made."""
+        return Study.load_kept(self.out / "study.json", made_for=folder_key(self.out, "study.json"))
 
     def _prepare(self) -> None:
         """What the training reads, made by one process; what it will need is looked for before the teacher is run."""
         if os.path.lexists(self.out / "student" / "run.json"):
             return
         check_extras(self.run)
-        check_shown(self.run, self.data)
         _ = self.store
         harm = self.harm()
         if harm and not self.force:
@@ -318,7 +317,7 @@ class Workflow(Assembly):
         recipe = self.trained
         return distill(
             self.task,
-            teacher=self.source(recipe) if recipe.needs_teacher else None,
+            teacher=self.source_of(self.store, self.teacher, recipe) if recipe.needs_teacher else None,
             recipe=recipe,
             seed=self.run.seed,
             arm=str(objective.cell) if objective else (self.recipe_arm if recipe.needs_teacher else "") or "no teacher",
@@ -359,12 +358,11 @@ class Workflow(Assembly):
             data.encoding.save(folder / "data.json")
         if data.need.tokenizing is not None:
             save_tokenizer(data.need.tokenizing.tokenizer, folder)
-        keep_examples(self.run, self.task, data, student, teacher, self.out)
         return replace(made, settings=made.settings | file_digests(folder), teacher=self.teacher_scores)
 
     def _compared(self) -> Settings:
         """Whether the student's recipe was compared with no teacher, for its record."""
-        study = Study.load_kept(self.out / "study.json", made_for=folder_key(self.out))
+        study = self._kept_study()
         arm = "" if study is None else self.recipe_arm
         found = "not compared" if study is None or arm not in study.arms else str(compared_with_no_teacher(study, arm))
         return {"compared_with_no_teacher": found + (", exported by --force" if self.force and self.harm() else "")}
@@ -388,4 +386,5 @@ class Workflow(Assembly):
     def records(self) -> list[Any]:
         """What the page is made of."""
         student = [] if self.kept_back() else [self.student]
-        return [self.diagnosis, self.study, *student, *kept_examples(self.out)]
+        examples = NotableExamples.load_kept(self.out / EXAMPLES) if student else None
+        return [self.diagnosis, self.study, *student, *([] if examples is None else [examples])]

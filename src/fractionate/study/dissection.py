@@ -202,7 +202,7 @@ def dissect(
     total = trials.steps(all_tries) * (0 if tune is None else tune.seeds) + trials.steps(variants) * len(seeds)
     runs_in_all = len(variants) * len(seeds) + len(all_tries) * (0 if tune is None else tune.seeds)
     show: Show = "auto" if progress == "auto" else "nothing"
-    bar = Progress(f"dissect {name}", total, show=show, elsewhere="lines", wait=2.0, parts=("student", runs_in_all))
+    bar = Progress(f"dissect {name}", total, show=show, wait=2.0, parts=("student", runs_in_all))
     tries: tuple[Try, ...] = ()
     try:
         if tune is not None:

@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar with the time left on a terminal, lines elsewhere where wanted; on standard error only."""
+"""How far a long computation is: a bar with the time left, on a terminal alone and on standard error."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from fractionate.errors import printable, visible
 
-Show = Literal["auto", "bar", "lines", "nothing"]
+Show = Literal["auto", "bar", "nothing"]
 
 
 class Progress:
-    """A bar (rich), a line for each tenth, or nothing.
+    """A bar (rich), or nothing.
 
     Args:
-        show: "auto" is a bar where stderr is a terminal, else `elsewhere`.
+        show: "auto" is a bar where stderr is a terminal.
         wait: Seconds before anything is shown.
         parts: What the total is made of, as ("student", 50): shown in place of the total's own count.
     """
@@ -27,15 +27,14 @@ class Progress:
         total: int,
         *,
         show: Show = "auto",
-        elsewhere: Show = "nothing",
         done: int = 0,
         wait: float = 0.0,
         parts: tuple[str, int] | None = None,
     ) -> None:
-        self.show = ("bar" if sys.stderr.isatty() else elsewhere) if show == "auto" else show
+        self.show = ("bar" if sys.stderr.isatty() else "nothing") if show == "auto" else show
         self.title, self.total, self.done = printable(title), max(1, total), done
         self.parts = parts
-        self.tenths, self.start = 10 * done // self.total, time.monotonic() + wait
+        self.start = time.monotonic() + wait
         self._bar: Any = None
         if not wait:
             self.at(done)
@@ -65,22 +64,16 @@ class Progress:
         """A remark, where anything is shown."""
         if self._bar is not None:
             self._bar.console.print(visible(text), markup=False, highlight=False)
-        elif self.show == "lines":
-            print(visible(text), file=sys.stderr)
 
     def at(self, done: int, note: str = "") -> None:
         """So much is done; a note stands beside the bar until the next."""
         self.done = done
         if self.show == "nothing" or time.monotonic() < self.start:
             return
-        if self.show == "bar":
-            if self._bar is None:
-                self._open()
-            notes = {"note": note} if note else {}
-            self._bar.update(self._task, completed=min(done, self.total), place=self.place, **notes)
-        elif 10 * done // self.total > self.tenths:
-            self.tenths = 10 * done // self.total
-            print(f"{self.title}: {self.place}", file=sys.stderr, flush=True)
+        if self._bar is None:
+            self._open()
+        notes = {"note": note} if note else {}
+        self._bar.update(self._task, completed=min(done, self.total), place=self.place, **notes)
 
     def advance(self, count: int) -> None:
         """So much more is done."""

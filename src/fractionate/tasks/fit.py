@@ -11,7 +11,7 @@ from torch import nn
 
 from fractionate.data.batch import Batch, Split
 from fractionate.data.parts import first_batch
-from fractionate.errors import FractionateError, MismatchError, NumericsError
+from fractionate.errors import FractionateError, MismatchError, NumericsError, reason
 from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import Head, check_not_probabilities, device_of
 from fractionate.tasks.kind import check_not_copied
@@ -22,14 +22,19 @@ from fractionate.tasks.task import Task
 FEW, MOST_LABELS = 4, 1 << 20  # examples of each split that are tried; labels that are checked at once
 
 
-def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None) -> int:
-    """Raise one error with every way in which data, models and metrics do not fit.
+@dataclass(frozen=True)
+class Fault:
+    """A part of a task that does not fit: student, teacher, transfer, validation, test or "metric NAME", and what is wrong."""
 
-    Four examples of each split go through the models in evaluation mode, and through the metrics; labels that are known are all
-    checked. Models and random state are left as they were.
+    part: str
+    error: FractionateError
+
+
+def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None) -> int:
+    """Raise one error with every way in which data, models and metrics do not fit (`find_faults`).
 
     Args:
-        task: Data, metrics, and how a model is read.
+        task: Its data and metrics.
         student: As it will be trained.
         teachers: Models that are run on the data, and the numbers of classes of those whose outputs are kept; None: unknown.
 
@@ -47,31 +52,52 @@ def check_fit(task: Task, student: nn.Module, *teachers: nn.Module | int | None)
         task = Task("classification", transfer=(torch.randn(40, 8), torch.arange(40) % 4))
         print(check_fit(task, nn.Linear(8, 4)))
     """
+    found, outputs = find_faults(task, student, *teachers)
+    raise_faults([fault.error for fault in found])
+    return outputs
+
+
+def find_faults(task: Task, student: nn.Module, *teachers: nn.Module | int | None) -> tuple[list[Fault], int]:
+    """Every way in which data, models and metrics do not fit.
+
+    Four examples of each split go through the models in evaluation mode, and through the metrics; labels that are known are all
+    checked. Models and random state are left as they were.
+
+    Args:
+        task: Data, metrics, and how a model is read.
+        student: As it will be trained.
+        teachers: Models that are run on the data, and the numbers of classes of those whose outputs are kept; None: unknown.
+
+    Returns:
+        The faults, and the number of the student's outputs.
+    """
     splits = {name: getattr(task.splits, name) for name in ("transfer", "validation", "test")}
     tried = _Tried(task)
     with torch.random.fork_rng(devices=[]):
         outputs = 0
         judged: tuple[Split, Predictions] | None = None
         for name, split in splits.items():
-            if split is None or (
-                name != "transfer" and not outputs
-            ):  # a student that cannot read the one cannot read the others
+            # a student that cannot read the one split cannot read the others
+            if split is None or (name != "transfer" and not outputs):
                 continue
-            with tried.faults("" if name == "transfer" else name):
+            where = "" if name == "transfer" else name
+            with tried.faults(name, where):
                 labels = tried.labels(split)
-                read = tried.read("the student", student, split, task.head)
-                if name == "transfer":
-                    outputs = tried.check_student(student, read)
-                judged = judged if name == "transfer" else (split, read)
-                for some in labels or (read,):
+                with tried.faults(name if where else "student", where):
+                    read = tried.read("the student", student, split, task.head)
+                    labels = labels or [read]
+                    if where:
+                        judged = (split, read)
+                    else:
+                        outputs = tried.check_student(student, read)
+                for some in labels if outputs else ():
                     task.reader.check_labels(some, outputs)
         if judged is not None:
             tried.check_metrics(student, *judged)
         for teacher in dict.fromkeys(teachers):
-            with tried.faults():
+            with tried.faults("teacher"):
                 tried.check_classes(teacher, outputs)
-    tried.raise_all()
-    return outputs
+    return tried.found, outputs
 
 
 @dataclass(eq=False)
@@ -79,11 +105,11 @@ class _Tried:
     """The faults of a task so far."""
 
     task: Task
-    found: list[FractionateError] = field(default_factory=list)
+    found: list[Fault] = field(default_factory=list)
     batches: dict[int, Batch] = field(default_factory=dict)
 
     @contextmanager
-    def faults(self, where: str = "") -> Iterator[None]:
+    def faults(self, part: str, where: str = "") -> Iterator[None]:
         """Note a fault, and go on. Predictions that are not finite are left to the training, which names the examples."""
         try:
             yield
@@ -92,7 +118,7 @@ class _Tried:
         except FractionateError as error:
             what = error.what.removeprefix("data: ")
             what = f"{where}: {what}" if where else what
-            self.found.append(MismatchError(what, expected=error.expected, got=error.got, fix=error.fix))
+            self.found.append(Fault(part, MismatchError(what, expected=error.expected, got=error.got, fix=error.fix)))
 
     def read(self, who: str, model: nn.Module, split: Split, head: Head, view: str = "") -> Predictions:
         """A model's predictions on a few examples of a split. Raises `MismatchError` where it cannot read them."""
@@ -104,13 +130,13 @@ class _Tried:
                 found = self.task.read(reader, batch, head=head, view=view)
         except FractionateError:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        except Exception as error:  # a model of the person's own may raise anything
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
                 raise
             raise MismatchError(
                 f"{who} cannot take these inputs",
                 expected=f"inputs as {split.name} has them",
-                got=str(error).partition("\n")[0],
+                got=reason(error, 300),
             ) from error
         assert found.required_logits is not None
         return found
@@ -128,20 +154,37 @@ class _Tried:
         return found
 
     def check_student(self, student: nn.Module, read: Predictions) -> int:
-        """The student's outputs. A language model read as a tagger would copy its inputs; a softmax at the end leaves no logits."""
+        """The student's outputs, 0 where they are none of this task.
+
+        A language model read as a tagger would copy its inputs; a softmax at the end leaves no logits.
+        """
         reader = self.task.reader
-        with self.faults():
+        with self.faults("student"):
             check_not_copied(student, read.batch, reader.tokens)
         if reader.distributions:
-            with self.faults():
+            with self.faults("student"):
                 check_not_probabilities(read.required_logits, "leave the softmax out of the student", "student")
+        self.check_outputs("student", read)
         return read.required_logits.shape[-1]
+
+    def check_outputs(self, who: str, read: Predictions) -> None:
+        """Outputs that are not floating-point rows of as many classes as have names."""
+        logits, names = read.required_logits, self.task.class_names
+        classes = len(names) or logits.shape[-1]
+        if logits.shape[-1] != classes or not logits.is_floating_point() or logits.layout != torch.strided:
+            raise MismatchError(
+                f"the {who} does not fit the data",
+                expected=f"floating-point logits [{len(read)}, {classes}]",
+                got=f"{logits.dtype} {list(logits.shape)}, {logits.layout}",
+                fix="give it as many outputs as there are classes, in their order",
+            )
 
     def check_classes(self, teacher: nn.Module | int | None, outputs: int) -> None:
         """A teacher that cannot read the transfer set, or has other classes than the student."""
         if isinstance(teacher, nn.Module):
             view, head = "teacher", self.task.teacher_head
             found = self.read("the teacher", teacher, self.task.splits.transfer, head, view)
+            self.check_outputs("teacher", found)
             teacher = found.required_logits.shape[-1]
         if self.task.reader.distributions and outputs and teacher not in (None, outputs):
             raise MismatchError(
@@ -155,7 +198,7 @@ class _Tried:
         """Metrics that do not read what this task predicts; those that compare with a teacher are left out."""
         for metric in self.task.judged:
             if not metric.reads_teacher:
-                with self.faults(f"metric {metric.name}"):
+                with self.faults(f"metric {metric.name}", f"metric {metric.name}"):
                     metric.add(metric.start(), self._needed(metric, student, split, read).detached(), None)
 
     def _needed(self, metric: Metric, student: nn.Module, split: Split, read: Predictions) -> Predictions:
@@ -169,15 +212,16 @@ class _Tried:
                 read = replace(read, generated=self.task.reader.generate(student, read.batch, 1))
         return read
 
-    def raise_all(self) -> None:
-        """Raise the fault, or one error that holds them all."""
-        if len(self.found) == 1:
-            raise self.found[0]
-        if self.found:
-            listed = (f"{number}. " + " ".join(str(fault).split()) for number, fault in enumerate(self.found, 1))
-            raise MismatchError(
-                f"{len(self.found)} parts of the task do not fit",
-                expected="data, models and metrics of one task",
-                got="\n".join(listed),
-                fix="each as it says",
-            )
+
+def raise_faults(found: list[FractionateError]) -> None:
+    """Raise the fault, or one error that holds them all."""
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        listed = (f"{number}. " + " ".join(str(fault).split()) for number, fault in enumerate(found, 1))
+        raise MismatchError(
+            f"{len(found)} parts of the task do not fit",
+            expected="data, models and metrics of one task",
+            got="\n".join(listed),
+            fix="each as it says",
+        )
