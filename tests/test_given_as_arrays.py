@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from fractionate import TeacherSignal, collect, diagnose, dissect, distill
-from fractionate.data import Examples, as_split
-from fractionate.errors import ConfigError, FractionateError, MismatchError
-from fractionate.models import as_teacher_module
+from fractionate.data import Examples, as_split, table
+from fractionate.data.answers import read_answers
+from fractionate.data.tmx import read_tmx
+from fractionate.diagnosis import read_signal
+from fractionate.errors import ConfigError, DamagedError, FractionateError, MismatchError
+from fractionate.models import as_teacher_module, export_student
+from fractionate.page import read_record
 from fractionate.records import Training
 from fractionate.system.atomic import refused
 
@@ -199,3 +204,67 @@ def test_settings_of_a_study_and_its_surroundings(tmp_path):
 def test_the_fix_is_for_what_the_system_says(tmp_path, number, fix):
     error: FractionateError = refused(tmp_path / "x", OSError(number, "why"))
     assert fix in str(error.fix)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0\xd8", b"[" * 100_000, b"\x80\x04}"], ids=["utf-16", "deep", "pickle"])
+def test_answers_that_are_no_text_are_refused_by_name(tmp_path, content):
+    (tmp_path / "answers.jsonl").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"answers\.jsonl"):
+        list(read_answers(tmp_path / "answers.jsonl"))
+
+
+def test_outputs_that_are_no_table_name_their_file(tmp_path):
+    np.savez(tmp_path / "outputs.npz", logits=np.array(1.0), labels=np.arange(3))
+    with pytest.raises(MismatchError, match=r"outputs\.npz"):
+        read_signal(tmp_path / "outputs.npz")
+
+
+def test_files_too_large_for_any_memory_are_refused_before_they_are_read(tmp_path):
+    for name, read in (
+        ("r.json", read_record),
+        ("t.jsonl", lambda path: table(path, label="c")),
+        ("a.jsonl", lambda p: list(read_answers(p))),
+    ):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 1 << 42)
+        with pytest.raises(FractionateError, match=name):
+            read(tmp_path / name)
+
+
+def test_an_encoding_that_nobody_knows_and_kinds_that_are_a_list(tmp_path):
+    (tmp_path / "pairs.tmx").write_text('<?xml version="1.0" encoding="x-9"?><tmx><body/></tmx>')
+    with pytest.raises(DamagedError, match="unknown encoding"):
+        read_tmx(tmp_path / "pairs.tmx", {"source": "en", "target": "it"})
+    (tmp_path / "t.csv").write_text("a,c\n" + "".join(f"{n * 7 % 13}.5,{'xy'[n % 2]}\n" for n in range(30)))
+    with pytest.raises(ConfigError, match="kinds= takes a mapping"):
+        table(tmp_path / "t.csv", label="c", kinds=["a"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="drop= takes a list"):
+        table(tmp_path / "t.csv", label="c", drop=3)  # type: ignore[arg-type]
+
+
+class Noted(nn.Module):
+    """A student whose state holds more than dense tensors."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = small(), kind
+        if kind == "sparse":
+            self.register_buffer("mask", torch.eye(4).to_sparse())
+
+    def get_extra_state(self):
+        return {"kind": self.kind}
+
+    def set_extra_state(self, state):
+        self.kind = state["kind"]
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("notes", "_extra_state"), ("sparse", "mask")])
+def test_a_state_that_no_file_holds_is_refused_where_it_would_be_saved(tmp_path, kind, name):
+    trained, _ = run(Noted(kind), (X, Y))
+    with pytest.raises(MismatchError, match=name):
+        run(Noted(kind), (X, Y), out=tmp_path / "run")
+    with pytest.raises(MismatchError, match=name):
+        export_student(trained, tmp_path / "student", program=False)

@@ -46,6 +46,8 @@ def names_of(given: Sequence[str], what: str) -> tuple[str, ...]:
 
 def check_columns(kinds: Mapping[str, Any], names: Sequence[str], drop: Sequence[str], roles: Sequence[str]) -> None:
     """Raise `ConfigError` for kinds nobody knows, columns that the table does not have, and one that is named for two things."""
+    if not isinstance(kinds, Mapping):
+        raise ConfigError("kinds= takes a mapping", expected="kinds={'name': 'category'}", got=repr(kinds))
     wrong = {name: kind for name, kind in kinds.items() if kind not in get_args(Kind)}
     if wrong:
         raise ConfigError("kinds are not known", expected=" or ".join(get_args(Kind)), got=str(wrong))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fractionate.data.dividing import PARTS
-from fractionate.errors import ConfigError, DamagedError, extra, printable
+from fractionate.errors import ConfigError, DamagedError, FractionateError, extra, printable
 from fractionate.system.files import existing_file
+from fractionate.system.memory import require_bytes
 from fractionate.system.paths import as_path
 
 MARKS = ("dataset_dict.json", "state.json")
@@ -71,8 +72,10 @@ def check_saved(root: Path) -> None:
 
 def _json_of(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(existing_file(path, fix="save the data set again").read_bytes())
-    except ConfigError:
+        file = existing_file(path, fix="save the data set again")
+        require_bytes(file.stat().st_size, printable(str(path), 200), fix="save the data set again")
+        found = json.loads(file.read_bytes())
+    except FractionateError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{printable(str(path), 200)} cannot be read", got=printable(str(error), 200)) from error

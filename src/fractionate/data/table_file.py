@@ -195,7 +195,7 @@ def read_arrow(found: Any, name: str, roles: Roles) -> Read:
             cells[column] = _as_text(values) if exact else _as_numbers(values)
         elif types.is_boolean(values.type):
             cells[column] = [None if cell is None else str(cell).lower() for cell in values.to_pylist()]
-        elif types.is_string(values.type) or types.is_large_string(values.type):
+        elif types.is_string(values.type) or types.is_large_string(values.type) or types.is_string_view(values.type):
             text = _as_text(values)
             cells[column] = text if column in roles.named else [None if cell in gone else cell for cell in text]
         else:

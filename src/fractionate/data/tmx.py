@@ -43,6 +43,8 @@ def read_tmx(file: Path, roles: Mapping[str, str]) -> Columns:
         raise DamagedError(
             f"{shown}:{error.lineno} this is no XML", got=expat.ErrorString(error.code), fix="export it again"
         ) from error
+    except LookupError as error:  # expat's, for an encoding that Python does not have
+        raise DamagedError(f"{shown}:1 {printable(str(error), 100)}", fix="export it as UTF-8") from error
     except _EntityError as error:
         raise DamagedError(f"{shown}:{parser.CurrentLineNumber} {error}", fix="export it without a DOCTYPE") from error
     wanted = {role: roles[role].lower() for role in ("source", "target")}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fractionate.data.arrays import SUFFIXES, Array, StoredArray, arrays_in, to_tensor
 from fractionate.data.items import LABELS
-from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.errors import ConfigError, FractionateError, MismatchError, printable
 from fractionate.models.output_kinds import Outputs, as_logits, check_kind, recognise
 from fractionate.theory.teacher_signal import TeacherSignal
 
@@ -113,6 +114,23 @@ def read_signal(
         np.savez("outputs.npz", logits=np.random.randn(40, 4).astype(np.float32), labels=np.arange(40) % 4)
         print(len(read_signal("outputs.npz")))
     """
+    with named_in_errors(path):
+        return _read(path, labels, kind, known)
+
+
+@contextmanager
+def named_in_errors(path: Path | str) -> Iterator[None]:
+    """Let what is wrong with the arrays of a file begin with its name, where it does not stand there yet."""
+    try:
+        yield
+    except FractionateError as error:
+        name = printable(Path(path).name)
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error.what}", expected=error.expected, got=error.got, fix=error.fix) from error
+
+
+def _read(path: Path | str, labels: Path | str | None, kind: Outputs, known: Tensor | None) -> TeacherSignal:
     arrays = arrays_in(path)
     found_labels = arrays_in(labels) if labels is not None else arrays
     name, outputs = _pick(arrays, OUTPUT_NAMES, path, "the teacher's outputs")

@@ -26,7 +26,7 @@ from fractionate.models.modes import eval_mode, plain_module, plain_state
 from fractionate.models.outputs import Head, call, device_of, logits_of
 from fractionate.models.placing import check_ready
 from fractionate.models.tokenizer import save_tokenizer
-from fractionate.models.weights import to_bytes
+from fractionate.models.weights import check_saveable, to_bytes
 from fractionate.records import Interval, Run, Scores
 from fractionate.records.base import escaped
 from fractionate.system.atomic import make_directory, write_file
@@ -99,6 +99,7 @@ def export_student(
         print(export_student(nn.Linear(8, 4), "student", class_names=("a", "b", "c", "d")))
     """
     check_ready(student)
+    check_saveable(student)
     out, student = make_directory(out), merged(plain_module(student))
     save_pretrained: Any = getattr(student, "save_pretrained", None)
     if callable(save_pretrained):

@@ -16,7 +16,7 @@ import xxhash
 from torch import Tensor, nn
 
 from fractionate.errors import DamagedError, FractionateError, MismatchError, ResourceError, printable, reason
-from fractionate.models.modes import plain_names
+from fractionate.models.modes import plain_names, plain_state
 from fractionate.system.atomic import write_file
 from fractionate.system.files import existing_file
 from fractionate.system.hashing import content_hash
@@ -107,6 +107,21 @@ def _fault(name: object, value: object, file_bytes: int) -> str | None:
     if value.numel() * value.element_size() > file_bytes:
         return f"larger than the file: {list(value.shape)}"
     return None
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Raise `MismatchError` naming what of a model's state no file of weights holds: objects, sparse and quantized tensors."""
+    for name, value in plain_state(model).items():
+        plain = (
+            isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_quantized)
+        )
+        if not plain:
+            raise MismatchError(
+                f"the state of {type(model).__name__} cannot be saved: {printable(name)}",
+                expected="dense tensors",
+                got=str(value.layout) if isinstance(value, Tensor) else type(value).__name__,
+                fix="keep it out of the state dict: register_buffer(..., persistent=False), or an attribute that the class sets",
+            )
 
 
 def save_weights(path: Path | str, tensors: Mapping[str, Tensor], *, made_by: str = "") -> Path:

@@ -27,12 +27,22 @@ def irregular(path: Path | str) -> str | None:
 
 
 def existing_file(path: Path | str, *, what: str = "file", fix: str | None = None) -> Path:
-    """The path of a regular file. Raises `ConfigError` where there is none, and for pipes, devices, sockets and folders."""
+    """The path of a regular file. Raises `ConfigError` where there is none, and for pipes, devices, sockets and folders.
+
+    Raises `ResourceError` for a file that the system does not let us read.
+    """
     path = as_path(path)
     kind = irregular(path)
-    if kind is None:
-        return path
     shown = printable(str(path), 200)
+    if kind is None:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot read {shown}: {error.strerror}", fix="check its permissions and its disk"
+            ) from error
+        return path
     if kind in ("nothing of that name", "a link that leads nowhere", "a folder"):
         got = f"nothing of that name in {Path.cwd()}" if kind == "nothing of that name" else kind
         raise ConfigError(

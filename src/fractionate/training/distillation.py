@@ -24,6 +24,7 @@ from fractionate.losses.terms.base import TermSpec
 from fractionate.losses.terms.plain import CallableTerm
 from fractionate.models.outputs import Head, device_of
 from fractionate.models.placing import check_ready
+from fractionate.models.weights import check_saveable
 from fractionate.records import Run, Training
 from fractionate.system.paths import as_path
 from fractionate.system.progress import Show
@@ -147,6 +148,8 @@ def distill(
             device=str(device_of(student)),
         )
         model = make_student(task, recipe, source, seed, given=student)
+    if out is not None:
+        check_saveable(model)
     split = transform_split(task, split, recipe, source, model, seed)
     if weights is not None or labelled is not None:
         split = weighted(split, weights, labelled)

@@ -26,7 +26,8 @@ NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNor
 
 def settings_of(task: Task, recipe: Recipe, student: nn.Module, given: Settings) -> Settings:
     """The settings of a run as its record holds them, without fingerprints of data and models."""
-    shapes = [f"{name}{list(t.shape)}{t.dtype}" for name, t in plain_state(student).items()]
+    state = plain_state(student).items()
+    shapes = [f"{name}{list(t.shape)}{t.dtype}" if isinstance(t, Tensor) else f"{name}{type(t)}" for name, t in state]
     settings: Settings = {f"training.{name}": value for name, value in asdict(recipe.training).items()}
     return settings | given | {
         "student": xxhash.xxh3_128_hexdigest("\n".join([*shapes, settings_text(student)]).encode()),
