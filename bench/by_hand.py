@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from fractionate.cli.commands import main as command
 from fractionate.data import MemorySplit, read_glosses
-from fractionate.data.glosses import TOPICS
+from fractionate.data.language_sets import TOPICS
 from fractionate.models import find_parts
 from fractionate.records import Run
 from fractionate.run import Workflow, read_run

@@ -32,7 +32,7 @@ from distillation import Task, compare, few_labels, many_labels
 
 from fractionate import TeacherSignal, collect
 from fractionate.data import Examples, read_glosses
-from fractionate.data.glosses import TOPICS
+from fractionate.data.language_sets import TOPICS
 from fractionate.records import Training
 from fractionate.training.cost import measure_cost
 

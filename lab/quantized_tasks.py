@@ -27,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from fractionate import distill
 from fractionate.data import package_file, read_glosses
-from fractionate.data.glosses import FILES, TOPICS
+from fractionate.data.language_sets import FILES, TOPICS
 from fractionate.records import Run, Training
 
 FULL, TINY = (

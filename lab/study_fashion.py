@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fractionate.data import Examples, fashion_mnist
-from fractionate.data.fashion import CLASSES, GROUPS
+from fractionate.data.bundled import CLASSES, GROUPS
 from fractionate.models import cnn
 from fractionate.models.zoo import mlp
 from fractionate.records import Training

@@ -9,7 +9,7 @@ import cell_studies
 import torch
 from torch import nn
 
-from fractionate.data.glosses import TOPICS, wordnet_glosses
+from fractionate.data.language_sets import TOPICS, wordnet_glosses
 from fractionate.records import Training
 
 SEEDS = 5

@@ -18,11 +18,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cifar import DEVIATION, MEAN, Cifar, cifar100
 from torch import nn
 
 from fractionate import Objective, Recipe, distill, report
-from fractionate.data import cifar100
-from fractionate.data.cifar import DEVIATION, MEAN, Cifar
 from fractionate.models import models
 from fractionate.records import Run, Study, Training
 from fractionate.study.arms import redrawn

@@ -16,8 +16,8 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
-from fractionate.data.fashion import fashion_mnist
-from fractionate.data.glosses import FILES, hashed_words
+from fractionate.data.bundled import fashion_mnist
+from fractionate.data.language_sets import FILES, hashed_words
 from fractionate.data.packages import package_file
 
 OUT = Path("runs/targets")

@@ -16,8 +16,8 @@ import layout
 
 LACKS = ("args", "returns", "raises", "example")
 FETCHED = {  # examples that need the network or a system package: they are compiled and not run
-    "fractionate.data.fashion.fashion_mnist",
-    "fractionate.data.glosses.read_glosses",
+    "fractionate.data.bundled.fashion_mnist",
+    "fractionate.data.language_sets.read_glosses",
     "fractionate.data.packages.package_file",
     "fractionate.data.translation.descriptions",
     "fractionate.models.hub_push.push_to_hub",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lab.cifar import DEVIATION, MEAN, RECORD, cifar100
 
 from fractionate.data.augment import Augment
-from fractionate.data.cifar import DEVIATION, MEAN, RECORD, cifar100
 from fractionate.data.own_pictures import PictureFolder
 from fractionate.data.picture_files import centre_view, random_view
 from fractionate.errors import ConfigError, DamagedError
@@ -20,6 +20,14 @@ from fractionate.records import Training
 from fractionate.training.schedule import learning_rate
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of lab/ import their neighbours, as when they are run from there."""
+    monkeypatch.syspath_prepend(ROOT / "lab")
+
+
 FINE, COARSE = ("apple", "beaver", "pear", "otter"), ("fruit", "mammals")
 GROUPS = (0, 1, 0, 1)
 

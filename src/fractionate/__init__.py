@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fractionate.tasks.task import Task as Task
     from fractionate.theory.cells import CELLS as CELLS
     from fractionate.theory.cells import Cell as Cell
-    from fractionate.theory.spectrum.dense import spectrum as spectrum
+    from fractionate.theory.spectrum.stream import spectrum as spectrum
     from fractionate.theory.teacher_signal import TeacherSignal as TeacherSignal
     from fractionate.training.distillation import distill as distill
     from fractionate.training.recipe import Recipe as Recipe

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from fractionate.data.batch import Split as Split
     from fractionate.data.bundled import data_sets as data_sets
     from fractionate.data.bundled import digits as digits
-    from fractionate.data.cifar import cifar100 as cifar100
+    from fractionate.data.bundled import fashion_mnist as fashion_mnist
     from fractionate.data.dataset import DatasetSplit as DatasetSplit
     from fractionate.data.delimited import read_delimited as read_delimited
     from fractionate.data.dividing import divide as divide
     from fractionate.data.encoding import TableEncoding as TableEncoding
     from fractionate.data.examples import Examples as Examples
-    from fractionate.data.fashion import fashion_mnist as fashion_mnist
-    from fractionate.data.glosses import read_glosses as read_glosses
+    from fractionate.data.language_sets import read_glosses as read_glosses
     from fractionate.data.memory import MemorySplit as MemorySplit
     from fractionate.data.own_pictures import PictureFolder as PictureFolder
     from fractionate.data.own_pictures import pictures as pictures
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from fractionate.data.raw import RawSplit as RawSplit
     from fractionate.data.raw import Tokenizing as Tokenizing
     from fractionate.data.sampling import batches as batches
+    from fractionate.data.saved_folder import open_saved as open_saved
     from fractionate.data.splits import as_examples as as_examples
     from fractionate.data.splits import as_split as as_split
     from fractionate.data.stream import StreamSplit as StreamSplit

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from fractionate.data.batch import Batch, Ids, Note, Places, Plan
-from fractionate.data.draws import Seeded, isolated
 from fractionate.data.items import Collate, check_text, join, read_item
 from fractionate.data.labels import as_labels, check_values
+from fractionate.data.sampling import Seeded, isolated
 from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import FractionateError, MismatchError
 from fractionate.system.hashing import content_hash

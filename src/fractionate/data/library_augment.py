@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.batch import Batch, Split
-from fractionate.data.draws import isolated, seed_streams
 from fractionate.data.parts import ChangedSplit
 from fractionate.data.picture_files import normalisation
-from fractionate.data.sampling import draw_seed
+from fractionate.data.sampling import draw_seed, isolated, seed_streams
 from fractionate.data.transforms import Transform, transforms
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError, reason
 from fractionate.system.registry import nearest, parse_call

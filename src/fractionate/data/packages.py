@@ -41,7 +41,7 @@ def package_file(package: str, path: str, sha256: str) -> Path:
         DamagedError: where its content is not what `sha256` says.
 
     Example:
-        from fractionate.data.glosses import FILES
+        from fractionate.data.language_sets import FILES
         from fractionate.data.packages import package_file
 
         path = package_file("wordnet-base", "usr/share/wordnet/data.adj", FILES["adj"])

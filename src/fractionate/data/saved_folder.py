@@ -22,10 +22,26 @@ def is_saved(folder: Path) -> bool:
 
 
 def open_saved(folder: Path | str) -> dict[str, Any]:
-    """The data sets of a saved folder by the part they are for; "train" alone where there is one.
+    """The data sets of a folder that `datasets` saved, by the part they are for; "train" alone where there is one.
 
-    Raises `ConfigError` for a folder that is none and for splits that are no parts, `DamagedError` for one that names files outside
-    of it, `MissingExtraError` without the library.
+    Args:
+        folder: What `save_to_disk` wrote.
+
+    Returns:
+        Data sets of `datasets` by train, validation and test.
+
+    Raises:
+        ConfigError: for a folder that is none, and for splits that are no parts.
+        DamagedError: for a folder that names files outside of it.
+        MissingExtraError: without the library.
+
+    Example:
+        import datasets
+
+        from fractionate.data import open_saved
+
+        datasets.Dataset.from_dict({"size": [1.0, 2.0], "label": [0, 1]}).save_to_disk("saved")
+        print(open_saved("saved")["train"])
     """
     root = as_path(folder, "the folder that was saved")
     if not is_saved(root):

@@ -23,7 +23,7 @@ from fractionate.records import Evidence, Finding, Interval, Severity, Spectrum
 from fractionate.system.registry import Registry
 from fractionate.theory.number_signal import NoClassesError
 from fractionate.theory.spectrum.compact import compact_spectrum
-from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 

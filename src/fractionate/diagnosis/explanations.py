@@ -22,7 +22,7 @@ from fractionate.records import Effect, ExampleExplanation, Explanations, Interv
 from fractionate.records.explanations import HEAD
 from fractionate.system.atomic import write_file
 from fractionate.system.plain_text import csv_text
-from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 
 ROWS_AT_ONCE = 512

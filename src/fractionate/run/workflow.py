@@ -40,7 +40,7 @@ from fractionate.study.pilot import PilotPlan
 from fractionate.system.paths import shell_line
 from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
-from fractionate.training.rank_zero import together
+from fractionate.training.distributed import together
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Settings, check_files, file_digests
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fractionate.records import Spectrum
 from fractionate.records.base import Record
 from fractionate.store.forms import HASH, KEY, PLACE, Form, StoredDtype
-from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 
 ELEMENTS = 1 << 24  # logits looked at together

@@ -15,7 +15,7 @@ from fractionate.errors import DamagedError, MismatchError
 from fractionate.records.base import Record
 from fractionate.store.collection import collect
 from fractionate.store.forms import row_hashes
-from fractionate.store.hidden import hidden_watch
+from fractionate.store.hidden import find_relation, hidden_watch, tables_of
 from fractionate.store.layout import (
     HEAD,
     HEAD_COPY,
@@ -29,7 +29,6 @@ from fractionate.store.layout import (
 )
 from fractionate.store.ranges import rows_of, stored_of
 from fractionate.store.reading import Store
-from fractionate.store.relation import find_relation, tables_of
 from fractionate.store.remote import require_folder
 from fractionate.store.shards import Scan, columns_fit, columns_in, scan
 from fractionate.system.atomic import TEMPORARY, make_directory, removing, sweep, write_file

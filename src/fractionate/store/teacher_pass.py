@@ -23,12 +23,12 @@ from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import broken_rows, check_finite, check_logits
 from fractionate.store.features import check_alike, feature_columns
 from fractionate.store.forms import Form, row_hashes
+from fractionate.store.hidden import find_relation, tables_of, write_tables
 from fractionate.store.identity import Identity
 from fractionate.store.keys import Keyed, Keys
 from fractionate.store.layout import HEAD, SEGMENTS, SHARDS, Head, write_shard
 from fractionate.store.ranges import joined, rows_of, stored_of, without
 from fractionate.store.reading import Store
-from fractionate.store.relation import find_relation, tables_of, write_tables
 from fractionate.store.teachers import Asker, token_rows
 from fractionate.store.views import Replay
 from fractionate.system.atomic import make_directory, refused

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from fractionate.data.batch import Batch, Repeated
 from fractionate.data.dataset import DatasetSplit
-from fractionate.data.draws import isolated, seed_streams
 from fractionate.data.examples import Examples
 from fractionate.data.items import read_item, with_inputs
 from fractionate.data.parts import SubsetSplit, example_at, subset
+from fractionate.data.sampling import isolated, seed_streams
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError
 from fractionate.store.keys import Keyed, key

@@ -1,7 +1,8 @@
-"""Metrics of classes: accuracy, balanced accuracy, F1, NLL, Brier score, calibration error, agreement with the teacher."""
+"""Metrics of classes: accuracy, balanced accuracy, F1, NLL, Brier score, calibration error, agreement with the teacher, ranks."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -163,3 +164,42 @@ def same_top_one(predictions: Predictions, signal: Any | None) -> Sums:
 def agreement() -> Summed:
     """Share of rows on which student and teacher have the same top-1."""
     return Summed(name="agreement", counts=True, reads_teacher=True, terms=same_top_one, finish=share)
+
+
+def _reciprocal(predictions: Predictions, signal: Any | None) -> Sums:
+    kept, weight = judged_rows(predictions)
+    logits, labels = predictions.required_logits.detach(), predictions.reading.labels  # labels and numbers are checked
+    own = logits.gather(1, labels.to(logits.device)[:, None])
+    above = (logits > own).sum(dim=1).double()
+    equal = (logits == own).sum(dim=1).double() - 1
+    ranks = (1 + above + equal / 2).cpu()  # the mean place among equals: a constant model gets no credit for an order
+    return {"weight": weight.sum(), "sum": (weight / (ranks if kept is None else ranks[kept])).sum()}
+
+
+@metrics.register("mrr")
+def mrr() -> Summed:
+    """Mean over rows of 1 / rank of the label among the classes (candidates), in points; equal ones share their mean rank."""
+    return Summed(name="mrr", terms=_reciprocal, finish=share)
+
+
+@metrics.register("token-nll")
+def token_nll() -> Summed:
+    """Mean negative log-likelihood of a labelled token, in nats."""
+    return Summed(name="token-nll", unit="nats", better="less", margin=0.02, terms=surprise, finish=mean)
+
+
+def _perplexity(sums: Sums) -> float:
+    found = mean(sums)
+    return math.exp(found) if found < 709 else math.inf  # above it a float has no exp
+
+
+@metrics.register("perplexity")
+def perplexity() -> Summed:
+    """exp of the mean negative log-likelihood of a token: as unsure as between so many tokens."""
+    return Summed(name="perplexity", unit="", better="less", margin=0.5, terms=surprise, finish=_perplexity)
+
+
+@metrics.register("ta-rate")
+def ta_rate() -> Summed:
+    """Share of tokens, under teacher forcing, on which student and teacher have the same top-1 (arXiv 2305.08096)."""
+    return Summed(name="ta-rate", counts=True, reads_teacher=True, terms=same_top_one, finish=share)

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.tasks.kind import kinds
-from fractionate.tasks.number_kind import NumberKind
+from fractionate.tasks.kind import NumberKind, kinds
 from fractionate.tasks.predictions import Predictions
 
 

@@ -64,9 +64,7 @@ metrics: Registry[Metric] = Registry(
         "tasks.embedding_metrics",
         "tasks.label_metrics",
         "tasks.number_metrics",
-        "tasks.ranking_metrics",
         "tasks.text_metrics",
-        "tasks.token_metrics",
     ),
 )
 

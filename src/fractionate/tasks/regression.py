@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fractionate.data.batch import Batch
 from fractionate.errors import MismatchError
-from fractionate.tasks.kind import kinds
-from fractionate.tasks.number_kind import NumberKind
+from fractionate.tasks.kind import NumberKind, kinds
 from fractionate.tasks.number_metrics import gaussian_nll, moments
 from fractionate.tasks.predictions import Predictions
 

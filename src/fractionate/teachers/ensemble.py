@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fractionate.data.batch import Batch, Split
+from fractionate.data.batch import Split
 from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.objective import Objective, Signal, needs_whole
-from fractionate.losses.targets import Targets
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import OpenTeacher, TeacherSource
@@ -101,7 +100,7 @@ def mix(
 
 
 @dataclass(eq=False)
-class OpenEnsemble:
+class OpenEnsemble(OpenTeacher):
     """The members in use; `whole` is the mixed signal on all the data where the objective needs statistics of it."""
 
     members: tuple[OpenTeacher, ...]
@@ -118,14 +117,6 @@ class OpenEnsemble:
         return TeacherSignal(
             found.logits, found.labels, self.whole.class_relation, population=self.whole.population, rows=where
         )
-
-    def predictions_for(self, batch: Batch) -> Predictions | None:
-        """None: an ensemble has no inside of its own."""
-        return None
-
-    def targets(self, objective: Objective) -> Targets | None:
-        """None: they are made batch by batch."""
-        return None
 
     def check_unchanged(self) -> None:
         """Raise `MismatchError` if a member was trained meanwhile."""

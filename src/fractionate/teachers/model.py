@@ -11,12 +11,14 @@ from torch import nn
 from fractionate.data.batch import Batch, Split
 from fractionate.errors import MismatchError
 from fractionate.losses.kernels.vocabulary import HeadSignal
+from fractionate.losses.objective import Signal
 from fractionate.models.outputs import check_not_probabilities, device_of
 from fractionate.system.fingerprints import model_hash, settings_text
 from fractionate.system.hashing import content_hash, parts_of
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.reader import Reader
 from fractionate.tasks.task import Task
+from fractionate.teachers.source import OpenTeacher
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal, check_finite
 
@@ -34,13 +36,17 @@ def _trainable(model: nn.Module) -> str:
 
 
 @dataclass(eq=False)
-class OpenModel:
-    """The last batch's predictions are kept, so that logits, features and attention come from one pass."""
+class OpenModel(OpenTeacher):
+    """A model run on every batch; `whole` is its signal on all the data where the objective needs statistics of it.
+
+    The last batch's predictions are kept, so that logits, features and attention come from one pass.
+    """
 
     task: Task
     reader: Reader
     view: str
     before: str
+    whole: TeacherSignal | None = None
     last: Batch | None = None
     kept: Predictions | None = None
     checked: bool = False  # that it gives logits
@@ -51,6 +57,16 @@ class OpenModel:
             self.kept = self.task.read(self.reader, batch, head=self.task.teacher_head, view=self.view)
             self.last = batch
         return self.kept
+
+    def signal_for(self, predictions: Predictions) -> Signal:
+        """The teacher's rows on this very batch."""
+        found = self.signal(predictions.batch)
+        if self.whole is None or not isinstance(found, TeacherSignal):
+            return found  # type: ignore[return-value]
+        where = predictions.example.to(found.labels.device)
+        return TeacherSignal(
+            found.logits, found.labels, self.whole.class_relation, population=self.whole.population, rows=where
+        )
 
     def signal(self, batch: Batch) -> TeacherSignal | HeadSignal | NumberSignal:
         """The signal of the rows of a batch. Raises `NumericsError` naming examples where it is not finite."""

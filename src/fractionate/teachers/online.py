@@ -10,47 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.data.batch import Batch, Split
+from fractionate.data.batch import Split
 from fractionate.data.memory import MemorySplit
-from fractionate.losses.objective import Objective, Signal, needs_whole
-from fractionate.losses.targets import Targets
+from fractionate.losses.objective import Objective, needs_whole
 from fractionate.models.outputs import check_not_probabilities
-from fractionate.tasks.predictions import Needs, Predictions
+from fractionate.tasks.predictions import Needs
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import OpenCache
-from fractionate.teachers.cached_numbers import numbers_of
+from fractionate.teachers.cached import OpenCache, numbers_of
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, model_fingerprint, open_model
 from fractionate.theory.teacher_signal import TeacherSignal
-
-
-@dataclass(eq=False)
-class OpenOnline:
-    """A model run on every batch; `whole` is its signal on all the data where the objective needs statistics of it."""
-
-    model: OpenModel
-    whole: TeacherSignal | None = None
-
-    def signal_for(self, predictions: Predictions) -> Signal:
-        """The teacher's rows on this very batch."""
-        found = self.model.signal(predictions.batch)
-        if self.whole is None or not isinstance(found, TeacherSignal):
-            return found  # type: ignore[return-value]
-        where = predictions.example.to(found.labels.device)
-        return TeacherSignal(
-            found.logits, found.labels, self.whole.class_relation, population=self.whole.population, rows=where
-        )
-
-    def predictions_for(self, batch: Batch) -> Predictions | None:
-        """The teacher's predictions on this batch, from the same pass."""
-        return self.model.predictions_for(batch)
-
-    def targets(self, objective: Objective) -> Targets | None:
-        """None: batches differ from epoch to epoch."""
-        return None
-
-    def check_unchanged(self) -> None:
-        """Raise `MismatchError` if the teacher was trained meanwhile."""
-        self.model.check_unchanged()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +44,15 @@ class Online:
     @contextmanager
     def open(
         self, task: Task, split: Split, objective: Objective | None, needs: Needs
-    ) -> Iterator[OpenOnline | OpenCache]:
+    ) -> Iterator[OpenModel | OpenCache]:
         """Hooks for the needs, and the signal on all data where it is needed."""
         with open_model(task, self.model, needs, split, view=self.view) as model:
             if isinstance(split, MemorySplit) and _one_row(task, split) and not needs:
                 yield OpenCache(numbers_of(self.signal(task, split), split), checked=True, inside=model)
             else:
-                whole = self.signal(task, split) if objective is not None and needs_whole(objective) else None
-                yield OpenOnline(model, whole)
+                if objective is not None and needs_whole(objective):
+                    model.whole = self.signal(task, split)
+                yield model
 
     def signal(self, task: Task, split: Split) -> Any:
         """The model's signal on a whole split, in memory. Raises `NumericsError` where it is not finite."""

@@ -16,8 +16,7 @@ from fractionate.store.ranges import spans
 from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.task import Task
-from fractionate.teachers.cached import Cached
-from fractionate.teachers.cached_numbers import CachedNumbers
+from fractionate.teachers.cached import Cached, CachedNumbers
 from fractionate.teachers.online import Online
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.number_signal import NumberSignal

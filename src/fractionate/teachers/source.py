@@ -25,12 +25,12 @@ class OpenTeacher(Protocol):
         ...
 
     def predictions_for(self, batch: Batch) -> Predictions | None:
-        """The teacher's own predictions on a batch, for terms that read features, attention or explanations."""
-        ...
+        """The teacher's own predictions on a batch, for terms that read inside it; None where there is no inside."""
+        return None
 
     def targets(self, objective: Objective) -> Targets | None:
-        """The targets of all rows made once, where they fit into memory; None where they do not."""
-        ...
+        """The targets of all rows made once, where they fit into memory; None: they are made batch by batch."""
+        return None
 
     def check_unchanged(self) -> None:
         """Raise `MismatchError` if the teacher is not what it was when it was opened."""

@@ -34,13 +34,12 @@ from fractionate.teachers.given import as_source
 from fractionate.teachers.source import TeacherSource
 from fractionate.training.distributed import Parallel, join
 from fractionate.training.interrupt import stop_notice
-from fractionate.training.observer import Observer
 from fractionate.training.recipe import Recipe
 from fractionate.training.recompute import recomputed
 from fractionate.training.run_folder import Folder
 from fractionate.training.step import check_labelled
 from fractionate.training.student import check_gradients, make_student, transform_split
-from fractionate.training.tracking import Tracker
+from fractionate.training.tracking import Observer, Tracker
 from fractionate.training.trainer import Session
 
 PLAIN = Training()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from fractionate.data.batch import Split
+from fractionate.errors import FractionateError
+from fractionate.records import Training
 from fractionate.tasks.reader import Reader
 
 Parallel = Literal["copies", "shards"]
@@ -131,3 +136,82 @@ def join(parallel: Parallel = "copies") -> Iterator[World]:
     finally:
         if mine:
             distributed.destroy_process_group()
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatches:
+    """One process's part of a step: the whole batch's places, and its own pieces; one without examples is `None`."""
+
+    epoch: int
+    index: Int[Tensor, "batch"]
+    micro_batches: tuple[Int[Tensor, "_"] | None, ...]  # of different lengths
+
+
+def micro_batches(
+    feed: Split, training: Training, world: World, *, seed: int, first: int, steps: int
+) -> Iterator[MicroBatches]:
+    """The portions of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
+    size = training.batch_size
+    epoch_steps = -(-len(feed) // size)
+    for epoch in range(first // epoch_steps, -(-steps // epoch_steps)):
+        for number, index in enumerate(feed.order(size, seed, epoch), epoch * epoch_steps):
+            if first <= number < steps:
+                # every process gets as many pieces, as each may have to wait for the others in each
+                most = -(-len(index) // world.size)
+                count = -(-most // (training.micro_batch_size or most))
+                mine = index if world.size == 1 else index[world.rank :: world.size]
+                cut = torch.tensor_split(mine, count) if count > 1 else (mine,)
+                yield MicroBatches(
+                    epoch, index, tuple(micro_batch if len(micro_batch) else None for micro_batch in cut)
+                )
+
+
+LONGEST_WAIT = timedelta(days=7)  # a teacher's pass takes longer than the half hour that torch waits by itself
+
+
+@dataclass(frozen=True)
+class Company:
+    """The processes of one command, and the group in which they wait for each other."""
+
+    world: World
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.world.rank == 0
+
+    def first_alone(self, work: Callable[[], object]) -> None:
+        """The first process works while the others wait. Where it fails, the others leave with its exit code, without a word."""
+        if self.world.size == 1:
+            work()
+            return
+        failed: BaseException | None = None
+        if self.first:
+            try:
+                with alone():
+                    work()
+            except BaseException as error:
+                failed = error
+        code = 0 if failed is None else failed.exit_code if isinstance(failed, FractionateError) else 1
+        message = torch.tensor([code])
+        torch.distributed.broadcast(message, 0, group=self.group)
+        if failed is not None:
+            raise failed
+        if int(message):
+            raise SystemExit(int(message))
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.world.size > 1:
+            torch.distributed.barrier(group=self.group)
+
+
+@contextmanager
+def together(parallel: Parallel) -> Iterator[Company]:
+    """The processes that were started together, or this one."""
+    with join(parallel) as world:
+        group = None
+        if world.size > 1:
+            group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        yield Company(world, group)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fractionate.errors import MismatchError
 from fractionate.losses.objective import Objective, rescaling
 from fractionate.records import Histogram, Matrix, Spectrum
-from fractionate.theory.spectrum.dense import spectrum
+from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 
 

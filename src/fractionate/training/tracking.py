@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from fractionate.errors import DamagedError
-from fractionate.records import Run
+from fractionate.records import Point, Run
 from fractionate.system.atomic import refused
 
 Row = dict[str, Any]
@@ -106,3 +108,20 @@ class Ledger:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+class Observer(Protocol):
+    """Measures a student along its training: called after each step whose number is in `steps`, in evaluation mode."""
+
+    @property
+    def steps(self) -> frozenset[int]:
+        """Steps, counted from 1, after which the student is measured."""
+        ...
+
+    def stepped(self) -> None:
+        """Called after each step."""
+        ...
+
+    def measure(self, step: int, loss: float, student: nn.Module) -> Point:
+        """A point of the run's history. Raises `StopIteration` where the training has diverged."""
+        ...

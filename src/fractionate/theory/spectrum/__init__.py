@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
-    from fractionate.theory.spectrum.dense import spectrum as spectrum
+    from fractionate.theory.spectrum.stream import spectrum as spectrum
     from fractionate.theory.spectrum.vocabulary import VocabularyStream as VocabularyStream
     from fractionate.theory.spectrum.vocabulary import spectrum_of as spectrum_of
 else:

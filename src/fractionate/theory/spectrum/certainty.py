@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Interval, Level
-from fractionate.theory.spectrum.levels import shares_of_levels
 from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal, check_temperature
 
 NORMAL_95 = 1.959964
@@ -67,6 +66,37 @@ def contributions(signal: TeacherSignal, temperature: float = 1.0) -> Float[Tens
             )
         )
     return torch.cat(found).cpu()
+
+
+def shares_of_levels(
+    confidence: Float[Tensor, "batch"],
+    rest: Float[Tensor, "batch"],
+    class_confidence: Float[Tensor, "batch"],
+    class_rest: Float[Tensor, "batch"],
+    mean: tuple[Float[Tensor, ""], Float[Tensor, ""]],
+    *,
+    shape: Float[Tensor, "batch"],
+    crossed: Float[Tensor, "batch"],
+    classes: int,
+) -> Float[Tensor, "batch levels"]:
+    """Nats each example adds to universe, domain.confidence, domain.shape, instance.confidence and instance.shape.
+
+    `confidence`, `rest`: p[y] and 1 - p[y] of the example, of its class and of all (`mean`). With r = rest and S(a) = Σ_{j≠y}
+    p_j log a_j, `shape` is S(p) - r log r and `crossed` S(class mean) - r log(class rest). Each line is a step of a chain, so
+    the five add up to log K - H(p). Source: ours (docs/theory/theory.md).
+    """
+    split = torch.xlogy(confidence, confidence) + torch.xlogy(rest, rest)
+    by_class = torch.xlogy(confidence, class_confidence) + torch.xlogy(rest, class_rest)
+    by_all = torch.xlogy(confidence, mean[0]) + torch.xlogy(rest, mean[1])
+    flat = rest * math.log(classes - 1)
+    terms = (
+        by_all - flat + math.log(classes),
+        by_class - by_all,
+        crossed + flat,
+        split - by_class,
+        shape - crossed,
+    )
+    return torch.stack(terms, 1)
 
 
 def intervals(parts: Float[Tensor, "examples levels"]) -> dict[Level, Interval]:

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Spectrum
-from fractionate.theory.spectrum.levels import shares_of_levels
+from fractionate.theory.spectrum.certainty import shares_of_levels
+from fractionate.theory.topk_signal import CompactSignal
 
 MOST_ENTRIES = 1 << 20  # entries of whole classes worked on at once; a class with more gets one dense row of its own
 
 
-class Compact(Protocol):
-    """What is read of a `CompactSignal` (the entries are never the label; -inf pads a row with fewer)."""
-
-    @property
-    def labels(self) -> Int[Tensor, "batch"]: ...
-    @property
-    def logits(self) -> Float[Tensor, "batch k"]: ...
-    @property
-    def indices(self) -> Int[Tensor, "batch k"]: ...
-    @property
-    def classes(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def normaliser(self) -> Float[Tensor, "batch"]: ...
-    @property
-    def confidence(self) -> Float[Tensor, "batch"]: ...
-    @property
-    def rest_at(self) -> Float[Tensor, "batch"]: ...
-    def take(self, index: Int[Tensor, "some"]) -> Self: ...
-    def at(self, temperature: float) -> Self: ...
-    def __len__(self) -> int: ...
-
-
-def compact_spectrum(signal: Compact, temperature: float = 1.0) -> Spectrum:
+def compact_spectrum(signal: CompactSignal, temperature: float = 1.0) -> Spectrum:
     """The spectrum of `signal.dense()` at one of the signal's temperatures, without making it dense.
 
     Exact where the mass left out is even, as `dense()` takes it; with all classes among the entries it is the dense spectrum.
@@ -52,7 +28,7 @@ def compact_spectrum(signal: Compact, temperature: float = 1.0) -> Spectrum:
     )
 
 
-def compact_contributions(signal: Compact, temperature: float = 1.0) -> Float[Tensor, "examples levels"]:
+def compact_contributions(signal: CompactSignal, temperature: float = 1.0) -> Float[Tensor, "examples levels"]:
     """What each row adds to each of the five terms, in nats, as `certainty.contributions` of `signal.dense()`.
 
     A row has p_j at its entries and an even e elsewhere, so the mean of a class is (Σ e + Σ_entries (p_j - e)) / n: one number for
@@ -68,7 +44,7 @@ def compact_contributions(signal: Compact, temperature: float = 1.0) -> Float[Te
     return found
 
 
-def _rest(signal: Compact) -> Float[Tensor, "batch"]:
+def _rest(signal: CompactSignal) -> Float[Tensor, "batch"]:
     """1 - p[y], summed, so that a certain teacher's does not cancel."""
     step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
     return torch.cat(
@@ -76,7 +52,7 @@ def _rest(signal: Compact) -> Float[Tensor, "batch"]:
     )
 
 
-def _mass(signal: Compact) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _mass(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each row: p of the entries, the even p elsewhere, all beside the label, and over how many classes e is spread."""
     scale = signal.normaliser.double()
     p = torch.exp(signal.logits.double() / signal.temperature - scale[:, None])
@@ -85,7 +61,7 @@ def _mass(signal: Compact) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return p, out / left.clamp_min(1), p.sum(1) + out, left
 
 
-def _whole_classes(signal: Compact) -> Iterator[Int[Tensor, "some"]]:
+def _whole_classes(signal: CompactSignal) -> Iterator[Int[Tensor, "some"]]:
     """Rows by class, as many whole classes at once as there is room for."""
     order = torch.argsort(signal.labels, stable=True)
     _, counts = torch.unique_consecutive(signal.labels[order], return_counts=True)
@@ -99,7 +75,7 @@ def _whole_classes(signal: Compact) -> Iterator[Int[Tensor, "some"]]:
     yield order[start:stop]
 
 
-def _of_classes(signal: Compact, middle: Tensor, middle_rest: Tensor) -> Float[Tensor, "batch levels"]:
+def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> Float[Tensor, "batch levels"]:
     classes = signal.classes
     present, row, counts = torch.unique(signal.labels, return_inverse=True, return_counts=True)
     step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))

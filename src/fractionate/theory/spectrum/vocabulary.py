@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Spectrum
+from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal, check_temperature
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -244,8 +245,6 @@ def spectrum_of(
         print(spectrum_of(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)))
     """
     if isinstance(signal, TeacherSignal):
-        from fractionate.theory.spectrum.dense import spectrum
-
         return spectrum(signal, temperature)
     stream = VocabularyStream(signal.classes, temperature=temperature, keep=keep)
     stream.add(signal)

@@ -47,14 +47,6 @@ def cifar100(folder: Path | str) -> Cifar:
         ConfigError: where neither is there.
         DamagedError: for files that are cut off, hold labels without a name, or classes of more than one superclass.
 
-    Example:
-        from fractionate.data import cifar100
-        from fractionate.errors import ConfigError
-
-        try:
-            data = cifar100("cifar-100-binary")
-        except ConfigError as error:
-            print(error)  # names the files that are missing
     """
     folder = as_path(folder)
     if (folder / "dataset_dict.json").is_file():
