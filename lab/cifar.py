@@ -46,7 +46,6 @@ def cifar100(folder: Path | str) -> Cifar:
     Raises:
         ConfigError: where neither is there.
         DamagedError: for files that are cut off, hold labels without a name, or classes of more than one superclass.
-
     """
     folder = as_path(folder)
     if (folder / "dataset_dict.json").is_file():

@@ -93,6 +93,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "head": {"task": {"head": lambda output: 2 * output}},
     "teacher_head": {"task": {"teacher_head": lambda output: 2 * output}},
     "output_layer": {"task": {"output_layer": "2"}},
+    "classes": {"task": {"classes": 2}},
     "validation": {"task": {"validation": (INPUTS + 1, DATA[1])}},
     "test": {"task": {"test": (INPUTS + 1, DATA[1])}},
     "data": {"task": {"transfer": (INPUTS + 1, DATA[1])}},

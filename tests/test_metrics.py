@@ -34,7 +34,6 @@ from fractionate.tasks import (
     metrics,
     scores,
 )
-from fractionate.tasks.evaluate import Tally
 from fractionate.tasks.metric import Metric
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -152,7 +151,7 @@ def test_the_name_of_a_metric_with_arguments_makes_it_again(name: str) -> None:
 @pytest.mark.parametrize("name", list(metrics))
 def test_without_rows_there_is_no_value(name: str) -> None:
     metric = metrics[name]
-    assert metric.value(metric.start()) is None and metric.value(metric.merge([metric.start()] * 2)) is None
+    assert metric.value(metric.start()) is None
     outputs, signal = drawn(name, 6)
     if name not in TEXTS:  # a corpus has no weights
         outputs = replace(some(outputs, None, torch.arange(6))[0], teacher=None)
@@ -169,7 +168,7 @@ def test_without_rows_there_is_no_value(name: str) -> None:
 @pytest.mark.parametrize("name", [*metrics, "f1('micro')", "ece(5)", "auc(bins=32)"])
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_batches_and_ranks_merge_to_the_whole(name: str, data: st.DataObject) -> None:
+def test_batches_add_up_to_the_whole(name: str, data: st.DataObject) -> None:
     metric = metrics[name]
     rows = data.draw(st.integers(8, 60))
     outputs, signal = drawn(name.partition("(")[0], rows, seed=rows)
@@ -177,15 +176,6 @@ def test_batches_and_ranks_merge_to_the_whole(name: str, data: st.DataObject) ->
     cuts = sorted(data.draw(st.sets(st.integers(1, rows - 1), max_size=5)))
     parts = [some(outputs, signal, part) for part in torch.tensor_split(torch.arange(rows), cuts)]
     assert measured(metric, *parts) == pytest.approx(whole, rel=1e-9)
-    states = []
-    for rank in range(2):
-        state = metric.start()
-        for part in parts[rank::2]:
-            metric.add(state, *part)
-        states.append(state)
-    kept = [metric.value(state) for state in states]
-    assert metric.value(metric.merge(states)) == pytest.approx(whole, rel=1e-9)
-    assert [metric.value(state) for state in states] == kept, "merging leaves its parts as they were"
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *NUMBERS])
@@ -308,7 +298,7 @@ def test_area_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     state = metrics["auc"].start()
     metrics["auc"].add(state, drawn("auc", 20)[0], None)
     with pytest.raises(ResourceError):
-        metrics["auc"].merge([state, state])
+        metrics["auc"].add(state, drawn("auc", 20)[0], None)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -510,17 +500,12 @@ def test_what_does_not_fit_is_refused() -> None:
 # --- evaluation ----------------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_streams_and_tallies_merge() -> None:
+def test_an_evaluation_streams() -> None:
     outputs, signal = drawn("accuracy", 50)
     whole = evaluate_metrics([(outputs, signal)], CLASSIFICATION)
     assert list(whole.values) == ["accuracy", "nll", "ece", "agreement"] and (whole.examples, whole.rows) == (50, 50)
     parts = [some(outputs, signal, part) for part in torch.arange(50).split(7)]
     assert evaluate_metrics(iter(parts), CLASSIFICATION).values == pytest.approx(whole.values)
-    tallies = [Tally.of(CLASSIFICATION) for _ in range(3)]
-    for number, part in enumerate(parts):
-        tallies[number % 3].add(*part)
-    merged = tallies[0].merged(tallies[1:]).scores()
-    assert (merged.examples, merged.rows) == (50, 50) and merged.values == pytest.approx(whole.values)
     assert scores(outputs.required_logits, outputs.labels, signal) == whole
     assert whole.accuracy == pytest.approx(whole.values["accuracy"] / 100)
     assert evaluate_metrics([(outputs, None)], CLASSIFICATION).agreement is None

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fractionate.data.own_pictures import PictureFolder, pictures
-from fractionate.data.own_texts import TextEncoding, texts, tokenized, words_of
+from fractionate.data.own_texts import TextEncoding, texts, words_of
 from fractionate.data.picture_files import PictureEncoding
+from fractionate.data.raw import Tokenizing
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
 from fractionate.models.names import find_parts
 from fractionate.models.zoo import models
@@ -345,9 +346,11 @@ def test_a_tokenizer_of_hugging_face_feeds_a_bert(tmp_path):
         (text for text, _ in rows), tokenizers.trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]")
-    data = tokenized(tmp_path / "docs", tokenizer, length=12)
+    docs = texts(tmp_path / "docs")
+    with pytest.warns(UserWarning, match="tokens and are cut"):
+        data = docs.encode(docs.table.examples, Tokenizing(tokenizer, length=12))
     assert len(data) == len(rows) and data.class_names == tuple(sorted({name for _, name in rows}))
-    assert data[0]["input_ids"].shape == data[0]["attention_mask"].shape == (12,)
+    assert data.inputs["input_ids"].shape == data.inputs["attention_mask"].shape == (len(rows), 12)
     config = BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                         max_position_embeddings=12, num_labels=len(data.class_names))  # fmt: skip
     torch.manual_seed(0)
@@ -356,8 +359,6 @@ def test_a_tokenizer_of_hugging_face_feeds_a_bert(tmp_path):
     assert store.complete
     _, run = distill(student, data, store, training=Training(steps=3, batch_size=8))
     assert run.status == "completed"
-    with pytest.raises(MismatchError, match="no part 'test'"):
-        tokenized(tmp_path / "docs", tokenizer, part="test")
     with pytest.raises(ConfigError, match="a tokenizer is an object"):
-        tokenized(tmp_path / "docs", "bert-base-uncased")
+        Tokenizing("bert-base-uncased")
     assert texts(tmp_path / "docs").table.given is None

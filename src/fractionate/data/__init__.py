@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fractionate.data.own_table import encoded_table as encoded_table
     from fractionate.data.own_table import table as table
     from fractionate.data.own_texts import texts as texts
-    from fractionate.data.own_texts import tokenized as tokenized
     from fractionate.data.packages import package_file as package_file
     from fractionate.data.parts import subset as subset
     from fractionate.data.parts import weighted as weighted
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from fractionate.data.raw import RawSplit as RawSplit
     from fractionate.data.raw import Tokenizing as Tokenizing
     from fractionate.data.sampling import batches as batches
-    from fractionate.data.saved_folder import open_saved as open_saved
     from fractionate.data.splits import as_examples as as_examples
     from fractionate.data.splits import as_split as as_split
     from fractionate.data.stream import StreamSplit as StreamSplit

@@ -7,11 +7,10 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Divided, Parts, data_sets
 from fractionate.data.columns import MISSING, names_of
-from fractionate.data.dividing import PARTS, Size
+from fractionate.data.dividing import Size
 from fractionate.data.examples import Examples
 from fractionate.data.folders import class_folders, division, files_of_classes
 from fractionate.data.memory import MemorySplit
@@ -32,7 +31,7 @@ from fractionate.data.targets import Labels, Target, TargetEncoding, make_labels
 from fractionate.data.text_columns import FEWER, Reading, raw_table, read_parts, refuse_settings
 from fractionate.data.text_file import check_encoding, read_text
 from fractionate.data.token_ids import padded_inputs, token_rows
-from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.errors import ConfigError, printable
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
 from fractionate.system.memory import require_bytes
@@ -181,45 +180,6 @@ def _standardised(part: RawSplit, target: TargetEncoding) -> RawSplit:
     return replace(part, columns={**part.columns, "label": tuple(learned)})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class TokenizedTexts:
-    """A map-style data set for Hugging Face models: item i is the tokenizer's tensors of one length, and `labels`."""
-
-    texts: RawSplit
-    tokenizer: Callable[..., Mapping[str, Any]]
-    length: int
-
-    @property
-    def name(self) -> str:
-        """The data's name."""
-        return self.texts.name
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return self.texts.class_names
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The file, or the line, of each text."""
-        return self.texts.ids
-
-    @property
-    def targets(self) -> Tensor:
-        """All labels, in order."""
-        return torch.tensor(self.texts.columns["label"])
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        text = self.texts.columns["text"][place]
-        made = self.tokenizer(text, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
-        return {name: part[0] for name, part in made.items()} | {
-            "labels": torch.tensor(self.texts.columns["label"][place])
-        }
-
-
 def read_texts(
     path: Path | str,
     *,
@@ -341,57 +301,3 @@ def texts(
     table = read_texts(path, text=text, target=learned, second=second, reading=reading, missing=missing, links=links)
     require_bytes(8 * len(table.examples) * places, f"{len(table.examples):,} texts", fix="set fewer places=")
     return TextData(table, TextEncoding(table.examples.class_names, buckets, places), learned)
-
-
-def tokenized(
-    path: Path | str,
-    tokenizer: Callable[..., Mapping[str, Any]],
-    *,
-    length: int = 128,
-    text: str = "text",
-    label: str = "label",
-    part: str = "train",
-    separator: str | None = None,
-    encoding: str | None = None,
-    missing: Sequence[str] = MISSING,
-    links: bool = False,
-) -> TokenizedTexts:
-    r"""Texts by a Hugging Face tokenizer, tokenized one by one: for `collect`, `distill` and Hugging Face models.
-
-    Args:
-        path: The folder or file, as in `texts`.
-        tokenizer: Called with a text, gives a mapping with `input_ids`.
-        length: Tokens at most; longer texts are cut.
-        text: The column of texts.
-        label: The column of classes.
-        part: Which part of the data: train, validation or test.
-        separator: Between cells, as in `read_delimited`.
-        encoding: Of the text, as in `read_delimited`.
-        missing: Cells that stand for no label.
-        links: Follow links out of a folder.
-
-    Returns:
-        A map-style data set of mappings with `input_ids`, `attention_mask` and `labels`.
-
-    Raises:
-        MismatchError: for a part that the data do not have; further what `texts` raises.
-
-    Example:
-        from pathlib import Path
-        from fractionate.data import tokenized
-
-        def letters(text, **settings):
-            return {"input_ids": [ord(letter) for letter in text], "attention_mask": [1] * len(text)}
-
-        Path("reviews.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 2)
-        print(len(tokenized("reviews.csv", letters)))
-    """
-    if not callable(tokenizer):
-        raise ConfigError("a tokenizer is an object", got=repr(tokenizer), fix="AutoTokenizer.from_pretrained(…)")
-    reading = Reading(separator=separator, encoding=encoding)
-    found = read_texts(path, text=text, target=Target.of(label, None), reading=reading, missing=missing, links=links)
-    named = [PARTS[name or "train"] for name in found.given or ["train"] * len(found.examples)]
-    places = [place for place, name in enumerate(named) if name == PARTS.get(part.lower())]
-    if not places:
-        raise MismatchError(f"there is no part {part!r}", expected=", ".join(dict.fromkeys(named)))
-    return TokenizedTexts(found.examples.take(places), tokenizer, length)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Divided, Parts
 from fractionate.data.dividing import Size
+from fractionate.errors import ConfigError
 
 PLACE = "{text}"  # of a prompt, where the text is put
 
@@ -66,6 +67,11 @@ class Tokenizing:
     start: int | None = None
     pad: int | None = None
     prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if not callable(self.tokenizer):
+            got, fix = repr(self.tokenizer), "AutoTokenizer.from_pretrained(…)"
+            raise ConfigError("a tokenizer is an object", got=got, fix=fix)
 
 
 @runtime_checkable

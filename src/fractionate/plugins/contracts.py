@@ -20,15 +20,10 @@ from fractionate.diagnosis.case import Case, Judgement, Measurement
 from fractionate.errors import ConfigError, FractionateError, MismatchError
 from fractionate.losses.divergences.base import (
     Divergence,
-    couples_batch,
-    falls_as_squared,
-    least_at_equality,
-    own_temperature,
 )
 from fractionate.losses.objective import Objective
 from fractionate.losses.terms.base import TermSpec, bind_terms
-from fractionate.plugins.conformance.checks import Subject
-from fractionate.plugins.conformance.suite import conformance
+from fractionate.plugins.conformance.suite import conformance, subject_of
 from fractionate.system.canonical import canonical_text
 from fractionate.tasks.predictions import AttentionStates, Needs, Predictions
 from fractionate.theory.cells import Cell
@@ -199,18 +194,7 @@ def _divergence(part: Divergence) -> Iterator[Promise]:
     yield _frozen(part)
     yield "has a formula", lambda: bool(part.formula)
 
-    def loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        return Objective("kd", temperature, 1.0, divergence=part)(student, TeacherSignal(teacher, labels)).mean()
-
-    subject = Subject(
-        type(part).__name__,
-        loss,
-        equality=least_at_equality(part),
-        splits=not couples_batch(part),
-        scaled=falls_as_squared(part) and not own_temperature(part),
-    )
-    record = conformance(subject)
-    for requested in record.checks:
+    for requested in conformance(subject_of(type(part).__name__, part)).checks:
         yield f"{requested.name}: {requested.question}", lambda requested=requested: requested.status != "differs"
     yield "the analytic gradient is that of the plain form", lambda: _analytic(part)
     yield "refuses a cell by an error of ours, or meets it", lambda: _meets_or_refuses(part)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fractionate.data.batch import Split
 from fractionate.data.dataset import DatasetSplit
-from fractionate.data.draws import isolated
+from fractionate.data.sampling import isolated
 from fractionate.data.memory import MemorySplit
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.store.identity import tokenizer_fingerprint

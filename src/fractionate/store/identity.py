@@ -7,15 +7,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.models.function import UNREADABLE, FunctionTeacher, identity_of
 from fractionate.models.modes import plain_module, plain_state
 from fractionate.store.forms import FormKind, StoredDtype
 from fractionate.system.fingerprints import plain_repr, settings_text
-from fractionate.system.hashing import parts_of
+from fractionate.system.hashing import feed_tensor, parts_of
 
 PASSING = ("transformers_version", "_name_or_path", "_attn_implementation", "torch_dtype")  # not what the model says
 CODE = "collect/1"  # raised when the same call would give other rows
@@ -114,14 +113,8 @@ def teacher_weights(teacher: object, named: str = "") -> str:
     for name, value in sorted((found | unsaved).items()):
         state.update(name.encode())
         for part in parts_of(value):
-            _hash_tensor(state, part)
+            feed_tensor(state, part)
     return state.hexdigest()
-
-
-def _hash_tensor(state: Any, tensor: Tensor) -> None:
-    part = tensor.detach().cpu().contiguous()
-    state.update(f"{part.dtype}{tuple(part.shape)}".encode())
-    state.update(part.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def teacher_config(teacher: object) -> str:

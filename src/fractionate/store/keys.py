@@ -20,6 +20,7 @@ from fractionate.data.memory import MemorySplit
 from fractionate.data.parts import read_noted
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError, printable
+from fractionate.system.hashing import feed_tensor
 
 Keys = NDArray[np.uint8]  # [examples, 16]
 READ_AT_ONCE = 256  # examples whose fingerprints are read in one batch
@@ -177,9 +178,7 @@ def _feed(state: Any, value: Any) -> None:
     elif isinstance(value, (str, bytes, int, float, bool)) or value is None:
         state.update(f"{type(value).__name__}{value!r}".encode("utf-8", "surrogatepass"))
     elif isinstance(value, Tensor):
-        part = value.detach().cpu().contiguous()
-        state.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        state.update(part.reshape(-1).view(torch.uint8).numpy().data)
+        feed_tensor(state, value)
     else:
         array = np.ascontiguousarray(np.asarray(value))
         if array.dtype == object:

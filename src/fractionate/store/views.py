@@ -118,12 +118,12 @@ class Replay:
         read = whole if isinstance(whole, DatasetSplit) else DatasetSplit(self)
         return replace(
             read,
-            dataset=_Shown(self),
+            dataset=_Items(self),
             name=inner.name,
             labels=None if known is None or known.ndim != 1 else known.repeat(self.views),
             ids=Repeated(inner.ids, self.views),
             class_names=inner.class_names,
-            canonical=_Originals(self),
+            canonical=_Items(self, originals=True),
         )
 
     def batch(self, slots: Any) -> Batch:
@@ -211,29 +211,19 @@ class MixUp:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shown:
-    """The items of a replay in the form of its data, as a collate function takes them."""
+class _Items:
+    """The items of a replay in the form of its data, as a collate function takes them; or the examples they are views of."""
 
     replay: Replay
-
-    def __len__(self) -> int:
-        return len(self.replay)
-
-    def __getitem__(self, slot: int) -> Any:
-        return self.replay.shown(slot)
-
-
-@dataclass(frozen=True, eq=False)
-class _Originals:
-    """The examples that the items of a replay are views of."""
-
-    replay: Replay
+    originals: bool = False
 
     def __len__(self) -> int:
         return len(self.replay)
 
     def __getitem__(self, slot: int) -> Any:
         split = self.replay.split
+        if not self.originals:
+            return self.replay.shown(slot)
         if isinstance(split, DatasetSplit) and split.canonical is not None:
             return split.canonical[slot % len(split)]
         return self.replay.original(slot)

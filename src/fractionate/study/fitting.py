@@ -69,7 +69,7 @@ def make_setup(
     settings |= {
         key: getattr(training, key) for key in shared if len({getattr(arm.recipe.training, key) for arm in arms}) == 1
     }
-    return replace(setup, settings=settings), task.class_count(classes) or 0
+    return replace(setup, settings=settings), (task.classes or classes) if task.reader.distributions else 0
 
 
 def _initial(task: Task, arms: Sequence[Arm], seed: int) -> dict[str, nn.Module]:

@@ -19,9 +19,15 @@ def content_hash(*parts: Tensor | str) -> str:
         if isinstance(part, str):
             digest.update(f"{len(part)}:{part}".encode())
             continue
-        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        feed_tensor(digest, part)
     return digest.hexdigest()
+
+
+def feed_tensor(digest: Any, tensor: Tensor) -> None:
+    """Add a tensor to a hash: its dtype, its shape and its values."""
+    part = tensor.detach().cpu().contiguous()
+    digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+    digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def file_hash(path: Path) -> str:

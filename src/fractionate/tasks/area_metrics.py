@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -89,17 +89,6 @@ class AUC:
         counts = torch.zeros(2 * classes * self.bins, dtype=torch.float64)
         counts.index_add_(0, flat.flatten(), weight[:, None].expand(-1, classes).flatten())
         return counts.view(2, classes, self.bins)
-
-    def merge(self, states: Sequence[Area]) -> Area:
-        merged = Area()
-        for state in states:
-            merged.scores += state.scores
-            merged.labels += state.labels
-            merged.weights += state.weights
-            if state.counts is not None:
-                merged.counts = state.counts if merged.counts is None else merged.counts + state.counts
-        check_held(merged)
-        return merged
 
     def value(self, state: Area) -> float | None:
         areas = [area(own, other) for own, other in _by_class(state)]

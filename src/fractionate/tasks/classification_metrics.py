@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -63,23 +64,27 @@ def balanced_accuracy() -> Summed:
     return Summed(name="balanced-accuracy", terms=_by_class, finish=_mean_recall)
 
 
-def _macro_f1(sums: Sums) -> float:
-    both = sums["labelled"] + sums["predicted"]
-    return 100 * float((2 * sums["right"][both > 0] / both[both > 0]).mean())
+def f1_metric(name: str, terms: Callable[[Predictions, Any | None], Sums], average: str) -> Summed:
+    """F1 of sums by class or label, `right`, `labelled` and `predicted`: its mean over those that occur, or over all together."""
+    if average not in ("macro", "micro"):
+        raise ConfigError(f"invalid average of {name}", expected="'macro' or 'micro'", got=repr(average))
+    name = name if average == "macro" else f"{name}({average!r})"
+    return Summed(name=name, terms=terms, finish=partial(_f1, average=average))
 
 
-def _micro_f1(sums: Sums) -> float:
-    return 100 * float(2 * sums["right"].sum() / (sums["labelled"] + sums["predicted"]).sum())
+def _f1(sums: Sums, *, average: str) -> float | None:
+    right, both = sums["right"], sums["labelled"] + sums["predicted"]
+    if not bool((both > 0).any()):
+        return None
+    if average == "micro":
+        return 100 * float(2 * right.sum() / both.sum())
+    return 100 * float((2 * right[both > 0] / both[both > 0]).mean())
 
 
 @metrics.register("f1")
 def f1(average: Literal["macro", "micro"] = "macro") -> Summed:
     """F1 = 2 right / (labelled + predicted): its mean over the classes that occur or are predicted, or `'micro'` over all rows."""
-    kinds = {"macro": _macro_f1, "micro": _micro_f1}
-    if average not in kinds:
-        raise ConfigError("invalid average of f1", expected="'macro' or 'micro'", got=repr(average))
-    name = "f1" if average == "macro" else f"f1({average!r})"
-    return Summed(name=name, terms=_by_class, finish=kinds[average])
+    return f1_metric("f1", _by_class, average)
 
 
 def surprise(predictions: Predictions, signal: Any | None) -> Sums:

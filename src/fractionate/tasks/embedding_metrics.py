@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -73,14 +73,6 @@ class EmbeddingMetric:
         state.embeddings.append(unit if kept is None else unit[kept])
         state.labels.append(labels if kept is None else labels[kept])
         state.weights.append(weight)
-
-    def merge(self, states: Sequence[Held]) -> Held:
-        _check_room(sum(part.numel() for state in states for part in state.embeddings))
-        return Held(
-            [part for state in states for part in state.embeddings],
-            [part for state in states for part in state.labels],
-            [part for state in states for part in state.weights],
-        )
 
     def value(self, state: Held) -> float | None:
         if not state.embeddings or not sum(len(part) for part in state.weights):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,45 +21,6 @@ from fractionate.theory.topk_signal import CompactSignal
 CLASSIFICATION: tuple[Metric, ...] = (accuracy(), nll(), ece(), agreement())  # the first decides
 
 
-@dataclass(eq=False)
-class Tally:
-    """How far an evaluation is: the metrics' states, by place. Tallies of several ranks merge."""
-
-    metrics: tuple[Metric, ...]
-    states: list[Any]
-    examples: int = 0
-    rows: int = 0
-
-    @classmethod
-    def of(cls, metrics: Sequence[Metric], *, final: bool = False) -> Tally:
-        """An empty tally of the metrics that are evaluated; those that are `final_only` where this is the last evaluation."""
-        used = tuple(metric for metric in metrics if final or not metric.final_only)
-        return cls(used, [metric.start() for metric in used])
-
-    def add(self, predictions: Predictions, signal: Any | None = None) -> None:
-        """Add a batch. Raises `NumericsError` for predictions that are not finite."""
-        predictions = predictions.detached()
-        for metric, state in zip(self.metrics, self.states, strict=True):
-            metric.add(state, predictions, signal)
-        self.examples += predictions.examples
-        self.rows += len(predictions)
-
-    def merged(self, others: Sequence[Tally]) -> Tally:
-        """This tally and those of the same metrics on other examples as one."""
-        every = [self, *others]
-        states = [m.merge([t.states[place] for t in every]) for place, m in enumerate(self.metrics)]
-        return Tally(self.metrics, states, sum(t.examples for t in every), sum(t.rows for t in every))
-
-    def scores(self) -> Scores:
-        """The values; a metric without one is left out. Raises `MismatchError` where nothing was added."""
-        if not self.rows:
-            raise MismatchError(
-                "there is nothing to evaluate", expected="at least one labelled row", got=f"{self.examples} examples"
-            )
-        values = {metric.name: metric.value(state) for metric, state in zip(self.metrics, self.states, strict=True)}
-        return Scores(self.examples, self.rows, {name: value for name, value in values.items() if value is not None})
-
-
 def evaluate_metrics(
     batches: Iterable[tuple[Predictions, Any | None]], metrics: Sequence[Metric], *, final: bool = False
 ) -> Scores:
@@ -75,7 +35,7 @@ def evaluate_metrics(
         `Scores`: a value of each metric, and the number of rows.
 
     Raises:
-        MismatchError: No rows, or predictions that a metric does not fit.
+        MismatchError: No rows, or predictions that a metric does not fit. A metric without a value is left out.
         NumericsError: Predictions that are not finite, by example.
 
     Example:
@@ -88,10 +48,19 @@ def evaluate_metrics(
         rows = Predictions(logits=torch.randn(4, 4), labels=labels, place=None, batch=batch)
         print(evaluate_metrics([(rows, None)], CLASSIFICATION))
     """
-    tally = Tally.of(metrics, final=final)
+    used = [(metric, metric.start()) for metric in metrics if final or not metric.final_only]
+    examples = rows = 0
     for predictions, signal in batches:
-        tally.add(predictions, signal)
-    return tally.scores()
+        plain = predictions.detached()
+        for metric, state in used:
+            metric.add(state, plain, signal)
+        examples, rows = examples + predictions.examples, rows + len(predictions)
+    if not rows:
+        raise MismatchError(
+            "there is nothing to evaluate", expected="at least one labelled row", got=f"{examples} examples"
+        )
+    values = {metric.name: metric.value(state) for metric, state in used}
+    return Scores(examples, rows, {name: value for name, value in values.items() if value is not None})
 
 
 def scores(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fractionate.data.labels import IGNORED
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.errors import MismatchError
+from fractionate.tasks.classification_metrics import f1_metric
 from fractionate.tasks.metric import metrics
 from fractionate.tasks.predictions import Predictions
 from fractionate.tasks.summed import Summed, Sums, judged_rows, row_weight, share
@@ -44,22 +44,10 @@ def _by_label(predictions: Predictions, signal: Any | None) -> Sums:
     return {"weight": weight.sum(), "right": total(has & claims), "labelled": total(has), "predicted": total(claims)}
 
 
-def _f1(sums: Sums, *, average: str) -> float | None:
-    right, both = sums["right"], sums["labelled"] + sums["predicted"]
-    if not bool((both > 0).any()):
-        return None
-    if average == "micro":
-        return 100 * float(2 * right.sum() / both.sum())
-    return 100 * float((2 * right[both > 0] / both[both > 0]).mean())
-
-
 @metrics.register("label-f1")
 def label_f1(average: Literal["macro", "micro"] = "macro") -> Summed:
     """F1 = 2 right / (labelled + predicted) of having a label: mean over the labels that occur, or `'micro'` over all of them."""
-    if average not in ("macro", "micro"):
-        raise ConfigError("invalid average of label-f1", expected="'macro' or 'micro'", got=repr(average))
-    name = "label-f1" if average == "macro" else f"label-f1({average!r})"
-    return Summed(name=name, terms=_by_label, finish=partial(_f1, average=average))
+    return f1_metric("label-f1", _by_label, average)
 
 
 def _whole(predictions: Predictions, signal: Any | None) -> Sums:

@@ -1,5 +1,4 @@
-"""Metrics of tasks: frozen parts with a name, a unit, a direction and a margin; their state lives outside, so that batches and
-ranks merge."""
+"""Metrics of tasks: frozen parts with a name, a unit, a direction and a margin; their state lives outside, batches add up in it."""
 
 from __future__ import annotations
 
@@ -48,8 +47,6 @@ class Metric(Protocol):
     def start(self) -> Any: ...
 
     def add(self, state: Any, predictions: Predictions, signal: Any | None) -> None: ...
-
-    def merge(self, states: Sequence[Any]) -> Any: ...
 
     def value(self, state: Any) -> float | None: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,13 +42,6 @@ class Summed:
     def add(self, state: Sums, predictions: Predictions, signal: Any | None) -> None:
         for name, value in self.terms(predictions, signal).items():
             state[name] = state[name] + value if name in state else value
-
-    def merge(self, states: Sequence[Sums]) -> Sums:
-        merged: Sums = {}
-        for state in states:
-            for name, value in state.items():
-                merged[name] = merged[name] + value if name in merged else value
-        return merged
 
     def value(self, state: Sums) -> float | None:
         return self.finish(state) if "weight" in state and float(state["weight"]) > 0 else None

@@ -281,12 +281,6 @@ class Task:
 
         return evaluate_metrics(compared(), used, final=final)
 
-    def class_count(self, outputs: int) -> int | None:
-        """How many classes there are, given a student's number of outputs; None for a task without classes."""
-        if not self.reader.distributions:
-            return None
-        return self.classes or outputs
-
     def fingerprint(self) -> dict[str, str]:
         """What tells this task from others, field by field."""
         heads = {"head": self.head, "teacher_head": self.teacher_head}
@@ -294,6 +288,7 @@ class Task:
             "task": f"{type(self.kind).__name__}({self.kind!r})",
             **{name: callable_fingerprint(head) if callable(head) else repr(head) for name, head in heads.items()},
             "output_layer": self.output_layer,
+            "classes": repr(self.classes),
             "metrics": ", ".join(metric.name for metric in self.judged),
         }
         for name in ("validation", "test"):

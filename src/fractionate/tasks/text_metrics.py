@@ -78,13 +78,6 @@ class CorpusScore:
         kept = [int(token) for token in tokens if int(token) not in self.special]
         return " ".join(map(str, kept)) if self.decode is None else self.decode(kept)
 
-    def merge(self, states: Sequence[Texts]) -> Texts:
-        merged = Texts()
-        for state in states:
-            merged.written += state.written
-            merged.references += state.references
-        return merged
-
     def value(self, state: Texts) -> float | None:
         return self.score(state.written, state.references) if state.written else None
 

@@ -10,13 +10,13 @@ In pytest: `-p fractionate.plugins.conformance.plugin` gives the fixture `confor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from fractionate.losses.divergences.base import (
+    Divergence,
     couples_batch,
     divergences,
     falls_as_squared,
@@ -28,6 +28,7 @@ from fractionate.losses.objective import Objective
 from fractionate.plugins.conformance.checks import CHECKS, Check, Subject, run_check
 from fractionate.plugins.conformance.identity import REFERENCES, LossFunction, identify
 from fractionate.records.base import Record
+from fractionate.system.versions import package_version
 from fractionate.theory.teacher_signal import TeacherSignal
 
 
@@ -128,19 +129,31 @@ def conformance(
     )
 
 
-def registered(name: str) -> Subject:
-    """A registered divergence as a subject: soft term only, factor T², mean over the examples."""
-    divergence = divergences[name]
+def subject_of(name: str, divergence: Divergence) -> Subject:
+    """A divergence as a subject: soft term only, factor T², mean over the examples."""
 
     def loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
         objective = Objective("kd", temperature, 1.0, divergence=divergence)
         return objective(student, TeacherSignal(teacher, labels)).mean()
 
+    return Subject(
+        name,
+        loss,
+        equality=least_at_equality(divergence),
+        splits=not couples_batch(divergence),
+        scaled=falls_as_squared(divergence) and not own_temperature(divergence),
+    )
+
+
+def registered(name: str) -> Subject:
+    """A registered divergence as a subject, with its chunks and its top-k form."""
+    subject = subject_of(name, divergences[name])
+
     def chunked(rows: int) -> LossFunction:
         def in_chunks(student: torch.Tensor, *others: object) -> torch.Tensor:
             kept, onepass.CHUNK_ELEMENTS = onepass.CHUNK_ELEMENTS, rows * student.shape[1]
             try:
-                return loss(student, *others)  # type: ignore[arg-type]
+                return subject.loss(student, *others)  # type: ignore[arg-type]
             finally:
                 onepass.CHUNK_ELEMENTS = kept
 
@@ -152,22 +165,8 @@ def registered(name: str) -> Subject:
         objective = Objective("kd", temperature, 1.0, divergence=f"bucketed-kl({k})")
         return objective(student, TeacherSignal(teacher, labels)).mean()
 
-    return Subject(
-        name,
-        loss,
-        topk=bucketed if name in ("forward-kl", "bucketed-kl") else None,
-        version=_version(),
-        chunked=chunked,
-        equality=least_at_equality(divergence),
-        splits=not couples_batch(divergence),
-        scaled=falls_as_squared(divergence) and not own_temperature(divergence),
-    )
-
-
-def _version() -> str:
-    import fractionate
-
-    return fractionate.__version__
+    topk = bucketed if name in ("forward-kl", "bucketed-kl") else None
+    return replace(subject, topk=topk, version=package_version(), chunked=chunked)
 
 
 def table(records: Sequence[Conformance]) -> str:
@@ -220,14 +219,3 @@ def examine(names: Sequence[str] = ()) -> Examination:
     """Run the suite on the named losses, or on all that are registered."""
     torch.set_num_threads(1)
     return Examination(tuple(conformance(name) for name in (names or list(divergences))))
-
-
-def main(names: Sequence[str] = ()) -> int:
-    """Print what the suite finds; 0 if all losses conform."""
-    found = examine(names)
-    print(found)
-    return 0 if found.conform else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What a vocabulary's teacher knows, from compact rows in bounded memory: spectrum, class means and class relations of tokens.
+"""What a vocabulary's teacher knows, from compact rows in bounded memory: spectrum and class means of tokens.
 
 A class mean over a vocabulary is an even height plus what its rows' entries stand out by: kept as (label, token) pairs, never as a
 [classes, classes] table. Exact for the rows as they are kept, the remainder spread evenly.
@@ -141,17 +141,6 @@ class VocabularyStream:
         own[absent] = mean
         rows.scatter_(1, wanted[:, None], own[:, None])
         return rows.clamp_min_(0).float().to(labels.device)
-
-    def related(self, label: int, most: int = 10) -> tuple[tuple[int, float], ...]:
-        """The tokens that the teacher takes for a label most often, and its mean probability for each."""
-        inside = slice(*torch.searchsorted(self.pairs, torch.tensor([label, label + 1]) * self.classes).tolist())
-        if inside.start == inside.stop:
-            return ()
-        count = self.sums[label, COUNT]
-        best = self.excess[inside].topk(min(most, inside.stop - inside.start))
-        tokens = (self.pairs[inside] % self.classes)[best.indices]
-        heights = (best.values + self.sums[label, EVEN]) / count
-        return tuple(zip(tokens.tolist(), heights.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
