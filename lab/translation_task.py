@@ -23,9 +23,8 @@ from fractionate.data.subwords import END, PAD
 from fractionate.records import Training
 from fractionate.system.atomic import write_file
 from fractionate.tasks import Predictions
-from fractionate.tasks.summed import Summed, Sums, share
-from fractionate.tasks.text_metrics import bleu, chrf
-from fractionate.tasks.translation import Translation
+from fractionate.tasks.metric import Summed, Sums, share
+from fractionate.tasks.translation import Translation, bleu, chrf
 from fractionate.teachers import translate
 from fractionate.teachers.decoding import sequence_level
 

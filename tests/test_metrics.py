@@ -27,7 +27,7 @@ from fractionate.tasks import (
     AttentionStates,
     Predictions,
     area_metrics,
-    embedding_metrics,
+    embeddings,
     evaluate_metrics,
     info,
     kinds,
@@ -408,7 +408,7 @@ def test_retrieval_and_similarity_against_numpy() -> None:
 
 
 def test_embeddings_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_metrics, "MOST_NUMBERS", 100)
+    monkeypatch.setattr(embeddings, "MOST_NUMBERS", 100)
     with pytest.raises(ResourceError, match="fewer examples"):
         measured(metrics["recall-at"], drawn("recall-at", 26))
     with pytest.raises(MismatchError, match="metric of embeddings"):

@@ -8,10 +8,9 @@ import zlib
 import pytest
 import torch
 
-from fractionate.data.bundled import data_sets, split_parts
+from fractionate.data.bundled import column_names, data_sets, split_parts
 from fractionate.data.examples import Examples
 from fractionate.data.packages import package_file
-from fractionate.data.tables import column_names
 from fractionate.errors import (
     ConfigError,
     DamagedError,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fractionate.data.batch import Batch as Batch
     from fractionate.data.batch import Places as Places
     from fractionate.data.batch import Split as Split
+    from fractionate.data.bundled import column_names as column_names
     from fractionate.data.bundled import data_sets as data_sets
     from fractionate.data.bundled import digits as digits
     from fractionate.data.bundled import fashion_mnist as fashion_mnist
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from fractionate.data.stream import StreamSplit as StreamSplit
     from fractionate.data.subwords import Pieces as Pieces
     from fractionate.data.subwords import Sentences as Sentences
-    from fractionate.data.tables import column_names as column_names
     from fractionate.data.translation import descriptions as descriptions
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

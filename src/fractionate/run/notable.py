@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.batch import Split
+from fractionate.data.bundled import R_TABLES, column_names
 from fractionate.data.encoding import TableEncoding
 from fractionate.data.raw import Tokenizing
-from fractionate.data.tables import R_TABLES, column_names
 from fractionate.errors import ConfigError
 from fractionate.records import NotableExamples
 from fractionate.records.base import Record

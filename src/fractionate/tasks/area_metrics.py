@@ -13,9 +13,8 @@ from torch import Tensor
 from fractionate.errors import ConfigError, ResourceError
 from fractionate.records import Direction
 from fractionate.tasks.classification_metrics import judged
-from fractionate.tasks.metric import metrics
+from fractionate.tasks.metric import judged_rows, metrics
 from fractionate.tasks.predictions import Needs, Predictions
-from fractionate.tasks.summed import judged_rows
 from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS
 
 MOST_SCORES = 1 << 26  # rows × classes that are held: 256 MB

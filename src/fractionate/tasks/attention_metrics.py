@@ -12,9 +12,8 @@ from torch import Tensor
 
 from fractionate.errors import MismatchError
 from fractionate.models.attention_hooks import masked_softmax
-from fractionate.tasks.metric import metrics
+from fractionate.tasks.metric import Summed, Sums, mean, metrics
 from fractionate.tasks.predictions import Needs, Predictions
-from fractionate.tasks.summed import Summed, Sums, mean
 
 Maps = Float[Tensor, "batch heads tokens tokens"]
 Valid = Bool[Tensor, "batch tokens"]

@@ -12,10 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.tasks.metric import metrics
-from fractionate.tasks.predictions import Predictions
-from fractionate.tasks.row_reading import RowReading
-from fractionate.tasks.summed import Summed, Sums, judged_rows, mean, row_weight, share
+from fractionate.tasks.metric import Summed, Sums, judged_rows, mean, metrics, row_weight, share
+from fractionate.tasks.predictions import Predictions, RowReading
 from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal, top_one
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms.base import Binding, BoundTerm, TermSpec, term_specs
-from fractionate.tasks.number_metrics import moments
 from fractionate.tasks.predictions import Predictions
+from fractionate.tasks.regression import moments
 from fractionate.theory.number_signal import NumberSignal
 
 Numbers = Float[Tensor, "rows *outputs"]
