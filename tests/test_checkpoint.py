@@ -12,7 +12,7 @@ from torch import nn
 
 from fractionate.errors import DamagedError, MismatchError, ResourceError
 from fractionate.models.weights import from_bytes, load_weights, to_bytes
-from fractionate.training.state import (
+from fractionate.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
     load_checkpoint,

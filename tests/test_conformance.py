@@ -10,6 +10,7 @@ from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.losses.divergences import divergences
 from fractionate.plugins.conformance import Conformance, conformance, table
 from fractionate.plugins.conformance.checks import Subject
+from fractionate.plugins.conformance.suite import examine
 
 pytest_plugins = ["fractionate.plugins.conformance.plugin"]
 

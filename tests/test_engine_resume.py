@@ -21,8 +21,8 @@ from fractionate.errors import MismatchError, NumericsError, StoppedError
 from fractionate.records import Run, Training
 from fractionate.tasks.fit import FEW
 from fractionate.training import distill
+from fractionate.training.checkpoint import steps_in
 from fractionate.training.run_folder import CHECKPOINTS, METRICS, RUN, STUDENT
-from fractionate.training.state import steps_in
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from fractionate.records import Run
 from fractionate.records.base import Record
 from fractionate.system.registry import parse_call
 from fractionate.training import distill
+from fractionate.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from fractionate.training.run_folder import RUN, STUDENT
-from fractionate.training.state import Checkpoint, latest_checkpoint, save_checkpoint
 from test_engine import FAST, digits, mlp, teacher_signal
 
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))

@@ -284,6 +284,7 @@ def _drawn(needs: Needs, examples: list[int], seed: int, *, numbers: bool = Fals
         labels=labels,
         place=place,
         batch=Batch(torch.zeros(len(examples)), labels, torch.tensor(examples)),
+        states=rows(6) if needs.states else None,
         features={path: drawn(4, 3, 3) for path in sorted(needs.features)},
         attention=attention,
         explanations=torch.log_softmax(rows(3, 5), 2).detach().requires_grad_() if needs.explanations else None,
@@ -339,7 +340,7 @@ def _gradient(part: TermSpec) -> bool:
 def _leaves(outputs: Predictions) -> list[Tensor]:
     states = outputs.attention
     inside = [] if states is None else [*states.scores.values(), *states.outputs.values(), *states.hidden.values()]
-    found = [outputs.logits, outputs.explanations, *outputs.features.values(), *inside]
+    found = [outputs.logits, outputs.explanations, outputs.states, *outputs.features.values(), *inside]
     return [leaf for leaf in found if leaf is not None]
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fractionate.data.batch import Split
 from fractionate.data.dataset import DatasetSplit
-from fractionate.data.sampling import isolated
 from fractionate.data.memory import MemorySplit
+from fractionate.data.sampling import isolated
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.store.identity import tokenizer_fingerprint
 from fractionate.store.keys import Keyed, key_of

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
+    from fractionate.training.checkpoint import steps_in as steps_in
     from fractionate.training.distillation import distill as distill
     from fractionate.training.evaluation import evaluate as evaluate
     from fractionate.training.evaluation import signal_on as signal_on
@@ -19,6 +20,5 @@ if TYPE_CHECKING:
     from fractionate.training.run_folder import STUDENT as STUDENT
     from fractionate.training.schedule import learning_rate as learning_rate
     from fractionate.training.schedule import make_optimizer as make_optimizer
-    from fractionate.training.state import steps_in as steps_in
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

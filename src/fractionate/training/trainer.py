@@ -31,6 +31,7 @@ from fractionate.teachers.shared import classes_of
 from fractionate.teachers.source import OpenTeacher, TeacherSource, no_better_than_chance
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
+from fractionate.training.checkpoint import latest_checkpoint, random_state, restore_random_state, save_checkpoint
 from fractionate.training.cost import cost_of
 from fractionate.training.distributed import MicroBatches, World, micro_batches
 from fractionate.training.identity import check_apart, identity_of, settings_of
@@ -39,17 +40,7 @@ from fractionate.training.memory import check_memory, estimate_memory, small_for
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Folder, Settings
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
-from fractionate.training.state import (
-    Parts,
-    TrainState,
-    history,
-    latest_checkpoint,
-    random_state,
-    restore_random_state,
-    running_average,
-    save_checkpoint,
-    versions,
-)
+from fractionate.training.state import Parts, TrainState, history, running_average, versions
 from fractionate.training.step import Stepper, Taken, seed_run, seed_step
 from fractionate.training.student import check_used, finish_student, teacher_on
 from fractionate.training.tracking import Ledger, Observer, Tracker
