@@ -18,7 +18,6 @@ from fractionate.models.additive import (
     explaining_cnn_builder,
     explaining_mlp,
     explanations_of,
-    matched_branch_channels,
     matched_width,
     prior_of,
 )
@@ -143,12 +142,6 @@ def test_a_cnn_explains_by_groups_of_channels():
         made.trunk[1].weight[3:6] = 0  # the channels of the second group
     after = explanations_of(made(inputs))
     assert [torch.equal(outputs[:, m], after[:, m]) for m in range(4)] == [True, False, True, True]
-    plain = sum(p.numel() for p in models["cnn(16, 32, 32)"]((1, 12, 12), 5).parameters())
-    width = matched_branch_channels(build, plain)
-    sizes = [sum(p.numel() for p in build(w).parameters()) for w in (width, width + 1)]
-    assert sizes[0] <= plain < sizes[1]
-    with pytest.raises(ConfigError, match="at least"):
-        matched_branch_channels(build, 10)
     with pytest.raises(MismatchError, match="stage for trunk and branch each"):
         explaining_cnn_builder(8)((1, 12, 12), 5)
 

@@ -45,17 +45,10 @@ class Batch:
         """The same batch on a device."""
         if device.type == "cpu" and self.labels.device.type == "cpu":
             return self
-        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
-        labelled = None if self.labelled is None else self.labelled.to(device, non_blocking=True)
-        return Batch(
-            moved(self.inputs, device),
-            self.labels.to(device, non_blocking=True),
-            self.index,
-            self.complete,
-            {name: moved(view, device) for name, view in self.views.items()},
-            weight,
-            labelled,
+        labels, views, weight, labelled = (
+            moved(part, device) for part in (self.labels, self.views, self.weight, self.labelled)
         )
+        return Batch(moved(self.inputs, device), labels, self.index, self.complete, views, weight, labelled)
 
     def view(self, name: str = "") -> Any:
         """The inputs of a view; "" and views the data do not have are the student's inputs."""

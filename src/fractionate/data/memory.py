@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,9 +80,7 @@ class MemorySplit:
                 labels.index_select(0, there),
                 index,
                 self.complete,
-                {name: selected(view, there) for name, view in self.views.items()},
-                None if self.weight is None else self.weight.index_select(0, there),
-                None if self.labelled is None else self.labelled.index_select(0, there),
+                *(selected(part, there) for part in (self.views, self.weight, self.labelled)),
             )
 
     def read(self, plan: Plan, seed: int, note: Note | None = None) -> Iterator[tuple[Batch, list[bytes]]]:
@@ -102,26 +100,17 @@ class MemorySplit:
     def take(self, places: Int[Tensor, "some"]) -> MemorySplit:
         """Some of the examples, under their ids."""
         there = places.to(self.labels.device)
-        return replace(
-            self,
-            inputs=selected(self.inputs, there),
-            labels=self.labels.index_select(0, there),
-            ids=tuple(self.ids[place] for place in places.tolist()),
-            views={name: selected(view, there) for name, view in self.views.items()},
-            weight=None if self.weight is None else self.weight.index_select(0, there),
-            labelled=None if self.labelled is None else self.labelled.index_select(0, there),
-        )
+        ids = tuple(self.ids[place] for place in places.tolist())
+        return replace(self._each(lambda part: selected(part, there)), ids=ids)
 
     def to(self, device: torch.device) -> MemorySplit:
         """The same examples on a device."""
-        return replace(
-            self,
-            inputs=moved(self.inputs, device),
-            labels=self.labels.to(device),
-            views={name: moved(view, device) for name, view in self.views.items()},
-            weight=None if self.weight is None else self.weight.to(device),
-            labelled=None if self.labelled is None else self.labelled.to(device),
-        )
+        return self._each(lambda part: moved(part, device))
+
+    def _each(self, change: Callable[[Any], Any]) -> MemorySplit:
+        """The same examples with every tensor changed."""
+        names = ("inputs", "labels", "views", "weight", "labelled")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
     def fingerprint(self) -> str:
         """A hash of every input and label."""

@@ -45,7 +45,6 @@ UNSEEN = dict.fromkeys(
     (0xAD, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), *range(0xFE00, 0xFE10), 0xFEFF)
 )
 BUCKETS, PLACES = 12_000, 48
-PLAINLY = Reading()
 CLASSES = Target(("label",), "classification")
 
 
@@ -180,23 +179,16 @@ def _standardised(part: RawSplit, target: TargetEncoding) -> RawSplit:
     return replace(part, columns={**part.columns, "label": tuple(learned)})
 
 
-def read_texts(
+def _read(
     path: Path | str,
-    *,
-    text: str = "text",
-    target: Target = CLASSES,
-    second: str | None = None,
-    reading: Reading = PLAINLY,
-    missing: Sequence[str] = MISSING,
-    links: bool = False,
+    text: str,
+    target: Target,
+    second: str | None,
+    reading: Reading,
+    missing: Sequence[str],
+    links: bool,
 ) -> Divided:
-    """Texts with their classes, from `folder/CLASS/*.txt`, with folders train, val and test above the classes or without; or from
-    columns of a .csv, .tsv, .parquet or .jsonl file.
-
-    `missing` are the cells that stand for no label, `links` follows links out of a folder. Raises `ConfigError` where there are
-    none and for settings of another kind of file, `DamagedError` naming file and line for what cannot be read, and `ResourceError`
-    before reading, where they would not fit into memory.
-    """
+    """Texts with their labels, from folders or from columns; all of it as in `texts`."""
     gone = names_of(missing, "missing")
     check_encoding(reading.encoding)
     path = as_path(path, "the path of the texts")
@@ -298,6 +290,6 @@ def texts(
         raise ConfigError("buckets and places are counts", expected="1 or more", got=f"{buckets!r}, {places!r}")
     reading = Reading(group, part, validation, test, repeats, separator, encoding)
     learned = CLASSES if label is None and target is None else Target.of(label, target)
-    table = read_texts(path, text=text, target=learned, second=second, reading=reading, missing=missing, links=links)
+    table = _read(path, text, learned, second, reading, missing, links)
     require_bytes(8 * len(table.examples) * places, f"{len(table.examples):,} texts", fix="set fewer places=")
     return TextData(table, TextEncoding(table.examples.class_names, buckets, places), learned)

@@ -311,29 +311,6 @@ def explaining_cnn_builder(
     return build
 
 
-def matched_branch_channels(build: Callable[[int], nn.Module], parameters: int, *, most: int = 4_096) -> int:
-    """The branch width at which a model built by `build(width)` has at most so many parameters, by halving.
-
-    Raises `ConfigError` where width 1 is too large already.
-    """
-
-    def size(width: int) -> int:
-        return sum(p.numel() for p in build(width).parameters())
-
-    low, high = 0, most + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= parameters else (low, middle)
-    if low == 0:
-        raise ConfigError(
-            "an explaining model of this size cannot be built",
-            expected=f"at least {size(1)} parameters",
-            got=str(parameters),
-            fix="fewer superfeatures, or a smaller trunk",
-        )
-    return low
-
-
 def explanations_of(output: Any) -> Float[Tensor, "batch superfeatures classes"]:
     """The explanations in a model's output. Raises `MismatchError` where there are none."""
     found = output.get(EXPLANATIONS) if isinstance(output, dict) else getattr(output, EXPLANATIONS, None)
