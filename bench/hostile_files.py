@@ -43,8 +43,7 @@ from fractionate.data import pictures, saved, table, texts
 from fractionate.data.answers import read_answers
 from fractionate.data.own_pairs import pairs
 from fractionate.data.own_prompts import prompts
-from fractionate.data.own_queries import queries
-from fractionate.data.own_similar import similar
+from fractionate.data.own_queries import queries, similar
 from fractionate.data.own_tags import tagged
 from fractionate.diagnosis import read_signal
 from fractionate.errors import FractionateError
