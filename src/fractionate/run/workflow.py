@@ -148,8 +148,11 @@ class Workflow(Assembly):
     @property
     def trained(self) -> Recipe:
         """The recipe of the one student; a recommended one at the learning rate that a tuned study chose for it."""
-        study = Study.load_kept(self.out / "study.json", made_for=folder_key(self.out))
-        return self.chosen if self.given_objective is not None else at_tuned_rate(self.chosen, study, self.recipe_arm)
+        return (
+            self.chosen
+            if self.given_objective is not None
+            else at_tuned_rate(self.chosen, self._kept_study(), self.recipe_arm)
+        )
 
     @property
     def repair(self) -> str:
