@@ -23,7 +23,7 @@ def test_the_student_stands_beside_its_teacher():
     figure = cost_figure([run(), run(**COST)])
     assert figure is not None
     assert figure.title == "The student has 2.50 % of the teacher’s parameters"
-    assert figure.rows == (("parameters", 2000.0, 80000.0, ""), ("one example", 3.0, 2.0, "ms"))
+    assert figure.rows == (("parameters", 2000.0, 80000.0, ""), ("latency", 3.0, 2.0, "ms"))
     assert "150" in figure.drawing, "a student that is slower than its teacher stays on the scale"
 
 

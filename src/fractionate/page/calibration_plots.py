@@ -34,7 +34,7 @@ def calibration_figure(records: Sequence[NotableExamples], file: str = "calibrat
     marks += [text(0, down(t) + 4, percent(t), "tick", "end", -6) for t in ticks]
     marks += [
         text(across(t), HEIGHT + 17, percent(t), "tick", "start" if t == 0 else "end" if t == 1 else "middle")
-        for t in ticks
+        for t in ticks[::2]
     ]
     marks.append(curve([(0, 0), (1, 1)], across, down, HEIGHT, "curve landmark"))
     ends: list[tuple[float, str, str, str]] = []
@@ -85,6 +85,6 @@ def _title(found: Sequence[Reliability]) -> str:
     right = sum(n * r for n, r in zip(one.counts, one.right, strict=True)) / total
     gap = 100 * (sure - right)
     if abs(gap) < 1:
-        return f"The {one.who} is as sure as it is right: {percent(right, 1)}"
+        return f"The {one.who} is right {percent(right, 1)} of the time, and as sure as that"
     word = "too sure" if gap > 0 else "not sure enough"
     return f"The {one.who} is {word}: right {percent(right, 1)} of the time, {percent(sure, 1)} sure on average"

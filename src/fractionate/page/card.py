@@ -20,16 +20,17 @@ from fractionate.page.summaries import (
     judged_on,
     main_effects,
     metrics_of,
+    named_value,
     score_values,
     size_text,
     unsure_text,
     uses_teacher,
-    value_text,
     variant,
 )
 from fractionate.page.text import decimals, listing, sentence, short
 from fractionate.records import Diagnosis, Effect, MetricInfo, Pilot, Run, Study
 from fractionate.records.base import Record
+from fractionate.records.studies import NO_TEACHER
 
 
 def decide(records: Sequence[Record], run_files: Mapping[str, Sequence[str]] | None = None) -> Card:
@@ -154,7 +155,7 @@ def _evidence_against(case: Case, metric: MetricInfo, unsure: Sequence[Effect]) 
 def _headline(answer: Answer, e: Effect, found: Compared, d: Diagnosis | None) -> str:
     metric, name = found.metric, variant(e.arm)
     values, sure = values_text(found, e), sureness(metric, e)
-    none = variant(e.against)
+    none = NO_TEACHER if variant(e.against).startswith(NO_TEACHER) else variant(e.against)
     if answer == "Distil":
         if values:
             return f"Distil: {values[0]} instead of {values[1]} with {none} ({sure})."
@@ -276,8 +277,7 @@ def _of_runs(case: Case, runs: Sequence[Run]) -> Decision:
         )
         return Decision(case.name, "Not compared yet", sentence(message))
     best = max(valued, key=lambda run: metric.sign * score_values([run], metric.name)[0])
-    value = value_text(metric, score_values([best], metric.name)[0])
-    reached = f"{value} {short(metric.title, 40)} on the {'test' if best.test else 'validation'} data"
+    reached = f"{named_value(metric, score_values([best], metric.name)[0])} on the {'test' if best.test else 'validation'} data"
     message = f"The student {variant(best.arm)} reaches {reached} with {best.parameters:,} parameters"
     more = "; it was not compared with no teacher" if uses_teacher(best.contract) else ""
     return Decision(

@@ -13,7 +13,7 @@ from fractionate.page.calibration_plots import calibration_figure
 from fractionate.page.card import decide_case, summed_up
 from fractionate.page.carried import packed
 from fractionate.page.cases import Case, cases
-from fractionate.page.compared import USUAL, compared, matches
+from fractionate.page.compared import USUAL, compared
 from fractionate.page.cost_plots import cost_figure
 from fractionate.page.decisions import Decision, table
 from fractionate.page.diagnosis_plots import parts_figure, pilot_figure, terms_figure
@@ -39,7 +39,7 @@ from fractionate.page.summaries import (
     metrics_of,
     variant,
 )
-from fractionate.page.text import seconds, short
+from fractionate.page.text import decimals, seconds, short
 from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, MetricInfo, Run
 from fractionate.records.base import Record
 
@@ -187,20 +187,26 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
     )
 
 
-def _marked(case: Case, decision: Decision) -> dict[str, str]:
-    """Words under the names of variants: which one to use, which one the diagnosis recommends, which one is usual."""
+def _marked(case: Case, decision: Decision) -> dict[str, tuple[str, str]]:
+    """Words under the names of variants (to use, recommended, usual), and what the card says where it compares with another."""
     assert case.study is not None
     found = compared(case.study)
     marked: dict[str, list[str]] = {}
-    if decision.answer == "Distil" and decision.contenders:
-        marked.setdefault(decision.contenders[0].variant, []).append("the one to use")
+    fair = {}
+    if decision.metric and decision.gain is not None:
+        student, none = decision.contenders[:2]
+        if decision.answer == "Distil":
+            marked[student.variant] = ["the one to use"]
+        if none.variant != case.study.baseline:
+            gain = decimals(decision.gain, decision.metric.places, sign=True)
+            fair[student.variant] = f"{gain} at equal learning rate"
     advised = found.at(case.diagnosis.recipe if case.diagnosis else None)
     if advised is not None:
         marked.setdefault(advised.arm, []).append("recipe of the diagnosis")
-    usual = next((e for e in found.taught if matches(USUAL, found.contract(e.arm))), None)
+    usual = found.at(USUAL)
     if usual is not None:
         marked.setdefault(usual.arm, []).append("the usual recipe")
-    return {arm: ", ".join(words) for arm, words in marked.items()}
+    return {arm: (", ".join(marked.get(arm, ())), fair.get(arm, "")) for arm in {**marked, **fair}}
 
 
 def _effort(case: Case) -> str:
@@ -228,10 +234,10 @@ def _teacher(i: int, case: Case) -> Teacher | None:
     if beyond_universe(d.spectrum) < NOTHING_NATS:
         words = nothing_words(d.spectrum)
     else:
-        bars = [(d.name, d.spectrum)]
+        bars = [("teacher", d.spectrum)]
         bars += [(who, run.student_spectrum)] if run and run.student_spectrum else []
         figures.append(spectrum_figure(bars, numbered("spectrum", i)))
-        shown_relations: list[tuple[str, Matrix]] = [(d.name, d.class_relation)] if d.class_relation else []
+        shown_relations: list[tuple[str, Matrix]] = [("teacher", d.class_relation)] if d.class_relation else []
         if run and shown_relations:
             shown_relations.append((who, run.student_relation))
         if shown_relations:

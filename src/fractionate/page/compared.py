@@ -10,6 +10,7 @@ from fractionate.page.summaries import (
     interval_text,
     main_effects,
     mean_interval,
+    named_value,
     score_values,
     size_text,
     uses_teacher,
@@ -45,14 +46,18 @@ class Compared:
         return mean_interval(values) if values else None
 
     def at(self, recipe: Recommendation | None) -> Effect | None:
-        """The comparison of a recommended recipe, where it is one of the variants."""
+        """The comparison of a recipe, where it is one of the variants; of two that at the nearest learning rate."""
         if recipe is None or not recipe.distil or recipe.repair:
             return None
         contracts = [c for c in map(self.contract, self.arms) if c is not None]
         alike = (
             len({(c.preparations, c.transforms) for c in contracts}) == 1
         )  # what all students have is no other recipe
-        found = [e for e in self.taught if matches(recipe, self.contract(e.arm), alike) or e.arm == "recommended"]
+        found = [
+            e
+            for e in self.taught
+            if matches(recipe, self.contract(e.arm), alike) or (e.arm == "recommended" and recipe != USUAL)
+        ]
         base = self.rate(self.study.baseline)
 
         def off(e: Effect) -> float:  # by how much it is trained at another learning rate than the recipe's
@@ -129,7 +134,9 @@ def recipe_text(recipe: Recommendation | Contract) -> str:
         return recipe.settings
     if isinstance(recipe, Contract) and recipe.terms and recipe.teacher_weight == 0:
         return f"the labels and {short('; '.join(recipe.terms), 160)}"
-    extra = f" and {len(recipe.terms)} more term(s)" if isinstance(recipe, Contract) and recipe.terms else ""
+    extra = ""
+    if isinstance(recipe, Contract) and recipe.terms:
+        extra = f" and {len(recipe.terms)} more {'term' if len(recipe.terms) == 1 else 'terms'}"
     return f"{short(recipe.cell, 40)} at temperature {recipe.temperature:g}, teacher weight {recipe.teacher_weight:g}{extra}"
 
 
@@ -146,8 +153,7 @@ def values_text(found: Compared, e: Effect) -> tuple[str, str] | None:
     own, other = found.mean(e.arm), found.mean(e.against)
     if own is None or other is None:
         return None
-    title = short(found.metric.title, 40)
-    return f"{value_text(found.metric, own[0])} {title}", value_text(found.metric, other[0])
+    return named_value(found.metric, own[0]), value_text(found.metric, other[0])
 
 
 def sureness(metric: MetricInfo, e: Effect) -> str:

@@ -86,8 +86,8 @@ def _teacher_row(
             values.get(metric.name),
             None,
             values.get(calibration.name) if calibration else None,
-            cost.get("teacher_parameters"),
-            cost.get("teacher_megabytes"),
+            cost.get("teacher_parameters") or None,  # what is no network has none
+            cost.get("teacher_megabytes") or None,
             cost.get("teacher_latency_ms"),
         ),
     )

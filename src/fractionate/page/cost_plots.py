@@ -8,23 +8,23 @@ from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, line, tag
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import variant
-from fractionate.page.text import count, number
+from fractionate.page.text import count, number, with_smaller_unit
 from fractionate.records import Run
 
-NEEDS: tuple[tuple[str, str, float, str], ...] = (  # name in the record, words, factor, unit
-    ("parameters", "parameters", 1.0, ""),
-    ("megabytes", "weights", 1.0, "MB"),
-    ("latency_ms", "one example", 1.0, "ms"),
-    ("forward_megabytes", "memory of one example", 1.0, "MB"),
+NEEDS: tuple[tuple[str, str, str], ...] = (  # name in the record, words, unit
+    ("parameters", "parameters", ""),
+    ("megabytes", "weights", "MB"),
+    ("latency_ms", "latency", "ms"),
+    ("forward_megabytes", "memory of one example", "MB"),
 )
 
 
 def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
-    """Parameters, bytes and time of the first student whose teacher was measured beside it."""
+    """Parameters, bytes and time of the first student whose teacher was measured next to it."""
     for run in runs:
         both = [
-            (words, *_readable(factor * run.cost[f"student_{name}"], factor * run.cost[f"teacher_{name}"], unit))
-            for name, words, factor, unit in NEEDS
+            (words, run.cost[f"student_{name}"], run.cost[f"teacher_{name}"], unit)
+            for name, words, unit in NEEDS
             if run.cost.get(f"student_{name}") and run.cost.get(f"teacher_{name}")
         ]
         if both:
@@ -32,25 +32,15 @@ def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
     return None
 
 
-SMALLER = {"MB": "kB", "ms": "µs"}
-
-
-def _readable(student: float, teacher: float, unit: str) -> tuple[float, float, str]:
-    """Both in a smaller unit where the teacher's is below one."""
-    return (
-        (1e3 * student, 1e3 * teacher, SMALLER[unit]) if teacher < 1 and unit in SMALLER else (student, teacher, unit)
-    )
-
-
 def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Figure:
     shares = [100 * student / teacher for _, student, teacher, _ in both]
     scale = Scale(0.0, max(100.0, *shares))
     drawn = []
     for (words, student, teacher, unit), share in zip(both, shares, strict=True):
-        own, other = (count(v) if unit == "" else number(v) for v in (student, teacher))
-        outputs = f"{words}: {own} of {other} {unit}".rstrip()
+        own, other = (with_smaller_unit(v, unit) if unit else count(v) for v in (student, teacher))
+        outputs = f"{words}: {own} of {other}"
         bar = line(scale(0), ROW / 2, scale(share), ROW / 2, "whisker m-mean")
-        end = tag("div", tag("b", f"{own} {unit}".rstrip()), f" of {other}", class_="row-end")
+        end = tag("div", tag("b", own), f" of {other}", class_="row-end")
         drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", outputs)), end))
     drawn.append(axis_row(scale, "share of the teacher’s (%)"))
     words, student, teacher, _ = both[0]
@@ -58,7 +48,7 @@ def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Fi
         file,
         f"The student has {number(100 * student / teacher)} % of the teacher’s {words}",
         tag("div", *drawn, class_="rows"),
-        f"What {arm} needs where it runs, beside its teacher: measured on the machine of the training, one example at a time, "
+        f"What the student ({arm}) needs where it runs, next to its teacher. Measured where it was trained, one example at a time: "
         "the median of 15 calls.",
         ("need", "student", "teacher", "unit"),
         tuple((words, student, teacher, unit) for words, student, teacher, unit in both),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fractionate.page.summaries import value_text, variant
-from fractionate.page.text import count, number, short
+from fractionate.page.text import count, half_width, short, with_smaller_unit
 from fractionate.records import Interval, MetricInfo
 from fractionate.records.base import Record
 from fractionate.records.studies import NO_TEACHER
@@ -96,11 +96,15 @@ def table(decision: Decision) -> tuple[tuple[str, ...], tuple[tuple[str, ...], .
         if c.who == "no teacher" and name:
             who = name if name.startswith(NO_TEACHER) else f"{NO_TEACHER} ({name})"
         value = "" if c.value is None else value_text(metric, c.value)
-        half = f" ±{number((c.interval.high - c.interval.low) / 2, 2)}" if c.interval else ""
+        half = (
+            f" ±{half_width(c.value, (c.interval.high - c.interval.low) / 2)}"
+            if c.interval and c.value is not None
+            else ""
+        )
         calibrated = "" if c.calibration is None or calibration is None else value_text(calibration, c.calibration)
         size = "" if c.parameters is None else count(c.parameters)
-        size += "" if c.megabytes is None else f" ({number(c.megabytes)} MB)"
-        latency = "" if c.latency_ms is None else f"{number(c.latency_ms)} ms"
+        size += "" if c.megabytes is None else f" ({with_smaller_unit(c.megabytes, 'MB')})"
+        latency = "" if c.latency_ms is None else with_smaller_unit(c.latency_ms, "ms")
         rows.append((who, value + half, calibrated, size.strip(), latency, str(c.seeds or "")))
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     return tuple(head[i] for i in kept), tuple(tuple(row[i] or "–" for i in kept) for row in rows)

@@ -8,7 +8,7 @@ from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import LEVEL_WORDS
-from fractionate.page.text import decimals, number, sentence, short
+from fractionate.page.text import decimals, number, percent, sentence, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
 
 MOST_BARS = 20  # more classes are in the numbers
@@ -141,23 +141,25 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         for t in pilot.trials[:MOST_TRIALS]
         for v in (t.gain_points, *((t.interval.low, t.interval.high) if t.seeds > 2 else ()))
     ]
-    scale = scale_for([*ends, pilot.interval.low, pilot.interval.high], zero=True)
+    again = pilot.interval if pilot.confirming_seeds > 2 else None  # of two seeds it would hide all else
+    ends += [pilot.gain_points, *((again.low, again.high) if again else ())]
+    scale = scale_for(ends, zero=True)
     sure = pilot.interval.low > 0
     drawn = [tag("div", "again on fresh seeds", class_="row-group")]
     text = f"{pilot.chosen}: {number(pilot.gain_points)} points [{number(pilot.interval.low)}, {number(pilot.interval.high)}]"
     verdict, sign = ("v-helps", "▲") if sure else ("v-cannot-tell", "◇")
     end = _gain(pilot.gain_points, pilot.confirming_seeds)
-    drawn.append(
-        row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, pilot.interval, verdict, sign, text)), end)
-    )
+    drawn.append(row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, again, verdict, sign, text)), end))
     drawn.append(tag("div", "tried, halved round by round", class_="row-group"))
     for t in pilot.trials[:MOST_TRIALS]:
         message = f"{t.arm}: {number(t.gain_points)} points on {t.seeds} seeds"
         plot = ground(scale, mark(scale, t.gain_points, t.interval if t.seeds > 2 else None, "m-ladder", "●", message))
         drawn.append(row(t.arm, plot, _gain(t.gain_points, t.seeds)))
     drawn.append(axis_row(scale, "accuracy (points)"))
+    change = "gains" if pilot.gain_points >= 0 else "costs"
     title = (
-        f"A pilot: {short(pilot.chosen, 40)} gains {decimals(pilot.gain_points, 1)} points over {short(pilot.no_teacher, 40)}"
+        f"A pilot: {short(pilot.chosen, 40)} {change} {decimals(abs(pilot.gain_points), 1)} points against "
+        f"{short(pilot.no_teacher, 40)}"
         if d.recipe.distil
         else "A pilot found nothing that surely beats no teacher"
     )
@@ -168,9 +170,9 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         file,
         title,
         tag("div", *drawn, class_="rows"),
-        f"{pilot.students} students of {pilot.examples:,} examples with {pilot.share_of_steps:.0%} of the steps; gains over no "
-        f"teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals over both. "
-        f"The upper row takes no part in the choice; the others flatter the best."
+        f"{pilot.students} students of {pilot.examples:,} examples with {percent(pilot.share_of_steps)} of the steps; gains over "
+        f"no teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals from three on. "
+        "The upper row was not used to choose; among the others the best looks better than it is."
         + (f" {sentence(pilot.note)}" if pilot.note else "")
         + (f" {left} more are in the numbers." if (left := len(pilot.trials) - MOST_TRIALS) > 0 else ""),
         ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),

@@ -23,10 +23,12 @@ from fractionate.records.studies import VERDICT_WORDS
 VERDICT_SIGNS: dict[Verdict, str] = {"helps": "▲", "hurts": "▼", "equivalent": "=", "cannot tell": "◇"}
 
 
-def ladder_figure(study: Study, file: str = "ladder", marked: Mapping[str, str] | None = None) -> Figure | None:
+def ladder_figure(
+    study: Study, file: str = "ladder", marked: Mapping[str, tuple[str, str]] | None = None
+) -> Figure | None:
     """Effects with intervals: variants, steps between variants, and placebos set apart.
 
-    `marked`: words under the name of a variant: the one to use, the recommended one, the usual one.
+    `marked`: words under the name of a variant (the one to use, the recommended one, the usual one) and under its verdict.
     """
     arms, steps, placebos = main_effects(study)
     effects = [*arms, *steps, *placebos]
@@ -65,7 +67,8 @@ def ladder_figure(study: Study, file: str = "ladder", marked: Mapping[str, str] 
             if e.verdict == "cannot tell":
                 most = max(abs(e.interval.low), abs(e.interval.high))
                 end.append(tag("small", f"above ±{size_text(metric, most)} unlikely"))
-            under = (marked or {}).get(e.arm, "") if own else ""
+            under, fair = (marked or {}).get(e.arm, ("", "")) if own else ("", "")
+            end += [tag("small", fair)] if fair else []
             label = tag("div", name, *([tag("small", under)] if under else []), class_="row-name", title=short(e.arm))
             drawn.append(row(label, plot, tag("div", *end, class_="row-end"), class_, of=e.arm))
     drawn.append(axis_row(scale, with_unit(title, unit)))
@@ -133,11 +136,14 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
         if any(s.method == method for s in shares)
     ]
     largest: Share = max((s for s in shares if s.method == methods[-1][0]), key=lambda s: metric.sign * s.gain)
-    start = (
-        "The largest part of the gain comes from"
-        if pays(largest, metric)
-        else "No level is sure to pay; the largest is"
-    )
+    whole = metric.sign * sum(s.gain for s in shares if s.method == largest.method)
+    start = "No level is sure to pay; the largest is"
+    if pays(largest, metric):
+        start = (
+            "The largest part of the gain comes from"
+            if whole > 0
+            else "The levels together gain nothing, though there is a gain from"
+        )
     return Figure(
         file,
         f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}",

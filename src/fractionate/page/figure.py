@@ -46,6 +46,11 @@ class Figure:
         return tuple(tuple(_shown(cell) for cell in row) for row in rows[:TABLE_ROWS])
 
     @property
+    def topic(self) -> str:
+        """What it is about in a word or two: `class-relation-2` is about "class relation"."""
+        return self.name.rstrip("-0123456789").replace("-", " ")
+
+    @property
     def cut(self) -> int:
         """How many rows stand in the file only."""
         return max(0, len(self.rows if self.table_rows is None else self.table_rows) - TABLE_ROWS)

@@ -10,11 +10,11 @@ from fractionate.page.summaries import (
     LEVEL_WORDS,
     calibration_of,
     certain_shares,
+    named_value,
     score_values,
     size_text,
     unsure_text,
     uses_teacher,
-    value_text,
     variant,
 )
 from fractionate.page.text import decimals, listing, percent, sentence, short
@@ -30,15 +30,17 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
     reasons: list[str] = []
     if answer == "Distil":
         contract = found.contract(chosen.arm)
-        name = variant(chosen.arm)
-        message = "" if contract is None else recipe_text(contract)
-        reasons.append(
-            f"With {message}." if message.startswith(name) else f"With {name}" + (f" ({message})." if message else ".")
-        )
+        name, message = variant(chosen.arm), "" if contract is None else recipe_text(contract)
+        if message and "T=" not in name:  # a name with its settings says it all
+            name = message if message.startswith(name) else f"{name} ({message})"
+        reasons.append(f"With {name}{', the recipe of the diagnosis' if advised is chosen else ''}.")
         paying = certain_shares(found.study)
         if paying:
-            level = paying[0].level
-            reasons.append(f"The largest part of the gain comes from {LEVEL_WORDS[level]} ({level}).")
+            level, total = paying[0].level, sum(s.gain for s in found.study.shares if s.method == paying[0].method)
+            plain = abs(total - chosen.gain) < 10**-metric.places
+            whose = "the gain" if plain else f"what the levels gain together ({size_text(metric, total, sign=True)})"
+            if metric.sign * total > 0:
+                reasons.append(f"The largest part of {whose} comes from {LEVEL_WORDS[level]} ({level}).")
         reasons += _doubts(found, chosen)
         others = sum(e.verdict == "helps" for e in found.taught) - 1
         worse = [e for e in found.taught if e.verdict == "hurts"]
@@ -56,15 +58,16 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
     reasons += _side_effects(found, chosen) if answer != "Don't distil" else []
     reasons += _on_advice(case, found, chosen, answer, advised)
     if answer == "No clear difference yet":
+        settle = chosen.seeds_to_settle
+        more = (
+            f"about {settle:,} seeds would settle it"
+            if settle
+            else f"not even {MOST_SEEDS:,} seeds are sure to settle it"
+        )
         if chosen.smallest_effect is not None:
             size = size_text(metric, chosen.smallest_effect)
-            reasons.append(f"{chosen.seeds} seeds find an effect of {size} or more in 8 of 10 such studies.")
-        settle = chosen.seeds_to_settle
-        reasons.append(
-            f"About {settle:,} seeds would settle it."
-            if settle
-            else f"Not even {MOST_SEEDS:,} seeds are sure to settle it."
-        )
+            more = f"{chosen.seeds} seeds show an effect of {size} or more (8 times in 10); {more}"
+        reasons.append(sentence(more))
     reasons += [sentence(note) for note in found.study.notes if note.startswith(UNDERTRAINED)]
     reasons += faults(case.diagnosis)
     for run in case.runs:
@@ -107,13 +110,13 @@ def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         return [f"The diagnosis asks to repair first: {sentence(recipe.repair)}"]
     if not recipe.distil:
         if answer == "Distil":
-            return [f"The diagnosis advised against it: {sentence(recipe.reason)}"]
+            return [f"The diagnosis advised against it: {sentence(recipe.reason.partition('; ')[0])}"]
         too = " too" if answer == "Don't distil" else ""
-        return [f"The diagnosis advises against it{too}: {sentence(recipe.reason)}"]
+        return [f"The diagnosis advises against it{too}: {sentence(recipe.reason.partition('; ')[0])}"]
     if advised is None:
         return [f"The recipe of the diagnosis ({recipe_text(recipe)}) was not one of the variants."]
     if advised is chosen:
-        return ["It is the recipe of the diagnosis."] if answer == "Distil" else []
+        return []
     if advised.verdict == "hurts":
         return [
             f"The recipe of the diagnosis ({recipe_text(recipe)}) is overridden: it {change_text(metric, advised)}."
@@ -133,7 +136,7 @@ def faults(diagnosis: Diagnosis | None) -> list[str]:
         return []
     errors = [f for f in diagnosis.problems if f.severity == "error"]
     names = listing([short(f.name, 40) for f in (errors or diagnosis.problems)[:3]])
-    return [f"Faulty teacher: {names}."] if errors else [f"Warning about the teacher: {names}."]
+    return [f"Faulty teacher: {names}."] if errors else [f"The diagnosis warns: {names}."]
 
 
 def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> list[str]:
@@ -141,13 +144,10 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
     if not values:
         return []
     contract = run.contract
-    who = recipe_text(contract) if contract and uses_teacher(contract) else NO_TEACHER
+    who = f"{recipe_text(contract)}, " if contract and uses_teacher(contract) else f"{NO_TEACHER}, "
+    who = "" if is_recipe(found, chosen.arm, run) else who
     compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.taught))
-    message = (
-        f"The exported student ({who}, one seed) reaches {value_text(metric, values[0])} {short(metric.title, 40)}"
-    )
-    none = found.mean(chosen.against)
-    message += "" if none is None else f" ({variant(chosen.against)}: {value_text(metric, none[0])})"
+    message = f"The exported student ({who}one seed) reaches {named_value(metric, values[0])}"
     if uses_teacher(contract) and not compared_too:
         message += "; this recipe was not compared with no teacher"
     if "--force" in str(run.settings.get("compared_with_no_teacher")):

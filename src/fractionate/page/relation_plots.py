@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fractionate.page.figure import Figure
 from fractionate.page.marks import tag
 from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
-from fractionate.page.text import decimals, number, short
+from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import Diagnosis, Matrix
 
 SHADES = 14
@@ -67,7 +67,7 @@ def relation_figure(
     whose = short(relations[0][0], 40)
     return Figure(
         file,
-        f"What is “{short(a, 32)}” the {whose} takes for “{short(b, 32)}” most readily: {number(strongest, 2)} of the rest",
+        f"“{short(a, 32)}” looks most like “{short(b, 32)}” to the {whose}: {percent(strongest)} of the rest",
         tag("div", *panels, class_=f"panels panels-{min(2, len(panels))}") + _key(most),
         caption,
         ("label", "other class", *(short(who) for who, _ in found)),

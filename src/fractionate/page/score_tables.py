@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fractionate.page.summaries import arms_of, mean_interval, of_test, score_values, variant
-from fractionate.page.text import number, seconds, short
+from fractionate.page.text import half_width, number, seconds, short
 from fractionate.records import MetricInfo, Run
 
 MOST_RUNS = 400  # on the page; all of them are in the study's JSON
@@ -60,7 +60,7 @@ def score_rows(
         cells = []
         for m in columns:
             mean, interval = found.get((arm, m.name), (None, None))
-            half = number((interval.high - interval.low) / 2, 2) if interval else ""
+            half = half_width(mean, (interval.high - interval.low) / 2) if interval and mean is not None else ""
             cells.append((number(mean), half, arm not in placebos and number(mean) == best[m.name]))
         rows.append(ScoreRow(short(arm, 48), variant(arm, 80), len(members), arm in placebos, tuple(cells)))
     return columns, tuple(rows)

@@ -49,6 +49,7 @@
     const list = document.getElementById("tabs");
     if (!list) return;
     const shown = all(".case"), links = all(".tab", list);
+    root.classList.add("tabbed");
     list.setAttribute("role", "tablist");
     links.forEach((link, i) => {
       shown[i].id = `case-${i + 1}`;

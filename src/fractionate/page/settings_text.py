@@ -14,7 +14,7 @@ def setting(value: object) -> str:
     """A setting as it is written in a run file."""
     if isinstance(value, str):
         return value
-    return json.dumps(value)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def patch_text(patch: Mapping[str, object]) -> str:
@@ -38,6 +38,8 @@ def _yaml(tree: Mapping[str, Any], depth: int) -> list[str]:
         if isinstance(value, dict):
             lines += [f"{'  ' * depth}{name}:", *_yaml(value, depth + 1)]
         else:
-            plain = isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
-            lines.append(f"{'  ' * depth}{name}: {value if plain else json.dumps(value)}")
+            plain = not isinstance(value, str) or (
+                PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
+            )
+            lines.append(f"{'  ' * depth}{name}: {setting(value) if plain else json.dumps(value)}")
     return lines

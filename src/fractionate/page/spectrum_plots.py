@@ -49,7 +49,7 @@ def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum"
     beyond = {name: sum(p.values()) - p["universe"] for name, p in parts.items()}
     if any(0 < b < 0.5 * whole.high for b in beyond.values()):
         fine = Scale(0.0, max(beyond.values()))
-        drawn.append(tag("p", "Beyond the universe, enlarged", class_="subhead"))
+        drawn.append(tag("p", "Without that average (universe), enlarged", class_="subhead"))
         for name, _ in bars:
             share = percent(beyond[name] / sum(parts[name].values())) if sum(parts[name].values()) else "–"
             head = _head(name, f"{number(beyond[name])} nats, {share} of what it knows")
@@ -59,9 +59,9 @@ def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum"
     first = parts[bars[0][0]]
     largest = max(LEVEL_NAMES[1:], key=lambda level: first[level])
     title = (
-        f"Beyond the universe it knows most about {largest}: {LEVEL_WORDS[largest]}"
+        f"Beyond its average certainty it knows most about {largest}: {LEVEL_WORDS[largest]}"
         if first[largest] > 0
-        else "It knows nothing beyond the universe"
+        else "It knows nothing beyond its average certainty (universe)"
     )
     return Figure(
         file,

@@ -14,6 +14,7 @@ from fractionate.page.summaries import (
     arms_of,
     judged_on,
     mean_interval,
+    named_value,
     score_values,
     value_text,
     variant,
@@ -82,7 +83,7 @@ def students_figure(
         file,
         f"{variant(best)} has the {most} mean {title}: {value_text(first, means[best][0])}"
         if len(means) > 1
-        else f"{variant(best)}: {value_text(first, means[best][0])} {title}",
+        else f"{variant(best)}: {named_value(first, means[best][0])}",
         tag("div", *drawn, class_="rows"),
         f"{title[:1].upper()}{title[1:]} on the {judged_on(runs)} data ({BETTER[first.better]}): a dot a seed, the mean with "
         "its 95 % interval (Student’s t over seeds). "
@@ -115,7 +116,7 @@ def curve_plot(
     across = Scale(0.0, max(x for points in curves.values() for x, _ in points))
     vertical = scale_for(y for points in curves.values() for _, y in points)
     down = Scale(vertical.low, vertical.high, CURVE_HEIGHT, 6.0)
-    ticks = down.ticks(4)
+    ticks = down.ticks(6)
     marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
     marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
     classes = {arm: f"mine-{strong.index(arm) % 2}" if arm in strong else "other" for arm in curves}

@@ -119,6 +119,12 @@ def value_text(metric: MetricInfo, value: float) -> str:
     return f"{number(value)} {metric.value_unit}".rstrip()
 
 
+def named_value(metric: MetricInfo, value: float) -> str:
+    """A value with its unit and what it is: 91.1 % accuracy, 9.45 nats (NLL a token)."""
+    title = short(metric.title, 40)
+    return f"{value_text(metric, value)} {title if metric.value_unit in ('', '%') else f'({title})'}"
+
+
 def size_text(metric: MetricInfo, size: float, *, sign: bool = False) -> str:
     """A difference in a metric with its unit."""
     return f"{decimals(size, metric.places, sign=sign)} {metric.unit}".rstrip()

@@ -40,6 +40,12 @@ def decimals(value: float, places: int, *, sign: bool = False) -> str:
     return (shown.lstrip("+-") if float(shown.replace(",", "")) == 0 else shown).replace("-", "−")
 
 
+def half_width(value: float, half: float) -> str:
+    """Half an interval with the decimals of the value it belongs to; with two digits where that leaves nothing."""
+    places, own = (len(number(v, d).partition(" ")[0].partition(".")[2]) for v, d in ((value, 3), (half, 2)))
+    return decimals(half, min(places, own)) if half >= 10**-places / 2 else number(half, 2)
+
+
 def percent(value: float | None, places: int = 0) -> str:
     """A share in 0..1 as per cent."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{places}f} %".replace("-", "−")
@@ -57,7 +63,17 @@ def seconds(value: float) -> str:
     """A time to read."""
     if value < 90:
         return f"{number(value)} s"
-    return f"{number(value / 60)} min" if value < 5400 else f"{number(value / 3600)} h"
+    return f"{number(value / 60, 2)} min" if value < 5400 else f"{number(value / 3600, 2)} h"
+
+
+def with_smaller_unit(value: float, unit: str) -> str:
+    """A value in MB or ms; below one in kB or µs."""
+    smaller = {"MB": "kB", "ms": "µs"}
+    return (
+        f"{number(1e3 * value)} {smaller[unit]}"
+        if value < 1 and unit in smaller
+        else f"{number(value)} {unit}".rstrip()
+    )
 
 
 def listing(words: Sequence[str]) -> str:
