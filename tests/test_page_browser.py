@@ -216,6 +216,6 @@ def test_downloads_hold_the_numbers_of_the_records(tmp_path):
     ladder = {(r["variant"], r["against"], r["metric"]): float(r["gain"]) for r in files["ladder"]}
     for e in study.effects:
         assert ladder[e.arm, variant(e.against), "NLL" if e.metric == "nll" else e.metric] == e.gain
-    spectrum = {r["level"]: float(r["healthy teacher (nats)"]) for r in files["spectrum"]}
+    spectrum = {r["level"]: float(r["teacher (nats)"]) for r in files["spectrum"]}
     assert spectrum["total"] == pytest.approx(healthy.spectrum.total_nats)
     assert {k: v for k, v in spectrum.items() if k != "total"} == pytest.approx(healthy.spectrum.nats)

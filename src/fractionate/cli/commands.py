@@ -15,7 +15,7 @@ from fractionate.cli.examples import examples
 from fractionate.cli.explain import explain
 from fractionate.cli.init import init
 from fractionate.cli.store import store_app
-from fractionate.cli.terminal import debugging, give, processes, tell, terminal
+from fractionate.cli.terminal import debugging, give, processes, teacher_words, tell, terminal
 from fractionate.errors import ConfigError, StoppedError, as_own_error, visible
 from fractionate.system.paths import as_path, shell_line
 
@@ -290,7 +290,7 @@ def report(
 
     workflow = open_workflow(arguments, trust, no_pilot=no_pilot, force=force, remake=remake)
     tell(f"data: {workflow.data}")
-    tell(f"teacher on test data: {workflow.teacher_scores}")
+    tell(teacher_words(workflow))
     tell(f"{workflow.diagnosis}\n\n{workflow.study}\n")
     kept_back = workflow.kept_back()
     tell(f"no student is exported: {kept_back}\n" if kept_back else f"student: {workflow.student}\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fractionate.cli.terminal import teacher_words
 from fractionate.page.document import report
 from fractionate.page.folder import run_file_words
 from fractionate.records.base import Record
@@ -63,7 +64,7 @@ def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -
     for run in demo_runs(out):
         workflow = Workflow(run)
         say(f"{run.name}: {workflow.data}")
-        say(f"  teacher on test data: {workflow.teacher_scores}")
+        say(f"  {teacher_words(workflow)}")
         say(f"  {workflow.diagnosis}".replace("\n", "\n  "))
         say(f"  {workflow.study}".replace("\n", "\n  "))
         kept_back = workflow.kept_back()

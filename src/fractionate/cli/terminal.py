@@ -14,6 +14,7 @@ from fractionate.errors import visible
 
 if TYPE_CHECKING:
     from fractionate.records.base import Record
+    from fractionate.run.workflow import Workflow
 
 
 def processes() -> tuple[int, int]:
@@ -51,6 +52,13 @@ def heard() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def teacher_words(workflow: Workflow) -> str:
+    """How good the teacher of a run is, with units."""
+    from fractionate.tasks import infos
+
+    return f"teacher on test data: {workflow.teacher_scores.describe(infos(workflow.task.judged))}"
 
 
 def debugging() -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fractionate.page.figure import Figure
+from fractionate.page.heat import SHADES, heat_key, shaded
 from fractionate.page.marks import Scale, line, tag
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.text import number, short
 from fractionate.records import ArmAttention, AttentionStudy, Interval, Matrix
 
-SHADES = 14
 KINDS = (
     (
         "ranking_loss",
@@ -66,7 +66,7 @@ def _heat(study: AttentionStudy, field: str, file: str, words: str, caption: str
     return Figure(
         f"{file}{suffix}",
         title,
-        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}") + _key(*bounds),
+        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}") + heat_key(number(bounds[0], 2), bounds[1]),
         f"{caption} Rows are layers from the first, columns heads; beside the name the mean over all heads"
         + (" and half its 95 % interval over seeds." if any(_summary(arm, field)[1] for arm, _ in found) else "."),
         ("arm", "layer", "head", field.replace("_", " ")),
@@ -88,27 +88,13 @@ def _drawn(matrix: Matrix, least: float, most: float) -> Markup:
         for j, value in enumerate(values):
             shade = min(SHADES, max(0, round((value - least) / span * SHADES)))
             paths.setdefault(shade, []).append(f"M{j} {i}h1v1h-1z")
-    marks = [
-        tag("path", d="".join(parts), class_="heat", fill_opacity=shade / SHADES)
-        for shade, parts in sorted(paths.items())
-        if shade
-    ]
+    marks = shaded(paths)
     layers, heads = len(matrix), len(matrix[0])
     grid = tag(
         "svg", *marks, viewBox=f"0 0 {heads} {layers}", preserveAspectRatio="none", width="100%", height="100%",
         class_="plot", aria_hidden="true", style="display:block",
     )  # fmt: skip
     return tag("div", grid, class_="heat-grid", style=f"aspect-ratio:{heads}/{layers}")
-
-
-def _key(least: float, most: float) -> Markup:
-    step = f"{100 / SHADES:.2f}%"
-    boxes = [
-        tag("rect", x=f"{100 * s / SHADES:.2f}%", width=step, height=10, class_="heat", fill_opacity=(s + 1) / SHADES)
-        for s in range(SHADES)
-    ]
-    bar = tag("svg", *boxes, width=140, height=10, class_="plot", aria_hidden="true")
-    return tag("div", tag("span", number(least, 2)), bar, tag("span", number(most, 2)), class_="heat-key")
 
 
 def _sensitivity(study: AttentionStudy, suffix: str) -> Figure | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fractionate.page.figure import Figure
-from fractionate.page.marks import Scale, canvas, curve, line, tag, text
-from fractionate.page.student_plots import LABEL, spread
+from fractionate.page.marks import Scale, curve, tag, text, upright_axis
+from fractionate.page.student_plots import End, with_names
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import NotableExamples, Reliability
 
@@ -30,14 +30,13 @@ def calibration_figure(records: Sequence[NotableExamples], file: str = "calibrat
         return None
     across, down = Scale(0.0, 1.0), Scale(0.0, 1.0, HEIGHT, 6.0)
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
-    marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
-    marks += [text(0, down(t) + 4, percent(t), "tick", "end", -6) for t in ticks]
+    marks = upright_axis(down, ticks, [percent(t) for t in ticks])
     marks += [
         text(across(t), HEIGHT + 17, percent(t), "tick", "start" if t == 0 else "end" if t == 1 else "middle")
         for t in ticks[::2]
     ]
     marks.append(curve([(0, 0), (1, 1)], across, down, HEIGHT, "curve landmark"))
-    ends: list[tuple[float, str, str, str]] = []
+    ends: list[End] = []
     for one in record.reliability:
         points = [(sure, right, n) for n, sure, right in zip(one.counts, one.confidence, one.right, strict=True) if n]
         style = STYLES[one.who]
@@ -52,19 +51,12 @@ def calibration_figure(records: Sequence[NotableExamples], file: str = "calibrat
             )
             marks.append(tag("svg", dot, x=f"{across(x):.2f}%", y=down(y), class_="spill"))
         if points:
-            ends.append((down(points[-1][1]), one.who, style, decimals(expected_calibration_error(one), 1)))
-    ends.sort()
-    names = []
-    for (own, who, style, error), y in zip(ends, spread([end[0] for end in ends], LABEL, 8.0, HEIGHT), strict=True):
-        leader = tag("line", x1=1, y1=own, x2=12, y2=y, class_=f"leader {style}")
-        words = tag("text", who, " ", tag("tspan", f"{error} points off", class_="tick"), x=16, y=y + 4)
-        names.append(tag("g", leader, words, class_=f"curve-name {style}"))
-    plot = tag("div", canvas(HEIGHT + 22, *marks), class_="indent")
-    beside = canvas(HEIGHT + 22, *names, class_="plot curve-names")
+            error = decimals(expected_calibration_error(one), 1)
+            ends.append((down(points[-1][1]), one.who, f"{error} points off", style, None))
     return Figure(
         file,
         _title(record.reliability),
-        tag("div", plot, beside, class_="curves calibration"),
+        with_names(marks, ends, HEIGHT, "curves calibration"),
         f"Across: the probability of the first choice, in ten bins. Up: how often it is the label, on {short(record.split, 40)} "
         "(test data). On the dashed line confidence is right; below it a model is too sure. A larger dot holds more rows; points "
         "off: mean distance from the line (ECE).",

@@ -22,6 +22,16 @@ class Case:
     examples: tuple[NotableExamples, ...] = ()
 
     @property
+    def arms(self) -> tuple[str, ...]:
+        """The variants of the study in their order."""
+        return self.study.arms if self.study else ()
+
+    @property
+    def placebos(self) -> frozenset[str]:
+        """The variants that are placebos."""
+        return frozenset(e.arm for e in self.study.effects if e.placebo) if self.study else frozenset()
+
+    @property
     def every_run(self) -> tuple[Run, ...]:
         """The runs of the study, and the single ones."""
         return (*self.study.runs, *self.runs) if self.study else self.runs

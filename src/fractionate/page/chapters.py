@@ -264,8 +264,7 @@ def _students(i: int, case: Case, metrics: Sequence[MetricInfo], strong: Sequenc
     runs = case.study.runs if case.study and case.study.runs else case.runs
     if not runs:
         return None
-    order = case.study.arms if case.study else ()
-    placebos = frozenset(e.arm for e in case.study.effects if e.placebo) if case.study else frozenset()
+    order, placebos = case.arms, case.placebos
     figures = (
         calibration_figure(case.examples, numbered("calibration", i)),
         *size_figures(runs, metrics, order, placebos, (numbered("size", i), numbered("latency", i))),
@@ -283,9 +282,7 @@ def _students(i: int, case: Case, metrics: Sequence[MetricInfo], strong: Sequenc
 
 
 def _appendix(i: int, case: Case, strong: Sequence[str]) -> Appendix:
-    study, runs = case.study, case.every_run
-    order = study.arms if study else ()
-    placebos = frozenset(e.arm for e in study.effects if e.placebo) if study else frozenset()
+    study, runs, order, placebos = case.study, case.every_run, case.arms, case.placebos
     figures: list[Figure | None] = []
     if study and study.runs:
         figures.append(

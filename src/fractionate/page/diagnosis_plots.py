@@ -8,7 +8,7 @@ from fractionate.page.figure import LEVEL_CLASSES, Figure
 from fractionate.page.marks import Scale, canvas, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import LEVEL_WORDS
-from fractionate.page.text import decimals, number, percent, sentence, short
+from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
 
 MOST_BARS = 20  # more classes are in the numbers
@@ -173,7 +173,7 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         f"{pilot.students} students of {pilot.examples:,} examples with {percent(pilot.share_of_steps)} of the steps; gains over "
         f"no teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals from three on. "
         "The upper row was not used to choose; among the others the best looks better than it is."
-        + (f" {sentence(pilot.note)}" if pilot.note else "")
+        + (f" Note: {pilot.note.removesuffix('.')}." if pilot.note else "")
         + (f" {left} more are in the numbers." if (left := len(pilot.trials) - MOST_TRIALS) > 0 else ""),
         ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),
         tuple((t.arm, t.seeds, t.accuracy, t.gain_points, t.interval.low, t.interval.high) for t in pilot.trials),

@@ -115,6 +115,14 @@ def axis(scale: Scale, y: float, *, wanted: int = 5) -> Markup:
     return Markup("").join(marks)
 
 
+def upright_axis(down: Scale, ticks: Sequence[float], words: Sequence[str] = ()) -> list[Markup]:
+    """Faint lines across a plot at the ticks, and their numbers to the left of it."""
+    marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
+    return marks + [
+        text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, words or tick_words(ticks), strict=True)
+    ]
+
+
 def gridlines(scale: Scale, top: float, bottom: float, wanted: int = 5) -> Markup:
     """Faint upright lines at the ticks."""
     return Markup("").join(line(scale(t), top, scale(t), bottom, "grid") for t in scale.ticks(wanted))

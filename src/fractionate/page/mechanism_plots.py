@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fractionate.page.figure import Figure
-from fractionate.page.student_plots import curve_plot, mean_curves
-from fractionate.page.summaries import variant
+from fractionate.page.student_plots import curve_plot, curve_rows, mean_curves
 from fractionate.records import Point, Run
 
 
@@ -49,7 +48,6 @@ def mechanism_figures(
     for name, title, read, words in MEASURES:
         curves = mean_curves(runs, order, read)
         if curves:
-            rows = tuple((variant(arm, 200), int(x), y) for arm, points in curves.items() for x, y in points)
             head = ("variant", "step", suffix(name))
-            found.append(Figure(suffix(name), title, curve_plot(curves, strong), words, head, rows))
+            found.append(Figure(suffix(name), title, curve_plot(curves, strong), words, head, curve_rows(curves)))
     return found

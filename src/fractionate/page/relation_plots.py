@@ -10,12 +10,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from fractionate.page.figure import Figure
+from fractionate.page.heat import SHADES, heat_key, shaded
 from fractionate.page.marks import tag
 from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
 from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import Diagnosis, Matrix
 
-SHADES = 14
 MOST_LABELS = 30
 MOST_ROWS = 2_000  # of the download: the strongest relations of very many classes
 
@@ -68,7 +68,7 @@ def relation_figure(
     return Figure(
         file,
         f"“{short(a, 32)}” looks most like “{short(b, 32)}” to the {whose}: {percent(strongest)} of the rest",
-        tag("div", *panels, class_=f"panels panels-{min(2, len(panels))}") + _key(most),
+        tag("div", *panels, class_=f"panels panels-{min(2, len(panels))}") + heat_key("0", most),
         caption,
         ("label", "other class", *(short(who) for who, _ in found)),
         rows,
@@ -122,7 +122,7 @@ def correlation_figure(d: Diagnosis, file: str = "class-correlation") -> Figure 
             title = "Classes of one superclass do not move together more than others"
     headings = [f"at temperature {number(found.temperature, 2)}" for found in d.class_correlations]
     return Figure(
-        file, title, tag("div", *panels, class_="panels panels-2") + _key(1.0), caption,
+        file, title, tag("div", *panels, class_="panels panels-2") + heat_key("0", 1.0), caption,
         ("class", "other class", *headings), rows, rows[:20], f"The {min(20, len(rows))} strongest pairs of classes.",
     )  # fmt: skip
 
@@ -133,16 +133,6 @@ def _likeness(matrices: Sequence[NDArray[np.float64]]) -> float | None:
     off = ~np.eye(len(matrices[0]), dtype=bool)
     first, second = matrices[0][off], matrices[1][off]
     return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else None
-
-
-def _key(most: float) -> Markup:
-    step = f"{100 / SHADES:.2f}%"
-    boxes = [
-        tag("rect", x=f"{100 * s / SHADES:.2f}%", width=step, height=10, class_="heat", fill_opacity=(s + 1) / SHADES)
-        for s in range(SHADES)
-    ]
-    bar = tag("svg", *boxes, width=140, height=10, class_="plot", aria_hidden="true")
-    return tag("div", tag("span", "0"), bar, tag("span", number(most, 2)), class_="heat-key")
 
 
 def _heat_map(
@@ -164,11 +154,7 @@ def _heat_map(
             while j < cells and shades[i, j] == shade:
                 j += 1
             paths.setdefault(shade, []).append(f"M{start} {i}h{j - start}v1h{start - j}z")
-    marks = [
-        tag("path", d="".join(parts), class_="heat", fill_opacity=shade / SHADES)
-        for shade, parts in sorted(paths.items())
-        if shade
-    ]
+    marks = shaded(paths)
     if own:
         marks.append(tag("path", d="".join(f"M{i} {i}h1v1h-1z" for i in range(cells)), class_="own"))
     grid = tag("svg", *marks, viewBox=f"0 0 {cells} {cells}", preserveAspectRatio="none", width="100%", height="100%")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fractionate.page.figure import Figure
-from fractionate.page.marks import Scale, canvas, curve, line, scale_for, tag, text, tick_words
+from fractionate.page.marks import Scale, canvas, curve, line, scale_for, tag, text, upright_axis
 from fractionate.page.rows import SIGNS
 from fractionate.page.summaries import (
     arms_of,
@@ -114,9 +114,7 @@ def _plot(points: Sequence[Point], teacher: tuple[float, float] | None, metric: 
     across = scale_for([*at, *([math.log10(teacher[0])] if teacher else [])], room=0.12)
     vertical = scale_for([*ends, *([teacher[1]] if teacher else [])])
     down = Scale(vertical.low, vertical.high, HEIGHT, TOP)
-    ticks = down.ticks(4)
-    marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
-    marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
+    marks = upright_axis(down, down.ticks(4))
     for place in _ticks(sorted({*at, *([math.log10(teacher[0])] if teacher else [])}), across):
         words = count(10**place) if axis == "parameters" else f"{number(10**place)} ms"
         marks += [line(across(place), TOP, across(place), HEIGHT, "grid")]

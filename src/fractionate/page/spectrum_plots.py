@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fractionate.page.figure import LEVEL_CLASSES, Figure
-from fractionate.page.marks import Scale, axis, canvas, finite, line, rect, tag, text, tick_words
+from fractionate.page.marks import Scale, axis, canvas, finite, rect, tag, text, upright_axis
 from fractionate.page.summaries import LEVEL_WORDS
 from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import LEVEL_NAMES, Diagnosis, Level, Spectrum
@@ -99,7 +99,7 @@ def _stack(parts: dict[Level, float], levels: Sequence[Level], scale: Scale) -> 
 
 def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
     shown = bars[:4]
-    heads = [tag("th", short(name, 32), scope="col", class_="num") for name, _ in shown]
+    heads = [tag("th", short(name, 48), scope="col", class_="num") for name, _ in shown]
     rows = [tag("tr", tag("th", "nats an example", scope="col", colspan=2), *heads)]
     for level in LEVEL_NAMES:
         swatch = canvas(12, rect(0, 0, 100, 12, f"seg {LEVEL_CLASSES[level]}"), class_="swatch")
@@ -123,13 +123,11 @@ def temperature_figure(diagnoses: Sequence[Diagnosis], file: str = "spectrum-ove
     totals = [sum(_known(s).values()) for d in shown for s in d.spectrum_over_temperature]
     height = 150.0
     down = Scale(0.0, max([*totals, 1e-9]) * 1.02, height, 8.0)
-    ticks = down.ticks(4)
     panels = []
     for d in shown:
         spectra = sorted(d.spectrum_over_temperature, key=lambda s: s.temperature)
         step = 100 / len(spectra)
-        marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
-        marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
+        marks = upright_axis(down, down.ticks(4))
         for i, found in enumerate(spectra):
             at = 0.0
             for level, nats in _known(found).items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from markupsafe import Markup
 
 from fractionate.page.figure import Figure
-from fractionate.page.marks import Scale, canvas, curve, finite, line, scale_for, tag, text, tick_words
+from fractionate.page.marks import Scale, canvas, curve, finite, scale_for, tag, text, upright_axis
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import (
     BETTER,
@@ -116,28 +116,37 @@ def curve_plot(
     across = Scale(0.0, max(x for points in curves.values() for x, _ in points))
     vertical = scale_for(y for points in curves.values() for _, y in points)
     down = Scale(vertical.low, vertical.high, CURVE_HEIGHT, 6.0)
-    ticks = down.ticks(6)
-    marks = [line(0, down(t), 100, down(t), "grid") for t in ticks]
-    marks += [text(0, down(t) + 4, w, "tick", "end", -6) for t, w in zip(ticks, tick_words(ticks), strict=True)]
+    marks = upright_axis(down, down.ticks(6))
     classes = {arm: f"mine-{strong.index(arm) % 2}" if arm in strong else "other" for arm in curves}
     for arm in sorted(curves, key=lambda arm: arm in strong):
         sentence = f"{variant(arm)}: {number(curves[arm][-1][1])}{unit} at the end"
         drawn = curve(thinned(curves[arm]), across, down, CURVE_HEIGHT, f"curve {classes[arm]}")
         marks.append(tag("g", tag("title", sentence), drawn, data_variant=short(arm, 48)))
     marks.append(text(100, CURVE_HEIGHT + 16, f"{across.high:,.0f} steps", "tick", "end"))
+    ends = [
+        (down(points[-1][1]), variant(arm, 22), number(points[-1][1]), classes[arm], short(arm, 48))
+        for arm, points in curves.items()
+    ]
+    return with_names(marks, ends if len(ends) <= MOST_CURVES else [], CURVE_HEIGHT)
+
+
+End = tuple[
+    float, str, str, str, str | None
+]  # y of a curve's end, its name, its value, its class, the variant it is of
+
+
+def with_names(marks: Sequence[Markup], ends: Sequence[End], height: float, class_: str = "curves") -> Markup:
+    """A plot and, to its right, the name of each curve with a line to its end."""
+    named = sorted(ends, key=lambda end: end[0])
     labels = []
-    named = sorted(curves, key=lambda arm: down(curves[arm][-1][1]))
-    if len(named) <= MOST_CURVES:
-        places = spread([down(curves[arm][-1][1]) for arm in named], LABEL, 8.0, CURVE_HEIGHT)
-        for arm, y in zip(named, places, strict=True):
-            own = down(curves[arm][-1][1])
-            leader = tag("line", x1=1, y1=own, x2=12, y2=y, class_=f"leader {classes[arm]}")
-            words = tag(
-                "text", variant(arm, 22), " ", tag("tspan", number(curves[arm][-1][1]), class_="tick"), x=16, y=y + 4
-            )
-            labels.append(tag("g", leader, words, class_=f"curve-name {classes[arm]}", data_variant=short(arm, 48)))
-    beside = canvas(CURVE_HEIGHT + 22, *labels, class_="plot curve-names")
-    return tag("div", tag("div", canvas(CURVE_HEIGHT + 22, *marks), class_="indent"), beside, class_="curves")
+    for (own, name, value, style, of), y in zip(
+        named, spread([end[0] for end in named], LABEL, 8.0, height), strict=True
+    ):
+        leader = tag("line", x1=1, y1=own, x2=12, y2=y, class_=f"leader {style}")
+        words = tag("text", name, " ", tag("tspan", value, class_="tick"), x=16, y=y + 4)
+        labels.append(tag("g", leader, words, class_=f"curve-name {style}", data_variant=of))
+    names = canvas(height + 22, *labels, class_="plot curve-names")
+    return tag("div", tag("div", canvas(height + 22, *marks), class_="indent"), names, class_=class_)
 
 
 def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
@@ -187,8 +196,13 @@ def curves_figure(
         curve_plot(curves, strong, unit),
         f"Mean {what} over seeds along the training. The scores of the decision are of the {judged_on(runs)} data.",
         ("variant", "step", what),
-        tuple((variant(arm, 200), int(x), y) for arm, points in curves.items() for x, y in points),
+        curve_rows(curves),
     )
+
+
+def curve_rows(curves: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[tuple[object, ...], ...]:
+    """The points of curves as rows: variant, step, value."""
+    return tuple((variant(arm, 200), int(x), y) for arm, points in curves.items() for x, y in points)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = 80) -> list[tuple[float, float]]:

@@ -167,9 +167,10 @@ class Trial(Record):
     nll_gain_nats: float | None = None
 
     def __str__(self) -> str:
-        gain = f"{self.gain_points:+7.2f} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
+        gain = f"{self.gain_points:+7.2f}"
+        gain += f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.seeds > 1 else ""
         saved = "" if self.nll_gain_nats is None else f"  {self.nll_gain_nats:+.3f} nats"
-        return f"{self.arm:<28} {self.accuracy:6.2f} %  {gain}{saved}  {self.seeds} seeds"
+        return f"{self.arm:<28} {self.accuracy:6.2f} %  {gain}{saved}  {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
 
 
 @dataclass(frozen=True)

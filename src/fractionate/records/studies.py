@@ -220,7 +220,7 @@ class Study(Record):
                 arm += "" if e.against == self.baseline else f" − {variant_name(e.against)}"
                 interval = f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]"
                 rows.append(f"  {arm:<34} {e.gain:+8.3f} {interval}  {VERDICT_WORDS[e.verdict]:<19}")
-                rows[-1] += f"  p {e.p_holm:.2g}"
+                rows[-1] += "  p < 0.001" if e.p_holm < 0.001 else f"  p {e.p_holm:.2g}"
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects
         )
