@@ -226,6 +226,8 @@ def _of_diagnosis(case: Case, d: Diagnosis, run_file: tuple[str, ...]) -> Decisi
     advised = recipe.distil and not recipe.repair
     if advised and recipe.reason:
         reasons.append(f"Why this recipe: {sentence(recipe.reason)}")
+    if advised and recipe.learning_rate_factor != 1:
+        reasons.append(f"Train it at {recipe.learning_rate_factor:g} times the learning rate.")
     reasons += faults(d)
     return Decision(
         name=case.name,

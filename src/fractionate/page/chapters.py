@@ -197,7 +197,7 @@ def _marked(case: Case, decision: Decision) -> dict[str, tuple[str, str]]:
         student, none = decision.contenders[:2]
         if decision.answer == "Distil":
             marked[student.variant] = ["the one to use"]
-        if none.variant != case.study.baseline:
+        if all(e.against != none.variant for e in case.study.effects if e.arm == student.variant):
             gain = decimals(decision.gain, decision.metric.places, sign=True)
             fair[student.variant] = f"{gain} at equal learning rate"
     advised = found.at(case.diagnosis.recipe if case.diagnosis else None)

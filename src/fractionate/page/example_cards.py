@@ -14,6 +14,7 @@ from fractionate.records.examples import ExampleKind, ExampleList, ExampleRow, N
 
 PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 MOST_PICTURE_BYTES = 300_000  # of a page
+MOST_COLUMNS = 6  # of a table's row; they stand with the most unusual first
 HEADINGS: dict[ExampleKind, tuple[str, str]] = {
     "least sure": ("Where the teacher is least sure", "By the probability of its first choice."),
     "contradicts the label": (
@@ -124,6 +125,7 @@ def _look(shown: Shown, pictured: bool) -> Markup:
         ]
         return tag("p", *pieces, class_="example-text")
     if shown.columns:
-        cells = [tag("div", tag("dt", short(k, 30)), tag("dd", short(v, 40))) for k, v in shown.columns.items()]
+        columns = list(shown.columns.items())[:MOST_COLUMNS]
+        cells = [tag("div", tag("dt", short(k, 30)), tag("dd", short(v, 40))) for k, v in columns]
         return tag("dl", *cells, class_="settings")
     return tag("p", shown.text, class_="example-text")
