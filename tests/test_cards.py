@@ -1,4 +1,4 @@
-"""What a reader takes from the top of a page, written down for eight pages, and checked against their records.
+"""What a reader takes from the top of a page, written down for pages of each kind, and checked against their records.
 
 `tests/cards/NAME.json.gz` holds the records of a page, `NAME.txt` the five answers. `python -m tests.test_cards` writes the answers
 anew, `python -m tests.test_cards PAGE.html …` takes the records of pages; then read the difference.
@@ -38,13 +38,14 @@ def kept(name: str, scratch: Path) -> tuple[tuple[Record, ...], dict[str, tuple[
 def answers(decision: Decision) -> str:
     """The five questions of a reader."""
     metric = decision.metric
-    student, *others = decision.contenders
-    none = next((c for c in others if c.who in ("no teacher", "student")), None)
-    assert metric is not None
     recipe = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in decision.recipe.items()) or "nothing"
-    gain = f"{decision.gain:+.3f} {metric.unit}" if decision.gain is not None else "not measured"
-    values = f"{student.value:.2f} with {student.variant}" + (f", {none.value:.2f} with {none.variant}" if none else "")
-    sure = "not measured"
+    gain, sure = "not measured in a study", "see the headline"
+    if metric is not None and decision.contenders:
+        student, *others = decision.contenders
+        none = next((c for c in others if c.who in ("no teacher", "student")), None)
+        gain = f"{decision.gain:+.3f} {metric.unit}" if decision.gain is not None else "not measured"
+        gain += f" of {metric.title}: {student.value:.2f} with {student.variant}"
+        gain += f", {none.value:.2f} with {none.variant}" if none else ""
     if decision.gain_interval is not None:
         sure = f"95 % interval {decision.gain_interval.low:+.3f} to {decision.gain_interval.high:+.3f}, {student.seeds} seeds"
     return "\n".join(
@@ -52,7 +53,7 @@ def answers(decision: Decision) -> str:
             f"{decision.name}",
             f"should I distil?  {decision.answer}",
             f"with what?        {recipe}",
-            f"what do I gain?   {gain} of {metric.title}: {values}",
+            f"what do I gain?   {gain}",
             f"how sure is it?   {sure}",
             f"what do I run?    {decision.next or decision.then}",
             f"the headline      {decision.headline}",

@@ -248,13 +248,13 @@ def _teacher(i: int, case: Case) -> Teacher | None:
         more.append(parts_figure(d.superclass_parts, "superclass", numbered("superclasses", i)))
         more.append(parts_figure(d.class_parts, "class", numbered("classes", i)))
     if most >= NOTHING_NATS:
-        more.append(temperature_figure([d], numbered("spectrum-over-temperature", i)))
+        more.append(temperature_figure(d, numbered("spectrum-over-temperature", i)))
     more.append(
         histogram_figure(
             numbered("confidence", i),
             "How sure the teacher is of the label",
             "Share of examples by the probability the teacher gives to the label.",
-            [(d.name, d.confidence)] if d.confidence else [],
+            [("teacher", d.confidence)] if d.confidence else [],
         )
     )
     return Teacher(words, tuple(f for f in figures if f), tuple(f for f in more if f))
@@ -301,7 +301,7 @@ def _appendix(i: int, case: Case, strong: Sequence[str]) -> Appendix:
 
 
 def _gradients(i: int, d: Diagnosis | None, runs: Sequence[Run], order: Sequence[str]) -> Figure | None:
-    factors = [(d.name, d.rescaling)] if d and d.rescaling else []
+    factors = [("teacher", d.rescaling)] if d and d.rescaling else []
     for arm, members in arms_of(runs, order).items():
         found = pooled(run.rescaling for run in members if run.rescaling)
         factors += [(variant(arm), found)] if found and found.deviation > 0 else []

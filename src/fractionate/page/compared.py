@@ -16,7 +16,7 @@ from fractionate.page.summaries import (
     uses_teacher,
     value_text,
 )
-from fractionate.page.text import short
+from fractionate.page.text import number, short
 from fractionate.records import Contract, Effect, Interval, MetricInfo, Recommendation, Run, Study, Verdict
 from fractionate.study.effects.harm import compared_with_no_teacher
 
@@ -153,7 +153,9 @@ def values_text(found: Compared, e: Effect) -> tuple[str, str] | None:
     own, other = found.mean(e.arm), found.mean(e.against)
     if own is None or other is None:
         return None
-    return named_value(found.metric, own[0]), value_text(found.metric, other[0])
+    same = [number(own[0], digits) == number(other[0], digits) for digits in (3, 5)]
+    digits = 5 if same == [True, False] else 3  # two values that differ are not shown as one
+    return named_value(found.metric, own[0], digits), value_text(found.metric, other[0], digits)
 
 
 def sureness(metric: MetricInfo, e: Effect) -> str:

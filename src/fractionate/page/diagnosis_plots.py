@@ -108,7 +108,7 @@ def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure |
         end = tag(
             "div",
             tag("b", decimals(part.relations_nats, 3)),
-            tag("small", f"{part.examples:,} examples"),
+            tag("span", f"{part.examples:,} examples", class_="quiet"),
             class_="row-end",
         )
         drawn.append(row(part.name, canvas(ROW, *marks), end))

@@ -14,7 +14,7 @@ from fractionate.records.examples import ExampleKind, ExampleList, ExampleRow, N
 
 PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 MOST_PICTURE_BYTES = 300_000  # of a page
-MOST_COLUMNS = 6  # of a table's row; they stand with the most unusual first
+MOST_COLUMNS = 6  # of a table's row
 HEADINGS: dict[ExampleKind, tuple[str, str]] = {
     "least sure": ("Where the teacher is least sure", "By the probability of its first choice."),
     "contradicts the label": (

@@ -111,46 +111,33 @@ def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
     )
 
 
-def _has_chosen(d: Diagnosis) -> bool:
-    return d.recipe.distil and any(s.temperature == d.recipe.temperature for s in d.spectrum_over_temperature)
-
-
-def temperature_figure(diagnoses: Sequence[Diagnosis], file: str = "spectrum-over-temperature") -> Figure | None:
-    """Stacked columns of the five parts, one a temperature, one panel a teacher."""
-    shown = [d for d in diagnoses if len(d.spectrum_over_temperature) > 1]
-    if not shown:
+def temperature_figure(d: Diagnosis, file: str = "spectrum-over-temperature") -> Figure | None:
+    """Stacked columns of the five parts, one a temperature."""
+    spectra = sorted(d.spectrum_over_temperature, key=lambda s: s.temperature)
+    if len(spectra) < 2:
         return None
-    totals = [sum(_known(s).values()) for d in shown for s in d.spectrum_over_temperature]
-    height = 150.0
-    down = Scale(0.0, max([*totals, 1e-9]) * 1.02, height, 8.0)
-    panels = []
-    for d in shown:
-        spectra = sorted(d.spectrum_over_temperature, key=lambda s: s.temperature)
-        step = 100 / len(spectra)
-        marks = upright_axis(down, down.ticks(4))
-        for i, found in enumerate(spectra):
-            at = 0.0
-            for level, nats in _known(found).items():
-                if nats:
-                    y, words = down(at + nats), f"temperature {found.temperature:g}, {level}: {number(nats)} nats"
-                    box = rect((i + 0.14) * step, y, 0.72 * step, down(at) - y, f"seg {LEVEL_CLASSES[level]}", words)
-                    marks.append(box)
-                    at += nats
-            chosen = d.recipe.distil and found.temperature == d.recipe.temperature
-            style = "tick strong" if chosen else "tick"
-            marks.append(text((i + 0.5) * step, height + 17, f"{found.temperature:g}", style, "middle"))
-        marks.append(text(0, height + 17, "T", "tick", "end", -6))
-        plot = tag("div", canvas(height + 24, *marks), class_="indent")
-        panels.append(tag("div", tag("div", short(d.name, 48), class_="panel-name"), plot, class_="panel"))
+    height, step = 150.0, 100 / len(spectra)
+    down = Scale(0.0, max([*(sum(_known(s).values()) for s in spectra), 1e-9]) * 1.02, height, 8.0)
+    marks = upright_axis(down, down.ticks(4))
+    chosen = d.recipe.temperature if d.recipe.distil else None
+    for i, found in enumerate(spectra):
+        at = 0.0
+        for level, nats in _known(found).items():
+            if nats:
+                y, words = down(at + nats), f"temperature {found.temperature:g}, {level}: {number(nats)} nats"
+                box = rect((i + 0.14) * step, y, 0.72 * step, down(at) - y, f"seg {LEVEL_CLASSES[level]}", words)
+                marks.append(box)
+                at += nats
+        style = "tick strong" if found.temperature == chosen else "tick"
+        marks.append(text((i + 0.5) * step, height + 17, f"{found.temperature:g}", style, "middle"))
+    marks.append(text(0, height + 17, "T", "tick", "end", -6))
     return Figure(
         file,
         "Over temperature",
-        tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}"),
+        tag("div", canvas(height + 24, *marks), class_="indent"),
         "The same five parts, in nats, read at other temperatures T: higher temperature lowers confidence first; class "
         "similarities fade later."
-        + (" The temperature of the recipe is set in bold." if any(map(_has_chosen, shown)) else ""),
-        ("teacher", "temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
-        tuple(
-            (d.name, s.temperature, *s.nats.values(), s.total_nats) for d in shown for s in d.spectrum_over_temperature
-        ),
+        + (" The temperature of the recipe is set in bold." if any(s.temperature == chosen for s in spectra) else ""),
+        ("temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
+        tuple((s.temperature, *s.nats.values(), s.total_nats) for s in d.spectrum_over_temperature),
     )

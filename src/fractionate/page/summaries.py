@@ -114,15 +114,15 @@ def largest_unseen(effects: Sequence[Effect]) -> float | None:
 # -- numbers with their unit --------------------------------------------------------------------------------------------------
 
 
-def value_text(metric: MetricInfo, value: float) -> str:
+def value_text(metric: MetricInfo, value: float, digits: int = 3) -> str:
     """A value of a metric with its unit."""
-    return f"{number(value)} {metric.value_unit}".rstrip()
+    return f"{number(value, digits)} {metric.value_unit}".rstrip()
 
 
-def named_value(metric: MetricInfo, value: float) -> str:
+def named_value(metric: MetricInfo, value: float, digits: int = 3) -> str:
     """A value with its unit and what it is: 91.1 % accuracy, 9.45 nats (NLL a token)."""
     title = short(metric.title, 40)
-    return f"{value_text(metric, value)} {title if metric.value_unit in ('', '%') else f'({title})'}"
+    return f"{value_text(metric, value, digits)} {title if metric.value_unit in ('', '%') else f'({title})'}"
 
 
 def size_text(metric: MetricInfo, size: float, *, sign: bool = False) -> str:
