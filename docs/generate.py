@@ -178,28 +178,37 @@ def settings() -> None:
     )
 
 
+def _with_thumbnail(page: Path, place: Path) -> str:
+    """Copy a page to a folder, and give the name of its picture; empty where no browser is there to take one."""
+    shown = place / page.name
+    picture = shown.with_suffix(".png")
+    if not shown.exists() or shown.read_bytes() != page.read_bytes():
+        shutil.copy(page, shown)
+        picture.unlink(missing_ok=True)
+    if not picture.exists() and browser():
+        screenshot(shown, picture, width=1000, height=750, theme="light")
+    return picture.name if picture.exists() else ""
+
+
 def gallery() -> None:
     """Committed pages with a thumbnail where a browser is there, and the run files that the package brings."""
     place = MADE / "gallery"
     place.mkdir(parents=True, exist_ok=True)
     cards = []
     for page in sorted((ROOT / "lab" / "results").glob("*.html")):
-        shown = place / page.name
-        picture = shown.with_suffix(".png")
-        if not shown.exists() or shown.read_bytes() != page.read_bytes():
-            shutil.copy(page, shown)
-            picture.unlink(missing_ok=True)
-        if not picture.exists() and browser():
-            screenshot(shown, picture, width=1000, height=750, theme="light")
         link = f"{{download}}`The page <{page.name}>` · [tables](../evidence/studies/{page.stem}.md)"
-        image = f":img-top: {picture.name}\n" if picture.exists() else ""
+        image = f":img-top: {name}\n" if (name := _with_thumbnail(page, place)) else ""
         cards.append(f":::{{grid-item-card}} {title(page.with_suffix('.md'))}\n{image}\n{link}\n:::\n")
     files = []
     for path in sorted((ROOT / "examples").glob("*.yaml")):
         first, *rest = path.read_text(encoding="utf-8").splitlines()
         command = f"fractionate examples {path.stem} > run.yaml\nfractionate report run.yaml"
-        body = "\n".join(rest)
-        files.append(f"### {path.stem}\n\n{first.lstrip('# ')}\n\n```bash\n{command}\n```\n\n```yaml\n{body}\n```\n")
+        body, page = "\n".join(rest), ROOT / "lab" / "results" / "examples" / f"{path.stem}.html"
+        image = f"```{{image}} {name}\n:width: 500px\n```\n\n" if (name := _with_thumbnail(page, place)) else ""
+        shown = f"{image}{{download}}`The page that it makes <{page.name}>`"
+        files.append(
+            f"### {path.stem}\n\n{first.lstrip('# ')}\n\n{shown}\n\n```bash\n{command}\n```\n\n```yaml\n{body}\n```\n"
+        )
     grid = "::::{grid} 1 1 2 2\n\n" + "\n".join(cards) + "::::\n"
     write(
         place / "index.md",

@@ -1,6 +1,8 @@
 """The committed pages made anew by the renderer of this checkout, from the records that they carry.
 
-PYTHONPATH=src python lab/pages.py          # every page of lab/results, and lab/results/pages.md
+PYTHONPATH=src python lab/pages.py          # every page of lab/results and of lab/results/examples, and lab/results/pages.md
+
+A page of lab/results/examples is what `fractionate report` wrote in an empty folder for the run file of its name.
 """
 
 from __future__ import annotations
@@ -45,14 +47,14 @@ def main() -> None:
         "src/fractionate/page.", "",
         "| page | holds | Fractionate | renderer | last commit of the renderer |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for page in sorted(RESULTS.glob("*.html")):
+    for page in sorted(RESULTS.rglob("*.html")):
         records, settings = read_page(page)
         write_page(records, page, settings)
         made = MADE_BY.search(page.read_text(encoding="utf-8"))
         assert made is not None and made[2] == renderer()
         kinds = [type(record).__name__ for record in records]
         holds = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        lines.append(f"| {page.name} | {holds} | {made[1]} | {made[2]} | {by} |")
+        lines.append(f"| {page.relative_to(RESULTS).as_posix()} | {holds} | {made[1]} | {made[2]} | {by} |")
     (RESULTS / "pages.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
