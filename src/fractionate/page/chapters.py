@@ -165,7 +165,7 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
         mark=f"-{i + 1}" if i else "",
         name=short(case.name or "student", 60),
         decision=decision,
-        answer_rest=decision.headline.removeprefix(start) if decision.headline.startswith(start) else "",
+        answer_rest=decision.headline.removeprefix(start) if case.diagnosis or case.every_run else "",
         head=head,
         rows=tuple(zip(names, rows, strict=True)) if rows else (),
         effort=_effort(case),
