@@ -2,7 +2,8 @@
 
 PYTHONPATH=src python lab/pages.py          # every page of lab/results and of lab/results/examples, and lab/results/pages.md
 
-A page of lab/results/examples is what `fractionate report` wrote in an empty folder for the run file of its name.
+A page of lab/results/examples is what `fractionate report` wrote in an empty folder for the run file of its name; four of them were
+run with the smaller settings of `SMALLER`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from fractionate.page.template import renderer
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "lab" / "results"
 RENDERER = "src/fractionate/page"
+SMALLER = {
+    "black-box-logprobs": "data.transfer=100 data.validation=60 data.test=100 training.steps=100 study.seeds=3",
+    "nmt-tie-kd": "teacher.train.steps=50 training.steps=25",
+    "tagger": "teacher.train.steps=15 training.steps=80 study.seeds=2",
+    "text-classifier": "teacher.train.steps=15 training.steps=80 study.seeds=2 data.transfer=600",
+}
 MADE_BY = re.compile(r'<meta name="generator" content="Fractionate ([^,"]+), renderer ([0-9a-f]+)">')
 
 
@@ -55,6 +62,12 @@ def main() -> None:
         kinds = [type(record).__name__ for record in records]
         holds = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         lines.append(f"| {page.relative_to(RESULTS).as_posix()} | {holds} | {made[1]} | {made[2]} | {by} |")
+    lines += [
+        "",
+        "Pages of examples are of the run file as it stands, made in an empty folder, but for these, which show the path only:",
+        "",
+    ]
+    lines += [f"- {name}: `fractionate report {name}.yaml {words}`" for name, words in SMALLER.items()]
     (RESULTS / "pages.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
