@@ -268,3 +268,20 @@ def test_a_state_that_no_file_holds_is_refused_where_it_would_be_saved(tmp_path,
         run(Noted(kind), (X, Y), out=tmp_path / "run")
     with pytest.raises(MismatchError, match=name):
         export_student(trained, tmp_path / "student", program=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"seed": "1"}, {"seed": 1.5}, {"show": "loud"}, {"parallel": "ddp"}, {"compile_mode": "fast"}, {"log_every": 0},
+     {"save_every_steps": -1}, {"terms": "map"}],
+    ids=lambda settings: next(iter(settings)),
+)  # fmt: skip
+def test_settings_of_a_call_that_mean_nothing_are_refused(settings):
+    with pytest.raises(ConfigError, match=f"invalid value for {next(iter(settings))}"):
+        distill(small(), (X, Y), small(), training=ONE, **{"show": "nothing"} | settings)
+
+
+def test_percentages_are_no_logits():
+    percent = 100 * torch.softmax(torch.randn(64, 4), 1)
+    with pytest.raises(MismatchError, match="percentages"):
+        run(small(), (X, Y), TeacherSignal(percent, Y))

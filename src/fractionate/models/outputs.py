@@ -186,6 +186,13 @@ def check_not_probabilities(logits: Float[Tensor, "rows classes"], fix: str, who
                 got=f"{len(logits)} numbers, all in 0..1",
                 fix=fix.replace("softmax", "sigmoid"),
             )
+    if len(logits) >= FEWEST_SIGMOIDS and are_probabilities(logits / 100):
+        raise MismatchError(
+            f"the {who} gives percentages, not logits",
+            expected="logits, before the softmax",
+            got=f"{len(logits)} rows of numbers in 0..100 that sum to 100",
+            fix="of stored percentages: TeacherSignal((percentages / 100).log(), labels)",
+        )
     if are_probabilities(logits):
         raise MismatchError(
             f"the {who} gives probabilities, not logits: the softmax would be taken twice",

@@ -54,6 +54,8 @@ def place(model: nn.Module, device: torch.device) -> torch.device:
     if not any(True for _ in (*model.parameters(), *model.buffers())):
         return device
     home = device_of(model)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no GPU that torch can use", got=f"device {device}", fix="device='cpu'")
     if home == device or getattr(model, "hf_device_map", None):
         return home
     try:

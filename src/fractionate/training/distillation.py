@@ -7,11 +7,12 @@ weighted mean over all valid rows of a step, however the step is cut into micro-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ from fractionate.training.tracking import Observer, Tracker
 from fractionate.training.trainer import Session
 
 PLAIN = Training()
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def distill(
@@ -126,6 +128,9 @@ def distill(
         student, run = distill(nn.Linear(8, 4), data, teacher, objective=objective, training=Training(steps=5))
     """
     check_gradients()
+    _check_call(
+        seed, show, parallel, compile_mode, terms, {"save_every_steps": save_every_steps, "log_every": log_every}
+    )
     if not isinstance(student, Task):
         check_ready(student)
     source = as_source(teacher)
@@ -224,6 +229,29 @@ def _whole_task(task: Task, data: Any, others: tuple[Any, ...]) -> Task:
 def _held_out(**signals: Any) -> dict[str, TeacherSource]:
     found = {name: as_source(signal) for name, signal in signals.items()}
     return {name: source for name, source in found.items() if source is not None}
+
+
+def _check_call(
+    seed: int, show: Show, parallel: Parallel, compile_mode: str | None, terms: object, counts: Mapping[str, int | None]
+) -> None:
+    """Raise `ConfigError` for settings of a call that mean nothing."""
+    wrong: list[tuple[str, str, object]] = []
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        wrong.append(("seed", "a whole number", seed))
+    for name, value, known in (
+        ("show", show, get_args(Show)),
+        ("parallel", parallel, get_args(Parallel)),
+        ("compile_mode", compile_mode, (None, *COMPILE_MODES)),
+    ):
+        if value not in known:
+            wrong.append((name, f"one of {', '.join(map(str, known))}", value))
+    for name, count in counts.items():
+        if count is not None and (not isinstance(count, Integral) or count < 1):
+            wrong.append((name, "a count of steps from 1, or None", count))
+    if isinstance(terms, str):
+        wrong.append(("terms", f"a list: terms=[{terms!r}]", terms))
+    for name, expected, got in wrong:
+        raise ConfigError(f"invalid value for {name}", expected=expected, got=repr(got))
 
 
 def _check(task: Task, recipe: Recipe, *, labelled: Tensor | None, kept: bool) -> None:
