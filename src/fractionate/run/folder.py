@@ -66,7 +66,7 @@ ARTIFACTS = {
     "study.json": Artifact(("study.json",), ("name", "study"), (), ("study",), derived=True),
     "training": Artifact(
         ("training", "tensorboard"),
-        ("seed", "distill", *(f"-distill.{key}" for key in ASIDE), *LEARNED),
+        ("seed", "study.tune", "distill", *(f"-distill.{key}" for key in ASIDE), *LEARNED),
         JUDGED, ("store",), advised=True,
     ),
     "student": Artifact(("student",), ("name", "export"), (), ("training",)),

@@ -148,11 +148,8 @@ class Workflow(Assembly):
     @property
     def trained(self) -> Recipe:
         """The recipe of the one student; a recommended one at the learning rate that a tuned study chose for it."""
-        return (
-            self.chosen
-            if self.given_objective is not None
-            else at_tuned_rate(self.chosen, self._kept_study(), self.recipe_arm)
-        )
+        given = self.given_objective is not None
+        return self.chosen if given else at_tuned_rate(self.chosen, self._kept_study(), self.recipe_arm)
 
     @property
     def repair(self) -> str:
