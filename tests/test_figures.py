@@ -15,7 +15,10 @@ TABLE = re.compile(r"(?:bench|lab)/results/\w+\.md|lab/LOG\.md")
 CONVENTION = re.compile(
     r"(?:90|95|70) %(?:\s\S+){0,3}\s(?:intervals?|coverage)|intervals?\s(?:of|at)\s95 %|chance of 80 %|\d+ × \d+"
 )
-PAGES = [layout.README, *(p for p in sorted((layout.ROOT / "docs").rglob("*.md")) if not {"decisions", "made"} & set(p.parts))]
+PAGES = [
+    layout.README,
+    *(p for p in sorted((layout.ROOT / "docs").rglob("*.md")) if not {"decisions", "made"} & set(p.parts)),
+]
 DEFINED = "a constant of the code"
 WORKED_OUT = "worked out from the table that is named"
 NO_MEASUREMENT: dict[str, dict[str, str]] = {  # by page: the figure, and why no table has it
