@@ -4,7 +4,7 @@
     docs/made/evidence/   the log, its notes, studies and benches, as they are committed
     docs/made/gallery/    committed pages with a thumbnail, and run files
     docs/made/project/    contributing, security, changelog
-    docs/made/commands.md, settings.md, folders.svg
+    docs/made/commands.md, settings.md, performance.md, folders.svg
 
 The folder docs/made is not committed: each text has one place, and the site shows it.
 """
@@ -27,6 +27,7 @@ ROOT = DOCS.parent
 MADE = DOCS / "made"
 sys.path[:0] = [str(ROOT / "tests"), str(DOCS)]
 
+import performance  # noqa: E402
 from screenshots import browser, screenshot  # noqa: E402
 
 import layout  # noqa: E402
@@ -262,9 +263,15 @@ def picture() -> None:
     write(MADE / "folders.svg", f"{head}{name}<style>{style}</style>{ground}\n{body}\n</svg>\n")
 
 
+def costs() -> None:
+    """What it costs: figures of the committed bench tables next to their goals."""
+    page = MADE / "performance.md"
+    write(page, relinked(performance.page(), DOCS / "performance.md", page))
+
+
 def generate() -> None:
     """Write every page of docs/made."""
-    for make in (documents, api, commands, settings, gallery, picture):
+    for make in (documents, api, commands, settings, gallery, picture, costs):
         make()
 
 

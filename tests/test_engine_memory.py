@@ -16,7 +16,7 @@ from torch import nn
 from fractionate.errors import ConfigError, ResourceError
 from fractionate.records import Training
 from fractionate.system.memory import available_bytes
-from fractionate.training import distill
+from fractionate.training import distill, memory
 from fractionate.training.memory import estimate_memory
 from fractionate.training.recompute import recomputed
 
@@ -54,6 +54,30 @@ def test_recomputing_keeps_less():
     assert plain is not None and again is not None
     assert again.kept_bytes == 4 * 512 * 64 * 4
     assert plain.kept_bytes > 3 * again.kept_bytes
+
+
+def test_what_fitted_is_worked_out_once_and_a_refusal_each_time(monkeypatch):
+    made, free = [], [1 << 30]
+    estimate = memory.estimate_memory
+    monkeypatch.setattr(memory, "estimate_memory", lambda *a, **k: made.append(1) or estimate(*a, **k))
+    monkeypatch.setattr(memory, "small_for_sure", lambda *_: False)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: free[0])
+    monkeypatch.setattr(memory, "_fitted", {})
+
+    def check(student, rows=8):
+        memory.check_step(student, torch.randn(rows, 16), STEP, torch.device("cpu"), learns_from="labels")
+
+    check(deep())
+    check(deep())
+    assert len(made) == 1
+    check(deep(), rows=9)
+    check(nn.Sequential(*deep(), nn.Tanh()))
+    assert len(made) == 3
+    free[0] = 1000
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="does not fit"):
+            check(deep())
+    assert len(made) == 5
 
 
 def test_a_forward_of_the_modules_own_comes_back():
@@ -107,7 +131,7 @@ HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "MALL
 MEASURED = """
 import json, os, sys, torch
 from torch import nn
-from fractionate.training import distill, trainer as session
+from fractionate.training import distill, memory as session
 from fractionate.losses.objective import Objective
 from fractionate.records import Training
 from fractionate.theory.teacher_signal import TeacherSignal

@@ -15,7 +15,7 @@ from fractionate.data import Examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError
 from fractionate.records import Training
 from fractionate.store import Store, check_teacher, info, repair, verify
-from fractionate.teachers import StoredTokens
+from fractionate.teachers import StoredTokens, cached
 
 torch.manual_seed(0)
 WORDS, WIDTH = 40, 6
@@ -99,6 +99,25 @@ def test_the_states_of_a_store_teach_as_those_of_the_living_teacher(tmp_path, wi
     torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)
     plain, _ = distill(task, teacher=store, objective=Objective("kd", 2.0, 0.7), training=training, show="nothing")
     assert not torch.allclose(plain.layer.weight, made[0], atol=1e-3), "the term moves the student"
+
+
+@pytest.mark.parametrize("kept", ["hidden", "top-k", "dense"])
+def test_a_store_read_batch_by_batch_teaches_bit_for_bit_as_one_in_memory(tmp_path, monkeypatch, kept: str) -> None:
+    teacher, made = tagger("bias"), []
+    task = Task("token-classification", transfer=SENTENCES, student=lambda: tagger(seed=3))
+    more = {"k": 4} if kept == "top-k" else {}
+    store = collect(teacher, task, tmp_path / "s", form=kept, batch_size=4, shard_bytes=400, **more)
+    terms = ("states",) if kept == "hidden" else ()
+    recipe = {"objective": Objective("kd", 1.0, 0.7), "terms": terms, "training": Training(steps=6, batch_size=4)}
+    task = replace(task, output_layer="out")
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(cached, "STREAMED_BYTES", most)
+        student, _ = distill(task, teacher=store, show="nothing", **recipe)
+        made.append(student.out.weight.detach())
+    assert torch.equal(*made) and len(store.shards) > 1
+    recipe["objective"] = Objective("class-mean", 1.0, 0.7)  # statistics of all rows: read as a whole
+    if kept != "top-k":
+        distill(task, teacher=store, show="nothing", **recipe)
 
 
 def test_states_of_classes_come_from_a_store_and_are_refused_without(tmp_path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fractionate.data.batch import Batch, Split
 from fractionate.data.labels import check_same_labels
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.losses.objective import Objective, Signal
+from fractionate.losses.objective import Objective, Signal, needs_whole
 from fractionate.losses.targets import Targets, make_targets
 from fractionate.models.outputs import check_not_probabilities
 from fractionate.store.checks import check_data, check_order
@@ -25,10 +25,12 @@ from fractionate.system.hashing import content_hash
 from fractionate.tasks.predictions import Needs, Predictions
 from fractionate.tasks.task import Task
 from fractionate.teachers.model import LEAVE_OUT, OpenModel, open_model
-from fractionate.teachers.tokens import StoredTokens
+from fractionate.teachers.tokens import Form, StoredTokens, StreamedTokens
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
+
+STREAMED_BYTES = 1 << 30  # a store of tokens above it is read batch by batch
 
 
 @runtime_checkable
@@ -153,7 +155,10 @@ class Cached:
         if isinstance(kept, Store) and kept.head.tokens:
             compact = kept.form.compacted and not (objective or Objective()).needs_dense()
             before_head = kept.form.kind == "hidden" and needs.hidden
-            kept = StoredTokens(kept, form="compact" if compact else "hidden" if before_head else "dense")
+            form: Form = "compact" if compact else "hidden" if before_head else "dense"
+            large = sum(part.segment.bytes for part in kept.shards) > STREAMED_BYTES
+            streamed = large and not (objective is not None and needs_whole(objective))
+            kept = StreamedTokens(kept, form) if streamed else StoredTokens(kept, form=form)
         if not isinstance(kept, TokenRows):
             kept = fitting(kept, split, objective).to(device)
         features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
@@ -178,7 +183,7 @@ class Cached:
 
 def stored_states(cached: Any, kept: Any) -> Callable[[Tensor], Tensor] | None:
     """Finds the stored hidden states of examples; None where a cache is not of form "hidden"."""
-    if isinstance(kept, StoredTokens):
+    if isinstance(kept, (StoredTokens, StreamedTokens)):
         return kept.states if kept.hidden else None
     if not isinstance(cached, Store) or cached.form.kind != "hidden":
         return None

@@ -248,6 +248,44 @@ class StoredTokens:
         return self._content
 
 
+@dataclass(frozen=True, eq=False)
+class StreamedTokens:
+    """A store of tokens whose rows are read, and proved, batch by batch: for stores that are larger than the memory.
+
+    A batch's rows are those of `StoredTokens`; statistics of all rows are not known, so class-level cells cannot be computed.
+    """
+
+    store: Store
+    form: Form = "dense"
+
+    @property
+    def hidden(self) -> bool:
+        """Whether hidden states are kept."""
+        return self.store.form.kind == "hidden"
+
+    def signal_for(self, predictions: Predictions) -> Any:
+        """The signal of these tokens. Raises `MismatchError` where the store has none, or other tokens."""
+        batch = predictions.batch
+        places = torch.arange(len(batch.index))
+        found = self._part(batch.index)
+        return found.signal_for(replace(predictions, batch=replace(batch, index=places)))
+
+    def states(self, index: Int[Tensor, "batch"]) -> Float[Tensor, "rows width"]:
+        """What entered the teacher's output layer at the tokens of some sentences; of a store of hidden states."""
+        return self._part(index).states(torch.arange(len(index)))
+
+    def whole(self) -> TeacherSignal | CompactSignal:
+        """All rows, in memory."""
+        return StoredTokens(self.store, form=self.form).whole()
+
+    def fingerprint(self) -> str:
+        """What tells this store from others."""
+        return f"{self.store.head.sha256}:{self.form}"
+
+    def _part(self, index: Int[Tensor, "batch"]) -> StoredTokens:
+        return StoredTokens(self.store, form=self.form, places=index.cpu())
+
+
 def cached(store: Store) -> Int[Tensor, "sentences"]:
     """The places of the sentences that a store knows: how many are left out is `store.examples - len(cached(store))`."""
     return torch.from_numpy(np.flatnonzero(store.present()[: store.examples]))

@@ -23,6 +23,7 @@ LOGIT_COPIES = {
     "labels": 4,
     "teacher": 3,
 }  # what a loss holds at its peak, measured: torch's cross-entropy; ours beside a signal
+FITTED_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,43 @@ def estimate_memory(
     except Exception:  # any model may read numbers in any way; then there is no estimate, and torch says what it needs
         return None
     return MemoryEstimate(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + living.peak)
+
+
+_fitted: dict[
+    tuple[object, ...], int
+] = {}  # bytes of steps that fitted, by what is seen of student, inputs and training
+
+
+def check_step(
+    student: nn.Module,
+    inputs: Any,
+    training: Training,
+    device: torch.device,
+    *,
+    learns_from: str,
+    head: Head = None,
+    copies: int = 0,
+) -> None:
+    """Raise `ResourceError`, before anything is allocated, where a step would take more than there is.
+
+    What fitted is not worked out again for a student of the same layers and shapes: a study trains dozens of them, and an estimate
+    costs as much as some steps. A refusal always rests on an estimate of its own.
+    """
+    if small_for_sure(student, inputs, device):
+        return
+    shapes = [(name, t.shape, t.dtype, t.requires_grad) for name, t in student.state_dict(keep_vars=True).items()]
+    read = [(part.shape, part.dtype) for part in tree_iter(inputs) if isinstance(part, Tensor)]
+    kinds = tuple(type(part) for part in student.modules())
+    how = (training.optimizer, learns_from, head, copies, device)
+    key = (str(student), kinds, tuple(shapes), tuple(read), *how)
+    free = available_bytes(device)
+    if key in _fitted and free is not None and _fitted[key] <= free:
+        return
+    found = estimate_memory(student, inputs, training, learns_from=learns_from, head=head, copies=copies)
+    check_memory(found, device)
+    if len(_fitted) >= FITTED_KEPT:
+        _fitted.clear()
+    _fitted[key] = 0 if found is None else found.total_bytes
 
 
 class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ from fractionate.training.cost import cost_of
 from fractionate.training.distributed import MicroBatches, World, micro_batches
 from fractionate.training.identity import check_apart, identity_of, settings_of
 from fractionate.training.interrupt import InterruptedEvaluation, Notice, watched
-from fractionate.training.memory import check_memory, estimate_memory, small_for_sure
+from fractionate.training.memory import check_step
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Folder, Settings
 from fractionate.training.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -205,14 +205,10 @@ class Session:
         size = min(training.micro_batch_size or training.batch_size, len(self.split))
         batch = first_batch(self.split, -(-size // self.world.size), self.seed)
         inputs = self.task.inputs_of(self.plain, batch)
-        if not small_for_sure(self.plain, inputs, self.device):
-            copies = (training.average_decay is not None) + (training.keep == "best")
-            learns_from = "teacher" if self.recipe.opens_teacher else "labels"
-            head = self.task.head
-            memory_estimate = estimate_memory(
-                self.plain, inputs, training, learns_from=learns_from, head=head, copies=copies
-            )
-            check_memory(memory_estimate, self.device)
+        copies = (training.average_decay is not None) + (training.keep == "best")
+        learns_from = "teacher" if self.recipe.opens_teacher else "labels"
+        head = self.task.head
+        check_step(self.plain, inputs, training, self.device, learns_from=learns_from, head=head, copies=copies)
         with Stepper.errors:
             check_fit(self.task, self.plain, classes_of(self.source) if self.recipe.needs_teacher else None)
 

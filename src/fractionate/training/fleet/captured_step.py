@@ -116,7 +116,7 @@ def _split(whole: GraphModule) -> tuple[Callable[..., Any], Callable[..., Any]]:
     for node in after:
         again[node] = second.node_copy(node, lambda n: again[n])
     second.output([again[n] for n in gradients])
-    return GraphModule(whole, first), GraphModule(whole, second)
+    return GraphModule(whole, first).forward, GraphModule(whole, second).forward  # past the hooks of modules
 
 
 def _flat_result(result: Node) -> tuple[Node, list[Node]]:

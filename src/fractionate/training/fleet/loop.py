@@ -71,6 +71,8 @@ class _Stepper:
     def backward(self, logits: Tensor, gradient: Tensor) -> None:
         """Put the gradients of the parameters where the optimiser finds them."""
         if self.recording is None:
+            for parameter in self.stack.parameters.values():
+                parameter.grad = None
             torch.autograd.backward(logits, gradient.to(logits.dtype))
             return
         for name, value in self.recording.backward(self.kept, gradient.to(logits.dtype)).items():
@@ -119,7 +121,6 @@ def train_stacked(
             bundle = Bundle(objectives, signal, stack_setup.transfer.labels.to(device), logits.shape[-1])
         gradient = bundle.gradient(logits.float(), index)
         set_learning_rate(optimizer, learning_rate(training, step, steps))
-        optimizer.zero_grad(set_to_none=True)
         stepper.backward(logits, gradient)
         optimizer.step()
         if step in measured:
