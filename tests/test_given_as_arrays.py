@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from fractionate import TeacherSignal, collect, diagnose, dissect, distill
+from fractionate import Task, TeacherSignal, collect, diagnose, dissect, distill
 from fractionate.data import Examples, as_split, table
 from fractionate.data.answers import read_answers
 from fractionate.data.tmx import read_tmx
@@ -285,3 +285,8 @@ def test_percentages_are_no_logits():
     percent = 100 * torch.softmax(torch.randn(64, 4), 1)
     with pytest.raises(MismatchError, match="percentages"):
         run(small(), (X, Y), TeacherSignal(percent, Y))
+
+
+def test_a_diagnosis_takes_splits_of_other_lengths():
+    task = Task("classification", transfer=(X, Y), test=(X[:, :5], Y), student=small)
+    assert diagnose(small(), data=task).findings

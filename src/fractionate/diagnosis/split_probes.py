@@ -135,6 +135,10 @@ class SplitShift:
         for name, split in splits.items():
             if name == "transfer" or not isinstance(split, MemorySplit) or not isinstance(split.inputs, Tensor):
                 continue
+            if (
+                split.inputs.shape[1:] != case.data.inputs.shape[1:]
+            ):  # padded to another length: the line does not apply
+                continue
             inputs, gold = split.inputs[:MOST_EXAMPLES].cpu(), split.labels[:MOST_EXAMPLES].cpu()
             hits = int((predict(inputs.reshape(len(inputs), -1).double()) == gold).sum())
             found.append(
