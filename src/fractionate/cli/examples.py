@@ -9,15 +9,12 @@ import typer
 
 from fractionate.cli.terminal import tell
 from fractionate.errors import ConfigError, printable
-
-PACKAGE = Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "examples", PACKAGE.parents[1] / "examples")  # of a wheel, and of a checkout
+from fractionate.system.paths import example_folder
 
 
 def example_files() -> dict[str, Path]:
     """The run files by name."""
-    folder = next((folder for folder in FOLDERS if folder.is_dir()), None)
-    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(example_folder().glob("*.yaml"))}
 
 
 def examples(

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fractionate.errors import ConfigError, MismatchError, printable
 from fractionate.models.function import FunctionTeacher
 from fractionate.models.zoo import models
 from fractionate.system.hashing import content_hash
+from fractionate.system.paths import SHIPPED, as_path, example_folder
 
 LEAST = 1e-7  # what is left where the entries sum to 1: single precision knows no less
 READ_AT_ONCE = 256
@@ -159,7 +159,8 @@ class AnswersFile:
                 got=f"task {need.kind}" if need.splits else "no data",
                 fix="fractionate.store.import_logprobs makes a store of answers, of tokens too",
             )
-        path = Path(self.file).expanduser()
+        name = self.file.removeprefix(SHIPPED)
+        path = example_folder() / name if name != self.file else as_path(name, "the file of answers")
         by_id = {answer.example: answer for answer in read_answers(path, id_field=self.id_field)}
         reader = ClassAnswers(
             class_numbers(need.class_names if self.classes is None else self.classes), None, self.position, self.k
@@ -193,5 +194,8 @@ def answers(
     position: int = 0,
     id_field: str = "",
 ) -> AnswersFile:
-    """Answers of a language model elsewhere, top-k log-probabilities by example id: `answers('answers.jsonl', k=20)`."""
+    """Answers of a language model elsewhere, top-k log-probabilities by example id: `answers('answers.jsonl', k=20)`.
+
+    `examples:NAME` is a file that ships next to the example run files.
+    """
     return AnswersFile(file, k, classes, position, id_field)

@@ -21,6 +21,8 @@ PLACEHOLDER = "hf('models/teacher')"
 TOKENS_A_WORD = 1.5  # of English in subwords, generously
 COUNTED = 2000  # texts whose tokens are counted
 LONGEST = 512
+EPOCHS, STEPS = 3, 100  # of a teacher's training; the most steps of it without a GPU
+STUDENT_STEPS = 300  # of a student with a library's layers, likewise
 HEADS = {"classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
 
 
@@ -47,6 +49,7 @@ class Models:
     student: str
     trained_here: bool
     train: str = ""
+    why: str = ""  # of the length of its training
     notes: tuple[str, ...] = ()
 
 
@@ -91,8 +94,27 @@ def _models(look: Look, teacher: str | None, student: str | None) -> Models:
         written = getattr(named.maker.config, "architectures", None) or ()
         if not any(name.endswith(HEADS[source.task]) for name in written):
             note = f"{teacher} has no head for {source.task}: it is trained here before it teaches"
-            return Models(teacher, chosen, trained_here=True, train="{steps: 500, learning_rate: 5e-5}", notes=(note,))
+            train, why = _teacher_training(look)
+            return Models(teacher, chosen, trained_here=True, train=train, why=why, notes=(note,))
     return Models(teacher, chosen, trained_here=False)
+
+
+def _teacher_training(look: Look) -> tuple[str, str]:
+    """How a checkpoint without a head is trained, as a run file writes it, and why so long: by its data and the machine."""
+    left = max(1, round(0.3 * look.examples))  # what the other parts leave
+    wanted = max(20, round(EPOCHS * left / 32))
+    steps = wanted if has_gpu() else min(wanted, STEPS)
+    why = f"{steps * 32 / left:.1f} epochs" + (
+        f"; no GPU is seen here: with one take {wanted}" if steps < wanted else ""
+    )
+    return f"{{steps: {steps}, batch_size: 32, learning_rate: {5e-5 if steps > STEPS else 1e-4:g}}}", why
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that torch sees."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _smaller(teacher: str) -> str:
@@ -140,6 +162,7 @@ def _text(look: Look, models: Models, length: int | None) -> str:
         lines.append(f"  length: {length}  # the most tokens of an input")
     train = f", train: {models.train}" if models.train else ""
     here = "trained here on the labels" if models.trained_here else "used as it is"
+    here += f": {models.why}" if models.why else ""
     lines += [
         f"teacher: {{model: {json.dumps(models.teacher, ensure_ascii=False)}{train}}}  # {here}",
         f"student: {{model: {json.dumps(models.student, ensure_ascii=False)}}}",
@@ -149,6 +172,10 @@ def _text(look: Look, models: Models, length: int | None) -> str:
             "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
         )
     rate, epochs, batch = (5e-4, 10, 16) if big else (5e-3, 20, 32)
+    batch = min(batch, max(2, look.examples // 10))
+    length_of_training = f"epochs: {epochs}"
+    if big and not has_gpu() and epochs * 0.3 * look.examples / batch > STUDENT_STEPS:
+        length_of_training = f"steps: {STUDENT_STEPS}"
     study = "study: {seeds: 5}  # more seeds find smaller effects"
     if big:  # each student takes minutes: few of them, and none for a pilot
         study = (
@@ -156,7 +183,7 @@ def _text(look: Look, models: Models, length: int | None) -> str:
         )
         lines.append("diagnosis: {pilot: 0}  # 40 tries recipes first, in as many trainings at most")
     lines += [
-        f"training: {{epochs: {epochs}, batch_size: {min(batch, max(2, look.examples // 10))}, learning_rate: {rate}}}",
+        f"training: {{{length_of_training}, batch_size: {batch}, learning_rate: {rate}}}",
         study,
         "",
         "# No objective: the recipe that diagnose recommends is taken, and compared with no teacher.",

@@ -17,6 +17,16 @@ LONGEST_NAME = 255  # bytes in one name of a path, on every file system in use
 LONGEST_PATH = 4096
 
 
+SHIPPED = "examples:"  # before the name of a file that ships next to the example run files
+_PACKAGE = Path(__file__).parents[1]
+
+
+def example_folder() -> Path:
+    """Where the example run files are: in the package of a wheel, or in a checkout."""
+    inside = _PACKAGE / "examples"
+    return inside if inside.is_dir() else _PACKAGE.parents[1] / "examples"
+
+
 def as_path(given: Path | str, what: str = "path") -> Path:
     """A path out of a run file, the command line or a call; `~` and `~user` become home folders.
 
