@@ -73,6 +73,23 @@ def test_usage_errors_leave_with_two(capsys, run_file):
     assert not Path("out").exists()
 
 
+def test_help_begins_with_what_a_newcomer_types_and_keeps_the_lines_of_its_examples(capsys):
+    assert run("--help") == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2].split("\n")
+    assert [line.split()[0] for line in listed[1:5]] == ["init", "examples", "demo", "report"]
+    assert run("distill", "--help") == 0
+    assert capsys.readouterr().out.count("\n  Example: ") == 3
+
+
+def test_off_a_terminal_no_progress_is_shown(capsys):
+    from fractionate.system.progress import Progress
+
+    with Progress("dissect", 10, parts=("student", 10)) as bar:
+        bar.advance(5)
+        bar.say("a remark")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_folder_belongs_to_one_run(capsys, run_file):
     assert run("collect", str(run_file)) == 0
     assert run("collect", str(run_file), "training.steps=21") == 0  # the teacher's signal is the same

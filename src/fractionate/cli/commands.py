@@ -13,6 +13,7 @@ from fractionate.cli.config import config_app, print_schema, split_arguments
 from fractionate.cli.conformance import conformance
 from fractionate.cli.examples import examples
 from fractionate.cli.explain import explain
+from fractionate.cli.help_text import arrange
 from fractionate.cli.init import init
 from fractionate.cli.store import store_app
 from fractionate.cli.terminal import debugging, give, processes, teacher_words, tell, terminal
@@ -57,7 +58,7 @@ Remake = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="check everything and tell time, disk and memory; ask no teacher, write nothing"),
+    typer.Option("--dry-run", help="check everything and estimate time, disk and memory; write nothing"),
 ]
 
 
@@ -95,7 +96,7 @@ def collect(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Ask the teacher once and store what it says.
+    """Run the teacher once and store its outputs.
 
     Example: fractionate collect run.yaml out=runs/first
     Example: torchrun --nproc-per-node=2 -m fractionate collect run.yaml
@@ -149,10 +150,10 @@ def diagnose(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Say what the teacher knows and which recipe to use.
+    """Find what the teacher knows and which recipe to use.
 
-    Names what will go wrong, with evidence and fix. One pass over the stored signal, and for a run file a pilot: a small study
-    that tries recipes, no teacher among them, at several learning rates.
+    Findings come with evidence and fix. One pass over the stored outputs, and for a run file a pilot: a small study that
+    tries recipes, no teacher among them, at different learning rates.
 
     Example: fractionate diagnose run.yaml
     Example: fractionate diagnose run.yaml --pilot 5
@@ -198,9 +199,9 @@ def dissect(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Say which part of the teacher pays.
+    """Measure which part of the teacher helps a student.
 
-    Trains controlled students over seeds and compares them pair by pair.
+    Trains variants of the student over seeds and compares them pair by pair.
 
     Example: fractionate dissect run.yaml study.seeds=8 "study.cells=[hard, ls, kd-pt, kd]"
     Example: fractionate dissect run.yaml --workers 2 "study.tune={learning_rates: [0.002, 0.01]}"
@@ -225,7 +226,7 @@ def distill(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the student for real and export it.
+    """Train the student and export it.
 
     Takes the recipe of diagnose, or the objective of the run file. OUT/student needs nothing of this package.
 
@@ -255,7 +256,7 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[RUN.yaml] [key=value]... | FOLDER [FOLDER] | PAGE.html",
-            help="a run file with settings; or a page, the folder of a run or of several, or of two to compare: read, never made",
+            help="a run file with settings; or a page, or folders of runs (two are compared), which are read and never made",
             show_default=False,
         ),
     ] = None,
@@ -272,7 +273,7 @@ def report(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Do the whole job and put it on one HTML page.
+    """Do all of it, and put it on one HTML page.
 
     Makes whatever is missing first: signal, diagnosis, study, student.
 
@@ -314,9 +315,9 @@ def _report_folders(folders: list[str], form: str, as_json: bool, *, refused: bo
 def demo(
     out: Annotated[str, typer.Option(help="the folder to write to")] = "runs/demo", as_json: AsJson = False
 ) -> None:
-    """The whole job on real handwritten digits.
+    """Try all of it on real handwritten digits.
 
-    A healthy teacher beside a sick one, under three minutes on two cores.
+    A healthy teacher next to a faulty one, under three minutes on two cores.
 
     Example: fractionate demo --out runs/demo
     """
@@ -336,6 +337,7 @@ app.command("conformance")(conformance)
 app.command("init")(init)
 app.command("examples")(examples)
 app.command("explain")(explain)
+arrange(app)
 
 
 def _version(requested: bool) -> None:

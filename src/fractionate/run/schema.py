@@ -67,7 +67,7 @@ class RunFile(Section):
     student: StudentSection = StudentSection()
     diagnosis: DiagnosisSection = DiagnosisSection()
     objective: ObjectiveSection | None = None
-    terms: Names = Field((), description="further losses beside the objective: map, fitnets('0', '0', weight=0.5)")
+    terms: Names = Field((), description="further losses next to the objective: map, fitnets('0', '0', weight=0.5)")
     transforms: Names = Field((), description="of the transfer set: augment(crop=2), on_policy(0.5), sequence_level()")
     training: TrainingSection = TrainingSection()
     study: StudySection = StudySection()

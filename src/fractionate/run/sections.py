@@ -93,9 +93,11 @@ class DataSection(Section):
         description="a bundled data set, files of yours (table('x.csv', label='y'), pictures, texts, tagged, prompts, pairs, "
         "saved), or package.module:function giving Examples, Parts or a Task",
     )
-    transfer: Size | None = Field(None, description="examples the student learns from: a count, or a share below 1")
-    validation: Size | None = Field(None, description="examples that choose settings")
-    test: Size | None = Field(None, description="examples read once, for the report")
+    transfer: Size | None = Field(
+        None, description="examples the student learns from: a count, or a share below 1; none: a fifth"
+    )
+    validation: Size | None = Field(None, description="examples that choose settings, likewise")
+    test: Size | None = Field(None, description="examples read once, for the report, likewise")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the split")
     length: int = Field(
         128, ge=1, le=1_000_000, description="the most tokens of a text, where a tokenizer makes the inputs"
@@ -159,16 +161,21 @@ class CollectSection(Section):
     """How the teacher's outputs are stored."""
 
     form: Literal["dense", "top-k", "sampled", "hidden"] = Field(
-        "dense", description="which entries of a row are kept; hidden: what enters the output layer"
+        "dense",
+        description="dense: all logits of a row; top-k: the k largest; sampled: k drawn; hidden: what enters the output layer",
     )
     features: Names = Field(
         (), description="paths of layers whose outputs are kept, for terms that read inside the teacher"
     )
     k: int = Field(0, ge=0, le=1_000_000, description="entries of a row for top-k and sampled")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the stored logits")
-    temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="of the kept rest of top-k rows")
+    temperatures: tuple[Temperature, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="at which the mass of the entries left out is stored (top-k); objectives use these",
+    )
     batch_size: int = Field(256, ge=1, le=MOST, description="examples a forward pass")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the teacher computes in")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="in which the teacher computes")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one")
 
 
@@ -231,12 +238,16 @@ LADDER = (
 
 
 class TuneSection(Section):
-    """What is tried for each arm before the study, chosen on validation data; the same number of tries for every arm."""
+    """What is tried for each variant before the study, chosen on validation data; as many tries for each."""
 
-    temperatures: tuple[Temperature, ...] = Field((1.0, 4.0), min_length=1, description="tried for every arm but hard")
-    teacher_weights: tuple[Weight, ...] = Field((0.5, 0.9), min_length=1, description="tried for every arm but hard")
-    learning_rates: tuple[Rate, ...] = Field((), description="tried for every arm; empty: that of training")
-    seeds: int = Field(1, ge=1, le=1000, description="students a setting, with seeds of their own")
+    temperatures: tuple[Temperature, ...] = Field(
+        (1.0, 4.0), min_length=1, description="tried for every variant but hard"
+    )
+    teacher_weights: tuple[Weight, ...] = Field(
+        (0.5, 0.9), min_length=1, description="tried for every variant but hard"
+    )
+    learning_rates: tuple[Rate, ...] = Field((), description="tried for every variant; empty: that of training")
+    seeds: int = Field(1, ge=1, le=1000, description="students of each setting, with seeds of their own")
 
 
 FACTORS = ("cells", "temperatures", "teacher_weights", "shares", "learning_rates", "divergences", "students")
@@ -267,10 +278,10 @@ class StudySection(Section):
         min_length=2,
         description="sizes by name, and what is done to the student of each; every cell is tried with each",
     )
-    cells: Names = Field(LADDER, min_length=1, description="the arms; hard is the student without a teacher")
+    cells: Names = Field(LADDER, min_length=1, description="the variants by their target; hard: no teacher")
     temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="every cell is tried at each")
     teacher_weights: tuple[Weight, ...] = Field((0.9,), min_length=1, description="every cell is tried at each")
-    seeds: int = Field(5, ge=2, le=10_000, description="students an arm; the same seeds for every arm")
+    seeds: int = Field(5, ge=2, le=10_000, description="students of each variant; the same seeds for all")
     metric: str = Field("", description="what a gain is counted in; empty: the first of the task's metrics")
     margin: float | None = Field(
         None, gt=0, le=1e6,
@@ -281,7 +292,9 @@ class StudySection(Section):
     )
     learning_rates: tuple[Rate, ...] | None = Field(None, min_length=1, description="every cell is tried at each")
     divergences: tuple[str, ...] | None = Field(None, min_length=1, description="every cell is tried with each")
-    tune: TuneSection | None = Field(None, description="settings tried for each arm before the study; none: not tuned")
+    tune: TuneSection | None = Field(
+        None, description="settings tried for each variant before the study; none: not tuned"
+    )
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> StudySection:
@@ -321,7 +334,7 @@ class DiagnosisSection(Section):
 
 
 class DistillSection(Section):
-    """What `distill` alone takes beside `training`: the loop of the one student that is trained for real."""
+    """What `distill` alone takes in addition to `training`: the loop of the one student that is trained for real."""
 
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the forward and backward pass; weights and losses stay float32"
@@ -356,16 +369,16 @@ class DistillSection(Section):
     )
     save_every_seconds: float = Field(60.0, ge=0, le=1e9, description="seconds between checkpoints")
     save_every_steps: int | None = Field(
-        None, ge=1, le=MOST, description="steps between checkpoints, beside those by time"
+        None, ge=1, le=MOST, description="steps between checkpoints, in addition to those by time"
     )
     log_every: int | None = Field(None, ge=1, description="steps between rows of metrics.jsonl; none: a hundred rows")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...], BeforeValidator(_one)] = (
-        Field((), description="who is told the rows of metrics.jsonl too")
+        Field((), description="who gets the rows of metrics.jsonl too")
     )
 
 
 class ExportSection(Section):
-    """How the student is handed over, beside model.safetensors, config.json and README.md."""
+    """How the student is exported, in addition to model.safetensors, config.json and README.md."""
 
     program: bool = Field(True, description="model.pt2, the program of torch.export, checked against the student")
     onnx: bool = Field(False, description="model.onnx, checked with ONNX Runtime (extra: export)")
@@ -376,7 +389,7 @@ class ExportSection(Section):
 
 
 class ReportSection(Section):
-    """What the page shows beside figures."""
+    """What the page shows in addition to figures."""
 
     examples: Literal["none", "ids", "show"] = Field(
         "none",
