@@ -188,12 +188,7 @@ def made_of(assembly: Assembly) -> dict[str, dict[str, Any]]:
     for name, artifact in ARTIFACTS.items():
         chosen = {key: value for key, value in settings.items() if _belongs(key, artifact.keys)}
         chosen |= {f"{part} data": fingerprints[part] for part in artifact.data if part in fingerprints}
-        advised = artifact.advised and assembly.run.objective is None
-        of = (*artifact.of, *(("diagnosis",) if advised else ()))
-        if (
-            advised and name == "training" and assembly.run.study.tune is not None
-        ):  # it takes the rate that the study chose
-            of = (*of, "study")
+        of = (*artifact.of, *(("diagnosis",) if artifact.advised and assembly.run.objective is None else ()))
         for other in of:
             chosen = found[other] | chosen
         if name == "teacher":
