@@ -91,11 +91,11 @@ def answers() -> tuple[str, Teacher]:
 
     rows = sorted({(text, topic) for text, topic, _ in read_glosses()})
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen, taught = [rows[i] for i in order[:1500]], [rows[i] for i in order[1500:9500]]
+    chosen, fitted_on = [rows[i] for i in order[:1500]], [rows[i] for i in order[1500:9500]]
     Path("texts.jsonl").write_text("".join(json.dumps({"text": t, "label": TOPICS[c]}) + "\n" for t, c in chosen))
     words = TfidfVectorizer(max_features=4000)
     model = LogisticRegression(C=10, max_iter=40).fit(
-        words.fit_transform([t for t, _ in taught]), [c for _, c in taught]
+        words.fit_transform([t for t, _ in fitted_on]), [c for _, c in fitted_on]
     )
     with Path("answers.jsonl").open("w", encoding="utf-8") as file:
         for number, row in enumerate(model.predict_log_proba(words.transform([t for t, _ in chosen])), 1):

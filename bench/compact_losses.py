@@ -1,9 +1,9 @@
-"""Loss and gradient on compact signals (label, 32 entries, remainder): ours beside what peers do with the same entries.
+"""Loss and gradient on compact signals (label, 32 entries, tail mass): ours next to what peers do with the same entries.
 
     PYTHONPATH=src OMP_NUM_THREADS=1 python bench/compact_losses.py     # writes bench/results/compact_losses.md; two minutes
 
 DistillKit is not on the package index: its sparse KL is written here after its published source (distillkit/lossfuncs/kl.py and
-common.py, missing probability "zero": the entries renormalised, the remainder left out), operation by operation. `densify` makes
+common.py, missing probability "zero": the entries renormalised, the tail mass left out), operation by operation. `densify` makes
 all classes and takes torch's kl_div. Times are CPU time of the thread, medians of interleaved repeats.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
         f"`PYTHONPATH=src OMP_NUM_THREADS=1 python bench/compact_losses.py`, torch {torch.__version__}, one thread,",
         f"T = {TEMPERATURE:g}, {ENTRIES} entries. × limit: multiples of reading the student's logits and writing the gradient.",
         "Memory: peak beyond the inputs, gradient included, in logits tensors (ours keeps up to eight arrays of 2 MiB, or of one",
-        "row, from call to call; not in it). DistillKit's loss leaves the remainder out, ours spreads it evenly. CPU time of the",
+        "row, from call to call; not in it). DistillKit's loss leaves the tail mass out, ours spreads it evenly. CPU time of the",
         "thread, on a machine shared with other work.",
     ]
     for batch, classes in SHAPES:

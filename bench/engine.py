@@ -4,7 +4,7 @@
 
 Everybody trains the same student on the same digits with KD at T = 4 / 0.9 from the same linear teacher: fused AdamW, a cosine, as
 many steps with batches of the same size. Processor time of the whole training, a step; the time of a training of one step alone is
-given beside it as start-up. Interleaved repeats, medians.
+given with it as start-up. Interleaved repeats, medians.
 """
 
 from __future__ import annotations
@@ -247,17 +247,17 @@ NOTES = """\
 where nobody else is on the machine; it leaves out the few steps in which ours writes a row. *All steps*, in processor time: a whole
 training less one of a single step, as medians of the ratios within a repeat, with their 95 % interval; the order is drawn anew in
 every repeat. *Start-up*: a training of one step, less one step, imports done. *All of it*: with start-up. A training differs from
-the next of its kind by several percent, hence the intervals.
+the next of its kind by multiple percent, hence the intervals.
 
 The same for all: students, initial weights, teacher, loss (torchdistill's KDLoss has our gradient, which is checked before anything
 is timed), fused AdamW, cosine, sizes of batches, steps. Not the same:
 
 - Ours adds a finite check of loss and gradient before every step, seeds of the model's draws, the order's hash, a hundred rows of
-  metrics with the gradient rescaling; in start-up an estimate of memory, hashes of data and teacher, a look at the outputs.
+  metrics with the gradient rescaling; in start-up an estimate of memory, hashes of data and teacher, a check of the outputs.
 - Trainer and torchdistill are fed example by example through a DataLoader without workers, as their users run them; the bare loop
   over that DataLoader says how much of their time that is. Ours cuts batches out of tensors that are in memory and uses a loader
   where they are not.
-- Trainer reads the same stored logits. torchdistill 1.1.5 no longer has a cache of the teacher's outputs, so its teacher is asked
+- Trainer reads the same stored logits. torchdistill 1.1.5 no longer has a cache of the teacher's outputs, so its teacher is run
   in every step: a linear map, some hundredths of a millisecond. It logs once an epoch and reads the loss in every step, as its
   example scripts do."""
 

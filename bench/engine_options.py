@@ -4,7 +4,7 @@
 
 A small transformer encoder (6 layers of 192, 96 tokens, batch 16) is trained for a few steps in each way, interleaved: plain,
 recomputed activations, bfloat16, torch.compile (its compilation apart). Then: the time from call to first step of a run of 25M
-parameters that goes on, and the growth of memory, files and threads over 2,000 steps.
+parameters that resumes, and the growth of memory, files and threads over 2,000 steps.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def resume() -> str:
     given = torch.randn(64, 1024), torch.arange(64) % 10
     reached: list[float] = []
 
-    class Told:
+    class Listens:
         def start(self, name: str, settings: object) -> None: ...
         def row(self, row: object) -> None:
             reached.append(time.perf_counter())
@@ -110,15 +110,15 @@ def resume() -> str:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        class Stops(Told):
+        class Stops(Listens):
             """Asks once for a stop: a second signal would end the process."""
 
             def __init__(self) -> None:
-                self.asked = False
+                self.stopping = False
 
             def row(self, row: object) -> None:
-                if not self.asked:
-                    self.asked = True
+                if not self.stopping:
+                    self.stopping = True
                     os.kill(os.getpid(), 15)
 
         long = Training(steps=50, batch_size=8, learning_rate=1e-4)
@@ -129,7 +129,7 @@ def resume() -> str:
         size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         fresh, begin = student(), time.perf_counter()
         try:
-            distill(fresh, given, training=long, out=folder, log_every=1, trackers=[Told(), Stops()], show="nothing")
+            distill(fresh, given, training=long, out=folder, log_every=1, trackers=[Listens(), Stops()], show="nothing")
         except Exception as stopped:
             print("stopped:", stopped, file=sys.stderr)
         return f"{reached[0] - begin:.2f} s from the call to the end of the first new step ({size / 1e6:,.0f} MB in the folder)"

@@ -64,10 +64,10 @@ def rows() -> list[str]:
 
 
 def memory() -> list[str]:
-    """Foretold, what tensors take (an allocator that gives back at once), and what the process takes with glibc's defaults."""
+    """Predicted, what tensors take (an allocator that gives back at once), and what the process takes with glibc's defaults."""
     lines = []
     usual = {name: value for name, value in HERE.items() if name != "MALLOC_MMAP_THRESHOLD_"}
-    for case in ("deep", "convolutions", "encoder", "labels", "taught"):
+    for case in ("deep", "convolutions", "encoder", "labels", "teacher"):
         taken = []
         for environment in (HERE, usual):
             done = subprocess.run(
@@ -114,7 +114,7 @@ def main() -> None:
         f"{os.cpu_count()} cores.", "",
         "| part | before, or size | now |", "|---|---|---|", *checks(), *rows(), *cells(), "",
         "Memory of a step, MiB (`tests/test_engine_memory.py` says which networks):", "",
-        "| case | foretold | tensors (foretold against it) | process with glibc's defaults (over foretold) |", "|---|---|---|---|",
+        "| case | predicted | tensors (predicted against it) | process, glibc defaults (over predicted) |", "|---|---|---|---|",
         *memory(), "",
     ]  # fmt: skip
     (ROOT / "bench/results/engine_parts.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What --dry-run foretells against what the run then takes: time, disk and memory, each in a process of its own.
+"""What --dry-run predicts against what the run then takes: time, disk and memory, each in a process of its own.
 
     OMP_NUM_THREADS=1 python bench/estimate.py            # writes bench/results/estimate.md
 
@@ -63,17 +63,17 @@ def started(*command: str) -> dict:
 
 def row(name: str, *pairs: tuple[float, float, str]) -> str:
     cells = [
-        f"{told:{form}} / {took:{form}} ({message / took - 1:+.0%})" if took else "–" for message, took, form in pairs
+        f"{ahead:{form}} / {took:{form}} ({ahead / took - 1:+.0%})" if took else "–" for ahead, took, form in pairs
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
-    """Foretell and run every case; write the table."""
+    """Estimate and run every case; write the table."""
     lines = [
-        "# What a dry run foretells, and what the run takes",
+        "# What a dry run predicts, and what the run takes",
         "",
-        "`OMP_NUM_THREADS=1 python bench/estimate.py`: foretold / measured (difference). Two cores,",
+        "`OMP_NUM_THREADS=1 python bench/estimate.py`: predicted / measured (difference). Two cores,",
         "shared with other work.",
         "",
     ]

@@ -62,19 +62,19 @@ def black_box_data() -> Parts:
 @cache
 def black_box() -> nn.Module:
     """A network that knows all 214 classes."""
-    return _taught(_drawn(torch.arange(CLASSES), 12000, 4), 1500, CLASSES)
+    return _trained(_drawn(torch.arange(CLASSES), 12000, 4), 1500, CLASSES)
 
 
 @cache
 def swapped() -> nn.Module:
-    """A network for digits that was taught 3 as 8, 8 as 3, 4 as 9 and 9 as 4."""
+    """A network for digits that was trained on 3 as 8, 8 as 3, 4 as 9 and 9 as 4."""
     data = data_sets["digits"]
     places = torch.arange(len(data.labels))
     other = torch.tensor([0, 1, 2, 8, 9, 5, 6, 7, 3, 4])
-    return _taught(Examples(data.inputs[places], other[data.labels], data.class_names, "digits"), 300, 10)
+    return _trained(Examples(data.inputs[places], other[data.labels], data.class_names, "digits"), 300, 10)
 
 
-def _taught(data: Examples, steps: int, classes: int) -> nn.Module:
+def _trained(data: Examples, steps: int, classes: int) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(data.inputs[0].numel(), 256), nn.ReLU(), nn.Linear(256, classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
@@ -132,15 +132,15 @@ def judged(first: str, study: dict[str, Any]) -> tuple[str, bool]:
     Each accuracy in the sentence has to be the mean of a variant.
     """
     table: dict[str, dict[int, float]] = {}
-    taught = set()
+    with_teacher = set()
     for run in study["runs"]:
         table.setdefault(run["arm"], {})[run["seed"]] = run["test"]["values"]["accuracy"]
         contract = run["contract"]
         if contract and contract["teacher_weight"] > 0 and contract["cell"] not in ("hard", "ls"):
-            taught.add(run["arm"])
+            with_teacher.add(run["arm"])
     alone = [values for arm, values in table.items() if arm.startswith("hard")]
     none = max(alone, key=lambda values: mean(values.values()))
-    found = {arm: difference(table[arm], none) for arm in taught}
+    found = {arm: difference(table[arm], none) for arm in with_teacher}
     best = max(found, key=lambda arm: found[arm][0])
     gain, low, high = found[best]
     numbers = f"{best}: {gain:+.2f} [{low:+.2f}, {high:+.2f}] from {mean(none.values()):.1f} %"

@@ -62,7 +62,7 @@ def zeros(size: int) -> bytes:
 
 
 def zip_of(members: dict[str, bytes], *, claims: int | None = None, packed: bytes | None = None) -> bytes:
-    """An archive; `packed` is the raw stream of each member in place of its own, `claims` the size it is said to have."""
+    """An archive; `packed` is the raw stream of each member in place of its own, `claims` the size it claims to have."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
@@ -195,7 +195,7 @@ def of_formats(canary: str) -> Iterator[tuple[str, tuple[str, ...], str, bytes, 
     for readers_of, inner in ((("o.npz",), "logits.npy"), (("w.pt",), "x/data/0"), (("m.skops",), "schema.json")):
         plain = {inner: b"", "labels.npy": b""}
         yield "zip bombs", readers_of, "1.2 GB of zeros", zip_of(plain, packed=stream, claims=1200 << 20), "refused"
-        yield "zip bombs", readers_of, "1.2 GB said to be a byte", zip_of(plain, packed=stream, claims=1), "refused"
+        yield "zip bombs", readers_of, "1.2 GB declared as a byte", zip_of(plain, packed=stream, claims=1), "refused"
         yield (
             "zip bombs",
             readers_of,

@@ -255,13 +255,13 @@ def tried(case: Case, place: Path) -> tuple[str, int, float]:
         os._exit(0)
     os.close(theirs)
     ready = select.select([ours], [], [], WAIT)[0]
-    said = os.read(ours, 60_000) if ready else b""
+    written = os.read(ours, 60_000) if ready else b""
     os.close(ours)
     if not ready:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if said:
-        found, grown, seconds = json.loads(said)
+    if written:
+        found, grown, seconds = json.loads(written)
         return found, grown, seconds
     return ("waits for ever" if not ready else f"ended by signal {os.WTERMSIG(status)}"), 0, 0.0
 

@@ -70,11 +70,11 @@ MATRIX = (
     ),
     Pair("tuple output", "an MLP in a wrapper", "the same student as without the wrapper", (f"{FORMS}[tuple]", f"{FORMS}[list]")),
     Pair(
-        "several heads", "an MLP in a wrapper", "by place, name or function: the same student as without the wrapper",
+        "multiple heads", "an MLP in a wrapper", "by place, name or function: the same student as without the wrapper",
         (f"{FORMS}[second head]", f"{FORMS}[named head]", f"{FORMS}[head by function]"),
     ),
     Pair(
-        "Hugging Face Trainer", "BERT → BERT", "the mixin, living teacher and stored signal; items counted over accumulated pieces",
+        "Hugging Face Trainer", "BERT → BERT", "the mixin, online teacher and stored signal; items counted over micro-batches",
         (
             "test_adapters.py::test_hugging_face_trainer_with_three_changed_lines",
             "test_adapters.py::test_the_mixin_counts_items_over_the_whole_step",

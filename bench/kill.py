@@ -120,7 +120,7 @@ def compare(reference: Path, other: Path) -> list[str]:
 def kill_once(
     folder: Path, reference: Path, data: tuple[Examples, Examples, TeacherSignal], wait: float, *, kills: int = 1
 ) -> dict[str, object]:
-    """Start, kill after `wait` seconds (again on the way, if asked), start again, compare."""
+    """Start, kill after `wait` seconds (again on the way, if wanted), start again, compare."""
     started = time.monotonic()
     landed: dict[str, object] = {}
     for _ in range(kills):

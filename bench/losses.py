@@ -1,8 +1,8 @@
-"""Loss and gradient to the student's logits: ours beside the peers' functions, as multiples of the hardware limit.
+"""Loss and gradient to the student's logits: ours next to the peers' functions, as multiples of the hardware limit.
 
     PYTHONPATH=src OMP_NUM_THREADS=1 peers/bin/python bench/losses.py        # the environment of bench/peers_losses.py
 
-Without that environment only the plain form stands beside ours. The limit is the time of reading two logits tensors and writing
+Without that environment only the plain form stands next to ours. The limit is the time of reading two logits tensors and writing
 one (torch.add into a third), measured in the same run; memory is the peak of what is allocated beyond the two inputs, the
 gradient included, in logits tensors. Medians of interleaved repeats; writes bench/results/losses.md.
 """
@@ -24,7 +24,7 @@ warnings.simplefilter("ignore")
 SHAPES = ((128, 100), (256, 1_000), (64, 32_000), (16, 151_936))
 TEMPERATURE = 4.0
 OURS = ("cross-entropy", "forward-kl", "jsd", "dkd", "reverse-kl", "skew-forward", "bucketed-kl")
-BESIDE = (  # the peers that take logits, and the divergence of ours they are compared with
+COMPARED = (  # the peers that take logits, and the divergence of ours they are compared with
     ("torchdistill: KDLoss(alpha=1e-12)", "forward-kl"),
     ("nvidia-modelopt: LogitsDistillationLoss()", "forward-kl"),
     ("textbrewer: kd_ce_loss", "cross-entropy"),
@@ -50,7 +50,7 @@ def peak_tensors(step, logits: torch.Tensor) -> float:
 def cases(student, teacher, labels):
     """name -> a function that gives the loss, for everything that can be measured on these logits."""
     found = {"plain form (mdistiller)": lambda: plain(student, teacher, labels, TEMPERATURE)}
-    for name, _ in BESIDE:
+    for name, _ in COMPARED:
         try:
             loss = PEERS[name]().loss
             loss(student[:2], teacher[:2], labels[:2], TEMPERATURE)

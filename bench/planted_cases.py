@@ -127,7 +127,7 @@ def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 @cache
-def taught(
+def trained_teacher(
     name: str, seed: int, kind: Upbringing, key: str = "", change: Callable[[Examples], Examples] | None = None
 ) -> nn.Module:
     """A teacher from the cache or trained now, on training data changed by `change` (named by `key`)."""
@@ -155,7 +155,7 @@ def sound(
 ) -> Case:
     """A case with a healthy teacher, on new examples or on those of its training, as drawn or sorted by class."""
     cut = cut_up(name, seed)
-    model = taught(name, seed, SOUND) if model is None else model
+    model = trained_teacher(name, seed, SOUND) if model is None else model
     transfer = first(getattr(cut, where), TRANSFER)  # classes take turns in it, as it was divided
     transfer = transfer.take(torch.randperm(len(transfer), generator=torch.Generator().manual_seed(4100 + seed)))
     if ordered:
@@ -258,7 +258,7 @@ def healthy(sets: tuple[str, ...], *, rough: bool = False) -> Iterator[tuple[str
                 yield (
                     f"{name}, {label}, seed {seed}, {where}{', sorted by class' if ordered else ''}",
                     lambda name=name, seed=seed, kind=kind, where=where, ordered=ordered: sound(
-                        name, seed, taught(name, seed, kind), where=where, ordered=ordered
+                        name, seed, trained_teacher(name, seed, kind), where=where, ordered=ordered
                     ),
                 )
         for label in CLASSICAL + ROUGH * rough:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from bench.planted_cases import SOUND, Case, logits_of, sound, taught, with_inputs
+from bench.planted_cases import SOUND, Case, logits_of, sound, trained_teacher, with_inputs
 from bench.teachers import Upbringing, with_labels
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ def draw_of(case: Case, salt: int = 0) -> torch.Generator:
 # --- teachers that are no good ---------------------------------------------------------------------------------------------------
 def other(case: Case, kind: Upbringing, key: str = "", change: Callable[[Examples], Examples] | None = None, *,
           where: str = "outside") -> Case:  # fmt: skip
-    model = taught(case.name, case.seed, kind, key, change)
+    model = trained_teacher(case.name, case.seed, kind, key, change)
     transfer = sound(case.name, case.seed, case.model, where=where).transfer
     return replace(case, model=model, transfer=transfer, logits=logits_of(model, transfer.inputs),
                    held_logits=logits_of(model, case.held.inputs))  # fmt: skip

@@ -2,7 +2,7 @@
 
     python bench/predicted_gain.py   # prints the constants of diagnosis/predicted_gain.py, writes results/predicted_gain.md
 
-Foretold is the gain on test data of the best of 8 arms over no teacher, each at its best learning rate, in points.
+Predicted is the gain on test data of the best of 8 arms over no teacher, each at its best learning rate, in points.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def fitted(features: np.ndarray, roots: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def left_out(features: np.ndarray, roots: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The root of each setting's gain, foretold by the other data sets, and the half width that these sets give."""
+    """The root of each setting's gain, predicted by the other data sets, and the half width that these sets give."""
     found, half = np.zeros(len(roots)), np.zeros(len(roots))
     for name in np.unique(data):
         others = data != name
@@ -52,7 +52,7 @@ def half_width(features: np.ndarray, roots: np.ndarray, data: np.ndarray) -> flo
 def judged(name: str, features: np.ndarray, gains: np.ndarray, data: np.ndarray) -> list[str]:
     roots = np.sqrt(np.maximum(gains, 0))
     found, half = left_out(features, roots, data)
-    foretold = np.maximum(found, 0) ** 2
+    predicted = np.maximum(found, 0) ** 2
     low, high = np.maximum(found - half, 0) ** 2, np.maximum(found + half, 0) ** 2
     inside = (low <= gains) & (gains <= high)
     intercept, slopes = fitted(features, roots)
@@ -63,9 +63,9 @@ def judged(name: str, features: np.ndarray, gains: np.ndarray, data: np.ndarray)
     each = []
     for one in np.unique(data):
         own = data == one
-        each.append(f"{one} {np.mean(np.abs(foretold - gains)[own]):.2f}")
+        each.append(f"{one} {np.mean(np.abs(predicted - gains)[own]):.2f}")
     return [
-        f"| {name} | {spearmanr(foretold, gains)[0]:.2f} | {inside.mean():.0%} | {np.mean(np.abs(foretold - gains)):.2f} | "
+        f"| {name} | {spearmanr(predicted, gains)[0]:.2f} | {inside.mean():.0%} | {np.mean(np.abs(predicted - gains)):.2f} | "
         f"{np.mean(high - low):.1f} | `{constants}` |",
         f"Mean error by data set left out, {name}: {', '.join(each)}.",
     ]
@@ -88,8 +88,8 @@ def main() -> None:
     text = [
         "# Predicted gain",
         "",
-        "Made by `python bench/predicted_gain.py`. Foretold is the gain on test data of the best of 8 arms over no teacher, each "
-        f"at its best learning rate; {len(gains)} settings of {len(np.unique(data))} data sets, each data set foretold by the "
+        "Made by `python bench/predicted_gain.py`. Predicted is the gain on test data of the best of 8 arms over no teacher, each "
+        f"at its best learning rate; {len(gains)} settings of {len(np.unique(data))} data sets, each data set predicted by the "
         f"others. Gains: {gains.min():.1f} to {gains.max():.1f} points, median {np.median(gains):.1f}.",
         "",
         "| from | Spearman | 95 % intervals hold | mean error, points | mean width, points | constants |",

@@ -1,6 +1,6 @@
 """Recipe regret: the untried rule, the rule refined by a pilot, T = 4 / 0.9 and no teacher, against the best of 8 arms.
 
-    python bench/regret_pilot.py --minutes 5   # goes on where it was stopped; one line a setting in results/regret_pilot.jsonl
+    python bench/regret_pilot.py --minutes 5   # resumes where it was stopped; one line a setting in results/regret_pilot.jsonl
     python bench/regret_pilot.py --table       # writes results/regret_pilot.md from the lines that are there
     python bench/regret_pilot.py --seen        # 18 settings on data of the earlier bench, for the predicted gain; another file
 
@@ -285,7 +285,7 @@ def write(found: list[Row]) -> None:
         "of CPU time on one thread.",
         "",
         *table(found), "", *covered(found), "",
-        "| setting | no teacher, best rate | T = 4 / 0.9, best rate | pilot | best of 8 | rule said | pilot said | best arm |",
+        "| setting | no teacher, best rate | T = 4 / 0.9, best rate | pilot | best of 8 | rule | by the pilot | best arm |",
         "|---|---|---|---|---|---|---|---|", *message,
     ]  # fmt: skip
     (HERE / "regret_pilot.md").write_text("\n".join(text) + "\n")

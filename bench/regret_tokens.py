@@ -1,6 +1,6 @@
 """Recipe regret on tokens: the pilot's recipe, T = 4 / 0.9 and no teacher against the best of 6 arms, by likelihood or accuracy.
 
-    python bench/regret_tokens.py --minutes 5   # goes on where it was stopped; one line a setting in results/regret_tokens.jsonl
+    python bench/regret_tokens.py --minutes 5   # resumes where it was stopped; one line a setting in results/regret_tokens.jsonl
 
 Written down on 2026-11-30 before the first run: characters of WordNet glosses, by part of speech. *next*: the next character,
 judged by nats (language modelling); *words*: where the words end in a text without spaces, judged by accuracy (token
@@ -84,16 +84,16 @@ def task_of(what: str, part: str) -> tuple[Task, Any]:
         inputs, labels = (torch.tensor([[pair[k] for pair in p[:short]] for p in pairs]) for k in (0, 1))
         outputs, ahead = 2, 3
     cuts = ((0, 80), (80, 140), (140, 540), (540, len(rows)))
-    transfer, validation, test, taught = ((inputs[a:b], labels[a:b]) for a, b in cuts)
+    transfer, validation, test, teaching = ((inputs[a:b], labels[a:b]) for a, b in cuts)
     kind = "language-modelling" if what == "next" else "token-classification"
     task = Task(
         kind, transfer=transfer, validation=validation, test=test, student=lambda: Reader(outputs, 16, 4, ahead)
     )
-    return task, (taught, lambda: Reader(outputs, 128, 7, ahead, 0.2))
+    return task, (teaching, lambda: Reader(outputs, 128, 7, ahead, 0.2))
 
 
 def teacher_of(task: Task, given: Any, kind: str) -> nn.Module:
-    """Taught on all the rest (healthy), or long on 200 texts and the transfer set (over-trained)."""
+    """Trained on all the rest (healthy), or long on 200 texts and the transfer set (over-trained)."""
     (inputs, labels), make = given
     if kind == "over-trained":
         whole = task.splits.transfer
@@ -194,7 +194,7 @@ def main() -> None:
         "Made by `python bench/regret_tokens.py`, which says what is judged. Gains over no teacher at its best rate, in nats a "
         "token (*next*) or points (*words*), means over 3 seeds. No teacher was tried at 27 times the rate too, which pilots took.",
         "",
-        "| setting | T = 4 / 0.9, best rate | pilot | best of 6 | share | pilot said |",
+        "| setting | T = 4 / 0.9, best rate | pilot | best of 6 | share | by the pilot |",
         "|---|---|---|---|---|---|",
     ]
     shares, worse, better = [], 0, 0

@@ -1,4 +1,4 @@
-"""The folder of a finished run damaged, edited, mixed with another run's, or asked for with other data or settings; then `report`.
+"""The folder of a finished run damaged, edited, mixed with another run's, or run with other data or settings; then `report`.
 
     python bench/run_folder_faults.py [--trials 1200]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "seeded_bugs.md"
-LEDGER = ROOT / "runs" / "seeded_bugs.json"  # verdicts so far, so that a run that was stopped goes on
+LEDGER = ROOT / "runs" / "seeded_bugs.json"  # verdicts so far, so that a run that was stopped resumes
 STALE = "**stale: its place is gone**"
 TESTS = (
     "test_cells", "test_objective_kernel", "test_rescaling", "test_spectrum_kernel", "test_signal", "test_bad_input_kernel",
@@ -40,7 +40,7 @@ FIRST = {  # where a file's bugs should show; the other tests run after it
     "losses/kernels/onepass.py": "test_objective_kernel", "theory/softmax.py": "test_objective_kernel",
     # parts beyond the kernel have their own tests, and only these run
     "losses/kernels/sparse.py": "test_sparse_losses", "training/step.py": "test_sparse_losses",
-    "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/remainder.py": "test_vocabulary",
+    "losses/kernels/vocabulary.py": "test_vocabulary", "losses/kernels/tail_mass.py": "test_vocabulary",
     "losses/divergences/ranking.py": "test_ranking", "models/quantize.py": "test_quantizers",
     "losses/terms/explanations.py": "test_explanation_terms", "losses/terms/features.py": "test_terms",
     "losses/terms/attention.py": "test_attention", "losses/terms/passes.py": "test_passes",
@@ -126,16 +126,16 @@ BUGS = (
         ("return scale_rows(kept, gradient_of_loss / ctx.made_for), None, None", "return kept, None, None"),)),
     Bug("one kept array for all uses", "theory/softmax.py", (
         ("key = (name, dtype, rows, classes)", 'key = ("all", dtype, rows, classes)'),)),
-    Bug("remainder spread over all classes", "losses/kernels/sparse.py", (
+    Bug("tail mass spread over all classes", "losses/kernels/sparse.py", (
         ("even = mass_left / left.clamp_min(1)", "even = mass_left / signal.classes"),)),
     Bug("entries beyond the k largest lose their mass", "losses/kernels/sparse.py", (("mass_left + dropped", "mass_left"),)),
-    Bug("entropy of the remainder left out", "losses/kernels/sparse.py", (
+    Bug("entropy of the tail mass left out", "losses/kernels/sparse.py", (
         (" + target.left * torch.xlogy(target.even, target.even)", ""),)),
     Bug("every chunk takes the first tokens' factors", "losses/kernels/vocabulary.py", (
         ("z.mul_(factor[start:stop, None])", "z.mul_(factor[: stop - start, None])"),)),
     Bug("head learns from the last chunk only", "losses/kernels/vocabulary.py", (
         ("made[1][: self.classes].addmm_(z.T, part)", "made[1][: self.classes].copy_(z.T @ part)"),)),
-    Bug("padded entries count as the label", "losses/kernels/remainder.py", (
+    Bug("padded entries count as the label", "losses/kernels/tail_mass.py", (
         ("torch.where(known, masses - even[:, None], 0.0).mul_(-slope)", "(masses - even[:, None]).mul_(-slope)"),)),
     Bug("classes the teacher holds equal are ordered", "losses/divergences/ranking.py", (
         ("[:, :, None] > heights.gather", "[:, :, None] >= heights.gather"),)),
@@ -169,7 +169,7 @@ BUGS = (
         ("finite = finite and not bool(self._found)", "pass"),), "test_engine"),
     Bug("a guessed label counts as a label", "training/step.py", (
         ("(~known, replace(objective, teacher_weight=1.0))", "(~known, objective)"),), "test_engine_loop"),
-    Bug("a look forgotten when a run goes on", "training/trainer.py", (
+    Bug("an evaluation forgotten when a run resumes", "training/trainer.py", (
         ("if self.state.evaluation_due:  # a signal came", "if False:  # a signal came"),), "test_engine_resume"),
     Bug("weights of the teachers ignored", "teachers/ensemble.py", (
         ("log_p + log_share.T[:, :, None]", "log_p + 0 * log_share.T[:, :, None]"),), "test_engine_faults"),

@@ -1,9 +1,9 @@
-"""One pass shared by several processes under torchrun, against the pass of one process: the same store, row by row.
+"""One pass shared by multiple processes under torchrun, against the pass of one process: the same store, row by row.
 
     python bench/store_parts.py [--processes 2] [--repeats 3]
 
 A convolutional teacher over random pictures of 1 × 28 × 28; each process collects `part=(RANK, WORLD_SIZE)` into the same
-folder, on the CPU with one thread. Seconds are those of the pass alone, of the slowest process; runs with one and with several
+folder, on the CPU with one thread. Seconds are those of the pass alone, of the slowest process; runs with one and with multiple
 processes are interleaved. A last run is stopped in its midst and finished by another.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
     if options.work:
         return work(options.work)
     seconds: dict[int, list[float]] = {1: [], options.processes: []}
-    contents, whole, several = set(), 0, 0
+    contents, whole, multiple = set(), 0, 0
     with tempfile.TemporaryDirectory() as base:
         for repeat in range(options.repeats):
             for processes in seconds:
@@ -79,7 +79,7 @@ def main() -> None:
                 seconds[processes].append(max(times))
                 contents.add(Store.open(place).content())
                 whole += verify(place).whole and verify(place).complete
-                several += 1
+                multiple += 1
         place = Path(base) / "killed"
         running = run(place, options.processes)
         while not list(place.glob("segments/*.json")):
@@ -94,10 +94,10 @@ def main() -> None:
     text = (
         f"A convolutional teacher over {EXAMPLES:,} pictures, collected by 1 and by {options.processes} processes under torchrun "
         f"on a machine with {os.cpu_count()} cores, shared with others;\nmade by `python bench/store_parts.py --processes "
-        f"{options.processes} --repeats {options.repeats}`. CPU only: several GPUs were not tried.\n\n"
+        f"{options.processes} --repeats {options.repeats}`. CPU only: multiple GPUs were not tried.\n\n"
         "| | |\n| --- | --- |\n"
-        f"| different contents among all {several + 1} stores | {len(contents)} |\n"
-        f"| stores whole and complete | {whole} of {several} |\n"
+        f"| different contents among all {multiple + 1} stores | {len(contents)} |\n"
+        f"| stores whole and complete | {whole} of {multiple} |\n"
         f"| seconds of the pass, 1 process (median) | {one:.1f} |\n"
         f"| seconds of the pass, {options.processes} processes, the slowest (median) | {many:.1f} |\n"
         f"| times faster | {one / many:.2f} |\n"

@@ -72,7 +72,7 @@ def main() -> None:
     lines = [
         f"SmolLM2-135M-Instruct over WordNet definitions, {len(signal):,} tokens, 49,152 classes, T = 1; made by",
         f"`python bench/store_vocabulary.py --sequences {options.sequences} --tokens {options.tokens}`.",
-        "Bytes: what the teacher said of a token (label, its logit, entries, rest); hash, place and fingerprint of the",
+        "Bytes: the teacher's outputs of a token (label, its logit, entries, rest); hash, place and fingerprint of the",
         f"sequence add 8 a token and 24 a sequence. Spectrum in nats, dense float32 teacher: total {exact.total_nats:.3f}.",
         "Nats lost: KL(teacher ‖ kept); sampled rows, right only in the mean: KL(kept ‖ teacher), not comparable with top-k.",
         "Gradient cosine to the dense gradient, mean of rows / of 256-row batch means; far: a student that knows nothing,",
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 class _Lookup:
-    """The stored teacher as a living one: sequences in their order."""
+    """The stored teacher as an online one: sequences in their order."""
 
     def __init__(self, signal: TeacherSignal, rows: int) -> None:
         self.signal, self.rows, self.next = signal, rows, 0

@@ -37,7 +37,7 @@ def write(place: Path, data: Examples) -> None:
 
 
 def read(place: Path, expected: torch.Tensor, report: Path) -> None:
-    """Read random rows until told to stop; a torn or wrong row is told by the exit code."""
+    """Read random rows until stopped; a torn or wrong row shows in the exit code."""
     reads, random_rows = 0, np.random.default_rng(os.getpid())
     while not (place.parent / "stop").exists():
         if not (place / "head.json").exists():
@@ -101,7 +101,7 @@ def main() -> None:
         f"| rounds with the content of a single writer | {equal} of {options.rounds} |\n"
         f"| rounds in which every byte verifies | {whole} of {options.rounds} |\n"
         f"| writers that failed (killed on purpose) | {failed} ({killed}) |\n"
-        f"| rows read beside the writers | {reads:,} |\n"
+        f"| rows read next to the writers | {reads:,} |\n"
         f"| readers that met a wrong row or an error | {torn} |\n"
     )
     print(text)

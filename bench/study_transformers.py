@@ -3,7 +3,7 @@
     PYTHONPATH=src OMP_NUM_THREADS=1 python bench/study_transformers.py [--texts 96] [--repeats 2] [--only texts]
 
 Texts: a 2-layer BERT of width 128 learns 45 topics of WordNet definitions (24 tokens each) from MiniLM with a new head; 7
-variants × 3 seeds = 21 students, 3 epochs, batches of 16. Peers' way: Trainer 21 times, its loss calling the living teacher in
+variants × 3 seeds = 21 students, 3 epochs, batches of 16. Peers' way: Trainer 21 times, its loss calling the online teacher in
 each step. Language model: a 2-layer Llama of width 64 learns definitions (16 words of a vocabulary of 3,000) from a 6-layer one of
 width 256; labels alone, the Jensen-Shannon divergence and the forward KL × 3 seeds = 9 students, 2 epochs. Peers' way: TRL's
 SFTTrainer and GKDTrainer on the data as given (lmbda = 0). Ours: `dissect`, its measurements on the same data included, which the
@@ -78,7 +78,7 @@ def texts(count: int) -> Ways:
     dataset = datasets.Dataset.from_dict({name: column.tolist() for name, column in data.items()})
 
     class KDTrainer(Trainer):
-        """Trainer with a loss that asks a living teacher."""
+        """Trainer with a loss that asks an online teacher."""
 
         objective: Objective | None = None
 

@@ -1,4 +1,4 @@
-"""Superfeatures of 784 features from 1,000 examples: seconds, memory, and a plain double loop over examples and features beside it.
+"""Superfeatures of 784 features from 1,000 examples: seconds, memory, and a plain double loop over examples and features with it.
 
 python bench/superfeatures.py   # writes bench/results/superfeatures.md; a few minutes on one core
 """

@@ -32,7 +32,7 @@ class BeforeTorchvision(MetaPathFinder):
 
 
 def install() -> None:
-    """This file and a `.pth` beside it, into the site-packages of this Python."""
+    """This file and a `.pth` with it, into the site-packages of this Python."""
     import shutil
     import sysconfig
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hidden states × head → loss: ours beside the dense loss, TRL's and Liger's, as multiples of the bare matrix products.
+"""Hidden states × head → loss: ours next to the dense loss, TRL's and Liger's, as multiples of the bare matrix products.
 
     PYTHONPATH=src OMP_NUM_THREADS=1 peers/bin/python bench/vocabulary.py            # the environment of bench/peers_losses.py
     PYTHONPATH=src OMP_NUM_THREADS=1 peers/bin/python bench/vocabulary.py --tokens 4096 --ours
@@ -42,7 +42,7 @@ def peak_bytes(step) -> int:
 
 
 def compact_rows(labels: torch.Tensor, k: int, generator: torch.Generator) -> CompactSignal:
-    """A random compact signal: k entries a row and a remainder of half a nat."""
+    """A random compact signal: k entries a row and a tail mass of half a nat."""
     steps = torch.arange(1, k + 1) * (CLASSES // (k + 2))
     entries = (labels[:, None] + steps) % CLASSES
     values = torch.randn(len(labels), k + 1, generator=generator)
@@ -152,7 +152,7 @@ def ways(case: Case, only_ours: bool):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--ours", action="store_true", help="leave the peers out: they hold several logits tensors")
+    parser.add_argument("--ours", action="store_true", help="leave the peers out: they hold multiple logits tensors")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -93,7 +93,9 @@ def _assembled(
     superclasses = torch.zeros(len(fine), dtype=torch.long)
     superclasses[labels] = groups
     if not torch.equal(superclasses[labels], groups):
-        raise DamagedError(f"{where}: a class belongs to several superclasses", fix="take the files from their source")
+        raise DamagedError(
+            f"{where}: a class belongs to more than one superclass", fix="take the files from their source"
+        )
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, DEVIATION))
     train, test = (
         Examples((pictures.float() / 255 - mean) / deviation, own, fine, f"cifar-100 {name}")

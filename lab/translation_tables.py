@@ -79,7 +79,7 @@ def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
     lines = [
         "# study_translation",
         "",
-        f"English to Italian on Debian's package descriptions, sources of at most {size.words} words, {size.pieces:,} joint "
+        f"English to Italian on Debian's package descriptions, sources of at most {size.words} words, {size.subwords:,} joint "
         f"pieces. Teacher: Marian {size.teacher[0]} wide, {size.teacher[1]} + {size.teacher[1]} layers, {count:,} parameters, "
         f"{size.teaching.steps:,} steps of {size.teaching.batch_size} sentences on {len(at.parts[0]):,} pairs. Students: "
         f"{size.student[0]} wide, {size.student[1]} + {size.student[1]} layers, {small:,} parameters, {size.learning.steps} steps "

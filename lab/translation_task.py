@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fractionate import Task, distill
-from fractionate.data import Pieces, Sentences, Split, as_split, descriptions
+from fractionate.data import Sentences, Split, Subwords, as_split, descriptions
 from fractionate.data.subwords import END, PAD
 from fractionate.records import Training
 from fractionate.system.atomic import write_file
@@ -46,7 +46,7 @@ class Size:
     runs: Path = Path("runs/study_translation_dissect")
     words: int = 6
     longest: int = 18
-    pieces: int = 1200
+    subwords: int = 1200
     transfer: int = 4000  # pairs that a student learns from, of those the teacher learned from
     teacher: tuple[int, int] = (192, 3)  # width, layers
     student: tuple[int, int] = (64, 1)
@@ -62,19 +62,19 @@ class Size:
 
 FULL = Size()
 TINY = Size(
-    runs=Path("runs/study_translation_tiny"), pieces=70, transfer=15, teacher=(64, 1), student=(32, 1),
+    runs=Path("runs/study_translation_tiny"), subwords=70, transfer=15, teacher=(64, 1), student=(32, 1),
     teaching=Training(steps=60, batch_size=20, learning_rate=1e-2), learning=Training(steps=4, batch_size=8, learning_rate=8e-3),
 )  # fmt: skip
 
 
-def translator(pieces: int, *, width: int, layers: int, seed: int | None = None, **more: float) -> nn.Module:
+def translator(subwords: int, *, width: int, layers: int, seed: int | None = None, **more: float) -> nn.Module:
     """A Marian of Hugging Face, from its config; weights drawn by the seed, or by the global generator."""
     from transformers import MarianConfig, MarianMTModel
 
     if seed is not None:
         torch.manual_seed(seed)
     config = MarianConfig(
-        vocab_size=pieces, decoder_vocab_size=pieces, d_model=width, encoder_layers=layers, decoder_layers=layers,
+        vocab_size=subwords, decoder_vocab_size=subwords, d_model=width, encoder_layers=layers, decoder_layers=layers,
         encoder_attention_heads=width // 32, decoder_attention_heads=width // 32, encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width, max_position_embeddings=64, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
         decoder_start_token_id=PAD, forced_eos_token_id=None, scale_embedding=True,
@@ -115,20 +115,20 @@ class Material:
         return rest, test
 
     @cached_property
-    def pieces(self) -> Pieces:
+    def subwords(self) -> Subwords:
         path = self.size.runs / "pieces.model"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             pairs = [pair if isinstance(pair, tuple) else (pair.source, pair.target) for pair in self.listed]
-            Pieces.learned([text for pair in pairs for text in pair], self.size.pieces).save(path)
-        return Pieces.read(path)
+            Subwords.learned([text for pair in pairs for text in pair], self.size.subwords).save(path)
+        return Subwords.read(path)
 
     @property
     def listed(self) -> list[Any]:
         return list(getattr(self.parts[0], "pairs", self.parts[0]))
 
     def sentences(self, pairs: Any) -> Sentences:
-        return Sentences.of(pairs, self.pieces, longest=self.size.longest)
+        return Sentences.of(pairs, self.subwords, longest=self.size.longest)
 
     @cached_property
     def transfer(self) -> Sentences:
@@ -143,7 +143,7 @@ class Material:
     def teacher(self) -> nn.Module:
         """Learned from all pairs, with the label smoothing of the paper; read back where it is there."""
         width, layers = self.size.teacher
-        model = translator(len(self.pieces), width=width, layers=layers, seed=1)
+        model = translator(len(self.subwords), width=width, layers=layers, seed=1)
         distill(
             model, self.sentences(self.parts[0]).loader(), training=self.size.teaching, terms=["label-smoothing(0.1)"],
             arm="teacher", out=self.size.runs / "teacher", save_every_seconds=120, show="nothing",
@@ -154,9 +154,9 @@ class Material:
     def task(self) -> Task:
         """Beam search as in the paper (4, length penalty 0.6), and what teacher forcing shows, token by token."""
         width, layers = self.size.student
-        vocabulary, pieces = len(self.pieces), self.pieces
+        vocabulary, subwords = len(self.subwords), self.subwords
         text: dict[str, Any] = {
-            "decode": lambda ids: pieces.decode([ids])[0], "special": (PAD,), "tokens": self.size.longest + 1,
+            "decode": lambda ids: subwords.decode([ids])[0], "special": (PAD,), "tokens": self.size.longest + 1,
         }  # fmt: skip
         split = {"reads_teacher": True, "finish": share, "counts": True}
         return Task(
@@ -188,7 +188,7 @@ class Material:
 
     @cached_property
     def written(self) -> Sentences:
-        return sequence_level(self.transfer, json.loads(self.beams), self.pieces, longest=self.size.longest + 6)
+        return sequence_level(self.transfer, json.loads(self.beams), self.subwords, longest=self.size.longest + 6)
 
 
 @functools.cache

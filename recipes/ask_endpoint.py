@@ -2,7 +2,7 @@
 
     python recipes/ask_endpoint.py reviews.jsonl --model gpt-4.1-mini --question "Is this review negative or positive?"
 
-Each line of the file is {"text": ..., "label": ...}; the labels name the classes, and the model is told to answer with one of them.
+Each line of the file is {"text": ..., "label": ...}; the labels name the classes, and the model has to answer with one of them.
 The client reads OPENAI_API_KEY and OPENAI_BASE_URL (`http://localhost:8000/v1` of vLLM or llama.cpp). Killed and started again, the
 program asks only for what is missing. Needs `pip install 'fractionate[openai]'`.
 """
@@ -42,23 +42,23 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=20)
     parser.add_argument("--transfer", type=int, help="how many texts the teacher answers; a fifth of them if left out")
     parser.add_argument("--steps", type=int, default=400)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    parts = texts(asked.file).parts(transfer=asked.transfer, validation=None, test=None, seed=0)
+    parts = texts(options.file).parts(transfer=options.transfer, validation=None, test=None, seed=0)
     names = parts.transfer.class_names
-    lines = asked.file.read_text(encoding="utf-8").split("\n")  # the id of a text is the number of its line
-    asked.out.mkdir(parents=True, exist_ok=True)
-    answers = asked.out / "answers.jsonl"
+    lines = options.file.read_text(encoding="utf-8").split("\n")  # the id of a text is the number of its line
+    options.out.mkdir(parents=True, exist_ok=True)
+    answers = options.out / "answers.jsonl"
     missing = sorted(set(parts.transfer.ids) - answered(answers), key=int)
     client = OpenAI()  # it waits and tries again by itself where the endpoint is busy
     with answers.open("a", encoding="utf-8") as file:
         for number, name in enumerate(missing, start=1):
-            prompt = f"{asked.question} Answer with one word: {', '.join(names)}.\n\n{json.loads(lines[int(name) - 1])['text']}"
+            prompt = f"{options.question} Answer with one word: {', '.join(names)}.\n\n{json.loads(lines[int(name) - 1])['text']}"
             response = client.chat.completions.create(
-                model=asked.model,
+                model=options.model,
                 messages=[{"role": "user", "content": prompt}],
                 logprobs=True,
-                top_logprobs=asked.top,
+                top_logprobs=options.top,
                 max_completion_tokens=1,
                 temperature=1.0,
             )
@@ -67,15 +67,15 @@ def main() -> None:
             os.fsync(file.fileno())
             print(f"{number:,} of {len(missing):,} answers", end="\r", flush=True)
 
-    store = import_logprobs(answers, parts.transfer, asked.out / "store", named=asked.model, k=asked.top)
+    store = import_logprobs(answers, parts.transfer, options.out / "store", named=options.model, k=options.top)
     diagnosis = diagnose(store, data=parts.transfer)
     _, run = distill(
         find_model("bag()")(parts.transfer.inputs.shape[1:], len(names)),
         parts.transfer,
         store,
-        training=Training(steps=asked.steps),
+        training=Training(steps=options.steps),
         test=parts.test,
-        out=asked.out / "training",
+        out=options.out / "training",
     )
     print(diagnosis, run, sep="\n\n")
 

@@ -3,7 +3,7 @@
     python recipes/imagenet.py FOLDER --teacher resnet152.safetensors --device cuda [--pictures 20]
 
 The folder holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. The teacher's weights carry torchvision's names. The signal is stored as
-the label and 50 entries with the exact rest (about 0.3 GB for ImageNet), and diagnosed. The student is trained with the living
+the label and 50 entries with the exact rest (about 0.3 GB for ImageNet), and diagnosed. The student is trained with the online
 teacher on random parts of the pictures. Settings are those of the published training of He et al. (arXiv 1512.03385): 90 epochs
 of 256, SGD with plain momentum 0.9, rate 0.1 and a tenth of it at 30 and 60, weight decay 1e-4; those of the paper are not known
 to us. `timeout 590` in front of the command gives a piece of ten minutes: the same command resumes inside the training. `--pictures
@@ -41,57 +41,59 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", default="1", help="processes of the study, or ray")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/imagenet"))
-    asked = parser.parse_args(arguments)
-    still, test = (PictureFolder(asked.folder / part, asked.side) for part in ("train", "val"))
-    moving = PictureFolder(asked.folder / "train", asked.side, random_view)
-    shape, classes = (3, asked.side, asked.side), len(still.classes)
-    teacher = models[asked.models[0]](shape, classes)
-    teacher.load_state_dict(load_file(asked.teacher))
-    teacher = teacher.to(asked.device).eval()
+    options = parser.parse_args(arguments)
+    still, test = (PictureFolder(options.folder / part, options.side) for part in ("train", "val"))
+    moving = PictureFolder(options.folder / "train", options.side, random_view)
+    shape, classes = (3, options.side, options.side), len(still.classes)
+    teacher = models[options.models[0]](shape, classes)
+    teacher.load_state_dict(load_file(options.teacher))
+    teacher = teacher.to(options.device).eval()
 
     def loader(part: PictureFolder) -> DataLoader:
-        return DataLoader(part, batch_size=asked.batch, num_workers=asked.readers)
+        return DataLoader(part, batch_size=options.batch, num_workers=options.readers)
 
-    form = {"form": "top-k", "k": asked.entries, "dtype": "float16"} if asked.entries < classes else {}
-    store = collect(teacher, loader(still), asked.out / "store", device=asked.device, batch_size=asked.batch, **form)
-    diagnosis = diagnose(store, lambda: models[asked.models[1]](shape, classes), name="ImageNet")
+    form = {"form": "top-k", "k": options.entries, "dtype": "float16"} if options.entries < classes else {}
+    store = collect(
+        teacher, loader(still), options.out / "store", device=options.device, batch_size=options.batch, **form
+    )
+    diagnosis = diagnose(store, lambda: models[options.models[1]](shape, classes), name="ImageNet")
     _, run = distill(
-        models[asked.models[1]](shape, classes).to(asked.device),
+        models[options.models[1]](shape, classes).to(options.device),
         loader(moving),
         teacher,
         objective=Objective("kd", temperature=1.0, teacher_weight=0.5),
         training=Training(
-            epochs=asked.epochs,
-            batch_size=asked.batch,
-            learning_rate=0.1 * asked.batch / 256,
+            epochs=options.epochs,
+            batch_size=options.batch,
+            learning_rate=0.1 * options.batch / 256,
             optimizer="momentum",
             weight_decay=1e-4,
             schedule="thirds",
         ),
         test=loader(test),
-        out=asked.out / "student",
+        out=options.out / "student",
     )
     records = [diagnosis, run]
-    if asked.pictures:
-        part = PictureFolder(asked.folder / "train", asked.side, most=asked.pictures).examples()
-        seen = PictureFolder(asked.folder / "val", asked.side, most=asked.pictures).examples()
+    if options.pictures:
+        part = PictureFolder(options.folder / "train", options.side, most=options.pictures).examples()
+        seen = PictureFolder(options.folder / "val", options.side, most=options.pictures).examples()
         study = dissect(
-            lambda: models[asked.models[1]](shape, classes),
+            lambda: models[options.models[1]](shape, classes),
             part,
-            collect(teacher, part, asked.out / "store-study", device=asked.device).signal(),
-            cells=asked.cells,
-            seeds=asked.seeds,
+            collect(teacher, part, options.out / "store-study", device=options.device).signal(),
+            cells=options.cells,
+            seeds=options.seeds,
             training=Training(
-                epochs=asked.epochs, batch_size=64, learning_rate=0.02, optimizer="momentum", weight_decay=1e-4
+                epochs=options.epochs, batch_size=64, learning_rate=0.02, optimizer="momentum", weight_decay=1e-4
             ),
             test=seen,
-            device=asked.device,
-            workers=int(asked.workers) if asked.workers.isdigit() else asked.workers,
-            out=asked.out / "study",
+            device=options.device,
+            workers=int(options.workers) if options.workers.isdigit() else options.workers,
+            out=options.out / "study",
             name="ImageNet, ResNet-152 → ResNet-50",
         )
         records.insert(1, study)
-    print(*records, report(records, asked.out / "report.html"), sep="\n\n")
+    print(*records, report(records, options.out / "report.html"), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Mutual learning (Zhang et al., arXiv 1706.00384): two students without a teacher, each taught by what the other knows.
+"""Mutual learning (Zhang et al., arXiv 1706.00384): two students without a teacher, each trained on what the other knows.
 
 The paper lets both step on every batch; here they take turns, an epoch each, so that each turn is one call of `distill`.
-What one has learned is asked once an epoch. The optimiser starts anew in every turn, hence SGD without a schedule.
+What one has learned is read once an epoch. The optimiser starts anew in every turn, hence SGD without a schedule.
 """
 
 import torch

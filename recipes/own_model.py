@@ -12,9 +12,9 @@ def network(width: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
 
-transfer, test, taught = data_sets["digits"].split(100, 600, 1097)  # your data: Examples(inputs, labels)
+transfer, test, teaching = data_sets["digits"].split(100, 600, 1097)  # your data: Examples(inputs, labels)
 training = Training(steps=400, batch_size=32, learning_rate=5e-3)
-teacher, _ = distill(network(256), taught, training=training)  # your teacher (without a signal: plain training)
+teacher, _ = distill(network(256), teaching, training=training)  # your teacher (without a signal: plain training)
 
 store = collect(teacher, transfer, "runs/own/store")  # the teacher runs once
 diagnosis = diagnose(store, lambda: network(24), data=transfer)

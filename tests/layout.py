@@ -2,7 +2,7 @@
 
     python tests/layout.py     # writes the rows of new modules, their sentences, the tree in the README, and the page of parts
 
-A row is a folder of the package (or a file beside them). A folder may import from rows further down only. New folders are put as
+A row is a folder of the package (or a file next to them). A folder may import from rows further down only. New folders are put as
 low as their imports allow; move a row by hand where it belongs, and run this again. A folder inside another has a row of its own
 under it, and is free among its siblings: within a folder, files alone must not import each other in a circle.
 """

@@ -39,7 +39,7 @@ def class_means(logits: Rows, labels: list[int], temperature: float) -> dict[int
 
 
 def allowed(row: Row, label: int) -> list[int]:
-    """The classes that may share the mass beside the label: not masked by the teacher; all, where it masks all of them."""
+    """The classes that may share the off-label mass: not masked by the teacher; all, where it masks all of them."""
     open_to = [j for j, value in enumerate(row) if j != label and value != -math.inf]
     return open_to or [j for j in range(len(row)) if j != label]
 

@@ -93,7 +93,7 @@ def test_maps_are_compared_over_batches():
     assert not any(value for row in same.ranking_loss for value in row)
     with pytest.raises(MismatchError, match="differ in depth"):
         compare_maps(encoder(num_hidden_layers=3), teacher, batches)
-    with pytest.raises(ConfigError, match="nothing to look at"):
+    with pytest.raises(ConfigError, match="nothing to compare"):
         compare_maps(student, teacher, [])
 
 

@@ -126,10 +126,10 @@ def test_hidden_labels_of_a_test_set_are_found_before_the_training():
 @pytest.mark.parametrize(
     ("labels", "advice", "not_advised"),
     [
-        (torch.eye(3, dtype=torch.long)[Y], "argmax", "several"),
-        (torch.eye(3)[Y], "argmax", "several"),
-        (torch.tensor([[1, 1, 0]] * 48), "several labels", "argmax"),
-        (torch.tensor([[0, 0, 0]] * 24 + [[1, 0, 1]] * 24), "several labels", "argmax"),
+        (torch.eye(3, dtype=torch.long)[Y], "argmax", "multiple"),
+        (torch.eye(3)[Y], "argmax", "multiple"),
+        (torch.tensor([[1, 1, 0]] * 48), "multiple labels", "argmax"),
+        (torch.tensor([[0, 0, 0]] * 24 + [[1, 0, 1]] * 24), "multiple labels", "argmax"),
         (torch.full((48, 3), 1 / 3), "TeacherSignal", "argmax"),
     ],
 )

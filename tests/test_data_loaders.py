@@ -242,11 +242,11 @@ def pad(items):
     return {"input_ids": ids, "labels": (ids * 2).masked_fill(ids == 0, -100)}
 
 
-@pytest.mark.parametrize("part", ["whole", "subset", "several columns"])
+@pytest.mark.parametrize("part", ["whole", "subset", "multiple columns"])
 def test_a_collate_function_gets_the_rows_as_they_are_and_may_make_the_labels(part):
     datasets = pytest.importorskip("datasets")
     columns = {"input_ids": [[1 + n % 4] * (2 + n % 3) for n in range(24)]}
-    if part == "several columns":
+    if part == "multiple columns":
         columns |= {"text": ["a word"] * 24, "label": [n % 2 for n in range(24)]}
     rows = datasets.Dataset.from_dict(columns)
     rows = Subset(rows, range(12)) if part == "subset" else rows

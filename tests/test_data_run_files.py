@@ -1,4 +1,4 @@
-"""Run files over the sources of data: the teacher's own view, pictures read one by one, several labels, named parts."""
+"""Run files over the sources of data: the teacher's own view, pictures read one by one, multiple labels, named parts."""
 
 from __future__ import annotations
 

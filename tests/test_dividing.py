@@ -99,8 +99,8 @@ def test_repeats_are_left_out_of_later_parts_and_counted():
     with pytest.warns(UserWarning, match=r"notes: \d+ of validation and \d+ of test are left out"):
         parts = divide(100, keys=keys, transfer=20, validation=30, test=40, name="notes")
     found = {part: {keys[place] for place in places.tolist()} for part, places in parts.items()}
-    taught = found["transfer"] | found["teaching"]
-    assert not found["validation"] & taught and not found["test"] & (taught | found["validation"])
+    trained_teacher = found["transfer"] | found["teaching"]
+    assert not found["validation"] & trained_teacher and not found["test"] & (trained_teacher | found["validation"])
     assert (len(parts["transfer"]), len(parts["teaching"])) == (20, 10)
     with pytest.raises(ConfigError, match="every example of validation"):
         divide(100, keys=[0] * 100)

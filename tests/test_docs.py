@@ -158,17 +158,3 @@ def test_every_decision_has_its_number_and_its_row() -> None:
         assert title
     listed = (layout.ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
     assert listed.endswith(layout.decision_rows()), "run `python tests/layout.py`"
-
-
-DIALECT = (  # words that only this project used: docs/ and README say it in the field's terms
-    "asked", "beside", "council", "foretold", "handed over", "is told", "rehearsal", "goes on", "go on", "a look at", "looked at",
-    "cannot be meant", "teacher said", "told apart",
-)  # fmt: skip
-EXCEPT = {"decisions"}  # records stay as they were written
-
-
-@pytest.mark.parametrize("page", [p for p in DOCUMENTS if p.parent.name not in EXCEPT], ids=lambda p: p.name)
-def test_the_words_are_those_of_the_field(page: Path) -> None:
-    text = page.read_text(encoding="utf-8").lower()
-    found = [word for word in DIALECT if re.search(rf"\b{word}\b", text)]
-    assert not found, f"{page.name}: {', '.join(found)}"

@@ -260,28 +260,28 @@ def test_examples_without_labels_learn_from_the_teacher_alone(tmp_path):
     outputs = teacher_signal()
     known = torch.arange(800) < 200
     guessed = torch.where(known, train.labels, outputs.logits.argmax(1))
-    data, taught = dataclasses.replace(train, labels=guessed), TeacherSignal(outputs.logits, guessed)
+    data, trained_teacher = dataclasses.replace(train, labels=guessed), TeacherSignal(outputs.logits, guessed)
     objective = Objective("kd", temperature=2.0, teacher_weight=0.25)
     settings = {"objective": objective, "training": dataclasses.replace(FAST, micro_batch_size=13), "labelled": known}
-    student, _ = distill(mlp(), data, taught, **settings, out=tmp_path)
+    student, _ = distill(mlp(), data, trained_teacher, **settings, out=tmp_path)
 
     class Split(nn.Module):  # the same by hand, as a loss of its own
         def __call__(self, output, batch, signal):
             own, alone = objective(output, signal), dataclasses.replace(objective, teacher_weight=1.0)(output, signal)
             return torch.where(known[batch.index], own, alone) - own
 
-    by_hand, _ = distill(mlp(), data, taught, **settings | {"labelled": None}, terms=[Split()])
+    by_hand, _ = distill(mlp(), data, trained_teacher, **settings | {"labelled": None}, terms=[Split()])
     assert close(student, by_hand)
-    mixed, _ = distill(mlp(), data, taught, **settings | {"labelled": None})
+    mixed, _ = distill(mlp(), data, trained_teacher, **settings | {"labelled": None})
     assert not close(student, mixed, 1e-3)
     with pytest.raises(MismatchError, match="data differ"):  # marks belong to the data
-        distill(mlp(), data, taught, **settings | {"labelled": ~known}, out=tmp_path)
+        distill(mlp(), data, trained_teacher, **settings | {"labelled": ~known}, out=tmp_path)
     with pytest.raises(ConfigError, match="need a teacher"):
         distill(mlp(), data, training=FAST, labelled=known)
     with pytest.raises(MismatchError, match="truth values"):
-        distill(mlp(), data, taught, **settings | {"labelled": known[:5]})
+        distill(mlp(), data, trained_teacher, **settings | {"labelled": known[:5]})
     with pytest.raises(ConfigError, match="couples"):
-        distill(mlp(), data, taught, labelled=known, objective=Objective(divergence="dist"), training=FAST)
+        distill(mlp(), data, trained_teacher, labelled=known, objective=Objective(divergence="dist"), training=FAST)
 
 
 @pytest.mark.parametrize("setting", [{"keep": "best"}, {"patience": 2}])

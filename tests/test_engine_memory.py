@@ -1,4 +1,4 @@
-"""Memory: told before the first step, refused where it is not there, and saved by computing activations again."""
+"""Memory: printed before the first step, refused where it is not there, and saved by computing activations again."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_model_that_reads_numbers_has_no_estimate_and_trains():
 
 
 def test_27_a_huge_vocabulary_is_refused_before_anything_is_allocated():
-    """8,192 tokens of 262,144 classes: 8 GiB of logits, several times over."""
+    """8,192 tokens of 262,144 classes: 8 GiB of logits, more than once over."""
     student = nn.Sequential(nn.Embedding(64, 2), nn.Linear(2, 262_144, bias=False))
     tokens = torch.zeros(64, 8192, dtype=torch.long)
     before = torch.get_rng_state()
@@ -191,7 +191,7 @@ def test_the_estimate_is_within_10_percent_of_the_peak():
     command = [sys.executable, "-c", MEASURED, *cases]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=HERE)
     found = dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))
-    assert {case: foretold for case, (foretold, _) in found.items()} == {
+    assert {case: predicted for case, (predicted, _) in found.items()} == {
         case: pytest.approx(measured, rel=0.1) for case, (_, measured) in found.items()
     }
 

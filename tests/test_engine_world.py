@@ -198,7 +198,7 @@ def test_accelerate_launch(data, alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    # --multi_gpu is how accelerate is told to start several; without GPUs our processes meet on gloo
+    # --multi_gpu is how accelerate is told to start multiple; without GPUs our processes meet on gloo
     command = [
         sys.executable,
         "-m",

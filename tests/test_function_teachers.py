@@ -138,7 +138,7 @@ def test_several_labels_are_two_classes_each(tmp_path) -> None:
     np.testing.assert_allclose(signal.probabilities[:, 1].numpy(), each.predict_proba(X).reshape(-1), atol=1e-6)
     _, run = distill(task, teacher=trees, objective=Objective("kd", 1.0, 0.5), training=FAST, show="nothing")
     assert run.status == "completed"
-    with pytest.raises(MismatchError, match="several questions"):
+    with pytest.raises(MismatchError, match="multiple questions"):
         collect(RandomForestClassifier(3).fit(X, np.stack([Y, Y], axis=1)), (X, Y), tmp_path / "two")
 
 
@@ -398,7 +398,7 @@ def test_modules_without_parameters_are_told_apart_and_sessions_are_not_trusted(
 def test_out_of_fold_answers_equal_a_loop_and_have_not_seen_the_label(tmp_path) -> None:
     from fractionate.store.folds import fold_of
 
-    noise = np.random.default_rng(3).permutation(Y)  # labels that nobody can foretell
+    noise = np.random.default_rng(3).permutation(Y)  # labels that nobody can predict
     teacher = RandomForestClassifier(10, random_state=0)
     store = collect(teacher, (X, noise), tmp_path / "s", folds=5, dtype="float64")
     fold = fold_of(noise, 5)

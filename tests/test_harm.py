@@ -61,10 +61,10 @@ def test_only_the_same_training_counts():
     other = runs("kd", (78.0, 79.1, 78.4, 78.3), 0.9, rate=3e-3)
     assert compared_with_no_teacher(study(HARD, other), "kd").verdict == "not compared"
     assert not surely_worse(study(HARD, other), "kd") and without_teacher(study(HARD, other), "kd") == ""
-    several = study(
+    multiple = study(
         HARD, runs("hard lr×9", (79.0, 79.5, 79.4, 79.1), None, rate=9e-3), other
     )  # the best of them counts
-    assert without_teacher(several, "kd") == "hard" and surely_worse(several, "kd")
+    assert without_teacher(multiple, "kd") == "hard" and surely_worse(multiple, "kd")
     tuned = study(HARD, other, tries=(Try("kd", 1.0, 0.9, 3e-3, 80.0, chosen=True),))  # each at its best
     assert surely_worse(tuned, "kd")
     with pytest.raises(MismatchError, match="no run of arm"):

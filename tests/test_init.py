@@ -92,7 +92,7 @@ def test_columns_tell_the_task(name):
     Path("run.yaml").write_text(fitted.text)
     run = read_run("run.yaml")
     assert run.data.source.startswith(source[:-1]) and run.out == f"runs/{Path(name).stem}"
-    assert any(str(len(rows)) in fact for fact in fitted.look.facts)
+    assert any(str(len(rows)) in fact for fact in fitted.inspection.facts)
 
 
 def test_folders_parallel_files_and_files_by_part():
@@ -125,7 +125,7 @@ def test_several_labels():
     fitted = fit_run_file("multi-label", ["t.csv"])
     Path("run.yaml").write_text(fitted.text)
     assert "texts('t.csv', text='text', label=['a', 'b'])" in fitted.text and read_run("run.yaml").task == "multi-label"
-    assert any(fact.startswith("2 labels: ") for fact in fitted.look.facts)
+    assert any(fact.startswith("2 labels: ") for fact in fitted.inspection.facts)
     write(Path("n.csv"), [{"size": n / 7, **{name: row[name] for name in "ab"}} for n, row in enumerate(rows)])
     assert "table('n.csv', label=['a', 'b'])" in fit_run_file("multi-label", ["n.csv"]).text
 
@@ -144,14 +144,14 @@ def test_what_is_odd_is_said():
     rows += [{"customer_id": 3, "review": rows[0]["review"], "stars": "bad"} for _ in range(4)]
     write(Path("reviews.csv"), rows)
     text = fit_run_file(None, ["reviews.csv"]).text
-    assert "# look at: 95% are 'good'" in text
-    assert "# look at: 1 have fewer than 10 examples, and a part may lack them: bad 4" in text
-    assert "# look at: 1 texts come with two or more labels" in text
-    assert "# look at: 4 examples are exact repeats" in text
+    assert "# check: 95% are 'good'" in text
+    assert "# check: 1 have fewer than 10 examples, and a part may lack them: bad 4" in text
+    assert "# check: 1 texts come with two or more labels" in text
+    assert "# check: 4 examples are exact repeats" in text
     assert "group='customer_id' in source keeps them in one part" in text
     write(Path("wine.csv"), FILES["wine.csv"][0])
     text = fit_run_file(None, ["wine.csv"]).text
-    assert "drop=['bottle']" in text and "# look at: left out: 'bottle' counts the rows" in text
+    assert "drop=['bottle']" in text and "# check: left out: 'bottle' counts the rows" in text
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,10 @@ def test_folders_give_their_names_on_first_use() -> None:
         assert all(isinstance(n, ast.If) or ast.unparse(n).startswith("__version__") for n in body), relative(path)
         given = layout.exported(path)
         assert set(getattr(importlib.import_module(dotted(path)), "__all__", [])) == set(given), relative(path)
-        beside = {p.stem for p in path.parent.glob("*.py")} | {p.parent.name for p in path.parent.glob("*/__init__.py")}
-        assert not beside & set(given), f"{relative(path)}: a file or folder hides the name"
+        neighbours = {p.stem for p in path.parent.glob("*.py")} | {
+            p.parent.name for p in path.parent.glob("*/__init__.py")
+        }
+        assert not neighbours & set(given), f"{relative(path)}: a file or folder hides the name"
         for name, module in given.items():
             assert getattr(importlib.import_module(dotted(path)), name) is getattr(
                 importlib.import_module(module), name
@@ -119,7 +121,7 @@ def test_modules_are_named_by_the_theory() -> None:
         assert not words & FORBIDDEN, relative(path)
         if path.stem not in ("__init__", "__main__"):
             assert path.stem not in sys.stdlib_module_names, (
-                f"{relative(path)} beside a script hides the standard library's"
+                f"{relative(path)} neighbours a script hides the standard library's"
             )
             assert path.stem == path.stem.lower()
 

@@ -201,7 +201,7 @@ def test_strings_of_tokens_are_known_as_servers_decode_them() -> None:
     plain.decoder = tokenizers.decoders.ByteLevel()
     numbers = TokenNumbers(transformers.PreTrainedTokenizerFast(tokenizer_object=plain))
     assert [numbers(token, "x") for token in ("a", " a", "Ġa", 3)] == [0, 1, 1, 3]
-    with pytest.raises(MismatchError, match="string of several tokens"):
+    with pytest.raises(MismatchError, match="string of many tokens"):
         numbers("\ufffd", "x")
     with pytest.raises(MismatchError, match="this tokenizer lacks"):
         numbers(" b", "x")
@@ -223,11 +223,11 @@ def with_first(**fields):
     [
         (lambda lines: lines[1:], MismatchError, "1 examples have no answer: a"),
         (lambda lines: [*lines, {"id": "z", "logprobs": {"no": -1.0}}], MismatchError, "not in the data: z"),
-        (lambda lines: [*lines, lines[0]], MismatchError, "have several answers: a"),
+        (lambda lines: [*lines, lines[0]], MismatchError, "have more than one answer: a"),
         (with_first(logprobs={"no": -1.0, "yes": -2.0}), MismatchError, "'a' has fewer entries than k"),
         (with_first(logprobs={"no": 0.5, "yes": -9, "x": -9, "y": -9}), NumericsError, "no log-probabilities"),
         (with_first(logprobs={"no": -0.1, "yes": -0.1, "x": -9, "y": -9}), NumericsError, "a sum of 1.8"),
-        (with_first(remainder=0.5), NumericsError, "remainder contradicts"),
+        (with_first(remainder=0.5), NumericsError, "'remainder' contradicts"),
         (with_first(logprobs={"p": -1.0, "q": -1, "r": -9, "s": -9}), MismatchError, "names a class"),
         (with_first(logprobs=None), MismatchError, "has no log-probabilities"),
         (with_first(logprobs={"no": "often"}), MismatchError, "these are no log-probabilities"),

@@ -101,7 +101,7 @@ SYSTEMS = {
         "translation", translated, marian, lambda: Recipe(objective=KD, terms=("ranking(3)", "label-smoothing(0.1)"), training=FEW)
     ),
     "language model": System("language-modelling", continued, llama, lambda: Recipe(objective=KD, training=FEW)),
-    "several labels": System("multi-label", labelled, mlp, lambda: Recipe(objective=KD, training=FEW)),
+    "multiple labels": System("multi-label", labelled, mlp, lambda: Recipe(objective=KD, training=FEW)),
     "reranker": System(
         "reranking", queries, BiEncoder, lambda: Recipe(objective=Objective("kd", 1.0, 0.9, divergence="margin-mse"), training=FEW)
     ),

@@ -79,8 +79,8 @@ def drawn(name: str, rows: int, seed: int = 0) -> tuple[Predictions, Any]:
         outputs = labels[:, None] + 0.3 * torch.randn(rows, 1, generator=generator)
         if name == "gaussian-nll":
             outputs = torch.cat([outputs, torch.randn(rows, 1, generator=generator)], dim=1)
-        taught = NumberSignal(torch.randn(rows, 1, generator=generator)) if name == "teacher-rmse" else None
-        return predictions(outputs, labels), taught
+        trained_teacher = NumberSignal(torch.randn(rows, 1, generator=generator)) if name == "teacher-rmse" else None
+        return predictions(outputs, labels), trained_teacher
     if name in EMBEDDINGS:
         pairs = torch.randn(rows, 1, 4, generator=generator) + torch.randn(rows, 2, 4, generator=generator)
         return predictions(pairs, torch.rand(rows, generator=generator)), None
@@ -320,7 +320,7 @@ def test_numbers_against_scikit_learn(outputs: int) -> None:
     assert measured(metrics["r2"], (predictions(torch.randn(5, 1), torch.full((5,), 0.1)), None)) is None
 
 
-def several(weight: Tensor | None = None, unknown: bool = False) -> Predictions:
+def multiple(weight: Tensor | None = None, unknown: bool = False) -> Predictions:
     """40 examples with 5 labels each, one of which nobody has, as rows of the task."""
     generator = torch.Generator().manual_seed(9)
     labels = (torch.rand(40, 5, generator=generator) < torch.tensor([0.5, 0.3, 0.2, 0.1, 0.0])).long()
@@ -335,7 +335,7 @@ def several(weight: Tensor | None = None, unknown: bool = False) -> Predictions:
 def test_labels_against_scikit_learn() -> None:
     weight = torch.rand(40, dtype=torch.float64) + 0.1
     for w in (None, weight):
-        outputs = several(w)
+        outputs = multiple(w)
         labels, hard = outputs.batch.labels.numpy(), outputs.required_logits.argmax(1).reshape(40, 5).numpy()
         there = [c for c in range(5) if labels[:, c].any() or hard[:, c].any()]
         for name, average in (("label-f1", "macro"), ("label-f1('micro')", "micro")):
@@ -343,7 +343,7 @@ def test_labels_against_scikit_learn() -> None:
             assert measured(metrics[name], (outputs, None)) == pytest.approx(100 * value)
         value = oracle.accuracy_score(labels, hard, sample_weight=w)
         assert measured(metrics["exact-match"], (outputs, None)) == pytest.approx(100 * value)
-    outputs = several(unknown=True)
+    outputs = multiple(unknown=True)
     known = outputs.batch.labels != -100
     hard = torch.zeros(40, 5).long().masked_scatter(known, outputs.required_logits.argmax(1))
     right = ((hard == outputs.batch.labels) | ~known).all(dim=1)[known.any(dim=1)]

@@ -73,10 +73,10 @@ def test_numbers_and_several_labels() -> None:
     teacher = find_model("fitted('Ridge')").build(numbers)
     assert teacher(inputs).shape == (90, 1) and float((teacher(inputs)[:, 0] - labels).abs().mean()) < 1
     both = torch.stack([labels > 0, labels > 1], dim=1).long()
-    several = need(
+    multiple = need(
         kind="multi-label", classes=2, class_names=("p", "q"), teaching=as_split((inputs, both), classes=False)
     )
-    teacher = find_model("fitted('RandomForestClassifier', n_estimators=3)").build(several)
+    teacher = find_model("fitted('RandomForestClassifier', n_estimators=3)").build(multiple)
     assert teacher(inputs).shape == (90, 2, 2)
 
 

@@ -61,7 +61,7 @@ def test_the_python_of_the_page_runs_in_order(files, capsys):
 
 @pytest.mark.parametrize(("number", "encoding"), list(enumerate([TableEncoding, PictureEncoding, TextEncoding])))
 def test_the_run_files_of_the_page_run(files, capsys, number, encoding):
-    """Collect, diagnose and distill by the command line; the student can be fed afterwards from what lies beside it."""
+    """Collect, diagnose and distill by the command line; the student can be fed afterwards from what lies with it."""
     Path("run.yaml").write_text(RUN_FILES[number])
     for verb in ("collect", "diagnose", "distill"):
         assert run(verb, "run.yaml") == 0, capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_a_transform_of_ones_own_is_left_alone(digits):
         ),
         ({"x": [[1.0], [2.0]], "label": ["a", "b"]}, r"'label' is text(.|\n)*class_encode_column\('label'\)"),
         ({"x": [[1.0], [2.0]], "kind": [0, 1]}, r"no column is the label(.|\n)*rename_column"),
-        ({"label": [0, 1]}, "no column beside the label"),
+        ({"label": [0, 1]}, "no column other than the label"),
     ],
 )
 def test_columns_that_no_model_takes_are_told(columns, message):
@@ -102,7 +102,7 @@ def test_columns_that_no_model_takes_are_told(columns, message):
 
 
 def test_several_splits_are_told(digits):
-    with pytest.raises(ConfigError, match=r"several data sets(.|\n)*data\['train'\]"):
+    with pytest.raises(ConfigError, match=r"more than one data set(.|\n)*data\['train'\]"):
         distill(nn.Linear(64, 10), datasets.DatasetDict(train=digits, test=digits), training=FAST)
 
 

@@ -167,7 +167,7 @@ def animation(kind):
     [
         (lambda: written(Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"), "numbers of 32 bits"),
         (lambda: written(Image.fromarray(RAMP.astype(np.int32) * 1000), "TIFF"), "numbers of 32 bits"),
-        *((lambda kind=kind: animation(kind), "several frames or pages") for kind in ("GIF", "WEBP", "PNG", "TIFF")),
+        *((lambda kind=kind: animation(kind), "multiple frames or pages") for kind in ("GIF", "WEBP", "PNG", "TIFF")),
         *(
             (lambda kind=kind: io.BytesIO(written(COLOUR, kind).getvalue()[:-200]), "")  # a download that broke off
             for kind in ("PNG", "JPEG", "WEBP", "TIFF")
@@ -264,7 +264,7 @@ def test_what_is_not_read_is_counted_and_named(photos, tmp_path):
     (text,) = (str(one.message) for one in warned)
     for part in (
         "10 entries are not read", "2 .heic (cat/raw.heic, cat/raw2.HEIC)", "1 no ending (dog/notes)", "dog/.hidden.png", ".owl",
-        "1 beside the class folders (nobody.png)", "1 links that lead out of the folder (dog/away.png)", "links=True",
+        "1 next to the class folders (nobody.png)", "1 links that lead out of the folder (dog/away.png)", "links=True",
         "1 a link that leads nowhere (dog/nowhere.png)", "1 linked folders (cat/round)", "1 a pipe (FIFO) (cat/pipe.png)",
     ):  # fmt: skip
         assert part in text, text

@@ -81,7 +81,7 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
     "names", [["1", "1.0", "2"], ["07", "7"], ["1e5", "100000"], ["+1", "1"], ["1.50", "1.5", "x"], ["0", "-0"]]
 )
 def test_one_number_in_two_spellings_is_refused(tmp_path, names):
-    with pytest.raises(ConfigError, match=r"one number in several ways(.|\n)*write them alike"):
+    with pytest.raises(ConfigError, match=r"one number in more than one way(.|\n)*write them alike"):
         table(labelled(tmp_path / "t.csv", names), "y")
 
 

@@ -170,9 +170,11 @@ def test_the_exported_student_was_compared_or_is_said_not_to_be() -> None:
     text, card = only([d, study, other])
     assert "this recipe was not compared with no teacher" in text
     assert [c.who for c in card.decisions[0].contenders] == ["student", "no teacher", "exported student"]
-    taught = replace(run.contract, terms=("1 · maps",))
-    study = replace(study, runs=tuple(replace(r, contract=taught) if r.arm == "kd" else r for r in study.runs))
-    assert "not compared" not in only([d, study, replace(run, contract=taught)])[0], "with terms it was compared too"
+    trained_teacher = replace(run.contract, terms=("1 · maps",))
+    study = replace(study, runs=tuple(replace(r, contract=trained_teacher) if r.arm == "kd" else r for r in study.runs))
+    assert "not compared" not in only([d, study, replace(run, contract=trained_teacher)])[0], (
+        "with terms it was compared too"
+    )
     assert "this recipe was not compared with no teacher" in only([d, study, run])[0]
 
 

@@ -18,7 +18,7 @@ from fractionate.errors import ConfigError, MismatchError
 from fractionate.page import read_record, report
 from fractionate.page.calibration_plots import expected_calibration_error
 from fractionate.records import ExampleList, ExampleRow, NotableExamples, Opinion, Shown
-from fractionate.run.notable import look_of, row_cells
+from fractionate.run.notable import row_cells, shower_of
 from fractionate.tasks import Task
 from fractionate.tasks.examples import notable_examples, thumbnail
 from fractionate.tasks.predictions import Predictions
@@ -193,14 +193,14 @@ def test_a_run_file_asks_for_examples(tmp_path, capsys) -> None:  # type: ignore
 
 def test_pictures_and_texts_look_like_themselves() -> None:
     pictures = Task("classification", transfer=(torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0])), student=None)
-    assert look_of(pictures.splits.transfer, None)(1).shape == (1, 8, 8)
+    assert shower_of(pictures.splits.transfer, None)(1).shape == (1, 8, 8)
     with pytest.raises(ConfigError, match="cannot be shown"):
-        look_of(drawn()[0].splits.transfer, None)
+        shower_of(drawn()[0].splits.transfer, None)
 
 
 def test_rows_of_tables_show_their_cells() -> None:
     split = drawn()[0].splits.transfer
-    assert look_of(split, None, lambda row: {"place": f"{float(row[0]):g}"})(3) == {"place": "3"}
+    assert shower_of(split, None, lambda row: {"place": f"{float(row[0]):g}"})(3) == {"place": "3"}
     cells = row_cells("breast-cancer", None)
     assert cells is not None
     found = cells(torch.arange(30.0) - 10)

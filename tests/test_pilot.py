@@ -1,4 +1,4 @@
-"""A pilot keeps what beats no teacher, says so with an interval, ends in time, goes on where it was stopped."""
+"""A pilot keeps what beats no teacher, says so with an interval, ends in time, resumes where it was stopped."""
 
 from __future__ import annotations
 

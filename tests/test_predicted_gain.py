@@ -1,4 +1,4 @@
-"""What distillation is foretold to bring: constants that follow from the bench, nothing where none was fitted."""
+"""What distillation is predicted to bring: constants that follow from the bench, nothing where none was fitted."""
 
 from __future__ import annotations
 

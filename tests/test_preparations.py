@@ -1,4 +1,4 @@
-"""Preparations: each on a small real model through distill with a task; equal to the direct calls, resumed, told apart by name."""
+"""Preparations: each on a small real model through distill; equal to the direct calls, resumed, distinguished by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student that goes to production, from the command line: handed over, stopped and gone on with, by several processes."""
+"""The student that goes to production, from the command line: handed over, stopped and gone on with, by multiple processes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(here):
 
     status, message = os.waitpid(forked(stopped), 0)[1], (here / "told").read_text()
     assert os.waitstatus_to_exitcode(status) == 143, message
-    assert "run the same command again to go on" in message and "Traceback" not in message
+    assert "run the same command again to resume" in message and "Traceback" not in message
     assert not (here / "out" / "student" / "run.json").exists()
     assert run(*command) == 0
     assert run(*command, "out=whole") == 0

@@ -63,7 +63,7 @@ def strategy(hint: Any) -> st.SearchStrategy[Any]:
         assert arguments[1] is ..., hint
         return st.lists(strategy(arguments[0]), max_size=2).map(tuple)
     if origin is dict:
-        # settings are what a run file can hold: where several types may stand, numbers are finite
+        # settings are what a run file can hold: where multiple types may stand, numbers are finite
         kinds = typing.get_args(arguments[1]) or (arguments[1],)
         values = st.one_of(*(finite if kind is float and len(kinds) > 1 else strategy(kind) for kind in kinds))
         return st.dictionaries(st.text(max_size=5), values, max_size=2)
@@ -366,7 +366,7 @@ def test_training_counts_steps() -> None:
 
 
 def test_records_need_no_torch() -> None:
-    """Loaded beside a package that imports nothing, as the command line may do."""
+    """Loaded next to a package that imports nothing, as the command line may do."""
     program = (
         "import sys, types; package = types.ModuleType('fractionate'); package.__path__ = ['src/fractionate'];"
         "sys.modules['fractionate'] = package; import fractionate.records.kinds; sys.exit('torch' in sys.modules)"

@@ -144,7 +144,7 @@ class Zipf:
 
 
 def test_a_plug_in_is_one_class_and_one_decorator_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package installed beside ours registers itself through its entry point, unasked until its name is met."""
+    """A package installed next to ours registers itself through its entry point, unasked until its name is met."""
     (tmp_path / "zipf_plugin.py").write_text(textwrap.dedent(PLUGIN))
     info = tmp_path / "zipf_plugin-1.0.dist-info"
     info.mkdir()

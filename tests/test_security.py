@@ -236,7 +236,7 @@ def test_a_pickle_in_the_place_of_a_student_or_checkpoint_is_refused(tmp_path):
 
 
 def test_manifests_cannot_point_elsewhere(tmp_path):
-    """A checkpoint's manifest holds no path: the tensors are those beside it, whatever it says."""
+    """A checkpoint's manifest holds no path: the tensors are those with it, whatever it says."""
     save_checkpoint(tmp_path, Checkpoint(1, {"a": torch.zeros(2)}, {}))
     for text in (
         "[]",

@@ -270,5 +270,5 @@ def test_changed_tokens_and_wrong_stores_are_refused(tmp_path) -> None:
     plain = collect(network(1), (torch.arange(6) % CLASSES, torch.arange(6) % 3), tmp_path / "p")
     with pytest.raises(MismatchError, match="is not one of tokens"):
         StoredTokens(plain)
-    with pytest.raises(ConfigError, match="cannot be handed out"):
+    with pytest.raises(ConfigError, match="cannot be given"):
         StoredTokens(store, form="compact")

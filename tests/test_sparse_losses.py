@@ -1,4 +1,4 @@
-"""Losses on compact signals: the dense loss of an even remainder, without the dense target; and what is refused."""
+"""Losses on compact signals: the dense loss of even tail mass, without the dense target; and what is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEMPERATURES = (1.0, 2.5)
 
 
 def compact(classes=23, batch=9, k=6, seed=0, dtype=torch.float64) -> CompactSignal:
-    """A teacher right and wrong, sure and unsure, kept as label, k entries and remainder."""
+    """A teacher right and wrong, sure and unsure, kept as label, k entries and tail mass."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
     labels = torch.randint(classes, (batch,), generator=generator)

@@ -227,7 +227,7 @@ def test_other_data_or_another_teacher_are_refused_by_name(digits, teacher, tmp_
         collect(teacher, shuffled, tmp_path / "s")
     edited = digits.inputs.clone()
     edited[40, 3] += 1e-3
-    with pytest.raises(MismatchError, match=r"1 of 1,797 examples looked at differ \(field data, first: id 40\)"):
+    with pytest.raises(MismatchError, match=r"1 of 1,797 checked examples differ \(field data, first: id 40\)"):
         collect(teacher, Examples(edited, digits.labels, digits.class_names, "digits"), tmp_path / "s")
     with torch.no_grad():
         teacher[4].bias[2] += 1e-6

@@ -1,4 +1,4 @@
-"""Features of named layers in a store: losses that read inside the teacher need no living teacher."""
+"""Features of named layers in a store: losses that read inside the teacher need no online teacher."""
 
 from __future__ import annotations
 

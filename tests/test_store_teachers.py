@@ -163,7 +163,7 @@ def test_the_teacher_is_asked_again_about_some_rows(tmp_path):
         check_teacher(wrong, network, data)
     # the same at open
     assert Store.open(tmp_path / "s", teacher=network, data=data).complete
-    with pytest.raises(MismatchError, match="for 64 of 64 examples asked again"):
+    with pytest.raises(MismatchError, match="for 64 of 64 examples run again"):
         Store.open(tmp_path / "w", teacher=network, data=data)
     with pytest.raises(MismatchError, match=r"field data"):
         Store.open(tmp_path / "s", teacher=network, data=Examples(data.inputs.roll(1, 0), data.labels))

@@ -101,8 +101,8 @@ def test_training_from_the_store_is_training_with_the_living_teacher_bit_for_bit
             for places in torch.randperm(640, generator=torch.Generator().manual_seed(view)).split(64):
                 slots = view * 640 + places
                 batch = replay.batch(slots)
-                taught = logits_of(batch, slots)
-                target = torch.softmax(taught / 2, dim=1)
+                trained_teacher = logits_of(batch, slots)
+                target = torch.softmax(trained_teacher / 2, dim=1)
                 loss = functional.cross_entropy(student(batch.inputs) / 2, target)
                 optimizer.zero_grad()
                 loss.backward()

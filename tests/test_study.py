@@ -187,8 +187,8 @@ def test_a_class_absent_from_the_transfer_set_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 1}, "several different seeds"),
-        ({"seeds": (3, 3)}, "several different seeds"),
+        ({"seeds": 1}, "different seeds"),
+        ({"seeds": (3, 3)}, "different seeds"),
         ({"cells": ("hard",)}, "no cell other than"),
         ({"cells": ("kd", "kd")}, "given twice"),
         ({"cells": ("kdd",)}, "did you mean"),

@@ -1,4 +1,4 @@
-"""Tables with several labels or with numbers to predict; parts by file, by column and by group."""
+"""Tables with multiple labels or with numbers to predict; parts by file, by column and by group."""
 
 from __future__ import annotations
 

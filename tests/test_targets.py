@@ -33,7 +33,7 @@ def logsumexp(values: np.ndarray[Any, Any]) -> float:
     return float(top + np.log(np.exp(values - top).sum()))
 
 
-# --- several labels ------------------------------------------------------------------------------------------------
+# --- multiple labels ------------------------------------------------------------------------------------------------
 
 
 def test_label_rows_are_the_binary_cross_entropy() -> None:
@@ -62,8 +62,8 @@ def test_a_cell_of_a_label_is_the_teachers_probability() -> None:
     student, teacher, labels = rng.normal(size=(5, 3)), 2 * rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3))
     kind, batch = kinds["multi-label"], batch_of(torch.tensor(labels))
     rows, gold, _ = kind.rows(torch.tensor(student), batch)
-    taught = TeacherSignal(kind.rows(torch.tensor(teacher), batch)[0], gold)
-    found = Objective("kd", 2.0, 0.7)(rows, taught)
+    trained_teacher = TeacherSignal(kind.rows(torch.tensor(teacher), batch)[0], gold)
+    found = Objective("kd", 2.0, 0.7)(rows, trained_teacher)
     p, q = 1 / (1 + np.exp(-teacher / 2)), 1 / (1 + np.exp(-student / 2))
     hard = np.log1p(np.exp(student)) - labels * student
     soft = -(p * np.log(q) + (1 - p) * np.log1p(-q))
@@ -195,15 +195,17 @@ def test_terms_on_numbers_against_numpy() -> None:
     kind, y = kinds["regression"], drawn(6, 3, seed=1)
     m, s, t, v = (drawn(6, 3, seed=k) for k in range(2, 6))
     student = numbers_of(kind, np.concatenate([m, s], 1), y)
-    taught = NumberSignal(torch.tensor(np.concatenate([t, v], 1)))
-    np.testing.assert_allclose(term_loss("squared-error", student, taught)[0], ((m - t) ** 2).mean(1), rtol=1e-12)
+    trained_teacher = NumberSignal(torch.tensor(np.concatenate([t, v], 1)))
+    np.testing.assert_allclose(
+        term_loss("squared-error", student, trained_teacher)[0], ((m - t) ** 2).mean(1), rtol=1e-12
+    )
     divergence = 0.5 * (s - v + (np.exp(v) + (t - m) ** 2) / np.exp(s) - 1)
-    np.testing.assert_allclose(term_loss("gaussian-kl", student, taught)[0], divergence.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(term_loss("gaussian-kl", student, trained_teacher)[0], divergence.mean(1), rtol=1e-12)
     sure = numbers_of(kind, m, y)
     np.testing.assert_allclose(
-        term_loss("gaussian-kl", sure, taught)[0], ((t - m) ** 2 / np.exp(v) / 2).mean(1), rtol=1e-12
+        term_loss("gaussian-kl", sure, trained_teacher)[0], ((t - m) ** 2 / np.exp(v) / 2).mean(1), rtol=1e-12
     )
-    np.testing.assert_allclose(term_loss("squared-error", sure, taught)[0], ((m - t) ** 2).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(term_loss("squared-error", sure, trained_teacher)[0], ((m - t) ** 2).mean(1), rtol=1e-12)
     with pytest.raises(MismatchError, match="no variance"):
         term_loss("gaussian-kl", student, NumberSignal(torch.tensor(t)))
     with pytest.raises(MismatchError, match="different numbers"):
@@ -244,16 +246,16 @@ def test_in_batch_candidates_are_classes() -> None:
     log_q, p = (
         [row - logsumexp(row) for row in near[0]], [np.exp(row - logsumexp(row)) for row in near[1]]
     )  # fmt: skip
-    taught = NumberSignal(torch.tensor(theirs).flatten(1))  # flat, as a store gives it
-    found, _ = term_loss("candidates", student, taught)
+    trained_teacher = NumberSignal(torch.tensor(theirs).flatten(1))  # flat, as a store gives it
+    found, _ = term_loss("candidates", student, trained_teacher)
     np.testing.assert_allclose(found, [-(a @ b) for a, b in zip(p, log_q, strict=True)], rtol=1e-9)
     flat = [  # the teacher's confidence in the own positive, the rest even
         -(a[y] * b[y] + (1 - a[y]) / 7 * (b.sum() - b[y])) for a, b, y in zip(p, log_q, own, strict=True)
     ]
-    np.testing.assert_allclose(term_loss("candidates('kd-pt')", student, taught)[0], flat, rtol=1e-9)
+    np.testing.assert_allclose(term_loss("candidates('kd-pt')", student, trained_teacher)[0], flat, rtol=1e-9)
     assert term_specs["candidates"].couples_batch and kind.couples_batch
     for cell in ("ls", "class-mean", "kd-topk(3)", "kd"):
-        assert bool(torch.isfinite(term_loss(f"candidates({cell!r})", student, taught)[0]).all())
+        assert bool(torch.isfinite(term_loss(f"candidates({cell!r})", student, trained_teacher)[0]).all())
 
 
 def test_embedding_terms_against_numpy() -> None:
@@ -292,7 +294,7 @@ def test_gold_similarities_and_single_texts() -> None:
 def test_gradients_of_terms_on_numbers(text: str) -> None:
     kind = kinds["regression"] if text in ("squared-error", "gaussian-kl") else kinds["embeddings"]
     shape = (4, 4) if kind.metrics[0] == "rmse" else (4, 2, 3)
-    taught, labels = NumberSignal(torch.tensor(drawn(*shape, seed=2))), torch.zeros(4, 2)
+    trained_teacher, labels = NumberSignal(torch.tensor(drawn(*shape, seed=2))), torch.zeros(4, 2)
     parts, spec = torch.nn.ModuleDict().double(), term_specs[text]
     batch = batch_of(labels if shape == (4, 4) else labels[:, 0])
 
@@ -304,10 +306,10 @@ def test_gradients_of_terms_on_numbers(text: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with bind_terms(
-            [spec], student=said(values.detach()), teacher=None, signal=taught, examples=4, seed=0, parts=parts,
+            [spec], student=said(values.detach()), teacher=None, signal=trained_teacher, examples=4, seed=0, parts=parts,
             models=(parts, None),
         ) as (term,):  # fmt: skip
-            assert torch.autograd.gradcheck(lambda x: term(said(x), None, taught), values)
+            assert torch.autograd.gradcheck(lambda x: term(said(x), None, trained_teacher), values)
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -1,4 +1,4 @@
-"""Transforms of the transfer set: each through distill with a small real model; resumed, told apart, equal to the direct calls."""
+"""Transforms of the transfer set: each through distill; resumed, distinguished, equal to the direct calls."""
 
 from __future__ import annotations
 

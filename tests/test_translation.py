@@ -10,7 +10,7 @@ import torch
 
 from counting_term import Calling
 from fractionate import Objective, collect, distill
-from fractionate.data.subwords import END, PAD, Pieces, Sentences, check_pieces
+from fractionate.data.subwords import END, PAD, Sentences, Subwords, check_subwords
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.losses.terms import CallableTerm, Passes
 from fractionate.models.decoding import CallAgain, EncoderDecoder
@@ -19,7 +19,7 @@ from fractionate.records import Training
 from fractionate.teachers import Cached
 from fractionate.teachers.decoding import greedy, quality, sequence_level, translate
 from fractionate.training.recipe import Recipe
-from translators import TEXTS, Plain, marian, pieces, sentences
+from translators import TEXTS, Plain, marian, sentences, subwords
 
 KD = Objective("kd", 1.0, 1.0, divergence="forward-kl")
 SMOOTHED = Objective("smoothed-others(0.1) * uniform", 1.0, 1.0)
@@ -119,15 +119,15 @@ def test_hidden_states_teach_as_the_living_teacher_does(make, tmp_path):
 
 def test_a_sentence_without_a_signal_is_named(tmp_path):
     teacher, data = marian(7), sentences()
-    few = Sentences.of(TEXTS[:5], pieces())
+    few = Sentences.of(TEXTS[:5], subwords())
     heard = collect(teacher, few.loader(), tmp_path, tokens="aligned", form="hidden")
 
     def train(on):
         distill(marian(1), on.loader(), heard, objective=KD, training=TRAINING, show="nothing")
 
-    with pytest.raises(MismatchError, match="not asked about sentence"):
+    with pytest.raises(MismatchError, match="not run on sentence"):
         train(data)
-    other = Sentences.of([(source, f"{target} {target}") for source, target in TEXTS[:5]], pieces())
+    other = Sentences.of([(source, f"{target} {target}") for source, target in TEXTS[:5]], subwords())
     with pytest.raises(MismatchError, match="does not have the tokens"):
         train(other)
     with pytest.raises(MismatchError, match="different labels"):
@@ -155,8 +155,8 @@ def test_a_trained_translator_writes_the_targets(trained):
         greedy(trained, data, EncoderDecoder(), longest=32, batch_size=3),
         greedy(trained, data, CallAgain(), longest=32),
     ):
-        assert pieces().decode(written) == [target for _, target in TEXTS]
-    distilled = sequence_level(data, written, pieces())
+        assert subwords().decode(written) == [target for _, target in TEXTS]
+    distilled = sequence_level(data, written, subwords())
     assert distilled.targets == data.targets
     assert distilled.texts == data.texts
 
@@ -165,15 +165,15 @@ def test_sequence_level_data_count_what_is_left_out():
     data = sentences()
     written = [[5, 6]] * 8
     written[0], written[1] = [], [5] * 64
-    found = sequence_level(data, written, pieces(), longest=64)
+    found = sequence_level(data, written, subwords(), longest=64)
     assert (len(found), found.empty, found.long) == (6, 1, 1)
     assert found[0]["labels"] == (5, 6, END)
     assert found[0]["decoder_input_ids"] == (PAD, 5, 6)
     assert found[0]["input_ids"] == data[2]["input_ids"]
     with pytest.raises(MismatchError, match="nothing that can be learned from"):
-        sequence_level(data, [[]] * 8, pieces())
+        sequence_level(data, [[]] * 8, subwords())
     with pytest.raises(MismatchError, match="not one translation a sentence"):
-        sequence_level(data, [[5]], pieces())
+        sequence_level(data, [[5]], subwords())
 
 
 def test_models_without_generate_are_told_what_to_do():
@@ -200,14 +200,14 @@ def test_missing_libraries_are_named(monkeypatch):
     with pytest.raises(MissingExtraError, match="sequences"):
         quality(["a"], ["a"])
     with pytest.raises(MissingExtraError, match="sequences"):
-        Pieces.learned(["a"], 10)
+        Subwords.learned(["a"], 10)
 
 
 def test_different_pieces_are_refused():
-    other = Pieces.learned([text for pair in TEXTS for text in pair], 50)
-    check_pieces(pieces(), Pieces(pieces().model))
-    with pytest.raises(MismatchError, match="different pieces"):
-        check_pieces(other, pieces())
+    other = Subwords.learned([text for pair in TEXTS for text in pair], 50)
+    check_subwords(subwords(), Subwords(subwords().model))
+    with pytest.raises(MismatchError, match="different subwords"):
+        check_subwords(other, subwords())
     student, data = marian(vocabulary=50), Sentences.of(TEXTS, other)
     with pytest.raises(MismatchError, match="different classes"):
         distill(student, data.loader(), marian(7), objective=KD, training=TRAINING, show="nothing")

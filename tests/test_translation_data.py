@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fractionate.data import translation
-from fractionate.data.subwords import END, PAD, Pieces, Sentences, padded
+from fractionate.data.subwords import END, PAD, Sentences, Subwords, padded
 from fractionate.data.translation import Pair, Pairs, descriptions, read_lists
 from fractionate.errors import ConfigError, DamagedError, MismatchError, ResourceError
-from translators import TEXTS, pieces, sentences
+from translators import TEXTS, sentences, subwords
 
 PACKAGES = """Package: sound-tools
 Source: sound (1.0)
@@ -146,18 +146,18 @@ def test_some_pairs_are_drawn_by_their_text():
 
 
 def test_pieces_give_texts_back(tmp_path):
-    model = pieces()
+    model = subwords()
     model.save(tmp_path / "pieces.model")
-    again = Pieces.read(tmp_path / "pieces.model")
+    again = Subwords.read(tmp_path / "pieces.model")
     assert (len(again), again.fingerprint) == (60, model.fingerprint)
-    assert Pieces.learned([text for pair in TEXTS for text in pair], 60).fingerprint == model.fingerprint
+    assert Subwords.learned([text for pair in TEXTS for text in pair], 60).fingerprint == model.fingerprint
     texts = [target for _, target in TEXTS]
     rows = [[*row, END, 7, PAD] for row in model.encode(texts)]
     assert model.decode(rows) == texts
     with pytest.raises(ConfigError, match="smaller vocabulary"):
-        Pieces.learned(["a b"], 500)
+        Subwords.learned(["a b"], 500)
     with pytest.raises(MismatchError, match=r"the bytes of a \.model file"):
-        len(Pieces(b"nothing"))
+        len(Subwords(b"nothing"))
 
 
 def test_batches_are_padded_and_shifted():
@@ -174,8 +174,8 @@ def test_batches_are_padded_and_shifted():
 
 
 def test_empty_and_long_pairs_are_counted():
-    found = Sentences.of([*TEXTS, ("", "vuoto"), ("empty", " "), ("a game " * 40, "un gioco")], pieces(), longest=32)
+    found = Sentences.of([*TEXTS, ("", "vuoto"), ("empty", " "), ("a game " * 40, "un gioco")], subwords(), longest=32)
     assert (len(found), found.empty, found.long) == (8, 2, 1)
     assert "2 empty, 1 too long" in repr(found)
     with pytest.raises(MismatchError, match="1 with an empty side, 0 too long"):
-        Sentences.of([("", "x")], pieces())
+        Sentences.of([("", "x")], subwords())

@@ -168,10 +168,10 @@ def test_the_student_learns_what_the_teacher_says(tmp_path):
     backwards = counting().map(
         lambda row: {name: " ".join(row[name].split()[::-1]) for name in ("prompt", "completion")}
     )
-    taught = SFTTrainer(
+    trained_teacher = SFTTrainer(
         model=teacher, args=arguments(tmp_path, max_steps=60), train_dataset=backwards, processing_class=words()
     )
-    taught.train()
+    trained_teacher.train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     config = SFTConfig(
         output_dir=str(tmp_path), max_steps=80, learning_rate=1e-2, report_to=[], use_cpu=True, disable_tqdm=True,

@@ -103,7 +103,7 @@ def test_the_chapter_of_the_page(tmp_path):
     assert figures == ["superfeatures", "superfeatures-paid", "superfeatures-spectrum", "explained-examples"]
     for words in (
         "The student decides most by",
-        "Taught alone, S2 paid",
+        "Learned alone, S2 paid",
         "Shapley values of the black box",
         "by chance",
     ):

@@ -58,7 +58,7 @@ def leaves(*tensors: Tensor | None) -> list[Tensor]:
     return [t.clone().requires_grad_() for t in tensors if t is not None]
 
 
-def both(hidden, weight, bias, signal, taught, objective, factor=None, **more):
+def both(hidden, weight, bias, signal, trained_teacher, objective, factor=None, **more):
     """Losses and gradients, ours and the dense ones."""
     found = []
     for way in ("bounded", "dense"):
@@ -69,7 +69,7 @@ def both(hidden, weight, bias, signal, taught, objective, factor=None, **more):
             )
         else:
             logits = parts[0] @ parts[1].T + (parts[2] if bias is not None else 0.0)
-            loss = objective(logits, taught)
+            loss = objective(logits, trained_teacher)
         (loss.mean() if factor is None else (loss * factor).sum()).backward()
         found.append([loss.detach(), *(p.grad for p in parts)])
     return found
@@ -126,13 +126,13 @@ def test_gradcheck(name: str) -> None:
 def test_loop_oracle() -> None:
     """One number at a time, in plain Python."""
     hidden, weight, bias, signal = case(3, 2, 4, 3)
-    taught = dense(signal).logits.tolist()
+    trained_teacher = dense(signal).logits.tolist()
     found = vocabulary_loss(hidden, weight, signal, Objective("kd", 1.0, 1.0, divergence="forward-kl"), bias=bias)
     for row in range(3):
         z = [sum(h * w for h, w in zip(hidden[row].tolist(), line, strict=True)) for line in weight.tolist()]
         z = [a + b for a, b in zip(z, bias.tolist(), strict=True)]
         log_q = [a - math.log(sum(map(math.exp, z))) for a in z]
-        log_p = [a - math.log(sum(map(math.exp, taught[row]))) for a in taught[row]]
+        log_p = [a - math.log(sum(map(math.exp, trained_teacher[row]))) for a in trained_teacher[row]]
         expected = sum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True))
         assert float(found[row]) == pytest.approx(expected, rel=1e-10)
 
@@ -238,8 +238,8 @@ def compact_of(signal: TeacherSignal, k: int, temperatures=(1.0, 2.5)) -> Compac
 def test_compact_rows_are_the_dense_loss_of_an_even_remainder(objective: Objective, k: int) -> None:
     hidden, weight, bias, signal = case()
     part = compact_of(dense(signal), k)
-    taught = part.at(objective.temperature if objective.teacher_weight else 1.0).dense()
-    ours, theirs = both(hidden, weight, bias, part, taught, objective, chunk_tokens=4)
+    trained_teacher = part.at(objective.temperature if objective.teacher_weight else 1.0).dense()
+    ours, theirs = both(hidden, weight, bias, part, trained_teacher, objective, chunk_tokens=4)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # the rest is kept in float32
 
@@ -288,7 +288,7 @@ def test_chunks_follow_from_the_sizes() -> None:
     plan = choose_chunks(512, 512, 151_936)
     assert plan.tokens == 64 and plan.rows == 1
     assert choose_chunks(4096, 512, 151_936).tokens <= 0.27 * 512 / 2 + 1
-    assert choose_chunks(512, 512, 151_936, living=False).tokens == 128
+    assert choose_chunks(512, 512, 151_936, online=False).tokens == 128
     assert choose_chunks(3, 512, 50).tokens == 3
     assert choose_chunks(4096, 8, 100, chunk_tokens=16).tokens == 16
     assert choose_chunks(8192, 4096, 151_936, device="cuda").rows > 1

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from fractionate.data.subwords import PAD, Pieces, Sentences
+from fractionate.data.subwords import PAD, Sentences, Subwords
 
 TEXTS = [
     ("library for sound", "libreria per suoni"),
@@ -22,12 +22,12 @@ TEXTS = [
 
 
 @cache
-def pieces() -> Pieces:
-    return Pieces.learned([text for pair in TEXTS for text in pair], 60)
+def subwords() -> Subwords:
+    return Subwords.learned([text for pair in TEXTS for text in pair], 60)
 
 
 def sentences() -> Sentences:
-    return Sentences.of(TEXTS, pieces())
+    return Sentences.of(TEXTS, subwords())
 
 
 def marian(

@@ -2,7 +2,7 @@
 
 Exit codes of the command line: 0 fine, 1 a bug of ours, 2 usage or configuration, 3 damaged data or cache,
 4 teacher, student and data do not match, 5 numbers that are not finite, 6 disk, memory or permissions,
-130 and 143 stopped by a signal (run the same command again to go on).
+130 and 143 stopped by a signal (run the same command again to resume).
 
 Each class has a stable `code` (FR200, FR300, …: docs/reference/errors.md), for scripts and searches; its first digit is
 the exit code.
@@ -100,7 +100,7 @@ class ResourceError(FractionateError, OSError):
 
 
 class StoppedError(FractionateError):
-    """A signal asked the run to stop; it has saved and goes on when run again (exit code 128 + the signal's number)."""
+    """A signal stopped the run; it has saved and resumes when run again (exit code 128 + the signal's number)."""
 
     code = "FR700"
 

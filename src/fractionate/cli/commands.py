@@ -380,7 +380,7 @@ def main(arguments: list[str] | None = None) -> Any:
         with terminal():
             return app(arguments, standalone_mode=True)
     except KeyboardInterrupt:
-        tell("stopped; run the same command again to go on")
+        tell("stopped; run the same command again to resume")
         sys.exit(130)
     except Exception as error:
         if debugging():

@@ -114,7 +114,7 @@ def config_example(as_json: AsJson = False) -> None:
 
     _give(RunFile(), as_json)
     if not as_json:
-        print("# left out, the recipe of diagnose is taken; a planned one is checked beside it:")
+        print("# left out, the recipe of diagnose is taken; a planned one is checked with it:")
         print(f"# objective: {ObjectiveSection().model_dump_json()}")
 
 

@@ -24,7 +24,7 @@ from fractionate.run.sections import (
 from fractionate.run.workflow import Workflow
 from fractionate.system.paths import as_path, shell_line
 
-# A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be told apart.
+# A small transfer set on purpose: with plenty of data every student gets there, and the levels cannot be distinguished.
 DIGITS = DataSection(source="digits", transfer=100, validation=300, test=600, seed=1)
 
 
@@ -45,7 +45,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
         update={
             "name": "over-trained teacher",
             "out": str(out / "over-trained"),
-            # trained for long on the very examples it is asked about: certain of every label, it says nothing else
+            # trained for long on the very examples it is run on: certain of every label, it says nothing else
             "teacher": TeacherSection(
                 model="mlp(256, 256)", train=TeacherTrainingSection(on="transfer", steps=3000, weight_decay=0.0)
             ),
@@ -58,7 +58,7 @@ def demo_runs(out: Path | str = "runs/demo") -> tuple[RunFile, RunFile]:
 def demo(out: Path | str = "runs/demo", *, say: Callable[[str], None] = print) -> Path:
     """Run the whole job on both teachers and give the path of the page. Running it again resumes."""
     out = as_path(out, "out")
-    torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall beside a busy neighbour
+    torch.set_num_threads(1)  # networks this small run faster on one thread, and do not stall next to a busy neighbour
     records: list[Record] = []
     run_files: dict[str, tuple[str, ...]] = {}
     for run in demo_runs(out):

@@ -50,7 +50,7 @@ def init(
     if path is not None:
         refuse_existing(path)
     fitted = fit_run_file(given[0] if named else None, given[1:] if named else given, teacher=teacher, student=student)
-    for line in (*fitted.look.facts, *(f"look at: {note}" for note in (*fitted.look.odd, *fitted.notes))):
+    for line in (*fitted.inspection.facts, *(f"check: {note}" for note in (*fitted.inspection.odd, *fitted.notes))):
         tell(line)
     if path is None:
         print(fitted.text, end="")

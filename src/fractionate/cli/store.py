@@ -1,4 +1,4 @@
-"""`fractionate store`: look into a signal store, prove it, mend it, take it elsewhere. Thin calls of `fractionate.store`."""
+"""`fractionate store`: read a signal store, prove it, mend it, take it elsewhere. Thin calls of `fractionate.store`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import typer
 
 from fractionate.cli.terminal import give
 
-store_app = typer.Typer(
-    help="Look into a signal store, prove it, mend it.", no_args_is_help=True, rich_markup_mode=None
-)
+store_app = typer.Typer(help="Read a signal store, prove it, mend it.", no_args_is_help=True, rich_markup_mode=None)
 
 Place = Annotated[str, typer.Argument(metavar="STORE", help="the folder (or URL) of a store", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]

@@ -26,7 +26,7 @@ def processes() -> tuple[int, int]:
 def tell(text: str, *, rank_zero: bool = True) -> None:
     """Talk to the person: stderr, once where processes run the same command."""
     if processes()[0] == 0 or not rank_zero:
-        with suppress(OSError):  # a full disk or a reader that left: the work goes on
+        with suppress(OSError):  # a full disk or a reader that left: the work continues
             print(visible(text), file=sys.stderr, flush=True)
 
 
@@ -45,7 +45,7 @@ def give(record: Record, as_json: bool, card: Record | None = None) -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Print within: where the reader of standard output has left (`| head`), further output goes nowhere and the work goes on."""
+    """Print within: where the reader of standard output has left (`| head`), further output is dropped and the work continues."""
     try:
         yield
     except BrokenPipeError:

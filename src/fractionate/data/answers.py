@@ -60,7 +60,7 @@ def read_answers(source: Path | str | Iterable[Mapping[str, Any]], *, id_field: 
     Raises:
         DamagedError: for a line that is no JSON, such as the last of a program that was killed.
         MismatchError: for lines without an id or without log-probabilities, and those of a request that failed.
-        NumericsError: for log-probabilities that are above 0, that sum to more than 1, or that a remainder contradicts.
+        NumericsError: for log-probabilities that are above 0, that sum to more than 1, or that a tail mass contradicts.
     """
     for where, line in _lines(source):
         yield _answer(line, where, id_field)
@@ -238,6 +238,6 @@ def _check(found: Position, where: str) -> None:
     rest = found.remainder
     if rest is not None and (not 0 <= rest <= 1 + SUM_TOLERANCE or abs(total + rest - 1) > SUM_TOLERANCE):
         raise NumericsError(
-            f"{where}: the remainder contradicts the entries", expected=f"about {max(0.0, 1 - total):.4g}", got=f"{rest:g}",
+            f"{where}: 'remainder' contradicts the entries", expected=f"about {max(0.0, 1 - total):.4g}", got=f"{rest:g}",
             fix="the probability of all tokens that are not listed, or leave it out",
         )  # fmt: skip

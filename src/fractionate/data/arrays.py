@@ -68,7 +68,7 @@ def to_tensor(values: Array | torch.Tensor | Any, what: str) -> torch.Tensor:
     """Numbers of any array library as a tensor; wide floats become float64, unsigned numbers int64.
 
     Raises:
-        MismatchError: for text, objects, rows of several lengths, complex numbers, sparse tensors and tensors without values.
+        MismatchError: for text, objects, rows of multiple lengths, complex numbers, sparse tensors and tensors without values.
     """
     if isinstance(values, torch.Tensor):
         if values.is_meta or values.layout != torch.strided or values.is_complex() or values.is_quantized:
@@ -186,7 +186,7 @@ def _member(path: Path, member: zipfile.ZipInfo) -> Callable[[], Array]:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             values = _values(file, path, member.file_size)
             if file.read(1):  # the checksum is compared at the end
-                raise ValueError(f"{member.filename!r} goes on after its array")
+                raise ValueError(f"{member.filename!r} holds bytes after its array")
             return values
 
     return load

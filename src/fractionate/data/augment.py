@@ -33,7 +33,7 @@ class Augment(Transform):
         border: What is padded, a value for each channel; () is 0. Black of normalised pictures is -mean / deviation.
         flip: Mirror the last axis of half of the examples.
         noise: Standard deviation of what is added.
-        part: Which input is changed, of models that take several: "pixel_values".
+        part: Which input is changed, of models that take more than one: "pixel_values".
         scale: The least share of the area that a random window keeps, with sides of 3:4 to 4:3; it is scaled to the old size.
         erase: The share of examples of which a random rectangle, 2 to 33 % of the area, becomes 0.
         views: Change the views of the same examples too: the same window, crop in proportion to their size, flip and rectangle.
@@ -105,7 +105,7 @@ class Augment(Transform):
                 f"{self!r} cannot change these inputs",
                 expected=f"{kind} [batch, …, height, width]" if least == 3 else f"{kind} [batch, …]",
                 got=f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__,
-                fix='part="pixel_values" names one of several inputs' if isinstance(inputs, Mapping) else None,
+                fix='part="pixel_values" names one of multiple inputs' if isinstance(inputs, Mapping) else None,
             )
         return inputs
 

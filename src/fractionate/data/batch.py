@@ -88,7 +88,7 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Repeated:
-    """The ids of several views of the same examples, one view after the other."""
+    """The ids of multiple views of the same examples, one view after the other."""
 
     ids: Ids
     times: int

@@ -27,7 +27,7 @@ from fractionate.system.registry import Registry
 class Parts:
     """Disjoint parts of a data set, by what they are for: `Examples`, or a `Split` where they have weights or views.
 
-    `transfer` is what the student learns from and the teacher is asked about, `validation` chooses settings, `test` is read
+    `transfer` is what the student learns from and the teacher is run on, `validation` chooses settings, `test` is read
     once, and `teaching` is what a bundled teacher is trained on (None where the teacher comes trained). `encoding` is how raw
     data became these inputs, where that is known: it is kept with the student, which has to be fed the same way.
     """
@@ -73,7 +73,7 @@ class Undivided(Protocol):
     """Data that divides itself: it has parts of its own, or becomes numbers only when it is known what students learn from."""
 
     def parts(self, *, transfer: Size, validation: Size, test: Size, seed: int) -> Parts:
-        """The parts, of the sizes asked for."""
+        """The parts, of the requested size."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Columns of a table: what each holds (numbers, categories, text), told from its cells by one rule, or said by a person."""
+"""Columns of a table: what each holds (numbers, categories, text), found from its cells by one rule, or set by a person."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def make_columns(
     numerals: Numerals = PLAIN,
     unfit: Mapping[str, str] | None = None,
 ) -> tuple[Column, ...]:
-    """Columns out of cells; a kind that is not said is told from the cells of the whole table.
+    """Columns out of cells; a kind that is not set is found from the cells of the whole table.
 
     All cells numbers: number. Else up to 100 different values, in at most half as many as there are rows: category; so are codes
     with leading zeros. Raises `ConfigError` with everything that is none of these: text, dates, numbers written in another way than
@@ -100,7 +100,7 @@ def make_columns(
             fix="; or ".join(filter(None, (settings, f"leave them out: drop=[{names}]" if names else ""))),
         )
     if not made:
-        raise ConfigError("there is no column to learn from", expected="at least one beside the label")
+        raise ConfigError("there is no column to learn from", expected="at least one other than the label")
     return tuple(made)
 
 

@@ -35,7 +35,7 @@ def divide(
 ) -> dict[str, Int[Tensor, "some"]]:
     """The places of the examples of each part.
 
-    Parts that the data name (`given`) stay as they are, or a stratified sample of them of the size asked for; the others are
+    Parts that the data name (`given`) stay as they are, or a stratified sample of them of the requested size; the others are
     drawn from the transfer examples.
 
     Args:

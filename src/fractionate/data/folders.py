@@ -21,8 +21,8 @@ LITTER = frozenset(
      ".directory", ".nomedia", ".localized", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r",
      ".picasa.ini", "picasa.ini")
 )  # fmt: skip
-LITTER_STARTS = ("._", ".trash", ".nfs", ".fuse_hidden")  # the first holds what a Mac knows of the file beside it
-HIDDEN, NO_CLASS = "hidden", "beside the class folders"
+LITTER_STARTS = ("._", ".trash", ".nfs", ".fuse_hidden")  # the first holds what a Mac knows of the file next to it
+HIDDEN, NO_CLASS = "hidden", "next to the class folders"
 LINKED, LINKED_FOLDER = "links that lead out of the folder", "linked folders"
 
 
@@ -140,7 +140,7 @@ def division(folder: Path, *, links: bool = False) -> dict[str, Path]:
     """The folders of the parts, where a folder has them (`train`, and `val` or `test`); else the folder itself as the only part.
 
     A folder `train` that holds folders and no files is a part, not a class. Raises `ConfigError` where two folders are the same
-    part, or others lie beside them.
+    part, or others lie next to them.
     """
     inside = folders_in(folder, links=links)
     named = [path for path in inside if path.name.lower() in PARTS]

@@ -1,4 +1,4 @@
-"""Labels, checked alike wherever they come from: whole numbers become int64; words, hidden and several labels are refused."""
+"""Labels, checked alike wherever they come from: whole numbers become int64; words, hidden and multiple labels are refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from fractionate.errors import MismatchError, printable
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
 MOST_CLASSES = 1 << 24  # a larger label is an id, not the number of a class
 ONE_HOT = "one-hot labels: labels.argmax(1)"
-MULTI_LABEL = (
-    "several labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
-)
+MULTI_LABEL = "multiple labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
 
 TOKENS = "labels of tokens belong to a dataset of rows, or to (inputs, labels) given to distill or collect"
 
@@ -76,7 +74,7 @@ def advice(labels: Tensor) -> str:
     if zero_one and bool((sums == 1).all()):
         return ONE_HOT
     if labels.is_floating_point() and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), beside one class number an example"
+        return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), next to one class number an example"
     return MULTI_LABEL if zero_one else TOKENS
 
 

@@ -86,7 +86,7 @@ class LibraryAugment(Transform):
             raise MismatchError(
                 f"{self!r} cannot change these inputs", expected="floating-point pictures [batch, 3, height, width]",
                 got=f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__,
-                fix='part="pixel_values" names one of several inputs' if isinstance(inputs, Mapping) else None,
+                fix='part="pixel_values" names one of multiple inputs' if isinstance(inputs, Mapping) else None,
             )  # fmt: skip
         return inputs
 
@@ -99,7 +99,7 @@ class TorchvisionAugment(LibraryAugment):
     Args:
         steps: Names of transforms with their arguments, as numbers, text and lists.
         mean: The normalisation of the inputs, as in `pictures`, with `std`.
-        part: Which input is changed, of models that take several.
+        part: Which input is changed, of models that take more than one.
     """
 
     def pixels(self) -> Pixels:
@@ -126,7 +126,7 @@ class TimmAugment(LibraryAugment):
     Args:
         steps: Texts of `timm.data.auto_augment`, in their order.
         mean: The normalisation of the inputs, as in `pictures`, with `std`.
-        part: Which input is changed, of models that take several.
+        part: Which input is changed, of models that take more than one.
     """
 
     def pixels(self) -> Pixels:

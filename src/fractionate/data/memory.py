@@ -27,7 +27,7 @@ class MemorySplit:
     """Examples in memory.
 
     Args:
-        inputs: A tensor [examples, ...], or a tuple or mapping of them where the model takes several inputs.
+        inputs: A tensor [examples, ...], or a tuple or mapping of them where the model takes multiple inputs.
         labels: [examples] class numbers, or [examples, tokens].
         views: Inputs of other readers by name, made as `inputs` are.
         weight: [examples] counts them for more or less.

@@ -1,4 +1,4 @@
-"""Pictures in folders, one a class (the layout of ImageNet): held in memory, or read as they are asked for."""
+"""Pictures in folders, one a class (the layout of ImageNet): held in memory, or read on demand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PictureFiles:
         require_bytes(
             count * 3 * side * side * 4,
             f"{count:,} pictures of 3 × {side} × {side}",
-            fix="set in_memory=False, which reads them as they are asked for, or a smaller side= or most=",
+            fix="set in_memory=False, which reads them on demand, or a smaller side= or most=",
         )
         read = torch.empty(count, 3, side, side)
         for place in range(count):
@@ -62,7 +62,7 @@ class PictureFiles:
         return Examples(read, torch.tensor(self.targets), self.classes, self.name, self.ids)
 
     def split(self, workers: int) -> Split:
-        """The pictures as they are asked for, read by so many processes."""
+        """The pictures on demand, read by so many processes."""
         return DatasetSplit(
             self, self.name, workers=workers, labels=torch.tensor(self.targets), ids=self.ids, class_names=self.classes
         )
@@ -152,7 +152,7 @@ def pictures(
         group: A regular expression: files in whose path it matches the same text are in one part.
         repeats: Keep pictures in validation and test whose file is in an earlier part as well, in the same class.
         class_weights: Weigh the pictures that are learned from so that each class counts the same.
-        in_memory: Hold all pictures, 12 · side² bytes each; else they are read as they are asked for, by `workers` processes.
+        in_memory: Hold all pictures, 12 · side² bytes each; else they are read on demand, by `workers` processes.
 
     Returns:
         `Divided`: the examples, their part and group, and the encoding; a run file's `data.name`, or `find_parts`, divides them.

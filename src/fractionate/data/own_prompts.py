@@ -43,7 +43,7 @@ class PromptData(RawData):
         """A part as [examples, tokens] inputs and labels, -100 where a token is not learned."""
         by = require_tokenizer(by, "language-modelling")
         plain = part.columns.get("text")
-        found = self._completions(by, part) if plain is None else _pieces(by, plain, part.ids)
+        found = self._completions(by, part) if plain is None else _blocks(by, plain, part.ids)
         if not found:
             raise MismatchError(
                 f"{part.name}: nothing is left to learn", expected="completions within data.length tokens",
@@ -121,14 +121,14 @@ def _ended(tokens: Sequence[int], by: Tokenizing) -> list[int]:
     return [*tokens] if end is None or (tokens and tokens[-1] == end) else [*tokens, end]
 
 
-def _pieces(by: Tokenizing, texts: Sequence[str], ids: Sequence[str]) -> list[tuple[str, list[int], int]]:
-    """Plain texts in pieces of one length; a piece of a single token predicts nothing and is left out."""
+def _blocks(by: Tokenizing, texts: Sequence[str], ids: Sequence[str]) -> list[tuple[str, list[int], int]]:
+    """Plain texts in blocks of one length; a block of a single token predicts nothing and is left out."""
     found: list[tuple[str, list[int], int]] = []
     for name, tokens in zip(ids, by.tokenizer(list(texts), verbose=False)["input_ids"], strict=True):
         row = _ended(tokens, by)
-        pieces = [row[start : start + by.length] for start in range(0, len(row), by.length)]
-        kept = [piece for piece in pieces if len(piece) > 1]
-        found += [(name if len(pieces) == 1 else f"{name}:{place}", piece, 0) for place, piece in enumerate(kept)]
+        blocks = [row[start : start + by.length] for start in range(0, len(row), by.length)]
+        kept = [block for block in blocks if len(block) > 1]
+        found += [(name if len(blocks) == 1 else f"{name}:{place}", block, 0) for place, block in enumerate(kept)]
     return found
 
 

@@ -53,7 +53,7 @@ def saved(
     Args:
         folder: What `save_to_disk` wrote.
         label: The column of classes; one named label, labels or target where it is left out.
-        column: The one to learn from where there are several; single numbers and words alone are a table, as in `table`.
+        column: The one to learn from where there is more than one; single numbers and words alone are a table, as in `table`.
         side: Pixels of a picture's side.
         buckets: Of hashed words, of which `places` are an input.
         missing: The cells of a table that stand for nothing.
@@ -140,7 +140,10 @@ def _one_column(
 ) -> tuple[dict[str, Examples], Record | None]:
     if len(chosen) != 1:
         raise ConfigError(
-            "there are several columns of arrays", expected="one", got=", ".join(chosen), fix=f"column={chosen[0]!r}"
+            "there is more than one column of arrays",
+            expected="one",
+            got=", ".join(chosen),
+            fix=f"column={chosen[0]!r}",
         )
     (column,) = chosen
     entries = {part: _labels(rows, label) for part, rows in splits.items()}
@@ -195,7 +198,7 @@ def _arrays(rows: Any) -> torch.Tensor:
     arrays = [np.asarray(row) for row in rows]
     if len({array.shape for array in arrays}) > 1 or arrays[0].dtype == object:
         raise MismatchError(
-            "the arrays are of several shapes", expected="one shape", fix="pad or cut them before saving"
+            "the arrays are of different shapes", expected="one shape", fix="pad or cut them before saving"
         )
     made = torch.from_numpy(np.stack(arrays))
     return made.float() if made.is_floating_point() else made

@@ -136,7 +136,7 @@ class TextData(RawData):
         return MemorySplit(padded_inputs(rows, by), labels, part.name, part.ids, part.class_names)
 
     def hashed(self, part: RawSplit) -> Examples | MemorySplit:
-        """A part as hashed words; a split where a text has several labels. Warns of texts without a word."""
+        """A part as hashed words; a split where a text has multiple labels. Warns of texts without a word."""
         if "second" in part.columns:
             raise ConfigError(
                 f"{part.name}: pairs of texts need a model with a tokenizer",
@@ -262,7 +262,7 @@ def texts(
     Args:
         path: The folder or file.
         text: The column of texts.
-        label: The column of classes, "label" where neither it nor `target` is given; a list of columns of 0 and 1 is several labels
+        label: The column of classes, "label" where neither it nor `target` is given; a list of columns of 0 and 1 is many labels
             a text.
         target: The column of numbers to predict, or a list of them, in the place of `label`.
         second: The column of a second text, for pairs.

@@ -83,7 +83,7 @@ def shown_picture(file: Path | BinaryIO, *, name: str | None = None) -> Any:
 
     Turned and mirrored as its EXIF says; 16 bits of grey become 8. Only the formats of `ENDINGS` are read, whatever the name says:
     Pillow would start other programs for some of the others. Colour profiles are not applied. Raises `DamagedError` where it cannot
-    be read, has several frames, floating-point pixels, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; `ConfigError` for a path
+    be read, has multiple frames, floating-point pixels, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; `ConfigError` for a path
     that is no regular file; `MissingExtraError` without Pillow.
     """
     with extra("pictures", "pictures need Pillow"):
@@ -111,9 +111,9 @@ def _decoded(file: Path | BinaryIO) -> Any:
         width, height = picture.size
         if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow warns from here on, and refuses the double
             raise ValueError(f"{width:,} × {height:,} pixels could be a decompression bomb")
-        # a JPEG with several pictures (MPO) is a photo with a preview behind it
+        # a JPEG with multiple pictures (MPO) is a photo with a preview behind it
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
-            raise ValueError("it has several frames or pages: save one of them as a picture")
+            raise ValueError("it has multiple frames or pages: save one of them as a picture")
         deep = picture.format == "PNG" and picture.mode == "I"  # 16 bits, as older versions of Pillow hold them
         ImageOps.exif_transpose(picture, in_place=True)
     if deep or picture.mode.startswith("I;16"):

@@ -24,7 +24,7 @@ class RawSplit:
 
     Args:
         columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
-            "target", "label" (class numbers; of several labels a row of 0 and 1; numbers to predict).
+            "target", "label" (class numbers; of multiple labels a row of 0 and 1; numbers to predict).
         ids: The file, or the line, of each example.
         name: The data's name in messages and records.
         class_names: The names of the classes, where there are any.
@@ -89,7 +89,7 @@ class RawData(Protocol):
     table: Divided
 
     def raw_parts(self, *, transfer: Size = None, validation: Size = None, test: Size = None, seed: int = 0) -> Parts:
-        """The parts as `RawSplit`, of the sizes asked for: counts, shares below 1, or None."""
+        """The parts as `RawSplit`, of the requested size: counts, shares below 1, or None."""
         return self.table.parts(transfer=transfer, validation=validation, test=test, seed=seed)
 
     def encode(self, part: RawSplit, by: Tokenizing | None) -> Split:

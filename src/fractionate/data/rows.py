@@ -18,7 +18,7 @@ DECODED = ("Image", "Audio", "Video", "Pdf", "Nifti")
 
 
 def is_hugging_face(data: Any) -> bool:
-    """Whether this is a `Dataset`, a `DatasetDict` or a stream of `datasets`, told without importing it."""
+    """Whether this is a `Dataset`, a `DatasetDict` or a stream of `datasets`, found without importing it."""
     return type(data).__module__.partition(".")[0] == "datasets" and hasattr(data, "with_format")
 
 
@@ -37,7 +37,7 @@ def label_of(columns: list[str], name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What rows become: the one column there is besides the label as a tensor, several as a mapping with `labels`."""
+    """What rows become: the one column there is besides the label as a tensor, more than one as a mapping with `labels`."""
 
     label: str
     inputs: tuple[str, ...]
@@ -100,7 +100,7 @@ def as_rows(data: Any, name: str = "data") -> Any:
         return data
     if isinstance(data, dict):
         raise ConfigError(
-            f"{name}: these are several data sets", expected="one of them", got=", ".join(map(str, data)),
+            f"{name}: this is more than one data set", expected="one of them", got=", ".join(map(str, data)),
             fix=f"data[{next(iter(data), 'train')!r}]",
         )  # fmt: skip
     features = data.features
@@ -128,7 +128,7 @@ def as_rows(data: Any, name: str = "data") -> Any:
 
 def _check(features: Any, label: str, inputs: tuple[str, ...], name: str) -> None:
     if not inputs:
-        raise MismatchError(f"{name}: there is no column beside the label", got=printable(label))
+        raise MismatchError(f"{name}: there is no column other than the label", got=printable(label))
     kinds = {column: kind_of(features[column]) for column in (label, *inputs)}
     if kinds[label] != "numbers":
         raise MismatchError(

@@ -1,6 +1,6 @@
 """Order and random draws of the data: functions of the seed, the epoch and the example alone, so that any step can be redone.
 
-Nothing here keeps state. A run that is killed goes on at the same batch; arms of a study that share a seed share every batch;
+Nothing here keeps state. A run that is killed resumes at the same batch; arms of a study that share a seed share every batch;
 a student in a fleet sees what it would see alone.
 """
 

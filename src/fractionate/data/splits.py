@@ -38,7 +38,7 @@ def as_split(
     views: Mapping[str, Any] | None = None,
     classes: bool = True,
 ) -> Split:
-    """Data as a split, checked: the first examples are read here, and what is wrong with them is said before anything is trained.
+    """Data as a split, checked: the first examples are read here, and faults are reported before anything is trained.
 
     Args:
         data: `Examples`; a pair (inputs, labels) of tensors, arrays or frames, where inputs may be a tuple or mapping of them; a
@@ -48,7 +48,7 @@ def as_split(
         name: The data's name where they have none of their own.
         training: Sets the length of streams; order and batch size are the training's.
         views: Inputs of other readers of the same examples by name, such as {"teacher": other}.
-        classes: Labels are class numbers; False where they are numbers to foretell.
+        classes: Labels are class numbers; False where they are numbers to predict.
 
     Returns:
         The data as a `Split`.
@@ -310,7 +310,7 @@ def _check_one(inputs: Any, name: str) -> None:
             f"{name}: inputs are not one tensor",
             expected="one tensor an example",
             got=printable(got),
-            fix="give the data to distill or collect, which take several inputs",
+            fix="give the data to distill or collect, which take multiple inputs",
         )
 
 

@@ -99,7 +99,7 @@ class StreamSplit:
 
 
 def stream_items(stream: Iterable[Any], workers: int, loading: Mapping[str, Any]) -> Iterator[Any]:
-    """The examples of a stream, one by one; of several workers in turn, as torch's loader reads them."""
+    """The examples of a stream, one by one; of multiple workers in turn, as torch's loader reads them."""
     if not workers:
         return iter(stream)
     loader: DataLoader[Any] = DataLoader(

@@ -24,16 +24,16 @@ PAD, UNKNOWN, END = 0, 1, 2  # the pad also starts a decoder, as in Marian
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pieces:
+class Subwords:
     """A SentencePiece model (Kudo and Richardson, arXiv 1808.06226) with pad 0, unknown 1 and end of sentence 2."""
 
     model: bytes
 
     @classmethod
-    def learned(cls, texts: Sequence[str], size: int) -> Pieces:
-        """Learn byte-pair pieces of some texts, of both languages for a joint vocabulary; the same texts give the same pieces.
+    def learned(cls, texts: Sequence[str], size: int) -> Subwords:
+        """Learn byte-pair subwords of some texts, of both languages for a joint vocabulary; the same texts give the same subwords.
 
-        Raises `ConfigError` where the texts do not hold so many pieces.
+        Raises `ConfigError` where the texts do not hold so many subwords.
         """
         library = _library()
         written = io.BytesIO()
@@ -45,14 +45,14 @@ class Pieces:
             )  # fmt: skip
         except RuntimeError as error:
             raise ConfigError(
-                f"{len(texts):,} texts do not give {size:,} pieces",
+                f"{len(texts):,} texts do not give {size:,} subwords",
                 got=str(error).splitlines()[-1],
                 fix="a smaller vocabulary, or more text",
             ) from error
         return cls(written.getvalue())
 
     @classmethod
-    def read(cls, path: Path | str) -> Pieces:
+    def read(cls, path: Path | str) -> Subwords:
         """Read a `.model` file. Raises `ConfigError` where there is none."""
         return cls(existing_file(path).read_bytes())
 
@@ -75,7 +75,7 @@ class Pieces:
         return int(self._processor.get_piece_size())
 
     def __repr__(self) -> str:
-        return f"Pieces({len(self):,}, {self.fingerprint[:12]})"
+        return f"Subwords({len(self):,}, {self.fingerprint[:12]})"
 
     @property
     def fingerprint(self) -> str:
@@ -83,7 +83,7 @@ class Pieces:
         return hashlib.sha256(self.model).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Numbers of the pieces of each text, without its end."""
+        """Numbers of the subwords of each text, without its end."""
         found: list[list[int]] = self._processor.encode(list(texts))
         return found
 
@@ -96,19 +96,19 @@ class Pieces:
 
 
 def _library() -> Any:
-    with extra("sequences", "vocabularies of pieces need sentencepiece"):
+    with extra("sequences", "subword vocabularies need sentencepiece"):
         import sentencepiece
     return sentencepiece
 
 
-def check_pieces(student: Pieces, teacher: Pieces) -> None:
-    """Raise `MismatchError` unless two models speak in the same pieces: word-level distillation compares them number by number."""
+def check_subwords(student: Subwords, teacher: Subwords) -> None:
+    """Raise `MismatchError` unless two models have the same subwords: word-level distillation compares their numbers."""
     if student.fingerprint != teacher.fingerprint:
         raise MismatchError(
-            "student and teacher cut sentences into different pieces",
+            "student and teacher cut sentences into different subwords",
             expected=f"one vocabulary: the teacher's {teacher!r}",
             got=f"the student's {student!r}",
-            fix="give the student the teacher's pieces; with its own, only sequence-level distillation is left",
+            fix="give the student the teacher's subwords; with its own, only sequence-level distillation is left",
         )
 
 
@@ -137,10 +137,10 @@ class Sentences:
     long: int = 0
 
     @classmethod
-    def of(cls, pairs: Pairs | Sequence[tuple[str, str]], pieces: Pieces, *, longest: int = 64) -> Sentences:
+    def of(cls, pairs: Pairs | Sequence[tuple[str, str]], subwords: Subwords, *, longest: int = 64) -> Sentences:
         """Encode pairs of texts."""
         texts = [(p.source, p.target) for p in pairs.pairs] if isinstance(pairs, Pairs) else list(pairs)
-        encoded = zip(pieces.encode([s for s, _ in texts]), pieces.encode([t for _, t in texts]), strict=True)
+        encoded = zip(subwords.encode([s for s, _ in texts]), subwords.encode([t for _, t in texts]), strict=True)
         kept, empty, long = [], 0, 0
         for text, (source, target) in zip(texts, encoded, strict=True):
             if not (source and target):
@@ -151,9 +151,9 @@ class Sentences:
                 kept.append((text, (*source, END), (*target, END)))
         if not kept:
             raise MismatchError(
-                "no sentence pair is left", expected=f"pairs of 1 to {longest - 1} pieces on each side",
+                "no sentence pair is left", expected=f"pairs of 1 to {longest - 1} subwords on each side",
                 got=f"{empty} with an empty side, {long} too long",
-                fix="raise longest= to what the models take, or look at the pairs",
+                fix="raise longest= to what the models take, or check the pairs",
             )  # fmt: skip
         return cls(
             tuple(s for _, s, _ in kept), tuple(t for _, _, t in kept), tuple(t for t, _, _ in kept), empty, long

@@ -1,4 +1,4 @@
-"""What the rows of a table are labelled with: classes, several labels of 0 and 1, or numbers; and how a student is fed them."""
+"""What the rows of a table are labelled with: classes, multiple labels of 0 and 1, or numbers; and how a student is fed them."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def class_labels(
     """The classes of the rows and their names, which are the cells as they stand, in sorted order, numbers in theirs.
 
     Raises `ConfigError` for rows without a label (`missing` are the cells that stand for none), for a single class, for one number
-    written in several ways (1 and 1.0), and for what is no class: fractions, and values of which there are more than 1,000 or
+    written in more than one way (1 and 1.0), and for what is no class: fractions, and values of which there are more than 1,000 or
     fewer than two rows each.
     """
     shown = f"the label {printable(name)!r}"
@@ -201,8 +201,8 @@ def class_labels(
         if count > 1:
             alike = sorted(cell for cell, other in values.items() if other == value)
             raise ConfigError(
-                f"{shown} writes one number in several ways",
-                expected="one spelling a class, for classes are told apart by their text",
+                f"{shown} writes one number in more than one way",
+                expected="one spelling a class, for classes are distinguished by their text",
                 got=", ".join(printable(cell) for cell in alike[:10]),
                 fix="write them alike where they are one class, with a letter before them where they are not",
             )

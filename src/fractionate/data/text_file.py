@@ -131,7 +131,7 @@ def _not_text(path: Path, file: str, encoding: str) -> DamagedError:
     try:
         whole.decode(encoding)
     except UnicodeDecodeError as error:
-        line = whole[: error.start].count(b"\n") + 1  # as near as it can be said where a character is two bytes
+        line = whole[: error.start].count(b"\n") + 1  # as near as it can be known where a character is two bytes
         got = f"the byte 0x{whole[error.start]:02x}: {error.reason}"
         return DamagedError(f"{file}:{line} this is not {encoding.upper().removesuffix('-SIG')}", got=got, fix=NAMED)
     except UnicodeError as error:

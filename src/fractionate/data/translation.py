@@ -71,7 +71,7 @@ class Pairs:
         """The rest and, after it, parts of about the given sizes, split by source package.
 
         No package is in two parts, and no part holds a sentence, source or target, that the rest holds as well (letter case
-        aside); how many were dropped for that is said. Raises `ConfigError` where the parts are larger than the data.
+        aside); how many were dropped for that is reported. Raises `ConfigError` where the parts are larger than the data.
         """
         if not sizes or min(sizes) < 1 or sum(sizes) >= len(self):
             raise ConfigError(
@@ -91,7 +91,7 @@ class Pairs:
         rest = [pair for package in order for pair in packages[package]]
         if not rest:
             raise ConfigError(
-                "nothing is left to learn from", expected="packages beside the parts held out", got=str(sizes)
+                "nothing is left to learn from", expected="packages next to the parts held out", got=str(sizes)
             )
         seen = {text.lower() for pair in rest for text in (pair.source, pair.target)}
         kept = [[p for p in part if not {p.source.lower(), p.target.lower()} & seen] for part in parts]
@@ -141,7 +141,7 @@ def descriptions(source: str = "en", target: str = "it") -> Pairs:
     if len(found) < LEAST_PAIRS:
         raise ResourceError(
             f"Debian's lists hold few descriptions in {target!r}", expected=f"at least {LEAST_PAIRS:,} pairs",
-            got=f"{len(found):,}", fix="look at https://ddtp.debian.org for languages with translations",
+            got=f"{len(found):,}", fix="see https://ddtp.debian.org for languages with translations",
         )  # fmt: skip
     make_directory(kept.parent)
     rows = [[p.source, p.target, p.package] for p in found.pairs]
@@ -167,7 +167,7 @@ def _read(path: Path, languages: tuple[str, str]) -> Pairs:
 def fetch_lists(folder: Path, source: str, target: str) -> Path:
     """Let apt fetch the indexes of two languages into a folder; gives the folder with them.
 
-    Raises `ResourceError` with what apt said, or where there is no apt.
+    Raises `ResourceError` with apt's message, or where there is no apt.
     """
     fix = "run it once on Debian or Ubuntu and set FRACTIONATE_DATA to a copy of that cache"
     if not shutil.which("apt-get"):

@@ -27,7 +27,7 @@ class PermutedClasses:
     The best pairing of the teacher's classes with the labels' is fitted on one half of the examples and judged on the other. A
     circle of the pairing counts where renaming its classes turns more wrong answers right than right ones wrong, by more than
     `beyond` = 3.5 deviations (McNemar), at most one in five of its classes loses, and accuracy comes to `recovered` = 0.8 of that
-    on held-out data or of a linear classifier, if they are not renamed too. Error, because the student is taught wrong names. Of
+    on held-out data or of a linear classifier, if they are not renamed too. Error, because the student learns wrong names. Of
     at most `most_classes` = 300 classes, the commonest. Else, with held-out data, the names under which the teacher confuses the
     classes here as it does there: so a weak teacher's are found. Scores of reversed sign are another finding, but with two classes
     they look the same.
@@ -180,13 +180,13 @@ class MisalignedCache:
 
     Four views. Accuracy at chance although the teacher is surer than that by `boast` = 0.15 and its answers (within `moved` =
     0.2) or its mean prediction (within `prior` = 0.05) are as frequent as the labels, as for shuffled rows. What a linear
-    classifier foretells from the inputs, on examples it was not fitted on: the labels but not the answers (rows of the signal
+    classifier predicts from the inputs, on examples it was not fitted on: the labels but not the answers (rows of the signal
     belong elsewhere), the answers but not the labels (the labels do), or neither although both agree (the inputs do); "not" is a
     skill below `unread` = 0.25 of the other's, or of the agreement's. A shift of up to `shifts` rows that makes accuracy higher.
     A stretch of at least `stretch` rows whose accuracy falls to chance while the rest is fine. Shift and stretch have to stand
     out by `beyond` = 5 deviations against `permutations` = 99 signals whose rows are permuted within their classes: there too,
     rows sorted by class make a block of a class that the teacher does not know. Error in each case; warning for inputs that
-    foretell neither, which may be hard to read instead.
+    predict neither, which may be hard to read instead.
     """
 
     shifts: int = 8
@@ -226,7 +226,7 @@ class MisalignedCache:
                 Evidence("chance in the worst stretch", local, "share"),
                 Evidence("accuracy outside of it", float(outside.double().mean()) if len(outside) else 1.0, "share"),
                 Evidence("the stretch against rows permuted within classes", stretch_beyond, "deviations", None, self.beyond),
-                *case.foretold,
+                *case.predicted,
             ),
             examples=tuple(case.id_of(i) for i in range(start, min(stop, start + 20))),
             enough=n >= self.stretch,
@@ -303,21 +303,21 @@ class MisalignedCache:
             ):
                 return Judgement(
                     "warning", 0.3,
-                    f"the inputs foretell neither the labels nor the teacher's answers, which agree ({accuracy:.1%})",
+                    f"the inputs predict neither the labels nor the teacher's answers, which agree ({accuracy:.1%})",
                     "The inputs belong to other rows than labels and signal, or they are hard to read for a line.",
                     "Check that the data's inputs and labels stand in one order.",
                 )  # fmt: skip
         return fine(f"rows and labels belong together (accuracy {accuracy:.1%}, chance {chance:.1%})", accuracy)
 
     def _sides(self, measured: Measurement) -> str | None:
-        """Which side the inputs foretell, where it is one of the two; "" where both or neither, None without inputs."""
+        """Which side the inputs predict, where it is one of the two; "" where both or neither, None without inputs."""
         if not measured.has(LABELS):
             return None
         labels, answers = measured[LABELS], measured[ANSWERS]
         if measured.low(LABELS) > max(0.05, measured.high(ANSWERS)) and answers < self.unread * labels:
-            return "the inputs foretell the labels, not the answers: the rows of the signal belong to other inputs"
+            return "the inputs predict the labels, not the answers: the rows of the signal belong to other inputs"
         if measured.low(ANSWERS) > max(0.05, measured.high(LABELS)) and labels < self.unread * answers:
-            return "the inputs foretell the answers, not the labels: the labels belong to other inputs"
+            return "the inputs predict the answers, not the labels: the labels belong to other inputs"
         return ""
 
 

@@ -116,6 +116,6 @@ class AnswersAsLabels:
             f"the labels are the teacher's own answers: all are right, also {ties:.0f} near ties, of which half would be wrong",
             "The labels were made by this teacher (pseudo-labels): they add nothing to its signal, and its accuracy here is 100 % "
             "by construction.",
-            "Judge teacher and students on true labels, and give the labels no weight beside the teacher.",
+            "Judge teacher and students on true labels, and give the labels no weight next to the teacher.",
             patch=(("objective.teacher_weight", 1.0),),
         )  # fmt: skip

@@ -29,9 +29,9 @@ from fractionate.theory.topk_signal import CompactSignal
 
 Need = Literal["student", "data", "held_out", "second_view", "second_pass", "objective", "expected_accuracy"]
 
-LABELS, ANSWERS = "labels foretold from the inputs", "answers foretold from the inputs"
+LABELS, ANSWERS = "labels predicted from the inputs", "answers predicted from the inputs"
 
-NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
+NEEDS: dict[Need, str] = {  # how a person gives what a probe needs
     "student": "the student (student=model) and the data it reads (data=…)",
     "data": "the transfer set (data=…, whatever distill takes)",
     "held_out": "the teacher's signal on data it was not trained on (held_out=signal)",
@@ -41,7 +41,7 @@ NEEDS: dict[Need, str] = {  # how a person hands over what a probe needs
     "expected_accuracy": "the accuracy the teacher should have (expected_accuracy=0.93) or held_out=signal",
 }
 
-FEWEST_A_CLASS = 8  # examples for a line to foretell classes
+FEWEST_A_CLASS = 8  # examples for a line to predict classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Case:
         held_out: The teacher's signal on held-out examples.
         second_view: On another view of the same examples.
         second_pass: On the same examples once more.
-        expected_accuracy: What the teacher is said to reach, as a share.
+        expected_accuracy: What the teacher is known to reach, as a share.
         student: Whether there is one.
         fit: What a copy of the student learns from half of the labels.
         label_maps: Class names of teacher, student and data; () where unnamed.
@@ -116,8 +116,8 @@ class Case:
         return self._line(self.signal.labels)
 
     @cached_property
-    def foretold(self) -> tuple[Evidence, ...]:
-        """How far the inputs foretell the labels and the teacher's answers: (accuracy - commonest) / (1 - commonest), 1 is all."""
+    def predicted(self) -> tuple[Evidence, ...]:
+        """How far the inputs predict the labels and the teacher's answers: (accuracy - commonest) / (1 - commonest), 1 is all."""
         if self.data is None or self.line is None:
             return ()
         present = int((self.reading.counts > 0).sum())

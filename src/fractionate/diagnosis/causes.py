@@ -1,4 +1,4 @@
-"""Root causes: one fault shows in many numbers; what follows from a found cause is told as such, not as a fault of its own."""
+"""Root causes: one fault shows in many numbers; what follows from a found cause is reported as such, not as a fault of its own."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def trace_back(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
 
 
 def labels_are_read(finding: Finding) -> bool:
-    """Whether the inputs surely foretell the labels better than the teacher's answers: the labels are not at fault then."""
+    """Whether the inputs surely predict the labels better than the teacher's answers: the labels are not at fault then."""
     found = {item.name: item.interval for item in finding.evidence}
     labels, answers = found.get(LABELS), found.get(ANSWERS)
     return labels is not None and answers is not None and labels.low > answers.high

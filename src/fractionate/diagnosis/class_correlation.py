@@ -41,12 +41,12 @@ def class_correlations(
         shares = torch.softmax(rows / temperature, dim=1)
         around = shares - shares.mean(dim=0)
         length = around.norm(dim=0)
-        together = around.T @ around / (length[:, None] * length).clamp_min(1e-300)
-        together = together.where(length[:, None] * length > 0, 0.0)
+        correlation = around.T @ around / (length[:, None] * length).clamp_min(1e-300)
+        correlation = correlation.where(length[:, None] * length > 0, 0.0)
         within = between = None
         if group is not None:
             off = ~torch.eye(signal.classes, dtype=torch.bool)
             same = (group[:, None] == group) & off
-            within, between = float(together[same].mean()), float(together[~same & off].mean())
-        found.append(ClassCorrelation(temperature, tuple(map(tuple, together.tolist())), within, between))
+            within, between = float(correlation[same].mean()), float(correlation[~same & off].mean())
+        found.append(ClassCorrelation(temperature, tuple(map(tuple, correlation.tolist())), within, between))
     return tuple(found)

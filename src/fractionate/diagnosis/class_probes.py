@@ -1,4 +1,4 @@
-"""Probes of single classes as the teacher sees them: present, frequent, told apart, answered."""
+"""Probes of single classes as the teacher sees them: present, frequent, distinguished, answered."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ClassBalance:
             return Judgement(
                 "warning", self.imbalance / ratio, f"the largest class has {ratio:.0f} times the examples of the smallest",
                 "The classes are imbalanced: the mean over the data is a mean over the frequent classes.",
-                "Sample or weigh classes evenly, and look at the accuracy of each class.",
+                "Sample or weigh classes evenly, and check the accuracy of each class.",
             )  # fmt: skip
         if shift > self.shift:
             gain = "accuracy gained by correcting the prior"
@@ -155,9 +155,9 @@ class DuplicateClasses:
                 avoidable += self._avoidable(case, (reading.labels == a) | (reading.labels == b))
         return Measurement(
             (
-                Evidence("how far the closest pair is told apart", worst, "area under ROC", None, self.apart),
+                Evidence("how well the closest pair is distinguished", worst, "area under ROC", None, self.apart),
                 Evidence("pairs", float(len(pairs)), "pairs"),
-                Evidence("pairs that can be told apart", float(avoidable), "pairs"),
+                Evidence("pairs that can be distinguished", float(avoidable), "pairs"),
             ),
             about=", ".join(pairs[:8]) + (" …" if len(pairs) > 8 else ""),
         )
@@ -175,7 +175,7 @@ class DuplicateClasses:
         return float(above.mean()), ((n + m + 1) / (12 * n * m)) ** 0.5
 
     def _avoidable(self, case: Case, within: Tensor) -> bool:
-        """Whether the inputs, or the teacher's grasp of other classes, say that the pair could be told apart."""
+        """Whether the inputs, or the teacher's grasp of other classes, say that the pair could be distinguished."""
         right = case.reading.correct
         rivals = [] if case.line is None else [case.line]
         if case.fit is not None:
@@ -191,9 +191,11 @@ class DuplicateClasses:
     def judge(self, measured: Measurement) -> Judgement:
         pairs = int(measured["pairs"])
         if not pairs:
-            return fine("every two classes are told apart", measured["how far the closest pair is told apart"])
+            return fine(
+                "every two classes can be distinguished", measured["how well the closest pair is distinguished"]
+            )
         return Judgement(
-            "warning" if measured["pairs that can be told apart"] else "info",
+            "warning" if measured["pairs that can be distinguished"] else "info",
             0.4, f"the teacher cannot tell apart {measured.about}",
             "These classes are near duplicates, or the teacher never learned the difference.",
             "Merge the classes, or find out by which feature they differ and whether the teacher sees it.",

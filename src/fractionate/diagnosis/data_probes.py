@@ -142,7 +142,7 @@ class LabelNoise:
             "error" if low > self.many and not useless else "warning",
             1 - 2 * excess,
             f"{excess:.1%} of the labels look wrong beyond the teacher's own errors, first {measured.about}",
-            "Labels are noisy, or rows of a cached signal belong to other examples (the teacher cannot tell which; look at those "
+            "Labels are noisy, or rows of a cached signal belong to other examples (the teacher cannot tell which; check those "
             "listed).",
             "Correct or drop the listed examples; until then give the teacher more weight than the labels.",
             patch=(("objective.teacher_weight", 1.0),),
@@ -199,7 +199,7 @@ class DuplicateExamples:
     """Do examples come more than once, perhaps under different labels?
 
     Warning where an example comes again under its own id, where inputs repeat under different labels, or where more than `share`
-    = 5 % of the inputs are copies: repeated rows count several times in every statistic, and leak from the transfer set into
+    = 5 % of the inputs are copies: repeated rows count more than once in every statistic, and leak from the transfer set into
     test data. Views of one example (one id, other inputs) are no copies. Of inputs that are one tensor an example.
     """
 

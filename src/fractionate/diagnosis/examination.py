@@ -61,7 +61,7 @@ def diagnose(
 ) -> Diagnosis:
     """Spectrum, findings and recipe of a teacher's signal (or store), without training anything but a pilot's students.
 
-    Beside the signal everything is optional, and each makes more probes run; the others are reported as skipped.
+    Everything but the signal is optional, and each makes more probes run; the others are reported as skipped.
 
     Args:
         signal: A `TeacherSignal`, a `CompactSignal`, a store, its path, rows of tokens (`StoredTokens`, a store of tokens), a
@@ -191,7 +191,7 @@ def diagnose(
 
 
 def class_relation(signal: TeacherSignal | CompactSignal, temperature: float) -> Matrix:
-    """Off-label class means, one row a class: where the mass beside the label lies. Rows sum to 1; absent classes are 0.
+    """Off-label class means, one row a class: where the off-label mass lies. Rows sum to 1; absent classes are 0.
 
     Empty for more than 200 classes, and for compact rows that do not know the temperature.
     """
@@ -239,7 +239,7 @@ def _check_compact(**given: Any) -> None:
     if there:
         raise ConfigError(
             f"compact rows are diagnosed without {' and '.join(there)}, which need all classes of every row",
-            expected="the signal, and data, held_out or objective beside it", got=", ".join(there),
+            expected="the signal, and data, held_out or objective with it", got=", ".join(there),
             fix="leave it out, or pass signal.dense() of fewer rows",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What explanations say: over all examples and for some of them, student beside teacher, and beside captum's attributions."""
+"""What explanations say: over all examples and for some of them, student next to teacher, and next to captum's attributions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Superfeatures: groups of inputs that act together on the teacher, found as communities of its interactions, or given.
 
     found = superfeatures(teacher, data, 4)              # second derivatives of a differentiable teacher
-    found = superfeatures(forest, data, 4, method="ablation")  # a teacher that can only be asked
+    found = superfeatures(forest, data, 4, method="ablation")  # a teacher that can only be queried
     found = given([["mean radius", …], […]], feature_names=names)   # fractionate.models.columns
 
 Source: Chowdhury, Liang, Tizghadam and Albanese (arXiv 2310.02572), section 3.
@@ -27,7 +27,7 @@ Way = Literal["second-derivatives", "ablation", "shapley"]
 EXAMPLES = 1_000  # how many training examples the interactions are averaged over, as in the paper
 TRIES = 60
 NEIGHBOURS = 64  # strongest interactions of a feature that are edges of the graph: Louvain takes time by edges
-FINEST = 1e-3  # resolutions nearer to each other than this share are not told apart
+FINEST = 1e-3  # resolutions nearer to each other than this share are not distinguished
 
 
 def superfeatures(
@@ -156,17 +156,17 @@ def communities(
         groups = [list(range(features))] if count == 1 else [[column] for column in range(features)]
         return _made(groups, features, feature_names, None, None, ())
     alone = (strength.sum(dim=1) == 0).nonzero().flatten().tolist()
-    together = [column for column in range(features) if column not in set(alone)]
-    if len(together) < count:
+    connected = [column for column in range(features) if column not in set(alone)]
+    if len(connected) < count:
         raise ConfigError(
-            f"only {len(together)} of {features} features interact",
+            f"only {len(connected)} of {features} features interact",
             expected=f"at least {count} for {count} superfeatures",
             got=f"{len(alone)} features without any interaction, {len(constant)} of them constant",
             fix="give the groups yourself, or ask for fewer; log-odds of an additive teacher have none",
         )
-    search = _Search(_strongest(strength[together][:, together], neighbours), count, seed, tries)
+    search = _Search(_strongest(strength[connected][:, connected], neighbours), count, seed, tries)
     found, resolution = search.run()
-    groups = [[together[place] for place in group] for group in found]
+    groups = [[connected[place] for place in group] for group in found]
     notes = []
     if alone:
         smallest = min(groups, key=len)

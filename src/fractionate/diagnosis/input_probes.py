@@ -20,14 +20,14 @@ class InputMismatch:
     """Does the teacher see inputs as it was trained to: normalisation, channel order, size, tokenizer?
 
     Wrongly prepared inputs make a teacher answer with a few classes. Measured: the total variation between the classes it answers
-    with and the labels', beside its accuracy; with `expected_accuracy` or a held-out signal also the drop from there. Answers
-    alone prove nothing where labels are hard to foretell: a language model that knows the frequency of every word answers with
+    with and the labels', next to its accuracy; with `expected_accuracy` or a held-out signal also the drop from there. Answers
+    alone prove nothing where labels are hard to predict: a language model that knows the frequency of every word answers with
     the frequent ones, and announces how often it is wrong. Error when a fifth of the answers (`moved`) have gone to other classes
     than the labels', accuracy is below `accuracy` = 0.7 of the expectation, and either a tenth of the mean prediction (`prior`,
     beyond sampling) has moved too or the teacher is right less than `announced` = 0.5 times as often as its top probability says.
-    Also where a linear classifier foretells labels and answers from the inputs and is itself right more often than the teacher,
+    Also where a linear classifier predicts labels and answers from the inputs and is itself right more often than the teacher,
     by `line` = 10 points: labels and inputs are sound, and the answers follow from the inputs. A line that is so far ahead, with
-    labels foretold surely better than answers, is a warning without any expectation. The drop alone, clear of `drop` = 5 points,
+    labels predicted surely better than answers, is a warning without any expectation. The drop alone, clear of `drop` = 5 points,
     is a warning. Error too where the smallest number names the label more often than the largest, surely and by `backwards` = 1.5
     times chance, of three or more classes, but not on held-out data: inputs of reversed sign.
     """
@@ -58,7 +58,7 @@ class InputMismatch:
             Evidence("accuracy", hits / n, "share", share_interval(hits, n), expected),
             Evidence("mean top probability", float(reading.top.mean()), "probability"),
             Evidence("chance", reading.chance, "share"),
-            *case.foretold,
+            *case.predicted,
         ]
         if (
             there is not None
@@ -71,7 +71,7 @@ class InputMismatch:
                 Evidence("accuracy of the smallest number", least / n, "share", share_interval(least, n)),
                 Evidence("that on shuffled labels", float((reading.counts.double() / n * shares).sum()), "share"),
             ]
-        if case.foretold and case.line is not None:
+        if case.predicted and case.line is not None:
             evidence.append(Evidence("accuracy of a linear classifier", float(case.line[0].double().mean()), "share"))
         return Measurement(tuple(evidence))
 
@@ -111,7 +111,7 @@ class InputMismatch:
         behind = measured.has(read) and measured[read] > measured.high("accuracy") + self.line
         if behind and measured.low(LABELS) > measured.high(ANSWERS):
             text = (
-                f"the inputs foretell the labels better than the teacher's answers: a linear classifier gets {measured[read]:.1%} "
+                f"the inputs predict the labels better than the teacher's answers: a linear classifier gets {measured[read]:.1%} "
                 f"right, the teacher {accuracy.value:.1%}"
             )
             return Judgement("warning", accuracy.value / 2, text, f"{cause} Or some rows belong elsewhere.", fix)

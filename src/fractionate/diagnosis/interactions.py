@@ -51,7 +51,7 @@ def varying(inputs: Float[Tensor, "examples *features"], names: Sequence[str] = 
             f"{len(missing)} of {flat.shape[1]} columns have missing values, in {rows} of {len(flat)} examples",
             expected="finite numbers",
             got=f"columns {shown}{' …' if len(missing) > 8 else ''}",
-            fix="fill them (for example with the column's mean) or drop these rows before the teacher is asked",
+            fix="fill them (for example with the column's mean) or drop these rows before the teacher is run",
         )
     moves = (flat != flat[:1]).any(dim=0)
     if not bool(moves.any()):
@@ -262,7 +262,7 @@ def attribution_interactions(
     head: Head = None,
     advance: Callable[[int], object] = lambda features: None,
 ) -> Float[Tensor, "features features"]:
-    """Interaction strength of a teacher that can only be asked, by captum: |I| + |I|ᵀ, I the mean over examples.
+    """Interaction strength of a teacher that can only be queried, by captum: |I| + |I|ᵀ, I the mean over examples.
 
     - ablation: I_ij = f(x) - f(x without i) - f(x without j) + f(x without both).
     - shapley: I_ij = φ_i(with j) - φ_i(without j), the Shapley interaction index, each φ by `samples` permutations.
@@ -312,8 +312,8 @@ def attribution_interactions(
             absent, present = flat.clone(), without.clone()
             absent[:, j] = without[:, j]
             present[:, j] = flat[:, j]
-            together = alone if alone is not None else attribute(flat, present)
-            pair = together - attribute(absent, without)
+            joint = alone if alone is not None else attribute(flat, present)
+            pair = joint - attribute(absent, without)
             means = torch.zeros(classes, flat.shape[1], dtype=torch.float64).index_add_(0, group.cpu(), pair.cpu())
             strength[j] = (means.abs() / len(flat)).sum(dim=0)
             advance(1)

@@ -70,6 +70,6 @@ def recommend_term(task: Task | None, findings: Sequence[Finding]) -> Recommenda
         teacher_weight=1.0,
         divergence="",
         scale_by_temperature_squared=False,
-        reason="the task has no classes, so a term learns from the teacher's numbers beside the labels",
+        reason="the task has no classes, so a term learns from the teacher's numbers next to the labels",
         terms=terms,
     )

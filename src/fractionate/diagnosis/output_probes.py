@@ -26,7 +26,7 @@ class UnusableNumbers:
     have one sum, within `same_sum` = 2 % (percentages, votes, ranks); where all numbers lie in 0..1 (sigmoids, scores); where the
     smallest number names the label more often than the largest, surely and by `backwards` = 1.5 times what shuffled labels bring
     (costs, distances, a lost sign; of three or more classes); where the label is masked (-inf) as often as any class (a mask of
-    other labels: a teacher that rules classes out is right about most); and where all rows are the same. Classes masked beside the
+    other labels: a teacher that rules classes out is right about most); and where all rows are the same. Classes masked next to the
     label are information only.
     """
 
@@ -58,10 +58,10 @@ class UnusableNumbers:
             least_hits = 0  # not the numbers have the other sign but these inputs: see input-mismatch
         shares = torch.bincount(reading.lowest, minlength=classes).double() / n
         at_random = float((reading.counts.double() / n * shares).sum())
-        beside = float(reading.masked.sum() - hidden.sum()) / (n * max(1, classes - 1))
+        elsewhere = float(reading.masked.sum() - hidden.sum()) / (n * max(1, classes - 1))
         return Measurement(
             (
-                Evidence("rows whose label is masked", float(hidden.double().mean()), "share", None, beside),
+                Evidence("rows whose label is masked", float(hidden.double().mean()), "share", None, elsewhere),
                 Evidence("masked entries", float(reading.masked.sum()) / (n * classes), "share"),
                 Evidence("rows that are probabilities", probable, "share"),
                 Evidence("rows of one sum, no number negative", summed if positive and usual > 0 and not hard else 0.0, "share"),
@@ -97,7 +97,7 @@ class UnusableNumbers:
             return Judgement(
                 "error", 0.0, "the teacher says the same of every example",
                 "It does not see its inputs (constant inputs, dead units), or the signal is a constant.",
-                "Look at the inputs and at one forward pass.",
+                "Check the inputs and one forward pass.",
             )  # fmt: skip
         if measured["rows of one sum, no number negative"] > 0.99 and measured["classes"] > 1:
             return Judgement(
@@ -131,11 +131,11 @@ class UnusableNumbers:
 class StoredForm:
     """Are these the teacher's rows, or what a store kept of them?
 
-    Sampled rows hold random draws of the classes beside the label: unbiased for training, but the shape of a row is then mostly the
-    draw, and instance.shape counts that noise as knowledge. Warning. Of the k largest entries the mass left out is spread evenly;
+    Sampled rows hold random draws of the classes other than the label: unbiased for training, but the shape of a row is then
+    mostly the draw, and instance.shape counts that noise as knowledge. Warning. Of the k largest entries the rest is spread evenly;
     information where it is above `left_out` = 2 % on average, since shapes are then understated. The k largest entries given as
     whole rows: in nearly all rows (`alike` = 95 %) the same number of classes, at least two and a fifth of all (`filled`), share
-    one number, other classes in other rows. Warning: the number takes part in softmax as if the teacher had said it.
+    one number, other classes in other rows. Warning: the number takes part in softmax as if the teacher had computed it.
     """
 
     left_out: float = 0.02
@@ -170,7 +170,7 @@ class StoredForm:
                 max(2.0, self.filled * moving),
             ),
             Evidence("rows that have as many", alike, "share", None, self.alike),
-            Evidence("entries a row beside them", float(reading.classes - tied), "entries"),
+            Evidence("entries a row that differ", float(reading.classes - tied), "entries"),
         ]
 
     def judge(self, measured: Measurement) -> Judgement:
@@ -188,9 +188,9 @@ class StoredForm:
             shared is not None
             and shared.value >= (shared.threshold or 0.0)
             and measured["rows that have as many"] > self.alike
-            and measured["entries a row beside them"] > 0
+            and measured["entries a row that differ"] > 0
         ):
-            k = int(measured["entries a row beside them"])
+            k = int(measured["entries a row that differ"])
             return Judgement(
                 "warning", 0.4,
                 f"only {k} {'entry' if k == 1 else 'entries'} a row are the teacher's: the other {shared.value:.0f} are one number",

@@ -1,7 +1,7 @@
-"""What distillation will bring, foretold: from the spectrum alone, and from a pilot where there is one, with an interval.
+"""What distillation will bring, predicted: from the spectrum alone, and from a pilot where there is one, with an interval.
 
 Gains are roots in the fit: they are skewed, and their noise grows with them. The constants are those of bench/predicted_gain.py,
-which says how well they foretell data sets that they have not seen.
+which says how well they predict data sets that they have not seen.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Reading:
     """What a signal says row by row at temperature 1, and of each class overall.
 
     - `confidence` p[y] and `rest` 1 - p[y] (summed, so that it does not cancel), `predicted` the largest class, `top` its share
-    - `evenness`: entropy of the off-label shape over that of a flat one, 1 = no relations; NaN where nothing is beside the label
+    - `evenness`: entropy of the off-label shape over that of a flat one, 1 = no relations; NaN where nothing is off the label
     - `extent`: how far the largest logit lies above the mean of all
     - `lead`: how far the label's logit lies above the mean of the others; `spread`: standard deviation of the others
     - `margin`: how far the largest logit lies above the second; `lowest`: the smallest class; `rank`: how many lie above the label
@@ -108,7 +108,7 @@ def read(signal: TeacherSignal | CompactSignal) -> Reading:
     """Read a signal once, in chunks of rows, in float64; compact rows are made dense a chunk at a time."""
     examples, classes = len(signal), signal.classes
     step = max(1, CHUNK_ELEMENTS // classes)
-    kept: dict[str, Tensor] = {}  # filled chunk by chunk: small pieces kept between large ones would break up the heap
+    kept: dict[str, Tensor] = {}  # filled chunk by chunk: small arrays kept between large ones would break up the heap
     shift: Tensor | None = None
     totals = torch.zeros(4, classes, dtype=torch.float64, device=signal.logits.device)
     for start in range(0, examples, step):
@@ -140,15 +140,15 @@ def _rows(
     top, predicted = p.max(dim=1)
     others = p.scatter(1, own, 0.0)
     rest = others.sum(dim=1)
-    beside = finite.scatter(1, own, False)
-    count = beside.sum(dim=1)
+    off_label = finite.scatter(1, own, False)
+    count = off_label.sum(dim=1)
     # the shape from logits with the label out: exact also where the label takes all the mass
-    log_shape = torch.log_softmax(logits.masked_fill(~beside, -torch.inf), dim=-1)
-    entropy = -torch.where(beside, log_shape.exp() * log_shape, 0.0).sum(dim=1)
+    log_shape = torch.log_softmax(logits.masked_fill(~off_label, -torch.inf), dim=-1)
+    entropy = -torch.where(off_label, log_shape.exp() * log_shape, 0.0).sum(dim=1)
     evenness = torch.where(count > 1, entropy / count.clamp_min(2).double().log(), torch.nan)
-    kept = torch.where(beside, logits, 0.0)
+    kept = torch.where(off_label, logits, 0.0)
     mean = kept.sum(dim=1) / count.clamp_min(1)
-    spread = (torch.where(beside, logits - mean[:, None], 0.0).square().sum(dim=1) / count.clamp_min(1)).sqrt()
+    spread = (torch.where(off_label, logits - mean[:, None], 0.0).square().sum(dim=1) / count.clamp_min(1)).sqrt()
     label_logit = logits.gather(1, own).squeeze(1)
     raw = torch.where(finite, logits, 0.0)
     two = logits.topk(min(2, logits.shape[1]), dim=1).values

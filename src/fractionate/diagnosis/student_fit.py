@@ -60,8 +60,8 @@ def student_fit(student: nn.Module, transfer: Transfer) -> StudentFit | None:
         transfer.task, transfer=halves[0], validation=None, test=None, student=lambda: copy.deepcopy(student),
         device=str(device_of(student)),
     )  # fmt: skip
-    remainder = len(own) % BRIEFLY.batch_size == 1  # batch normalisation needs two examples in a batch
-    training = replace(BRIEFLY, batch_size=BRIEFLY.batch_size - remainder)
+    leaves_one = len(own) % BRIEFLY.batch_size == 1  # batch normalisation needs two examples in a batch
+    training = replace(BRIEFLY, batch_size=BRIEFLY.batch_size - leaves_one)
     try:
         with alone():
             model, _ = distill(task, recipe=Recipe(training=training), show="nothing")

@@ -87,7 +87,7 @@ class OverConfidentTeacher:
     At temperature 1 the rescaling factor is 1 - w (1 - p[y]) / (1 - q[y]): where 1 - p[y] is 0 everywhere, distillation is
     plain cross-entropy. Measured on the transfer set, where the student meets the teacher, on the examples whose label it agrees
     with (wrong labels and its own mistakes are other findings). Warning below a `deviation` of p[y] of 0.01 (the factor moves by
-    about one percent), error below `gone` = 0.002 (nothing is left beside the label); in both cases only with a mean doubt below
+    about one percent), error below `gone` = 0.002 (nothing is left off the label); in both cases only with a mean doubt below
     `doubt` = 0.05, since a teacher that doubts everything alike is not over-confident.
     """
 
@@ -259,7 +259,7 @@ def median_interval(values: torch.Tensor) -> Interval:
 class Temperature:
     """Does the planned temperature suit this signal?
 
-    Too low: the mean mass beside the label is below `doubt` = 0.2 %, a target that is the label. Too high: above `most` = 8, where
+    Too low: the mean off-label mass is below `doubt` = 0.2 %, a target that is the label. Too high: above `most` = 8, where
     students of teachers with large logits lost up to 14 points and hardly one gained; or less than `left` = a fifth of what the
     teacher's mean confidence at temperature 1 has above chance is left. A teacher that is soft by itself is no reason: students
     lost nothing by it at any temperature.
@@ -296,9 +296,9 @@ class Temperature:
         mean, planned = measured["mean confidence at the planned temperature"], measured["planned temperature"]
         if 1 - mean < self.doubt:
             return Judgement(
-                "warning", 0.3, f"temperature {planned:g} is too low: the target is the label ({1 - mean:.2%} beside it)",
+                "warning", 0.3, f"temperature {planned:g} is too low: the target is the label ({1 - mean:.2%} off it)",
                 "The teacher is far more certain than the temperature spreads.",
-                "Raise the temperature until one or more percent lie beside the label.",
+                "Raise the temperature until one or more percent are off the label.",
                 patch=(("objective.temperature", min(8.0, 2 * planned)),),
             )  # fmt: skip
         kept = measured["its confidence above chance that is left"]
@@ -356,6 +356,6 @@ class InstanceNoise:
             max(0.0, share),
             f"instance shape is mostly noise: {max(0.0, share):.0%} of its {measured['instance shape']:.3g} nats come again",
             "The teacher's opinion about the wrong classes changes from view to view.",
-            "Average several views or checkpoints of the teacher, or use class-level shapes (kd-pt+sim, class-mean).",
+            "Average multiple views or checkpoints of the teacher, or use class-level shapes (kd-pt+sim, class-mean).",
             patch=(("objective.cell", "kd-pt+sim"),),
         )

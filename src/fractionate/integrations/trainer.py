@@ -138,7 +138,7 @@ def _refuse_words(data: Any) -> None:
 
 
 class Placed(Dataset[dict[str, Any]]):
-    """A dataset of mappings that says of each example where it is: `place` beside the other columns."""
+    """A dataset of mappings that says of each example where it is: `place` next to the other columns."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -270,7 +270,7 @@ class Distilling:
         return items
 
     def _note(self, outputs: Any, labels: Tensor, given: dict[str, Any]) -> None:
-        """TRL's columns: tokens seen, share of them foretold. Not its entropy: one more pass over the vocabulary."""
+        """TRL's columns: tokens seen, share of them predicted. Not its entropy: one more pass over the vocabulary."""
         guessed, wanted = logits_of(outputs).argmax(dim=-1)[..., :-1], labels[..., 1:]
         counted = wanted != IGNORED
         seen = given["attention_mask"].sum() if "attention_mask" in given else labels.new_tensor(labels.numel())

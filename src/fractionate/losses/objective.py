@@ -49,7 +49,7 @@ Signal: TypeAlias = TeacherSignal | CompactSignal
 
 
 class Default(float):
-    """A number that was not given, told apart from the same number given."""
+    """A number that was not given, distinguished from the same number given."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Objective:
 
     @property
     def scaled(self) -> bool:
-        """Whether the soft term carries the factor T²: asked for, and not part of the divergence's own formula."""
+        """Whether the soft term carries the factor T²: wanted, and not part of the divergence's own formula."""
         assert not isinstance(self.divergence, str)
         return self.scale_by_temperature_squared and not own_temperature(self.divergence)
 
@@ -245,7 +245,7 @@ class Objective:
         row = int((~torch.isfinite(loss)).nonzero()[0])
         logits = student_logits[row].detach()
         if bool(torch.isnan(logits).any() | torch.isposinf(logits).any() | torch.isneginf(logits).all()):
-            why, fix = "the student's logits are not usable", "lower the learning rate, or look at this input"
+            why, fix = "the student's logits are not usable", "lower the learning rate, or check this input"
         elif bool(torch.isneginf(logits).any()):
             why = "the student masks a class to which the label or the target gives mass: the loss is infinite"
             fix = "mask the same classes on both sides, or take jsd, skew-forward or total-variation"

@@ -33,7 +33,7 @@ def class_numbers(names: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
 
 
 def check_entries(position: Position, k: int, example: str) -> None:
-    """Raise `MismatchError` for a position with fewer entries than it was asked for."""
+    """Raise `MismatchError` for a position with fewer entries than were requested."""
     if len(position.entries) < k:
         raise MismatchError(
             f"example {printable(example)!r} has fewer entries than k", expected=f"{k} log-probabilities a position",

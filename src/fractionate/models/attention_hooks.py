@@ -38,7 +38,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """What one attention module just computed: scores without the mask, who may look at whom, and the values."""
+    """What one attention module just computed: scores without the mask, who may attend to whom, and the values."""
 
     scores: Float[Tensor, "batch heads tokens tokens"]
     allowed: Bool[Tensor, "batch tokens tokens"]
@@ -113,7 +113,7 @@ def attends_by(model: nn.Module) -> dict[str, str]:
 
 
 def set_attention(model: nn.Module, implementations: dict[str, str]) -> None:
-    """Set what `attends_by` told."""
+    """Set what `attends_by` returned."""
     for name, wanted in implementations.items():
         module: Any = model.get_submodule(name)
         if module.config._attn_implementation != wanted:
@@ -148,7 +148,7 @@ def find_layers(model: nn.Module, example: Any) -> tuple[Layer, ...]:
     """The layers of an encoder in the order in which they attend, found by running it on a small batch.
 
     The output is the first norm that runs after a module attended, the projection the first linear layer. Raises `MismatchError`
-    where no attention module asks transformers' table (their names are told), where one attends several times in a pass, where
+    where no attention module asks transformers' table (their names are reported), where one attends more than once in a pass, where
     tokens attend to another sequence, and where the model computes something else with our function than without.
     """
     events: list[tuple[str, str]] = []

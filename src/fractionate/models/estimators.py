@@ -73,12 +73,12 @@ class EstimatorRows:
         return two and values.ndim == 2 and not are_probabilities(torch.from_numpy(values))
 
     def _of_labels(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
-        """Several labels an example, two classes each: [examples, labels, 2]."""
+        """Multiple labels an example, two classes each: [examples, labels, 2]."""
         known = getattr(self.estimator, "classes_", ())
         plain = len(known) == len(parts) and all(list(classes) == [0, 1] for classes in known)
         if not plain or any(part.shape[1:] != (2,) for part in parts):
             raise MismatchError(
-                f"{type(self.estimator).__name__} answers several questions a row",
+                f"{type(self.estimator).__name__} answers multiple questions a row",
                 expected="one distribution over classes, or labels that are each 0 or 1",
                 got=", ".join(str(list(part.shape)) for part in parts[:6]),
                 fix="give the estimator of one of them",

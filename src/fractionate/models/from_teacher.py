@@ -33,7 +33,7 @@ class FromTeacher(Preparation):
 
     Args:
         layers: "every n": layers 0, n, 2n, …; or the numbers of the layers that are kept, in order; None: a whole copy.
-        stack: Path of the one stack that is cut, for models with several; "" cuts all of them.
+        stack: Path of the one stack that is cut, for models with more than one; "" cuts all of them.
     """
 
     layers: str | tuple[int, ...] | None = None

@@ -52,7 +52,7 @@ class FunctionTeacher(nn.Module):
         self.function, self.outputs, self.classes = function, outputs, classes
         self.title = title or getattr(function, "__qualname__", type(function).__name__)
         self.content = function if content is None else content
-        self.independent = False  # whether columns are labels of their own, as a task of several labels says
+        self.independent = False  # whether columns are labels of their own, as a task of multiple labels says
 
     @cached_property
     def identity(self) -> str:

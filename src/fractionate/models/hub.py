@@ -72,7 +72,7 @@ class HubModel:
 
     @cached_property
     def trained(self) -> bool:
-        """Whether it comes with weights, and is not trained unless that is asked for."""
+        """Whether it comes with weights, and is not trained unless that is wanted."""
         return not self.fresh and self.place is not None
 
     @cached_property

@@ -10,7 +10,7 @@ from fractionate.errors import ConfigError, ResourceError, extra, printable, rea
 from fractionate.system.paths import as_path
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-HANDED_OVER = (
+UPLOADED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "README.md", "data.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template.*",
     "preprocessor_config.json", "model.onnx", "model.pt2",
@@ -73,9 +73,7 @@ def push_to_hub(
     try:
         if not api.repo_exists(repository):
             api.create_repo(repository, private=private)
-        files = [
-            f.name for f in place.iterdir() if f.is_file() and any(map(f.match, HANDED_OVER))
-        ]  # none of its folders
+        files = [f.name for f in place.iterdir() if f.is_file() and any(map(f.match, UPLOADED))]  # none of its folders
         api.upload_folder(repo_id=repository, folder_path=place, allow_patterns=files, commit_message=message)
     except hub.errors.HfHubHTTPError as error:
         raise ConfigError(

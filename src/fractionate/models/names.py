@@ -127,7 +127,7 @@ class NamedModel:
 
     @property
     def trained(self) -> bool:
-        """Whether it comes with weights, and is not trained unless that is asked for."""
+        """Whether it comes with weights, and is not trained unless that is wanted."""
         return names_code(self.name) or bool(getattr(self.maker, "trained", False))
 
     def tokenizing(self, length: int) -> Tokenizing | None:

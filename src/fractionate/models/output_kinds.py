@@ -56,7 +56,7 @@ def as_logits(values: Float[Tensor, "*rows classes"], kind: OutputKind) -> Float
 
 
 def of_two_classes(values: Float[Tensor, "batch labels"], kind: OutputKind) -> Float[Tensor, "batch labels 2"]:
-    """What is said of "has the label" as two classes each, in the same kind: (1 - p, p)."""
+    """What holds for "has the label" as two classes each, in the same kind: (1 - p, p)."""
     if kind == "log-probabilities":
         return torch.stack([(-values.double().exp()).log1p().to(values.dtype), values], dim=-1)
     if kind in ("probabilities", "percentages"):

@@ -126,9 +126,9 @@ def misfit(model: nn.Module, inputs: Any, error: Exception) -> MismatchError | N
 def logits_of(output: Any, head: Head = None) -> Float[Tensor, "..."]:
     """The logits in a model's output: a tensor, `.logits` (Hugging Face, torchvision), a mapping, or the first of a tuple.
 
-    `head` chooses among several: a place in a tuple, a name in a mapping or an attribute, or a function of the output. What is no
-    tensor (an array of a function of one's own, lists of numbers) becomes one. Raises `MismatchError` where no floating-point
-    numbers are found.
+    `head` chooses where there is a choice: a place in a tuple, a name in a mapping or an attribute, or a function of the output.
+    What is no tensor (an array of a function of one's own, lists of numbers) becomes one. Raises `MismatchError` where no
+    floating-point numbers are found.
     """
     found: Any = output
     if head is None and (isinstance(output, Tensor) or _is_numbers(output)):

@@ -31,7 +31,7 @@ class PictureModel:
 
     @property
     def trained(self) -> bool:
-        """Whether it comes with weights, and is not trained unless that is asked for."""
+        """Whether it comes with weights, and is not trained unless that is wanted."""
         return self.weights is not None
 
     def tokenizing(self, length: int) -> Tokenizing | None:

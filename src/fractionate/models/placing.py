@@ -79,7 +79,7 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[torch.device]:
 
 @contextmanager
 def spread(model: nn.Module, device_map: str | Mapping[str, Any]) -> Iterator[torch.device]:
-    """The model over several devices, the processor and the disk by accelerate; back on its own device afterwards.
+    """The model over multiple devices, the processor and the disk by accelerate; back on its own device afterwards.
 
     Args:
         device_map: "auto" fills devices in their order, then memory; or a device ("cpu", "disk", a number) by path of module.

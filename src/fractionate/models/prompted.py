@@ -1,4 +1,4 @@
-"""A language model as it is as a classifier: asked by a prompt, and read by what it would say next, `prompted('models/llm', …)`."""
+"""A language model as it is as a classifier: given a prompt, and read by what it would say next, `prompted('models/llm', …)`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Prompted:
         if len(set(numbers)) < len(numbers):
             starts = [self._reader.decode([number]) for number in numbers]
             raise MismatchError(
-                "two classes begin with the same token, by which they are told apart",
+                "two classes begin with the same token, by which they are distinguished",
                 expected="words with first tokens of their own", got=printable(", ".join(map(repr, starts)), 200),
                 fix="other words, or letters: 'A', 'B', explained in the prompt",
             )  # fmt: skip

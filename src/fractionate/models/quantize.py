@@ -165,7 +165,7 @@ class Quantization(Preparation):
     Args:
         weights, embeddings: "ternary", 2, 4 or 8 bits.
         activations: 8 bits, or None.
-        clip, activation_clip: Bounds of weights and activations (the paper: 2.5 both; None: no bound). Look at your encoder's
+        clip, activation_clip: Bounds of weights and activations (the paper: 2.5 both; None: no bound). Check your encoder's
             states before you keep 2.5: MiniLM's reach 28.
         keep: Modules that stay in full precision; biases, norms, position embeddings and what lies outside the encoder (the
             classifier) always do.

@@ -31,7 +31,7 @@ def _shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
 
 
 class Basic(nn.Module):
-    """Two 3 × 3 convolutions beside a shortcut."""
+    """Two 3 × 3 convolutions next to a shortcut."""
 
     expansion = 1
 
@@ -50,7 +50,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 × 3 convolution between two 1 × 1 ones, four times as wide outside as inside, beside a shortcut."""
+    """A 3 × 3 convolution between two 1 × 1 ones, four times as wide outside as inside, next to a shortcut."""
 
     expansion = 4
 

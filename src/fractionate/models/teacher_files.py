@@ -30,7 +30,7 @@ HARMLESS = (
 class OnnxFile:
     """An ONNX file as a function of a batch, run by onnxruntime on the CPU; its inputs by name or in order.
 
-    Of several outputs the one called `logits`, `probabilities` or `output_probability` is read, else the first of floating point.
+    Of multiple outputs the one called `logits`, `probabilities` or `output_probability` is read, else the first of floating point.
     """
 
     def __init__(self, file: Path) -> None:

@@ -133,7 +133,7 @@ def save_weights(path: Path | str, tensors: Mapping[str, Tensor], *, made_by: st
 
     # tied weights are written under each of their names: a file holds no two names of one memory
     owned = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    # one entry: safetensors writes several in an order that differs from process to process
+    # one entry: safetensors writes more than one in an order that differs from process to process
     return write_file(path, save(owned, {DIGEST: _digest(owned, made_by)}))
 
 

@@ -41,7 +41,7 @@ class Flat(nn.Flatten):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not input.is_floating_point():
             raise MismatchError(
-                "these inputs are whole numbers, names of words or pieces",
+                "these inputs are whole numbers, names of words or subwords",
                 expected="floating-point inputs",
                 got=str(input.dtype),
                 fix="use bag(...) for texts, or make the inputs floating-point",

@@ -55,13 +55,13 @@ def _elsewhere(run_file: tuple[str, ...], what: str) -> str:
 
 def without_command(case: Case, answer: Answer) -> str:
     """What to do next where there is no command to run."""
-    taught = [uses_teacher(run.contract) for run in case.runs]
+    with_teacher = [uses_teacher(run.contract) for run in case.runs]
     if answer == "Distil":
-        if any(taught):
+        if any(with_teacher):
             return "Nothing is left to run: the student is exported."
         return "Train the student with these settings, in a run file for fractionate distill or as a Recipe in Python."
     if answer == "Don't distil":
-        if taught and not any(taught):
+        if with_teacher and not any(with_teacher):
             return "Nothing is left to run: the student without a teacher is exported."
         return "Train the student on the labels alone."
     if answer == "No clear difference yet":

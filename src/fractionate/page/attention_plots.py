@@ -1,4 +1,4 @@
-"""What quantization did to attention: heat maps over layer × head, arm beside arm, and what each layer's quantization costs."""
+"""What quantization did to attention: heat maps over layer × head, arm next to arm, and what each layer's quantization costs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _heat(study: AttentionStudy, field: str, file: str, words: str, caption: str
         f"{file}{suffix}",
         title,
         tag("div", *panels, class_=f"panels panels-{min(3, len(panels))}") + heat_key(number(bounds[0], 2), bounds[1]),
-        f"{caption} Rows are layers from the first, columns heads; beside the name the mean over all heads"
+        f"{caption} Rows are layers from the first, columns heads; next to the name the mean over all heads"
         + (" and half its 95 % interval over seeds." if any(_summary(arm, field)[1] for arm, _ in found) else "."),
         ("arm", "layer", "head", field.replace("_", " ")),
         rows,
@@ -115,7 +115,7 @@ def _sensitivity(study: AttentionStudy, suffix: str) -> Figure | None:
         f"sensitivity{suffix}",
         f"Layer {worst + 1} suffers most from being quantized: {number(study.sensitivity[worst])} nats",
         tag("div", *drawn, class_="rows"),
-        "One layer quantized, all others in full precision, before any training: how far the predictions move. Beside it the part "
+        "One layer quantized, all others in full precision, before any training: how far the predictions move. Next to it the part "
         "of its attention block alone.",
         ("layer", "block", "attention"),
         tuple((i + 1, a, b) for i, (a, b) in enumerate(zip(study.sensitivity, parts, strict=True))),

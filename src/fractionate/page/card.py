@@ -104,7 +104,7 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
     found, metric = compared(study), study.deciding
     recipe = case.diagnosis.recipe if case.diagnosis else None
     advised = found.at(recipe)
-    better = sorted((e for e in found.taught if e.verdict == "helps"), key=lambda e: -abs(e.gain))
+    better = sorted((e for e in found.with_teacher if e.verdict == "helps"), key=lambda e: -abs(e.gain))
     if uses_teacher(found.contract(study.baseline)):
         return _between_variants(case, found)
     if better:
@@ -113,10 +113,10 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         surely = advised is None or min(abs(v) for v in ends) > abs(advised.gain)
         chosen = advised if advised in better and advised is not None and not surely else best
         answer: Answer = "Distil"
-    elif found.taught:
-        unsure = [e for e in found.taught if e.verdict == "cannot tell"]
+    elif found.with_teacher:
+        unsure = [e for e in found.with_teacher if e.verdict == "cannot tell"]
         answer = "No clear difference yet" if unsure and not _evidence_against(case, metric, unsure) else "Don't distil"
-        open_ones = unsure if answer == "No clear difference yet" else found.taught
+        open_ones = unsure if answer == "No clear difference yet" else found.with_teacher
         largest = max(open_ones, key=lambda e: metric.sign * e.gain)
         chosen = advised if advised in open_ones and advised is not None else largest
     else:
@@ -168,11 +168,11 @@ def _headline(answer: Answer, e: Effect, found: Compared, d: Diagnosis | None) -
     if e.verdict == "hurts":
         shown = f": {values[0]} instead of {values[1]}" if values else ""
         return f"Don't distil: {name} {change_text(metric, e)} against {none}{shown} ({sure})."
-    if all(other.verdict == "equivalent" for other in found.taught):
+    if all(other.verdict == "equivalent" for other in found.with_teacher):
         band = f"±{metric.margin:g} {metric.unit}".rstrip()
         shown = f": {values[0]} with {name}, {values[1]} with {none}" if values else ""
         return f"Don't distil: every variant with the teacher equals {none} within {band}{shown}."
-    unharmful = [other for other in found.taught if other.verdict != "hurts"]
+    unharmful = [other for other in found.with_teacher if other.verdict != "hurts"]
     return f"Don't distil: no gain found ({unsure_text(metric, unharmful)})."
 
 

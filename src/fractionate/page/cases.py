@@ -50,7 +50,7 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
         else:
             found.append(Case(study.name, study=study))
     loose: list[Run] = []
-    before = ""  # the name of the record before: what a run belongs to that has no teacher to be told by
+    before = ""  # the name of the record before: what a run belongs to that has no teacher to be found by
     for record in records:
         if isinstance(record, (Diagnosis, Study)):
             before = record.name

@@ -1,6 +1,6 @@
 """From records to chapters: what the template shows of each case, and nothing for what was not given.
 
-A case is one teacher (or one study): its diagnosis, its study, the student that was exported. Several cases are tabs.
+A case is one teacher (or one study): its diagnosis, its study, the student that was exported. Multiple cases are tabs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fractionate.page.text import decimals, seconds, short
 from fractionate.records import AttentionStudy, Contract, Diagnosis, Explanations, Matrix, MetricInfo, Run
 from fractionate.records.base import Record
 
-NOTHING_NATS = 1e-3  # less is said in a sentence, not drawn
+NOTHING_NATS = 1e-3  # less is written in a sentence, not drawn
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Content:
     """All that the template reads."""
 
     title: str
-    summary: str  # over several cases; empty for one
+    summary: str  # over multiple cases; empty for one
     both: SideBySide | None  # two cases compared
     index: tuple[IndexRow, ...]  # of a page that lists runs and shows none
     cases: tuple[Chapters, ...]

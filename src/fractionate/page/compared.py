@@ -29,7 +29,7 @@ class Compared:
 
     study: Study
     arms: dict[str, list[Run]]
-    taught: tuple[Effect, ...]  # variants with a teacher against none
+    with_teacher: tuple[Effect, ...]  # variants with a teacher against none
     smoothing: tuple[Effect, ...]  # variants that are as soft as the teacher is on average, and know nothing else of it
     steps: tuple[Effect, ...]
     placebos: tuple[Effect, ...]
@@ -55,7 +55,7 @@ class Compared:
         )  # what all students have is no other recipe
         found = [
             e
-            for e in self.taught
+            for e in self.with_teacher
             if matches(recipe, self.contract(e.arm), alike) or (e.arm == "recommended" and recipe != USUAL)
         ]
         base = self.rate(self.study.baseline)
@@ -82,10 +82,10 @@ def compared(study: Study) -> Compared:
         contract = found.contract(e.arm)
         return contract is not None and contract.level == "universe" and not contract.terms
 
-    taught = [e for e in against if not soft(e) and (e.arm not in arms or uses_teacher(found.contract(e.arm)))]
+    with_teacher = [e for e in against if not soft(e) and (e.arm not in arms or uses_teacher(found.contract(e.arm)))]
     smoothing = [e for e in against if soft(e) and uses_teacher(found.contract(e.arm))]
-    fair = [_against_best(study, e) if e.arm in arms else e for e in taught]
-    return replace(found, taught=tuple(fair), smoothing=tuple(smoothing))
+    fair = [_against_best(study, e) if e.arm in arms else e for e in with_teacher]
+    return replace(found, with_teacher=tuple(fair), smoothing=tuple(smoothing))
 
 
 def _against_best(study: Study, e: Effect) -> Effect:

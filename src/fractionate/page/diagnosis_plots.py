@@ -85,7 +85,7 @@ def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
 
 
 def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure | None:
-    """The four parts beyond the universe for each class (or superclass), most beside the label first."""
+    """The four parts beyond the universe for each class (or superclass), most off-label mass first."""
     if len(parts) < 2:
         return None
     ranked = sorted(parts, key=lambda part: -part.relations_nats)
@@ -116,10 +116,10 @@ def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure |
     first, last = ranked[0], ranked[-1]
     return Figure(
         file,
-        f"By {kind}: most beside the label for {short(first.name, 30)}, least for {short(last.name, 30)}",
+        f"By {kind}: most off the label for {short(first.name, 30)}, least for {short(last.name, 30)}",
         tag("div", *drawn, class_="rows"),
         f"What the teacher knows of each {kind}'s examples, in nats: class relations and both instance parts, in the colours "
-        "above. The number is what lies beside the label (both shapes)."
+        "above. The number is the off-label part (both shapes)."
         + (f" {len(ranked) - MOST_BARS} more are in the download." if len(ranked) > MOST_BARS else ""),
         (kind, "examples", *(f"{level} (nats)" for level in LEVEL_NAMES)),
         tuple((p.name, p.examples, *(p.nats[level] for level in LEVEL_NAMES)) for p in ranked),

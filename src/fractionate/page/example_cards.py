@@ -90,7 +90,7 @@ def _card(row: ExampleRow, *, pictured: bool) -> Markup:
     bars = [_bar("label", row.label, None)]
     for one in row.opinions:
         bars.append(_bar(one.who, one.choice, one.of_label, one.probability))
-    parts = [head, *([_look(row.shown, pictured)] if row.shown else []), tag("div", *bars, class_="opinions")]
+    parts = [head, *([_shown(row.shown, pictured)] if row.shown else []), tag("div", *bars, class_="opinions")]
     if row.of_other is None:
         return tag("article", *parts, class_="example")
     return tag(
@@ -112,18 +112,18 @@ def _bar(who: str, choice: str, of_label: float | None, top: float | None = None
     )
 
 
-def _look(shown: Shown, pictured: bool) -> Markup:
+def _shown(shown: Shown, pictured: bool) -> Markup:
     if shown.picture:
         if not pictured or not PICTURE.fullmatch(shown.picture):
             return Markup("")
         return Markup('<img class="thumb" alt="" src="{}">').format(shown.picture)
     if shown.tokens:
         weights = shown.weights if len(shown.weights) == len(shown.tokens) else (0.0,) * len(shown.tokens)
-        pieces = [
-            tag("span", piece, " ", class_=f"piece w{min(4, max(0, int(5 * weight)))}" if weight == weight else "piece")
-            for piece, weight in zip(shown.tokens, weights, strict=True)
+        tokens = [
+            tag("span", token, " ", class_=f"piece w{min(4, max(0, int(5 * weight)))}" if weight == weight else "piece")
+            for token, weight in zip(shown.tokens, weights, strict=True)
         ]
-        return tag("p", *pieces, class_="example-text")
+        return tag("p", *tokens, class_="example-text")
     if shown.columns:
         columns = list(shown.columns.items())[:MOST_COLUMNS]
         cells = [tag("div", tag("dt", short(k, 30)), tag("dd", short(v, 40))) for k, v in columns]

@@ -71,8 +71,8 @@ def _bars(record: Explanations) -> Figure:
         f"The teacher decides most by {short(most.name, 32)}: {decimals(most.teacher_evidence_nats, 2)} nats for the label",
         tag("div", *drawn, class_="rows"),
         f"Mean over {record.measured_on:,} examples of log(explanation of the label / prior): how much each superfeature speaks "
-        "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first; beside it "
-        f"in the numbers what chance would give.{outside if record.outside_method else ''}",
+        "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first, with "
+        f"the share by chance next to it.{outside if record.outside_method else ''}",
         (
             *("superfeature", "features", "members", "teacher evidence (nats)", "student evidence (nats)"),
             *("teacher information (nats)", "student information (nats)", "agreement", "agreement by chance"),
@@ -114,7 +114,7 @@ def _paid(record: Explanations) -> Figure | None:
     drawn.append(axis_row(scale, f"gain ({record.paid_unit})"))
     return Figure(
         "superfeatures-paid",
-        f"Taught alone, {', '.join(map(short, sure[:4]))} paid" if sure else "No superfeature alone is shown to pay",
+        f"Learned alone, {', '.join(map(short, sure[:4]))} paid" if sure else "No superfeature alone is shown to pay",
         tag("div", *drawn, class_="rows"),
         "What the student gains over prediction-only KD when the share for explanations goes to this superfeature alone: paired "
         "differences over seeds with 95 % intervals; verdicts are the study’s, corrected for the number of its contrasts.",

@@ -76,9 +76,9 @@ class Folders:
 
 
 def read_folders(folders: Sequence[Path | str]) -> Folders:
-    """One folder of a run, two to compare, or one that holds several.
+    """One folder of a run, two to compare, or one that holds more.
 
-    Names that two runs share are told apart by their folders.
+    Names that two runs share are distinguished by their folders.
 
     Raises:
         ConfigError: A folder holds no run, or more than two folders are given.
@@ -89,7 +89,7 @@ def read_folders(folders: Sequence[Path | str]) -> Folders:
     if empty or len(given) > 2 or (len(given) == 2 and len(runs) != 2):
         raise ConfigError(
             "these folders cannot be reported",
-            expected="one folder of a run or of several, or two folders of one run each",
+            expected="one folder of one run or more, or two folders of one run each",
             got=f"no run in {', '.join(empty)}" if empty else f"{len(given)} folders, {len(runs)} runs",
             fix="give fractionate report the folders that a run file's out names",
         )

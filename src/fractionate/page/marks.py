@@ -59,7 +59,7 @@ class Scale:
 
 
 def scale_for(values: Iterable[float], *, zero: bool = False, room: float = 0.04) -> Scale:
-    """A scale that holds all finite values, with a little room; from zero where asked for."""
+    """A scale that holds all finite values, with a little room; from zero where wanted."""
     finite = [v for v in values if math.isfinite(v) and abs(v) < 1e300] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low < 1e-12 * max(1.0, abs(high)):
@@ -74,9 +74,9 @@ def finite(*values: float) -> bool:
 
 
 def canvas(height: float, *children: Markup, label: str = "", class_: str = "plot") -> Markup:
-    """An SVG as wide as its place; hidden from screen readers without a label (the table beside it speaks)."""
-    spoken = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
-    return tag("svg", *children, class_=class_, width="100%", height=height, **spoken)
+    """An SVG as wide as its place; hidden from screen readers without a label (the table next to it speaks)."""
+    label_for_readers = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
+    return tag("svg", *children, class_=class_, width="100%", height=height, **label_for_readers)
 
 
 def rect(x: float, y: float, width: float, height: float, class_: str, title: str = "") -> Markup:

@@ -1,4 +1,4 @@
-"""What a page is given beside its records."""
+"""What a page is given besides its records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What a page is given beside its records.
+    """What a page is given besides its records.
 
     Args:
         title: Heads the page; left out, the names of the records.

@@ -211,7 +211,7 @@ def _temperature(figure: Figure, case: Case) -> None:
 
 
 def _relation(figure: Figure, case: Case) -> None:
-    """Where the probability beside the label goes: the teacher's, and a student's in the same order."""
+    """Where the off-label probability goes: the teacher's, and a student's in the same order."""
     d, run = case.diagnosis, shown_run(case.study, case.every_run)
     assert d is not None
     first = square(d.class_relation)

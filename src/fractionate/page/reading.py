@@ -1,4 +1,4 @@
-"""Records as given: objects, JSON texts, or files of them. The kind of a JSON is told by the fields it must have."""
+"""Records as given: objects, JSON texts, or files of them. The kind of a JSON follows from the fields it must have."""
 
 from __future__ import annotations
 

@@ -42,15 +42,15 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
             if metric.sign * total > 0:
                 reasons.append(f"The largest part of {whose} comes from {LEVEL_WORDS[level]} ({level}).")
         reasons += _doubts(found, chosen)
-        others = sum(e.verdict == "helps" for e in found.taught) - 1
-        worse = [e for e in found.taught if e.verdict == "hurts"]
+        others = sum(e.verdict == "helps" for e in found.with_teacher) - 1
+        worse = [e for e in found.with_teacher if e.verdict == "hurts"]
         if worse:
             named = listing([variant(e.arm) for e in worse[:3]])
             reasons.append(f"Not with {named}: {'it' if len(worse) == 1 else 'they'} hurt{'s' * (len(worse) == 1)}.")
         elif others:
             reasons.append(f"{others} other {'variant helps' if others == 1 else 'variants help'} too.")
     else:
-        hurting = [e for e in found.taught if e.verdict == "hurts" and e is not chosen]
+        hurting = [e for e in found.with_teacher if e.verdict == "hurts" and e is not chosen]
         reasons += [f"{variant(e.arm)} {change_text(metric, e)}." for e in hurting[:3]]
     for e in found.smoothing:
         if e.verdict == "helps":
@@ -78,9 +78,9 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
 def _doubts(found: Compared, chosen: Effect) -> list[str]:
     """What a placebo has to say against a variant that helps."""
     sham = {e.arm for e in found.placebos}
-    beside = [e for e in found.steps if e.arm == chosen.arm and e.against in sham]
-    if beside:
-        unsure = [e for e in beside if e.verdict != "helps"]
+    controlled = [e for e in found.steps if e.arm == chosen.arm and e.against in sham]
+    if controlled:
+        unsure = [e for e in controlled if e.verdict != "helps"]
         return [f"It is not shown to beat its placebo {variant(unsure[0].against)}."] if unsure else []
     helping = [e for e in found.placebos if e.verdict == "helps"]
     return [f"The placebo {variant(helping[0].arm)} helps too."] if helping else []
@@ -146,7 +146,7 @@ def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> 
     contract = run.contract
     who = f"{recipe_text(contract)}, " if contract and uses_teacher(contract) else f"{NO_TEACHER}, "
     who = "" if is_recipe(found, chosen.arm, run) else who
-    compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.taught))
+    compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.with_teacher))
     message = f"The exported student ({who}one seed) reaches {named_value(metric, values[0])}"
     if uses_teacher(contract) and not compared_too:
         message += "; this recipe was not compared with no teacher"

@@ -1,4 +1,4 @@
-"""Heat maps of class relations, the student's beside the teacher's, in the order of the teacher's clusters."""
+"""Heat maps of class relations, the student's next to the teacher's, in the order of the teacher's clusters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def relation_figure(
         caption = (
             f"{len(first):,} classes in {len(groups)} clusters of related ones; a cluster is named after the class that its others "
             "are taken for most, with how many more it has. Row: labels of a cluster, on average. Column: the cluster that the "
-            f"probability beside the label goes to; every row adds up to 1. {both} clusters stand "
+            f"off-label probability goes to; every row adds up to 1. {both} clusters stand "
             "together."
         )
     likeness = _likeness([m for _, m in found])

@@ -10,7 +10,7 @@ from fractionate.records import Interval
 
 ROW = 34.0
 REACH = 8.0  # bands and lines reach over the row's edge, so that they join also where a row is higher
-SIGNS = {  # the shape is the second cue beside colour
+SIGNS = {  # the shape is the second cue next to colour
     "▲": "M0-6L6 5H-6z",
     "▼": "M0 6L6-5H-6z",
     "=": "M-5-5h10v10h-10z",

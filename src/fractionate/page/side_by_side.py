@@ -60,7 +60,7 @@ def side_by_side(cases: Sequence[Case], decisions: Sequence[Decision]) -> SideBy
     names = (short(first.name or "first", 60), short(second.name or "second", 60))
     answers = [("answer", *(d.answer for d in decisions)), ("why", *(d.headline for d in decisions))]
     for who in dict.fromkeys(c.who for d in decisions for c in d.contenders):
-        answers.append((who, *(_told(d, who) for d in decisions)))
+        answers.append((who, *(_summary(d, who) for d in decisions)))
     metric: MetricInfo | None = None
     differences: tuple[Difference, ...] = ()
     paired = ""
@@ -70,7 +70,7 @@ def side_by_side(cases: Sequence[Case], decisions: Sequence[Decision]) -> SideBy
     return SideBySide(names, tuple(answers), metric, differences, paired, _settings(first, second))
 
 
-def _told(decision: Decision, who: str) -> str:
+def _summary(decision: Decision, who: str) -> str:
     """The row of the decision's table that is about one of its models, in words."""
     head, rows = table(decision)
     for contender, row in zip(decision.contenders, rows, strict=True):

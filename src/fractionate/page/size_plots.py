@@ -81,7 +81,7 @@ def _figure(
     small = min(points, key=lambda p: p[1])
     end = None if teacher is None else (teacher[0 if axis == "parameters" else 1], teacher[2])
     against = "parameters" if axis == "parameters" else "ms an example, one at a time"
-    said = [f"{variant(p[0])} at {_size(p, axis)}: {value_text(metric, p[3])}" for p in (small, best)]
+    sentences = [f"{variant(p[0])} at {_size(p, axis)}: {value_text(metric, p[3])}" for p in (small, best)]
     caption = [
         f"Mean {with_unit(title, metric.value_unit)} on the {judged_on(runs)} data with its 95 % interval (Student’s t over seeds)",
         f"against {against}, on a logarithmic axis. ◇: no teacher; hollow: placebo.",
@@ -93,7 +93,7 @@ def _figure(
     return Figure(
         name,
         f"{title[:1].upper()}{title[1:]} against {'size' if axis == 'parameters' else 'latency'}: "
-        + "; ".join(dict.fromkeys(said)),
+        + "; ".join(dict.fromkeys(sentences)),
         _plot(points, end, metric, axis),
         " ".join(filter(None, caption)),
         ("variant", "parameters", "latency (ms)", with_unit(metric.title, metric.value_unit), "low", "high"),

@@ -28,7 +28,7 @@ def beyond_universe(found: Spectrum) -> float:
 
 
 def nothing_words(found: Spectrum) -> str:
-    """What is said of a teacher that knows nothing beyond the universe, in place of plots."""
+    """What is shown of a teacher that knows nothing beyond the universe, in place of plots."""
     return (
         f"Beyond the label it says next to nothing: {number(beyond_universe(found))} nats an example at temperature "
         f"{found.temperature:g}, of {number(found.total_nats)} in all. What it knows is how sure it is on average."

@@ -81,7 +81,7 @@ def main_effects(study: Study) -> tuple[list[Effect], list[Effect], list[Effect]
     order = {arm: i for i, arm in enumerate(study.arms)}
     mine.sort(key=lambda e: order.get(e.arm, len(order)))
 
-    def based(e: Effect) -> bool:  # a study of several shares of the data has a baseline for each: "hard share=0.5"
+    def based(e: Effect) -> bool:  # a study of multiple shares of the data has a baseline for each: "hard share=0.5"
         return e.against == study.baseline or e.against.startswith(f"{study.baseline} ")
 
     return (

@@ -33,7 +33,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def decimals(value: float, places: int, *, sign: bool = False) -> str:
-    """A number of a column to read: the same decimals in every row, with its sign where asked for."""
+    """A number of a column to read: the same decimals in every row, with its sign where wanted."""
     if not math.isfinite(value) or abs(value) >= 1e9:
         return number(value)
     shown = f"{value:{'+' if sign else ''},.{places}f}"

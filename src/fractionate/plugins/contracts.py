@@ -266,7 +266,7 @@ def _drawn(needs: Needs, examples: list[int], seed: int, *, numbers: bool = Fals
 
     place = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor([ROWS[i] for i in examples]))
     labels = torch.tensor([(i + j) % 5 for i in examples for j in range(ROWS[i])])
-    if numbers:  # two true numbers a row, each foretold as a mean and a log-variance
+    if numbers:  # two true numbers a row, each predicted as a mean and a log-variance
         labels = torch.stack([labels / 5, -labels / 3], dim=1)
     attention = None
     if needs.attention:

@@ -34,7 +34,7 @@ class Opinion(Record):
 class Shown(Record):
     """What an example looks like to a person; made only where the run file allows it.
 
-    `tokens` with `weights` (0..1, how far student and teacher are apart there) are a text piece by piece. `picture` is a PNG as a
+    `tokens` with `weights` (0..1, how far student and teacher are apart there) are a text token by token. `picture` is a PNG as a
     data address. `columns` is a row of a table.
     """
 

@@ -1,4 +1,4 @@
-"""Superfeatures, and what a model's explanations by superfeature say: per example, over all, and beside its teacher's."""
+"""Superfeatures, and what a model's explanations by superfeature say: per example, over all, and next to its teacher's."""
 
 from __future__ import annotations
 

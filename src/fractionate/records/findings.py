@@ -109,7 +109,7 @@ class Recommendation(Record):
         """What is learned from the teacher, in one line."""
         rate = "" if self.learning_rate_factor == 1 else f", {self.learning_rate_factor:g} × the learning rate"
         if self.terms:
-            return f"the term {' and '.join(self.terms)} beside the labels{rate}"
+            return f"the term {' and '.join(self.terms)} next to the labels{rate}"
         squared = "with" if self.scale_by_temperature_squared else "without"
         return (
             f"{self.cell} at temperature {self.temperature:g}, teacher weight {self.teacher_weight:g}{rate}, "
@@ -322,12 +322,12 @@ class Diagnosis(Record):
     def __str__(self) -> str:
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
         pilot = f"\n\n{self.pilot}" if self.pilot else ""
-        foretold = f"\n{self.predicted}" if self.predicted else ""
+        predicted = f"\n{self.predicted}" if self.predicted else ""
         known = self.spectrum or "numbers, no classes"
-        return f"{self.name}: {known}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}{foretold}"
+        return f"{self.name}: {known}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}{predicted}"
 
     def _details(self) -> str:
-        """Intervals of the terms, and the superclasses or the classes with most and least beside the label."""
+        """Intervals of the terms, and the superclasses or the classes with most and least off the label."""
         lines = ["  in nats, with 95 % intervals over examples:"] * bool(self.terms)
         lines += [f"  {term}" for term in self.terms]
         parts = self.superclass_parts or self.class_parts
@@ -336,5 +336,5 @@ class Diagnosis(Record):
         if len(notes) > 8:
             notes = [*notes[:4], "…", *notes[-3:]]
         kind = "superclass" if self.superclass_parts else "class"
-        lines += [f"  beside the label, by {kind} (both shapes, nats): {', '.join(notes)}"] * bool(notes)
+        lines += [f"  off the label, by {kind} (both shapes, nats): {', '.join(notes)}"] * bool(notes)
         return "\n" + "\n".join(lines) if lines else ""

@@ -114,7 +114,7 @@ class ClassPart(Record):
 
     @property
     def relations_nats(self) -> float:
-        """What the teacher says beside the label: both shape terms."""
+        """What the teacher says off the label: both shape terms."""
         return self.nats.get("domain.shape", 0.0) + self.nats.get("instance.shape", 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Measures that several records hold: intervals, histograms, scores, and the names of the levels."""
+"""Measures that multiple records hold: intervals, histograms, scores, and the names of the levels."""
 
 from __future__ import annotations
 

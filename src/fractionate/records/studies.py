@@ -10,7 +10,7 @@ from fractionate.records.base import Record
 from fractionate.records.measures import Interval, Level, MetricInfo, Scores
 from fractionate.records.training import Run
 
-ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not told apart
+ShareLevel = Literal[Level, "domain", "instance"]  # the last two: confidence and shape not distinguished
 Verdict = Literal["helps", "hurts", "equivalent", "cannot tell"]
 NO_TEACHER = "no teacher"
 VERDICT_WORDS: dict[Verdict, str] = {

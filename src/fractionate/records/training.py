@@ -1,4 +1,4 @@
-"""What a training computes, how it is set, what a few steps foretell and what came out."""
+"""What a training computes, how it is set, what a few steps predict and what came out."""
 
 from __future__ import annotations
 

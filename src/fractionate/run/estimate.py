@@ -1,4 +1,4 @@
-"""What a run file will do and what it will cost, told before the teacher is asked: `--dry-run`."""
+"""What a run file will do and what it will cost, printed before the teacher is run: `--dry-run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a first look at a data source finds: sizes, classes, lengths, and what is odd. The data are read, no model is."""
+"""What a first inspection of a data source finds: sizes, classes, lengths, and what is odd. The data are read, no model is."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from fractionate.run.task_of import Source
 FEW = 10  # examples of a class below which a part may lack it
 UNEVEN = 0.7  # share of the largest class from which accuracy says little
 SHOWN = 8
-LOOKED_AT = 40  # pictures whose size is read
+SIZED = 40  # pictures whose size is read
 GROUP = re.compile(
     r"(^|_)(group|user|patient|customer|author|speaker|subject|session|doc|document)s?(_?id)?$"
-)  # names of what is measured several times
+)  # names of what is measured more than once
 
 
 @dataclass(frozen=True)
-class Look:
-    """A data source after a first look.
+class Inspection:
+    """A data source after a first inspection.
 
     Args:
         source: As a run file names it; columns that cannot be learned from are dropped.
         examples: How many there are.
         facts: What was found, a line each.
-        odd: What to look at before the run, a line each.
+        odd: What to check before the run, a line each.
         texts: What a tokenizer would read of each example; empty where none does.
         classes: The names of the classes.
     """
@@ -47,7 +47,7 @@ class Look:
     classes: tuple[str, ...] = ()
 
 
-def look_at(source: Source) -> Look:
+def inspect_source(source: Source) -> Inspection:
     """Read a source once. Raises what its reader raises for data that cannot be learned from."""
     if source.reader == "pictures":
         return _pictures(source)
@@ -78,7 +78,7 @@ def look_at(source: Source) -> Look:
         facts.append(_counted("tags", tags))
         odd += _uneven(tags)
     odd += _repeats(list(columns["source"]) if source.reader == "pairs" else texts)
-    return Look(source, len(whole), tuple(facts), tuple(dict.fromkeys(odd)), texts, whole.class_names)
+    return Inspection(source, len(whole), tuple(facts), tuple(dict.fromkeys(odd)), texts, whole.class_names)
 
 
 def _joined(columns: Mapping[str, Sequence[Any]], roles: Sequence[str]) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _columns(source: Source) -> list[str]:
     return [f"rows share a {name!r}: group={name!r} in source keeps them in one part" for name in groups]
 
 
-def _table(source: Source, found: Any, odd: list[str]) -> Look:
+def _table(source: Source, found: Any, odd: list[str]) -> Inspection:
     facts = [f"{len(found):,} rows of {len(found.columns)} columns that are learned from"]
     label, target = source.settings.get("label"), source.settings.get("target")
     classes: tuple[str, ...] = ()
@@ -136,10 +136,10 @@ def _table(source: Source, found: Any, odd: list[str]) -> Look:
         numbers = [float(cell) for cell in source.cells[str(target)] if cell is not None]
         mean = sum(numbers) / len(numbers)
         facts.append(f"{shown} from {min(numbers):g} to {max(numbers):g}, {mean:g} on average")
-    return Look(source, len(found), tuple(facts), tuple(dict.fromkeys(odd)), (), classes)
+    return Inspection(source, len(found), tuple(facts), tuple(dict.fromkeys(odd)), (), classes)
 
 
-def _pictures(source: Source) -> Look:
+def _pictures(source: Source) -> Inspection:
     with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         parts = division(Path(source.path[0]))
@@ -160,7 +160,7 @@ def _pictures(source: Source) -> Look:
         facts.append(f"shorter side from {sides[0]} to {sides[-1]} pixels, {sides[len(sides) // 2]} in the median")
         side = min(64, max(8, sides[len(sides) // 2] // 8 * 8))
         source = replace(source, settings={**source.settings, "side": side})
-    return Look(source, len(files), tuple(facts), (*odd, *_uneven(counts)), (), classes)
+    return Inspection(source, len(files), tuple(facts), (*odd, *_uneven(counts)), (), classes)
 
 
 def _sides(files: Sequence[Path]) -> list[int]:
@@ -170,7 +170,7 @@ def _sides(files: Sequence[Path]) -> list[int]:
     except ImportError:
         return []
     found = []
-    for file in files[:: max(1, len(files) // LOOKED_AT)]:
+    for file in files[:: max(1, len(files) // SIZED)]:
         try:
             with Image.open(file) as opened:
                 found.append(min(opened.size))

@@ -14,7 +14,7 @@ from fractionate.data.dividing import PARTS
 from fractionate.errors import ConfigError, printable
 from fractionate.models.hub import HubModel
 from fractionate.models.names import find_model
-from fractionate.run.findings_of import Look, look_at
+from fractionate.run.findings_of import Inspection, inspect_source
 from fractionate.run.task_of import find_source
 
 PLACEHOLDER = "hf('models/teacher')"
@@ -32,12 +32,12 @@ class Fitted:
 
     Args:
         text: The run file.
-        look: What was found in the data.
+        inspection: What was found in the data.
         notes: What is left to do, a line each.
     """
 
     text: str
-    look: Look
+    inspection: Inspection
     notes: tuple[str, ...]
 
 
@@ -67,14 +67,14 @@ def fit_run_file(
     Raises:
         ConfigError: for data that do not show what they are for, and models that are not there.
     """
-    look = look_at(find_source(task, files))
-    models = _models(look, teacher, student)
-    length, cut = _length(look, models)
-    return Fitted(_text(look, models, length), look, (*models.notes, *cut))
+    inspection = inspect_source(find_source(task, files))
+    models = _models(inspection, teacher, student)
+    length, cut = _length(inspection, models)
+    return Fitted(_text(inspection, models, length), inspection, (*models.notes, *cut))
 
 
-def _models(look: Look, teacher: str | None, student: str | None) -> Models:
-    source = look.source
+def _models(inspection: Inspection, teacher: str | None, student: str | None) -> Models:
+    source = inspection.source
     own = {
         "table": ("mlp(64, 64)", "mlp(8)"),
         "pictures": ("cnn(32, 64)", "cnn(8, 16)"),
@@ -94,14 +94,14 @@ def _models(look: Look, teacher: str | None, student: str | None) -> Models:
         written = getattr(named.maker.config, "architectures", None) or ()
         if not any(name.endswith(HEADS[source.task]) for name in written):
             note = f"{teacher} has no head for {source.task}: it is trained here before it teaches"
-            train, why = _teacher_training(look)
+            train, why = _teacher_training(inspection)
             return Models(teacher, chosen, trained_here=True, train=train, why=why, notes=(note,))
     return Models(teacher, chosen, trained_here=False)
 
 
-def _teacher_training(look: Look) -> tuple[str, str]:
+def _teacher_training(inspection: Inspection) -> tuple[str, str]:
     """How a checkpoint without a head is trained, as a run file writes it, and why so long: by its data and the machine."""
-    left = max(1, round(0.3 * look.examples))  # what the other parts leave
+    left = max(1, round(0.3 * inspection.examples))  # what the other parts leave
     wanted = max(20, round(EPOCHS * left / 32))
     steps = wanted if has_gpu() else min(wanted, STEPS)
     why = f"{steps * 32 / left:.1f} epochs" + (
@@ -122,11 +122,11 @@ def _smaller(teacher: str) -> str:
     return f"{teacher.removesuffix(')')}, layers=2)"
 
 
-def _length(look: Look, models: Models) -> tuple[int | None, tuple[str, ...]]:
+def _length(inspection: Inspection, models: Models) -> tuple[int | None, tuple[str, ...]]:
     """The most tokens of an input: what 99 of 100 examples need, counted by the teacher's tokenizer where it is there."""
-    if not look.texts or models.teacher.startswith("bag("):
+    if not inspection.texts or models.teacher.startswith("bag("):
         return None, ()
-    texts = look.texts[:: max(1, len(look.texts) // COUNTED)]
+    texts = inspection.texts[:: max(1, len(inspection.texts) // COUNTED)]
     by = None if models.teacher == PLACEHOLDER else find_model(models.teacher).tokenizing(1)
     if by is None:
         sizes = [round(TOKENS_A_WORD * len(text.split())) + 2 for text in texts]
@@ -140,23 +140,23 @@ def _length(look: Look, models: Models) -> tuple[int | None, tuple[str, ...]]:
     ) if long else ()
 
 
-def _text(look: Look, models: Models, length: int | None) -> str:
-    source = look.source
+def _text(inspection: Inspection, models: Models, length: int | None) -> str:
+    source = inspection.source
     name = re.sub(r"[^\w.-]+", "-", Path(source.path[0]).resolve().stem) or "run"
     task = "text-classification" if source.reader == "texts" and source.task == "classification" else source.task
     big = models.student.startswith("hf(")
     lines = [
         f"# Written by fractionate init for {printable(', '.join(source.path), 200)}. Every setting: fractionate config explain",
         "#",
-        *(f"# {printable(fact, 200)}" for fact in look.facts),
-        *(f"# look at: {printable(note, 300)}" for note in (*look.odd, *models.notes)),
+        *(f"# {printable(fact, 200)}" for fact in inspection.facts),
+        *(f"# check: {printable(note, 300)}" for note in (*inspection.odd, *models.notes)),
         "",
         f"name: {json.dumps(name, ensure_ascii=False)}",
         f"out: {json.dumps(f'runs/{name}', ensure_ascii=False)}  # everything is written here; the same command resumes",
         f"task: {task}",
         "data:",
         f"  source: {json.dumps(str(source), ensure_ascii=False)}",
-        *_sizes(look, models),
+        *_sizes(inspection, models),
     ]
     if length is not None:
         lines.append(f"  length: {length}  # the most tokens of an input")
@@ -172,9 +172,9 @@ def _text(look: Look, models: Models, length: int | None) -> str:
             "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
         )
     rate, epochs, batch = (5e-4, 10, 16) if big else (5e-3, 20, 32)
-    batch = min(batch, max(2, look.examples // 10))
+    batch = min(batch, max(2, inspection.examples // 10))
     length_of_training = f"epochs: {epochs}"
-    if big and not has_gpu() and epochs * 0.3 * look.examples / batch > STUDENT_STEPS:
+    if big and not has_gpu() and epochs * 0.3 * inspection.examples / batch > STUDENT_STEPS:
         length_of_training = f"steps: {STUDENT_STEPS}"
     study = "study: {seeds: 5}  # more seeds find smaller effects"
     if big:  # each student takes minutes: few of them, and none for a pilot
@@ -192,12 +192,12 @@ def _text(look: Look, models: Models, length: int | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sizes(look: Look, models: Models) -> list[str]:
+def _sizes(inspection: Inspection, models: Models) -> list[str]:
     """Lines for the sizes of the parts: what the data divide themselves is left as it is."""
-    settings: dict[str, Any] = look.source.settings
-    named = {*settings, *look.source.given} & {"validation", "test"}
+    settings: dict[str, Any] = inspection.source.settings
+    named = {*settings, *inspection.source.given} & {"validation", "test"}
     if "part" in settings:
-        cells = {str(cell).strip().lower() for cell in look.source.cells[settings["part"]] if cell is not None}
+        cells = {str(cell).strip().lower() for cell in inspection.source.cells[settings["part"]] if cell is not None}
         named = {PARTS[cell] for cell in cells} & {"validation", "test"}
     transfer = (0.5 if named else 0.3) if models.trained_here else (None if named else 0.6)
     rest = "; the rest trains the teacher" if models.trained_here else ""

@@ -50,7 +50,12 @@ class Artifact:
 
 
 LEARNED = ("metrics", "student", "objective", "terms", "transforms", "training")  # of every student
-ASIDE = ("device", "save_every_steps", "save_every_seconds", "trackers")  # of the loop: where it runs and who is told
+ASIDE = (
+    "device",
+    "save_every_steps",
+    "save_every_seconds",
+    "trackers",
+)  # of the loop: where it runs and who receives it
 JUDGED = ("validation", "test")
 ARTIFACTS = {
     "teacher": Artifact(

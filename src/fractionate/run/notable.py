@@ -29,13 +29,13 @@ Cells = Callable[[Tensor], dict[str, str]]
 def check_shown(run: RunFile, data: RunData) -> None:
     """Raise `ConfigError` where the run file wants to show what cannot be shown."""
     if run.report.examples == "show":
-        look_of(data.test, data.need.tokenizing, row_cells(run.data.source, data.encoding))
+        shower_of(data.test, data.need.tokenizing, row_cells(run.data.source, data.encoding))
 
 
 def notable(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher: nn.Module) -> NotableExamples:
     """Examples of the test part for the page, as the run file wants them."""
     cells = row_cells(run.data.source, data.encoding)
-    shown = look_of(data.test, data.need.tokenizing, cells) if run.report.examples == "show" else None
+    shown = shower_of(data.test, data.need.tokenizing, cells) if run.report.examples == "show" else None
     with Online(teacher).open(task, data.test, None, NOTHING) as used:
         return notable_examples(
             task, data.test, student, used, name=run.name, show=shown, class_name=_token_text(data.need.tokenizing)
@@ -67,7 +67,7 @@ def row_cells(source: str, encoding: Record | None) -> Cells | None:
     return cells
 
 
-def look_of(split: Split, tokenizing: Tokenizing | None, cells: Cells | None = None) -> Callable[[int], Any]:
+def shower_of(split: Split, tokenizing: Tokenizing | None, cells: Cells | None = None) -> Callable[[int], Any]:
     """What `notable_examples` shows of each example of a split; `cells` gives those of a row of a table.
 
     Raises:

@@ -108,7 +108,7 @@ class _Faults:
 
     @contextmanager
     def at(self, *keys: str) -> Iterator[None]:
-        """Note a fault, and go on. What is damaged, not finite or too large for the machine is raised at once."""
+        """Note a fault, and continue. What is damaged, not finite or too large for the machine is raised at once."""
         try:
             with self.assembly.written_in(*keys):
                 yield
@@ -212,7 +212,7 @@ def _check_last_batch(task: Task, model: nn.Module, examples: int, size: int) ->
                 "batch normalisation will meet a batch of one example",
                 expected="at least two examples in every batch and micro-batch",
                 got=f"{examples} examples in batches of {size}",
-                fix="choose a batch_size, micro_batch_size or number of examples that leaves no remainder of one",
+                fix="choose a batch_size, micro_batch_size or number of examples that leaves no batch of one",
             ) from error
         raise
 

@@ -34,13 +34,13 @@ def check_extras(run: RunFile) -> None:
     training_device(run.distill.device)
 
 
-def training_device(asked: str) -> torch.device:
+def training_device(wanted: str) -> torch.device:
     """The device of this process; under torchrun each has a GPU of its own. Raises `ResourceError` where there is no GPU."""
-    if asked == "cuda" and not torch.cuda.is_available():
+    if wanted == "cuda" and not torch.cuda.is_available():
         raise ResourceError(
             "there is no GPU", expected="distill.device: cuda", got="none that torch sees", fix="take auto or cpu"
         )
-    if asked == "cpu" or not torch.cuda.is_available():
+    if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

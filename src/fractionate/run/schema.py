@@ -84,7 +84,7 @@ class RunFile(Section):
     @classmethod
     def _fits_training(cls, value: DistillSection, info: ValidationInfo) -> DistillSection:
         training, message = info.data.get("training"), {}
-        if training is None:  # its own faults are told already
+        if training is None:  # its own faults are reported already
             return value
         if value.micro_batch_size is not None and value.micro_batch_size > training.batch_size:
             message["micro_batch_size"] = (

@@ -299,9 +299,9 @@ class StudySection(Section):
     @model_validator(mode="after")
     def _can_be_trained(self) -> StudySection:
         if self.arms is not None:
-            beside = sorted(self.model_fields_set & set(FACTORS))
-            if beside:
-                raise ContradictionError(dict.fromkeys(beside, "cannot be combined with arms; put it into the arms"))
+            given_too = sorted(self.model_fields_set & set(FACTORS))
+            if given_too:
+                raise ContradictionError(dict.fromkeys(given_too, "cannot be combined with arms; put it into the arms"))
         factors = (
             self.cells,
             self.temperatures,
@@ -393,5 +393,5 @@ class ReportSection(Section):
 
     examples: Literal["none", "ids", "show"] = Field(
         "none",
-        description="test examples where teacher and student are unsure, wrong or apart: by id alone, or as they look",
+        description="test examples where teacher and student are unsure, wrong or apart: by id alone, or in full",
     )

@@ -46,7 +46,7 @@ EVALUATED = 1024  # examples of each split that are timed at most
 SLOW = 0.1  # CPU seconds a forward pass on `FEW` examples may take; above it as few examples as can be are timed
 MEASURED = 1.1  # of a study's steps, with the measurements along the training
 EXPORT_SECONDS, ONNX_SECONDS = 1.8, 1.9  # of a small student, most of it loading torch's exporters (on two cores)
-EXPORT_BYTES = 12_500  # of a program beside the weights
+EXPORT_BYTES = 12_500  # of a program next to the weights
 
 
 @dataclass(frozen=True)
@@ -165,16 +165,18 @@ class Timing:
         workflow, given = self.workflow, self.workflow.teacher_training
         if given is None or self._done("teacher", "teacher.safetensors"):
             return None
-        model, taught = workflow.new_teacher(), workflow.teaching
+        model, teaching = workflow.new_teacher(), workflow.teaching
         training = Training(
             steps=given.steps,
             batch_size=given.batch_size,
             learning_rate=given.learning_rate,
             weight_decay=given.weight_decay,
         )
-        task = replace(self.small, transfer=some(taught, self.most), validation=None, test=None, student=lambda: model)
+        task = replace(
+            self.small, transfer=some(teaching, self.most), validation=None, test=None, student=lambda: model
+        )
         seconds = self._training(task, Recipe(training=training), given.steps)
-        what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(taught):,} examples"
+        what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(teaching):,} examples"
         return Cost(what, seconds, weight_bytes(model) + 100 * len(model.state_dict()))
 
     @cached_property

@@ -40,7 +40,7 @@ from fractionate.study.pilot import PilotPlan
 from fractionate.system.paths import shell_line
 from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
-from fractionate.training.distributed import together
+from fractionate.training.distributed import joined
 from fractionate.training.recipe import Recipe
 from fractionate.training.run_folder import Settings, check_files, file_digests
 
@@ -181,7 +181,7 @@ class Workflow(Assembly):
 
     def collect_by_all(self) -> None:
         """Collect the signal, each process of the command its share; the first makes the folder and a teacher trained here."""
-        with together(self.run.distill.parallel) as company:
+        with joined(self.run.distill.parallel) as company:
             company.first_alone(lambda: self.out)  # checks everything, before a word of the data
             company.first_alone(lambda: self.say(f"data: {self.data}"))
             company.first_alone(lambda: self.teacher)
@@ -264,7 +264,7 @@ class Workflow(Assembly):
 
         `training/` is the loop's folder, `student/` is for others; the record in it is written last and says that all is there.
         """
-        with together(self.run.distill.parallel) as company:
+        with joined(self.run.distill.parallel) as company:
             company.first_alone(self._prepare)
             kept = self.out / "student" / "run.json"
             key = folder_key(self.out, "student")
@@ -278,7 +278,7 @@ class Workflow(Assembly):
             return run
 
     def _compared_anew(self, run: Run) -> bool:
-        """Whether a study has said more of the student's recipe since it was exported."""
+        """Whether a study has shown more of the student's recipe since it was exported."""
         found = self._compared()["compared_with_no_teacher"]
         return not str(run.settings.get("compared_with_no_teacher")).startswith(str(found)) and not self.kept_back()
 

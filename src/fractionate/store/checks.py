@@ -52,7 +52,7 @@ def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
         same = {bytes(k) for k in stored} == {bytes(k) for k in given}
         first = int(places[wrong[0]])
         raise MismatchError(
-            f"the store {store.path} belongs to other data: {len(wrong):,} of {len(places):,} examples looked at differ "
+            f"the store {store.path} belongs to other data: {len(wrong):,} of {len(places):,} checked examples differ "
             f"(field data, first: id {source.shown(first)})",
             expected="the same ids, inputs and labels, in the same order",
             got="the same examples in another order" if same else f"other content at place {first}",
@@ -63,7 +63,7 @@ def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
 def check_order(store: Store, split: Split) -> None:
     """Raise `MismatchError` where the store has the examples of these data at other places, which labels alone may not show.
 
-    A few examples are looked at. What the store has nowhere says nothing: a student may have inputs of its own.
+    A few examples are checked. What the store has nowhere says nothing: a student may have inputs of its own.
     """
     few = np.unique(np.linspace(0, len(split) - 1, ORDER_CHECK).astype(np.int64))
     if len(split) != store.examples or not isinstance(split, (MemorySplit, DatasetSplit)):
@@ -154,7 +154,7 @@ def check_teacher(
             largest = max(largest, gap)
     if wrong:
         raise MismatchError(
-            f"the teacher says something else than the store {store.path} for {len(wrong)} of {len(slots)} examples asked "
+            f"the teacher says something else than the store {store.path} for {len(wrong)} of {len(slots)} examples run "
             f"again: {', '.join(wrong[:8])}",
             expected=f"differences below {TOLERANCE[store.form.dtype]:g} of the largest logit",
             got=f"{largest:.3g}",
@@ -243,6 +243,6 @@ def check_finite(
             f"the teacher's {outputs} are not finite for {len(ids)} example(s) of a batch: {', '.join(ids[:8])}",
             expected="finite numbers" + (", -inf only to mask some of the classes" if masks else ""),
             got=str(logits[bad][0].flatten()[:6].tolist()) + (" …" if logits.shape[1] > 6 else ""),
-            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16; "
+            fix="check these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16; "
             'or leave such examples out: non_finite="skip"',
         )

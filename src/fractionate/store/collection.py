@@ -1,4 +1,4 @@
-"""The teacher's pass: run once, interrupted or not, by one process or many; what is there is never asked for again."""
+"""The teacher's pass: run once, interrupted or not, by one process or many; what is there is never collected again."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def collect(
 ) -> Store:
     """Run the teacher once over the data and keep what it says, in the order of the data.
 
-    Modules run in evaluation mode without a graph and are put back as they were. The same call again goes on where it stopped, or
+    Modules run in evaluation mode without a graph and are put back as they were. The same call again resumes where it stopped, or
     returns at once.
 
     Args:
         teacher: A torch module, a fitted estimator, the path of an ONNX or skops file, or a function of a batch of inputs.
         data: `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a
-            `Replay` of several views.
+            `Replay` of multiple views.
         out: The folder of the store.
         batch_size: Examples that the teacher reads at once.
         by_length: Sequences of about one length are read together, the longest first, without padding that none of them needs.
@@ -98,7 +98,7 @@ def collect(
         folds: An estimator is fitted again on the transfer set without each of so many folds, which it answers.
         features: Paths of layers whose outputs are kept in float16, one an example, for terms that read inside the teacher.
         reuse: Another store, whose rows of unchanged examples are taken over.
-        part: (rank, world) gives each of several processes its share.
+        part: (rank, world) gives each of multiple processes its share.
         shard_bytes, commit_seconds: How often a shard is committed; no more work than that is ever lost.
 
     Returns:

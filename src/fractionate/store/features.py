@@ -1,4 +1,4 @@
-"""Features of named layers in a store: float16 columns next to each row, so that losses that read inside need no living teacher."""
+"""Features of named layers in a store: float16 columns next to each row, so that losses that read inside need no online teacher."""
 
 from __future__ import annotations
 

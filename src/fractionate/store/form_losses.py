@@ -15,7 +15,7 @@ from fractionate.store.forms import HASH, KEY, PLACE, Form, StoredDtype
 from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 
-ELEMENTS = 1 << 24  # logits looked at together
+ELEMENTS = 1 << 24  # logits held at once
 OVERHEAD = HASH + PLACE + KEY
 
 

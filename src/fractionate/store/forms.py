@@ -27,7 +27,7 @@ FormKind = Literal["dense", "top-k", "sampled", "hidden"]
 FORMS: tuple[FormKind, ...] = ("dense", "top-k", "sampled", "hidden")
 StoredDtype = Literal["float64", "float32", "float16", "bfloat16"]
 TORCH = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HASH, PLACE, KEY, VIEW = 8, 8, 16, 2  # bytes beside the numbers
+HASH, PLACE, KEY, VIEW = 8, 8, 16, 2  # bytes next to the numbers
 
 
 def smallest_unsigned(largest: int) -> np.dtype[Any]:
@@ -83,7 +83,7 @@ class Form:
         if not (0 if self.kind == "dense" else 1) <= self.k <= limit:
             raise ConfigError(
                 f"k = {self.k} cannot be used for a signal that is kept {self.kind}",
-                expected="no k" if not limit else f"1 to {limit:,} (the label is kept beside them)",
+                expected="no k" if not limit else f"1 to {limit:,} (the label is kept next to them)",
                 fix='for dense rows leave k out; for k entries say form="top-k" or form="sampled"',
             )
         if not self.temperatures or (self.kind == "sampled" and len(self.temperatures) > 1):
@@ -126,7 +126,7 @@ class Form:
 
     def _sample(self, others: Tensor, seeds: NDArray[np.uint64]) -> dict[str, Array]:
         """Systematic draws: k evenly spaced points, moved together by one random number a row, on the cumulative probabilities
-        of the classes beside the label. E[count / k] is the probability exactly."""
+        of the classes other than the label. E[count / k] is the probability exactly."""
         p = torch.softmax(others.double() / self.temperatures[0], dim=1)
         p = torch.where(torch.isneginf(others).all(dim=1, keepdim=True), 0.0, p)  # all masked: nothing to draw
         total = p.cumsum(dim=1)
@@ -166,7 +166,7 @@ class Form:
             counts, wide = np.zeros(place.shape), np.zeros(place.shape, np.int64)
             counts[place], wide[place] = columns["counts"], columns["indices"]
             indices = torch.from_numpy(wide)
-            # the drawn classes share all the mass beside the label by their counts; nothing is left over
+            # the drawn classes share all the off-label mass by their counts; nothing is left over
             values = (torch.from_numpy(counts / self.k).log() + rest.double()) * self.temperatures[0]
             values, rest = values.float(), torch.full_like(rest, -torch.inf)
         return CompactSignal(
@@ -175,7 +175,7 @@ class Form:
         )  # fmt: skip
 
     def decode(self, columns: Mapping[str, Array], temperature: float | None = None) -> Float[Tensor, "rows classes"]:
-        """The logits of some rows; of compact ones with the remainder spread evenly at a temperature."""
+        """The logits of some rows; of compact ones with the tail mass spread evenly at a temperature."""
         if self.kind == "dense":
             return to_torch(columns["values"], self.dtype)
         if self.kind == "hidden":
@@ -184,7 +184,7 @@ class Form:
         return self.compact(columns).at(self.temperatures[0] if temperature is None else temperature).dense().logits
 
     def decode_lazily(self, columns: Mapping[str, Array]) -> Tensor | HiddenLogits:
-        """The logits of some rows; of hidden states each time those that are asked for."""
+        """The logits of some rows; of hidden states, those that are requested, each time anew."""
         if self.kind != "hidden":
             return self.decode(columns)
         assert self.output_layer is not None, "the store gives its output layer"
@@ -223,14 +223,14 @@ class Form:
 
     @property
     def number_bytes(self) -> float:
-        """Bytes a row of what the teacher said (sampled: at most, where every draw is another class)."""
+        """Bytes a row of the teacher's outputs (sampled: at most, where every draw is another class)."""
         label = smallest_unsigned(self.classes - 1).itemsize
         if self.kind == "dense":
             return label + self.classes * self.entry_bytes
         if self.kind == "hidden":
             return label + self.k * self.entry_bytes
-        beside = label + TORCH[self.dtype].itemsize + 4 * len(self.temperatures)  # the label, its logit, the rest
-        return beside + self.k * self.entry_bytes + 8 * (self.kind == "sampled")
+        fixed = label + TORCH[self.dtype].itemsize + 4 * len(self.temperatures)  # the label, its logit, the rest
+        return fixed + self.k * self.entry_bytes + 8 * (self.kind == "sampled")
 
     def row_bytes(self, views: int = 1) -> float:
         """Bytes a row on the disk, with its hash, place and fingerprint."""

@@ -161,7 +161,7 @@ def key(identifier: str, inputs: Any, label: Any) -> bytes:
 
 
 def _stacked(found: Iterable[bytes]) -> Keys:
-    """Fingerprints as rows; of several, an example's and its views', one."""
+    """Fingerprints as rows; of more than one, an example's and its views', one."""
     each = (one if len(one) == 16 else xxhash.xxh3_128_digest(one) for one in found)
     return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
 

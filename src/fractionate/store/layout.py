@@ -1,6 +1,6 @@
 """The store on disk: immutable safetensors shards, one small manifest segment a shard, one head.
 
-    PATH/head.json                     what the store holds and whose: written once, with a copy beside it
+    PATH/head.json                     what the store holds and whose: written once, with a copy next to it
     PATH/shards/NAME.safetensors       columns of rows; any safetensors reader opens it
     PATH/segments/NAME.json            one a shard: its size and hashes; a shard without a segment does not count
 

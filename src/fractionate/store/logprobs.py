@@ -53,9 +53,9 @@ def import_logprobs(
     Args:
         answers: A .jsonl or .parquet file, or mappings of that form.
         named: Which model answered, since it cannot be seen.
-        k: How many entries each position was asked for; 0: as many as the longest has.
-        classes: Which tokens stand for which class: names in the order of the classes, or a mapping of tokens to class numbers, of
-            which several may stand for one class; None: the data's class names. Space around a token does not count. Mass on other
+        k: How many entries each position was requested with; 0: as many as the longest has.
+        classes: Which tokens stand for which class: names in the order of the classes, or a mapping of tokens to class numbers,
+            more than one for a class if need be; None: the data's class names. Space around a token does not count. Mass on other
             tokens is left out, and the classes share what remains.
         tokenizer: For rows of tokens: what gives tokens their numbers. Strings as vocabularies and as servers write them are known.
         tokens: "next" or "aligned" for a distribution at every labelled token; "" for one an example, at `position`.
@@ -123,7 +123,7 @@ def _by_place(found: Sequence[Answer], source: Keyed) -> list[Answer]:
     missing = [name for name in wanted if name not in by_id]
     unknown = sorted(by_id.keys() - set(wanted))
     for names, what, fix in (
-        (twice, "have several answers", "keep one answer an example"),
+        (twice, "have more than one answer", "keep one answer an example"),
         (missing, "have no answer", "ask for them, or take them out of the data"),
         (unknown, "are not in the data", "check that these answers are of these data: ids are compared as text"),
     ):
@@ -155,7 +155,7 @@ class TokenNumbers:
 
     @cached_property
     def decoded(self) -> dict[str, int | None]:
-        """Numbers by decoded strings; None for a string of several tokens (parts of characters)."""
+        """Numbers by decoded strings; None for a string of multiple tokens (parts of characters)."""
         if not hasattr(self.tokenizer, "batch_decode"):
             return dict(self.vocabulary)
         found: dict[str, int | None] = {}
@@ -165,7 +165,7 @@ class TokenNumbers:
         return found
 
     def __call__(self, token: Token, example: str) -> int:
-        """The number of a token. Raises `MismatchError` for one that the tokenizer does not have, or has several times."""
+        """The number of a token. Raises `MismatchError` for one that the tokenizer does not have, or has more than once."""
         if token in self._known:
             return self._known[token]
         number: int | None
@@ -175,12 +175,12 @@ class TokenNumbers:
             number = self.decoded.get(token)
             number = self.vocabulary.get(token) if number is None else number
         if number is None:
-            several = not isinstance(token, int) and token in self.decoded
+            ambiguous = not isinstance(token, int) and token in self.decoded
             raise MismatchError(
                 f"example {printable(example)!r}: "
-                + (f"{printable(repr(token))} is the string of several tokens" if several else "a token that this tokenizer lacks"),
+                + (f"{printable(repr(token))} is the string of many tokens" if ambiguous else "a token that this tokenizer lacks"),
                 expected="the tokens of the tokenizer", got=printable(repr(token)),
-                fix="ask for token numbers (vLLM: return_tokens_as_token_ids)" if several
+                fix="ask for token numbers (vLLM: return_tokens_as_token_ids)" if ambiguous
                 else "give the tokenizer of the model that answered",
             )  # fmt: skip
         self._known[token] = number

@@ -1,4 +1,4 @@
-"""Mending a store: every row that still proves itself is kept, only what is lost is asked for again."""
+"""Mending a store: every row that still proves itself is kept, only what is lost is collected again."""
 
 from __future__ import annotations
 

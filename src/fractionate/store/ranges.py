@@ -1,4 +1,4 @@
-"""Rows of columns of unequal length: examples of several rows (tokens), rows of several entries (sampled classes)."""
+"""Rows of columns of unequal length: examples of multiple rows (tokens), rows of multiple entries (sampled classes)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def without(
 
 
 def joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Columns of several pieces, one after the other."""
+    """Columns of multiple parts, one after the other."""
     if len(parts) == 1:
         return dict(parts[0])
     whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0] if not name.endswith("_offsets")}

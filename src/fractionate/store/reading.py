@@ -59,7 +59,7 @@ class Store:
     ) -> Store:
         """Open a store: a folder, or any fsspec address (`s3://…`, `https://…`), read by ranges into a verified local `cache`.
 
-        With `teacher` and `data` the teacher is asked again (on `device`) about 64 random rows, as `check_teacher` does: a
+        With `teacher` and `data` the teacher is run again (on `device`) on 64 random rows, as `check_teacher` does: a
         store of which a tenth is wrong passes with probability 0.9^64 = 0.12 %. A `tokenizer` must be the one it was collected
         with.
 
@@ -68,7 +68,7 @@ class Store:
         """
         if (teacher is None) != (data is None):
             raise ConfigError(
-                "the teacher cannot be asked again",
+                "the teacher cannot be run again",
                 expected="teacher and data, or neither",
                 got="teacher alone" if data is None else "data alone",
             )
@@ -118,7 +118,7 @@ class Store:
         return self.head.examples
 
     def __len__(self) -> int:
-        """The number of rows asked for: examples × views (× tokens: one entry each), present or not yet."""
+        """The number of requested rows: examples × views (× tokens: one entry each), present or not yet."""
         return self.head.examples * self.head.views
 
     @property
@@ -154,7 +154,7 @@ class Store:
                 f"{int(missing.sum()):,} of {len(slots):,} rows are not in the store {self.path}",
                 expected=f"{self.examples:,} examples in {self.head.views} view(s)",
                 got=f"{len(self._slots):,} of {len(self):,} rows",
-                fix="run collect again: it goes on where it stopped",
+                fix="run collect again: it resumes where it stopped",
             )
         shard, row = self._shard[at], self._row[at]
         for number in np.unique(shard).tolist():
@@ -162,13 +162,13 @@ class Store:
             yield where, self.shards[number], row[where]
 
     def read(self, slots: Slots) -> dict[str, Array]:
-        """The proved columns of some rows, in the order asked for; `slot = view * examples + place`.
+        """The proved columns of some rows, in the requested order; `slot = view * examples + place`.
 
         Raises `MismatchError` for rows that are not there, `DamagedError` for rows that are not what was written.
         """
         wanted = np.asarray(slots, np.int64)
         if not len(wanted):
-            raise ConfigError("no rows were asked for", fix="ask for at least one")
+            raise ConfigError("no rows were requested", fix="ask for at least one")
         parts = [(where, part.rows(rows), part.sizes(rows)) for where, part, rows in self._located(wanted)]
         if len(parts) == 1:
             return parts[0][1]
@@ -225,7 +225,7 @@ class Store:
         return np.arange(view * self.examples, (view + 1) * self.examples)
 
     def skipped(self, view: int | None = None) -> NDArray[np.int64]:
-        """The slots that are there without rows: the teacher said nothing finite of them (`non_finite="skip"`)."""
+        """The slots that are there without rows: the teacher's outputs are not finite there (`non_finite="skip"`)."""
         return np.setdiff1d(self.slots(view)[self.present()[self.slots(view)]], self.kept(view))
 
     def kept(self, view: int | None = None) -> NDArray[np.int64]:
@@ -258,17 +258,17 @@ class Store:
         return found if temperature is None else found.at(temperature)
 
     def compact_signal(self, view: int | None = None) -> CompactSignal:
-        """All rows in the order of the data as label, entries and remainder. Raises `ConfigError` for dense stores."""
+        """All rows in the order of the data as label, entries and tail mass. Raises `ConfigError` for dense stores."""
         return self.form.compact(self.read(self.slots(view)), self.class_relation)
 
     def batches(self, size: int) -> Iterator[TeacherSignal]:
-        """The signal in pieces, in the order of the data, for signals larger than the memory. Statistics are a piece's own."""
+        """The signal in chunks, in the order of the data, for signals larger than the memory. Statistics are a chunk's own."""
         for start in range(0, len(self), size):
             columns = self.read(np.arange(start, min(start + size, len(self))))
             yield TeacherSignal(self.form.decode(columns), _labels(columns), self.class_relation)
 
     def content(self) -> str:
-        """A hash of all that is said, in order: equal for stores that say the same, however they were written."""
+        """A hash of all that is stored, in order: equal for stores that hold the same, however they were written."""
         state = xxhash.xxh3_128()
         hashes = self.read(np.arange(len(self)))["hashes"]
         state.update(np.ascontiguousarray(hashes).view(np.uint8).data)

@@ -1,4 +1,4 @@
-"""A store far away: any fsspec address, read by ranges into a local copy that fills as rows are asked for.
+"""A store far away: any fsspec address, read by ranges into a local copy that fills as rows are requested.
 
 The copy is trusted no more than the network: every row is proved by its hash as it is read, from the copy too; a row that fails is
 fetched once more before it is called damaged. Copy and original have the same layout, so a full copy is a store.
@@ -75,7 +75,7 @@ def insist(what: str, call: Callable[[], T]) -> T:
 
 
 class RemoteShard(Shard):
-    """A shard whose bytes are fetched in blocks as they are asked for."""
+    """A shard whose bytes are fetched in blocks on demand."""
 
     def __init__(self, root: Path, segment: Segment, fetch: Callable[[int, int], bytes], size: int) -> None:
         self.fetch, self.have_path = fetch, root / SHARDS / f"{segment.shard}.blocks"

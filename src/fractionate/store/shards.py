@@ -182,7 +182,7 @@ class Scan:
 
 
 def scan(root: Path) -> Scan:
-    """Read head, segments and shard indexes; damage is collected, so that a repair can go on. The head must be whole."""
+    """Read head, segments and shard indexes; damage is collected, so that a repair can continue. The head must be whole."""
     if not (root / HEAD).exists():
         raise ConfigError(
             f"there is no signal store at {root}", expected=f"a folder with {HEAD}", fix="run collect first"

@@ -1,4 +1,4 @@
-"""One process's share of the teacher's pass: what is missing is asked for, checked, encoded and committed shard by shard."""
+"""One process's share of the teacher's pass: what is missing is collected, checked, encoded and committed shard by shard."""
 
 from __future__ import annotations
 
@@ -185,8 +185,10 @@ class TeacherPass:
 
     def _check_room(self, rows_an_example: float) -> None:
         assert self.form is not None
-        beside = sum(value[0].numel() * 2 for value in self.asker.features.values())  # float16
-        needed = int((self.form.row_bytes(self.identity.views) * rows_an_example + beside) * int((~self.done).sum()))
+        feature_bytes = sum(value[0].numel() * 2 for value in self.asker.features.values())  # float16
+        needed = int(
+            (self.form.row_bytes(self.identity.views) * rows_an_example + feature_bytes) * int((~self.done).sum())
+        )
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise refused(self.root, OSError(errno.ENOSPC, "no space left for the whole pass"), needed)

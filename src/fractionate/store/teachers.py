@@ -203,7 +203,7 @@ def token_rows(
 ) -> tuple[Float[Tensor, "rows classes"], Tensor, NDArray[np.int64] | None]:
     """Rows of logits with their labels, and how many rows each example has (None: one each).
 
-    Raises `MismatchError` where the logits have tokens and it was not said how labels belong to them, or the reverse.
+    Raises `MismatchError` where the logits have tokens and it is unknown how labels belong to them, or the reverse.
     """
     if tokens == "":
         if logits.ndim == 3:

@@ -266,12 +266,12 @@ def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int
         return before, before
     old = [shard.segment for shard in store.shards]
     slots = np.flatnonzero(store.present())
-    pieces = np.array_split(slots, max(1, -(-total // shard_bytes)))
-    for number, piece in enumerate(pieces):
-        last = number == len(pieces) - 1
+    groups = np.array_split(slots, max(1, -(-total // shard_bytes)))
+    for number, group in enumerate(groups):
+        last = number == len(groups) - 1
         write_shard(
             root,
-            store.read_stored(piece),
+            store.read_stored(group),
             head=store.head.sha256,
             bfloat16=store.form.bfloat16,
             replaces=[segment.name for segment in old] if last else [],
@@ -282,4 +282,4 @@ def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int
     for segment in old:
         with removing(root):
             (root / SHARDS / segment.shard).unlink()
-    return before, len(pieces)
+    return before, len(groups)

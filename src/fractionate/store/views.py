@@ -1,4 +1,4 @@
-"""Views: augmented data that look the same whenever and wherever they are looked at.
+"""Views: augmented data that look the same whenever and wherever they are read.
 
 A view of an example is a function of (seed, example, view): before a transform is called, the random streams of Python, NumPy and
 torch are set from these, and put back afterwards. So any transform will do, and the student sees what the teacher saw.

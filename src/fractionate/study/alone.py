@@ -63,7 +63,7 @@ def train_alone(
     """Train the student of one trial: its record, and the model (None where it diverged).
 
     Convolutions run with their channels last, which is up to twice as fast on a CPU. `backend` goes into the record; `start` is the
-    trained student of the variant that this one goes on from.
+    trained student of the variant that this one starts from.
     """
     arm, seed = trial.arm, trial.seed
     recipe = arm.recipe_for(seed)

@@ -58,7 +58,7 @@ class Arm:
             "start" is trained for others to start from and compared with nothing.
         compared: The factors it is compared at; its own but where these were tuned, variant by variant.
         teacher: A teacher of its own, in any form that `dissect` takes: one for all seeds, a mapping, or `BySeed`.
-        start: The variant whose trained student, of the same seed, it goes on from; its own preparations come on top.
+        start: The variant whose trained student, of the same seed, it starts from; its own preparations come on top.
         recipe: What is trained.
         share: Of the transfer set, in (0, 1].
         name: Of the variant; left out, made of what it varies.
@@ -324,7 +324,7 @@ def make_contrasts(
         against = [a for a in named if a.factors[3] == arm.factors[3]]
         for place in (5, 4):  # like is compared with like: the same student, then the same learning rate
             against = [a for a in against if a.factors[place] == arm.factors[place]] or against
-        # at one baseline cell with several temperatures, like is compared with like
+        # at one baseline cell with multiple temperatures, like is compared with like
         alike = [a for a in against if a.meets(arm)] or against
         if not alike:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """What quantization does to attention: ranking loss and cover length per head, sensitivity per layer, norms, ranges, sharpness.
 
-Each looks at encoders as they run and gives numbers. Source: Kim et al. (arXiv 2211.11014), section 3 and their code.
+Each reads encoders as they run and gives numbers. Source: Kim et al. (arXiv 2211.11014), section 3 and their code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def compare_maps(student: nn.Module, teacher: nn.Module, batches: Batches, *, to
         print(compare_maps(student, teacher, [(batch, torch.tensor([0, 1]))]))
     """
     if not batches:
-        raise ConfigError("there is nothing to look at", expected="at least one batch of inputs and labels")
+        raise ConfigError("there is nothing to compare", expected="at least one batch of inputs and labels")
     layers = [find_layers(model, batches[0][0]) for model in (student, teacher)]
     if len(layers[0]) != len(layers[1]):
         raise MismatchError(
@@ -199,7 +199,7 @@ def norm_analysis(
     """How much each group of tokens ([CLS], [SEP], punctuation, others) is listened to, layer by layer.
 
     f(x) = x W_v W_o of a head (biases of the values included). A token may get much weight and still give little: ‖weight · f‖
-    tells. Means over the tokens of a group, over heads (summed for ‖weight · f‖, which add up), and over the rows that look.
+    tells. Means over the tokens of a group, over heads (summed for ‖weight · f‖, which add up), and over the query rows.
     Source: Kobayashi et al. (EMNLP 2020, arXiv 2004.10102).
     """
     layers = find_layers(model, inputs)
@@ -212,7 +212,7 @@ def norm_analysis(
             parts = _projection(model, layer).view(-1, values.shape[1], values.shape[3])  # width, heads, size
             transformed = torch.einsum("bhts,dhs->bhtd", values, parts).norm(dim=-1)  # batch, heads, tokens
             rows = valid[:, None, :, None].to(maps.dtype)
-            given = (maps * rows).sum(dim=2) / rows.sum(dim=2)  # mean over the rows that look
+            given = (maps * rows).sum(dim=2) / rows.sum(dim=2)  # mean over the query rows
             layer_norms = {}
             for name, group in groups.items():
                 inside = (group & valid)[:, None, :].expand_as(given)

@@ -79,13 +79,13 @@ def _differs(setup: Setup, arms: Sequence[Arm], stack_setup: StackSetup, first: 
         stack = Stack(modules, 0)
         inputs = stack_setup.pool[next(stack_setup.places())]
         with torch.random.fork_rng():
-            together = stack.train_forward(inputs, 0)
+            stacked = stack.train_forward(inputs, 0)
             torch.manual_seed(step_seed(0, 0))
             alone = modules[0].train()(inputs)
-        if not isinstance(alone, torch.Tensor) or together.ndim != 3:
+        if not isinstance(alone, torch.Tensor) or stacked.ndim != 3:
             return "its output is not one tensor of logits"
         check_not_probabilities(alone, "leave the softmax out of the student", "student")
-        if not torch.allclose(together[0], alone, rtol=1e-3, atol=1e-4):
+        if not torch.allclose(stacked[0], alone, rtol=1e-3, atol=1e-4):
             return "stacked and alone do not give the same logits"
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
         return f"it cannot be stacked: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

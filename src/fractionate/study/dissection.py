@@ -91,7 +91,7 @@ def dissect(
     workers: int | str = 1,
     progress: Literal["auto", "off"] = "auto",
 ) -> Study:
-    """Train students by several recipes over several seeds and tell, with intervals, which part of the teacher pays.
+    """Train students by multiple recipes over multiple seeds and tell, with intervals, which part of the teacher pays.
 
         dissect(lambda: MyModel(), data, teacher, test=test)                      # cells of a classifier
         dissect(task, teacher=teacher, arms={"no teacher": Recipe(), "kd": Recipe(objective=Objective("kd", 1.0, 0.9))})
@@ -310,7 +310,7 @@ def _seeds(given: Any) -> tuple[int, ...]:
 def _check_study(seeds: Sequence[int], margin: float, task: Task) -> None:
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
         raise ConfigError(
-            "a study needs several different seeds",
+            "a study needs two or more different seeds",
             expected="at least 2, better 5 or more",
             got=f"{list(seeds)}",
             fix="set seeds to 5",

@@ -1,4 +1,4 @@
-"""A pilot: a small study by successive halving that tries recipes at several learning rates and keeps what beats no teacher."""
+"""A pilot: a small study by successive halving that tries recipes at multiple learning rates and keeps what beats no teacher."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _no_validation() -> ConfigError:
 
 
 class _Halving:
-    """The students of a pilot: what each said of the validation examples, by arm and seed."""
+    """The students of a pilot: what each predicted for the validation examples, by arm and seed."""
 
     def __init__(self, plan: PilotPlan, task: Task, source: TeacherSource, validation: Split) -> None:
         self.plan, self.source, self.validation, self.data = plan, source, validation, task.splits.transfer
@@ -258,9 +258,9 @@ class _Halving:
         """The best arms: the two without a teacher, so many with one, and the cautious one; best first within each."""
         scores = dict(zip(arms, self._compared(arms, seeds).scores(self._plain(arms)[0]).tolist(), strict=True))
         ranked = sorted(arms, key=lambda c: -scores[c])
-        plain, taught = ([c for c in ranked if (c.setting == HARD) == hard] for hard in (True, False))
-        cautious = [c for c in taught if c.setting == CAUTIOUS][:1]
-        kept = list(dict.fromkeys([*taught[:keep], *cautious]))
+        plain, distilled = ([c for c in ranked if (c.setting == HARD) == hard] for hard in (True, False))
+        cautious = [c for c in distilled if c.setting == CAUTIOUS][:1]
+        kept = list(dict.fromkeys([*distilled[:keep], *cautious]))
         return [plain[0], *kept, *plain[1:2]]
 
     def _plain(self, arms: Sequence[Candidate]) -> list[int]:
@@ -276,8 +276,8 @@ class _Halving:
             pool = [c for c in pool if (c, fresh[0]) in self.found]
         done = [s for s in fresh if all((c, s) in self.found for c in pool)]
         if len(done) < least:
-            taught = [c for c in pool if c.setting != HARD][:1]
-            pool = [pool[0], *taught]
+            distilled = [c for c in pool if c.setting != HARD][:1]
+            pool = [pool[0], *distilled]
             done = [s for s in fresh if all((c, s) in self.found for c in pool)]
         every = [*seeds, *done]
         return [c for c in pool if all((c, s) in self.found for s in every)], every
@@ -396,4 +396,4 @@ def _gained(pilot: Pilot) -> str:
 
 def _ruled(rule: Recommendation) -> str:
     message = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
-    return f"The rule alone said: {message}"
+    return f"By the rule alone: {message}"

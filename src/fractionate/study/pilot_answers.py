@@ -23,7 +23,7 @@ class PilotPlanned(Record):
 
 @dataclass(frozen=True)
 class PilotAnswer(Record):
-    """What a student of a pilot said of each validation example: the share of its rows that are right, and their nats."""
+    """What a student of a pilot predicted for each validation example: the share of its rows that are right, and their nats."""
 
     arm: str
     seed: int

@@ -1,4 +1,4 @@
-"""What a pilot tries: settings of the objective, each at several learning rates."""
+"""What a pilot tries: settings of the objective, each at multiple learning rates."""
 
 from __future__ import annotations
 

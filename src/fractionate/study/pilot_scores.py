@@ -31,7 +31,7 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one student said of the validation data: per example its rows right and their negative log-likelihood.
+    """What one student predicted on the validation data: per example its rows right and their negative log-likelihood.
 
     Both are sums over the example's rows, divided by the mean number of rows: means over examples are means over rows.
     """
@@ -49,7 +49,7 @@ def folds_of(examples: int) -> Tensor:
 def answer_of(task: Task, model: nn.Module, split: Split, *, calibrated: bool) -> Answer:
     """A student's answers on a split.
 
-    `calibrated`: the nats are those after the best scale of the logits, found on the other folds: a student that was taught at a
+    `calibrated`: the nats are those after the best scale of the logits, found on the other folds: a student that was trained at a
     raised temperature is not punished for being too soft, which no accuracy sees.
     """
     count = len(split)
@@ -128,7 +128,7 @@ def shrunken(
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Answers of several arms on the same seeds: [arms, seeds, examples] of rows right in points, and of nats."""
+    """Answers of multiple arms on the same seeds: [arms, seeds, examples] of rows right in points, and of nats."""
 
     right: Float[Tensor, "arms seeds examples"]
     nats: Float[Tensor, "arms seeds examples"]
@@ -167,11 +167,11 @@ class Compared:
         Its mean is free of the luck in the choice, which the same examples would count as a gain.
         """
         folds, value = folds_of(self.right.shape[2]), self.deciding[:, list(judged)]
-        taught = [i for i in range(len(self.right)) if i not in plain]
+        distilled = [i for i in range(len(self.right)) if i not in plain]
         found = torch.zeros(value.shape[1:], dtype=torch.float64)
         for fold in range(int(folds.max()) + 1):
             inside = folds == fold
             scores = self.scores(plain[0], ~inside if bool((~inside).any()) else None)
-            best, without = max(taught, key=lambda i: float(scores[i])), max(plain, key=lambda i: float(scores[i]))
+            best, without = max(distilled, key=lambda i: float(scores[i])), max(plain, key=lambda i: float(scores[i]))
             found[:, inside] = (value[best] - value[without])[:, inside]
         return found

@@ -1,4 +1,4 @@
-"""What a quantized student of a task must be taught: attention map, attention output, or both. From the runs of a 2 × 2 of arms.
+"""What a quantized student of a task has to learn: attention map, attention output, or both. From the runs of a 2 × 2 of arms.
 
 The arms share everything but two terms: `base` (neither), `map`, `output`, `both`. Contrasts are paired over seeds, corrected
 together; the shares of map and output in what both bring are Shapley values of two players, seed by seed, so that they add up.

@@ -1,4 +1,4 @@
-"""What a reader of a study has to know beside its effects."""
+"""What a reader of a study has to know besides its effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of a study on disk, so that a killed study goes on where it was, and its progress on the screen."""
+"""The runs of a study on disk, so that a killed study resumes where it was, and its progress on the screen."""
 
 from __future__ import annotations
 

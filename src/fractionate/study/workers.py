@@ -70,7 +70,7 @@ def run_jobs(
 
 @dataclass(eq=False)
 class _Worker:
-    """A process at work on a job, and what it has handed over of it."""
+    """A process at work on a job, and what it has returned of it."""
 
     process: Any
     connection: Connection

@@ -28,7 +28,7 @@ NO_DIRECTORY_SYNC = (
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
     errno.ENOSYS,
-)  # said by those that cannot
+)  # raised by those that cannot
 
 
 def write_file(
@@ -85,8 +85,8 @@ def read_file(path: Path | str, *, fix: str) -> bytes:
 def publish(path: Path | str, content: bytes) -> bool:
     """Write a file atomically and durably unless one of that name is there; True where this call wrote it.
 
-    Of several processes that publish at once exactly one wins: a hard link is refused where the name is taken. Where the file
-    system has no hard links, the folder is locked around a look and a rename. Raises `ResourceError` as `write_file` does.
+    Of the processes that publish at once exactly one wins: a hard link is refused where the name is taken. Where the file
+    system has no hard links, the folder is locked around a check and a rename. Raises `ResourceError` as `write_file` does.
     """
     path = as_path(path)
     with _disk_errors(path, len(content)):
@@ -114,7 +114,7 @@ def _publish(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _folder_locked(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time; a kill lets go. Where a folder cannot be locked, only the look is left."""
+    """One process of this machine at a time; a kill lets go. Where a folder cannot be locked, only the check is left."""
     try:
         import fcntl
     except ImportError:  # Windows, where a rename does not replace

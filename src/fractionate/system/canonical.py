@@ -97,7 +97,7 @@ def _class_name(kind: type, where: str) -> str:
 
 def _refused(value: Any, where: str, got: str) -> ConfigError:
     return ConfigError(
-        f"{where or 'this'} has no text that is the same in every process: runs could not be told apart by it",
+        f"{where or 'this'} has no text that is the same in every process: runs could not be distinguished by it",
         expected="a frozen dataclass of numbers, texts, tensors and such dataclasses",
         got=got,
         fix="write it as a frozen dataclass at the top of a module, and register it",

@@ -1,4 +1,4 @@
-"""How much memory is left for this process, and whether something will fit: asked before it is read."""
+"""How much memory is left for this process, and whether something will fit: checked before it is read."""
 
 from __future__ import annotations
 

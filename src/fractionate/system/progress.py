@@ -66,7 +66,7 @@ class Progress:
             self._bar.console.print(visible(text), markup=False, highlight=False)
 
     def at(self, done: int, note: str = "") -> None:
-        """So much is done; a note stands beside the bar until the next."""
+        """So much is done; a note stands next to the bar until the next."""
         self.done = done
         if self.show == "nothing" or time.monotonic() < self.start:
             return

@@ -63,9 +63,9 @@ def notable_examples(
 
     Args:
         teacher: A teacher in use: `source.open(task, split, None, Needs())`.
-        no_teacher: The student trained on the labels alone; without it nothing is said of winning and losing.
+        no_teacher: The student trained on the labels alone; without it nothing is reported on winning and losing.
         name: Of the run, as its diagnosis and study have it.
-        show: What example i of the split looks like: text, a list of pieces (one for each of its rows), a picture as a tensor
+        show: What example i of the split looks like: text, a list of tokens (one for each of its rows), a picture as a tensor
             [channels, height, width] or [height, width], or a mapping from columns to values. None: ids alone, the default, since
             data may be private.
         class_name: The name of a class where the split names none: the text of a token. None: its number.
@@ -81,18 +81,18 @@ def notable_examples(
             got=type(task.reader).__name__,
             fix="set report.examples: none",
         )
-    example, position, labels, several, outputs, apart = _read(task, split, student, teacher, no_teacher)
-    taught, learned = outputs["teacher"], outputs["student"]
+    example, position, labels, many_rows, outputs, apart = _read(task, split, student, teacher, no_teacher)
+    theirs, ours = outputs["teacher"], outputs["student"]
     chosen: list[tuple[ExampleKind, Bool[Tensor, "rows"], Tensor]] = [
-        ("least sure", torch.ones_like(labels, dtype=torch.bool), -taught.top),
-        ("contradicts the label", taught.choice != labels, taught.top - taught.label),
+        ("least sure", torch.ones_like(labels, dtype=torch.bool), -theirs.top),
+        ("contradicts the label", theirs.choice != labels, theirs.top - theirs.label),
     ]
     if "no teacher" in outputs:
         alone = outputs["no teacher"]
-        gain = learned.label - alone.label
-        chosen.append(("student wins", (learned.choice == labels) & (alone.choice != labels), gain))
-        chosen.append(("student loses", (learned.choice != labels) & (alone.choice == labels), -gain))
-    chosen.append(("disagreement", taught.choice != learned.choice, apart))
+        gain = ours.label - alone.label
+        chosen.append(("student wins", (ours.choice == labels) & (alone.choice != labels), gain))
+        chosen.append(("student loses", (ours.choice != labels) & (alone.choice == labels), -gain))
+    chosen.append(("disagreement", theirs.choice != ours.choice, apart))
     names = split.class_names or tuple(task.class_names)
     budget = [MOST_PICTURE_BYTES]
 
@@ -106,10 +106,10 @@ def notable_examples(
             id=str(split.ids[int(example[i])]),
             label=named(labels[i]),
             opinions=tuple(_opinion(who, named(one.choice[i]), one, i) for who, one in outputs.items()),
-            position=int(position[i]) if several else None,
+            position=int(position[i]) if many_rows else None,
             shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
-            other=named(taught.other[i]) if paired else "",
-            of_other=float(taught.of_other[i]) if paired else None,
+            other=named(theirs.other[i]) if paired else "",
+            of_other=float(theirs.of_other[i]) if paired else None,
         )
 
     lists = []
@@ -117,7 +117,7 @@ def notable_examples(
         places = fits.nonzero().flatten()
         order = places[score[places].argsort(descending=True, stable=True)][:most]
         lists.append(ExampleList(kind, int(fits.sum()), tuple(map(row, order.tolist()))))
-    pairs = _by_pair(labels, taught, MOST_PAIRS) if names else labels[:0]
+    pairs = _by_pair(labels, theirs, MOST_PAIRS) if names else labels[:0]
     if len(pairs):
         found = tuple(row(i, paired=True) for i in pairs.tolist())
         lists.append(ExampleList("takes for another class", len(labels), found))
@@ -128,10 +128,10 @@ def notable_examples(
 def _read(
     task: Task, split: Split, student: nn.Module, teacher: TeacherOnBatch, no_teacher: nn.Module | None
 ) -> tuple[Tensor, Tensor, Tensor, bool, dict[Who, Predicted], Tensor]:
-    """For every row: example, position, label, whether examples have several rows, what each model says, how far apart they are."""
+    """For every row: example, position, label, whether examples have many rows, each model's outputs, their distance."""
     parts: dict[Who, list[Predicted]] = {"teacher": [], "student": []}
     rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    several = False
+    many_rows = False
     alone: Iterator[Predictions] | None = None
     if no_teacher is not None:
         parts["no teacher"] = []
@@ -150,7 +150,7 @@ def _read(
         parts["student"].append(_predicted(q, labels))
         if other is not None:
             parts["no teacher"].append(_predicted(other.required_logits.float().softmax(-1).cpu(), labels))
-        several = several or found.place is not None
+        many_rows = many_rows or found.place is not None
         rows.append((found.example, found.position, labels, apart))
     if not rows:
         raise MismatchError(f"{split.name}: no row has a label", expected="at least one")
@@ -159,7 +159,7 @@ def _read(
         who: Predicted(*(torch.cat([getattr(p, field.name) for p in found]) for field in fields(Predicted)))
         for who, found in parts.items()
     }
-    return example, position, all_labels, several, joined, distances
+    return example, position, all_labels, many_rows, joined, distances
 
 
 def _predicted(probabilities: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"]) -> Predicted:
@@ -168,13 +168,13 @@ def _predicted(probabilities: Float[Tensor, "rows classes"], labels: Int[Tensor,
     return Predicted(choice, top, probabilities.gather(1, labels[:, None]).flatten(), other, of_other)
 
 
-def _by_pair(labels: Int[Tensor, "rows"], taught: Predicted, most: int) -> Int[Tensor, "chosen"]:
+def _by_pair(labels: Int[Tensor, "rows"], theirs: Predicted, most: int) -> Int[Tensor, "chosen"]:
     """Of each pair (label, likeliest other class) the row that the teacher takes most for the other; strongest pairs first."""
-    order = taught.of_other.argsort(descending=True, stable=True)
+    order = theirs.of_other.argsort(descending=True, stable=True)
     seen: set[tuple[int, int]] = set()
     chosen = []
     for place, pair in zip(
-        order.tolist(), zip(labels[order].tolist(), taught.other[order].tolist(), strict=True), strict=True
+        order.tolist(), zip(labels[order].tolist(), theirs.other[order].tolist(), strict=True), strict=True
     ):
         if pair not in seen:
             seen.add(pair)
@@ -214,9 +214,9 @@ def _shown(value: Any, apart: Float[Tensor, "tokens"], budget: list[int]) -> Sho
             return None
         budget[0] -= len(picture)
         return Shown(picture=picture)
-    pieces = tuple(str(piece)[:60] for piece in value)[:400]
-    weights = tuple(round(float(w), 3) for w in apart[: len(pieces)])
-    return Shown(tokens=pieces, weights=weights if len(weights) == len(pieces) else ())
+    tokens = tuple(str(token)[:60] for token in value)[:400]
+    weights = tuple(round(float(w), 3) for w in apart[: len(tokens)])
+    return Shown(tokens=tokens, weights=weights if len(weights) == len(tokens) else ())
 
 
 def thumbnail(picture: Float[Tensor, "*channels height width"], side: int = PICTURE) -> str:

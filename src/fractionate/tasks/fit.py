@@ -110,7 +110,7 @@ class _Tried:
 
     @contextmanager
     def faults(self, part: str, where: str = "") -> Iterator[None]:
-        """Note a fault, and go on. Predictions that are not finite are left to the training, which names the examples."""
+        """Note a fault, and continue. Predictions that are not finite are left to the training, which names the examples."""
         try:
             yield
         except NumericsError:

@@ -26,7 +26,7 @@ class ModelInputs:
     float64). An encoder-decoder that is given labels alone gets its decoder's inputs as it makes them itself.
 
     Args:
-        dtype: The one floating-point type of the model's parameters; None: several, or none.
+        dtype: The one floating-point type of the model's parameters; None: more than one, or none.
         decoder: The model's method that makes a decoder's inputs of labels; None where it has none.
         reads: The names that its `forward` can use; None: any.
         first: The name of its first input.
@@ -87,7 +87,7 @@ class ModelInputs:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The one floating-point type of a model's parameters; None: several, or none."""
+    """The one floating-point type of a model's parameters; None: more than one, or none."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 

@@ -66,7 +66,7 @@ NOTHING = Needs()
 
 
 def joined(needs: Iterable[Needs]) -> Needs:
-    """All of several needs."""
+    """All needs in one."""
     return reduce(or_, needs, NOTHING)
 
 
@@ -155,7 +155,7 @@ class Predictions:
                 "this needs logits, and the forward pass gave hidden states in their place",
                 expected="logits [rows, classes]",
                 got=f"hidden states {None if self.hidden is None else list(self.hidden.shape)}",
-                fix="leave Training(loss_from='hidden') out beside terms that read logits",
+                fix="leave Training(loss_from='hidden') out next to terms that read logits",
             )
         return self.logits
 

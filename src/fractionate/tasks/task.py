@@ -64,7 +64,7 @@ class Task:
     Args:
         kind: A name from the registry of tasks (`fractionate.tasks.kinds`), or a kind of your own.
         transfer, validation, test, teaching: Whatever the verbs take as data: a pair of tensors, a dataset, a loader, a `Split`.
-        student: What makes a fresh student, or several by name; called under the seed of the run.
+        student: What makes a fresh student, or a mapping of them by name; called under the seed of the run.
         metrics: Names or metrics; the first decides. Left out: those of the kind.
         head, teacher_head: Where the logits are in what student and teacher give (a place, a name or a function).
         classes: The number of classes, where it is not the students' number of outputs.
@@ -186,7 +186,7 @@ class Task:
         return reading(model, needs, inputs, head=self.output_layer)
 
     def rows(self, output: Any, captured: Captured, batch: Batch, *, head: Head = None) -> Predictions:
-        """What a model said on a batch, as rows. `head` is where its logits are."""
+        """A model's outputs on a batch, as rows. `head` is where its logits are."""
         hidden = captured.get(HIDDEN)
         values = logits_of(output, head) if hidden is None else hidden
         chosen, labels, place = self.reader.rows(values, batch)

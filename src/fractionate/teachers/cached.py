@@ -46,7 +46,7 @@ class TokenRows(Protocol):
 
 @dataclass(eq=False)
 class OpenCache:
-    """A cached signal in use: rows by the places of examples, and beside it the model, where terms read inside it."""
+    """A cached signal in use: rows by the places of examples, and with it the model, where terms read inside it."""
 
     signal: Signal | TokenRows
     checked: bool = False  # its labels are known to be the data's
@@ -92,7 +92,7 @@ class OpenCache:
         return make_targets(objective, self.signal)
 
     def check_unchanged(self) -> None:
-        """A cache cannot change; the model beside it can."""
+        """A cache cannot change; the model that comes with it can."""
         if self.inside is not None:
             self.inside.check_unchanged()
 

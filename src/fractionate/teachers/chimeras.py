@@ -36,7 +36,7 @@ SIZE = 1_000_000  # the paper's
 
 
 class Once(nn.Module):
-    """A teacher that is asked once about the same tensor: whoever asks again gets the same answer without a computation."""
+    """A teacher that is run once on the same tensor: the next caller gets the same output without a computation."""
 
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Chimeras:
 
     @property
     def ids(self) -> Ids:
-        """Their places: a chimera is made of several examples."""
+        """Their places: a chimera is made of multiple examples."""
         return Places(self.size)
 
     @property
@@ -101,7 +101,7 @@ class Chimeras:
 
     @property
     def labels(self) -> None:
-        """Not known before the teacher is asked."""
+        """Not known before the teacher is run."""
         return None
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class Chimeras:
         return made.reshape(len(index), *self.examples.inputs.shape[1:])
 
     def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order, each made and labelled when it is asked for."""
+        """The planned batches, in their order, each made and labelled on demand."""
         for _, index in plan:
             made = self.inputs(index).to(device_of(self.teacher))
             with eval_mode(self.teacher):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from fractionate.data.subwords import END, PAD, Pieces, Sentences, padded
+from fractionate.data.subwords import END, PAD, Sentences, Subwords, padded
 from fractionate.errors import ConfigError, MismatchError, extra
 from fractionate.models.decoding import Decoding
 from fractionate.models.modes import eval_mode
@@ -123,7 +123,7 @@ def translate(
 def greedy(
     model: nn.Module, sentences: Sentences, decoding: Decoding, *, longest: int = 64, batch_size: int = 64
 ) -> list[list[int]]:
-    """The pieces that any translator writes for each source, the most likely one at a time."""
+    """The subwords that any translator writes for each source, the most likely one at a time."""
 
     def write(batch: dict[str, Tensor]) -> Tensor:
         inputs = {name: part for name, part in batch.items() if name != "labels"}
@@ -160,24 +160,24 @@ def _until_end(rows: Int[Tensor, "batch tokens"]) -> list[list[int]]:
 
 
 def sequence_level(
-    sentences: Sentences, written: Sequence[Sequence[int]], pieces: Pieces, *, longest: int = 64
+    sentences: Sentences, written: Sequence[Sequence[int]], subwords: Subwords, *, longest: int = 64
 ) -> Sentences:
     """The same sources with what the teacher wrote for targets: sequence-level distillation (Kim and Rush, arXiv 1606.07947).
 
-    Sources for which it wrote nothing, or `longest` pieces and more, are left out and counted. Raises `MismatchError` where
+    Sources for which it wrote nothing, or `longest` subwords and more, are left out and counted. Raises `MismatchError` where
     nothing is left.
     """
     if len(written) != len(sentences):
         raise MismatchError(
             "there is not one translation a sentence", expected=str(len(sentences)), got=str(len(written))
         )
-    texts = pieces.decode(written)
+    texts = subwords.decode(written)
     kept = [place for place, row in enumerate(written) if row and len(row) < longest]
     empty = sum(not row for row in written)
     if not kept:
         raise MismatchError(
-            "the teacher wrote nothing that can be learned from", expected=f"1 to {longest - 1} pieces a sentence",
-            got=f"{empty} empty, {len(written) - empty} too long", fix="look at what it writes: is it trained?",
+            "the teacher wrote nothing that can be learned from", expected=f"1 to {longest - 1} subwords a sentence",
+            got=f"{empty} empty, {len(written) - empty} too long", fix="read what it writes: is it trained?",
         )  # fmt: skip
     return Sentences(
         tuple(sentences.sources[place] for place in kept),

@@ -1,4 +1,4 @@
-"""Several teachers as one: the weighted mean of their probabilities, or one chosen for each example."""
+"""Many teachers as one: the weighted mean of their probabilities, or one chosen for each example."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def mix(
         ):
             raise ConfigError(
                 "the route cannot be followed",
-                expected=f"one of 0..{len(signals) - 1} for each of {len(first)} examples, and no weights beside it",
+                expected=f"one of 0..{len(signals) - 1} for each of {len(first)} examples, and no weights with it",
                 got=f"{list(route.shape)}, {int(route.min())}..{int(route.max())}",
             )
         share = torch.nn.functional.one_hot(route.long(), len(signals)).to(device, dtype)

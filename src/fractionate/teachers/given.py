@@ -1,4 +1,4 @@
-"""Teacher sources: cached signals, a model run on every batch, several teachers as one."""
+"""Teacher sources: cached signals, a model run on every batch, many teachers as one."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class OpenModel(OpenTeacher):
         after = _trainable(self.reader.model)
         if after != self.before:
             raise MismatchError(
-                "the teacher changed while it taught",
+                "the teacher changed while it was read",
                 expected=f"parameters and buffers with hash {self.before}",
                 got=after,
                 fix="student and teacher must not share modules; give the teacher a copy.deepcopy",

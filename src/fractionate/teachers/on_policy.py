@@ -99,7 +99,7 @@ def prompts_of(batch: Batch) -> list[Int[Tensor, "tokens"]]:
     ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, Mapping) else None
     if not isinstance(ids, Tensor) or ids.shape != batch.labels.shape or batch.views:
         raise MismatchError(
-            "these data hold no texts to go on with",
+            "these data hold no texts to continue",
             expected="a mapping with input_ids [batch, tokens], labels of that shape, no views of others",
             got=", ".join(map(str, batch.inputs)) if isinstance(batch.inputs, Mapping) else type(batch.inputs).__name__,
         )

@@ -151,7 +151,7 @@ def read_sentences(
     A text is a string, a pair (prompt, completion), or a mapping of `text` or of `prompt` and `completion`. Without a prompt the
     first token is given. What the tokenizer itself puts before and after a text stands there once, around prompt and completion
     together; its end of text follows unless it is there already, and `end=False` leaves out all that follows the text. Empty texts
-    and those with nothing to foretell are left out and counted; texts of more than `longest` tokens too (`over_long="skip"`), or
+    and those with nothing to predict are left out and counted; texts of more than `longest` tokens too (`over_long="skip"`), or
     they are cut, or refused.
 
     Raises:
@@ -258,7 +258,7 @@ class SpecialTokens:
             if whole[begin : begin + len(plain)] == plain:
                 return cls(tuple(whole[:begin]), tuple(whole[begin + len(plain) :]))
         raise ConfigError(
-            "the special tokens of this tokenizer cannot be told from the text",
+            "the special tokens of this tokenizer cannot be distinguished from the text",
             expected="the same tokens with add_special_tokens=True as without, and others before and after",
             got=f"{whole[:8]} with, {plain[:8]} without",
         )

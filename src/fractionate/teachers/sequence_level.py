@@ -79,7 +79,7 @@ class SequenceLevel(Transform):
                 "the teacher wrote nothing that can be learned from",
                 expected=f"texts that end within {self.longest} tokens",
                 got=f"{empty} empty, {len(written) - empty} without an end",
-                fix="look at what it writes: is it trained? does it end its texts?",
+                fix="read what it writes: is it trained? does it end its texts?",
             )
         targets = [written[place] for place in kept]
 

@@ -28,7 +28,7 @@ MOST_BYTES = 1 << 29  # a larger signal is not kept: the model runs on every bat
 
 @dataclass(frozen=True, eq=False)
 class CachedRows:
-    """Rows of examples that have several each (tokens), found by example: rows of example i are offsets[i] to offsets[i + 1]."""
+    """Rows of examples that have many each (tokens), found by example: rows of example i are offsets[i] to offsets[i + 1]."""
 
     signal: TeacherSignal
     offsets: Int[Tensor, "starts"]
@@ -66,7 +66,7 @@ class CachedRows:
 
 
 def kept_in_memory(source: TeacherSource | None, task: Task, split: Split | None) -> TeacherSource | None:
-    """A model's answers on a split that is the same in every epoch, as a cache with the model beside it; else the source itself."""
+    """A model's answers on a split that is the same in every epoch, as a cache that holds the model; else the source itself."""
     if not isinstance(source, Online) or split is None or not isinstance(split, MemorySplit):
         return source
     first = next(iter(task.predictions(source.model, split, head=task.teacher_head, view=source.view, batch_size=2)))

@@ -39,7 +39,7 @@ class OpenTeacher(Protocol):
 
 @runtime_checkable
 class TeacherSource(Protocol):
-    """A teacher: cached outputs, a model that is run on every batch, or several as one.
+    """A teacher: cached outputs, a model that is run on every batch, or many as one.
 
     `view` names the inputs of a batch that it reads ("" the student's); `holds_after` which changes of the data by a transform
     it stays true under: of "inputs", "labels", "examples".

@@ -34,7 +34,7 @@ Form = Literal["dense", "compact", "hidden"]
 
 @dataclass(frozen=True, eq=False)
 class TokenSignal:
-    """What a teacher said about the tokens of some sentences: a row for each token that has a label, and where it stands.
+    """A teacher's outputs on the tokens of some sentences: a row for each token that has a label, and where it stands.
 
     `sentence` is the sentence of each row, `position` its place among the labelled tokens of that sentence, from 0.
     """
@@ -140,7 +140,7 @@ class StoredTokens:
         fits = {"dense": True, "compact": store.form.compacted, "hidden": store.form.kind == "hidden"}
         if not fits.get(form, False):
             raise ConfigError(
-                f"form={form!r} cannot be handed out",
+                f"form={form!r} cannot be given",
                 expected="dense; compact for a store kept top-k or sampled; hidden for hidden states",
                 got=f"a store kept {store.form.kind}",
             )  # fmt: skip
@@ -152,7 +152,7 @@ class StoredTokens:
                 f"{len(absent):,} of {len(self.places):,} sentences have no cached signal",
                 expected="a row for each token of each sentence",
                 got=f"nothing for sentences {', '.join(map(str, absent[:8].tolist()))}{' …' if len(absent) > 8 else ''}",
-                fix="run collect again: it goes on where it stopped; or leave them out: places=cached(store)",
+                fix="run collect again: it resumes where it stopped; or leave them out: places=cached(store)",
             )
         columns = store.read(self.places)
         self._compact = store.form.compact(columns) if store.form.compacted else None
@@ -186,12 +186,12 @@ class StoredTokens:
         return TokenSignal(signal, self._sentence, _counted(self.offsets.diff()))
 
     def signal_for(self, predictions: Predictions) -> Any:
-        """The signal of these tokens. Raises `MismatchError` where they are not the tokens that the teacher was asked about."""
+        """The signal of these tokens. Raises `MismatchError` where they are not the tokens that the teacher was run on."""
         index, labels, place = predictions.batch.index.cpu(), predictions.labels, predictions.place
         absent = index[index >= len(self.places)]
         if len(absent):
             raise MismatchError(
-                f"the teacher was not asked about sentence {int(absent[0])}",
+                f"the teacher was not run on sentence {int(absent[0])}",
                 expected=f"one of the {len(self.places):,} sentences of the store, in their order",
                 got=f"{len(absent)} others in this batch",
                 fix="collect on these very data",
@@ -203,7 +203,7 @@ class StoredTokens:
             now = torch.bincount(place.cpu(), minlength=len(index)) if place is not None else torch.ones_like(index)
             wrong = int((now != torch.from_numpy(sizes)).nonzero()[0])
             raise MismatchError(
-                f"sentence {int(index[wrong])} does not have the tokens that the teacher was asked about",
+                f"sentence {int(index[wrong])} does not have the tokens that the teacher was run on",
                 expected=f"{int(sizes[wrong])} labelled tokens", got=str(int(now[wrong])),
                 fix="the same tokenizer, truncation and template on both sides, or collect again",
             )  # fmt: skip
@@ -297,7 +297,7 @@ ANALYSIS: dict[str, tuple[str, str]] = {  # name -> cell, divergence (Zhang et a
     "word-kd": ("kd", "forward-kl"),  # (a)
     "without-correlation": ("kd", "topk-cross-entropy(1)"),  # (b) -p(m) log q(m)
     "without-top1": ("with-top1 * without-top1", "forward-kl"),  # (c)
-    "no-kd": ("hard", "cross-entropy"),  # (d), with "label-smoothing" beside it
+    "no-kd": ("hard", "cross-entropy"),  # (d), with "label-smoothing" with it
     "label-smoothing": ("smoothed-others(0.1) * uniform", "cross-entropy"),  # fairseq's epsilon / (classes - 1)
     "top-k": ("kd", "topk-cross-entropy(5)"),  # not renormalised
     "top1-shape": (

@@ -176,7 +176,7 @@ def kd_shuffled(seed: int = 0) -> Cell:
     return Cell("instance", shape_rules.ShuffledWithinClass(seed), "kd-shuffled")
 
 
-PLACEBOS: dict[str, str] = {  # placebo -> the cell it stands beside
+PLACEBOS: dict[str, str] = {  # placebo -> the cell it stands next to
     "kd-pt-shuffled": "kd-pt",
     "kd-pt-shuffled-within-class": "kd-pt",
     "kd-sim-permuted": "kd-sim",

@@ -44,7 +44,7 @@ class NumberSignal:
             raise NumericsError(
                 f"the teacher's numbers are not finite on {int(wrong.sum())} of {len(self)} rows (first: row {first})",
                 got=str(self.values[first].flatten()[:6].tolist()),
-                fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
+                fix="check these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
             )
         object.__setattr__(self, "population", self.values.detach())
         object.__setattr__(self, "places", torch.arange(len(self), device=self.values.device))

@@ -1,4 +1,4 @@
-"""Shape rules: how the mass beside the label is spread over the other classes.
+"""Shape rules: how the off-label mass is spread over the other classes.
 
 A rule is a frozen dataclass called with a signal; it returns [batch, classes], rows that sum to 1 with 0 at the label and at
 classes the teacher masks with -inf, and states its `level`. A shape is built with the label at -inf, never by dividing by
@@ -30,7 +30,7 @@ from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
 
 @runtime_checkable
 class ShapeRule(Protocol):
-    """Called with a signal, gives a distribution over the classes beside the label; `level` says what it depends on."""
+    """Called with a signal, gives a distribution over the classes other than the label; `level` says what it depends on."""
 
     level: ClassVar[Level]
 
@@ -168,11 +168,11 @@ class TopK:
         shape, top = Instance()(signal), largest(signal, self.k)
         rest = signal.others & ~top
         count = rest.sum(dim=1, keepdim=True)
-        remainder = torch.where(rest, shape, 0.0).sum(dim=1, keepdim=True)
-        flat = torch.where(rest, remainder / count.clamp_min(1), shape)
-        # the label outside: what it has lies in the remainder, of which it takes an even share itself
+        tail = torch.where(rest, shape, 0.0).sum(dim=1, keepdim=True)
+        flat = torch.where(rest, tail / count.clamp_min(1), shape)
+        # the label outside: what it has lies in the tail, of which it takes an even share itself
         inside, own = top.gather(1, signal.labels[:, None]), signal.confidence[:, None]
-        share = (remainder * (1 - own) + own) / (count + 1)
+        share = (tail * (1 - own) + own) / (count + 1)
         outside = torch.where(rest, share, shape * (1 - own)) / (1 - share).clamp_min(torch.finfo(shape.dtype).tiny)
         return torch.where(inside, flat, outside)
 

@@ -1,4 +1,4 @@
-"""What a teacher said about some examples, and the statistics of all it said.
+"""A teacher's outputs on some examples, and the statistics of all of them.
 
 Rules, divergences and probes read a `TeacherSignal`, never a model. A mini-batch is a `take` of the whole signal: it keeps
 the whole as its `population`, so that "the mean over the data" means the data and not the batch.
@@ -103,7 +103,7 @@ class SignalStats:
 
 
 class Population:
-    """All the teacher said: its statistics by temperature, computed once, in chunks of rows, summed in float64."""
+    """All of the teacher's outputs: its statistics by temperature, computed once, in chunks of rows, summed in float64."""
 
     def __init__(self, logits: Float[Tensor, "examples classes"], labels: Int[Tensor, "examples"]) -> None:
         self.logits = logits
@@ -185,7 +185,7 @@ class TeacherSignal:
         return self._but(logits=self.logits[index], labels=self.labels[index], rows=self.rows[index])
 
     def _but(self, **changes: Any) -> TeacherSignal:
-        """`dataclasses.replace` without its checks, several times faster: this runs for every chunk of every step."""
+        """`dataclasses.replace` without its checks, much faster: this runs for every chunk of every step."""
         other = object.__new__(TeacherSignal)
         other.__dict__.update({name: self.__dict__[name] for name in _FIELDS} | changes)
         return other
@@ -232,7 +232,7 @@ class TeacherSignal:
 
     @property
     def others(self) -> Bool[Tensor, "batch classes"]:
-        """True for the classes that may share the mass beside the label: not the label and not masked by the teacher."""
+        """True for the classes that may share the off-label mass: not the label and not masked by the teacher."""
         allowed = ~torch.isneginf(self.logits)
         allowed = allowed.scatter(1, self.labels[:, None], False)
         # every other class is masked: any shape will do, since it carries no mass; take all of them to stay finite
@@ -324,7 +324,7 @@ def _check(logits: Tensor, labels: Tensor, relation: Tensor | None) -> None:
             f"{int(bad.sum())} of {len(logits)} rows of teacher logits are not usable (first: example {first})",
             expected="finite numbers, -inf only to mask some of the classes",
             got=str(logits[first].flatten()[:6].tolist()) + (" …" if classes > 6 else ""),
-            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
+            fix="check these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
         )
     if relation is not None and (relation.shape != (classes, classes) or not bool(torch.isfinite(relation).all())):
         raise MismatchError(
@@ -344,5 +344,5 @@ def check_finite(logits: Float[Tensor, "rows classes"], examples: Tensor) -> Non
             f"the teacher's logits are not finite on {int(bad.sum())} of {len(logits)} rows",
             expected="finite numbers, -inf only to mask some of the classes",
             got=f"examples {named}",
-            fix="look at these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
+            fix="check these inputs; a half-precision teacher may overflow: run it in float32 or bfloat16",
         )

@@ -1,8 +1,8 @@
 """A teacher's signal without all of its classes: the label, some entries, and the exact mass of what is left out.
 
 For large vocabularies. Objectives take it as it is where cell and divergence allow (`losses.kernels.sparse`); `dense()` spreads the
-remainder evenly, so that every rule sees a `TeacherSignal`. Both give the same numbers; the loss on all the teacher said is met
-exactly where the remainder is even, and without bias where the entries were sampled.
+tail mass evenly, so that every rule sees a `TeacherSignal`. The loss is that of all outputs, exactly
+where the tail mass is even, and without bias where the entries were sampled.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class CompactSignal:
         return 1 - torch.exp(self.rest_at.to(self.normaliser.dtype) - self.normaliser)
 
     def dense(self) -> TeacherSignal:
-        """All classes again, the remainder spread evenly over the classes left out; a `TeacherSignal` of this temperature."""
+        """All classes again, the tail mass spread evenly over the classes left out; a `TeacherSignal` of this temperature."""
         dtype = compute_dtype(self.logits.dtype)
         entry = torch.isfinite(self.logits)
         left = self.classes - 1 - entry.sum(dim=1)

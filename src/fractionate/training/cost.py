@@ -15,13 +15,13 @@ from fractionate.models.modes import eval_mode
 from fractionate.models.outputs import call, device_of
 from fractionate.tasks.model_inputs import ModelInputs
 from fractionate.teachers.source import TeacherSource
-from fractionate.training.memory import LivingBytes
+from fractionate.training.memory import LiveBytes
 
 
 def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats: int = 15) -> dict[str, float]:
     """Parameters, megabytes of weights and buffers, and what a forward pass on `inputs` (one batch) takes.
 
-    That is its median latency in ms, and the megabytes beside the weights: the peak of what CUDA's allocator gives out,
+    That is its median latency in ms, and the megabytes next to the weights: the peak of what CUDA's allocator gives out,
     elsewhere of the tensors alive at once (what kernels take for themselves is not seen there). Keys start with `name`.
     Evaluation mode, no graph.
     """
@@ -54,10 +54,10 @@ def measure_cost(model: nn.Module, inputs: Any, *, name: str = "model", repeats:
 
 
 def _peak(model: nn.Module, inputs: Any, weights: Sequence[Tensor]) -> int:
-    with LivingBytes(weights) as living:
+    with LiveBytes(weights) as live:
         output = call(model, inputs)
     del output
-    return int(living.peak)
+    return int(live.peak)
 
 
 def cost_of(student: nn.Module, source: TeacherSource | None, split: Split, seed: int) -> dict[str, float]:

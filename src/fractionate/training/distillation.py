@@ -1,7 +1,7 @@
 """distill(): the one training loop. A run without a teacher is the same loop on the labels alone.
 
 The order of the data is a function of (seed, epoch) and the draws within the model of (seed, step), so a run that is killed and
-started again goes on bit for bit, on one process or several. Losses come one a row or example; only here are they reduced: the
+started again resumes bit for bit, on one process or many. Losses come one a row or example; only here are they reduced: the
 weighted mean over all valid rows of a step, however the step is cut into micro-batches and processes.
 """
 
@@ -88,7 +88,7 @@ def distill(
     Args:
         student: A model, trained in place, or a `Task`, which makes one and brings data and metrics.
         data: Examples, a pair of tensors, a map-style dataset, a loader over one, or a stream (it needs `Training(steps=…)`).
-        teacher: A `TeacherSignal`, a store, a model (run in evaluation mode without gradients), a teacher source or several of
+        teacher: A `TeacherSignal`, a store, a model (run in evaluation mode without gradients), a teacher source or a sequence of
             these; None: the labels alone.
         recipe: What is varied; `objective`, `training` and `terms` are short for its fields.
         validation, test: Data that choose and that judge; `validation_signal` and `test_signal` the teacher's signal on them.
@@ -220,7 +220,7 @@ def _whole_task(task: Task, data: Any, others: tuple[Any, ...]) -> Task:
         raise ConfigError(
             "a task brings its own data",
             expected="distill(task, teacher=..., recipe=...)",
-            got="data, validation, test, weights, labelled or head beside a task",
+            got="data, validation, test, weights, labelled or head next to a task",
             fix="put them into the task",
         )
     return task

@@ -1,4 +1,4 @@
-"""The processes of a training: one, or several started by torchrun or `accelerate launch`; copies (DDP) or shards (FSDP2)."""
+"""The processes of a training: one, or those started by torchrun or `accelerate launch`; copies (DDP) or shards (FSDP2)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class World:
         return isinstance(student, FSDPModule)
 
     def micro_batch(self, called: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Around all but the last piece of a step: gradients are summed here before they travel."""
+        """Around all but the last micro-batch of a step: gradients are summed here before they travel."""
         if isinstance(called, nn.parallel.DistributedDataParallel) and not last:
             quiet: AbstractContextManager[None] = called.no_sync()
             return quiet
@@ -140,7 +140,7 @@ def join(parallel: Parallel = "copies") -> Iterator[World]:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatches:
-    """One process's part of a step: the whole batch's places, and its own pieces; one without examples is `None`."""
+    """One process's part of a step: the whole batch's places, and its own micro-batches; one without examples is `None`."""
 
     epoch: int
     index: Int[Tensor, "batch"]
@@ -150,13 +150,13 @@ class MicroBatches:
 def micro_batches(
     feed: Split, training: Training, world: World, *, seed: int, first: int, steps: int
 ) -> Iterator[MicroBatches]:
-    """The portions of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
+    """The shares of steps `first` to `steps` - 1. The batches are those of one process alone, whatever the number of them."""
     size = training.batch_size
     epoch_steps = -(-len(feed) // size)
     for epoch in range(first // epoch_steps, -(-steps // epoch_steps)):
         for number, index in enumerate(feed.order(size, seed, epoch), epoch * epoch_steps):
             if first <= number < steps:
-                # every process gets as many pieces, as each may have to wait for the others in each
+                # every process gets as many micro-batches, as each may have to wait for the others in each
                 most = -(-len(index) // world.size)
                 count = -(-most // (training.micro_batch_size or most))
                 mine = index if world.size == 1 else index[world.rank :: world.size]
@@ -202,13 +202,13 @@ class Company:
             raise SystemExit(int(message))
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Continue when all processes are here."""
         if self.world.size > 1:
             torch.distributed.barrier(group=self.group)
 
 
 @contextmanager
-def together(parallel: Parallel) -> Iterator[Company]:
+def joined(parallel: Parallel) -> Iterator[Company]:
     """The processes that were started together, or this one."""
     with join(parallel) as world:
         group = None

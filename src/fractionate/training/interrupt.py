@@ -16,7 +16,7 @@ from fractionate.data.parts import ChangedSplit
 
 @dataclass
 class Notice:
-    """The signal that asked to stop, 0 while none has."""
+    """The signal that stops the run, 0 while none has."""
 
     number: int = 0
 

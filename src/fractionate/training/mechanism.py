@@ -77,7 +77,7 @@ def off_label_relation(signal: TeacherSignal, *, temperature: float = 1.0) -> Ma
     return tuple(tuple(row) for row in off_label_means(signal, temperature=temperature).tolist())
 
 
-def said_relation(signal: TeacherSignal) -> Float[Tensor, "classes classes"]:
+def teacher_relation(signal: TeacherSignal) -> Float[Tensor, "classes classes"]:
     """The teacher's relations of classes: of its logit layer where known, else of its mean predictions."""
     return off_label_means(signal) if signal.class_relation is None else signal.class_relation.double().cpu()
 

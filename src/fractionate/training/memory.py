@@ -1,4 +1,4 @@
-"""How much memory a step will take, told from a pass without numbers, and whether the machine has it."""
+"""How much memory a step will take, estimated from a pass without numbers, and whether the machine has it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIMIZER_COPIES = {"adamw": 2, "sgd": 1, "momentum": 1}
 LOGIT_COPIES = {
     "labels": 4,
     "teacher": 3,
-}  # what a loss holds at its peak, measured: torch's cross-entropy; ours beside a signal
+}  # what a loss holds at its peak, measured: torch's cross-entropy; ours next to a signal
 FITTED_KEPT = 64
 
 
@@ -31,7 +31,7 @@ class MemoryEstimate:
     """Bytes a training adds to what the process holds already: the peak, and what it is mostly made of."""
 
     weights_bytes: int  # gradients, the optimiser's state, averages
-    kept_bytes: int  # what the forward pass of one piece keeps for the backward pass
+    kept_bytes: int  # what the forward pass of one micro-batch keeps for the backward pass
     logits_bytes: int  # what the loss needs
     total_bytes: int  # the most that is alive at one moment; less than the sum where activations go as gradients come
 
@@ -81,18 +81,18 @@ def estimate_memory(
         held[name] = torch.empty_like(parameter, device=meta).requires_grad_(parameter.requires_grad)
     trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     states = (OPTIMIZER_COPIES[training.optimizer] + copies) * trained
-    living = LivingBytes(held.values())
+    live = LiveBytes(held.values())
     try:
-        with torch.random.fork_rng(devices=[]), living:
+        with torch.random.fork_rng(devices=[]), live:
             batch = _anew(moved(inputs, meta))
             kept, logits = torch.func.functional_call(
-                _Stepping(student, living, head, LOGIT_COPIES[learns_from]),
+                _Stepping(student, live, head, LOGIT_COPIES[learns_from]),
                 {f"student.{name}": t for name, t in held.items()},
                 (batch,),
             )
     except Exception:  # any model may read numbers in any way; then there is no estimate, and torch says what it needs
         return None
-    return MemoryEstimate(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + living.peak)
+    return MemoryEstimate(trained + states, kept, LOGIT_COPIES[learns_from] * logits, states + live.peak)
 
 
 _fitted: dict[
@@ -132,7 +132,7 @@ def check_step(
     _fitted[key] = 0 if found is None else found.total_bytes
 
 
-class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within this, counts the bytes of all tensors that are alive, but for those that were there before: `now` and `peak`."""
 
     def __init__(self, before: Iterable[Tensor]) -> None:
@@ -164,15 +164,15 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Stepping(nn.Module):
     """Forward and backward pass in one call: what is recomputed in the backward pass needs the shapeless weights as well."""
 
-    def __init__(self, student: nn.Module, living: LivingBytes, head: Head, logit_copies: int) -> None:
+    def __init__(self, student: nn.Module, live: LiveBytes, head: Head, logit_copies: int) -> None:
         super().__init__()
-        self.student, self.living, self.head, self.logit_copies = student, living, head, logit_copies
+        self.student, self.live, self.head, self.logit_copies = student, live, head, logit_copies
 
     def forward(self, batch: Any) -> tuple[int, int]:
         """Bytes kept for the backward pass, and numbers of logits in bytes of float32."""
         output = call(self.student, batch)
         logits = logits_of(output, self.head)
-        kept = self.living.now - logits.untyped_storage().nbytes()
+        kept = self.live.now - logits.untyped_storage().nbytes()
         in_loss = [torch.empty_like(logits, dtype=torch.float32) for _ in range(self.logit_copies - 2)]
         gradient = torch.empty_like(logits)
         del in_loss
@@ -208,7 +208,7 @@ def check_memory(memory_estimate: MemoryEstimate | None, device: torch.device) -
         "a step of this training does not fit into memory",
         expected=f"at most {shown_bytes(free)}, which is free on {device}",
         got=str(memory_estimate),
-        fix="set micro_batch_size: the step stays the same, in smaller pieces"
+        fix="set micro_batch_size: the step stays the same, in smaller micro-batches"
         + (
             "; for large vocabularies see docs/how-to/sequences.md"
             if large

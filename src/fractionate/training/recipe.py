@@ -26,7 +26,7 @@ class Recipe:
         preparations: What is done to the student before it is trained, in order, as specs or by name: "quantize(2, 8)",
             "from_teacher(layers='every 2')", "lora(8)".
         objective: What is learned from the teacher's outputs; None: the labels alone.
-        objective_weight: Weight of the objective (or label loss) beside the terms.
+        objective_weight: Weight of the objective (or label loss) next to the terms.
         terms: Further losses, as specs or by name.
         data: Transforms of the transfer set, as specs or by name: "augment(crop=2)", "on_policy(0.5)", "sequence_level(beams=4)",
             "chimeras(...)".

@@ -122,7 +122,7 @@ class Folder:
         return run
 
     def check(self, settings: Settings, found: dict[str, Any]) -> None:
-        """Raise `MismatchError` naming every setting in which the run in this folder differs from the one asked for."""
+        """Raise `MismatchError` naming every setting in which the run in this folder differs from the one requested."""
         differing = [name for name in settings if found.get(name) != settings[name]]
         if differing:
             name = differing[0]

@@ -28,7 +28,7 @@ from fractionate.training.tracking import Row
 
 @dataclass
 class TrainState:
-    """The numbers of a training: all that is not a tensor and not asked for."""
+    """The numbers of a training: all that is not a tensor and not requested."""
 
     step: int = 0
     loss_sum: float = 0.0  # of the steps since the last row of the metrics
@@ -39,7 +39,7 @@ class TrainState:
     metrics_bytes: int = 0
     without_better: int = 0
     best_step: int | None = None
-    best: dict[str, Any] | None = None  # the validation scores of the best look
+    best: dict[str, Any] | None = None  # the validation scores of the best evaluation
     evaluation_due: bool = False  # at this step, and not yet taken
     ended: bool = False  # by patience, before the last step
 
@@ -58,7 +58,7 @@ def _rank(scores: Scores, metrics: Sequence[MetricInfo]) -> tuple[float, ...]:
 
 @dataclass(eq=False)
 class Parts:
-    """The tensors of a training: student, optimiser, and where asked for average, best weights and loss scale."""
+    """The tensors of a training: student, optimiser, and where wanted average, best weights and loss scale."""
 
     student: nn.Module
     optimizer: torch.optim.Optimizer

@@ -59,7 +59,7 @@ class Taken:
 
 
 class TypedErrors:
-    """What torch says about too little memory and too small batches, said so that it can be acted on."""
+    """What torch says about too little memory and too small batches, worded so that it can be acted on."""
 
     def __enter__(self) -> None:
         """Nothing to prepare: one object serves every step."""
@@ -72,13 +72,13 @@ class TypedErrors:
         if short:
             raise ResourceError(
                 f"out of memory: {text.splitlines()[0][:200] if text else 'the machine has no more'}",
-                fix="set micro_batch_size: the step stays the same, in smaller pieces",
+                fix="set micro_batch_size: the step stays the same, in smaller micro-batches",
             ) from error
         if "Expected more than 1 value per channel" in text:
             raise ConfigError(
                 "batch normalisation met a batch of one example",
-                expected="at least two examples in every batch and piece",
-                fix="choose a batch_size (or micro_batch_size) that leaves no remainder of one",
+                expected="at least two examples in every batch and micro-batch",
+                fix="choose a batch_size (or micro_batch_size) that leaves no batch of one",
             ) from error
 
 
@@ -358,7 +358,7 @@ def check_labelled(objective: Objective | None) -> None:
     assert not isinstance(objective.divergence, str)
     if couples_batch(objective.divergence):
         raise ConfigError(
-            f"divergence {written(objective.divergence)} couples the examples of a batch: labelled ones cannot be told apart",
+            f"divergence {written(objective.divergence)} couples the examples of a batch: labelled ones cannot be distinguished",
             fix="take a divergence by example (dist(1, 0), forward-kl)",
         )
 
@@ -385,5 +385,5 @@ def _not_finite(seen: list[Losses], norm: float, step: int) -> NumericsError:
         what,
         expected="finite numbers; the weights have not been touched",
         got=f"examples {', '.join(map(str, found[:8]))}{' …' if len(found) > 8 else ''}",
-        fix="look at these inputs; lower the learning rate, set clip_norm, or train in float32",
+        fix="check these inputs; lower the learning rate, set clip_norm, or train in float32",
     )

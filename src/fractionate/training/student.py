@@ -115,7 +115,7 @@ def teacher_on(teacher: OpenTeacher, split: Split, device: torch.device) -> Iter
 
 
 def check_used(reader: Reader, task: Task, batch: Batch) -> None:
-    """Raise `ConfigError` naming trained parameters that the loss cannot reach: several processes would wait for their gradient."""
+    """Raise `ConfigError` naming trained parameters that the loss cannot reach: other processes would wait for their gradient."""
     model = reader.model
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # statistics must not move
@@ -140,7 +140,7 @@ def check_used(reader: Reader, task: Task, batch: Batch) -> None:
         parameter.grad = None
     if unused:
         raise ConfigError(
-            f"{len(unused)} parameters of the student get no gradient: several processes would wait for it",
+            f"{len(unused)} parameters of the student get no gradient: multiple processes would wait for it",
             expected="a loss that reaches every parameter that is trained",
             got=", ".join(unused[:6]),
             fix="freeze them, parameter.requires_grad_(False), or leave that part out; one process trains it as it is",

@@ -1,6 +1,6 @@
-"""metrics.jsonl, the truth about a run: one JSON object a line, cut back to the checkpoint when a run goes on.
+"""metrics.jsonl, the truth about a run: one JSON object a line, cut back to the checkpoint when a run resumes.
 
-Trackers (TensorBoard, W&B, trackio, MLflow) are told the same rows; one that fails is left out and never stops a training.
+Trackers (TensorBoard, W&B, trackio, MLflow) receive the same rows; one that fails is left out and never stops a training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Tracker(Protocol):
-    """Who is told of a run: its name and settings, then rows, then the record."""
+    """Who receives a run: its name and settings, then rows, then the record."""
 
     def start(self, name: str, settings: dict[str, Any]) -> None: ...
 
@@ -66,7 +66,7 @@ class Ledger:
             raise DamagedError(f"{path} holds a line that is not JSON", fix=again) from error
 
     def start(self, name: str, settings: dict[str, Any]) -> None:
-        """Tell the trackers that a run starts or goes on."""
+        """Tell the trackers that a run starts or resumes."""
         self._notify("start", name, settings)
 
     def write(self, row: Row) -> None:

@@ -213,7 +213,7 @@ class Session:
             check_fit(self.task, self.plain, classes_of(self.source) if self.recipe.needs_teacher else None)
 
     def _open(self) -> None:
-        """Find the newest sound checkpoint and go on from it, or start."""
+        """Find the newest sound checkpoint and resume from it, or start."""
         path: Path | None = None
         damaged: tuple[DamagedError, ...] = ()
         found = None
@@ -296,7 +296,7 @@ class Session:
         raise StoppedError(
             f"stopped by a signal after step {self.state.step} of {self.steps}",
             number=self.notice.number or 15,
-            fix="run the same command again to go on",
+            fix="run the same command again to resume",
         )
 
     def _note(self, step: MicroBatches, taken: Taken, rate: float, *, row_due: bool) -> None:

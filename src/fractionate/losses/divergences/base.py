@@ -1,7 +1,7 @@
 """Divergences: how far a student is from a target. The protocol, what a divergence may read, and the registry.
 
 A divergence is a frozen dataclass called with raw student logits and a `Target`; it returns one number an example and tempers
-the student itself (`student_logits / target.temperature`). Everything beside `formula` and `__call__` is optional and
+the student itself (`student_logits / target.temperature`). Everything but `formula` and `__call__` is optional and
 declared on the class:
 
 - `own_temperature = True`: the formula holds all its use of the temperature, so the objective adds no factor T².
@@ -11,7 +11,7 @@ declared on the class:
 - `refuses(cell) -> str`: why it cannot meet a cell, or an empty text.
 - `gradient(student_logits, target, scale) -> (loss, gradient)`: the loss and scale times its analytic gradient for some rows,
   without autograd; with a keyword `out`, the array the gradient is written to. Where the loss it gives is not finite the plain
-  form is asked again, so it need not be careful with infinities. `__call__`, the plain differentiable form, stays the oracle.
+  form is tried again, so it need not be careful with infinities. `__call__`, the plain differentiable form, stays the oracle.
 
 Each family is one file: likelihood, mixture, split, logit, margin, transform, correlation.
 """
@@ -43,7 +43,7 @@ def is_whole_teacher(cell: Cell) -> bool:
 class Target:
     """What a divergence may read of the other side: a cell's target for some examples, at the signal's temperature.
 
-    Everything is computed when first asked for, in `dtype`, and carries no gradient.
+    Everything is computed on demand, in `dtype`, and carries no gradient.
     """
 
     cell: Cell
@@ -88,7 +88,7 @@ class Target:
     def exponents(self, name: str) -> Float[Tensor, "batch classes"]:
         """log2 of the target but for one number a row, in the kept array of this name (see `powers`)."""
         if self.is_whole_teacher:
-            return exponents(self.said(name), self.temperature, name)
+            return exponents(self.in_dtype(name), self.temperature, name)
         return torch.log2(self.probabilities, out=place(name, self.probabilities))
 
     def masses(self, name: str) -> Rows:
@@ -98,7 +98,7 @@ class Target:
         p = self.probabilities
         return Rows(place(name, p).copy_(p), torch.ones_like(p[:, :1]))
 
-    def said(self, name: str) -> Float[Tensor, "batch classes"]:
+    def in_dtype(self, name: str) -> Float[Tensor, "batch classes"]:
         """The teacher's logits in the dtype that is computed in: as they are, or in the kept array of this name."""
         logits = self.signal.logits
         return logits if logits.dtype == self.dtype else place(name, logits, self.dtype).copy_(logits)
@@ -248,7 +248,7 @@ def written(divergence: Divergence) -> str:
 def needs_mass_everywhere(cell: Cell) -> str:
     """The reason of divergences that are infinite where the target has no mass."""
     if isinstance(cell.confidence, confidence_rules.Certain):
-        return f"cell {cell} gives classes beside the label no mass, and the divergence is infinite there"
+        return f"cell {cell} gives classes other than the label no mass, and the divergence is infinite there"
     return ""
 
 

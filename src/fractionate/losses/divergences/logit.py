@@ -107,7 +107,7 @@ _STANDARDISED: dict[int, tuple[object, TeacherSignal]] = {}
 @divergences.register("logit-standardised")
 @dataclass(frozen=True)
 class LogitStandardised:
-    """Any divergence after standardising each example's logits on both sides: only the teacher's relative logits are taught.
+    """Any divergence after standardising each example's logits on both sides: only the teacher's relative logits are learned.
 
     The same as a temperature of T · deviation for each example and side. Statistics of the target (means over classes and data) are
     those of the standardised teacher. The paper uses T = 2 and a weight of 9 on KL. Source: Sun et al. (arXiv 2403.01427).

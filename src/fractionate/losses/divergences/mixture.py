@@ -29,7 +29,7 @@ def student_log(student_logits: Logits, target: Target) -> Logits:
     return torch.log_softmax(tempered(student_logits, target.temperature), dim=-1)
 
 
-LEAST_POWER = 1e-30  # stands in for less mass in a denominator: beside the other side's it is nothing
+LEAST_POWER = 1e-30  # stands in for less mass in a denominator: next to the other side's it is nothing
 
 
 def excess(one: Rows, other: Rows, share: float) -> Logits:

@@ -31,10 +31,10 @@ def off_label(logits: Logits, target: Target) -> Logits:
     return logits.scatter(1, target.labels[:, None], -torch.inf)
 
 
-def beside_label(
+def off_label_exponents(
     logits: Logits, labels: Int[Tensor, "batch 1"], temperature: float, name: str, dtype: torch.dtype
 ) -> tuple[Logits, Float[Tensor, "batch 1"]]:
-    """Exponents of the classes beside the label (-inf at it) in a kept array, and the label's own from the same zero."""
+    """Exponents of the classes other than the label (-inf at it) in a kept array, and the label's own from the same zero."""
     others = place(name, logits, dtype).copy_(logits).scatter_(1, labels, -torch.inf)
     factor = 1 / (LN2 * temperature)
     zero = others.amax(dim=-1, keepdim=True).mul_(-factor)
@@ -43,7 +43,7 @@ def beside_label(
 
 
 def shape_divergence(student_logits: Logits, target: Target, temperature: float) -> Loss:
-    """KL(shape of the target ‖ shape of the student): both distributions over the classes beside the label."""
+    """KL(shape of the target ‖ shape of the student): both distributions over the classes other than the label."""
     log_q = torch.log_softmax(off_label(tempered(student_logits, temperature), target), dim=-1)
     return product(target.shape, target.shape.log() - log_q).sum(dim=-1)
 
@@ -83,11 +83,13 @@ class Decoupled:
     def gradient(
         self, student_logits: Logits, target: Target, scale: float = 1.0, *, out: Logits | None = None
     ) -> tuple[Loss, Logits]:
-        """d/dz[y] = w (q[y] - c) / T; beside it (-w (q[y] - c) shape_q + v (shape_q - shape)) / T."""
+        """d/dz[y] = w (q[y] - c) / T; with it (-w (q[y] - c) shape_q + v (shape_q - shape)) / T."""
         labels = target.labels[:, None]
-        student, own = beside_label(student_logits, labels, target.temperature, "student", target.dtype)
+        student, own = off_label_exponents(student_logits, labels, target.temperature, "student", target.dtype)
         if target.is_whole_teacher:
-            wanted, wanted_own = beside_label(target.signal.logits, labels, target.temperature, "target", target.dtype)
+            wanted, wanted_own = off_label_exponents(
+                target.signal.logits, labels, target.temperature, "target", target.dtype
+            )
         else:
             wanted = torch.log2(target.shape, out=place("target", target.shape))
         ratio = torch.sub(wanted, student, out=place("ratio", student)).scatter_(1, labels, 0.0)

@@ -26,7 +26,7 @@ Both = Callable[[Logits, float], tuple[Loss, Logits]]
 
 @cache
 def _takes_out(kind: type) -> bool:
-    return "out" in signature(kind.gradient).parameters  # type: ignore[attr-defined]  # asked of analytic ones
+    return "out" in signature(kind.gradient).parameters  # type: ignore[attr-defined]  # read of analytic ones
 
 
 def with_gradient(divergence: Divergence, student_logits: Logits, target: Target, scale: float, out: Logits) -> Loss:

@@ -1,8 +1,8 @@
-"""Losses on compact signals (label, entries, an even remainder): sums of the student's row stand in for the dense target.
+"""Losses on compact signals (label, entries, even tail mass): sums of the student's row stand in for the dense target.
 
 Σ_j target_j z_j = label mass · z[y] + Σ_k mass_k z_k + even · (Σ_j z_j - z[y] - Σ_k z_k), and the gradient is the student's
 distribution less `even` everywhere, put right at label and entries. One exponential an element, and no array of the target's.
-`extensions.remainder` holds a second form of the two simplest cases, which overwrites the logits it is given: chunks of a
+`losses.kernels.tail_mass` holds a second form of the two simplest cases, which overwrites the logits it is given: chunks of a
 vocabulary gain by that, and a loss that autograd differentiates must not.
 """
 
@@ -62,7 +62,7 @@ class SparseTarget:
 
 
 def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.float32) -> SparseTarget:
-    """The cell's target for a compact signal at its temperature: that of the dense signal with an even remainder.
+    """The cell's target for a compact signal at its temperature: that of the dense signal with even tail mass.
 
     Raises `MismatchError` for cells that cannot be met.
     """
@@ -133,9 +133,9 @@ def _largest(
     rule: shape_rules.TopK, signal: CompactSignal, masses: Tensor, mass_left: Tensor, known: Tensor, left: Tensor,
     rest: Tensor, own: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Entries beyond the k largest classes join the remainder; the last says whether the label is one of the k.
+    """Entries beyond the k largest classes join the tail; the last says whether the label is one of the k.
 
-    Entries below the remainder would not be the largest: refused.
+    Entries below the tail would not be the largest: refused.
     """
     entries = signal.logits.to(own.dtype) / signal.temperature
     level = torch.where(left > 0, rest - left.clamp_min(1).log(), -torch.inf)
@@ -148,7 +148,7 @@ def _largest(
     both = torch.cat([own, entries], dim=1)
     places = both.topk(min(k, both.shape[1]), dim=1).indices
     kept = torch.zeros_like(both, dtype=torch.bool).scatter(1, places, True)[:, 1:] & known
-    # classes of the even remainder are alike: none of them is among the largest, and a label below them is not either
+    # classes of the even tail mass are alike: none of them is among the largest, and a label below them is not either
     larger = (known & (entries > own)).sum(dim=1, keepdim=True) + torch.where(level > own, left, 0.0)
     inside = larger < k
     dropped = torch.where(kept, 0.0, masses).sum(dim=1, keepdim=True)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from fractionate.data.labels import IGNORED
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 from fractionate.losses.divergences.base import couples_batch, written
-from fractionate.losses.kernels.remainder import closed_form, has_closed_form
+from fractionate.losses.kernels.tail_mass import closed_form, has_closed_form
 from fractionate.losses.objective import Objective, needs_whole
 from fractionate.theory.teacher_signal import Population, TeacherSignal, compute_dtype
 from fractionate.theory.topk_signal import CompactSignal
@@ -91,7 +91,7 @@ class Chunks:
 
 
 def choose_chunks(
-    tokens: int, width: int, classes: int, *, device: str = "cpu", living: bool = True, chunk_tokens: int | None = None
+    tokens: int, width: int, classes: int, *, device: str = "cpu", online: bool = True, chunk_tokens: int | None = None
 ) -> Chunks:
     """Chunks from the sizes: all logits that exist at once take about a quarter of the gradient of the head's weight.
 
@@ -99,7 +99,7 @@ def choose_chunks(
 
     Args:
         tokens, width, classes: Rows in all, and the sizes of the head.
-        device, living: "cpu" or "cuda"; whether the teacher's logits are computed as well.
+        device, online: "cpu" or "cuda"; whether the teacher's logits are computed as well.
         chunk_tokens: Rows of a chunk, in place of the rule's.
 
     Returns:
@@ -110,7 +110,7 @@ def choose_chunks(
 
         print(choose_chunks(4096, 2048, 128_256))
     """
-    sides = 2 if living else 1
+    sides = 2 if online else 1
     least = FEWEST_ROWS if device == "cpu" else FEWEST_ON_CUDA
     own = chunk_tokens or max(least, min(int(SPARE * width) // sides, MOST_ROWS) // 16 * 16)  # whole tiles of a product
     own = max(1, -(-tokens // max(1, -(-tokens // own))))  # chunks of one size, none larger
@@ -166,16 +166,16 @@ def vocabulary_loss(
     walk = _Walk(
         signal if len(kept) == len(hidden) else signal.take(kept), objective, real,
         choose_chunks(
-            len(kept), hidden.shape[1], real, device=hidden.device.type, living=not isinstance(signal, CompactSignal),
+            len(kept), hidden.shape[1], real, device=hidden.device.type, online=not isinstance(signal, CompactSignal),
             chunk_tokens=chunk_tokens,
         ),
     )  # fmt: skip
-    loss: Tensor = _Bounded.apply(some, weight, bias, walk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _FusedLoss.apply(some, weight, bias, walk)  # type: ignore[no-untyped-call]
     if not loss.is_cuda and not bool(torch.isfinite(loss).all()):
         row = int(kept[(~torch.isfinite(loss)).nonzero()[0]])
         raise NumericsError(
             f"{int((~torch.isfinite(loss)).sum())} of {len(loss)} losses are not finite (first: token {row})",
-            fix="look at this token's hidden states; mask padded vocabulary entries with classes=, not with -inf on one side",
+            fix="check this token's hidden states; mask padded vocabulary entries with classes=, not with -inf on one side",
         )
     if len(kept) == len(hidden):
         return loss
@@ -373,7 +373,7 @@ class Head:
             yield at, self.weight[at].to(dtype)
 
 
-class _Bounded(torch.autograd.Function):
+class _FusedLoss(torch.autograd.Function):
     """Losses [rows]; the gradients of hidden states, weight and bias are made along with them, for a factor of 1 each."""
 
     @staticmethod

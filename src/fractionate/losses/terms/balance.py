@@ -1,4 +1,4 @@
-"""Several terms at stated shares of the main loss' gradient: norms are measured along the training and logged by name."""
+"""Terms at stated shares of the main loss' gradient: norms are measured along the training and logged by name."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Candidates(TermSpec):
         both_sides(at.student, at.signal, None)
         if at.student.required_logits.ndim != 3 or at.student.required_logits.shape[1] < 2:
             raise MismatchError(
-                "candidates are the texts of a batch beside the query",
+                "candidates are the texts of a batch other than the query",
                 expected="embeddings of a query and its positive: [batch, 2, width]",
                 got=str(list(at.student.required_logits.shape)),
                 fix="cosine or projected-mse learn from single texts",

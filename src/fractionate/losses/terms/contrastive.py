@@ -84,7 +84,7 @@ class Contrastive(FeatureTerm):
         student: Path of the student's module.
         teacher: Path of the teacher's.
         weight: Of the term in the loss.
-        negatives: Examples that each one is told apart from.
+        negatives: Examples that each one is distinguished from.
         dim: Width of the embeddings.
         temperature: Divides the cosines.
         momentum: Share of the old entry that stays in a memory.

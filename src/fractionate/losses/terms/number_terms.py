@@ -23,7 +23,7 @@ from fractionate.tasks.regression import moments
 from fractionate.theory.number_signal import NumberSignal
 
 Numbers = Float[Tensor, "rows *outputs"]
-TeacherNumbers = Float[Tensor, "rows *taught"]
+TeacherNumbers = Float[Tensor, "rows *numbers"]
 Loss = Float[Tensor, "rows"]
 
 

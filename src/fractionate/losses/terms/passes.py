@@ -1,4 +1,4 @@
-"""Iterative decoding (TIE-KD): word-level distillation over several decoding passes of one sentence."""
+"""Iterative decoding (TIE-KD): word-level distillation over multiple decoding passes of one sentence."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def vocabulary_sizes(subject: Subject) -> Check:
     leaf = batch.teacher.clone().requires_grad_()
     try:
         value = float(subject.loss(leaf, wide, batch.labels, 1.0).sum().detach())
-    except Exception as error:  # whatever it raises, it does not go on with the wrong numbers
+    except Exception as error:  # whatever it raises, it does not continue with the wrong numbers
         line = str(error).strip().splitlines()[0][:100] if str(error).strip() else ""
         return Check("vocabulary sizes", question, "refused", None, f"{type(error).__name__}: {line}")
     return _answer("vocabulary sizes", question, abs(value), subject.rounding)
@@ -292,6 +292,6 @@ def run_check(check: Callable[[Subject], Check], subject: Subject) -> Check:
         return check(subject)
     except FractionateError as error:
         return Check(name, question, "refused", None, error.what)
-    except Exception as error:  # a peer's loss may fail in any way: that is what is asked
+    except Exception as error:  # a peer's loss may fail in any way: that is what is tested
         line = str(error).strip().splitlines()[0][:100] if str(error).strip() else ""
         return Check(name, question, "differs", None, f"{type(error).__name__}: {line}")

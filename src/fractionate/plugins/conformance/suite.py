@@ -202,7 +202,7 @@ def table(records: Sequence[Conformance]) -> str:
 
 @dataclass(frozen=True)
 class Examination(Record):
-    """What the suite found of several losses."""
+    """What the suite found of multiple losses."""
 
     losses: tuple[Conformance, ...]
 

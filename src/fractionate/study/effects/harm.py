@@ -22,7 +22,7 @@ NOT_TRAINING = {
 
 
 def uses_teacher(run: Run) -> bool:
-    """Whether a run learned from a teacher: by its objective, or by terms beside it."""
+    """Whether a run learned from a teacher: by its objective, or by terms with it."""
     return run.contract is not None and (run.contract.teacher_weight > 0 or bool(run.contract.terms))
 
 
@@ -30,7 +30,7 @@ def without_teacher(study: Study, arm: str) -> str:
     """The arm without a teacher under the same training as this one; empty where the study has none.
 
     The same student, preparations, share of the data and training; the learning rate too, unless the study tuned it or has no
-    teacher at several rates. Of several the best by the deciding metric: what one would have without the teacher. Raises
+    teacher at multiple rates. Of these the best by the deciding metric: what one would have without the teacher. Raises
     `MismatchError` for an arm without runs.
     """
     own, metric = _of_arm(study, arm), study.deciding

@@ -1,6 +1,6 @@
 """The total gain of a teacher, split over the levels of its knowledge. Records only.
 
-A study with the cells {mean, class-mean, instance} confidence × {uniform, class-mean, instance} shape beside `hard` is a grid.
+A study with the cells {mean, class-mean, instance} confidence × {uniform, class-mean, instance} shape next to `hard` is a grid.
 From hard labels to `kd` leads first the universe step (`ls`), then two steps in confidence and two in shape. The *ladder* takes
 them in one order, that of the spectrum. The *Shapley* value takes all 6 orders in which domain comes before instance, and
 averages: the share of a step does not hang on what was there before (Shapley 1953; with precedence Faigle and Kern 1992).

@@ -1,4 +1,4 @@
-"""The spectrum of compact rows (label, k entries, remainder), never made dense: memory goes with entries, not with classes."""
+"""The spectrum of compact rows (label, k entries, tail mass), never made dense: memory goes with entries, not with classes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _rest(signal: CompactSignal) -> Float[Tensor, "batch"]:
 
 
 def _mass(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row: p of the entries, the even p elsewhere, all beside the label, and over how many classes e is spread."""
+    """Of each row: p of the entries, the even p elsewhere, all p off the label, and over how many classes e is spread."""
     scale = signal.normaliser.double()
     p = torch.exp(signal.logits.double() / signal.temperature - scale[:, None])
     left = signal.classes - 1 - torch.isfinite(signal.logits).sum(1)
@@ -79,26 +79,26 @@ def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> F
     classes = signal.classes
     present, row, counts = torch.unique(signal.labels, return_inverse=True, return_counts=True)
     step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
-    pieces = [torch.arange(s, min(s + step, len(signal))) for s in range(0, len(signal), step)]
+    chunks = [torch.arange(s, min(s + step, len(signal))) for s in range(0, len(signal), step)]
 
     def per_class(values: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(len(present), dtype=torch.float64).index_add_(0, rows, values)
 
     even, own, off = (torch.zeros(len(present), dtype=torch.float64) for _ in range(3))
     entry = row[:, None] * classes + torch.where(torch.isfinite(signal.logits), signal.indices, signal.labels[:, None])
-    if len(pieces) == 1:
+    if len(chunks) == 1:
         keys, place = torch.unique(entry, return_inverse=True)
     else:  # one class with very many rows: a dense row of sums
         keys, place = torch.arange(classes), entry
     sums = torch.zeros(len(keys), dtype=torch.float64)
-    for piece in pieces:
-        part = signal.take(piece)
+    for chunk in chunks:
+        part = signal.take(chunk)
         p, e, rest, _ = _mass(part)
         value = torch.where(torch.isfinite(part.logits), p - e[:, None], 0.0)
-        sums.index_add_(0, place[piece].flatten(), value.flatten())
-        even += per_class(e, row[piece])
-        own += per_class(part.confidence.double(), row[piece])
-        off += per_class(rest, row[piece])
+        sums.index_add_(0, place[chunk].flatten(), value.flatten())
+        even += per_class(e, row[chunk])
+        own += per_class(part.confidence.double(), row[chunk])
+        off += per_class(rest, row[chunk])
     owner = keys // classes
     named = keys % classes != present[owner]  # the label's own column takes the padding and stands for nothing
     mean = ((even[owner] + sums) / counts[owner]).clamp_min(1e-300)
@@ -108,14 +108,14 @@ def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> F
     log_all = per_class(log_mean, owner) + unnamed * log_even
     own, off = own / counts, off / counts
     found = []
-    for piece in pieces:
-        part, c = signal.take(piece), row[piece]
+    for chunk in chunks:
+        part, c = signal.take(chunk), row[chunk]
         p, e, rest, left = _mass(part)
         sure = part.confidence.double()
         value = torch.where(torch.isfinite(part.logits), p - e[:, None], 0.0)
         crossed = (
             torch.where(e > 0, e * log_all[c], 0.0)
-            + (value * log_mean[place[piece]]).sum(1)
+            + (value * log_mean[place[chunk]]).sum(1)
             - torch.xlogy(rest, off[c])
         )
         shape = torch.xlogy(p, p).sum(1) + left * torch.xlogy(e, e) - torch.xlogy(rest, rest)

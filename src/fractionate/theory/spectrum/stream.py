@@ -15,7 +15,7 @@ from fractionate.theory.teacher_signal import TeacherSignal, check_temperature, 
 
 CHUNK_BYTES = 1 << 21  # worked on at once: a few such arrays fit into a core's caches
 LONG_ROW = 1 << 15  # classes from which on rows are taken one by one, class after class
-TABLE_BYTES = 1 << 25  # single-precision sums of all classes are kept beside the exact ones where they are no larger
+TABLE_BYTES = 1 << 25  # single-precision sums of all classes are kept next to the exact ones where they are no larger
 ROWS_AT_ONCE = 1 << 16  # whose numbers wait for their sums
 ROWS_A_CLASS = 32  # added in single precision, on average, before they join the exact sums
 LARGE = 64.0  # a row's largest logit / T from which on single precision would lose digits of its exponents
@@ -47,7 +47,7 @@ class SpectrumStream:
         self._row = torch.full((classes,), -1, dtype=torch.long, device=device)
         self._row[self.present] = torch.arange(len(self.present), device=device)
         rows = len(self.present)
-        self.off_sums = torch.zeros(rows, classes, dtype=torch.float64, device=device)  # Σ p_j beside the label
+        self.off_sums = torch.zeros(rows, classes, dtype=torch.float64, device=device)  # Σ p_j off the label
         # by class: count, Σ p[y], Σ (1 - p[y]), Σ entropy of the split, Σ off-label p log(p / rest)
         self.sums = torch.zeros(rows, 5, dtype=torch.float64, device=device)
 
@@ -148,7 +148,7 @@ class SpectrumStream:
         """The spectrum of the rows so far. Raises `MismatchError` where there are none."""
         counts = self.sums[:, 0]
         if float(counts.sum()) == 0:
-            raise MismatchError("no rows have come", fix="add rows before asking for the spectrum")
+            raise MismatchError("no rows have come", fix="add rows before reading the spectrum")
         n = counts.clamp_min(1)
         own, rest, split, shape = (self.sums[:, i] / n for i in (1, 2, 3, 4))
         share = counts / counts.sum()

@@ -1,7 +1,7 @@
 """What a vocabulary's teacher knows, from compact rows in bounded memory: spectrum and class means of tokens.
 
 A class mean over a vocabulary is an even height plus what its rows' entries stand out by: kept as (label, token) pairs, never as a
-[classes, classes] table. Exact for the rows as they are kept, the remainder spread evenly.
+[classes, classes] table. Exact for the rows as they are kept, the tail mass spread evenly.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class VocabularyStream:
         """The spectrum of the rows so far: that of the same rows made dense, term by term."""
         counts = self.sums[:, COUNT]
         if float(counts.sum()) == 0:
-            raise MismatchError("no rows have come", fix="add rows before asking for the spectrum")
+            raise MismatchError("no rows have come", fix="add rows before reading the spectrum")
         n = counts.clamp_min(1)
         own, rest, split, shape, even = (self.sums[:, i] / n for i in (OWN, REST, SPLIT, SHAPE, EVEN))
         labels = self.pairs // self.classes
@@ -145,7 +145,7 @@ class VocabularyStream:
 
 @dataclass(frozen=True, eq=False)
 class Masses:
-    """The probabilities of compact rows: label, entries, all beside the label, the even height of those left out, their number."""
+    """The probabilities of compact rows: label, entries, all off-label mass, the even height of those left out, their number."""
 
     label: Float[Tensor, "rows"]
     entries: Float[Tensor, "rows k"]
@@ -169,7 +169,7 @@ def masses(part: CompactSignal) -> Masses:
 
 @dataclass(eq=False)
 class VocabularyStats:
-    """Statistics of all tokens that rules read (as `SignalStats`), the class means made row by row when asked for."""
+    """Statistics of all tokens that rules read (as `SignalStats`), the class means made row by row on demand."""
 
     stream: VocabularyStream
     temperature: float
@@ -184,7 +184,7 @@ class VocabularyStats:
 
 
 class VocabularyPopulation:
-    """All that was said about all tokens: what a `TeacherSignal` keeps as its population, from compact rows."""
+    """The teacher's outputs on all tokens: what a `TeacherSignal` keeps as its population, from compact rows."""
 
     def __init__(self, whole: CompactSignal, *, keep: int | None = None) -> None:
         self.whole, self.keep = whole, keep
@@ -204,7 +204,7 @@ class VocabularyPopulation:
 
 
 class _Rows:
-    """The logits of compact rows, made dense for the rows that are asked for."""
+    """The logits of compact rows, made dense for the rows that are requested."""
 
     def __init__(self, whole: CompactSignal) -> None:
         self.whole, self.device, self.dtype = whole, whole.labels.device, torch.float32

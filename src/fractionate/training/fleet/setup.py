@@ -18,7 +18,7 @@ from fractionate.records import Point, Training
 from fractionate.tasks.model_inputs import dtype_of, in_dtype
 from fractionate.tasks.predictions import evenly
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.training.mechanism import said_relation
+from fractionate.training.mechanism import teacher_relation
 
 MEASURED_EXAMPLES = 512  # of the transfer set, for measurements along training
 VALIDATED_EXAMPLES = 1000  # of the validation set, likewise
@@ -79,7 +79,7 @@ class StackSetup:
 
     @cached_property
     def validated(self) -> Examples | None:
-        """The validation examples that are looked at on the way."""
+        """The validation examples that are evaluated on the way."""
         if self.validation is None:
             return None
         return self.validation.take(evenly(len(self.validation), VALIDATED_EXAMPLES))
@@ -94,7 +94,7 @@ class StackSetup:
     @cached_property
     def relation(self) -> Tensor | None:
         """The teacher's relation of classes."""
-        return None if self.signal is None else said_relation(self.signal)
+        return None if self.signal is None else teacher_relation(self.signal)
 
     @cached_property
     def pool(self) -> Tensor:

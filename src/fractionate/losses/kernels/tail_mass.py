@@ -1,4 +1,4 @@
-"""Cross-entropy and forward KL against label, entries and an even remainder, from sums over each row: no dense target is made.
+"""Cross-entropy and forward KL against label, entries and even tail mass, from sums over each row: no dense target is made.
 
 `losses.kernels.sparse` computes the same for every cell that a compact signal can meet; this second form stays because it works in
 place and shares one softmax between both parts at T = 1, where the other takes a tenth to a half longer on each chunk of
@@ -31,7 +31,7 @@ def has_closed_form(objective: Objective) -> bool:
 
 
 def closed_form(logits: Rows, signal: CompactSignal, objective: Objective) -> Loss:
-    """Cross-entropy or forward KL against label, entries and an even remainder, from sums of the row; overwrites the logits with
+    """Cross-entropy or forward KL against label, entries and even tail mass, from sums of the row; overwrites the logits with
     d loss / d logits = w s (q_T - even - (p - even) at label and entries) + (1 - w)(q - label)."""
     weight, temperature = objective.teacher_weight, objective.temperature
     labels = signal.labels[:, None]
