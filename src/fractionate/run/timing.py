@@ -165,18 +165,16 @@ class Timing:
         workflow, given = self.workflow, self.workflow.teacher_training
         if given is None or self._done("teacher", "teacher.safetensors"):
             return None
-        model, teaching = workflow.new_teacher(), workflow.teaching
+        model, data = workflow.new_teacher(), workflow.teaching
         training = Training(
             steps=given.steps,
             batch_size=given.batch_size,
             learning_rate=given.learning_rate,
             weight_decay=given.weight_decay,
         )
-        task = replace(
-            self.small, transfer=some(teaching, self.most), validation=None, test=None, student=lambda: model
-        )
+        task = replace(self.small, transfer=some(data, self.most), validation=None, test=None, student=lambda: model)
         seconds = self._training(task, Recipe(training=training), given.steps)
-        what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(teaching):,} examples"
+        what = f"train {workflow.run.teacher.model} for {given.steps:,} steps on {len(data):,} examples"
         return Cost(what, seconds, weight_bytes(model) + 100 * len(model.state_dict()))
 
     @cached_property
