@@ -205,7 +205,6 @@ class Written:
     size: Size = field(compare=False, repr=False)
     version: ClassVar[int] = 1
     changes: ClassVar[frozenset[str]] = frozenset({"labels", "examples"})
-    reads_student: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = False
 
     def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split:

@@ -15,13 +15,11 @@ class Transform(Protocol):
     """A change of the transfer set.
 
     `changes` names what it alters, of "inputs", "labels" and "examples": a teacher source that does not hold after it is refused.
-    `reads_student` for text that the student writes: it is bound after the preparations. `reads_teacher` says that the teacher's
-    model is needed. A spec that names this class as its base states only what differs.
+    `reads_teacher` says that the teacher's model is needed. A spec that names this class as its base states only what differs.
     """
 
     version: ClassVar[int] = 1
     changes: ClassVar[frozenset[str]]
-    reads_student: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = False
 
     def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split: ...

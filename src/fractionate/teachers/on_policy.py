@@ -44,7 +44,6 @@ class OnPolicy(Transform):
     end: int | None = None
     padding: int | None = None
     changes: ClassVar[frozenset[str]] = frozenset({"inputs", "labels"})
-    reads_student: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (0 <= self.share <= 1 and 0 < self.sampling_temperature < math.inf and self.new_tokens >= 1):
