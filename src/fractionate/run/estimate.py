@@ -13,6 +13,7 @@ from fractionate.run.preflight import PROBED, check_run
 from fractionate.run.timing import Cost, Timing, clock, peak_bytes
 from fractionate.run.workflow import Workflow
 
+FACTOR = (0.4, 1.7)  # what runs took, as a multiple of their estimate: four examples, lab/results/example_runs.md
 Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
 
 
@@ -62,6 +63,8 @@ class Estimate(Record):
         memory = f"memory {self.memory_bytes / 2**20:,.0f} MiB"
         total = Task("in all", memory, self.wall_seconds, self.cpu_seconds, self.disk_bytes)
         lines = [f"{self.name}: what would be done", *(f"  {task}" for task in (*self.tasks, total))]
+        least, most = (_time(self.wall_seconds * factor) for factor in FACTOR)
+        lines.append(f"  from a few steps of each job on few examples: expect {least} to {most}")
         return "\n".join([*lines, *(f"  warning: {remark}" for remark in self.remarks)])
 
 
