@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -75,15 +74,15 @@ def train_in(out: Path, data: tuple[Examples, Examples, TeacherSignal], *, every
     import fractionate.training.run_folder
 
     train, validation, outputs = data
-    real = fractionate.training.run_folder.shutil
-    fractionate.training.run_folder.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)  # type: ignore[assignment]
+    real = fractionate.training.run_folder.remove_folder
+    fractionate.training.run_folder.remove_folder = lambda _: None
     try:
         distill(
             student(), train, outputs, objective=Objective("kd", temperature=2.0), training=TRAINING, validation=validation,
             out=out, save_every_steps=every, log_every=1, show="nothing",
         )  # fmt: skip
     finally:
-        fractionate.training.run_folder.shutil = real
+        fractionate.training.run_folder.remove_folder = real
 
 
 def forked(work: Callable[[], None]) -> int:

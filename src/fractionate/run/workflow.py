@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,12 +36,13 @@ from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
 from fractionate.study.effects.harm import compared_with_no_teacher, surely_worse
 from fractionate.study.pilot import PilotPlan
+from fractionate.system.atomic import remove_folder
 from fractionate.system.paths import shell_line
 from fractionate.training.cost import measure_cost
 from fractionate.training.distillation import distill
 from fractionate.training.distributed import joined
 from fractionate.training.recipe import Recipe
-from fractionate.training.run_folder import Settings, check_files, file_digests
+from fractionate.training.run_folder import RUN, Settings, check_files, file_digests
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ class Workflow(Assembly):
         if os.path.lexists(kept):
             again = f"remove {kept} and {self.out / 'store'}, and run the same command again"
             load_weights(model, read_own_weights(kept, fix=again, made_by=self._teacher_settings), str(kept))
+            if (
+                self.out / "teacher" / RUN
+            ).exists():  # killed when the teacher was kept and its training not yet removed
+                remove_folder(self.out / "teacher")
         else:
             model = self._trained(model, training, kept)
         return model.to(self.device).eval()
@@ -108,7 +112,7 @@ class Workflow(Assembly):
         )
         made, _ = distill(task, recipe=recipe, seed=training.seed, arm="teacher", out=self.out / "teacher")
         save_weights(kept, made.state_dict(), made_by=self._teacher_settings)
-        shutil.rmtree(self.out / "teacher")
+        remove_folder(self.out / "teacher")
         return made
 
     @property

@@ -195,6 +195,14 @@ def sweep(directory: Path | str, *, deep: bool = False) -> int:
     return swept
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once, where it is there: what a kill leaves of it has a temporary name, which `sweep` removes."""
+    gone = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+
 @contextlib.contextmanager
 def removing(path: Path | str) -> Iterator[None]:
     """Around the removal of a file: one that is gone already is fine, one that cannot go is a `ResourceError`."""

@@ -7,7 +7,6 @@ written at the end: a folder with `run.json` is a finished run. Where the best w
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from fractionate.errors import DamagedError, MismatchError, ResourceError
 from fractionate.models.weights import from_bytes, load_weights, to_bytes
 from fractionate.records import Run
-from fractionate.system.atomic import TEMPORARY, make_directory, read_file, sweep, write_file
+from fractionate.system.atomic import TEMPORARY, make_directory, read_file, remove_folder, sweep, write_file
 from fractionate.system.files import irregular
 from fractionate.system.hashing import file_hash
 
@@ -89,6 +88,7 @@ class Folder:
         if run is None:
             return None
         self.check(settings, run.settings)
+        remove_folder(self.checkpoints)  # of a run that was killed when all was done
         return run
 
     def read_into(self, student: nn.Module, run: Run) -> None:
@@ -118,7 +118,7 @@ class Folder:
         written |= {f"alias {name}": of for name, of in aliases.items()}
         run = replace(run, settings=run.settings | written)
         run.save(self.path / RUN)  # last: its presence says that the run is finished
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        remove_folder(self.checkpoints)
         return run
 
     def check(self, settings: Settings, found: dict[str, Any]) -> None:
