@@ -37,6 +37,11 @@ CELL_STUDIES = {
     "study_glosses": "glosses",
     "study_fashion": "fashion",
 }
+FAILURES = {  # cases of failure_cases by the kind of teacher and the cell
+    ("over-confident", "kd"): "over-confident teacher",
+    ("over-confident", "kd-pt"): "over-confident teacher, its confidences alone",
+    ("smoothed", "kd"): "smoothed teacher",
+}
 IMPROVING, REGRET = "study_improving", "../../bench/results/regret_pilot"
 KINDS = {"plain": "healthy", "40 epochs": "healthy", "smoothed 0.2": "smoothed", "150 epochs": "over-confident"}
 KINDS |= {"over-trained": "over-confident"}
@@ -117,6 +122,15 @@ def studies(name: str) -> dict[str, Study]:
     return {r.name: r for r in read_page(page)[0] if isinstance(r, Study)} if page.exists() else {}
 
 
+def failures(teacher: str, cell: str, place: int) -> Iterator[Found]:
+    """Effects of planted failures: at 1 the faulty teacher over none, at 2 over the healthy one."""
+    for text in (RESULTS / "failure_cases.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(text)
+        if row["case"] == FAILURES.get((teacher, cell)):
+            gain, low, high, _ = row["effects"][place]
+            yield Found(row["data"], gain, (high - low) / 2 / float(stats.t.ppf(0.975, 9)), 10, "failure_cases")
+
+
 @cache
 def improving() -> tuple[dict[str, Any], ...]:
     path = RESULTS / f"{IMPROVING}.jsonl"
@@ -166,6 +180,8 @@ def of_cells(contrast: Sequence[str], teacher: str, measure: str = "accuracy") -
                     found = effect(row.cells[1], data, seeds_of(name, section), name)
                     if found:
                         yield found
+    if measure == "accuracy" and against == "hard":
+        yield from failures(teacher, arm, 1)
     if measure == "accuracy" and set(contrast) <= set(CELLS):
         for each in students():
             if KINDS.get(each.at.teacher, each.at.teacher) == teacher:
@@ -200,6 +216,7 @@ def of_teachers(arm: str, teacher: str) -> Iterator[Found]:
             one, other = (effect(cells[pair[kind]], data, seeds, name) for kind in (teacher, "healthy"))
             assert one and other
             yield Found(data, one.gain - other.gain, math.hypot(one.error, other.error), seeds, name)
+    yield from failures(teacher, arm, 2)
     for each in students() if arm in CELLS else ():
         healthy = healthy_of(each)
         if KINDS.get(each.at.teacher, each.at.teacher) == teacher and healthy is not None:
