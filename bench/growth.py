@@ -2,10 +2,11 @@
 
     PYTHONPATH=src python bench/growth.py [--largest 1000000]
 
-Rows are synthetic: 16 numbers in a mapped .npy, a linear teacher, top-16 signals in a store, a linear student for one epoch. Each
-measurement is a process of its own with one thread. Memory is what the process holds for itself (RssAnon, read every 5 ms) above
-what the imports hold; pages of mapped files are not counted, they can be dropped. The slope is that of log y against log size
-over the two largest sizes: 1 is proportional, 0 constant. Writes bench/results/growth.md and growth.svg.
+Rows are synthetic: 16 numbers in a mapped .npy, a linear teacher that drew the labels, top-16 signals in a store, a linear
+student for one epoch. Each measurement is a process of its own with one thread. Memory is what the process holds for itself
+(RssAnon, read every 5 ms) above what the imports hold; pages of mapped files are not counted, they can be dropped. The slope is
+that of log y against log size over the two largest sizes: 1 is proportional, 0 constant. Writes bench/results/growth.md and
+growth.svg.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def child(verb: str, rows: int, classes: int, folder: Path) -> None:
     inputs = torch.from_numpy(np.load(folder / f"inputs-{rows}.npy", mmap_mode="c"))
     labels = torch.from_numpy(np.load(folder / f"labels-{rows}-{classes}.npy", mmap_mode="c"))
     data = Examples(inputs, labels)
-    torch.manual_seed(0)
-    teacher, store = nn.Linear(WIDTH, classes), folder / f"store-{rows}-{classes}"
+    teacher, store = nn.Linear(WIDTH, classes, bias=False), folder / f"store-{rows}-{classes}"
+    teacher.weight.data = torch.from_numpy(np.load(folder / f"weight-{classes}.npy"))
     training = Training(epochs=1, batch_size=BATCH, learning_rate=1e-3)
     learn = {"objective": Objective("kd", 1.0, 0.9), "training": training, "show": "nothing"}
     work: dict[str, Callable[[], object]] = {
@@ -100,7 +101,15 @@ def prepare(rows: int, classes: int, folder: Path) -> None:
         for start in range(0, rows, 100_000):
             file[start : start + 100_000] = draw.standard_normal((min(100_000, rows - start), WIDTH), np.float32)
         file.flush()
-    np.save(folder / f"labels-{rows}-{classes}.npy", draw.integers(0, classes, rows))
+    weight = np.random.default_rng(1).standard_normal((classes, WIDTH), np.float32)
+    np.save(folder / f"weight-{classes}.npy", weight)
+    inputs, labels = np.load(folder / f"inputs-{rows}.npy", mmap_mode="r"), np.empty(rows, np.int64)
+    for start in range(
+        0, rows, step := max(1, 10_000_000 // classes)
+    ):  # labels are drawn from the teacher's distribution
+        logits = inputs[start : start + step] @ weight.T
+        labels[start : start + step] = (logits + draw.gumbel(size=logits.shape)).argmax(axis=1)
+    np.save(folder / f"labels-{rows}-{classes}.npy", labels)
 
 
 def curve(sizes: list[tuple[int, int]], folder: Path) -> dict[str, list[tuple[float, float]]]:

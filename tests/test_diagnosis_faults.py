@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from encoders import transformers
 from fractionate.data.examples import Examples
 from fractionate.diagnosis import diagnose
+from fractionate.diagnosis.class_probes import DuplicateClasses
 from fractionate.diagnosis.label_mixture import evenly, label_mixture
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import read_transfer
 from fractionate.losses.objective import Objective
 from fractionate.records import Diagnosis
+from fractionate.store.forms import Form
 from fractionate.tasks import Task
 from fractionate.theory.teacher_signal import TeacherSignal
 
@@ -379,3 +382,22 @@ def test_one_class_answered_by_another_is_not_a_renaming() -> None:
     logits[labels == 3] = logits[labels == 3][:, [0, 1, 2, 12, 4, 5, 6, 7, 8, 9, 10, 11, 3]]
     found = diagnose(TeacherSignal(logits, labels))
     assert "permuted-classes" not in raised(found)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_area_between_two_classes_is_that_of_scikit_learn(compact: bool) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(300, 4, generator=draw).round(decimals=1), torch.arange(300) % 3
+    logits[labels == 1] += torch.tensor([0.0, 0.4, 0.0, 0.0])
+    logits[:, 3] -= 30  # what compact rows leave out
+    signal = TeacherSignal(logits, labels)
+    form = Form("top-k", 4, "float32", 2)
+    given = form.compact(form.encode(logits, labels, np.zeros(300, np.uint64))) if compact else signal
+    rows = [(labels == c).nonzero().flatten() for c in (0, 1)]
+    area, error = DuplicateClasses._area(given, 0, 1, *rows)
+    both = torch.cat(rows)
+    gap = (logits[both, 0].double() - logits[both, 1].double()).nan_to_num(0.0)
+    assert area == pytest.approx(roc_auc_score(labels[both] == 0, gap), abs=1e-9)
+    assert error == pytest.approx((201 / (12 * 100 * 100)) ** 0.5)

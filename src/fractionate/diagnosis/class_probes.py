@@ -13,6 +13,7 @@ from fractionate.diagnosis.interval import mean_interval, paired_interval, share
 from fractionate.diagnosis.label_mixture import evenly
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.records import Evidence
+from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
 MOST_ROWS = 2000  # on which a correction of the prior is tried
@@ -147,12 +148,13 @@ class DuplicateClasses:
             and crossed >= self.swapped * (crossed + seen.get((a, a), 0))
         }
         worst, pairs, avoidable = 1.0, [], 0
+        by_class = torch.split(reading.labels.argsort(stable=True), reading.labels.bincount(minlength=classes).tolist())
         for a, b in sorted(candidates):
-            area, error = self._area(case, a, b)
+            area, error = self._area(case.signal, a, b, by_class[a], by_class[b])
             worst = min(worst, area)
             if area + 1.96 * error < self.apart:
                 pairs.append(f"{case.name_of(a)} and {case.name_of(b)}")
-                avoidable += self._avoidable(case, (reading.labels == a) | (reading.labels == b))
+                avoidable += self._avoidable(case, torch.cat([by_class[a], by_class[b]]))
         return Measurement(
             (
                 Evidence("how well the closest pair is distinguished", worst, "area under ROC", None, self.apart),
@@ -163,25 +165,34 @@ class DuplicateClasses:
         )
 
     @staticmethod
-    def _area(case: Case, a: int, b: int) -> tuple[float, float]:
-        """The area under the ROC curve of logit a - logit b between examples of the two classes, and its error under chance."""
-        rows = ((case.reading.labels == a) | (case.reading.labels == b)).nonzero().flatten()
-        some = case.signal.take(rows.to(case.signal.logits.device))
-        logits = some.dense().logits if isinstance(some, CompactSignal) else some.logits
-        gap = (logits[:, a].double() - logits[:, b].double()).nan_to_num(0.0).cpu()
-        own = case.reading.labels[rows] == a
-        n, m = int(own.sum()), int((~own).sum())
-        above = (gap[own][:, None] > gap[~own]).double() + 0.5 * (gap[own][:, None] == gap[~own]).double()
-        return float(above.mean()), ((n + m + 1) / (12 * n * m)) ** 0.5
+    def _area(signal: TeacherSignal | CompactSignal, a: int, b: int, of_a: Tensor, of_b: Tensor) -> tuple[float, float]:
+        """The area under the ROC curve of logit a - logit b between the rows of the two classes, and its error under chance."""
 
-    def _avoidable(self, case: Case, within: Tensor) -> bool:
+        def gap(rows: Tensor) -> Tensor:
+            rows = rows.to(signal.logits.device)
+            if isinstance(signal, CompactSignal):
+                pair = signal.take(rows).dense().logits[:, [a, b]].double()
+            else:
+                pair = torch.stack([signal.logits[rows, a], signal.logits[rows, b]], dim=1).double()
+            return (pair[:, 0] - pair[:, 1]).nan_to_num(0.0).cpu()
+
+        own, others = gap(of_a), gap(of_b).sort().values
+        n, m = len(own), len(others)
+        above = sum(
+            int(torch.searchsorted(others, own, right=right).sum()) for right in (False, True)
+        )  # ties count half
+        return above / (2 * n * m), ((n + m + 1) / (12 * n * m)) ** 0.5
+
+    def _avoidable(self, case: Case, pair: Tensor) -> bool:
         """Whether the inputs, or the teacher's grasp of other classes, say that the pair could be distinguished."""
         right = case.reading.correct
         rivals = [] if case.line is None else [case.line]
         if case.fit is not None:
             rivals.append((case.fit.right, case.fit.places))
         if not rivals:
-            return float(right[~within].double().mean()) > self.others if bool((~within).any()) else False
+            others = len(right) - len(pair)
+            return others > 0 and int(right.sum() - right[pair].sum()) / others > self.others
+        within = torch.zeros_like(right, dtype=torch.bool).index_fill(0, pair, True)
         for theirs, places in rivals:
             some, lead = within[places], theirs.double() - right[places].double()
             if int(some.sum()) > 1 and mean_interval(lead[some]).low > self.ahead:
