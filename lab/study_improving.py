@@ -214,7 +214,12 @@ def table() -> str:
                 for arm, (m, low, high, _, _) in found.items()
             })  # fmt: skip
         text += [f"| {arm} | {columns[0].get(arm, '– | –')} | {columns[1].get(arm, '– | –')} |" for arm in arms] + [""]
-    text += ["## Learning rates that were chosen", "", "| arm | median | lowest | highest |", "|---|---|---|---|"]
+    names = [f"{row['data']}, {row['size']}, {row['teacher']}" for row in rows]
+    text += ["## Mean test accuracy, %", "", f"| arm | {' | '.join(names)} |", "|---" * (len(rows) + 1) + "|"]
+    for arm in arms:
+        means = " | ".join(f"{np.mean(row['accuracy'][arm]):.2f}" for row in rows)
+        text.append(f"| {arm} | {means} |")
+    text += ["", "## Learning rates that were chosen", "", "| arm | median | lowest | highest |", "|---|---|---|---|"]
     for arm in arms:
         rates = [row["chosen"][arm][2] for row in rows if arm in row["chosen"]]
         text.append(f"| {arm} | {np.median(rates):.3g} | {min(rates):.3g} | {max(rates):.3g} |")
