@@ -256,7 +256,7 @@ def _of_pilot(pilot: Pilot, *, distil: bool) -> tuple[Answer, str]:
     if gain < 0:
         size = decimals(-gain, places)
         message = f"in a pilot {variant(pilot.chosen)}, the best, costs {size} {unit} against {pilot.no_teacher}"
-    sure = f"95 % interval {low} to {high}, {pilot.confirming_seeds} fresh seeds, on validation data"
+    sure = f"95 % interval {low} to {high}, {pilot.confirming_seeds} fresh seeds, on the validation data that chose it"
     answer: Answer = "No clear difference yet"
     if distil and interval.low > 0:
         answer = "Distil"
