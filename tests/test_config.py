@@ -82,7 +82,7 @@ BAD = {
     "section": ("data: digits", "data:"),
     "weight": ("objective: {teacher_weight: 1.5}", "less than or equal to 1"),
     "temperature": ("objective: {temperature: 0}", "greater than 0"),
-    "choice": ("training: {optimizer: adam}", "'adamw' or 'sgd'"),
+    "choice": ("training: {optimizer: adam}", "'adamw', 'sgd' or 'momentum'"),
     "quoted": ("study: {seeds: 'five'}", "write numbers without quotes"),
     "old yes": (
         "objective: {scale_by_temperature_squared: maybe}",
