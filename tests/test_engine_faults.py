@@ -160,7 +160,7 @@ def test_21_a_teacher_with_its_classes_in_another_order_is_remarked_on(capsys):
     good, turned = teacher_signal(), TeacherSignal(teacher_signal().logits.roll(1, dims=1), train.labels)
     _, run = distill(mlp(), train, good, training=FAST)
     assert run.note == ""
-    _, run = distill(mlp(), train, turned, training=FAST, show="lines")
+    _, run = distill(mlp(), train, turned, training=FAST, show="auto")
     assert "check its class order" in run.note and "warning" in capsys.readouterr().err
 
 

@@ -188,8 +188,6 @@ def test_settings_of_a_study_and_its_surroundings(tmp_path):
     for switched in (torch.no_grad(), torch.inference_mode()):
         with switched, pytest.raises(ConfigError, match="gradients are switched off"):
             run(small(), (X, Y))
-    with pytest.raises(ConfigError, match="class_names"):
-        diagnose(TeacherSignal(torch.randn(8, 4), Y[:8]), class_names=["one"])
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)

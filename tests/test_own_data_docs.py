@@ -108,7 +108,7 @@ def test_a_student_of_words_asked_to_read_numbers_is_told_of_the_bag(files, caps
             "out=three",
             "student.model=mlp(4)",
         )
-        == 4
+        == 2
     )
     assert "use bag(...) for texts" in capsys.readouterr().err
 

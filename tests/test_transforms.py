@@ -33,7 +33,7 @@ from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
 from test_language import CLASSES, END, causal
 from test_preparations import Dies, equal, killed, states
-from translators import TEXTS, marian, pieces
+from translators import TEXTS, marian, subwords
 from translators import sentences as pairs
 
 FAST = Training(steps=8, batch_size=4, learning_rate=3e-2)
@@ -156,7 +156,7 @@ def test_the_teachers_translations_are_the_targets(tmp_path) -> None:
     task = Task("translation", transfer=texts.loader(), student=lambda: marian(1))
     recipe = Recipe(data=("sequence_level(beams=3, longest=32)",), training=FAST)
     found, run = distill(task, teacher=trained, recipe=recipe, out=tmp_path / "run")
-    direct = sequence_level(texts, translate(trained, texts, beams=3, longest=32), pieces(), longest=32)
+    direct = sequence_level(texts, translate(trained, texts, beams=3, longest=32), subwords(), longest=32)
     by_hand, _ = distill(marian(1), direct.loader(), training=FAST)
     assert equal(states(found), states(by_hand))
     split = SequenceLevel(3, 32).bind(task.splits.transfer, None, trained, 0)
@@ -304,8 +304,8 @@ def test_an_augmented_run_is_resumed_and_needs_an_online_teacher(tmp_path) -> No
     resumed, _ = distill(task, **settings, out=tmp_path / "cut")
     assert equal(states(whole), states(resumed))
     cut = dataclasses.replace(recipe, training=dataclasses.replace(FAST, micro_batch_size=2))
-    pieces_, _ = distill(task, **(settings | {"recipe": cut}))
-    for a, b in zip(whole.parameters(), pieces_.parameters(), strict=True):
+    split, _ = distill(task, **(settings | {"recipe": cut}))
+    for a, b in zip(whole.parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     with pytest.raises(ConfigError, match="a cached signal knows nothing"):
         distill(task, teacher=signal_on(teacher, pictures()), recipe=recipe)

@@ -128,12 +128,6 @@ def diagnose(
     if transfer is not None:
         check_transfer(transfer, signal)
         tokens = tokens or transfer.tokens
-    if class_names and len(class_names) != signal.classes:
-        raise ConfigError(
-            "class_names= and the teacher's classes differ in number",
-            expected=f"{signal.classes} names, in the order of the class numbers",
-            got=str(len(class_names)),
-        )
     names = tuple(class_names) or (() if task is None else tuple(task.class_names) or task.splits.transfer.class_names)
     if all(name == str(number) for number, name in enumerate(names)):
         names = ()  # counted from the labels that occur: nobody has named the classes

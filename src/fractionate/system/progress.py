@@ -31,6 +31,7 @@ class Progress:
         wait: float = 0.0,
         parts: tuple[str, int] | None = None,
     ) -> None:
+        self.silent = show == "nothing"
         self.show = ("bar" if sys.stderr.isatty() else "nothing") if show == "auto" else show
         self.title, self.total, self.done = printable(title), max(1, total), done
         self.parts = parts
@@ -60,10 +61,12 @@ class Progress:
         name, count = self.parts
         return f"{name} {min(count, 1 + self.done * count // self.total)} of {count}"
 
-    def say(self, text: str) -> None:
-        """A remark, where anything is shown."""
+    def say(self, text: str, *, warning: bool = False) -> None:
+        """A remark next to the bar; a warning also where there is no terminal."""
         if self._bar is not None:
             self._bar.console.print(visible(text), markup=False, highlight=False)
+        elif warning and not self.silent:
+            print(visible(text), file=sys.stderr)
 
     def at(self, done: int, note: str = "") -> None:
         """So much is done; a note stands next to the bar until the next."""

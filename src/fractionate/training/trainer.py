@@ -235,7 +235,7 @@ class Session:
         if cached is not None and isinstance(cached, (TeacherSignal, CompactSignal)):
             self.remark = no_better_than_chance(cached)
         if self.remark:
-            self.progress.say(f"warning: {self.remark}")
+            self.progress.say(f"warning: {self.remark}", warning=True)
         for error in damaged:
             self.progress.say(f"{error.what}: going on from step {self.state.step}")
         self.world.wait()
