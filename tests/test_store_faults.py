@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, DamagedError, ResourceError
 from fractionate.store import Store, collect, compact, repair, upload, verify
-from fractionate.store.layout import write_shard
+from fractionate.store.layout import Segment, write_shard
 from fractionate.system.atomic import TEMPORARY
 
 SOURCE = str(Path(__file__).parents[1] / "src")
@@ -105,6 +105,21 @@ def test_a_kill_at_a_system_call_of_a_commit_loses_no_row_that_was_there(part, t
     assert gather(tmp_path / "s").content() == content
     repair(tmp_path / "s")
     assert not verify(tmp_path / "s").leftovers
+
+
+def test_a_shard_that_was_never_committed_is_written_over_or_saved(tmp_path, monkeypatch):
+    store = gather(tmp_path / "whole", batch_size=ROWS)
+    (shard,) = [path.name for path in (tmp_path / "whole" / "shards").iterdir()]
+    for number in (1, 2):  # killed between shard and segment, twice
+        with monkeypatch.context() as patched:
+            patched.setattr(Segment, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                gather(tmp_path / "cut", batch_size=ROWS)
+        assert [path.name for path in (tmp_path / "cut" / "shards").iterdir()] == [shard], number
+    shutil.copytree(tmp_path / "cut", tmp_path / "saved")
+    assert gather(tmp_path / "cut", batch_size=ROWS).content() == store.content()
+    assert verify(tmp_path / "cut").whole and not verify(tmp_path / "cut").leftovers
+    assert repair(tmp_path / "saved").kept == ROWS and Store.open(tmp_path / "saved").content() == store.content()
 
 
 @strace

@@ -345,8 +345,7 @@ def write_shard(
     for array in arrays:
         whole.update(_bytes(array))
     content = whole.hexdigest()
-    nonce = os.urandom(8).hex()
-    shard = f"{content[:16]}-{nonce}.safetensors"
+    shard = f"{content}.safetensors"  # a writer that was killed before the segment is followed by one of the same name
 
     def fill(file: BinaryIO) -> None:
         file.write(header)
@@ -364,7 +363,7 @@ def write_shard(
         xxh3=content,
         header_xxh3=xxhash.xxh3_128_hexdigest(header),
         index_xxh3=index_hash(columns),
-        writer=f"{os.uname().nodename}-{os.getpid()}-{nonce}",
+        writer=f"{os.uname().nodename}-{os.getpid()}-{os.urandom(8).hex()}",
         replaces=tuple(replaces),
     )
     segment.write(root)

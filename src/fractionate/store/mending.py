@@ -118,7 +118,9 @@ def repair(path: Path | str, *, teacher: Any = None, data: Any = None, **options
             write_shard(root, columns, head=head.sha256, bfloat16=kind.bfloat16)
         kept, lost = kept + saved, lost + max(0, message - saved)
         removed.append(bad)
-    # the rows that could be saved are on the disk now: what is damaged may go
+    # the rows that could be saved are on the disk now: what is damaged may go, unless it is what was saved
+    live = {segment.shard for segment in scan(root).segments if segment.name not in {s.name for s in scanned.segments}}
+    removed = [bad for bad in removed if bad.name not in live]
     for segment in sorted((root / SEGMENTS).glob("*")) if (root / SEGMENTS).is_dir() else []:
         fresh = segment.name in {s.name for s in scan(root).segments}
         stale = segment.name in {s.name for s in scanned.segments} and segment.name not in good

@@ -279,7 +279,8 @@ def compact(path: Path | str, *, shard_bytes: int = 256 << 20) -> tuple[int, int
     for segment in old:
         with removing(root):
             (root / SEGMENTS / segment.name).unlink()
-    for segment in old:
+    live = {shard.segment.shard for shard in scan(root).shards}  # a merged shard may be the same as an old one
+    for name in {segment.shard for segment in old} - live:
         with removing(root):
-            (root / SHARDS / segment.shard).unlink()
+            (root / SHARDS / name).unlink()
     return before, len(groups)
