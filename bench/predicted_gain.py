@@ -7,7 +7,10 @@ Predicted is the gain on test data of the best of 8 arms over no teacher, each a
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from bench.regret_pilot import LINES, SEEN_LINES, rows
