@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def prepare(rows: int, classes: int, folder: Path) -> None:
             file[start : start + 100_000] = draw.standard_normal((min(100_000, rows - start), WIDTH), np.float32)
         file.flush()
     weight = np.random.default_rng(1).standard_normal((classes, WIDTH), np.float32)
+    draw = np.random.default_rng(2)  # the same labels each time
     np.save(folder / f"weight-{classes}.npy", weight)
     inputs, labels = np.load(folder / f"inputs-{rows}.npy", mmap_mode="r"), np.empty(rows, np.int64)
     for start in range(
@@ -117,6 +119,7 @@ def curve(sizes: list[tuple[int, int]], folder: Path) -> dict[str, list[tuple[fl
     found: dict[str, list[tuple[float, float]]] = {verb: [] for verb in VERBS}
     for rows, classes in sizes:
         prepare(rows, classes, folder)
+        shutil.rmtree(folder / f"store-{rows}-{classes}", ignore_errors=True)
         for verb in VERBS:
             line = [sys.executable, __file__, "--child", verb, str(rows), str(classes), str(folder)]
             made = subprocess.run(
