@@ -72,7 +72,7 @@ UNKNOWN = "The cause has not been looked for yet."
 ELEMENTS = "Exponentials bound it: two an element. Next: the loss compiled, or a kernel."
 
 GROUPS: dict[str, tuple[Figure, ...]] = {
-    "A study of 21 students: how many times cheaper than 21 runs with a DataLoader and a living teacher": (
+    "A study of 21 students: how many times cheaper than 21 runs with a DataLoader and a live teacher": (
         Figure("MLP", "study", "peers' way / dissect, one core", "MLP", least=10, missed=ARITHMETIC),
         Figure("CNN", "study", "peers' way / dissect, one core", "CNN", least=3.5, missed=MEASURED),
         Figure("MLP, two workers, wall time", "study", "peers' way / dissect, two workers", "MLP", least=10, missed=ARITHMETIC),
