@@ -21,7 +21,7 @@ PLACEHOLDER = "hf('models/teacher')"
 TOKENS_A_WORD = 1.5  # of English in subwords, generously
 COUNTED = 2000  # texts whose tokens are counted
 LONGEST = 512
-EPOCHS, STEPS = 3, 100  # of a teacher's training; the most steps of it without a GPU
+EPOCHS, LEAST_STEPS, STEPS = 3, 60, 100  # of a teacher's training; the most steps of it without a GPU
 STUDENT_STEPS = 300  # of a student with a library's layers, likewise
 HEADS = {"classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
 
@@ -102,7 +102,7 @@ def _models(inspection: Inspection, teacher: str | None, student: str | None) ->
 def _teacher_training(inspection: Inspection) -> tuple[str, str]:
     """How a checkpoint without a head is trained, as a run file writes it, and why so long: by its data and the machine."""
     left = max(1, round(0.3 * inspection.examples))  # what the other parts leave
-    wanted = max(20, round(EPOCHS * left / 32))
+    wanted = max(LEAST_STEPS, round(EPOCHS * left / 32))
     steps = wanted if has_gpu() else min(wanted, STEPS)
     why = f"{steps * 32 / left:.1f} epochs" + (
         f"; no GPU is seen here: with one take {wanted}" if steps < wanted else ""

@@ -194,7 +194,9 @@ def _say(fault: Any, place: Place) -> str:
         near = nearest(written, here, 0.75) or elsewhere.get(nearest(written, list(elsewhere), 0.75) or "")
         if near == key.rpartition(".")[2]:  # right, and in the wrong place
             parent = ".".join(map(str, place[:-1]))
-            return f"unknown key {near!r} in {parent!r}: it is one of the whole file; here: {', '.join(sorted(here)[:16])}"
+            return (
+                f"unknown key {near!r} in {parent!r}: it is one of the whole file; here: {', '.join(sorted(here)[:16])}"
+            )
         return f"unknown key {printable(str(place[-1]))!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
     got = fault.get("input")
     shown = "" if isinstance(got, dict) else f", got {printable(repr(got))}"
