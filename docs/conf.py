@@ -30,6 +30,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_show_copyright = False  # the license says it
 html_title = f"Fractionate {version}"
 html_static_path = ["images"]
 html_css_files = ["site.css"]
