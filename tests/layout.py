@@ -37,8 +37,8 @@ class Row:
 
 
 def page(name: str) -> str:
-    """The text of a page of docs/, in whatever folder it is."""
-    (path,) = (ROOT / "docs").rglob(f"{name}.md")
+    """The text of a page of docs/ that is written, not made, in whatever folder it is."""
+    (path,) = (p for p in (ROOT / "docs").rglob(f"{name}.md") if not {"made", "_build"} & set(p.parts))
     return path.read_text(encoding="utf-8")
 
 
