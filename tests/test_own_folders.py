@@ -279,6 +279,7 @@ def test_texts_in_parts_of_their_own(tmp_path):
         ("t.jsonl", b"", ConfigError, "is empty"),
         ("t.jsonl", b'{"text": "a", "label": 1}\n{', DamagedError, "t.jsonl:2 this is not JSON"),
         ("t.jsonl", b"[" * 100_000, DamagedError, "t.jsonl:1 this is not JSON"),
+        ("t.jsonl", b'{"text": "a", "label": 1, "label": 2}\n', DamagedError, "the key 'label' stands twice"),
         ("t.jsonl", b'{"text": "a", "label": 1}\n["a"]', DamagedError, "t.jsonl:2 this is no JSON object"),
         ("t.jsonl", b'{"text": 3, "label": 1}', DamagedError, "t.jsonl:1 there is no text 'text'"),
         ("t.jsonl", b'{"text": "a", "label": {"__class__": "os"}}', DamagedError, "t.jsonl:1 'label' is no class"),

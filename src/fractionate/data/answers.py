@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fractionate.data.text_file import open_text
+from fractionate.data.text_file import open_text, unique_keys
 from fractionate.errors import (
     ConfigError,
     DamagedError,
@@ -88,11 +88,11 @@ def _lines(source: Path | str | Iterable[Mapping[str, Any]]) -> Iterator[tuple[s
             if not text.strip():
                 continue
             try:
-                line = json.loads(text)
+                line = json.loads(text, object_pairs_hook=unique_keys)
             except (ValueError, RecursionError) as error:
                 raise DamagedError(
                     f"{path.name}, line {number} is no JSON",
-                    got=printable(text.strip(), 80),
+                    got=printable(text.strip() if isinstance(error, json.JSONDecodeError) else str(error), 80),
                     fix="remove that line and ask for its example again",
                 ) from error
             if not isinstance(line, dict):

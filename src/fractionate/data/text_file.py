@@ -79,13 +79,22 @@ def read_text(path: Path, encoding: str | None = None) -> str:
         return text.read()
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises `ValueError` where a key stands twice, of which json would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return found
+
+
 def json_lines(file: Path, shown: str, encoding: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with the number of its line. Raises `DamagedError` for a line that is none."""
     for number, line in enumerate(read_text(file, encoding).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            item = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise DamagedError(f"{shown}:{number} this is not JSON", got=printable(str(error), 200)) from error
         if not isinstance(item, dict):
