@@ -180,6 +180,13 @@ def test_augmentation_follows_from_seed_epoch_and_example_and_leaves_the_caller_
     assert torch.equal(next(iter(part.batches([(2, torch.tensor([1]))], seed=7))).inputs[0], again.inputs[0])
 
 
+@pytest.mark.parametrize("place", [0, 1, 407, 998, 999])
+def test_one_changed_label_of_a_thousand_is_another_data_set(place):
+    items = [(X[i % 48], int(Y[i % 48])) for i in range(1000)]
+    edited = [(x, y + (i == place)) for i, (x, y) in enumerate(items)]
+    assert as_split(items).fingerprint() != as_split(edited).fingerprint()
+
+
 @pytest.mark.parametrize("data", [(X, Y), Rows()], ids=["memory", "data set"])
 def test_a_part_keeps_the_ids_and_a_place_may_come_twice(data):
     split = as_split(data)

@@ -23,7 +23,7 @@ from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import FractionateError, MismatchError
 from fractionate.system.hashing import content_hash
 
-FINGERPRINTED = 64  # examples that make a fingerprint of data too large to be read twice
+FINGERPRINTED = 1024  # examples that make a fingerprint: all of small data, and what takes seconds of large
 PROBED = 8  # examples that are read before anything is trained
 
 
@@ -112,12 +112,13 @@ class DatasetSplit:
         return self
 
     def fingerprint(self) -> str:
-        """The number of examples and a hash of up to 64 of them, evenly spaced, without augmentation draws."""
+        """The number of examples and a hash of up to 1,024 of them, evenly spaced, without augmentation draws."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        plan = [(0, _spread(len(self), FINGERPRINTED))]
+        some = _spread(len(self), FINGERPRINTED)
+        plan = [(0, some[first : first + 64]) for first in range(0, len(some), 64)]
         noted = (part for *_, parts in self._joined(plan, 0, _nothing, _described) for part in parts)
         return digest_of(len(self), noted)
 
@@ -164,8 +165,8 @@ def _nothing(_items: list[Any]) -> None:
 
 
 def _spread(examples: int, most: int) -> Tensor:
-    chosen = torch.linspace(0, examples - 1, min(most, examples)).long().tolist()
-    return torch.tensor(list(dict.fromkeys(chosen)))
+    count = min(most, examples)
+    return torch.arange(count) * (examples - 1) // max(count - 1, 1)
 
 
 class _Keys:
