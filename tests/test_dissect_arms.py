@@ -270,3 +270,12 @@ def test_metrics_read_inside_student_and_teacher(tmp_path: Path) -> None:
     assert [r.test for r in metrics_of(cached, encoder).runs] == [r.test for r in found.runs]
     with pytest.raises(MismatchError, match="differ in depth"):
         metrics_of(teacher, lambda: encoder(num_hidden_layers=1))
+
+
+@pytest.mark.parametrize(
+    "factor", [{"training": Training(steps=3)}, {"cells": ("kd",)}, {"terms": ("map",)}, {"temperatures": (2.0,)}]
+)
+def test_factors_next_to_arms_are_refused_not_dropped(factor):
+    data = (torch.randn(24, 5), torch.arange(24) % 3)
+    with pytest.raises(ConfigError, match=f"arms= and {next(iter(factor))}= cannot be combined"):
+        dissect(lambda: nn.Linear(5, 3), data, nn.Linear(5, 3), arms={"no teacher": Recipe()}, test=data, **factor)

@@ -80,7 +80,7 @@ def test_students_of_one_size_have_no_ladder_and_arms_have_their_own_students() 
     made = dissect(task, teacher=Stacked(2), cells=("kd",), training=FAST, seeds=2, progress="off")
     assert not size_figures(made.runs, made.metrics, made.arms, frozenset(), ("size", "latency"))
     assert not any(run.cost for run in made.runs)
-    with pytest.raises(ConfigError, match="arms and students cannot be combined"):
+    with pytest.raises(ConfigError, match="arms= and students= cannot be combined"):
         dissect(task, teacher=Stacked(2), arms={"a": Recipe(), "b": Recipe()}, students=("student",), seeds=2)
 
 

@@ -177,8 +177,17 @@ def dissect(
             students=students,
         )  # fmt: skip
     else:
-        if students:
-            raise ConfigError("arms and students cannot be combined", fix="put the student into each recipe of arms")
+        factors: dict[str, tuple[Any, Any]] = {
+            "cells": (cells, FACTORIAL), "temperatures": (temperatures, (1.0,)), "teacher_weights": (teacher_weights, (0.9,)),
+            "learning_rates": (learning_rates, None), "divergence": (divergence, "cross-entropy"), "share": (share, (1.0,)),
+            "students": (students, ()), "terms": (terms, ()), "training": (training, None),
+        }  # fmt: skip
+        if given := [name for name, (value, default) in factors.items() if value is not default and value != default]:
+            raise ConfigError(
+                f"arms= and {', '.join(f'{name}=' for name in given)} cannot be combined",
+                expected="the factors, or arms that bring what they need",
+                fix="put it into each recipe: arms={'kd': Recipe(objective=..., training=...)}",
+            )
         if tune is not None:
             _check_tuned(tune, task, [])
         variants = named_arms(arms)
