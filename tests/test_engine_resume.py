@@ -16,7 +16,7 @@ from bench.kill import TRAINING, compare, digits, forked, kill_once, prepare, st
 from torch import nn
 
 from counting_term import Calling
-from fractionate.data.dataset import PROBED
+from fractionate.data.dataset import FINGERPRINTED, PROBED
 from fractionate.errors import MismatchError, NumericsError, StoppedError
 from fractionate.records import Run, Training
 from fractionate.tasks.fit import FEW
@@ -112,7 +112,8 @@ def test_a_signal_within_a_look_at_validation_data_does_not_wait_for_its_end(und
         """Validation data that send a signal on their way."""
 
         def __init__(self, at: int | None) -> None:
-            self.at, self.reads = at, -PROBED - 64 - FEW  # so many are read before anything is trained
+            # so many are read before anything is trained
+            self.at, self.reads = at, -PROBED - min(FINGERPRINTED, len(validation)) - FEW
 
         def __len__(self) -> int:
             return len(validation)
