@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from translation_tables import tell
-from translation_task import FULL, TINY, Size, Written, material
+from translation_task import FULL, TINY, Size, material
 
 from fractionate import Objective, Recipe, collect, dissect
 from fractionate.losses.terms import Passes, tie_kd
@@ -33,7 +33,7 @@ DIRECT = (  # contrasts in addition to those against no-kd and with the placebo,
 )
 
 
-def arms(size: Size, written: Written) -> dict[str, Recipe | Arm]:
+def arms(size: Size) -> dict[str, Recipe | Arm]:
     """Half the smoothed loss on the labels, half the arm's, up to a factor of 2; iterative arms over several passes."""
     smoothed = Recipe(terms=("label-smoothing(0.1)",), training=size.learning)
     base = replace(smoothed, objective=Objective("hard", 1.0, 0.0))
@@ -47,7 +47,7 @@ def arms(size: Size, written: Written) -> dict[str, Recipe | Arm]:
         "word-kd": word_level(WORD_KD),
         **{name: word_level(losses) for name, losses in targets.items()},
         "ranking": word_level(tie_kd(5)),
-        "sequence-level": replace(smoothed, data=(written,)),
+        "sequence-level": replace(smoothed, data=(f"sequence_level(4, {size.longest + 2})",)),
         "iterative": word_level(WORD_KD, PASSES),
         "tie-kd": word_level(tie_kd(5), PASSES),
         "strength-only": Arm(word_level(STRENGTH), placebo_of="word-kd"),
@@ -58,10 +58,10 @@ def main(size: Size, workers: int = 2) -> None:
     torch.set_num_threads(1)
     at = material(size)
     heard, heard_test = (
-        collect(at.teacher, s.loader(), at.size.runs / f"store-{name}", tokens="aligned", form="hidden", batch_size=128)
+        collect(at.teacher, s, at.size.runs / f"store-{name}", tokens="aligned", form="hidden", batch_size=128)
         for name, s in (("transfer", at.transfer), ("test", at.test))
     )
-    given = arms(size, Written(at.written_sha256, size))
+    given = arms(size)
     study = dissect(
         at.task, given, Cached(heard, model=at.teacher), test_signal=Cached(heard_test), baseline="no-kd", progress="off",
         seeds=2 if size is TINY else SEEDS, out=size.runs / "study", workers=workers, name="en–it",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import sacrebleu
 import torch
 from translation_task import TINY, Material
 
@@ -13,7 +14,7 @@ from fractionate import report, spectrum
 from fractionate.records import Study
 from fractionate.store import Store
 from fractionate.study.effects.contrasts import paired, values_of
-from fractionate.teachers import StoredTokens, gold_share, quality
+from fractionate.teachers import StoredTokens, gold_share
 
 SHOWN = {
     "bleu": "BLEU", "chrf": "chrF", "ta-rate": "TA rate, %", "accuracy": "gold token, %", "token-nll": "NLL, nats",
@@ -73,7 +74,6 @@ def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
     split = at.task.splits.test
     assert split is not None
     scores = at.task.evaluate(at.teacher, split, StoredTokens(heard_test))
-    signed = quality([text for _, text in at.test.texts], [text for _, text in at.test.texts])
     count = sum(p.numel() for p in at.teacher.parameters())
     small = study.runs[0].parameters
     lines = [
@@ -81,14 +81,14 @@ def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
         "",
         f"English to Italian on Debian's package descriptions, sources of at most {size.words} words, {size.subwords:,} joint "
         f"pieces. Teacher: Marian {size.teacher[0]} wide, {size.teacher[1]} + {size.teacher[1]} layers, {count:,} parameters, "
-        f"{size.teaching.steps:,} steps of {size.teaching.batch_size} sentences on {len(at.parts[0]):,} pairs. Students: "
+        f"{size.teaching.steps:,} steps of {size.teaching.batch_size} sentences on {len(at.taught):,} pairs. Students: "
         f"{size.student[0]} wide, {size.student[1]} + {size.student[1]} layers, {small:,} parameters, {size.learning.steps} steps "
-        f"of {size.learning.batch_size} on {size.transfer:,} of these pairs ({at.transfer!r}). Test, split by source package and "
-        f"read once: {at.test!r}. Loss: half the label-smoothed cross-entropy (0.1), half the arm's, temperature 1; iterative arms "
-        "take 2 passes. Beam 4, length penalty 0.6.",
+        f"of {size.learning.batch_size} on {len(at.transfer):,} of these pairs. Test, split by source package and "
+        f"read once: {len(at.test):,} pairs. Loss: half the label-smoothed cross-entropy (0.1), half the arm's, temperature 1; "
+        "iterative arms take 2 passes. Beam 4, length penalty 0.6.",
         "",
         f"Data fingerprint `{study.data['fingerprint']}`. Made by `PYTHONPATH=src python lab/study_translation.py`.",
-        f"`{signed.bleu_signature}`; `{signed.chrf_signature}`",
+        f"sacrebleu {sacrebleu.__version__}: BLEU by 13a, chrF2.",
         "",
         "## Arms: mean over seeds, and half of a 95 % t interval",
         "",

@@ -1,4 +1,4 @@
-"""What the study of translation works on: pairs of sentences, teacher and students, metrics, and the teacher's own sentences.
+"""What the study of translation works on: pairs of sentences, teacher and students, metrics.
 
 Sizes are chosen once, for the whole program: those of the study, or `tiny` ones of a few sentences that show that it runs.
 """
@@ -6,28 +6,25 @@ Sizes are chosen once, for the whole program: those of the study, or `tiny` ones
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from fractionate import Task, distill
-from fractionate.data import Sentences, Split, Subwords, as_split, descriptions
-from fractionate.data.subwords import END, PAD
+from fractionate.data import RawSplit, Split, Tokenizing, data_sets
+from fractionate.data.bundled import Divided, Parts
+from fractionate.data.own_pairs import PairData
 from fractionate.records import Training
-from fractionate.system.atomic import write_file
 from fractionate.tasks import Predictions
 from fractionate.tasks.metric import Summed, Sums, share
 from fractionate.tasks.translation import Translation, bleu, chrf
-from fractionate.teachers import translate
-from fractionate.teachers.decoding import sequence_level
 
+PAD, UNKNOWN, END = 0, 1, 2  # the pad also starts a decoder, as in Marian
 NOUNS = [
     ("tool", "strumento"),
     ("game", "gioco"),
@@ -41,11 +38,11 @@ FEW = [(f"{a} for {b}", f"{c} per {d}") for a, c in NOUNS for b, d in TOPICS]  #
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is; `words` of the English side, `longest` pieces a side, `pieces` of the joint vocabulary."""
+    """How large everything is; `words` of the English side, `longest` pieces a side, `subwords` of the joint vocabulary."""
 
     runs: Path = Path("runs/study_translation_dissect")
     words: int = 6
-    longest: int = 18
+    longest: int = 32
     subwords: int = 1200
     transfer: int = 4000  # pairs that a student learns from, of those the teacher learned from
     teacher: tuple[int, int] = (192, 3)  # width, layers
@@ -102,50 +99,66 @@ def where(gold: bool) -> Callable[[Predictions, Any], Sums]:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Pairs of Debian's package descriptions split by source package, in pieces learned from those to train on."""
+    """Pairs of Debian's package descriptions split by source package, in subwords learned from those to train on."""
 
     size: Size
 
     @cached_property
-    def parts(self) -> tuple[Any, Any]:
-        """Pairs to learn from and 1,000 to report; 400 to choose by are held out too, and nothing was chosen."""
+    def pairs(self) -> PairData:
         if self.size is TINY:
-            return FEW[5:], FEW[:5]
-        rest, _, test = descriptions("en", "it").up_to(self.size.words).held_out(400, 1000)
-        return rest, test
+            columns = {"source": tuple(s for s, _ in FEW), "target": tuple(t for _, t in FEW)}
+            return PairData(Divided(RawSplit(columns, tuple(map(str, range(len(FEW)))), "few")))
+        found: PairData = data_sets[f"descriptions('en', 'it', words={self.size.words}, examples={10**9})"]
+        return found
 
     @cached_property
-    def subwords(self) -> Subwords:
-        path = self.size.runs / "pieces.model"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pairs = [pair if isinstance(pair, tuple) else (pair.source, pair.target) for pair in self.listed]
-            Subwords.learned([text for pair in pairs for text in pair], self.size.subwords).save(path)
-        return Subwords.read(path)
-
-    @property
-    def listed(self) -> list[Any]:
-        return list(getattr(self.parts[0], "pairs", self.parts[0]))
-
-    def sentences(self, pairs: Any) -> Sentences:
-        return Sentences.of(pairs, self.subwords, longest=self.size.longest)
+    def parts(self) -> Parts:
+        """Pairs for the students and 1,000 to report; 400 to choose by are held out too, and nothing was chosen."""
+        validation, test = (2, 5) if self.size is TINY else (400, 1000)
+        return self.pairs.raw_parts(transfer=self.size.transfer, validation=validation, test=test)
 
     @cached_property
-    def transfer(self) -> Sentences:
-        rest = self.parts[0]
-        return self.sentences(rest[: self.size.transfer] if isinstance(rest, list) else rest.some(self.size.transfer))
+    def taught(self) -> RawSplit:
+        """What the teacher learns from: the pairs of the students, and all that no part holds."""
+        ours, rest = self.parts.transfer, self.parts.teaching
+        columns = {role: (*column, *rest.columns[role]) for role, column in ours.columns.items()}
+        return RawSplit(columns, (*ours.ids, *rest.ids), ours.name)
 
     @cached_property
-    def test(self) -> Sentences:
-        return self.sentences(self.parts[1])
+    def tokenizer(self) -> Any:
+        """Byte-pair subwords of both languages with an end; the same texts give the same ones."""
+        from tokenizers import SentencePieceBPETokenizer
+        from tokenizers.processors import TemplateProcessing
+        from transformers import PreTrainedTokenizerFast
+
+        made: Any = SentencePieceBPETokenizer()  # type: ignore[no-untyped-call]
+        texts = [text for column in self.taught.columns.values() for text in column]
+        special = ["<pad>", "<unk>", "</s>"]
+        made.train_from_iterator(texts, self.size.subwords, special_tokens=special, show_progress=False)
+        made.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=made._tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>",
+            model_input_names=["input_ids", "attention_mask"],
+        )  # fmt: skip
+
+    def sentences(self, part: RawSplit) -> Split:
+        return self.pairs.encode(part, Tokenizing(self.tokenizer, self.size.longest, PAD, PAD))
+
+    @cached_property
+    def transfer(self) -> Split:
+        return self.sentences(self.parts.transfer)
+
+    @cached_property
+    def test(self) -> Split:
+        return self.sentences(self.parts.test)
 
     @cached_property
     def teacher(self) -> nn.Module:
         """Learned from all pairs, with the label smoothing of the paper; read back where it is there."""
         width, layers = self.size.teacher
-        model = translator(len(self.subwords), width=width, layers=layers, seed=1)
+        model = translator(len(self.tokenizer), width=width, layers=layers, seed=1)
         distill(
-            model, self.sentences(self.parts[0]).loader(), training=self.size.teaching, terms=["label-smoothing(0.1)"],
+            model, self.sentences(self.taught), training=self.size.teaching, terms=["label-smoothing(0.1)"],
             arm="teacher", out=self.size.runs / "teacher", save_every_seconds=120, show="nothing",
         )  # fmt: skip
         return model.eval()
@@ -154,17 +167,17 @@ class Material:
     def task(self) -> Task:
         """Beam search as in the paper (4, length penalty 0.6), and what teacher forcing shows, token by token."""
         width, layers = self.size.student
-        vocabulary, subwords = len(self.subwords), self.subwords
+        tokenizer = self.tokenizer
         text: dict[str, Any] = {
-            "decode": lambda ids: subwords.decode([ids])[0], "special": (PAD,), "tokens": self.size.longest + 1,
+            "decode": tokenizer.decode, "special": (PAD, UNKNOWN, END), "tokens": self.size.longest + 1,
         }  # fmt: skip
         split = {"reads_teacher": True, "finish": share, "counts": True}
         return Task(
             Translation(beams=4),
             name="Debian descriptions, en–it",
-            transfer=self.transfer.loader(),
-            test=self.test.loader(),
-            student=lambda: translator(vocabulary, width=width, layers=layers, dropout=0.0, init_std=0.125),
+            transfer=self.transfer,
+            test=self.test,
+            student=lambda: translator(len(tokenizer), width=width, layers=layers, dropout=0.0, init_std=0.125),
             metrics=(
                 bleu(**text), chrf(**text), "ta-rate", "accuracy", "token-nll",
                 Summed(name="ta-where-gold", terms=where(True), **split),
@@ -173,39 +186,8 @@ class Material:
             batch_size=128,
         )  # fmt: skip
 
-    @cached_property
-    def beams(self) -> bytes:
-        """What the teacher writes for the sources of the transfer set, made once, as JSON."""
-        path = self.size.runs / "beams.json"
-        if not path.exists():
-            found = translate(self.teacher, self.transfer, beams=4, longest=self.size.longest + 2, batch_size=128)
-            write_file(path, json.dumps(found).encode())
-        return path.read_bytes()
-
-    @property
-    def written_sha256(self) -> str:
-        return hashlib.sha256(self.beams).hexdigest()
-
-    @cached_property
-    def written(self) -> Sentences:
-        return sequence_level(self.transfer, json.loads(self.beams), self.subwords, longest=self.size.longest + 6)
-
 
 @functools.cache
 def material(size: Size) -> Material:
     """The material of a size, one for the whole program."""
     return Material(size)
-
-
-@dataclass(frozen=True)
-class Written:
-    """A transform: the same sources with what the teacher wrote for targets (sequence-level distillation)."""
-
-    sha256: str  # of the teacher's sentences
-    size: Size = field(compare=False, repr=False)
-    version: ClassVar[int] = 1
-    changes: ClassVar[frozenset[str]] = frozenset({"labels", "examples"})
-    reads_teacher: ClassVar[bool] = False
-
-    def bind(self, split: Split, student: nn.Module | None, teacher: nn.Module | None, seed: int) -> Split:
-        return as_split(material(self.size).written.loader())

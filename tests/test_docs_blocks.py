@@ -29,7 +29,6 @@ ELSEWHERE = {  # page and the test that runs its Python, with what that page nee
 NOT_RUN = {  # page and the number of its block: why
     ("README", 0): "recipes/own_model.py, which test_recipes runs",
     ("how-to/trainer", 2): "a callback of a whole Lightning module: test_adapters",
-    ("how-to/translation", 0): "reads the descriptions of all packages of Debian: test_translation_data",
     ("how-to/api-teacher", 0): "answers of a service: test_logprobs makes them",
 }
 PEERS = {

@@ -19,7 +19,6 @@ FETCHED = {  # examples that need the network or a system package: they are comp
     "fractionate.data.bundled.fashion_mnist",
     "fractionate.data.language_sets.read_glosses",
     "fractionate.data.packages.package_file",
-    "fractionate.data.translation.descriptions",
     "fractionate.models.hub_push.push_to_hub",
 }
 

@@ -26,7 +26,6 @@ def program(name: str) -> ModuleType:
 
 
 def test_study_of_translation(lab: Path) -> None:
-    pytest.importorskip("sentencepiece")
     pytest.importorskip("sacrebleu")
     study = program("study_translation")
     study.main(study.TINY)

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from fractionate import Objective, TeacherSignal
 from fractionate.data.batch import Batch
-from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.losses.terms import term_specs, tie_kd
 from fractionate.losses.terms.passes import Passes
@@ -31,7 +30,7 @@ def read(model, given: Batch):
 
 def batch() -> Batch:
     data = sentences()
-    return next(as_split(data.loader()).batches([(0, torch.arange(len(data)))], seed=0))
+    return next(data.batches([(0, torch.arange(len(data)))], seed=0))
 
 
 def pair(make, given):

@@ -22,7 +22,6 @@ from fractionate.store import collect
 from fractionate.system.hashing import content_hash
 from fractionate.tasks import Task
 from fractionate.teachers.chimeras import Chimeras
-from fractionate.teachers.decoding import sequence_level, translate
 from fractionate.teachers.on_policy import OnPolicy
 from fractionate.teachers.sentences import Sentences
 from fractionate.teachers.sequence_level import SequenceLevel
@@ -33,7 +32,7 @@ from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
 from test_language import CLASSES, END, causal
 from test_preparations import Dies, equal, killed, states
-from translators import TEXTS, marian, subwords
+from translators import TEXTS, marian
 from translators import sentences as pairs
 
 FAST = Training(steps=8, batch_size=4, learning_rate=3e-2)
@@ -151,20 +150,27 @@ def test_who_cannot_write_and_what_holds_no_text_is_refused(sentences, teacher, 
 
 def test_the_teachers_translations_are_the_targets(tmp_path) -> None:
     teacher, texts = marian(3, spread=0.1), pairs()
-    trained, _ = distill(teacher, texts.loader(), training=Training(steps=60, batch_size=8, learning_rate=1e-2))
+    trained, _ = distill(teacher, texts, training=Training(steps=60, batch_size=8, learning_rate=1e-2))
     trained.generation_config.eos_token_id = 2
-    task = Task("translation", transfer=texts.loader(), student=lambda: marian(1))
+    task = Task("translation", transfer=texts, student=lambda: marian(1))
     recipe = Recipe(data=("sequence_level(beams=3, longest=32)",), training=FAST)
     found, run = distill(task, teacher=trained, recipe=recipe, out=tmp_path / "run")
-    direct = sequence_level(texts, translate(trained, texts, beams=3, longest=32), subwords(), longest=32)
-    by_hand, _ = distill(marian(1), direct.loader(), training=FAST)
-    assert equal(states(found), states(by_hand))
+    plain, _ = distill(task, recipe=Recipe(training=FAST))
+    assert run.settings["teacher"] is not None and not equal(states(found), states(plain))
+    settings = {"num_beams": 3, "do_sample": False, "length_penalty": 0.6, "early_stopping": True}
+    expected = []
+    for ids, mask in zip(texts.inputs["input_ids"], texts.inputs["attention_mask"].bool(), strict=True):
+        row = trained.eval().generate(ids[None, mask], max_new_tokens=32, **settings)[0, 1:].tolist()
+        expected += [row[: row.index(2) + 1]] if 2 in row else []
     split = SequenceLevel(3, 32).bind(task.splits.transfer, None, trained, 0)
-    assert len(split) == len(direct) and run.settings["teacher"] is not None
+    assert len(split) == len(expected) > 3
     batch = next(iter(split.batches([(0, torch.arange(len(split)))], 0)))
-    assert [tuple(t for t in row if t != IGNORED) for row in batch.labels.tolist()] == list(direct.targets)
-    assert batch.inputs["decoder_input_ids"][:, 1:].shape == batch.labels[:, 1:].shape
-    middle = sorted(map(len, direct.targets))[4]
+    assert [[t for t in row if t != IGNORED] for row in batch.labels.tolist()] == expected
+    before = batch.inputs["decoder_input_ids"]
+    assert (before[:, 0] == 0).all() and torch.equal(
+        before[:, 1:], batch.labels.where(batch.labels != 2, 0)[:, :-1].clamp_min(0)
+    )
+    middle = sorted(map(len, expected))[4]
     short = SequenceLevel(3, middle).bind(task.splits.transfer, None, trained, 0)
     assert len(short) < len(TEXTS) and f"{len(TEXTS) - len(short)} left out" in short.name
     assert short.fingerprint() != split.fingerprint()

@@ -1,14 +1,20 @@
-"""What the tests of translation share: a few sentences, pieces of them, a tiny Marian, and a plain transformer of torch."""
+"""What the tests of translation share: a few sentences, a tokenizer of their words, a tiny Marian, a plain transformer of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 
-from fractionate.data.subwords import PAD, Sentences, Subwords
+from encoders import transformers
+from fractionate.data import MemorySplit, RawSplit, Tokenizing
+from fractionate.data.bundled import Divided
+from fractionate.data.own_pairs import PairData
 
+PAD, END = 0, 2  # the pad also starts a decoder, as in Marian
 TEXTS = [
     ("library for sound", "libreria per suoni"),
     ("library for images", "libreria per immagini"),
@@ -22,12 +28,26 @@ TEXTS = [
 
 
 @cache
-def subwords() -> Subwords:
-    return Subwords.learned([text for pair in TEXTS for text in pair], 60)
+def tokenizer() -> Any:
+    """Words as numbers, and the end of the sentence after them, as Marian's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = dict.fromkeys(word for pair in TEXTS for text in pair for word in text.split())
+    made = Tokenizer(models.WordLevel({w: n for n, w in enumerate(["<pad>", "<unk>", "</s>", *words])}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return transformers().PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
-def sentences() -> Sentences:
-    return Sentences.of(TEXTS, subwords())
+def sentences(texts: Sequence[tuple[str, str]] = TEXTS) -> MemorySplit:
+    sources, targets = zip(*texts, strict=True)
+    raw = RawSplit({"source": sources, "target": targets}, tuple(map(str, range(len(texts)))), "sentences")
+    made = PairData(Divided(raw)).encode(raw, Tokenizing(tokenizer(), length=32, start=PAD, pad=PAD))
+    assert isinstance(made, MemorySplit)
+    return made
 
 
 def marian(
@@ -39,7 +59,7 @@ def marian(
     config = MarianConfig(
         vocab_size=vocabulary, decoder_vocab_size=vocabulary, d_model=width, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        max_position_embeddings=64, pad_token_id=PAD, eos_token_id=2, bos_token_id=None, decoder_start_token_id=PAD,
+        max_position_embeddings=64, pad_token_id=PAD, eos_token_id=END, bos_token_id=None, decoder_start_token_id=PAD,
         forced_eos_token_id=None, dropout=dropout, init_std=spread,
     )  # fmt: skip
     return MarianMTModel(config)

@@ -40,8 +40,5 @@ if TYPE_CHECKING:
     from fractionate.data.splits import as_examples as as_examples
     from fractionate.data.splits import as_split as as_split
     from fractionate.data.stream import StreamSplit as StreamSplit
-    from fractionate.data.subwords import Sentences as Sentences
-    from fractionate.data.subwords import Subwords as Subwords
-    from fractionate.data.translation import descriptions as descriptions
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

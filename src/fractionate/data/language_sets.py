@@ -84,7 +84,7 @@ def package_descriptions(
     source: str = "en", target: str = "it", *, words: int = 12, examples: int = 20_000, seed: int = 0
 ) -> PairData:
     """Debian's package descriptions in two languages, of at most so many words; a source package stays in one part."""
-    found = [pair for pair in descriptions(source, target).pairs if len(pair.source.split()) <= words]
+    found = [pair for pair in descriptions(source, target) if len(pair.source.split()) <= words]
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:examples].tolist()
     rows = [found[place] for place in order]
     columns = {"source": tuple(pair.source for pair in rows), "target": tuple(pair.target for pair in rows)}

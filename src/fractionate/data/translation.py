@@ -13,10 +13,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import xxhash
 
 from fractionate.data.packages import cache_folder
 from fractionate.errors import ConfigError, DamagedError, ResourceError
@@ -40,73 +39,15 @@ class Pair:
     package: str
 
 
-@dataclass(frozen=True, repr=False)
-class Pairs:
-    """Sentence pairs of two languages, with a fingerprint of their text."""
-
-    pairs: tuple[Pair, ...]
-    languages: tuple[str, str]
-    dropped: int = 0  # how many were left out on the way, because the other part had seen them
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of all sentences and packages, in order."""
-        digest = hashlib.sha256()
-        for pair in self.pairs:
-            digest.update(f"{pair.source}\t{pair.target}\t{pair.package}\n".encode())
-        return digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __repr__(self) -> str:
-        left = f", {self.dropped:,} dropped" if self.dropped else ""
-        return f"Pairs({self.languages[0]}–{self.languages[1]}: {len(self):,}{left})"
-
-    def up_to(self, words: int) -> Pairs:
-        """Those whose source has at most so many words."""
-        return Pairs(tuple(p for p in self.pairs if len(p.source.split()) <= words), self.languages)
-
-    def held_out(self, *sizes: int, seed: int = 0) -> tuple[Pairs, ...]:
-        """The rest and, after it, parts of about the given sizes, split by source package.
-
-        No package is in two parts, and no part holds a sentence, source or target, that the rest holds as well (letter case
-        aside); how many were dropped for that is reported. Raises `ConfigError` where the parts are larger than the data.
-        """
-        if not sizes or min(sizes) < 1 or sum(sizes) >= len(self):
-            raise ConfigError(
-                "these pairs cannot be split like this", expected=f"sizes of at least 1, below {len(self):,} in all",
-                got=str(sizes),
-            )  # fmt: skip
-        packages: dict[str, list[Pair]] = {}
-        for pair in self.pairs:
-            packages.setdefault(pair.package, []).append(pair)
-        order = sorted(packages, key=lambda package: xxhash.xxh3_64_intdigest(f"{seed}:{package}".encode()))
-        parts: list[list[Pair]] = []
-        for size in sizes:
-            part: list[Pair] = []
-            while order and len(part) < size:
-                part += packages[order.pop(0)]
-            parts.append(part)
-        rest = [pair for package in order for pair in packages[package]]
-        if not rest:
-            raise ConfigError(
-                "nothing is left to learn from", expected="packages next to the parts held out", got=str(sizes)
-            )
-        seen = {text.lower() for pair in rest for text in (pair.source, pair.target)}
-        kept = [[p for p in part if not {p.source.lower(), p.target.lower()} & seen] for part in parts]
-        held = (Pairs(tuple(k), self.languages, dropped=len(p) - len(k)) for k, p in zip(kept, parts, strict=True))
-        return Pairs(tuple(rest), self.languages), *held
-
-    def some(self, number: int, *, seed: int = 0) -> Pairs:
-        """So many of them, drawn by a hash of seed and text."""
-        if not 0 < number <= len(self):
-            raise ConfigError("so many pairs cannot be drawn", expected=f"1..{len(self)}", got=str(number))
-        drawn = sorted(self.pairs, key=lambda p: xxhash.xxh3_64_intdigest(f"{seed}:{p.source}\t{p.target}".encode()))
-        return Pairs(tuple(drawn[:number]), self.languages)
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """sha256 of all sentences and packages, in order."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(f"{pair.source}\t{pair.target}\t{pair.package}\n".encode())
+    return digest.hexdigest()
 
 
-def descriptions(source: str = "en", target: str = "it") -> Pairs:
+def descriptions(source: str = "en", target: str = "it") -> tuple[Pair, ...]:
     """Titles and paragraphs of Debian's package descriptions with their translations, each distinct pair once.
 
     They come from the cache, or are fetched by apt into folders of this package (no rights needed, the system's lists stay as they
@@ -117,24 +58,19 @@ def descriptions(source: str = "en", target: str = "it") -> Pairs:
         target: That of the other language.
 
     Returns:
-        `Pairs`: source, target and package of each.
+        Source, target and package of each.
 
     Raises:
         ConfigError: for what is no language code.
         ResourceError: where they cannot be had.
         DamagedError: where the cache does not hold what was written to it.
-
-    Example:
-        from fractionate.data import descriptions
-
-        pairs = descriptions("en", "it")
     """
     for language in (source, target):
         if not re.fullmatch(r"[a-z]{2,3}(_[A-Z]{2})?", language):
             raise ConfigError("this is not a language", expected="a code as 'it' or 'pt_BR'", got=repr(language))
     kept = cache_folder() / "descriptions" / f"{source}-{target}.json"
     if kept.is_file():
-        return _read(kept, (source, target))
+        return _read(kept)
     with tempfile.TemporaryDirectory() as folder:
         lists = fetch_lists(Path(folder), source, target)
         found = read_lists(lists, source, target)
@@ -144,17 +80,17 @@ def descriptions(source: str = "en", target: str = "it") -> Pairs:
             got=f"{len(found):,}", fix="see https://ddtp.debian.org for languages with translations",
         )  # fmt: skip
     make_directory(kept.parent)
-    rows = [[p.source, p.target, p.package] for p in found.pairs]
-    content = {"fingerprint": found.fingerprint, "languages": [source, target], "pairs": rows}
+    rows = [[p.source, p.target, p.package] for p in found]
+    content = {"fingerprint": fingerprint(found), "languages": [source, target], "pairs": rows}
     write_file(kept, json.dumps(content, ensure_ascii=False).encode())
     return found
 
 
-def _read(path: Path, languages: tuple[str, str]) -> Pairs:
+def _read(path: Path) -> tuple[Pair, ...]:
     try:
         content = json.loads(path.read_bytes())
-        found = Pairs(tuple(Pair(*row) for row in content["pairs"]), languages)
-        expected, got = content["fingerprint"], found.fingerprint
+        found = tuple(Pair(*row) for row in content["pairs"])
+        expected, got = content["fingerprint"], fingerprint(found)
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} cannot be read", got=str(error), fix="remove it and run again") from error
     if expected != got:
@@ -194,7 +130,7 @@ def fetch_lists(folder: Path, source: str, target: str) -> Path:
     return lists
 
 
-def read_lists(lists: Path, source: str, target: str) -> Pairs:
+def read_lists(lists: Path, source: str, target: str) -> tuple[Pair, ...]:
     """The pairs in a folder of apt's lists: titles, and paragraphs where both languages have as many of them.
 
     Pairs of two equal texts are left out. Raises `DamagedError` where an index is missing or holds nothing of its form.
@@ -222,7 +158,7 @@ def read_lists(lists: Path, source: str, target: str) -> Pairs:
             f"the indexes in {lists} share no description",
             expected=f"entries in {source!r} and {target!r} with one md5",
         )
-    return Pairs(tuple(Pair(*texts, package) for texts, package in found.items()), (source, target))
+    return tuple(Pair(*texts, package) for texts, package in found.items())
 
 
 def _escaped(language: str) -> str:

@@ -8,8 +8,6 @@ from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
     from fractionate.teachers.cached import Cached as Cached
-    from fractionate.teachers.decoding import quality as quality
-    from fractionate.teachers.decoding import translate as translate
     from fractionate.teachers.ensemble import Ensemble as Ensemble
     from fractionate.teachers.ensemble import mix as mix
     from fractionate.teachers.given import as_source as as_source
