@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fractionate.cli.commands import main
 from fractionate.errors import MismatchError
 from fractionate.records import Run, Study
+from fractionate.run import workflow
 from fractionate.run.assembly import Assembly
 from fractionate.run.folder import ARTIFACTS, check_folder
 from fractionate.run.read import read_run
@@ -130,6 +132,38 @@ def test_remake_keeps_the_teacher_and_its_signal(
     assert (out / "student/model.safetensors").read_bytes() == Path("whole/student/model.safetensors").read_bytes()
     assert Run.load(out / "student/run.json").settings["steps"] == 3
     assert run("report", "out/run.yaml") == 0  # the folder's own run file is that of what it holds
+
+
+TUNED = "study.tune={learning_rates: [0.02, 0.1], temperatures: [1.0], teacher_weights: [0.5]}"
+
+
+def test_a_student_at_a_tuned_rate_is_trained_after_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`distill` alone, stopped before its first step: with the study made by then it ends in the student of one go."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN)
+    given, before = ("training.steps=3", TUNED), workflow.distill
+
+    def stopped(*what: Any, **settings: Any) -> Any:
+        if settings["out"].name == "training":
+            raise KeyboardInterrupt
+        return before(*what, **settings)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(workflow, "distill", stopped)
+        assert run("distill", "run.yaml", *given) != 0
+    assert (tmp_path / "out/study.json").exists()  # the rate is known before a step
+    assert run("dissect", "run.yaml", *given) == run("distill", "run.yaml", *given) == 0
+    assert run("report", "run.yaml", *given, "out=whole") == 0
+    ours, whole = (tmp_path / name / "student" for name in ("out", "whole"))
+    assert (ours / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    study, made = Study.load("out/study.json"), Run.load(ours / "run.json")
+    rates = {one.arm: one.learning_rate for one in study.tries if one.chosen}
+    assert made.settings["training.learning_rate"] == rates["kd T=1 w=0.6"] != 5e-3
+    capsys.readouterr()
+    assert run("report", "run.yaml", *given, "study.metric=nll") == 4  # another rate may be best by it
+    assert "study.metric" in capsys.readouterr().err
 
 
 def test_examples_are_added_without_a_training(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,11 @@ class Assembly:
         """The objective of the run file; None where it leaves the choice to the recipe."""
         return _objective(self.run.objective)
 
+    @property
+    def study_decides_the_rate(self) -> bool:
+        """Whether the student is trained at a learning rate that its study chooses."""
+        return self.run.study.tune is not None and self.given_objective is None and self.task.reader.distributions
+
     def recipe(self, objective: Objective | None, training: Training) -> Recipe:
         """The run file's recipe with this objective."""
         run = self.run

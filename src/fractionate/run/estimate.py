@@ -81,11 +81,12 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     student, teacher, remarks = check_run(workflow, probed=PROBED, remake=workflow.remake)
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     before = () if workflow.run.objective else ("diagnose",)
+    first = ("dissect",) if workflow.study_decides_the_rate else ()
     jobs: dict[Verb, tuple[str, ...]] = {
         "collect": ("teacher", "collect"),
         "diagnose": ("teacher", "collect", "diagnose"),
         "dissect": ("teacher", "collect", *before, "dissect"),
-        "distill": ("teacher", "collect", *before, "distill"),
+        "distill": ("teacher", "collect", *before, *first, "distill"),
         "report": ("teacher", "collect", "diagnose", "dissect", "distill", "report"),
     }
     tasks = [Task("start", "load libraries and data", started, started, 0)]

@@ -196,6 +196,8 @@ def made_of(assembly: Assembly) -> dict[str, dict[str, Any]]:
         of = (*artifact.of, *(("diagnosis",) if artifact.advised and assembly.run.objective is None else ()))
         for other in of:
             chosen = found[other] | chosen
+        if name in ("study", "training") and assembly.run.study.tune is not None:
+            chosen["study.metric"] = settings["study.metric"]  # by which a learning rate is chosen
         if name == "teacher":
             chosen |= {"class names": list(data.need.class_names)} | _teacher_of(assembly)
         found[name] = chosen

@@ -39,8 +39,8 @@ def arm_of(arms: Mapping[str, Arm], wanted: Arm, *, tuned: bool) -> str:
     return next(alike, "")
 
 
-def at_tuned_rate(recipe: Recipe, study: Study | None, arm: str) -> Recipe:
-    """The recipe at the learning rate that the study chose for its variant; as it is without a tuned study."""
-    rates = {} if study is None else {one.arm: one.learning_rate for one in study.tries if one.chosen}
+def at_tuned_rate(recipe: Recipe, study: Study, arm: str) -> Recipe:
+    """The recipe at the learning rate that the tuned study chose for its variant."""
+    rates = {one.arm: one.learning_rate for one in study.tries if one.chosen}
     training = recipe.training
     return replace(recipe, training=replace(training, learning_rate=rates.get(arm, training.learning_rate)))

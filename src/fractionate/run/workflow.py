@@ -151,9 +151,9 @@ class Workflow(Assembly):
 
     @property
     def trained(self) -> Recipe:
-        """The recipe of the one student; a recommended one at the learning rate that a tuned study chose for it."""
-        given = self.given_objective is not None
-        return self.chosen if given else at_tuned_rate(self.chosen, self._kept_study(), self.recipe_arm)
+        """The recipe of the one student; a recommended one at the rate that a tuned study chose: that study is made first."""
+        tuned = self.study_decides_the_rate
+        return at_tuned_rate(self.chosen, self.study, self.recipe_arm) if tuned else self.chosen
 
     @property
     def repair(self) -> str:
@@ -304,6 +304,7 @@ class Workflow(Assembly):
             return
         check_extras(self.run)
         _ = self.store
+        recipe = self.trained  # first: a tuned study, which tells of harm too, belongs before its student
         harm = self.harm()
         if harm and not self.force:
             raise ConfigError(
@@ -312,7 +313,7 @@ class Workflow(Assembly):
                 got=harm,
                 fix="take the study's best variant as objective, or export it all the same with --force",
             )
-        contract = self.trained.contract()
+        contract = recipe.contract()
         if contract is not None:
             self.say(str(contract))
 
