@@ -59,7 +59,9 @@ def boosted() -> tuple[str, Teacher]:
     assert teaching is not None
     trees = HistGradientBoostingClassifier(max_iter=40, random_state=0)
     skops.io.dump(trees.fit(teaching.inputs.numpy(), teaching.labels.numpy()), "trees.skops")
-    settings = "data: {source: \"table('table.csv', label='kind')\", transfer: 120, validation: 80, test: 150}\n"
+    settings = (
+        "data: {source: \"table('table.csv', label='kind', raw=False)\", transfer: 120, validation: 80, test: 150}\n"
+    )
     settings += "teacher: {model: \"sklearn('trees.skops')\"}\nstudent: {model: mlp(8)}\n"
     return settings, lambda split: torch.from_numpy(trees.predict_proba(split.inputs.numpy())).log()
 

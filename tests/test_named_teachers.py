@@ -128,8 +128,8 @@ def test_it_teaches_from_a_run_file(
     assert "parameters that require gradients" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("teacher", ["fitted('Ridge')", "sklearn('ridge.skops')"])
-def test_numbers_are_taught_from_a_run_file(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("teacher_name", ["fitted('Ridge')", "sklearn('ridge.skops')"])
+def test_numbers_are_taught_from_a_run_file(teacher_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     io = pytest.importorskip("skops.io")
     from sklearn.linear_model import Ridge
 
@@ -137,12 +137,18 @@ def test_numbers_are_taught_from_a_run_file(teacher: str, tmp_path: Path, monkey
     inputs, labels = blobs()
     rows = [f"{a:.3f},{b:.3f},{10 * c + 0.5}" for (a, b, *_), c in zip(inputs.tolist(), labels.tolist(), strict=True)]
     (tmp_path / "t.csv").write_text("a,b,price\n" + "\n".join(rows) + "\n")
-    io.dump(Ridge().fit(inputs[:, :2].numpy(), (labels - 1).numpy()), "ridge.skops")
+    teacher = Ridge().fit(inputs[:, :2].numpy(), (10 * labels + 0.5).numpy())
+    io.dump(teacher, "ridge.skops")
+    raw = teacher_name.startswith("sklearn")  # of a file: fitted on the cells as they stand
+    source = f"table('t.csv', target='price', raw={raw})"
     (tmp_path / "run.yaml").write_text(
-        "task: regression\ndata: {source: \"table('t.csv', target='price')\", transfer: 30, validation: 20, test: 20}\n"
-        f'teacher: {{model: "{teacher}"}}\nstudent: {{model: mlp(8)}}\nterms: [squared-error]\ntraining: {{steps: 5}}\n'
+        f'task: regression\ndata: {{source: "{source}", transfer: 30, validation: 20, test: 20}}\n'
+        f'teacher: {{model: "{teacher_name}"}}\nstudent: {{model: mlp(8)}}\nterms: [squared-error]\ntraining: {{steps: 5}}\n'
     )
     assert run("distill", "run.yaml") == 0
+    if raw:  # it predicts prices, and the student learns standardised ones
+        numbers = Store.open("runs/run/store").signal().values
+        assert abs(float(numbers.mean())) < 0.5 and 0.3 < float(numbers.std()) < 1.5
 
 
 # --- prompted ---------------------------------------------------------------------------------------------------------

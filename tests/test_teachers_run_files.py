@@ -46,7 +46,7 @@ def test_a_boosted_teacher_of_a_csv_reports_without_user_code(tmp_path, monkeypa
 
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "t.csv")
-    source = "table('t.csv', label='kind')"
+    source = "table('t.csv', label='kind', raw=False)"
     parts = find_parts(source, transfer=60, validation=40, test=40, seed=0)
     teaching = parts.teaching
     teacher = HistGradientBoostingClassifier(max_iter=3, random_state=0)
@@ -68,7 +68,6 @@ def test_a_teacher_fitted_on_the_file_itself_reads_its_cells(frame, tmp_path, mo
     io, pandas = pytest.importorskip("skops.io"), pytest.importorskip("pandas")
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    from fractionate.errors import ConfigError
     from fractionate.models import find_parts
 
     monkeypatch.chdir(tmp_path)
@@ -86,9 +85,52 @@ def test_a_teacher_fitted_on_the_file_itself_reads_its_cells(frame, tmp_path, mo
     rows = [int(line) - 2 for line in parts.transfer.ids]
     expected = torch.from_numpy(teacher.predict_proba(columns.iloc[rows] if frame else values[rows])).float()
     torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
-    (tmp_path / "words.csv").write_text("a,b,kind\n" + "".join(f"{i * i % 7}.5,w{i % 3},k{i % 2}\n" for i in range(40)))
-    with pytest.raises(ConfigError, match=r"raw=True gives a teacher numbers(?s:.*)categories: b"):
-        find_parts("table('words.csv', label='kind', raw=True)", transfer=0.5, validation=0.2, test=0.2, seed=0)
+
+
+def test_a_pipeline_reads_text_cells_as_pandas_does(tmp_path, monkeypatch) -> None:
+    io, pandas = pytest.importorskip("skops.io"), pytest.importorskip("pandas")
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    from fractionate.models import find_parts
+    from fractionate.models.estimators import as_cells
+
+    monkeypatch.chdir(tmp_path)
+    words = ["grün", "", "red", "a longer word"]
+    rows = [f"{i * i % 7}.5,{words[i % 4]},{i % 3 == 0},k{(i * i % 7 + i) % 2}" for i in range(120)]
+    (tmp_path / "t.csv").write_text("size,colour,old,kind\n" + "\n".join(rows) + "\n")
+    frame = pandas.read_csv("t.csv")
+    columns = ["size", "colour", "old"]
+    encode = make_column_transformer((OneHotEncoder(), ["colour", "old"]), remainder="passthrough")
+    teacher = make_pipeline(encode, LogisticRegression()).fit(frame[columns], frame["kind"])
+    io.dump(teacher, "t.skops")
+    assert run("init", "t.csv", "--teacher", "sklearn('t.skops')") == 0
+    assert run("distill", "run.yaml", "training.epochs=1", "out=run", "diagnosis.pilot=0") == 0
+    source = "table('t.csv', label='kind', raw=True)"
+    parts = find_parts(source, transfer=0.6, validation=0.2, test=0.2, seed=0)
+    given = frame[columns].iloc[[int(line) - 2 for line in parts.transfer.ids]]
+    cells = {name: as_cells(part.numpy()) for name, part in parts.transfer.views["teacher"].items()}
+    pandas.testing.assert_frame_equal(pandas.DataFrame(cells), given.reset_index(drop=True), check_dtype=False)
+    expected = torch.from_numpy(teacher.predict_proba(given)).float()
+    torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
+
+
+def test_a_teacher_of_a_file_asks_which_columns_it_reads(tmp_path, monkeypatch, capsys) -> None:
+    io = pytest.importorskip("skops.io")
+    from sklearn.tree import DecisionTreeClassifier
+
+    monkeypatch.chdir(tmp_path)
+    values, labels = table(tmp_path / "t.csv")
+    io.dump(DecisionTreeClassifier(max_depth=3, random_state=0).fit(values, labels), "t.skops")
+    (tmp_path / "run.yaml").write_text(
+        "data: {source: \"table('t.csv', label='kind')\", transfer: 60, validation: 40, test: 40}\n"
+        f"teacher: {{model: \"sklearn('t.skops')\"}}\nstudent: {{model: mlp(8)}}\n{COMMON}"
+    )
+    assert run("distill", "run.yaml") == 2
+    assert "table('t.csv', label='kind', raw=True)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

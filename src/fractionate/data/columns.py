@@ -17,6 +17,7 @@ from fractionate.errors import ConfigError, printable
 Kind = Literal["number", "category"]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")
 MOST_CATEGORIES = 100  # more different values are taken for text
+NO_TEXT = b"\xff"  # of a missing cell among text in UTF-8, where this byte never stands
 ODD_SHARE = 0.1  # a column of numbers with this many other cells or fewer is a column of numbers with mistakes
 FEWEST_ROWS = 10  # from here on, a column that counts up by one is taken for row numbers
 
@@ -29,6 +30,15 @@ class Column:
     kind: Kind
     values: NDArray[Any]
     categories: tuple[str, ...] = ()
+
+    def as_read(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Cells as the file has them: numbers [rows], or UTF-8 text [rows, bytes] that ends in zeros (`NO_TEXT` where missing)."""
+        values = self.values[places]
+        if self.kind == "number":
+            return values.astype(np.float64)
+        words = np.array([*(word.encode() for word in self.categories), NO_TEXT])  # the last for -1
+        cells: NDArray[np.uint8] = words[values].view(np.uint8).reshape(len(values), -1)
+        return cells
 
 
 Cells = Sequence[str | None] | NDArray[np.float64]  # as text (None: missing), or numbers already (NaN: missing)

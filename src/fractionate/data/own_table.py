@@ -86,16 +86,8 @@ class Table:
 
     def _with_cells(self, encoded: Examples | MemorySplit, places: NDArray[np.int64]) -> MemorySplit:
         """A part whose view "teacher" holds the cells by column, for estimators that were fitted on the file itself."""
-        words = [printable(column.name) for column in self.columns if column.kind != "number"]
-        if words:
-            raise ConfigError(
-                f"{self.name}: raw=True gives a teacher numbers",
-                expected="columns of numbers",
-                got=f"categories: {', '.join(words[:8])}",
-                fix="drop=[…] leaves them out; a teacher that reads them learns from the encoded table, without raw=True",
-            )
         split = MemorySplit.of(encoded) if isinstance(encoded, Examples) else encoded
-        cells = {column.name: torch.from_numpy(column.values[places].astype(np.float64)) for column in self.columns}
+        cells = {column.name: torch.from_numpy(column.as_read(places)) for column in self.columns}
         return replace(split, views={**split.views, "teacher": cells})
 
     def _keys(self) -> list[bytes]:
@@ -125,7 +117,7 @@ def table(
     group: str | None = None,
     repeats: bool = True,
     class_weights: bool = False,
-    raw: bool = False,
+    raw: bool | None = None,
 ) -> Table:
     r"""A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
 
@@ -145,6 +137,7 @@ def table(
         repeats: False leaves out of validation and test rows that are in an earlier part as well, with the same label.
         class_weights: Weigh the rows that are learned from so that each class counts the same.
         raw: The teacher reads the cells as they stand, by column: an estimator that was fitted on the file, not on the encoding.
+            A run file with a teacher of a file (`sklearn('trees.skops')`, `onnx(...)`) has to say which of them it reads.
 
     Returns:
         `Table`: the rows, divided into parts by `.parts(...)` with the encoding fitted on what is learned from.

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fractionate.data.columns import NO_TEXT, plain_number
 from fractionate.errors import ConfigError, MismatchError, printable
 from fractionate.models.output_kinds import OutputKind
 from fractionate.models.outputs import are_probabilities
@@ -21,6 +22,14 @@ METHODS: Mapping[str, OutputKind] = {  # of estimators, in the order in which th
     "predict_log_proba": "log-probabilities",
     "decision_function": "logits",
 }
+TRUTHS = {
+    "True": True,
+    "TRUE": True,
+    "true": True,
+    "False": False,
+    "FALSE": False,
+    "false": False,
+}  # as pandas reads them
 PREDICTS = "predict"  # of regressors: numbers of tasks without classes
 
 
@@ -89,7 +98,7 @@ class EstimatorRows:
         """What the estimator was fitted on: a frame of named columns, or rows of numbers."""
         names = getattr(self.estimator, "feature_names_in_", None)
         if isinstance(inputs, Mapping):
-            columns = {str(name): as_array(part) for name, part in inputs.items()}
+            columns = {str(name): as_cells(as_array(part)) for name, part in inputs.items()}
             if names is None:
                 return np.stack(list(columns.values()), axis=1)
             return _frame(columns, names)
@@ -160,6 +169,28 @@ class EstimatorRows:
 def as_array(part: Any) -> NDArray[Any]:
     """An input as an array on the CPU."""
     return part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+
+
+def as_cells(part: NDArray[Any]) -> NDArray[Any]:
+    """A column of a table as pandas reads it: numbers, or text out of UTF-8 rows (`Column.as_read`), NaN where it is missing."""
+    if part.dtype != np.uint8 or part.ndim != 2:
+        return part
+    found, places = np.unique(np.ascontiguousarray(part).view(f"S{part.shape[1]}")[:, 0], return_inverse=True)
+    words = [None if word == NO_TEXT else word.decode() for word in found.tolist()]
+    known = [word for word in words if word is not None]
+    if known and all(word in TRUTHS for word in known) and None not in words:
+        return np.array([TRUTHS[word] for word in known])[places]
+    if known and all(is_plain_number(word) for word in known):
+        return np.array([math.nan if word is None else float(word) for word in words])[places]
+    return np.array([math.nan if word is None else word for word in words], object)[places]
+
+
+def is_plain_number(word: str) -> bool:
+    """Whether a number is written as it is printed: no code such as 007."""
+    try:
+        return plain_number(float(word)) == word
+    except ValueError:
+        return False
 
 
 def _frame(columns: Mapping[str, NDArray[Any]], names: Sequence[Any]) -> Any:

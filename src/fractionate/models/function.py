@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.raw import Tokenizing
+from fractionate.data.targets import TargetEncoding
 from fractionate.errors import ConfigError, FractionateError, MismatchError, printable
 from fractionate.models.estimators import METHODS, EstimatorRows, is_estimator, method_of
 from fractionate.models.output_kinds import Outputs, as_logits, check_kind, of_two_classes, recognise
@@ -52,6 +53,9 @@ class FunctionTeacher(nn.Module):
         self.function, self.outputs, self.classes = function, outputs, classes
         self.title = title or getattr(function, "__qualname__", type(function).__name__)
         self.content = function if content is None else content
+        self.units: TargetEncoding | None = (
+            None  # of the numbers that it predicts, where students learn standardised ones
+        )
         self.independent = False  # whether columns are labels of their own, as a task of multiple labels says
 
     @cached_property
@@ -75,6 +79,8 @@ class FunctionTeacher(nn.Module):
         """Logits [batch, classes] or [batch, tokens, classes], on the device of the inputs."""
         given: Any = named or (inputs[0] if len(inputs) == 1 else inputs)
         values = self._numbers(self.function(given))
+        if self.units is not None:
+            values = self.units.standardised(values)
         if self.outputs == "auto":
             self.outputs = recognise(values, independent=self.independent)
         if self.independent and values.ndim == 2:
@@ -196,12 +202,15 @@ class FileTeacher:
     def build(self, need: Any) -> nn.Module:
         """The teacher for a task; of a regression its numbers are what it predicts."""
         numbers = need.kind == "regression" and self.outputs == "auto"
-        return as_teacher_module(
+        made = as_teacher_module(
             Path(self.file).expanduser(),
             outputs="numbers" if numbers else self.outputs,
             classes=None if numbers else need.classes or None,
             class_names=need.class_names,
         )
+        if numbers and isinstance(made, FunctionTeacher):
+            made.units = need.units
+        return made
 
 
 @models.register("onnx")

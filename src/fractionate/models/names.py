@@ -20,6 +20,7 @@ from fractionate.data.bundled import Parts, Undivided, data_sets, split_parts
 from fractionate.data.dividing import Size
 from fractionate.data.raw import Tokenizing
 from fractionate.data.splits import as_examples
+from fractionate.data.targets import TargetEncoding
 from fractionate.errors import ConfigError, FractionateError, MismatchError, ResourceError, printable, reason
 from fractionate.models.function import as_teacher_module, is_function_teacher
 from fractionate.models.zoo import Builder, models
@@ -91,6 +92,7 @@ class ModelNeed:
         frozen: Its weights are used as they are: an output layer without trained weights is an error.
         splits: The parts of the data, for teachers that answer about these examples alone.
         teaching: The part that no student reads, for teachers that are fitted on it.
+        units: How the numbers of a file's columns become what is learned, where a teacher of a file predicts in their unit.
     """
 
     kind: str = "classification"
@@ -101,6 +103,7 @@ class ModelNeed:
     frozen: bool = False
     splits: tuple[Split, ...] = field(default=(), compare=False)
     teaching: Split | None = field(default=None, compare=False)
+    units: TargetEncoding | None = field(default=None, compare=False)
 
 
 @runtime_checkable

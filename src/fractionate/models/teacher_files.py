@@ -59,7 +59,11 @@ class OnnxFile:
 
     def __call__(self, inputs: Any) -> NDArray[Any]:
         names = list(self.wanted)
-        if isinstance(inputs, Mapping):
+        if (
+            isinstance(inputs, Mapping) and len(names) == 1 and names[0] not in inputs
+        ):  # one matrix of a table's columns
+            given = {names[0]: np.stack([as_array(part) for part in inputs.values()], axis=1)}
+        elif isinstance(inputs, Mapping):
             given = {name: inputs[name] for name in names if name in inputs}
         else:
             parts = inputs if isinstance(inputs, (tuple, list)) else (inputs,)

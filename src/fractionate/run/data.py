@@ -9,12 +9,15 @@ from torch import Tensor
 
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts
+from fractionate.data.encoding import TableEncoding
+from fractionate.data.own_table import Table
 from fractionate.data.own_texts import TextData
 from fractionate.data.parts import first_batch
 from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, UnknownNameError
+from fractionate.models.function import FileTeacher
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
 from fractionate.models.tokenizer import ONE_ROW, encode_for
 from fractionate.records.base import Record
@@ -83,10 +86,20 @@ def read_data(run: RunFile) -> RunData:
             expected="a source of texts: texts(...), tagged(...), prompts(...), pairs(...)",
             got=f"teacher.model {run.teacher.model}, student.model {run.student.model}",
         )
+    if isinstance(found, Table) and found.roles.raw is None and isinstance(teacher.maker, FileTeacher):
+        raise ConfigError(
+            f"{run.teacher.model} reads a table, and data.source does not say which columns of it",
+            expected="raw=True: the cells as they stand in the file; raw=False: the student's inputs, standardised and one-hot",
+            got=run.data.source,
+            fix=f"{run.data.source.rstrip().removesuffix(')')}, raw=True)",
+        )
     parts = as_parts(found, run.data.source, **sizes)
     transfer, validation, test = (as_split(getattr(parts, name), name) for name in ("transfer", "validation", "test"))
     teaching = None if parts.teaching is None else as_split(parts.teaching, "teaching")
-    return RunData(transfer, validation, test, teaching, _need(run, transfer), parts.encoding)
+    need = _need(run, transfer)
+    if isinstance(found, Table) and found.roles.raw and isinstance(parts.encoding, TableEncoding):
+        need = replace(need, units=parts.encoding.target)
+    return RunData(transfer, validation, test, teaching, need, parts.encoding)
 
 
 def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, teacher: NamedModel) -> RunData:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from fractionate.data.dividing import PARTS
 from fractionate.errors import ConfigError, printable
+from fractionate.models.function import FileTeacher
 from fractionate.models.hub import HubModel
 from fractionate.models.names import find_model
 from fractionate.run.findings_of import Inspection, inspect_source
@@ -69,6 +70,11 @@ def fit_run_file(
     """
     inspection = inspect_source(find_source(task, files))
     models = _models(inspection, teacher, student)
+    source = inspection.source
+    if source.reader == "table" and teacher is not None and isinstance(find_model(teacher).maker, FileTeacher):
+        reads = "the teacher reads the cells as they stand in the file (raw=True), the student standardised numbers"
+        source = replace(source, settings=source.settings | {"raw": True})
+        inspection = replace(inspection, source=source, facts=(*inspection.facts, reads))
     length, cut = _length(inspection, models)
     return Fitted(_text(inspection, models, length), inspection, (*models.notes, *cut))
 
