@@ -64,11 +64,10 @@ def child(verb: str, rows: int, classes: int, folder: Path) -> None:
     from torch import nn
 
     import fractionate
-    from fractionate import Objective, collect, diagnose, distill
+    from fractionate import Objective, collect, diagnose, distill, spectrum
     from fractionate.data import Examples
     from fractionate.records import Training
     from fractionate.store import Store
-    from fractionate.theory.spectrum.compact import compact_spectrum
 
     torch.set_num_threads(1)
     inputs = torch.from_numpy(np.load(folder / f"inputs-{rows}.npy", mmap_mode="c"))
@@ -80,7 +79,7 @@ def child(verb: str, rows: int, classes: int, folder: Path) -> None:
     learn = {"objective": Objective("kd", 1.0, 0.9), "training": training, "show": "nothing"}
     work: dict[str, Callable[[], object]] = {
         "collect": lambda: collect(teacher, data, store, form="top-k", k=K, batch_size=BATCH),
-        "spectrum": lambda: compact_spectrum(Store.open(store).compact_signal()),
+        "spectrum": lambda: spectrum(Store.open(store).compact_signal()),
         "diagnose": lambda: diagnose(Store.open(store)),
         "distill": lambda: distill(nn.Linear(WIDTH, classes), data, Store.open(store), **learn),
     }

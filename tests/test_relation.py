@@ -10,11 +10,11 @@ import torch
 
 from fractionate import Objective, TeacherSignal
 from fractionate.diagnosis.token_groups import by_frequency, by_position, findings, grouped
-from fractionate.errors import ConfigError, MismatchError
+from fractionate.errors import MismatchError
 from fractionate.store.forms import Form
 from fractionate.teachers.tokens import TokenSignal
 from fractionate.theory.spectrum import spectrum
-from fractionate.theory.spectrum.vocabulary import VocabularyPopulation, VocabularyStream, spectrum_of
+from fractionate.theory.spectrum.vocabulary import ClassMeans, VocabularyPopulation
 
 CLASSES = 13
 
@@ -37,48 +37,18 @@ def compact(signal, k=4, temperatures=(1.0, 2.0)):
 def test_the_spectrum_is_that_of_the_rows_made_dense(k: int, temperature: float) -> None:
     part = compact(whole(), k)
     expected = spectrum(part.at(temperature).dense(), temperature)
-    found = spectrum_of(part, temperature=temperature)
+    found = spectrum(part, temperature)
     for name, value in expected.nats.items():
         assert found.nats[name] == pytest.approx(value, abs=2e-7), name  # the rest is kept in float32
     assert found.examples == 60 and found.classes == CLASSES
 
 
-def test_a_stream_of_pieces_is_the_whole() -> None:
-    part = compact(whole())
-    stream = VocabularyStream(CLASSES)
-    for piece in torch.split(torch.arange(60), 7):
-        stream.add(part.take(piece))
-    assert stream.finish().total_nats == pytest.approx(spectrum_of(part).total_nats, abs=1e-12)
-    assert stream.examples == 60
-
-
 def test_class_means() -> None:
     part = compact(whole())
     dense = part.dense()
-    stream = VocabularyStream(CLASSES)
-    stream.add(part)
     labels = torch.arange(CLASSES)
     expected = dense.stats.class_mean_of(labels)
-    torch.testing.assert_close(stream.class_mean_of(labels).double(), expected.double(), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("keep", [1, 3])
-def test_memory_is_bounded_and_no_mass_is_lost(keep: int) -> None:
-    part = compact(whole(400, scale=1.0), 6)
-    full, bounded = VocabularyStream(CLASSES), VocabularyStream(CLASSES, keep=keep)
-    for piece in torch.split(torch.arange(400), 50):
-        full.add(part.take(piece))
-        bounded.add(part.take(piece))
-    labels = part.labels.unique()
-    assert len(bounded.pairs) <= keep * len(labels) < len(full.pairs)
-    means = bounded.class_mean_of(labels)
-    torch.testing.assert_close(means.sum(1), torch.ones(len(labels)), rtol=1e-5, atol=1e-5)
-    exact, near = full.finish(), bounded.finish()
-    assert near.total_nats == pytest.approx(
-        exact.total_nats, abs=1e-9
-    )  # what is not in the class means is in the instance
-    assert abs(near.domain_shape_nats - exact.domain_shape_nats) < 0.1 * exact.instance_shape_nats  # an estimate
-    assert near.domain_confidence_nats == pytest.approx(exact.domain_confidence_nats)
+    torch.testing.assert_close(ClassMeans(part, 1.0).of(labels).double(), expected.double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +63,6 @@ def test_every_level_of_cell_reads_the_statistics_of_all_tokens(cell: str) -> No
     objective = Objective(cell, 1.0, 1.0)
     student = torch.randn(3, CLASSES, dtype=torch.float64)
     torch.testing.assert_close(objective(student, batch), objective(student, dense.take(few)), rtol=1e-5, atol=1e-6)
-
-
-def test_rows_of_another_vocabulary_and_empty_streams_are_refused() -> None:
-    stream = VocabularyStream(CLASSES + 1)
-    with pytest.raises(MismatchError, match="another vocabulary"):
-        stream.add(compact(whole()))
-    with pytest.raises(MismatchError, match="no rows have come"):
-        stream.finish()
-    with pytest.raises(ConfigError, match="keep cannot be used"):
-        VocabularyStream(CLASSES, keep=0)
-    with pytest.raises(ConfigError, match="not known at temperature 3"):
-        spectrum_of(compact(whole()), temperature=3.0)
 
 
 # -- groups --------------------------------------------------------------------------------------------------------------------

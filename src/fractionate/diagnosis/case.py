@@ -22,7 +22,6 @@ from fractionate.losses.objective import Objective
 from fractionate.records import Evidence, Finding, Interval, Severity, Spectrum
 from fractionate.system.registry import Registry
 from fractionate.theory.number_signal import NoClassesError
-from fractionate.theory.spectrum.compact import compact_spectrum
 from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
@@ -108,7 +107,7 @@ class Case:
     @cached_property
     def spectrum(self) -> Spectrum:
         """The spectrum at temperature 1."""
-        return spectrum_of(self.signal, 1.0)
+        return spectrum(self.signal)
 
     @cached_property
     def line(self) -> tuple[Bool[Tensor, "judged"], Int[Tensor, "judged"]] | None:
@@ -253,11 +252,6 @@ probes: Registry[Probe] = Registry(
         "diagnosis.teacher_probes",
     ),
 )
-
-
-def spectrum_of(signal: TeacherSignal | CompactSignal, temperature: float) -> Spectrum:
-    """The spectrum of a dense or compact signal."""
-    return compact_spectrum(signal, temperature) if isinstance(signal, CompactSignal) else spectrum(signal, temperature)
 
 
 def fine(summary: str, score: float = 1.0) -> Judgement:

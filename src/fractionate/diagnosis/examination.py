@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fractionate.data.labels import superclass_names
-from fractionate.diagnosis.case import Case, examine, probes, spectrum_of
+from fractionate.diagnosis.case import Case, examine, probes
 from fractionate.diagnosis.causes import trace_back
 from fractionate.diagnosis.class_correlation import class_correlations
 from fractionate.diagnosis.given import as_signal, form_of, label_map, of_tokens, opened, source_of
@@ -32,6 +32,7 @@ from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.store.reading import Store
 from fractionate.tasks.task import Task
 from fractionate.theory.number_signal import NumberSignal
+from fractionate.theory.spectrum import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
@@ -169,7 +170,7 @@ def diagnose(
         spectrum=at_one,
         findings=findings,
         recipe=recipe,
-        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum_of(signal, t) for t in shown),
+        spectrum_over_temperature=tuple(at_one if t == 1 else spectrum(signal, t) for t in shown),
         class_names=names or tuple(str(c) for c in range(min(signal.classes, MOST_CLASSES_SHOWN))),
         class_relation=class_relation(signal, recipe.temperature),
         class_correlations=class_correlations(signal, list(superclasses) or superclass_names(names, signal.classes)),

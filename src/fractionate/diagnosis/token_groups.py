@@ -14,7 +14,7 @@ from fractionate.records import Evidence, Finding, Spectrum
 from fractionate.records.base import Record
 from fractionate.records.findings import Severity
 from fractionate.teachers.tokens import TokenSignal, gold_share
-from fractionate.theory.spectrum.vocabulary import spectrum_of
+from fractionate.theory.spectrum import spectrum
 
 ANCHOR = "sequences.md#tokens"
 MOSTLY_GOLD, OFTEN_GOLD = 0.9, 0.8  # TIE-KD reports 0.68 to 0.94
@@ -113,7 +113,7 @@ def grouped(
             found.append(
                 TokenGroup(
                     name, len(part), gold_share(signal), float(signal.at(temperature).confidence.double().mean()),
-                    spectrum_of(signal, temperature=temperature),
+                    spectrum(signal, temperature),
                 )
             )  # fmt: skip
     return tuple(found)

@@ -8,7 +8,5 @@ from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
     from fractionate.theory.spectrum.stream import spectrum as spectrum
-    from fractionate.theory.spectrum.vocabulary import VocabularyStream as VocabularyStream
-    from fractionate.theory.spectrum.vocabulary import spectrum_of as spectrum_of
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

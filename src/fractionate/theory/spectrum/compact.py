@@ -48,11 +48,11 @@ def _rest(signal: CompactSignal) -> Float[Tensor, "batch"]:
     """1 - p[y], summed, so that a certain teacher's does not cancel."""
     step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
     return torch.cat(
-        [_mass(signal.take(torch.arange(s, min(s + step, len(signal)))))[2] for s in range(0, len(signal), step)]
+        [masses(signal.take(torch.arange(s, min(s + step, len(signal)))))[2] for s in range(0, len(signal), step)]
     )
 
 
-def _mass(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def masses(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each row: p of the entries, the even p elsewhere, all p off the label, and over how many classes e is spread."""
     scale = signal.normaliser.double()
     p = torch.exp(signal.logits.double() / signal.temperature - scale[:, None])
@@ -93,7 +93,7 @@ def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> F
     sums = torch.zeros(len(keys), dtype=torch.float64)
     for chunk in chunks:
         part = signal.take(chunk)
-        p, e, rest, _ = _mass(part)
+        p, e, rest, _ = masses(part)
         value = torch.where(torch.isfinite(part.logits), p - e[:, None], 0.0)
         sums.index_add_(0, place[chunk].flatten(), value.flatten())
         even += per_class(e, row[chunk])
@@ -110,7 +110,7 @@ def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> F
     found = []
     for chunk in chunks:
         part, c = signal.take(chunk), row[chunk]
-        p, e, rest, left = _mass(part)
+        p, e, rest, left = masses(part)
         sure = part.confidence.double()
         value = torch.where(torch.isfinite(part.logits), p - e[:, None], 0.0)
         crossed = (

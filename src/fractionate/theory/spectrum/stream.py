@@ -11,7 +11,9 @@ from torch import Tensor
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Spectrum
 from fractionate.theory.softmax import LN2, exponents, place
+from fractionate.theory.spectrum.compact import compact_spectrum
 from fractionate.theory.teacher_signal import TeacherSignal, check_temperature, compute_dtype
+from fractionate.theory.topk_signal import CompactSignal
 
 CHUNK_BYTES = 1 << 21  # worked on at once: a few such arrays fit into a core's caches
 LONG_ROW = 1 << 15  # classes from which on rows are taken one by one, class after class
@@ -174,7 +176,7 @@ class SpectrumStream:
         return Spectrum(temperature=self.temperature, examples=self.examples, classes=self.classes, **exact)
 
 
-def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
+def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) -> Spectrum:
     """Split the teacher's information log K - E[H(p)] into universe, domain and instance, confidence and shape apart.
 
     With p the teacher's distribution at the temperature, m_c the class means, π_c the class shares, p̄ = Σ π_c m_c[c] and KL2 the KL
@@ -191,14 +193,14 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
     Source: ours (Pythagoras for KL with means, then the chain rule).
 
     Args:
-        signal: Logits [batch, classes] and labels [batch].
+        signal: Logits [batch, classes] and labels [batch]; or compact rows, never made dense.
         temperature: Of the teacher's distribution.
 
     Returns:
         A `Spectrum`: the five terms in nats, with intervals over examples.
 
     Raises:
-        ConfigError: for what is no `TeacherSignal`.
+        ConfigError: for what is no signal, and for a temperature at which the tail mass of compact rows is not known.
 
     Example:
         import torch
@@ -206,6 +208,8 @@ def spectrum(signal: TeacherSignal, temperature: float = 1.0) -> Spectrum:
 
         print(spectrum(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)))
     """
+    if isinstance(signal, CompactSignal):
+        return compact_spectrum(signal, temperature)
     if not isinstance(signal, TeacherSignal):
         raise ConfigError(
             "this is no teacher's signal", expected="TeacherSignal(logits, labels)", got=type(signal).__name__
