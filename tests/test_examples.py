@@ -11,6 +11,8 @@ import pytest
 from fractionate.cli.commands import main
 from fractionate.data.bundled import data_sets
 from fractionate.errors import ResourceError
+from fractionate.page import read_page
+from fractionate.records import Explanations
 from fractionate.run.read import read_run
 from fractionate.run.runfile import load_run
 from fractionate.run.workflow import Workflow
@@ -63,6 +65,8 @@ def test_the_example_ends_in_a_page(path: Path, hub: Path, tmp_path: Path, capsy
     output = capsys.readouterr()
     assert not left.value.code, output.err
     assert (tmp_path / "out" / "report.html").is_file()
+    records, _ = read_page(tmp_path / "out" / "report.html")
+    assert any(isinstance(record, Explanations) for record in records) == (path.stem == "ked-table")
     again = Workflow(read_run(path, settings))
     before = (tmp_path / "out" / "report.html").read_bytes()
     again.report()

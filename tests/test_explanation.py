@@ -25,6 +25,7 @@ from fractionate.models.columns import given
 from fractionate.models.outputs import logits_of
 from fractionate.models.zoo import models
 from fractionate.records import Training
+from fractionate.run.explained import group_names
 from fractionate.teachers import Cached
 from fractionate.training import distill
 from fractionate.training.recipe import Recipe
@@ -206,3 +207,11 @@ def test_a_cnn_learns_hidden_maps_of_each_branch(term_name):
     _, run = distill(student, some, teacher, recipe=recipe, show="nothing")
     assert run.steps == 12 and run.contract is not None and len(run.contract.terms) == 3
     assert set(student.state_dict()) == names, "regressors leave with the training"
+
+
+def test_a_group_is_named_by_the_words_that_its_columns_share() -> None:
+    columns = ("mean radius", "radius error", "worst radius", "mean area", "area")
+    assert group_names(((0, 1, 2), (3, 4)), columns) == ("radius", "area")
+    assert group_names(((0, 3), (1, 2, 4)), columns) == ()  # "mean", and nothing: numbers then
+    assert group_names(((0, 1), (2,)), ("a 1", "a 2", "a")) == ()  # two of one name
+    assert group_names(((0, 1),), ()) == ()

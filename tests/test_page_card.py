@@ -100,7 +100,7 @@ def test_undertrained_students_are_named_on_the_card() -> None:
     d, study = case([("kd", 0.1, 0.2, "equivalent")])
     note = undertrained([r for r in study.runs if r.arm == "kd"], [0] * 99 + [1])
     text, _ = only([d, replace(study, notes=(note, "another note"))])
-    assert "The students are undertrained, or too small: the best arm has" in text and "another note" not in text
+    assert "The students are undertrained, or too small: the best variant has" in text and "another note" not in text
 
 
 def test_do_not_distil_needs_evidence_as_distil_does() -> None:

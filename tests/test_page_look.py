@@ -222,7 +222,7 @@ def test_a_metric_where_less_is_better_reads_rightly_everywhere(tmp_path):
         "has the lowest mean NLL",
         "NLL (nats) ↓",
         "accuracy (%) ↑",
-        "Mean validation <dfn",
+        "Validation NLL (nats) over training",
     ):
         assert words in page, words
     means = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from fractionate.errors import visible
 
 if TYPE_CHECKING:
+    from fractionate.page.decisions import Card
     from fractionate.records.base import Record
     from fractionate.run.workflow import Workflow
 
@@ -28,10 +31,32 @@ def tell(text: str, *, rank_zero: bool = True) -> None:
     """Talk to the person: stderr, once where processes run the same command."""
     if processes()[0] == 0 or not rank_zero:
         with suppress(OSError):  # a full disk or a reader that left: the work continues
-            print(visible(text), file=sys.stderr, flush=True)
+            print(fitted(visible(text), sys.stderr), file=sys.stderr, flush=True)
 
 
-def give(record: Record, as_json: bool, card: Record | None = None) -> None:
+def columns(stream: TextIO) -> int | None:
+    """The width of a terminal; None for what is no terminal, which gets lines as they are."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """A text whose lines a terminal shows whole, broken between words; a line with a command stays one line, to be pasted."""
+    width = columns(stream)
+    if width is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        if len(line) <= width or "fractionate " in line or line.startswith("recipe: objective."):
+            lines.append(line)
+        else:
+            below = " " * (len(line) - len(line.lstrip()) + 4)
+            kept = line.replace(" %", "\u00a0%")  # a number stays with its per cent
+            parts = textwrap.wrap(kept, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+            lines += [part.replace("\u00a0%", " %") for part in parts]
+    return "\n".join(lines)
+
+
+def give(record: Record, as_json: bool, card: Card | None = None) -> None:
     """Print a record: for people, or as JSON. The card of the decision stands last, in JSON as its field `card`."""
     if processes()[0] != 0:
         return
@@ -39,9 +64,11 @@ def give(record: Record, as_json: bool, card: Record | None = None) -> None:
         if as_json:
             print(record.to_json() if card is None else record.to_json_with(card=card), flush=True)
         else:
-            print(visible(str(record)), flush=True)
+            print(fitted(visible(str(record)), sys.stdout), flush=True)
     if card is not None and not as_json:
-        tell(f"\n{card}")
+        from fractionate.page.decisions import card_text
+
+        tell(f"\n{card_text(card, columns(sys.stderr))}")
 
 
 @contextmanager

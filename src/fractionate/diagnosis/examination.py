@@ -181,6 +181,7 @@ def diagnose(
         terms=terms,
         class_parts=class_parts,
         superclass_parts=superclass_parts,
+        row="token" if tokens else "label" if task is not None and task.reader.independent else "example",
         predicted=None if recipe.repair else predict_gain(at_one, piloted, tokens=tokens),
     )
 

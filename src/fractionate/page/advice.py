@@ -9,7 +9,8 @@ from fractionate.page.compared import Compared
 from fractionate.page.decisions import Answer, plain
 from fractionate.page.summaries import uses_teacher
 from fractionate.page.text import short
-from fractionate.records import Contract, Effect, Run
+from fractionate.records import Contract, Effect, Run, Study
+from fractionate.study.effects.harm import UNDERTRAINED
 from fractionate.system.paths import shell_line
 
 MOST_SEEDS_ADVISED = 60  # more are not advised: fewer labels show a difference sooner
@@ -43,6 +44,11 @@ def is_recipe(found: Compared, arm: str, run: Run) -> bool:
     return own is not None and run.contract == own and (None in rates or rates[0] == rates[1])
 
 
+def trained_as(found: Compared, run: Run) -> str:
+    """The variant of a study that a student was trained as; empty where it is none of them."""
+    return next((arm for arm in found.arms if is_recipe(found, arm, run)), "")
+
+
 def verb_line(verb: str, run_file: tuple[str, ...], *overrides: str) -> str:
     """A command line over a run file; empty where none is known."""
     return shell_line(["fractionate", verb, run_file[0], *overrides, *run_file[1:]]) if run_file else ""
@@ -71,6 +77,11 @@ def without_command(case: Case, answer: Answer) -> str:
     )
 
 
+def undertrained(study: Study) -> tuple[str, ...]:
+    """The notes of a study whose students learned next to nothing."""
+    return tuple(note for note in study.notes if note.startswith(UNDERTRAINED))
+
+
 def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, run_file: tuple[str, ...]) -> str:
     """The one command to run after a study; empty where nothing is left to run."""
     if not run_file:
@@ -89,6 +100,12 @@ def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, ru
         words = [f"{key}={plain(value)}" for key, value in settings.items() if usual.get(key) != value]
         return verb_line("distill", run_file, *words, _elsewhere(run_file, short(settings["objective.cell"], 30)))
     if answer == "No clear difference yet":
+        if undertrained(found.study):
+            unit = "epochs" if found.study.settings.get("epochs") else "steps"
+            longer = found.study.settings.get(unit)
+            if isinstance(longer, int) and longer > 0:
+                words = f"training.{unit}={4 * longer}"
+                return verb_line("dissect", run_file, words, _elsewhere(run_file, f"{4 * longer}-{unit}"))
         seeds, examples = chosen.seeds_to_settle, found.study.data.get("examples")
         if seeds is not None and seeds <= MOST_SEEDS_ADVISED:
             return verb_line("dissect", run_file, f"study.seeds={seeds}", _elsewhere(run_file, f"{seeds}-seeds"))

@@ -76,6 +76,10 @@ def _title(found: Sequence[Reliability]) -> str:
     sure = sum(n * c for n, c in zip(one.counts, one.confidence, strict=True)) / total
     right = sum(n * r for n, r in zip(one.counts, one.right, strict=True)) / total
     gap = 100 * (sure - right)
+    if right < 0.01:
+        return (
+            f"The {one.who} is hardly ever right: {percent(right, 1)} of the time, {percent(sure, 1)} sure on average"
+        )
     if abs(gap) < 1:
         return f"The {one.who} is right {percent(right, 1)} of the time, and as sure as that"
     word = "too sure" if gap > 0 else "not sure enough"

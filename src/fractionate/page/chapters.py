@@ -93,6 +93,7 @@ class Chapters:
     rows: tuple[tuple[str, tuple[str, ...]], ...]  # a variant and its cells
     effort: str
     pays: tuple[Figure, ...]
+    pilot: Figure | None  # folded where there is a study, which tells more
     diagnosis: Diagnosis | None
     examples: tuple[DrawnExamples, ...]
     pairs: tuple[DrawnExamples, ...]  # of classes, under their relation
@@ -158,8 +159,9 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
     if study:
         pays += [ladder_figure(study, numbered("ladder", i), _marked(case, decision))]
         pays += [shares_figure(study, numbered("shares", i))]
-    if d:
-        pays += [pilot_figure(d, numbered("pilot", i))]
+    pilot = pilot_figure(d, numbered("pilot", i)) if d else None
+    if not study:
+        pays.append(pilot)
     examples = example_lists(case.examples)
     return Chapters(
         mark=f"-{i + 1}" if i else "",
@@ -170,6 +172,7 @@ def _chapters(i: int, case: Case, decision: Decision) -> Chapters:
         rows=tuple(zip(names, rows, strict=True)) if rows else (),
         effort=_effort(case),
         pays=tuple(f for f in pays if f),
+        pilot=pilot if study else None,
         diagnosis=d,
         examples=tuple(e for e in examples if not e.paired),
         pairs=tuple(e for e in examples if e.paired),
@@ -232,11 +235,11 @@ def _teacher(i: int, case: Case) -> Teacher | None:
     figures: list[Figure | None] = []
     more: list[Figure | None] = []
     if beyond_universe(d.spectrum) < NOTHING_NATS:
-        words = nothing_words(d.spectrum)
+        words = nothing_words(d.spectrum, d.row)
     else:
         bars = [("teacher", d.spectrum)]
         bars += [(who, run.student_spectrum)] if run and run.student_spectrum else []
-        figures.append(spectrum_figure(bars, numbered("spectrum", i)))
+        figures.append(spectrum_figure(bars, numbered("spectrum", i), d.row))
         shown_relations: list[tuple[str, Matrix]] = [("teacher", d.class_relation)] if d.class_relation else []
         if run and shown_relations:
             shown_relations.append((who, run.student_relation))
@@ -245,15 +248,15 @@ def _teacher(i: int, case: Case) -> Teacher | None:
         grouped = any(found.within is not None for found in d.class_correlations)
         (figures if grouped else more).append(correlation_figure(d, numbered("class-correlation", i)))
         more.append(terms_figure(d, numbered("certainty", i)))
-        more.append(parts_figure(d.superclass_parts, "superclass", numbered("superclasses", i)))
-        more.append(parts_figure(d.class_parts, "class", numbered("classes", i)))
+        more.append(parts_figure(d.superclass_parts, "superclass", numbered("superclasses", i), d.row))
+        more.append(parts_figure(d.class_parts, "class", numbered("classes", i), d.row))
     if most >= NOTHING_NATS:
         more.append(temperature_figure(d, numbered("spectrum-over-temperature", i)))
     more.append(
         histogram_figure(
             numbered("confidence", i),
             "How sure the teacher is of the label",
-            "Share of examples by the probability the teacher gives to the label.",
+            f"Share of {d.row}s by the probability the teacher gives to the label.",
             [("teacher", d.confidence)] if d.confidence else [],
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fractionate.page.advice import is_recipe
+from fractionate.page.advice import is_recipe, trained_as
 from fractionate.page.cases import Case
 from fractionate.page.compared import Compared
 from fractionate.page.decisions import Contender, Who
@@ -23,7 +23,11 @@ def contenders_of(case: Case, found: Compared, e: Effect) -> tuple[Contender, ..
     ]
     for run in case.runs:
         if not is_recipe(found, e.arm, run):
-            rows.append(_contender("exported student", run.arm, [run], found.metric, calibration, every))
+            rows.append(
+                _contender(
+                    "exported student", trained_as(found, run) or run.arm, [run], found.metric, calibration, every
+                )
+            )
     if uses_teacher(found.contract(e.against)):
         rows[1] = replace(rows[1], who="student")
     return (*rows, *_teacher_row(found.study.teacher, case.runs, found.metric, calibration, every))

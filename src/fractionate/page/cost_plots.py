@@ -15,7 +15,7 @@ NEEDS: tuple[tuple[str, str, str], ...] = (  # name in the record, words, unit
     ("parameters", "parameters", ""),
     ("megabytes", "weights", "MB"),
     ("latency_ms", "latency", "ms"),
-    ("forward_megabytes", "memory of one example", "MB"),
+    ("forward_megabytes", "activations", "MB"),
 )
 
 
@@ -28,11 +28,11 @@ def cost_figure(runs: Sequence[Run], file: str = "cost") -> Figure | None:
             if run.cost.get(f"student_{name}") and run.cost.get(f"teacher_{name}")
         ]
         if both:
-            return _drawn(variant(run.arm), both, file)
+            return _drawn(run, both, file)
     return None
 
 
-def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Figure:
+def _drawn(run: Run, both: list[tuple[str, float, float, str]], file: str) -> Figure:
     shares = [100 * student / teacher for _, student, teacher, _ in both]
     scale = Scale(0.0, max(100.0, *shares))
     drawn = []
@@ -43,13 +43,26 @@ def _drawn(arm: str, both: list[tuple[str, float, float, str]], file: str) -> Fi
         end = tag("div", tag("b", own), f" of {other}", class_="row-end")
         drawn.append(row(words, ground(scale, bar, mark(scale, share, None, "m-mean", "●", outputs)), end))
     drawn.append(axis_row(scale, "share of the teacher’s (%)"))
-    words, student, teacher, _ = both[0]
+    # the first need in which the two differ: a quantized student has as many parameters as its teacher
+    words, share = next(
+        ((words, s) for (words, *_), s in zip(both, shares, strict=True) if abs(s - 100) >= 1), (both[0][0], shares[0])
+    )
+    title = f"The student has {number(share)} % of the teacher’s {words}"
+    if share > 100:
+        title = f"The student has {number(share / 100)} times the teacher’s {words}"
+    simulated = run.contract is not None and any(
+        prepared.startswith("Quantization(") for prepared in run.contract.preparations
+    )
     return Figure(
         file,
-        f"The student has {number(100 * student / teacher)} % of the teacher’s {words}",
+        title,
         tag("div", *drawn, class_="rows"),
-        f"What the student ({arm}) needs where it runs, next to its teacher. Measured where it was trained, one example at a time: "
-        "the median of 15 calls.",
+        f"What the student ({variant(run.arm)}) needs where it runs, next to its teacher. Measured where it was trained, on one "
+        "example: latency is the median of 15 calls, activations what a forward pass holds."
+        + (
+            " Quantization is simulated here: weights are kept in full precision, and rounding them takes time."
+            * simulated
+        ),
         ("need", "student", "teacher", "unit"),
         tuple((words, student, teacher, unit) for words, student, teacher, unit in both),
     )

@@ -110,8 +110,8 @@ def table(decision: Decision) -> tuple[tuple[str, ...], tuple[tuple[str, ...], .
     return tuple(head[i] for i in kept), tuple(tuple(row[i] or "–" for i in kept) for row in rows)
 
 
-def card_text(card: Card) -> str:
-    """The card for a terminal, plain text."""
+def card_text(card: Card, width: int | None = None) -> str:
+    """The card as plain text; a comparison wider than `width` is written as a list."""
     lines = [card.headline] * (len(card.decisions) != 1)
     for decision in card.decisions:
         lines += [""] * bool(lines)
@@ -119,8 +119,13 @@ def card_text(card: Card) -> str:
         lines.append(decision.headline)
         lines += [f"  {reason}" for reason in decision.reasons]
         head, rows = table(decision)
-        if rows:
-            widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        if rows and width is not None and sum(widths) + 2 * len(widths) > width:
+            for name, *cells in rows:
+                lines.append(
+                    f"  {name}: {', '.join(f'{h} {c}' for h, c in zip(head[1:], cells, strict=True) if c != '–')}"
+                )
+        elif rows:
             for row in (head, *rows):
                 cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
                 lines.append(f"  {'  '.join(cells)}".rstrip())

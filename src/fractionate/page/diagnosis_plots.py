@@ -10,6 +10,7 @@ from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import LEVEL_WORDS
 from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import LEVEL_NAMES, ClassPart, Diagnosis, Level
+from fractionate.records.measures import with_article
 
 MOST_BARS = 20  # more classes are in the numbers
 MOST_TRIALS = 8  # likewise variants of a pilot; they stand best first
@@ -39,7 +40,7 @@ def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
             marks.append(mark(scale, t.reproducible_nats, None, "m-shapley", "◇", again))
             end.append(tag("small", f"{decimals(t.reproducible_nats, 3)} come again"))
         drawn.append(row(label, ground(scale, *marks, band=band), tag("div", *end, class_="row-end")))
-    drawn.append(axis_row(scale, "nats an example"))
+    drawn.append(axis_row(scale, f"nats {with_article(d.row)}"))
     lost = [t.level for t in shown if t.beyond_chance is False]
     title = (
         f"Not shown to be more than chance: {', '.join(lost)}"
@@ -84,7 +85,7 @@ def terms_figure(d: Diagnosis, file: str = "certainty") -> Figure | None:
     )
 
 
-def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure | None:
+def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str, row_is: str = "example") -> Figure | None:
     """The four parts beyond the universe for each class (or superclass), most off-label mass first."""
     if len(parts) < 2:
         return None
@@ -108,17 +109,17 @@ def parts_figure(parts: tuple[ClassPart, ...], kind: str, file: str) -> Figure |
         end = tag(
             "div",
             tag("b", decimals(part.relations_nats, 3)),
-            tag("span", f"{part.examples:,} examples", class_="quiet"),
+            tag("span", f"{part.examples:,} {row_is}s", class_="quiet"),
             class_="row-end",
         )
         drawn.append(row(part.name, canvas(ROW, *marks), end))
-    drawn.append(axis_row(scale, "nats an example"))
+    drawn.append(axis_row(scale, f"nats {with_article(row_is)}"))
     first, last = ranked[0], ranked[-1]
     return Figure(
         file,
         f"By {kind}: most off the label for {short(first.name, 30)}, least for {short(last.name, 30)}",
         tag("div", *drawn, class_="rows"),
-        f"What the teacher knows of each {kind}'s examples, in nats: class relations and both instance parts, in the colours "
+        f"What the teacher knows of each {kind}'s {row_is}s, in nats: class relations and both instance parts, in the colours "
         "above. The number is the off-label part (both shapes)."
         + (f" {len(ranked) - MOST_BARS} more are in the download." if len(ranked) > MOST_BARS else ""),
         (kind, "examples", *(f"{level} (nats)" for level in LEVEL_NAMES)),
@@ -150,7 +151,7 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
     verdict, sign = ("v-helps", "▲") if sure else ("v-cannot-tell", "◇")
     end = _gain(pilot.gain_points, pilot.confirming_seeds)
     drawn.append(row(pilot.chosen, ground(scale, mark(scale, pilot.gain_points, again, verdict, sign, text)), end))
-    drawn.append(tag("div", "tried, halved round by round", class_="row-group"))
+    drawn.append(tag("div", "tried, the better half going on to more seeds", class_="row-group"))
     for t in pilot.trials[:MOST_TRIALS]:
         message = f"{t.arm}: {number(t.gain_points)} points on {t.seeds} seeds"
         plot = ground(scale, mark(scale, t.gain_points, t.interval if t.seeds > 2 else None, "m-ladder", "●", message))
@@ -172,7 +173,8 @@ def pilot_figure(d: Diagnosis, file: str = "pilot") -> Figure | None:
         tag("div", *drawn, class_="rows"),
         f"{pilot.students} students of {pilot.examples:,} examples with {percent(pilot.share_of_steps)} of the steps; gains over "
         f"no teacher on {pilot.validation_examples:,} validation examples, paired over seeds, with 95 % intervals from three on. "
-        "The upper row was not used to choose; among the others the best looks better than it is."
+        "The upper row was not used to choose; among the others the best looks better than it is. T: temperature; w: teacher "
+        "weight; lr×3: three times the learning rate of the run file."
         + (f" Note: {pilot.note.removesuffix('.')}." if pilot.note else "")
         + (f" {left} more are in the numbers." if (left := len(pilot.trials) - MOST_TRIALS) > 0 else ""),
         ("variant", "seeds", "accuracy", "gain (points)", "low", "high"),

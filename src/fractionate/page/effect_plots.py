@@ -87,7 +87,8 @@ def ladder_figure(
         tag("div", *drawn, class_="rows"),
         f"Paired differences in {with_unit(title, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals; "
         f"{BETTER[metric.better]}. In the shaded band, ±{margin:g}, two variants count as equal. Verdicts are corrected for the "
-        "number of comparisons (Holm). A part of the teacher pays where its variant helps and its placebo does not.",
+        "number of comparisons (Holm)."
+        + (" A part of the teacher pays where its variant helps and its placebo does not." if placebos else ""),
         ("variant", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
         tuple(
             (
@@ -144,13 +145,20 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
             if whole > 0
             else "The levels together gain nothing, though there is a gain from"
         )
+    heading = f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}"
+    if not any(abs(v) > metric.margin for s in shares for v in (s.interval.low, s.interval.high)):
+        margin = f"±{metric.margin:g} {unit}".rstrip()
+        heading = f"No level changes {title} by more than {margin}"
+        drawn = [tag("p", "The interval of every level lies within what counts as equal.")]
     return Figure(
         file,
-        f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}",
+        heading,
         tag("div", *drawn, class_="rows"),
         f"The gain of the whole over {variant(study.baseline)} ({BETTER[metric.better]}), split by level; "
         f"the parts add up {' and '.join(totals)}. "
-        "The ladder adds one level after the other; the Shapley value averages over every order. Bars are 95 % intervals.",
+        "The ladder adds one level after the other"
+        + ("; the Shapley value averages over every order" if any(s.method == "Shapley" for s in shares) else "")
+        + ". Bars are 95 % intervals.",
         ("level", "method", with_unit("gain", unit), "low", "high"),
         tuple((s.level, s.method, s.gain, s.interval.low, s.interval.high) for s in shares),
     )

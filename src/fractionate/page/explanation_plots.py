@@ -10,7 +10,6 @@ from fractionate.page.effect_plots import VERDICT_SIGNS
 from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
 from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
-from fractionate.page.spectrum_plots import spectrum_figure
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import Explanations, Superfeature
 from fractionate.records.explanations import HEAD
@@ -24,7 +23,7 @@ def explanation_figures(record: Explanations, numbered: str = "") -> tuple[Figur
     """The figures of a record, its file names ending in `numbered`."""
     if not record.superfeatures:
         return ()
-    figures = (_bars(record), _paid(record), _spectra(record), _examples(record))
+    figures = (_bars(record), _paid(record), _examples(record))
     return tuple(replace(f, name=f"{f.name}{numbered}") for f in figures if f)
 
 
@@ -49,9 +48,10 @@ def _pair(scale: Scale, teacher: float, student: float, outputs: str) -> Markup:
 
 
 def _name(s: Superfeature) -> Markup:
-    return tag(
-        "div", short(s.name, 32), tag("small", short(s.members, 60)), class_="row-name", title=short(s.members, 400)
-    )
+    shown = (
+        [] if s.name in s.members else [tag("small", short(s.members, 44))]
+    )  # columns may be named by what they share
+    return tag("div", short(s.name, 32), *shown, class_="row-name", title=short(s.members, 400))
 
 
 def _bars(record: Explanations) -> Figure:
@@ -61,7 +61,12 @@ def _bars(record: Explanations) -> Figure:
     for s in parts:
         outputs = f"{s.name}: teacher {decimals(s.teacher_evidence_nats, 3)}, student {decimals(s.student_evidence_nats, 3)} nats"
         plot = _pair(scale, s.teacher_evidence_nats, s.student_evidence_nats, outputs)
-        end = tag("div", tag("b", percent(s.agreement)), tag("small", "agree"), class_="row-end")
+        end = tag(
+            "div",
+            tag("b", percent(s.agreement)),
+            tag("span", f"agree, {percent(s.agreement_by_chance)} by chance", class_="quiet"),
+            class_="row-end",
+        )
         drawn.append(row(_name(s), plot, end))
     drawn.append(axis_row(scale, "evidence for the label (nats)"))
     most = max(parts, key=lambda s: s.teacher_evidence_nats)
@@ -71,8 +76,8 @@ def _bars(record: Explanations) -> Figure:
         f"The teacher decides most by {short(most.name, 32)}: {decimals(most.teacher_evidence_nats, 2)} nats for the label",
         tag("div", *drawn, class_="rows"),
         f"Mean over {record.measured_on:,} examples of log(explanation of the label / prior): how much each superfeature speaks "
-        "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first, with "
-        f"the share by chance next to it.{outside if record.outside_method else ''}",
+        "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first."
+        f"{outside if record.outside_method else ''}",
         (
             *("superfeature", "features", "members", "teacher evidence (nats)", "student evidence (nats)"),
             *("teacher information (nats)", "student information (nats)", "agreement", "agreement by chance"),
@@ -126,25 +131,6 @@ def _paid(record: Explanations) -> Figure | None:
             )
             for s in parts
         ),
-    )
-
-
-def _spectra(record: Explanations) -> Figure | None:
-    bars = [
-        (f"{short(s.name, 30)}, {who}", found)
-        for s in record.superfeatures[:8]
-        for who, found in (("teacher", s.teacher_spectrum), ("student", s.student_spectrum))
-        if found is not None
-    ]
-    if not bars:
-        return None
-    made = spectrum_figure(bars)
-    return replace(
-        made,
-        name="superfeatures-spectrum",
-        title="What each superfeature knows, part by part",
-        caption="Each superfeature’s explanations as a teacher of their own: what they know beyond a uniform guess, in nats an "
-        "example, split exactly into five parts. Colour is the level; plain is confidence, striped is shape.",
     )
 
 

@@ -15,10 +15,11 @@ from fractionate.page.carried import read_page
 from fractionate.page.decisions import Card
 from fractionate.page.document import write_page
 from fractionate.page.page_settings import PageSettings
-from fractionate.records import Diagnosis, NotableExamples, Run, Study
+from fractionate.records import Diagnosis, Explanations, NotableExamples, Run, Study
 from fractionate.records.base import Record
 
 RUN_FILE = "run.yaml"
+NAMED = (Diagnosis, Study, Explanations, NotableExamples)  # records with the name of their run
 
 
 def is_run_folder(path: Path) -> bool:
@@ -27,7 +28,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def run_records(folder: Path | str) -> tuple[Record, ...]:
-    """Diagnosis, study, exported student and examples of a run's folder, as far as they are made.
+    """Diagnosis, study, exported student, explanations and examples of a run's folder, as far as they are made.
 
     Raises `DamagedError`, naming the file, where one of them is not what was saved.
     """
@@ -36,6 +37,7 @@ def run_records(folder: Path | str) -> tuple[Record, ...]:
         Diagnosis.load_kept(folder / "diagnosis.json"),
         Study.load_kept(folder / "study.json"),
         Run.load_kept(folder / "student" / "run.json"),
+        Explanations.load_kept(folder / "explanations.json"),
         NotableExamples.load_kept(folder / "examples.json"),
     )
     return tuple(record for record in found if record is not None)
@@ -147,10 +149,10 @@ def folders_card(folders: Sequence[Path | str]) -> Card:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    return [record.name for record in records if isinstance(record, (Diagnosis, Study, NotableExamples))]
+    return [record.name for record in records if isinstance(record, NAMED)]
 
 
 def _named(record: Record, place: str) -> Record:
-    if isinstance(record, (Diagnosis, Study, NotableExamples)):
+    if isinstance(record, NAMED):
         return replace(record, name=f"{record.name} ({place})")
     return record

@@ -26,6 +26,7 @@ GLOSSARY: dict[str, str] = {
     "placebo": "A control: targets as soft as the teacher's, but about the wrong examples or classes.",
     "placebos": "Controls: targets as soft as the teacher's, but about the wrong examples or classes.",
     "seeds": "Repetitions with other initial weights and another order of the data.",
+    "superfeature": "A group of input columns that the models explain as one.",
     "temperature": "Above 1, the teacher's probabilities are flattened before they are learned.",
     "universe": "What is the same for all examples: how sure the teacher is on average.",
     "variant": "One way to train the student; all variants share data, seeds and steps.",

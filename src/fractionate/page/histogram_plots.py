@@ -12,12 +12,16 @@ from fractionate.page.text import number, percent, short
 from fractionate.records import Histogram
 
 HEIGHT, TOP = 104.0, 16.0
+CROWDED = 0.9  # share of the examples in one column, above which a panel shows nothing
 
 
 def histogram_figure(
     name: str, title: str, caption: str, histograms: Sequence[tuple[str, Histogram]], *, landmark: float | None = None
 ) -> Figure | None:
-    """One panel a histogram, with the mean as a line and, dashed, a landmark. All share one scale across."""
+    """One panel a histogram, with the mean as a line and, dashed, a landmark.
+
+    All share one scale across, but where a panel would be a single column on it: then each has its own.
+    """
     shown = [
         (who, h)
         for who, h in histograms
@@ -26,8 +30,10 @@ def histogram_figure(
     if not shown:
         return None
     across = shared_scale([h for _, h in shown], landmark)
+    own = any(max(rebinned(h, across)[1]) > CROWDED * sum(h.counts) for _, h in shown)
     panels = []
     for who, h in shown:
+        across = shared_scale([h], landmark) if own else across
         edges, counts = rebinned(h, across)
         total = sum(counts)
         down = Scale(0.0, max(counts) / total, HEIGHT, TOP)
@@ -50,6 +56,7 @@ def histogram_figure(
         marks.append(axis(across, HEIGHT + 16, wanted=4))
         head = tag("div", short(who, 40), tag("span", f"sd {number(h.deviation)}"), class_="panel-name")
         panels.append(tag("div", head, canvas(HEIGHT + 24, *marks), class_="panel"))
+    caption += " Every panel has a scale of its own." if own and len(shown) > 1 else ""
     caption += " The outer bins hold all that lies beyond them." if landmark is not None else ""
     return Figure(
         name,

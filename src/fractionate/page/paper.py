@@ -18,6 +18,7 @@ from fractionate.page.summaries import main_effects, metrics_of, variant, with_u
 from fractionate.page.text import short
 from fractionate.records import LEVEL_NAMES, Point, ShareLevel, Verdict
 from fractionate.records.base import Record
+from fractionate.records.measures import with_article
 from fractionate.records.studies import VERDICT_WORDS
 from fractionate.system.atomic import make_directory, write_file
 
@@ -183,8 +184,8 @@ def _spectrum(figure: Figure, case: Case) -> None:
                 at += nats
         axes.set_yticks(range(len(bars)), [_literal(name) for name, _ in bars])
         axes.invert_yaxis()
-    axes.set_xlabel("nats an example, without the universe")
-    figure.axes[0].set_xlabel("nats an example")
+    axes.set_xlabel(f"nats {with_article(d.row)}, without the universe")
+    figure.axes[0].set_xlabel(f"nats {with_article(d.row)}")
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="outside upper center",
@@ -206,7 +207,7 @@ def _temperature(figure: Figure, case: Case) -> None:
         at += nats
     axes.set_xticks(range(len(spectra)), [f"{s.temperature:g}" for s in spectra])
     axes.set_xlabel("temperature")
-    axes.set_ylabel("nats an example")
+    axes.set_ylabel(f"nats {with_article(case.diagnosis.row)}")
     axes.legend(frameon=False, fontsize="small")
 
 

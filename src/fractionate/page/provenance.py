@@ -40,8 +40,14 @@ def provenance_of(case: Case) -> tuple[tuple[str, dict[str, str]], ...]:
     """Settings of the study and of the exported students, as a run file has them; those that are not set are left out."""
     parts = [(case.study.name, facts_of(case))] if case.study else []
     parts += [(variant(run.arm), _facts_of_run(run)) for run in case.runs[:8]]
-    unset: tuple[object, ...] = (None, "", "None", [], {})
-    return tuple((name, {key: setting(v) for key, v in facts.items() if v not in unset}) for name, facts in parts)
+    unset: tuple[object, ...] = (None, "", "None", [], {}, "[]")
+    return tuple(
+        (
+            name,
+            {key: setting(v) for key, v in facts.items() if v not in unset and key != "objective"},
+        )  # stands under "the loss"
+        for name, facts in parts
+    )
 
 
 def notes_of(case: Case) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fractionate.page.advice import is_recipe
+from collections.abc import Sequence
+
+from fractionate.page.advice import is_recipe, trained_as, undertrained
 from fractionate.page.cases import Case
 from fractionate.page.compared import Compared, change_text, recipe_text
 from fractionate.page.decisions import Answer
@@ -15,13 +17,15 @@ from fractionate.page.summaries import (
     size_text,
     unsure_text,
     uses_teacher,
+    value_text,
     variant,
 )
 from fractionate.page.text import decimals, listing, percent, sentence, short
 from fractionate.records import Diagnosis, Effect, Explanations, MetricInfo, Run
 from fractionate.records.studies import NO_TEACHER
-from fractionate.study.effects.harm import UNDERTRAINED
 from fractionate.study.effects.power import MOST_SEEDS
+
+MOST_FAULTS = 2  # in words on a card; more are counted
 
 
 def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advised: Effect | None) -> list[str]:
@@ -41,6 +45,7 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
             whose = "the gain" if plain else f"what the levels gain together ({size_text(metric, total, sign=True)})"
             if metric.sign * total > 0:
                 reasons.append(f"The largest part of {whose} comes from {LEVEL_WORDS[level]} ({level}).")
+        reasons += _distance(found, chosen, case.runs)
         reasons += _doubts(found, chosen)
         others = sum(e.verdict == "helps" for e in found.with_teacher) - 1
         worse = [e for e in found.with_teacher if e.verdict == "hurts"]
@@ -66,9 +71,9 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         )
         if chosen.smallest_effect is not None:
             size = size_text(metric, chosen.smallest_effect)
-            more = f"{chosen.seeds} seeds show an effect of {size} or more (8 times in 10); {more}"
+            more = f"{chosen.seeds} seeds find an effect of {size} 8 times in 10; {more}"
         reasons.append(sentence(more))
-    reasons += [sentence(note) for note in found.study.notes if note.startswith(UNDERTRAINED)]
+    reasons += map(sentence, undertrained(found.study))
     reasons += faults(case.diagnosis)
     for run in case.runs:
         reasons += _exported(run, found, chosen, metric)
@@ -131,24 +136,50 @@ def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
 
 
 def faults(diagnosis: Diagnosis | None) -> list[str]:
-    """What is wrong with the teacher."""
+    """What is wrong with the teacher: the worst findings in their own words."""
     if diagnosis is None or not diagnosis.problems:
         return []
     errors = [f for f in diagnosis.problems if f.severity == "error"]
-    names = listing([short(f.name, 40) for f in (errors or diagnosis.problems)[:3]])
-    return [f"Faulty teacher: {names}."] if errors else [f"The diagnosis warns: {names}."]
+    shown = errors or diagnosis.problems
+    start = "Faulty teacher" if errors else "The diagnosis warns"
+    found = [f"{start} ({short(f.name, 40)}): {sentence(short(f.summary, 160))}" for f in shown[:MOST_FAULTS]]
+    left = len(diagnosis.problems) - len(found)
+    return [*found, f"{left} more {'finding' if left == 1 else 'findings'} below."] if left else found
+
+
+def _distance(found: Compared, chosen: Effect, runs: Sequence[Run]) -> list[str]:
+    """How much of the distance from no teacher to the teacher the student covers."""
+    metric = found.metric
+    scores = found.study.teacher or next((run.teacher for run in runs if run.teacher), None)
+    teacher = scores.values.get(metric.name) if scores else None
+    means = found.mean(chosen.arm), found.mean(chosen.against)
+    if teacher is None or means[0] is None or means[1] is None:
+        return []
+    whole, part = (metric.sign * (value - means[1][0]) for value in (teacher, means[0][0]))
+    if whole <= metric.margin:
+        return []
+    if part >= whole:
+        return ["It is as good as its teacher."]
+    return [
+        f"That is {percent(part / whole)} of the way from no teacher to the teacher ({value_text(metric, teacher)})."
+    ]
 
 
 def _exported(run: Run, found: Compared, chosen: Effect, metric: MetricInfo) -> list[str]:
     values = score_values([run], metric.name)
     if not values:
         return []
-    contract = run.contract
-    who = f"{recipe_text(contract)}, " if contract and uses_teacher(contract) else f"{NO_TEACHER}, "
+    contract, arm = run.contract, trained_as(found, run)
+    who = (
+        f"{variant(arm)}, "
+        if arm
+        else f"{recipe_text(contract)}, "
+        if contract and uses_teacher(contract)
+        else f"{NO_TEACHER}, "
+    )
     who = "" if is_recipe(found, chosen.arm, run) else who
-    compared_too = any(is_recipe(found, e.arm, run) for e in (chosen, *found.with_teacher))
     message = f"The exported student ({who}one seed) reaches {named_value(metric, values[0])}"
-    if uses_teacher(contract) and not compared_too:
+    if uses_teacher(contract) and not arm:
         message += "; this recipe was not compared with no teacher"
     if "--force" in str(run.settings.get("compared_with_no_teacher")):
         message += "; it is surely worse than no teacher, and was exported by --force"

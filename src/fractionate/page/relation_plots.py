@@ -73,7 +73,7 @@ def relation_figure(
         ("label", "other class", *(short(who) for who, _ in found)),
         rows,
         rows[:shown],
-        f"The {shown} strongest of {len(pairs):,} relations; the download has {every}.",
+        f"The {shown} strongest of {len(pairs):,} relations; the download has {every}." if shown < len(pairs) else "",
     )
 
 

@@ -9,7 +9,7 @@ from fractionate.page.text import short
 from fractionate.records import Interval
 
 ROW = 34.0
-REACH = 8.0  # bands and lines reach over the row's edge, so that they join also where a row is higher
+REACH = 60.0  # bands and lines reach over the plot; the row cuts them, so that they join however high it is
 SIGNS = {  # the shape is the second cue next to colour
     "▲": "M0-6L6 5H-6z",
     "▼": "M0 6L6-5H-6z",

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+REPEATED = re.compile(r"(\w+)\(\1\(.*\)\)")  # Classification(Classification())
 PLAIN = re.compile(r"[A-Za-z_][\w.+/()-]*( [\w.+/()-]+)*")
 
 
 def setting(value: object) -> str:
-    """A setting as it is written in a run file."""
+    """A setting as it is written in a run file; of a task its name."""
     if isinstance(value, str):
-        return value
+        return value.partition("(")[0] if REPEATED.fullmatch(value) else value
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

@@ -12,6 +12,7 @@ from fractionate.page.marks import Scale, axis, canvas, finite, rect, tag, text,
 from fractionate.page.summaries import LEVEL_WORDS
 from fractionate.page.text import decimals, number, percent, short
 from fractionate.records import LEVEL_NAMES, Diagnosis, Level, Spectrum
+from fractionate.records.measures import with_article
 
 BAR = 38.0
 
@@ -22,20 +23,20 @@ def _known(found: Spectrum) -> dict[Level, float]:
 
 
 def beyond_universe(found: Spectrum) -> float:
-    """What is known beyond the confidence that all examples share, in nats an example."""
+    """What is known beyond the confidence that all examples share, in nats a row."""
     parts = _known(found)
     return sum(parts.values()) - parts["universe"]
 
 
-def nothing_words(found: Spectrum) -> str:
+def nothing_words(found: Spectrum, row: str) -> str:
     """What is shown of a teacher that knows nothing beyond the universe, in place of plots."""
     return (
-        f"Beyond the label it says next to nothing: {number(beyond_universe(found))} nats an example at temperature "
+        f"Beyond the label it says next to nothing: {number(beyond_universe(found))} nats {with_article(row)} at temperature "
         f"{found.temperature:g}, of {number(found.total_nats)} in all. What it knows is how sure it is on average."
     )
 
 
-def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum") -> Figure:
+def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum", row: str = "example") -> Figure:
     """One stacked bar a teacher (or student) in nats, and the parts beyond the universe once more, enlarged."""
     parts = {name: _known(found) for name, found in bars}
     ceiling = {name: math.log(max(2, found.classes)) for name, found in bars}
@@ -55,7 +56,7 @@ def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum"
             head = _head(name, f"{number(beyond[name])} nats, {share} of what it knows")
             drawn += [head, canvas(BAR, *_stack(parts[name], LEVEL_NAMES[1:], fine))]
         drawn.append(canvas(24, axis(fine, 15)))
-    drawn.append(_legend(bars))
+    drawn.append(_legend(bars, row))
     first = parts[bars[0][0]]
     largest = max(LEVEL_NAMES[1:], key=lambda level: first[level])
     title = (
@@ -67,8 +68,8 @@ def spectrum_figure(bars: Sequence[tuple[str, Spectrum]], file: str = "spectrum"
         file,
         title,
         Markup("").join(drawn),
-        "What is known beyond a uniform guess, in nats an example, split exactly into five parts. The dashed outline ends at "
-        "log K, where every example is certain. Colour is the level; plain is confidence, striped is shape.",
+        f"What is known beyond a uniform guess, in nats {with_article(row)}, split exactly into five parts. The dashed outline "
+        f"ends at log K, where every {row} is certain. Colour is the level; plain is confidence, striped is shape.",
         ("level", *(f"{short(name)} (nats)" for name, _ in bars)),
         (
             *((level, *(found.nats[level] for _, found in bars)) for level in LEVEL_NAMES),
@@ -97,10 +98,10 @@ def _stack(parts: dict[Level, float], levels: Sequence[Level], scale: Scale) -> 
     return marks
 
 
-def _legend(bars: Sequence[tuple[str, Spectrum]]) -> Markup:
+def _legend(bars: Sequence[tuple[str, Spectrum]], row: str) -> Markup:
     shown = bars[:4]
     heads = [tag("th", short(name, 48), scope="col", class_="num") for name, _ in shown]
-    rows = [tag("tr", tag("th", "nats an example", scope="col", colspan=2), *heads)]
+    rows = [tag("tr", tag("th", f"nats {with_article(row)}", scope="col", colspan=2), *heads)]
     for level in LEVEL_NAMES:
         swatch = canvas(12, rect(0, 0, 100, 12, f"seg {LEVEL_CLASSES[level]}"), class_="swatch")
         words = tag("th", tag("b", level), tag("span", LEVEL_WORDS[level]), scope="row")
@@ -135,8 +136,8 @@ def temperature_figure(d: Diagnosis, file: str = "spectrum-over-temperature") ->
         file,
         "Over temperature",
         tag("div", canvas(height + 24, *marks), class_="indent"),
-        "The same five parts, in nats, read at other temperatures T: higher temperature lowers confidence first; class "
-        "similarities fade later."
+        f"The same five parts, in nats {with_article(d.row)}, read at other temperatures T: higher temperature lowers confidence "
+        "first; class similarities fade later."
         + (" The temperature of the recipe is set in bold." if any(s.temperature == chosen for s in spectra) else ""),
         ("temperature", *(f"{level} (nats)" for level in LEVEL_NAMES), "total (nats)"),
         tuple((s.temperature, *s.nats.values(), s.total_nats) for s in d.spectrum_over_temperature),

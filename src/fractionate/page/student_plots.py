@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from markupsafe import Markup
 
 from fractionate.page.figure import Figure
-from fractionate.page.marks import Scale, canvas, curve, finite, scale_for, tag, text, upright_axis
+from fractionate.page.marks import Scale, canvas, curve, finite, scale_for, tag, text, tick_words, upright_axis
 from fractionate.page.rows import ROW, axis_row, ground, mark, row
 from fractionate.page.summaries import (
     BETTER,
@@ -20,7 +20,7 @@ from fractionate.page.summaries import (
     variant,
     with_unit,
 )
-from fractionate.page.text import number, short
+from fractionate.page.text import number, sentence, short
 from fractionate.records import MetricInfo, Point, Run
 
 ARROWS = {"more": "↑", "less": "↓"}
@@ -116,12 +116,17 @@ def curve_plot(
     across = Scale(0.0, max(x for points in curves.values() for x, _ in points))
     vertical = scale_for(y for points in curves.values() for _, y in points)
     down = Scale(vertical.low, vertical.high, CURVE_HEIGHT, 6.0)
-    marks = upright_axis(down, down.ticks(6))
+    ticks = down.ticks(6)
+    marks = upright_axis(down, ticks, [f"{words}{unit if unit == ' %' else ''}" for words in tick_words(ticks)])
     classes = {arm: f"mine-{strong.index(arm) % 2}" if arm in strong else "other" for arm in curves}
     for arm in sorted(curves, key=lambda arm: arm in strong):
         sentence = f"{variant(arm)}: {number(curves[arm][-1][1])}{unit} at the end"
         drawn = curve(thinned(curves[arm]), across, down, CURVE_HEIGHT, f"curve {classes[arm]}")
         marks.append(tag("g", tag("title", sentence), drawn, data_variant=short(arm, 48)))
+    marks += [
+        text(across(t), CURVE_HEIGHT + 16, f"{t:,.0f}", "tick", "middle" if t else "start")
+        for t in across.ticks(4) if across(t) <= 60
+    ]  # fmt: skip
     marks.append(text(100, CURVE_HEIGHT + 16, f"{across.high:,.0f} steps", "tick", "end"))
     ends = [
         (down(points[-1][1]), variant(arm, 22), number(points[-1][1]), classes[arm], short(arm, 48))
@@ -192,9 +197,9 @@ def curves_figure(
     what = with_unit(f"validation {short(metric.title, 40)}", metric.value_unit) if metric else "training loss"
     return Figure(
         file,
-        "Learning curves, on the validation data" if metric else "Training loss",
+        f"{sentence(what)[:-1]} over training" if metric else "Training loss",
         curve_plot(curves, strong, unit),
-        f"Mean {what} over seeds along the training. The scores of the decision are of the {judged_on(runs)} data.",
+        f"Mean over seeds at each measurement. The scores of the decision are of the {judged_on(runs)} data.",
         ("variant", "step", what),
         curve_rows(curves),
     )

@@ -293,6 +293,7 @@ class Diagnosis(Record):
         terms: The spectrum at temperature 1 with intervals, chance and what is reproducible.
         class_parts: The terms class by class.
         superclass_parts: The same for groups of classes.
+        row: What a row of the signal is: an example, a token, or a label.
         predicted: The gain to expect; None where a fault has to be repaired first, and where nothing was calibrated.
     """
 
@@ -311,6 +312,7 @@ class Diagnosis(Record):
     terms: tuple[Term, ...] = ()
     class_parts: tuple[ClassPart, ...] = ()
     superclass_parts: tuple[ClassPart, ...] = ()
+    row: str = "example"
     predicted: PredictedGain | None = None
 
     @property
@@ -323,7 +325,7 @@ class Diagnosis(Record):
         shown = "\n".join(map(str, self.problems)) or f"no problem found ({len(self.findings)} probes)"
         pilot = f"\n\n{self.pilot}" if self.pilot else ""
         predicted = f"\n{self.predicted}" if self.predicted else ""
-        known = self.spectrum or "numbers, no classes"
+        known = self.spectrum.text(self.row) if self.spectrum else "numbers, no classes"
         return f"{self.name}: {known}{self._details()}\n\n{shown}{pilot}\n\nrecipe: {self.recipe}{predicted}"
 
     def _details(self) -> str:

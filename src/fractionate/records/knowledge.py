@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fractionate.records.base import Record
-from fractionate.records.measures import Interval, Level, Matrix, bar
+from fractionate.records.measures import Interval, Level, Matrix, bar, with_article
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Spectrum(Record):
         }
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, row: str = "example") -> str:
+        """Total and parts, a bar each; `row` names what a row is."""
         total = self.total_nats
-        data = f"{self.examples:,} examples, {self.classes:,} classes"
-        head = f"{total:.3f} nats an example at temperature {self.temperature:g} ({data})"
+        data = f"{self.examples:,} {row}s, {self.classes:,} classes"
+        head = f"{total:.3f} nats {with_article(row)} at temperature {self.temperature:g} ({data})"
         rows = [
             f"  {name:<20} {value:8.4f}  {value / total if total else 0:4.0%}  {bar(value / total if total else 0)}"
             for name, value in self.nats.items()

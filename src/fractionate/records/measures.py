@@ -22,6 +22,11 @@ LEVEL_NAMES: tuple[Level, ...] = (
 )
 
 
+def with_article(noun: str) -> str:
+    """A noun with its article: an example, a token."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def bar(share: float, width: int = 30) -> str:
     """A bar of text for a share in [0, 1].
 

@@ -213,14 +213,18 @@ class Study(Record):
     def __str__(self) -> str:
         size, base = f"{len(self.arms)} variants × {len(self.seeds)} seeds", variant_name(self.baseline)
         head = f"{self.name}: {size}, {self.metric} against {base} (95 % intervals, p after Holm)"
-        rows = []
-        for e in self.effects:
-            if e.metric == self.metric:
-                arm = "~ " * e.placebo + variant_name(e.arm)
-                arm += "" if e.against == self.baseline else f" − {variant_name(e.against)}"
-                interval = f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]"
-                rows.append(f"  {arm:<34} {e.gain:+8.3f} {interval}  {VERDICT_WORDS[e.verdict]:<19}")
-                rows[-1] += "  p < 0.001" if e.p_holm < 0.001 else f"  p {e.p_holm:.2g}"
+        effects = [e for e in self.effects if e.metric == self.metric]
+        arms = [
+            "~ " * e.placebo
+            + variant_name(e.arm)
+            + ("" if e.against == self.baseline else f" − {variant_name(e.against)}")
+            for e in effects
+        ]
+        widest, rows = max(map(len, arms), default=0), []
+        for e, arm in zip(effects, arms, strict=True):
+            interval = f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]"
+            rows.append(f"  {arm:<{widest}} {e.gain:+8.3f} {interval}  {VERDICT_WORDS[e.verdict]:<19}")
+            rows[-1] += "  p < 0.001" if e.p_holm < 0.001 else f"  p {e.p_holm:.2g}"
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects
         )

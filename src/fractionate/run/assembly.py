@@ -52,7 +52,12 @@ class Assembly:
         try:
             yield
         except FractionateError as error:
-            places = ((self._place(key), key) for key in keys)
+            sections = tuple(key.partition(".")[0] for key in keys)
+            typed = (
+                key for key, place in self.places.items()
+                if place.startswith("override ") and key.startswith(sections) and key.rpartition(".")[2] in (error.got or "")
+            )  # fmt: skip
+            places = ((self._place(key), key) for key in (*typed, *keys))
             place, key = next(((place, key) for place, key in places if place), ("", ""))
             if place:
                 error.name_place(f"{place} {key}")

@@ -75,7 +75,7 @@ ARTIFACTS = {
         JUDGED, ("store",), advised=True,
     ),
     "student": Artifact(("student",), ("name", "export"), (), ("training",)),
-    "examples": Artifact(("examples.json",), ("name", "report"), (), ("student",), derived=True),
+    "examples": Artifact(("examples.json", "explanations.json"), ("name", "report"), (), ("student",), derived=True),
 }  # fmt: skip
 
 

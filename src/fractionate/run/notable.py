@@ -44,9 +44,14 @@ def notable(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher
 
 def _token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
     """The text of a token, where the classes are those of a tokenizer."""
-    return (
-        None if tokenizing is None else lambda place: tokenizing.tokenizer.decode([place]).strip() or f"token {place}"
-    )
+    if tokenizing is None:
+        return None
+
+    def text(place: int) -> str:
+        words: str = tokenizing.tokenizer.decode([place])
+        return words.strip() or (repr(words) if words else f"token {place}")  # a line break is shown as '\\n'
+
+    return text
 
 
 def row_cells(source: str, encoding: Record | None) -> Cells | None:

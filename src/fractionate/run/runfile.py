@@ -197,7 +197,11 @@ def _say(fault: Any, place: Place) -> str:
             return (
                 f"unknown key {near!r} in {parent!r}: it is one of the whole file; here: {', '.join(sorted(here)[:16])}"
             )
-        return f"unknown key {printable(str(place[-1]))!r}" + (f"; did you mean {near!r}?" if near else f" in {key!r}")
+        return f"unknown key {printable(str(place[-1]))!r}" + (
+            f"; did you mean {near!r}?"
+            if near
+            else f" in {key!r}; see: fractionate config explain {' '.join(map(str, place[:1]))}"
+        )
     got = fault.get("input")
     shown = "" if isinstance(got, dict) else f", got {printable(repr(got))}"
     hint = " (write numbers without quotes)" if isinstance(got, str) and "pars" in fault["type"] else ""
@@ -278,6 +282,7 @@ def explain(key: str | None = None) -> Settings:
     found = keys if key is None else [k for k in keys if k == key or k.startswith(f"{key}.")]
     if not found:
         heads, _, last = str(key).rpartition(".")
+        last = last.replace("-", "_")
         last = SHORT.get(last, last)
         found = [k for k in keys if k.startswith(heads) and last in k.split(".")]
     if not found:

@@ -20,12 +20,12 @@ from fractionate.models.tokenizer import save_tokenizer
 from fractionate.models.weights import load_weights, read_own_weights, save_weights
 from fractionate.page.decisions import Card
 from fractionate.page.document import report
-from fractionate.page.folder import run_card, run_file_words
-from fractionate.records import Diagnosis, NotableExamples, Run, Scores, Study, Training
+from fractionate.page.folder import run_card, run_file_words, run_records
+from fractionate.records import Diagnosis, Run, Scores, Study, Training
 from fractionate.run.assembly import Assembly
+from fractionate.run.explained import for_the_page
 from fractionate.run.folder import check_folder, claim, claimed, folder_key
 from fractionate.run.held_out import held_out_signal
-from fractionate.run.notable import EXAMPLES, notable
 from fractionate.run.preflight import check_run
 from fractionate.run.recipe_arms import arm_of, at_tuned_rate, recipe_arms, with_recipes
 from fractionate.run.resources import check_extras, make_trackers
@@ -287,12 +287,15 @@ class Workflow(Assembly):
         return not str(run.settings.get("compared_with_no_teacher")).startswith(str(found)) and not self.kept_back()
 
     def _keep_examples(self) -> None:
-        """Test examples for the page, where the run file wants them; the trained student is read back for them."""
-        if self.run.report.examples == "none" or os.path.lexists(self.out / EXAMPLES):
-            return
-        student, _ = self._train(first=False)
-        key = folder_key(self.out, "examples")
-        notable(self.run, self.task, self.data, student, self.teacher).save(self.out / EXAMPLES, made_for=key)
+        """Test examples and explanations for the page, where there are any; the trained student is read back for them."""
+        wanted = for_the_page(self.run, self.trained)
+        missing = [name for name in wanted if not os.path.lexists(self.out / name)]
+        if missing:
+            student, _ = self._train(first=False)
+            key = folder_key(self.out, "examples")
+            for name in missing:
+                made = wanted[name](self.run, self.task, self.data, student, self.teacher)
+                made.save(self.out / name, made_for=key)
 
     def _kept_study(self) -> Study | None:
         """The study, where it has been made."""
@@ -390,6 +393,8 @@ class Workflow(Assembly):
 
     def records(self) -> list[Any]:
         """What the page is made of."""
-        student = [] if self.kept_back() else [self.student]
-        examples = NotableExamples.load_kept(self.out / EXAMPLES) if student else None
-        return [self.diagnosis, self.study, *student, *([] if examples is None else [examples])]
+        found = [self.diagnosis, self.study]
+        if self.kept_back():
+            return found
+        _ = self.student
+        return list(run_records(self.out))

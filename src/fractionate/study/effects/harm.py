@@ -142,7 +142,7 @@ def undertrained(runs: Sequence[Run], labels: Sequence[int], metric: str = "accu
     if best >= chance + LEARNED * (100 - chance):
         return ""
     return (
-        f"{UNDERTRAINED}, or too small: the best arm has {best:.1f} % right, and naming the most frequent class "
+        f"{UNDERTRAINED}, or too small: the best variant has {best:.1f} % right, and naming the most frequent class "
         f"always has {chance:.1f} %; what the teacher is worth does not follow from them"
     )
 
