@@ -1,7 +1,8 @@
 """What a reader takes from the top of a page, written down for pages of each kind, and checked against their records.
 
-`tests/cards/NAME.json.gz` holds the records of a page, `NAME.txt` the five answers. `python -m tests.test_cards` writes the answers
-anew, `python -m tests.test_cards PAGE.html …` takes the records of pages; then read the difference.
+`tests/cards/NAME.txt` holds the five answers for a committed page of lab/results, or for the records of `NAME.json.gz`.
+`python -m tests.test_cards` writes the answers anew, `python -m tests.test_cards PAGE.html …` takes the records of pages that are
+not committed; then read the difference.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from fractionate.records import Study
 from fractionate.records.base import Record
 
 CARDS = Path(__file__).parent / "cards"
-NAMES = sorted(path.name.removesuffix(".json.gz") for path in CARDS.glob("*.json.gz"))
+RESULTS = Path(__file__).parents[1] / "lab" / "results"
+COMMITTED = {page.stem: page for page in RESULTS.rglob("*.html")}
+NAMES = sorted([*COMMITTED, *(path.name.removesuffix(".json.gz") for path in CARDS.glob("*.json.gz"))])
 
 
 def kept(name: str, scratch: Path) -> tuple[tuple[Record, ...], dict[str, tuple[str, ...]]]:
     """The records of a page, and its run files."""
-    page = scratch / f"{name}.html"
-    held = base64.b64encode((CARDS / f"{name}.json.gz").read_bytes()).decode()
-    page.write_text(f'<a href="data:application/gzip;base64,{held}">', encoding="utf-8")
+    page = COMMITTED.get(name, scratch / f"{name}.html")
+    if name not in COMMITTED:
+        held = base64.b64encode((CARDS / f"{name}.json.gz").read_bytes()).decode()
+        page.write_text(f'<a href="data:application/gzip;base64,{held}">', encoding="utf-8")
     records, settings = read_page(page)
     return records, {key: tuple(words) for key, words in settings.run_files.items()}
 
@@ -108,7 +112,6 @@ if __name__ == "__main__":
         name = given.stem if given.stem != "report" else given.parent.name
         (CARDS / f"{name}.json.gz").write_bytes(gzip.compress(raw, 9, mtime=0))
     with tempfile.TemporaryDirectory() as scratch:
-        for path in sorted(CARDS.glob("*.json.gz")):
-            name = path.name.removesuffix(".json.gz")
+        for name in NAMES:
             (CARDS / f"{name}.txt").write_text(written(name, Path(scratch)), encoding="utf-8")
             print((CARDS / f"{name}.txt").read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from fractionate.page.summaries import (
     LEVEL_WORDS,
     calibration_of,
     certain_shares,
+    interval_text,
     named_value,
     score_values,
     size_text,
@@ -72,6 +73,11 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         if chosen.smallest_effect is not None:
             size = size_text(metric, chosen.smallest_effect)
             more = f"{chosen.seeds} seeds find an effect of {size} 8 times in 10; {more}"
+        if chosen.interval.low * chosen.interval.high > 0:
+            ends = interval_text(metric, chosen.interval)
+            reasons.append(
+                f"Its interval alone ({ends}) excludes zero; among all comparisons of this study that can be chance."
+            )
         reasons.append(sentence(more))
     reasons += map(sentence, undertrained(found.study))
     reasons += faults(case.diagnosis)

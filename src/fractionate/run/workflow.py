@@ -294,8 +294,7 @@ class Workflow(Assembly):
             student, _ = self._train(first=False)
             key = folder_key(self.out, "examples")
             for name in missing:
-                made = wanted[name](self.run, self.task, self.data, student, self.teacher)
-                made.save(self.out / name, made_for=key)
+                wanted[name](self.run, self.task, self.data, student, self.teacher).save(self.out / name, made_for=key)
 
     def _kept_study(self) -> Study | None:
         """The study, where it has been made."""
