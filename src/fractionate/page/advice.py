@@ -104,8 +104,9 @@ def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, ru
             unit = "epochs" if found.study.settings.get("epochs") else "steps"
             longer = found.study.settings.get(unit)
             if isinstance(longer, int) and longer > 0:
-                words = f"training.{unit}={4 * longer}"
-                return verb_line("dissect", run_file, words, _elsewhere(run_file, f"{4 * longer}-{unit}"))
+                return verb_line(
+                    "dissect", run_file, f"training.{unit}={4 * longer}", _elsewhere(run_file, f"{4 * longer}-{unit}")
+                )
         seeds, examples = chosen.seeds_to_settle, found.study.data.get("examples")
         if seeds is not None and seeds <= MOST_SEEDS_ADVISED:
             return verb_line("dissect", run_file, f"study.seeds={seeds}", _elsewhere(run_file, f"{seeds}-seeds"))
