@@ -11,6 +11,7 @@ import pytest
 import tiny_hub
 from encoders import transformers
 from fractionate.cli.commands import main
+from fractionate.errors import ConfigError
 from fractionate.run.fitted import fit_run_file
 from fractionate.run.read import read_run
 from fractionate.run.task_of import find_source
@@ -230,3 +231,34 @@ def test_what_it_writes_runs_with_checkpoints(kind, capsys):
     if kind == "classification":
         assert student.config.id2label == {0: "a", 1: "b"}
     assert json.loads((out / "config.json").read_text())["model_type"] in ("bert", "llama")
+
+
+def test_the_column_to_predict_is_named_or_guessed_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n * 7 % 50},{'ab'[n % 2]},{n * n % 97}.5" for n in range(60)]
+    Path("houses.csv").write_text("area,garden,price\n" + "\n".join(rows) + "\n")
+    guessed = find_source(None, ["houses.csv"])
+    assert str(guessed) == "table('houses.csv', target='price')"
+    assert guessed.notes == ("'price' is taken for what is predicted; --label names another column",)
+    named = find_source(None, ["houses.csv"], "garden")
+    assert str(named) == "table('houses.csv', label='garden')" and not named.notes
+    with pytest.raises(ConfigError, match=r"no column 'rooms' of classes or numbers(?s:.*)area, garden, price"):
+        find_source(None, ["houses.csv"], "rooms")
+    with pytest.raises(ConfigError, match=r"for regression|classes or numbers"):
+        find_source("translation", ["houses.csv"], "price")
+    with pytest.raises(SystemExit, match="0"):
+        main(["init", "houses.csv", "--label", "garden"])
+    assert "label='garden'" in Path("run.yaml").read_text()
+
+
+def test_an_estimator_tells_the_column_that_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, pandas = pytest.importorskip("skops.io"), pytest.importorskip("pandas")
+    from sklearn.linear_model import Ridge
+
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n * n % 97}.5,{n * 7 % 50},{n % 3}.25" for n in range(60)]
+    Path("houses.csv").write_text("price,area,distance\n" + "\n".join(rows) + "\n")
+    frame = pandas.read_csv("houses.csv")
+    io.dump(Ridge().fit(frame[["area", "distance"]], frame["price"]), "ridge.skops")
+    fitted = fit_run_file(None, ["houses.csv"], teacher="sklearn('ridge.skops')")
+    assert "table('houses.csv', target='price', raw=True)" in fitted.text and "task: regression" in fitted.text

@@ -29,6 +29,12 @@ def init(
     student: Annotated[
         str | None, typer.Option(metavar="MODEL", help="a model by name; none: a smaller one", show_default=False)
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="the column to predict; none: as its name or place tells", show_default=False
+        ),
+    ] = None,
     out: Annotated[str, typer.Option(metavar="RUN.yaml", help="the run file; - prints it")] = "run.yaml",
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +55,8 @@ def init(
         raise ConfigError("--json prints a record, and --out - the run file", fix="leave one of them out")
     if path is not None:
         refuse_existing(path)
-    fitted = fit_run_file(given[0] if named else None, given[1:] if named else given, teacher=teacher, student=student)
+    task, files = (given[0], given[1:]) if named else (None, given)
+    fitted = fit_run_file(task, files, teacher=teacher, student=student, label=label)
     for line in (*fitted.inspection.facts, *(f"check: {note}" for note in (*fitted.inspection.odd, *fitted.notes))):
         tell(line)
     if path is None:

@@ -15,6 +15,8 @@ from fractionate.errors import ConfigError, printable
 from fractionate.models.function import FileTeacher
 from fractionate.models.hub import HubModel
 from fractionate.models.names import find_model
+from fractionate.models.teacher_files import read_estimator
+from fractionate.run.columns_of import cells_of
 from fractionate.run.findings_of import Inspection, inspect_source
 from fractionate.run.task_of import find_source
 
@@ -55,7 +57,12 @@ class Models:
 
 
 def fit_run_file(
-    task: str | None, files: Sequence[Path | str], *, teacher: str | None = None, student: str | None = None
+    task: str | None,
+    files: Sequence[Path | str],
+    *,
+    teacher: str | None = None,
+    student: str | None = None,
+    label: str | None = None,
 ) -> Fitted:
     """A run file fitted to files.
 
@@ -64,11 +71,12 @@ def fit_run_file(
         files: As `find_source` takes them.
         teacher: A model by name; None: a small network trained here, where there is one for the task.
         student: A model by name; None: a smaller one of the teacher's kind.
+        label: The column to predict; None: the one that an estimator was not fitted on, else as the columns tell.
 
     Raises:
         ConfigError: for data that do not show what they are for, and models that are not there.
     """
-    inspection = inspect_source(find_source(task, files))
+    inspection = inspect_source(find_source(task, files, label or _left_out(teacher, files)))
     models = _models(inspection, teacher, student)
     source = inspection.source
     if source.reader == "table" and teacher is not None and isinstance(find_model(teacher).maker, FileTeacher):
@@ -77,6 +85,21 @@ def fit_run_file(
         inspection = replace(inspection, source=source, facts=(*inspection.facts, reads))
     length, cut = _length(inspection, models)
     return Fitted(_text(inspection, models, length), inspection, (*models.notes, *cut))
+
+
+def _left_out(teacher: str | None, files: Sequence[Path | str]) -> str | None:
+    """The one column of a file that an estimator was not fitted on, where it knows its columns by name."""
+    maker = None if teacher is None else find_model(teacher).maker
+    if (
+        not isinstance(maker, FileTeacher)
+        or not maker.file.endswith(".skops")
+        or len(files) != 1
+        or Path(files[0]).is_dir()
+    ):
+        return None
+    names = getattr(read_estimator(Path(maker.file).expanduser()), "feature_names_in_", ())
+    left = [name for name in cells_of(files[0]) if name not in set(map(str, names))]
+    return left[0] if len(left) == 1 else None
 
 
 def _models(inspection: Inspection, teacher: str | None, student: str | None) -> Models:

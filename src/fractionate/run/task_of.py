@@ -90,15 +90,17 @@ class Source:
         return f"{self.reader}({', '.join(arguments)})"
 
 
-def find_source(task: str | None, files: Sequence[Path | str]) -> Source:
+def find_source(task: str | None, files: Sequence[Path | str], label: str | None = None) -> Source:
     """The data source that files are for.
 
     Args:
         task: The kind of task; None: as their columns tell.
         files: A file or folder; two parallel texts; or the files of train, validation and test, by their names.
+        label: The column to predict, classes or numbers; None: by its name, or its kind and place.
 
     Raises:
-        ConfigError: for a task that is not known, files that are not there, and columns that do not show what they are for.
+        ConfigError: for a label that is no such column, for a task that is not known, files that are not there, and columns
+            that do not show what they are for.
     """
     kind = NAMES.get(task, task) if task is not None else None
     if kind is not None and kind not in TASKS:
@@ -111,6 +113,10 @@ def find_source(task: str | None, files: Sequence[Path | str]) -> Source:
         raise ConfigError("no data", expected="a file or folder of yours", fix="fractionate init reviews.csv")
     main, parts = _parts(list(map(str, files)))
     path = Path(main[0])
+    if label is not None and (len(main) == 2 or path.suffix.lower() not in TABLES):
+        raise ConfigError(
+            f"{printable(main[0], 200)} has no columns", got=f"label {printable(label)!r}", fix="leave it out"
+        )
     if len(main) == 2:
         return Source(_fits(kind, "translation", main[0]), "pairs", main, parts)
     if path.is_dir() and is_saved(path):
@@ -133,7 +139,7 @@ def find_source(task: str | None, files: Sequence[Path | str]) -> Source:
             f"{printable(main[0], 200)} is not a file that init reads",
             expected=f"{', '.join(TABLES)}, .conll, .txt, or a folder",
         )
-    return _of_columns(kind, main, parts)
+    return _of_columns(kind, main, parts, label)
 
 
 def _parts(files: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -175,13 +181,15 @@ def _of_folder(kind: str | None, path: Path, main: tuple[str, ...], parts: dict[
     return Source(_fits(kind, "classification", str(path)), reader, main, parts)
 
 
-def _of_columns(kind: str | None, main: tuple[str, ...], parts: dict[str, Any]) -> Source:
+def _of_columns(kind: str | None, main: tuple[str, ...], parts: dict[str, Any], label: str | None = None) -> Source:
     cells = cells_of(main[0])
     columns = tuple(profile(name, column) for name, column in cells.items())
     more: dict[str, Any] = dict(parts)
     part = next((column.name for column in columns if column.kind == "part"), None)
     if part is not None and not parts:
         more = {"part": part}
+    if label is not None:
+        return _predicting(label, kind, Source(kind or "", "", main, more, columns, cells))
     makers = {
         "token-classification": _tagged,
         "translation": _pairs,
@@ -197,7 +205,7 @@ def _of_columns(kind: str | None, main: tuple[str, ...], parts: dict[str, Any]) 
         found = makers[name](columns, strict=kind is None)
         if found is not None:
             reader, settings = found
-            return Source(name, reader, main, settings | more, columns, cells)
+            return Source(name, reader, main, settings | more, columns, cells, _guessed(settings))
     plain = _plain(columns) if kind in (None, "language-modelling") else None
     if plain is not None:
         return Source("language-modelling", "prompts", main, {"text": plain} | more, columns, cells)
@@ -218,6 +226,31 @@ def _named(columns: Columns, names: Sequence[str], kinds: Sequence[str]) -> str 
     """The first of some names among the columns of some kinds."""
     there = {column.name.lower(): column.name for column in columns if column.kind in kinds}
     return next((there[name] for name in names if name in there), None)
+
+
+def _predicting(label: str, kind: str | None, found: Source) -> Source:
+    """The source whose column `label` is predicted: classes, or numbers."""
+    tasks = {"category": "classification", "number": "regression"}
+    own = next((column for column in found.columns if column.name == label), None)
+    if own is None or own.kind not in tasks or kind not in (None, *tasks.values()):
+        raise ConfigError(
+            f"{printable(found.path[0], 200)} has no column {printable(label)!r} of classes or numbers",
+            expected=", ".join(printable(column.name) for column in found.columns if column.kind in tasks) or "columns",
+            got="no such column" if own is None else f"{own.kind}" + ("" if kind is None else f" for {kind}"),
+        )
+    task = kind or tasks[own.kind]
+    text = _plain(found.columns)
+    settings = {"label" if task == "classification" else "target": label}
+    settings = settings if text is None else {"text": text} | settings
+    return replace(found, task=task, reader="table" if text is None else "texts", settings=settings | found.settings)
+
+
+def _guessed(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to check where no name told which column is predicted."""
+    label = settings.get("label", settings.get("target"))
+    if not isinstance(label, str) or {"source", "target"} <= settings.keys() or label.lower() in LABELS:
+        return ()
+    return (f"{printable(label)!r} is taken for what is predicted; --label names another column",)
 
 
 def _tagged(columns: Columns, *, strict: bool) -> Found:
@@ -253,14 +286,18 @@ def _plain(columns: Columns) -> str | None:
     return _named(columns, TEXTS, ("text",)) or (max(texts, key=lambda c: c.words).name if texts else None)
 
 
-def _label(columns: Columns) -> str | None:
+def _label(columns: Columns, *, strict: bool) -> str | None:
+    """The column of classes: by its name, else the last one. Numbers in the last column are the target where nothing else tells."""
     found = _named(columns, LABELS, ("category",))
     categories = [column.name for column in columns if column.kind == "category" and column.different > 1]
+    ends = {columns[0].name, columns[-1].name}
+    if strict and not ends & set(categories) and columns[-1].kind == "number" and _plain(columns) is None:
+        return found
     return found or (categories[-1] if categories else None)
 
 
 def _classes(columns: Columns, *, strict: bool) -> Found:
-    label, text = _label(columns), _plain(columns)
+    label, text = _label(columns, strict=strict), _plain(columns)
     if label is None:
         return None
     if text is None:
