@@ -16,9 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,15 +26,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 from fractionate import Objective, Task, collect, distill
-from fractionate.data import RawSplit, Split, Tokenizing, read_glosses
-from fractionate.data.bundled import Divided
-from fractionate.data.own_prompts import PromptData
+from fractionate.data import read_glosses
 from fractionate.errors import ConfigError
-from fractionate.models.tokenizer import prepared
 from fractionate.records import Training
 from fractionate.store import Store
 from fractionate.study.effects.contrasts import paired
-from fractionate.teachers import gold_share
+from fractionate.teachers import Sentences, gold_share
+from fractionate.teachers.sentences import read_sentences
 from fractionate.teachers.tokens import StoredTokens
 
 OUT = Path("runs/smollm")
@@ -73,13 +69,6 @@ def small(classes: int, seed: int):
     )  # fmt: skip
 
 
-def encoded(tokenizer: Any, texts: Sequence[str], longest: int, name: str) -> Split:
-    """Texts of at most so many tokens, with an end of text; all of it is learned."""
-    kept = tuple(text for text in texts if len(tokenizer(text)["input_ids"]) < longest)
-    rows = RawSplit({"prompt": ("",) * len(kept), "completion": kept}, tuple(map(str, range(len(kept)))), name)
-    return PromptData(Divided(rows)).encode(rows, Tokenizing(prepared(tokenizer, name), longest))
-
-
 def wrong_tokens(stored: StoredTokens, seed: int = 0) -> StoredTokens:
     """The placebo: every entry on another token, drawn at random; label, confidence and masses stay."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +81,7 @@ def wrong_tokens(stored: StoredTokens, seed: int = 0) -> StoredTokens:
     return stored
 
 
-def measured(student: nn.Module, sentences: Split, teacher: StoredTokens) -> dict[str, float]:
+def measured(student: nn.Module, sentences: Sentences, teacher: StoredTokens) -> dict[str, float]:
     """NLL in nats, accuracy and TA rate over all labelled tokens."""
     task = Task("language-modelling", transfer=sentences, batch_size=16)
     values = task.evaluate(student, sentences, teacher).values
@@ -113,7 +102,7 @@ def main() -> None:
     texts = [texts[i] for i in order[: TRAIN + VALIDATION + TEST]]
     parts, start = {}, 0
     for name, size in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-        parts[name] = encoded(tokenizer, texts[start : start + size], LONGEST, name)
+        parts[name] = read_sentences(tokenizer, texts[start : start + size], longest=LONGEST, name=name)
         start += size
     stores = {}
     started = time.process_time()
@@ -128,7 +117,7 @@ def main() -> None:
         if missing:
             teacher = teacher or ask()
             collect(
-                teacher, sentences, path, tokens="next", tokenizer=tokenizer, form="top-k", k=K, dtype="float16",
+                teacher, sentences.loader(), path, tokens="next", tokenizer=tokenizer, form="top-k", k=K, dtype="float16",
                 batch_size=16, class_relation=None,
             )  # fmt: skip
             stores[name] = Store.open(path)
@@ -142,7 +131,7 @@ def main() -> None:
     test_teacher = taught["test"].tokens.signal
     results["teacher"] = {
         "tokens": {name: len(t.labels) for name, t in taught.items()},
-        "over_long": {"train": TRAIN - len(parts["train"]), "test": TEST - len(parts["test"])},
+        "skipped": {name: part.skipped for name, part in parts.items()},
         "test_nll_nats": float(-test_teacher.confidence.double().log().mean()),
         "gold_share": gold_share(test_teacher),
         "captured": float(taught["train"].whole().captured.double().mean()),
@@ -180,7 +169,7 @@ def report(results) -> str:
     """The page: means, and paired differences over seeds with 95 % intervals."""
     facts, first = results["teacher"], results["no-kd/0"]
     seeds = {arm: [s for s in SEEDS if f"{arm}/{s}" in results] for arm in ARMS}
-    over_long = [facts["over_long"][name] for name in ("train", "test")]
+    over_long = [facts["skipped"][name]["over-long"] for name in ("train", "test")]
     spent = sum(results[f"{arm}/{s}"]["cpu_seconds"] for arm in ARMS for s in seeds[arm])
     text = f"""# distil_smollm
 

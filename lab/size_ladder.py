@@ -25,13 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from distil_smollm import encoded, smollm2
-
 from fractionate import Objective, Recipe, Task, collect, dissect, distill, report
 from fractionate.data import read_glosses
 from fractionate.models import export_student
 from fractionate.records import Run, Study, Training
 from fractionate.teachers import Cached
+from fractionate.teachers.sentences import read_sentences
 
 RESULTS = Path(__file__).parent / "results"
 OPENED = """
@@ -111,6 +110,8 @@ def encoder_ladder(at: Setting) -> tuple[Study, Run]:
 def language_model(at: Setting) -> tuple[nn.Module, Any, list[str]]:
     """SmolLM2, its tokenizer and definitions; at the tiny setting a drawn Llama of two layers that reads words of a few letters."""
     if at is not TINY:
+        from distil_smollm import smollm2
+
         make, tokenizer = smollm2()
         texts = [text for text, _, _ in read_glosses()]
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -137,13 +138,13 @@ def language_ladder(at: Setting) -> tuple[Study, float, str]:
     teacher, tokenizer, texts = language_model(at)
     cut = s["transfer"]
     named = (("transfer", texts[:cut]), ("test", texts[cut : cut + s["test"]]))
-    transfer, test = (encoded(tokenizer, part, s["longest"], name) for name, part in named)
+    transfer, test = (read_sentences(tokenizer, part, longest=s["longest"], name=name) for name, part in named)
     store = collect(
-        teacher, transfer, at.out / "smollm-store", tokens="next", tokenizer=tokenizer, form="hidden", dtype="float16",
+        teacher, transfer.loader(), at.out / "smollm-store", tokens="next", tokenizer=tokenizer, form="hidden", dtype="float16",
         batch_size=16,
     )  # fmt: skip
     task = Task(
-        "language-modelling", transfer=transfer, test=test, name="SmolLM2 on definitions", batch_size=16,
+        "language-modelling", transfer=transfer.loader(), test=test.loader(), name="SmolLM2 on definitions", batch_size=16,
         metrics=("token-nll", "accuracy"),
     )  # fmt: skip
     training = Training(steps=s["steps"], batch_size=s["batch"], learning_rate=3e-4, clip_norm=1.0)

@@ -22,11 +22,12 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from distil_smollm import encoded, smollm2  # noqa: E402
+from distil_smollm import smollm2  # noqa: E402
 
 from fractionate import Task  # noqa: E402
 from fractionate.data import read_glosses  # noqa: E402
 from fractionate.store import import_logprobs  # noqa: E402
+from fractionate.teachers.sentences import read_sentences  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "topk_elsewhere.md"
 TOKENS = 24
@@ -42,10 +43,10 @@ def main() -> None:
     teacher = make()
     texts = [text for text, _, _ in read_glosses()]
     texts = texts[:: len(texts) // options.definitions][: options.definitions]
-    sentences = encoded(tokenizer, texts, TOKENS, "definitions")
-    task = Task("language-modelling", transfer=sentences)
+    sentences = read_sentences(tokenizer, texts, longest=TOKENS)
+    task = Task("language-modelling", transfer=sentences.loader())
     read = task.splits.transfer.batches([(0, torch.tensor([place])) for place in range(len(sentences))], 0)
-    ids = [batch.inputs["input_ids"][0, : int(batch.inputs["attention_mask"].sum())] for batch in read]
+    ids = [batch.inputs["input_ids"][0] for batch in read]
     with torch.inference_mode():
         full = [torch.log_softmax(teacher(one[None]).logits[0, :-1].double(), -1) for one in ids]
     lines = [

@@ -1,23 +1,22 @@
-"""Language models: pairs of tokenizers, text the student writes, and training without logits. Tiny random models."""
+"""Language models: sentences, pairs of tokenizers, text the student writes, and training without logits. Tiny random models."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import nn
 
 from fractionate import Objective, collect, distill
-from fractionate.data import MemorySplit
 from fractionate.data.labels import IGNORED
-from fractionate.errors import MismatchError
+from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
 from fractionate.tasks import Needs, Task, reading
 from fractionate.tasks.reader import output_layer
 from fractionate.teachers import Online
+from fractionate.teachers.sentences import Sentences, read_sentences
 from fractionate.teachers.tokenizer_match import MappedTeacher, check_pair, differences, token_map
 from fractionate.teachers.tokens import StoredTokens
 
@@ -55,26 +54,11 @@ def causal(seed=0, width=16, classes=CLASSES, **more):
     )  # fmt: skip
 
 
-def split_of(texts: Sequence[tuple[Sequence[int], int]]) -> MemorySplit:
-    """Token ids and the length of their prompt, as a data source of prompts encodes them."""
-    width = max(len(tokens) for tokens, _ in texts)
-    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens, _ in texts])
-    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens, _ in texts])
-    learned = mask.bool() & (torch.arange(width) >= torch.tensor([[prompt] for _, prompt in texts]))
-    return MemorySplit({"input_ids": ids, "attention_mask": mask}, ids.where(learned, IGNORED), "sentences")
-
-
-def texts_of(split: MemorySplit) -> list[tuple[torch.Tensor, int]]:
-    """The reverse of `split_of`."""
-    rows = zip(split.inputs["input_ids"], split.inputs["attention_mask"].sum(1).tolist(), split.labels, strict=True)
-    return [(ids[:count], int((labels != IGNORED).nonzero()[0])) for ids, count, labels in rows]
-
-
 @pytest.fixture(scope="module")
-def sentences() -> MemorySplit:
-    letters, alone = Letters(), ("a dog", "a cat", "sad", "bed", "pear", "ice")
-    texts = [*(("", text) for text in alone), ("the ", "mat"), ("a ", "lake")]
-    return split_of([([*letters(prompt + text)["input_ids"], END], max(1, len(prompt))) for prompt, text in texts])
+def sentences() -> Sentences:
+    return read_sentences(
+        Letters(), ["a dog", "a cat", ("the ", "mat"), "sad", "bed", ("a ", "lake"), "pear", "ice"], longest=10
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +75,135 @@ def train(student, data, signal, objective, steps=5, **more):
     return torch.cat([p.detach().flatten() for p in student.parameters()]), run
 
 
-# -- a store ---------------------------------------------------------------------------------------------------------------------
+# -- sentences -----------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_completion_and_what_cannot_be_used_is_counted() -> None:
+    found = read_sentences(Letters(), ["ab", ("cd", "e"), "", "  ", ("a", ""), "abcdefgh", "b"], longest=6)
+    assert [t.tolist() for t in found.tokens] == [[2, 3, 1], [4, 5, 6, 1], [3, 1]]
+    assert found.prompts == (1, 2, 1) and found.skipped == {"empty": 3, "over-long": 1}
+    batch = found.batch(torch.tensor([0, 1]))
+    assert batch.labels.tolist() == [[IGNORED, 3, 1, IGNORED], [IGNORED, IGNORED, 6, 1]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    cut = read_sentences(Letters(), ["abcdefgh"], longest=4, over_long="cut")
+    assert cut.tokens[0].tolist() == [2, 3, 4, 5]
+
+
+def test_nothing_left_and_over_long_texts_are_errors_that_say_so() -> None:
+    with pytest.raises(MismatchError, match="there is no data") as error:
+        read_sentences(Letters(), ["", " ", "a" * 40], longest=8)
+    assert "2 empty, 1 over-long" in str(error.value)
+    with pytest.raises(MismatchError, match="text 1 is too long") as error:
+        read_sentences(Letters(), ["a", "a" * 40], longest=8, over_long="refuse")
+    assert "at most 8 tokens" in str(error.value) and "41" in str(error.value)
+    with pytest.raises(ConfigError, match="cannot be read so"):
+        read_sentences(Letters(), ["ab"], longest=1)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [("ab", "cd"), "ef"],
+        [["ab", "cd"], "ef"],
+        [{"prompt": "ab", "completion": "cd"}, {"text": "ef"}],
+        iter([{"completion": "cd", "prompt": "ab"}, "ef"]),
+    ],
+)
+def test_texts_in_every_form_that_is_read(texts) -> None:
+    found = read_sentences(Letters(), texts, longest=9)
+    assert [t.tolist() for t in found.tokens] == [[2, 3, 4, 5, 1], [6, 7, 1]] and found.prompts == (2, 1)
+
+
+def test_rows_of_datasets_are_texts() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"prompt": ["ab"], "completion": ["cd"]})
+    assert read_sentences(Letters(), rows, longest=9).prompts == (2,)
+    with pytest.raises(MismatchError, match=r"text 0 is of a form(.|\n)*a mapping of id, prompt, completion"):
+        read_sentences(Letters(), rows.add_column("id", [1]).select_columns(["id", "prompt", "completion"]), longest=9)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"question": "ab", "answer": "cd"}, "a mapping of question, answer"),
+        ({"messages": [{"role": "user", "content": "ab"}]}, "a mapping of messages"),
+        ({"prompt": [{"role": "user", "content": "ab"}], "completion": [{"role": "assistant"}]}, "list and list"),
+        ({"prompt": "ab", "completion": None}, "str and NoneType"),
+        ({"prompt": "ab"}, "a mapping of prompt"), ({}, "a mapping of"), (("ab", 3), "str and int"),
+        (("ab", "cd", "ef"), "tuple of 3"), ((), "tuple of 0"), (3, "int"), (None, "NoneType"), (b"ab", "bytes"),
+        ([2, 3, 4], "list of 3"),
+    ],
+)  # fmt: skip
+def test_texts_of_another_form_are_named_by_their_place(item, message) -> None:
+    with pytest.raises(MismatchError, match=rf"text 1 is of a form that is not read(.|\n)*got: *{message}(.|\n)*fix"):
+        read_sentences(Letters(), ["ab", item], longest=9)
+
+
+def test_columns_and_single_texts_are_no_lists_of_texts() -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = {"prompt": ["ab"], "completion": ["cd"]}
+    for texts in ("abc", b"abc", columns, pandas.DataFrame(columns), pandas.Series(["ab"]), {"ab"}, 3, None):
+        with pytest.raises(ConfigError, match="this is no list of texts"):
+            read_sentences(Letters(), texts, longest=9)
+
+
+def words_with(template, **marks):
+    """A tokenizer of whole words of transformers, which puts special tokens around a text by itself."""
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import PreTrainedTokenizerFast
+
+    known = {word: n for n, word in enumerate(["[UNK]", "<s>", "</s>", "[SEP]", "a", "b", "c", "d"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if template:
+        special = [(word, known[word]) for word in ("<s>", "</s>", "[SEP]")]
+        made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", **marks)
+
+
+BOTH = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("template", "marks", "more", "around"),
+    [
+        ("<s> $A </s>", BOTH, {}, ("<s>", "</s>")),
+        ("<s> $A", BOTH, {}, ("<s>", "</s>")),
+        ("$A </s>", BOTH, {}, ("", "</s>")),
+        ("", BOTH, {}, ("", "</s>")),
+        ("<s> $A </s>", BOTH, {"end": False}, ("<s>", "")),
+        ("<s> $A [SEP]", {"sep_token": "[SEP]"}, {}, ("<s>", "[SEP]")),
+        ("<s> $A [SEP]", BOTH, {}, ("<s>", "[SEP] </s>")),
+        ("<s> [SEP] $A </s>", BOTH, {}, ("<s> [SEP]", "</s>")),
+    ],
+)
+def test_special_tokens_stand_once_around_prompt_and_completion(template, marks, more, around) -> None:
+    words = words_with(template, **marks)
+    begin, end = (part.split() for part in around)
+    texts = [("a b", "c d"), "a b c", ("<s> a b", "c d </s>"), ("a", "</s> b")]
+    found = read_sentences(words, texts, longest=32, **more)
+    entries = [words.convert_ids_to_tokens(tokens.tolist()) for tokens in found.tokens]
+    assert entries[0] == [*begin, "a", "b", "c", "d", *end] and found.prompts[0] == len(begin) + 2
+    assert entries[1] == [*begin, "a", "b", "c", *end] and found.prompts[1] == max(1, len(begin))
+    assert entries[3][len(begin) : len(begin) + 3] == ["a", "</s>", "b"], "what a text itself says stays"
+    if around == ("<s>", "</s>"):
+        assert entries[2] == entries[0], "a chat template may have added them"
+
+
+def test_special_tokens_that_cannot_be_told_are_refused() -> None:
+    class Odd(Letters):
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [9] if add_special_tokens else [3, 4]}
+
+    with pytest.raises(ConfigError, match="special tokens of this tokenizer"):
+        read_sentences(Odd(), ["ab"], longest=9)
 
 
 def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_path) -> None:
     """The teacher asked once teaches what the living one teaches; the store knows the tokenizer."""
     store = collect(
         teacher,
-        sentences,
+        sentences.loader(),
         tmp_path / "s",
         tokens="next",
         tokenizer=Letters(),
@@ -109,9 +214,9 @@ def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_pa
     kept, _ = train(causal(2), sentences, StoredTokens(store), objective)
     living, _ = train(causal(2), sentences, teacher, objective)
     torch.testing.assert_close(kept, living, rtol=1e-4, atol=1e-5)
-    other = Letters(chat_template="{{ messages }}")
+    other, loader = Letters(chat_template="{{ messages }}"), sentences.loader()
     with pytest.raises(MismatchError, match="tokenizer"):
-        collect(teacher, sentences, tmp_path / "s", tokens="next", tokenizer=other, batch_size=3, class_relation=None)
+        collect(teacher, loader, tmp_path / "s", tokens="next", tokenizer=other, batch_size=3, class_relation=None)
 
 
 # -- no logits ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +242,7 @@ def test_training_without_logits_is_the_same_training(name: str, sentences, teac
 def test_compact_rows_teach_without_logits(sentences, teacher, tmp_path) -> None:
     store = collect(
         teacher,
-        sentences,
+        sentences.loader(),
         tmp_path / "s",
         tokens="next",
         form="top-k",
@@ -178,10 +283,10 @@ def test_scores_of_tokens(sentences, teacher) -> None:
     task = Task("language-modelling", transfer=sentences, batch_size=3)
     with Online(teacher).open(task, sentences, None, Needs()) as opened:
         found = task.evaluate(teacher, sentences, opened)
-    tokens = sum(len(t) - p for t, p in texts_of(sentences))
+    tokens = sum(len(t) - p for t, p in zip(sentences.tokens, sentences.prompts, strict=True))
     assert found.rows == tokens and found.examples == len(sentences) and found.values["ta-rate"] == 100
     nll = 0.0
-    for tokens, prompt in texts_of(sentences):
+    for tokens, prompt in zip(sentences.tokens, sentences.prompts, strict=True):
         log_q = torch.log_softmax(teacher(input_ids=tokens[None]).logits[0].double(), dim=1)
         nll -= sum(float(log_q[i - 1, tokens[i]].detach()) for i in range(prompt, len(tokens)))
     assert found.values["token-nll"] == pytest.approx(nll / found.rows, rel=1e-5)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fractionate import Objective
-from fractionate.data import MemorySplit
 from fractionate.data.augment import Augment
 from fractionate.data.examples import Examples
 from fractionate.data.labels import IGNORED
@@ -24,13 +23,14 @@ from fractionate.system.hashing import content_hash
 from fractionate.tasks import Task
 from fractionate.teachers.chimeras import Chimeras
 from fractionate.teachers.on_policy import OnPolicy
+from fractionate.teachers.sentences import Sentences
 from fractionate.teachers.sequence_level import SequenceLevel
 from fractionate.teachers.tokens import StoredTokens
 from fractionate.training import distill
 from fractionate.training.evaluation import signal_on
 from fractionate.training.recipe import Recipe
 from test_explanation import FOUND, data, model
-from test_language import CLASSES, END, causal, split_of, texts_of
+from test_language import CLASSES, END, causal
 from test_preparations import Dies, equal, killed, states
 from translators import TEXTS, marian
 from translators import sentences as pairs
@@ -40,11 +40,11 @@ GKD = Objective("kd", 1.0, 1.0, divergence="jsd")
 
 
 @pytest.fixture(scope="module")
-def sentences() -> MemorySplit:
+def sentences() -> Sentences:
     generator = torch.Generator().manual_seed(3)
     lengths = [5, 7, 4, 8, 6, 5, 9, 4, 6, 7, 5, 8]
-    tokens = [torch.randint(2, CLASSES, (length,), generator=generator).tolist() for length in lengths]
-    return split_of([(row, 1 + i % 3) for i, row in enumerate(tokens)])
+    tokens = tuple(torch.randint(2, CLASSES, (length,), generator=generator) for length in lengths)
+    return Sentences(tokens, tuple(1 + i % 3 for i in range(12)), padding=0)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def teacher() -> nn.Module:
     return causal(9).eval()
 
 
-def language(sentences: MemorySplit) -> Task:
+def language(sentences: Sentences) -> Task:
     return Task("language-modelling", transfer=sentences, student=lambda: causal(3))
 
 
@@ -72,7 +72,7 @@ def test_the_student_writes_after_the_prompt_and_only_that_counts(sentences) -> 
     batch = written_by(sentences, student, index, 4, new_tokens=5, end=END)
     assert torch.equal(before, torch.random.get_rng_state()) and student.training
     for row, place in enumerate(index.tolist()):
-        tokens, prompt = texts_of(sentences)[place]
+        tokens, prompt = sentences[place]
         assert torch.equal(batch.inputs["input_ids"][row, :prompt], tokens[:prompt])
         counted = (batch.labels[row] != IGNORED).nonzero().flatten()
         assert len(counted) and int(counted[0]) == prompt and len(counted) <= 5
@@ -140,7 +140,7 @@ def test_who_cannot_write_and_what_holds_no_text_is_refused(sentences, teacher, 
         OnPolicy(1.5)
     with pytest.raises(MismatchError, match="hold no texts"):
         distill(causal(3), data(), causal(4), recipe=recipe)
-    store = collect(teacher, sentences, tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
+    store = collect(teacher, sentences.loader(), tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
     with pytest.raises(ConfigError, match="a cached signal knows nothing of the changed data"):
         distill(language(sentences), teacher=StoredTokens(store), recipe=recipe)
 
@@ -180,13 +180,13 @@ def test_a_language_model_writes_the_completions(sentences, tmp_path, monkeypatc
     counting = [
         torch.tensor([*range(first, 12), END]) for first in range(2, 11)
     ] * 2  # each token is followed by the next
-    known = split_of([(row.tolist(), 1) for row in counting])
+    known = Sentences(tuple(counting), (1,) * len(counting), padding=0)
     teacher, _ = distill(
         causal(9), known, training=Training(steps=120, batch_size=6, learning_rate=2e-2), predicts_next=True
     )
     teacher.generation_config.eos_token_id = END
     texts = []
-    for tokens, prompt in texts_of(sentences):
+    for tokens, prompt in zip(sentences.tokens, sentences.prompts, strict=True):
         given = {"attention_mask": torch.ones(1, prompt), "pad_token_id": 0, "do_sample": False}
         texts.append(teacher.generate(tokens[None, :prompt], max_new_tokens=12, **given)[0, prompt:].tolist())
     task = language(sentences)
@@ -196,13 +196,12 @@ def test_a_language_model_writes_the_completions(sentences, tmp_path, monkeypatc
     distill(task, teacher=teacher, recipe=recipe, out=tmp_path / "run")
     split = SequenceLevel(1, 12).bind(task.splits.transfer, None, teacher, 0)
     assert len(calls) == 1, "written once in a process"
-    kept = [place for place, text in enumerate(texts) if END in text and text[0] != END]
-    expected = [texts[place][: texts[place].index(END) + 1] for place in kept]
+    expected = [text[: text.index(END) + 1] for text in texts if END in text and text[0] != END]
     batch = next(iter(split.batches([(0, torch.arange(len(split)))], 0)))
     assert [[t for t in row if t != IGNORED] for row in batch.labels.tolist()] == expected
     assert len(expected) > 3 and (str(12 - len(expected)) in split.name or len(expected) == 12)
-    for row, labels, place in zip(batch.inputs["input_ids"], batch.labels, kept, strict=True):
-        tokens, prompt = texts_of(sentences)[place]
+    for row, labels, place in zip(batch.inputs["input_ids"], batch.labels, split.split.places.tolist(), strict=True):
+        tokens, prompt = sentences[place]
         assert (
             torch.equal(row[:prompt], tokens[:prompt]) and int((labels == IGNORED).nonzero()[prompt - 1]) == prompt - 1
         )

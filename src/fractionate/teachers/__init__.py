@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fractionate.teachers.ensemble import mix as mix
     from fractionate.teachers.given import as_source as as_source
     from fractionate.teachers.online import Online as Online
+    from fractionate.teachers.sentences import Sentences as Sentences
     from fractionate.teachers.source import OpenTeacher as OpenTeacher
     from fractionate.teachers.source import TeacherSource as TeacherSource
     from fractionate.teachers.tokens import StoredTokens as StoredTokens
