@@ -45,7 +45,7 @@ class Roles:
         group: The column that names what is kept in one part.
         repeats: False leaves out of validation and test the rows that are in an earlier part, with the same label.
         class_weights: Each class has the same weight in what is learned from.
-        raw: The teacher reads the cells as they stand, by column; None: nothing was said.
+        raw: The teacher reads the cells as they stand, by column; None: not given.
     """
 
     target: Target

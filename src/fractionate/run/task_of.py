@@ -246,7 +246,7 @@ def _predicting(label: str, kind: str | None, found: Source) -> Source:
 
 
 def _guessed(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What to check where no name told which column is predicted."""
+    """What to check where no name shows which column is predicted."""
     label = settings.get("label", settings.get("target"))
     if not isinstance(label, str) or {"source", "target"} <= settings.keys() or label.lower() in LABELS:
         return ()
