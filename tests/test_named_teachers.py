@@ -13,6 +13,7 @@ from fractionate.cli.commands import main
 from fractionate.data import Tokenizing, as_split, data_sets
 from fractionate.errors import ConfigError, FractionateError, MismatchError
 from fractionate.models import ModelNeed, find_model
+from fractionate.records import Run
 from fractionate.store import Store
 from tiny_hub import bert, llama
 
@@ -149,6 +150,8 @@ def test_numbers_are_taught_from_a_run_file(teacher_name: str, tmp_path: Path, m
     if raw:  # it predicts prices, and the student learns standardised ones
         numbers = Store.open("runs/run/store").signal().values
         assert abs(float(numbers.mean())) < 0.5 and 0.3 < float(numbers.std()) < 1.5
+    found = Run.load("runs/run/student/run.json")
+    assert found.test is not None and found.test.values["rmse"] > 3  # in the unit of the column, not in its standard deviations
 
 
 # --- prompted ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from fractionate.run.sections import ArmSection, ObjectiveSection, TeacherTraini
 from fractionate.store.collection import collect
 from fractionate.store.reading import Store
 from fractionate.study.arms import Arm, make_arms
+from fractionate.tasks.regression import in_units
 from fractionate.tasks.task import Task
 from fractionate.teachers.cached import Cached, keeps
 from fractionate.teachers.online import Online
@@ -79,7 +80,7 @@ class Assembly:
     def task(self) -> Task:
         """What all students of the run share."""
         data, run = self.data, self.run
-        return Task(
+        task = Task(
             kind_of(run.task),
             transfer=data.transfer,
             validation=data.validation,
@@ -91,6 +92,9 @@ class Assembly:
             class_names=data.need.class_names,
             device=str(self.device),
         )
+        if data.deviation is None:
+            return task
+        return replace(task, metrics=tuple(in_units(metric, data.deviation) for metric in task.judged))
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from fractionate.data.parts import first_batch
 from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
+from fractionate.data.targets import TargetEncoding
 from fractionate.errors import ConfigError, UnknownNameError
 from fractionate.models.function import FileTeacher
 from fractionate.models.names import ModelNeed, NamedModel, TaskModel, as_parts, find_data, find_model
@@ -58,6 +59,14 @@ class RunData:
     def teacher_shape(self) -> tuple[int, ...]:
         """The shape of an input of the teacher, which may have a view of its own."""
         return _shape(self.transfer, "teacher")
+
+    @property
+    def deviation(self) -> float | None:
+        """That of the one column of numbers to predict, which students learn standardised; None for other data."""
+        found = self.encoding if isinstance(self.encoding, TargetEncoding) else getattr(self.encoding, "target", None)
+        if not isinstance(found, TargetEncoding) or found.task != "regression" or not found.single:
+            return None
+        return found.deviation[0]
 
     @property
     def image_processor(self) -> dict[str, object] | None:

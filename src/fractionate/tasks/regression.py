@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +15,12 @@ from torch import Tensor
 from fractionate.data.batch import Batch
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.tasks.kind import NumberKind, kinds
-from fractionate.tasks.metric import Summed, Sums, judged_rows, mean, metrics, row_weight
+from fractionate.tasks.metric import Metric, Summed, Sums, judged_rows, mean, metrics, row_weight
 from fractionate.tasks.predictions import Predictions, check_finite
 from fractionate.theory.number_signal import NumberSignal
+
+MARGIN = 0.01  # of errors, where nobody sets it
+IN_UNITS = ("rmse", "mae", "teacher-rmse")
 
 
 @kinds.register("regression")
@@ -122,17 +127,30 @@ def _margin(margin: float, what: str) -> float:
 
 
 @metrics.register("rmse")
-def rmse(margin: float = 0.01) -> Summed:
+def rmse(margin: float = MARGIN) -> Summed:
     """Root of the mean squared error over rows and outputs, in the labels' unit, as is `margin`."""
     margin = _margin(margin, "rmse")
     return Summed(name="rmse", unit="", better="less", margin=margin, terms=_squared, finish=_root_mean)
 
 
 @metrics.register("mae")
-def mae(margin: float = 0.01) -> Summed:
+def mae(margin: float = MARGIN) -> Summed:
     """Mean absolute error over rows and outputs, in the labels' unit, as is `margin`."""
     margin = _margin(margin, "mae")
     return Summed(name="mae", unit="", better="less", margin=margin, terms=_absolute, finish=mean)
+
+
+def in_units(metric: Metric, deviation: float) -> Metric:
+    """An error of standardised labels in the unit that the labels had before; a margin that was set is in that unit."""
+    if not isinstance(metric, Summed) or metric.name not in IN_UNITS:
+        return metric
+    margin = metric.margin * deviation if metric.margin == MARGIN else metric.margin
+    return replace(metric, margin=margin, finish=partial(_scaled, deviation, metric.finish))
+
+
+def _scaled(factor: float, finish: Callable[[Sums], float | None], sums: Sums) -> float | None:
+    found = finish(sums)
+    return None if found is None else factor * found
 
 
 def _moments(predictions: Predictions, signal: Any | None) -> Sums:
@@ -191,7 +209,7 @@ def _from_teacher(predictions: Predictions, signal: Any | None) -> Sums:
 
 
 @metrics.register("teacher-rmse")
-def teacher_rmse(margin: float = 0.01) -> Summed:
+def teacher_rmse(margin: float = MARGIN) -> Summed:
     """Root of the mean squared distance of the student's numbers from the teacher's; labels do not matter."""
     margin = _margin(margin, "teacher-rmse")
     return Summed(
