@@ -151,7 +151,9 @@ def test_numbers_are_taught_from_a_run_file(teacher_name: str, tmp_path: Path, m
         numbers = Store.open("runs/run/store").signal().values
         assert abs(float(numbers.mean())) < 0.5 and 0.3 < float(numbers.std()) < 1.5
     found = Run.load("runs/run/student/run.json")
-    assert found.test is not None and found.test.values["rmse"] > 3  # in the unit of the column, not in its standard deviations
+    assert (
+        found.test is not None and found.test.values["rmse"] > 3
+    )  # in the unit of the column, not in its standard deviations
 
 
 # --- prompted ---------------------------------------------------------------------------------------------------------
