@@ -24,9 +24,9 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from fractionate import collect
-from fractionate.data import fashion_mnist
+from fractionate.data import Augment, fashion_mnist
 from fractionate.models import cnn
-from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store
+from fractionate.store import MixUp, Replay, Store
 
 RESULT = Path(__file__).parent / "results" / "cached.md"
 BATCH, EXAMPLES, T = 128, 5120, 2.0
@@ -82,7 +82,7 @@ def main() -> None:
         return statistics.median(times)
 
     cost = forward(teacher) / forward(student)
-    crops = Sequence((Crop(2), Flip()))
+    crops = Augment(crop=2, flip=True)
     same = []
     with tempfile.TemporaryDirectory() as base:
         for name, transform in (("crops and flips", crops), ("MixUp of crops and flips", MixUp(0.4, before=crops))):

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from fractionate.data import Augment
 from fractionate.data.examples import Examples
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Training
-from fractionate.store import Crop, Flip, MixUp, Replay, Sequence, Store, collect
+from fractionate.store import MixUp, Replay, Store, collect
 from fractionate.system.fingerprints import callable_fingerprint
 from fractionate.training import distill
 
@@ -32,7 +33,7 @@ def any_stream(picture):
     return picture * random.random() + np.random.rand() + torch.rand(picture.shape)
 
 
-CROP_AND_FLIP = Sequence((Crop(1), Flip()))
+CROP_AND_FLIP = Augment(crop=1, flip=True)
 TRANSFORMS = {"any": any_stream, "crop and flip": CROP_AND_FLIP, "mixup": MixUp(0.4, before=CROP_AND_FLIP)}
 
 
@@ -162,7 +163,7 @@ def test_a_pass_over_views_goes_on_where_it_stopped(digits, tmp_path):
     ("change", "field"),
     [
         (lambda d: Replay(d, CROP_AND_FLIP, views=2, seed=6), "view_seed differs"),
-        (lambda d: Replay(d, Sequence((Crop(2), Flip())), views=2, seed=5), "transform differs"),
+        (lambda d: Replay(d, Augment(crop=2, flip=True), views=2, seed=5), "transform differs"),
         (lambda d: Replay(d, CROP_AND_FLIP, views=3, seed=5), "views differs"),
         (lambda d: d, "transform, view_seed, views differ"),
     ],
@@ -183,6 +184,6 @@ def test_the_fingerprint_of_a_transform_follows_its_code_settings_and_surroundin
         return inner
 
     assert callable_fingerprint(outer(1)) == callable_fingerprint(outer(1))
-    different = [outer(1), outer(2), Crop(1), Crop(2), Sequence((Crop(1), outer(1))), Sequence((Crop(1), outer(2)))]
+    different = [outer(1), outer(2), Augment(crop=1), Augment(crop=2)]
     different += [lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, MixUp(1.0, outer(1)), MixUp(1.0, outer(2))]
     assert len({callable_fingerprint(transform) for transform in different}) == len(different)

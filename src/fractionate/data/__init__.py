@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fractionate.system.lazy import exports
 
 if TYPE_CHECKING:
+    from fractionate.data.augment import Augment as Augment
     from fractionate.data.batch import Batch as Batch
     from fractionate.data.batch import Places as Places
     from fractionate.data.batch import Split as Split

@@ -38,6 +38,12 @@ class Augment(Transform):
         erase: The share of examples of which a random rectangle, 2 to 33 % of the area, becomes 0.
         views: Change the views of the same examples too: the same window, crop in proportion to their size, flip and rectangle.
 
+    Example:
+        from fractionate import Recipe
+        from fractionate.data import Augment
+
+        recipe = Recipe(data=(Augment(crop=4, flip=True),))
+
     Source: random windows, Szegedy et al. 2014 (arXiv 1409.4842); erasing, Zhong et al. 2017 (arXiv 1708.04896); the same change
         for teacher and student, Beyer et al. 2021 (arXiv 2106.05237).
     """
@@ -88,6 +94,10 @@ class Augment(Transform):
             return replace(batch, inputs=changed, views=views)
 
         return ChangedSplit(split, change, repr(self))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """One input as a view of a `Replay`, drawn from torch's stream."""
+        return self._changed(self._check(inputs[None]), [int(torch.randint(1 << 62, ()))], None)[0]
 
     def _found(self, inputs: Any) -> Any:
         return inputs.get(self.part) if self.part and isinstance(inputs, Mapping) else inputs

@@ -42,10 +42,7 @@ if TYPE_CHECKING:
     from fractionate.store.upkeep import compact as compact
     from fractionate.store.upkeep import info as info
     from fractionate.store.upkeep import verify as verify
-    from fractionate.store.views import Crop as Crop
-    from fractionate.store.views import Flip as Flip
     from fractionate.store.views import MixUp as MixUp
     from fractionate.store.views import Replay as Replay
-    from fractionate.store.views import Sequence as Sequence
 else:
     __getattr__, __dir__, __all__ = exports(__name__)

@@ -15,7 +15,6 @@ import torch
 import xxhash
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.nn import functional
 
 from fractionate.data.batch import Batch, Repeated
 from fractionate.data.dataset import DatasetSplit
@@ -143,47 +142,6 @@ class Replay:
 def same(a: Any, b: Any) -> bool:
     """Whether two inputs are equal, bit by bit."""
     return key("", a, 0) == key("", b, 0)
-
-
-# --- views of tensors, without torchvision ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One transform after the other.
-
-    Args:
-        transforms: Each is called with what the one before gave.
-    """
-
-    transforms: tuple[Callable[..., Any], ...]
-
-    def __call__(self, inputs: Any) -> Any:
-        for transform in self.transforms:
-            inputs = transform(inputs)
-        return inputs
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The picture moved by up to `padding` pixels each way, zeros at the edge."""
-
-    padding: int = 2
-
-    def __call__(self, picture: Shaped[Tensor, "*channels height width"]) -> Shaped[Tensor, "*channels height width"]:
-        height, width = picture.shape[-2:]
-        down, right = torch.randint(2 * self.padding + 1, (2,)).tolist()
-        return functional.pad(picture, (self.padding,) * 4)[..., down : down + height, right : right + width]
-
-
-@dataclass(frozen=True)
-class Flip:
-    """Left and right exchanged in a share of the pictures."""
-
-    share: float = 0.5
-
-    def __call__(self, picture: Shaped[Tensor, "*channels height width"]) -> Shaped[Tensor, "*channels height width"]:
-        return picture.flip(-1) if float(torch.rand(())) < self.share else picture
 
 
 @dataclass(frozen=True)
