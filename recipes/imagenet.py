@@ -29,7 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="with train/CLASS/ and val/CLASS/")
     parser.add_argument("--teacher", required=True, help="weights of the teacher (.safetensors)")
-    parser.add_argument("--models", nargs=2, default=["resnet(152)", "resnet(50)"], metavar=("TEACHER", "STUDENT"))
+    parser.add_argument(
+        "--models",
+        nargs=2,
+        default=["torchvision('resnet152')", "torchvision('resnet50')"],
+        metavar=("TEACHER", "STUDENT"),
+    )
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--entries", type=int, default=50, help="kept of the teacher's distribution")
     parser.add_argument("--epochs", type=float, default=90)
