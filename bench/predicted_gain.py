@@ -13,10 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from bench.regret_pilot import LINES, SEEN_LINES, rows
+from bench.regret_pilot import LINES, SEEN_LINES, WEAK_LINES, rows
 from scipy.stats import spearmanr
 
-from fractionate.diagnosis.predicted_gain import pilot_features, signal_features
+from fractionate.diagnosis.predicted_gain import Known
 
 RESULT = Path(__file__).parent / "results" / "predicted_gain.md"
 RIDGE = 3.0  # on standardised features, written down before the last half of the settings was there
@@ -52,7 +52,7 @@ def half_width(features: np.ndarray, roots: np.ndarray, data: np.ndarray) -> flo
     return float(np.quantile(missed, level, method="higher"))
 
 
-def judged(name: str, features: np.ndarray, gains: np.ndarray, data: np.ndarray) -> list[str]:
+def judged(name: str, features: np.ndarray, gains: np.ndarray, data: np.ndarray, weak: np.ndarray) -> list[str]:
     roots = np.sqrt(np.maximum(gains, 0))
     found, half = left_out(features, roots, data)
     predicted = np.maximum(found, 0) ** 2
@@ -67,36 +67,50 @@ def judged(name: str, features: np.ndarray, gains: np.ndarray, data: np.ndarray)
     for one in np.unique(data):
         own = data == one
         each.append(f"{one} {np.mean(np.abs(predicted - gains)[own]):.2f}")
+    of_weak = (
+        f"{predicted[weak].mean():.2f}, {predicted[weak].max():.2f}, {inside[weak].mean():.0%}" if weak.any() else ""
+    )
+    rank, missed = spearmanr(predicted, gains)[0], np.mean(np.abs(predicted - gains))
     return [
-        f"| {name} | {spearmanr(predicted, gains)[0]:.2f} | {inside.mean():.0%} | {np.mean(np.abs(predicted - gains)):.2f} | "
-        f"{np.mean(high - low):.1f} | `{constants}` |",
+        f"| {name} | {len(gains)} | {rank:.2f} | {inside.mean():.0%} | {missed:.2f} | {np.mean(high - low):.1f} | {of_weak} | "
+        f"`{constants}` |",
         f"Mean error by data set left out, {name}: {', '.join(each)}.",
     ]
 
 
-def read() -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Features without and with a pilot, gains in points, and the data set of each setting."""
+def read() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Features by what is known, gains in points, data sets, and which teachers are weak (no pilots there)."""
     found = [r for path in (LINES, SEEN_LINES) for r in rows(path) if r.line["pilot"]["record"]]
-    gains = np.array([max(0.0, float(r.gain("best").mean())) for r in found])
-    known = [(r.setting.examples, r.line["diagnosis"]["nats"]["domain.shape"]) for r in found]
+    weak = rows(WEAK_LINES)
+    known = [Known(**r.line["known"]) for r in (*found, *weak)]
     best = [r.line["pilot"]["record"]["best_gain_points"] for r in found]
-    signal = np.array([signal_features(*one) for one in known])
-    pilot = np.array([pilot_features(*one, gain) for one, gain in zip(known, best, strict=True)])
-    return (signal, pilot), gains, np.array([r.setting.data for r in found])
+    features = {
+        "signal": np.array([one.of_signal for one in known]),
+        "signal and student": np.array([one.of_student for one in known]),
+        "signal and pilot": np.array([one.of_pilot(gain) for one, gain in zip(known, best, strict=False)]),
+    }
+    gains = np.array([max(0.0, float(r.gain("best").mean())) for r in (*found, *weak)])
+    data = np.array([r.setting.data for r in (*found, *weak)])
+    return features, gains, data, np.arange(len(gains)) >= len(found)
 
 
 def main() -> None:
-    (signal, pilot), gains, data = read()
-    rows_of = [judged("signal", signal, gains, data), judged("signal and pilot", pilot, gains, data)]
+    features, gains, data, weak = read()
+    rows_of = [
+        judged(name, own, gains[: len(own)], data[: len(own)], weak[: len(own)]) for name, own in features.items()
+    ]
     text = [
         "# Predicted gain",
         "",
         "Made by `python bench/predicted_gain.py`. Predicted is the gain on test data of the best of 8 arms over no teacher, each "
         f"at its best learning rate; {len(gains)} settings of {len(np.unique(data))} data sets, each data set predicted by the "
-        f"others. Gains: {gains.min():.1f} to {gains.max():.1f} points, median {np.median(gains):.1f}.",
+        f"others. Gains: {gains.min():.1f} to {gains.max():.1f} points, median {np.median(gains):.1f}. In {weak.sum()} the "
+        f"teacher knows next to nothing (gains of {gains[weak].mean():.2f} points on average, {gains[weak].max():.1f} at most); "
+        "no pilots were run there.",
         "",
-        "| from | Spearman | 95 % intervals hold | mean error, points | mean width, points | constants |",
-        "|---|---|---|---|---|---|",
+        "| from | settings | Spearman | 95 % intervals hold | mean error, points | mean width, points | weak teachers: predicted, "
+        "at most, intervals hold | constants |",
+        "|---|---|---|---|---|---|---|---|",
         *(lines[0] for lines in rows_of),
         "",
         *(lines[1] for lines in rows_of),

@@ -21,7 +21,7 @@ from fractionate.diagnosis.given import as_signal, form_of, label_map, of_tokens
 from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.number_diagnosis import diagnose_numbers
-from fractionate.diagnosis.predicted_gain import predict_gain
+from fractionate.diagnosis.predicted_gain import Known, predict_gain
 from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
 from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
@@ -182,7 +182,7 @@ def diagnose(
         class_parts=class_parts,
         superclass_parts=superclass_parts,
         row="token" if tokens else "label" if task is not None and task.reader.independent else "example",
-        predicted=None if recipe.repair else predict_gain(at_one, piloted, tokens=tokens),
+        predicted=predict_gain(Known.of(case), piloted, tokens=tokens) if recipe.distil else None,
     )
 
 

@@ -265,7 +265,7 @@ class PredictedGain(Record):
     gain: float
     interval: Interval
     unit: Literal["points", "nats"]
-    basis: Literal["signal", "pilot", "signal and pilot"]
+    basis: Literal["signal", "signal and student", "pilot", "signal and pilot"]
     note: str = ""
 
     def __str__(self) -> str:
@@ -294,7 +294,8 @@ class Diagnosis(Record):
         class_parts: The terms class by class.
         superclass_parts: The same for groups of classes.
         row: What a row of the signal is: an example, a token, or a label.
-        predicted: The gain to expect; None where a fault has to be repaired first, and where nothing was calibrated.
+        predicted: The gain to expect; None where the recipe is not to distil or a fault has to be repaired first, and where nothing
+            was calibrated.
     """
 
     name: str
