@@ -117,6 +117,31 @@ def test_a_pipeline_reads_text_cells_as_pandas_does(tmp_path, monkeypatch) -> No
     torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
 
 
+def test_a_vectoriser_and_a_classifier_teach_texts(tmp_path, monkeypatch) -> None:
+    io = pytest.importorskip("skops.io")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+
+    from fractionate.models import find_parts
+
+    monkeypatch.chdir(tmp_path)
+    texts = [f"{'große gute' if i % 2 else 'bad'} word{i % 7} and thing{i}" for i in range(90)]
+    stars = [1 + 2 * (i % 2) for i in range(90)]  # classes 1 and 3, which are no class numbers
+    (tmp_path / "t.csv").write_text("review,stars\n" + "".join(f"{a},{b}\n" for a, b in zip(texts, stars, strict=True)))
+    teacher = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, stars)
+    io.dump(teacher, "t.skops")
+    assert run("init", "t.csv", "--teacher", "sklearn('t.skops')") == 0
+    assert run("distill", "run.yaml", "training.epochs=1", "out=run", "diagnosis.pilot=0") == 0
+    parts = find_parts("texts('t.csv', text='review', label='stars')", transfer=0.6, validation=0.2, test=0.2, seed=0)
+    expected = torch.from_numpy(teacher.predict_proba([texts[int(line) - 2] for line in parts.transfer.ids])).float()
+    torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
+    io.dump(make_pipeline(TfidfVectorizer(), Ridge()).fit(texts, stars), "t.skops")
+    numbers = ["task=regression", "data.source=texts('t.csv', text='review', target='stars')", "terms=[squared-error]"]
+    assert run("distill", "run.yaml", *numbers, "training.epochs=1", "out=numbers", "diagnosis.pilot=0") == 0
+    assert abs(float(Store.open("numbers/store").signal().values.mean())) < 0.3  # standardised, as the labels are
+
+
 def test_a_teacher_of_a_file_asks_which_columns_it_reads(tmp_path, monkeypatch, capsys) -> None:
     io = pytest.importorskip("skops.io")
     from sklearn.tree import DecisionTreeClassifier

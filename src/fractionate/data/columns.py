@@ -36,9 +36,15 @@ class Column:
         values = self.values[places]
         if self.kind == "number":
             return values.astype(np.float64)
-        words = np.array([*(word.encode() for word in self.categories), NO_TEXT])  # the last for -1
-        cells: NDArray[np.uint8] = words[values].view(np.uint8).reshape(len(values), -1)
+        cells: NDArray[Any] = text_cells([*self.categories, None])[values]  # the last for -1
         return cells
+
+
+def text_cells(words: Sequence[str | None]) -> NDArray[np.uint8]:
+    """Texts as UTF-8 [texts, bytes] that ends in zeros: a tensor can hold them. `NO_TEXT` where one is missing."""
+    found = np.array([NO_TEXT if word is None else word.encode() for word in words], dtype=np.bytes_)
+    cells: NDArray[np.uint8] = found.view(np.uint8).reshape(len(words), -1)
+    return cells
 
 
 Cells = Sequence[str | None] | NDArray[np.float64]  # as text (None: missing), or numbers already (NaN: missing)

@@ -99,6 +99,8 @@ class EstimatorRows:
         names = getattr(self.estimator, "feature_names_in_", None)
         if isinstance(inputs, Mapping):
             columns = {str(name): as_cells(as_array(part)) for name, part in inputs.items()}
+            if names is None and list(columns) == ["text"]:
+                return columns["text"]  # what a vectoriser reads
             if names is None:
                 return np.stack(list(columns.values()), axis=1)
             return _frame(columns, names)
@@ -136,6 +138,8 @@ class EstimatorRows:
 
     def _places(self, known: NDArray[Any]) -> NDArray[np.int64]:
         """The class number of each of the estimator's columns."""
+        if self.class_names and {str(name) for name in known.tolist()} <= set(self.class_names):
+            return np.array([self.class_names.index(str(name)) for name in known.tolist()])
         if known.dtype.kind in "iub":
             if int(known.min()) < 0:
                 raise MismatchError("the estimator's classes are not class numbers", got=str(known[:6].tolist()))

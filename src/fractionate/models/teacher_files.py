@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fractionate.errors import ConfigError, DamagedError, MismatchError, extra, printable, reason
-from fractionate.models.estimators import as_array
+from fractionate.models.estimators import as_array, as_cells
 from fractionate.system.files import existing_file
 
 FILES = (".onnx", ".skops")
@@ -95,7 +95,10 @@ class OnnxFile:
         return np.asarray(found)
 
     def _rows(self, name: str, part: NDArray[Any]) -> NDArray[Any]:
-        """Rows of numbers for a program that takes rows, as an estimator would be given them."""
+        """Rows of numbers for a program that takes rows, as an estimator would be given them; text out of its bytes."""
+        if self.wanted[name] == "tensor(string)":
+            text = as_cells(part)
+            return text.reshape(-1, 1) if self.ranks[name] == 2 else text
         return part.reshape(len(part), -1) if self.ranks[name] == 2 and part.ndim > 2 else part
 
     def __repr__(self) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fractionate.data.batch import Split
 from fractionate.data.bundled import Parts
+from fractionate.data.columns import text_cells
 from fractionate.data.encoding import TableEncoding
+from fractionate.data.memory import MemorySplit
 from fractionate.data.own_table import Table
 from fractionate.data.own_texts import TextData
-from fractionate.data.parts import first_batch
+from fractionate.data.parts import first_batch, with_views
 from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.raw import RawData, RawSplit, Tokenizing
 from fractionate.data.splits import as_split
@@ -134,12 +137,23 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
     def encoded(part: RawSplit) -> Split:
         # embeddings have no classes: equal labels say which texts belong together
         plain = replace(part, class_names=()) if task == "embeddings" else part
-        return encode_for(source, plain, ours, theirs)
+        split = encode_for(source, plain, ours, theirs)
+        if not isinstance(teacher.maker, FileTeacher) or not isinstance(source, TextData):
+            return split
+        cells = {
+            role: torch.from_numpy(text_cells(part.columns[role]))
+            for role in ("text", "second")
+            if role in part.columns
+        }
+        return with_views(split, {"teacher": MemorySplit(cells, torch.zeros(len(part)), ids=part.ids)})
 
     transfer, validation, test = (encoded(part) for part in (parts.transfer, parts.validation, parts.test))
     teaching = None if parts.teaching is None else encoded(parts.teaching)
     encoding = source.encoding_of(parts) if ours is None and isinstance(source, TextData) else parts.encoding
-    return RunData(transfer, validation, test, teaching, _need(run, transfer, ours), encoding)
+    need = _need(run, transfer, ours)
+    if isinstance(teacher.maker, FileTeacher) and isinstance(parts.encoding, TargetEncoding):
+        need = replace(need, units=parts.encoding)
+    return RunData(transfer, validation, test, teaching, need, encoding)
 
 
 def _bare(task: str) -> str:
