@@ -81,7 +81,8 @@ def test_stores_of_tokens(form: str, tmp_path: Path) -> None:
         found = diagnose(given, seeded(llama, 1), data=data, predicts_next=True, objective=Objective())
         assert named(found, "loss-scale").severity != "skipped"
         assert "tokens" in named(found, "class-balance").summary or named(found, "class-balance").severity == "warning"
-    assert diagnose(store).spectrum == found.spectrum
+    alone = diagnose(store).spectrum  # compact rows as they are, not made dense for a student
+    assert list(alone.nats.values()) == pytest.approx(list(found.spectrum.nats.values()), rel=1e-5, abs=1e-6)
 
 
 def test_rows_of_other_data_are_refused() -> None:

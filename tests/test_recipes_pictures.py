@@ -113,9 +113,7 @@ def test_networks_for_small_pictures() -> None:
         convolutions = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d) and "downsample" not in n]
         assert len(convolutions) + 1 == depth  # and the linear layer
     assert depths[8](torch.zeros(2, 3, 32, 32)).shape == (2, 100)
-    assert (
-        sum(p.numel() for p in depths[20].parameters()) == 278_324
-    )  # 464 + 14,016 + 51,648 + 205,696 + 6,500
+    assert sum(p.numel() for p in depths[20].parameters()) == 278_324  # 464 + 14,016 + 51,648 + 205,696 + 6,500
     names = {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer2.0.downsample.1.bias", "fc.bias"}
     assert names <= set(depths[8].state_dict())
     for wrong in ("resnet_cifar(10)", "resnet_cifar(2)"):

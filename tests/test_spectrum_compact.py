@@ -117,7 +117,7 @@ def test_sampled_stores_warn(tmp_path):
     x = torch.randn(80, 6)
     teacher = torch.nn.Linear(6, 20)
     data = Examples(x, teacher(x).argmax(1), tuple(map(str, range(20))))
-    for form, severity in (("sampled", "warning"), ("top-k", "ok")):
+    for form, severity in (("sampled", "warning"), ("top-k", "info")):
         collect(teacher, data, tmp_path / form, form=form, k=8)
         for store in (tmp_path / form, Store.open(tmp_path / form)):
             found = diagnose(store, only=["stored-form"]).findings[0]

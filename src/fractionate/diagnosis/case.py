@@ -22,6 +22,7 @@ from fractionate.losses.objective import Objective
 from fractionate.records import Evidence, Finding, Interval, Severity, Spectrum
 from fractionate.system.registry import Registry
 from fractionate.theory.number_signal import NoClassesError
+from fractionate.theory.spectrum.certainty import confidences
 from fractionate.theory.spectrum.stream import spectrum
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
@@ -148,9 +149,8 @@ class Case:
     def confidence_at(self, temperature: float) -> Float[Tensor, "examples"] | None:
         """p[y] of every example at a temperature; None where compact rows do not know it."""
         if isinstance(self.signal, CompactSignal):
-            return self.signal.at(temperature).confidence if temperature in self.signal.temperatures else None
-        found: Tensor = self.signal.at(temperature).stats.confidence
-        return found
+            return self.signal.at(temperature).confidence if self.signal.knows(temperature) else None
+        return confidences(self.signal, temperature)[0]
 
     def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         """Which of the needs were not given."""

@@ -11,11 +11,12 @@ import torch
 
 from fractionate.records import ClassCorrelation
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.topk_signal import CompactSignal, logits_of
 
 TEMPERATURES = (1.0, 10.0)
 MOST_CLASSES = 200  # a larger matrix is not drawn
 MOST_NUMBERS = 1 << 24  # logits that are read: every k-th row of more
+CHUNK_NUMBERS = 1 << 20  # at once
 
 
 def class_correlations(
@@ -24,24 +25,35 @@ def class_correlations(
     """Pearson correlations of softmax(logits / T), class by class, at each temperature.
 
     Args:
-        signal: Rows [examples, classes]; nothing is made of compact rows, which lack most classes.
+        signal: Rows [examples, classes]; nothing is made of compact rows that are not read at other temperatures.
         groups: The superclass of each class; none: the means within and between them are left out.
         temperatures: One matrix each.
 
     Returns:
         Matrices [classes, classes]; empty for fewer than 3 or more than 200 classes. A class that never changes correlates by 0.
     """
-    if isinstance(signal, CompactSignal) or not 3 <= signal.classes <= MOST_CLASSES:
+    known = isinstance(signal, TeacherSignal) or signal.estimated
+    if not known or not 3 <= signal.classes <= MOST_CLASSES:
         return ()
-    rows = signal.logits[:: -(-signal.logits.numel() // MOST_NUMBERS)].double().cpu()
+    rows = torch.arange(0, len(signal), -(-len(signal) * signal.classes // MOST_NUMBERS), device=signal.labels.device)
+    parts, logits = torch.split(rows, max(1, CHUNK_NUMBERS // signal.classes)), logits_of(signal)
     names = sorted(set(groups))
     group = torch.tensor([names.index(name) for name in groups]) if len(groups) == signal.classes else None
     found = []
     for temperature in temperatures:
-        shares = torch.softmax(rows / temperature, dim=1)
-        around = shares - shares.mean(dim=0)
-        length = around.norm(dim=0)
-        correlation = around.T @ around / (length[:, None] * length).clamp_min(1e-300)
+        total, moved = (
+            torch.zeros(size, dtype=torch.float64) for size in (signal.classes, (signal.classes, signal.classes))
+        )
+        first = torch.softmax(
+            logits[rows[:1]].double().cpu() / temperature, dim=1
+        )  # a constant class is 0 about it, exactly
+        for part in parts:
+            total += (torch.softmax(logits[part].double().cpu() / temperature, dim=1) - first).sum(dim=0)
+        for part in parts:  # about the mean, so that nothing cancels
+            around = torch.softmax(logits[part].double().cpu() / temperature, dim=1) - first - total / len(rows)
+            moved += around.T @ around
+        length = moved.diagonal().sqrt()
+        correlation = moved / (length[:, None] * length).clamp_min(1e-300)
         correlation = correlation.where(length[:, None] * length > 0, 0.0)
         within = between = None
         if group is not None:

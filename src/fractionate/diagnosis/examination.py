@@ -22,19 +22,20 @@ from fractionate.diagnosis.given import predicts_next as next_tokens
 from fractionate.diagnosis.knowledge import knowledge
 from fractionate.diagnosis.number_diagnosis import diagnose_numbers
 from fractionate.diagnosis.predicted_gain import Known, predict_gain
+from fractionate.diagnosis.reading import CHUNK_ELEMENTS
 from fractionate.diagnosis.recipe import Piloting, check_pilot, entries_worth_storing, recommend, worth_a_pilot
 from fractionate.diagnosis.student_fit import student_fit
 from fractionate.diagnosis.transfer import check_transfer, first_gradients, read_transfer, task_of
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.losses.objective import Objective, Signal, rescaling
+from fractionate.losses.objective import Objective, Signal, needs_whole, rescaling
 from fractionate.models.outputs import Head
 from fractionate.records import Diagnosis, Histogram, Matrix
 from fractionate.store.reading import Store
 from fractionate.tasks.task import Task
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.spectrum import spectrum
-from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.teacher_signal import Population, TeacherSignal
+from fractionate.theory.topk_signal import CompactSignal, logits_of
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
@@ -104,7 +105,10 @@ def diagnose(
         rows = len(signal) if isinstance(signal, (TeacherSignal, CompactSignal, Store)) else None
         task = task_of(data, student, rows=rows, head=head, predicts_next=ahead)
     tokens, stored, maps = of_tokens(signal), form_of(signal), {"teacher": label_map(signal)}
-    signal = as_signal(signal, labels=labels, task=task)
+    factory = student is not None or (task is not None and task.student is not None)
+    whole = factory or second_view is not None or second_pass is not None
+    whole = whole or (objective is not None and needs_whole(objective))
+    signal = as_signal(signal, labels=labels, task=task, whole=whole)
     if isinstance(signal, NumberSignal):
         model = student if isinstance(student, nn.Module) or student is None else student()
         others = {"held_out": held_out, "second_view": second_view, "second_pass": second_pass, "objective": objective}
@@ -115,7 +119,7 @@ def diagnose(
         _check_compact(student=student, second_view=second_view, second_pass=second_pass)
         stored = "top-k" if stored == "dense" else stored
     held_out, second_view, second_pass = (
-        None if given is None else as_signal(opened(given), labels=file, known=known)
+        None if given is None else as_signal(opened(given), labels=file, known=known, whole=isinstance(signal, TeacherSignal))
         for given, file, known in (
             (held_out, None, None), (second_view, labels, signal.labels), (second_pass, None, None),
         )
@@ -163,7 +167,7 @@ def diagnose(
     at_one = case.spectrum
     shown = sorted({*temperatures, recipe.temperature} if recipe.distil else {*temperatures})
     if isinstance(signal, CompactSignal):
-        shown = [t for t in shown if t in signal.temperatures]
+        shown = [t for t in shown if signal.knows(t)]
     terms, class_parts, superclass_parts = knowledge(case, superclasses)
     return Diagnosis(
         name=name,
@@ -193,11 +197,9 @@ def class_relation(signal: TeacherSignal | CompactSignal, temperature: float) ->
     """
     if signal.classes > MOST_CLASSES_SHOWN:
         return ()
-    if isinstance(signal, CompactSignal):
-        if temperature not in signal.temperatures:
-            return ()
-        signal = signal.at(temperature).dense()
-    stats = signal.at(temperature).stats
+    if isinstance(signal, CompactSignal) and not signal.knows(temperature):
+        return ()
+    stats = Population(logits_of(signal.at(temperature)), signal.labels).stats(temperature)
     matrix = torch.zeros(signal.classes, signal.classes, dtype=torch.float64)
     means = stats.class_mean.double().cpu().scatter(1, stats.present.cpu()[:, None], 0.0)
     matrix[stats.present.cpu()] = means / means.sum(1, keepdim=True).clamp_min(1e-300)
@@ -215,15 +217,22 @@ def histogram(name: str, values: Tensor, low: float, high: float, bins: int = 40
 
 
 def _rescaling(case: Case, objective: Objective, student_logits: Tensor | None) -> Histogram | None:
-    if isinstance(case.signal, CompactSignal):
+    signal = case.signal
+    if isinstance(signal, CompactSignal) and not signal.estimated:
         return None
     if student_logits is None:
         share = case.reading.counts.double().clamp_min(0.5) / len(case.reading)
-        logits = share.log().to(case.signal.logits.device).expand(len(case.signal), -1)
+        student_logits = share.log().expand(len(signal), -1)
         against = "a student that knows the class shares"
     else:
-        logits, against = student_logits.to(case.signal.logits.device), "the student as it is"
-    values = rescaling(logits, case.signal, objective)
+        against = "the student as it is"
+    found, step = [], max(1, CHUNK_ELEMENTS // signal.classes)
+    for start in range(0, len(signal), step):
+        part = slice(start, start + step)
+        some = signal.take(part)
+        some = some.dense() if isinstance(some, CompactSignal) else some
+        found.append(rescaling(student_logits[part].to(some.logits.device), some, objective))
+    values = torch.cat(found)
     low, high = (float(values.quantile(q)) for q in (0.005, 0.995)) if len(values) < 1 << 24 else (0.0, 2.0)
     pad = max(0.05 * (high - low), 1e-3)
     return histogram(f"rescaling against {against}", values, low - pad, high + pad)

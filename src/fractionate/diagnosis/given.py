@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
-DENSE_BYTES = 1 << 30  # a compact store that would take more as dense rows is read as it is
+DENSE_BYTES = 1 << 30  # compact rows that would take more with all their classes are neither made dense nor estimated
 
 
 def opened(given: Any) -> Any:
@@ -42,13 +43,19 @@ def opened(given: Any) -> Any:
 
 
 def as_signal(
-    given: Any, *, labels: Path | str | None = None, known: Tensor | None = None, task: Task | None = None
+    given: Any,
+    *,
+    labels: Path | str | None = None,
+    known: Tensor | None = None,
+    task: Task | None = None,
+    whole: bool = False,
 ) -> Any:
     """Rows of what was given by `opened`.
 
     Args:
         labels: The file of labels, where `given` is a file without them; `known` are labels found otherwise.
         task: The task over whose transfer set a teacher model is run.
+        whole: Compact rows of a store are made dense, as far as that is little memory; else they are read as they are.
 
     Raises `ConfigError` for what is no signal.
     """
@@ -60,11 +67,10 @@ def as_signal(
         return read_signal(given, labels, known=known)
     if isinstance(given, Store):
         if given.head.tokens:
-            return _small(StoredTokens(given).whole())
-        large = len(given) * given.head.classes * 4 > DENSE_BYTES
-        return given.compact_signal() if large and given.form.compacted else given.signal()
+            return _read(StoredTokens(given).whole(), whole=whole)
+        return _read(given.compact_signal(), whole=whole) if given.form.compacted else given.signal()
     if isinstance(given, TokenRows):
-        return _small(given.whole())
+        return _read(given.whole(), whole=whole)
     if isinstance(given, (nn.Module, TeacherSource)) or is_function_teacher(given):
         source = as_source(given)
         if task is None or source is None:
@@ -97,10 +103,11 @@ def source_of(given: Any, signal: Signal, transfer: Transfer | None) -> TeacherS
     return source
 
 
-def _small(rows: Signal) -> Signal:
-    """Compact rows of tokens with all their classes where these take little memory."""
-    large = len(rows) * rows.classes * 4 > DENSE_BYTES
-    return rows.dense() if isinstance(rows, CompactSignal) and not large else rows
+def _read(rows: Signal, *, whole: bool) -> Signal:
+    """Compact rows with all their classes, or at least at all temperatures, where the classes would take little memory."""
+    if isinstance(rows, TeacherSignal) or len(rows) * rows.classes * 4 > DENSE_BYTES:
+        return rows
+    return rows.dense().at(1.0) if whole else replace(rows, estimated=True)
 
 
 def form_of(given: Any) -> Literal["dense", "top-k", "sampled"]:

@@ -37,11 +37,11 @@ def knowledge(
                             got=f"{len(superclasses)} names")  # fmt: skip
     step = -(-signal.logits.numel() // MOST_ELEMENTS)
     rows = torch.arange(0, len(signal), step, device=signal.logits.device)
-    if isinstance(signal, CompactSignal):  # entries are few: all rows, and no draws of chance
-        step, rows, parts, null = 1, torch.arange(len(signal)), compact_contributions(signal), {}
+    if isinstance(signal, CompactSignal):  # entries are few: all rows
+        step, rows, parts = 1, torch.arange(len(signal)), compact_contributions(signal)
     else:
-        parts, null = contributions(signal if step == 1 else signal.take(rows)), chance(signal)
-    around = intervals(parts)
+        parts = contributions(signal if step == 1 else signal.take(rows))
+    null, around = chance(signal), intervals(parts)
     widths = (len(rows) / len(signal)) ** 0.5  # the terms are of all rows, only their spread is of some
     terms = []
     for level in LEVEL_NAMES:

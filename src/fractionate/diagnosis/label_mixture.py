@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fractionate.records import Interval
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.topk_signal import CompactSignal, logits_of
 
 TEMPERATURES = tuple(2 ** (k / 4) for k in range(-16, 17))  # a sixteenth to sixteen
 SHARES = 51  # of random labels: 0, 0.02 … 1
@@ -50,10 +50,9 @@ def label_mixture(signal: TeacherSignal | CompactSignal) -> LabelMixture:
     those, with one f for all rows that is fitted too. `temperature` is fitted without: it leaves out labels that are -inf only.
     """
     rows = max(1, min(MOST_ROWS, MOST_ELEMENTS // signal.classes))
-    some = signal.take(evenly(len(signal), rows).to(signal.logits.device))
-    dense = some.dense() if isinstance(some, CompactSignal) else some
-    z = (dense.logits - dense.logits.max(dim=1, keepdim=True).values).double()
-    labels = dense.labels[:, None].to(z.device)
+    places = evenly(len(signal), rows).to(signal.logits.device)
+    logits, labels = logits_of(signal)[places], signal.labels[places, None]
+    z = (logits - logits.max(dim=1, keepdim=True).values).double()
     own = z.gather(1, labels).squeeze(1)
     ruled_out = torch.isneginf(own)
     least = z.min(dim=1, keepdim=True).values

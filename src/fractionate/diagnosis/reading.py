@@ -12,9 +12,11 @@ from torch import Tensor
 from fractionate.records import Scores
 from fractionate.tasks.classification_metrics import calibration_gaps
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.topk_signal import CompactSignal, logits_of
 
 CHUNK_ELEMENTS = 1 << 18  # a reading takes some twenty tensors of a chunk's size
+PRECISE = ("predicted", "top", "confidence", "rest")  # classes are indices; probabilities may be very close to 0 and 1
+SMALLER = {torch.float64: torch.float32, torch.int64: torch.int32}  # of the other numbers of each row
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,13 +113,19 @@ def read(signal: TeacherSignal | CompactSignal) -> Reading:
     kept: dict[str, Tensor] = {}  # filled chunk by chunk: small arrays kept between large ones would break up the heap
     shift: Tensor | None = None
     totals = torch.zeros(4, classes, dtype=torch.float64, device=signal.logits.device)
+    every = logits_of(signal)
     for start in range(0, examples, step):
         part = slice(start, start + step)
-        logits = signal.take(part).dense().logits if isinstance(signal, CompactSignal) else signal.logits[part]
+        logits = every[part]
         if shift is None:  # moments about the first row's logits: no cancellation for columns far from 0
             shift = torch.where(torch.isneginf(logits[0]), 0.0, logits[0].double())
         row, columns = _rows(logits.double(), signal.labels[part], shift)
-        kept = kept or {name: values.new_empty(examples) for name, values in row.items()}
+        kept = kept or {
+            name: values.new_empty(
+                examples, dtype=values.dtype if name in PRECISE else SMALLER.get(values.dtype, values.dtype)
+            )
+            for name, values in row.items()
+        }
         for name, values in row.items():
             kept[name][part] = values
         totals += columns

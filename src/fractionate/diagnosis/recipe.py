@@ -16,7 +16,7 @@ from fractionate.records import Finding, Pilot, Recommendation
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.topk_signal import CompactSignal, logits_of
 
 # faults after which the teacher's word is about something else, or about nothing
 STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-mismatch", "vocabulary-mismatch",
@@ -116,16 +116,16 @@ def recommend(case: Case, findings: tuple[Finding, ...]) -> Recommendation:
 def softest(case: Case, wanted: float) -> float:
     """The highest temperature up to `wanted` at which classes without an example take no more than a tenth of the target's mass.
 
-    1 where they take more even there: softening is never the remedy. Of compact rows, whose classes are not all known: 1 where a
-    class is absent.
+    1 where they take more even there: softening is never the remedy. Of compact rows that are not read at other temperatures: 1
+    where a class is absent.
     """
     absent = case.reading.counts == 0
     if not bool(absent.any()) or wanted <= 1:
         return wanted
-    if isinstance(case.signal, CompactSignal):
+    if isinstance(case.signal, CompactSignal) and not case.signal.estimated:
         return 1.0
     every = max(1, len(case.signal) // 2000)
-    logits = case.signal.logits[::every].float()
+    logits = logits_of(case.signal)[::every].float()
     steps = [round(1 + 0.1 * i, 1) for i in range(round((wanted - 1) * 10) + 1)]
     for temperature in reversed(steps):
         mass = torch.softmax(logits / temperature, 1)[:, absent.to(logits.device)].sum(1).mean()
@@ -145,14 +145,14 @@ def labels_alone(reason: str) -> Recommendation:
 def entries_worth_storing(signal: TeacherSignal | CompactSignal, temperature: float, rows: int = 2000) -> int | None:
     """The least power of two of largest entries that keeps 98 % of the mass on average; None where that is most of the classes.
 
-    Of compact rows: as many as they have.
+    Of compact rows that are not read at other temperatures: as many as they have.
     """
-    if isinstance(signal, CompactSignal):
+    if isinstance(signal, CompactSignal) and not signal.estimated:
         return signal.logits.shape[1]
     if signal.classes <= 64:
         return None
     every = max(1, len(signal) // rows)
-    k, mass = 8, torch.softmax(signal.logits[::every].float() / temperature, dim=1)
+    k, mass = 8, torch.softmax(logits_of(signal)[::every].float() / temperature, dim=1)
     while 2 * k < signal.classes:
         if float(mass.topk(k, dim=1).values.sum(1).mean()) >= CAPTURED:
             return k

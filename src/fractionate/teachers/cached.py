@@ -209,7 +209,7 @@ def stored_features(signal: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
 def fingerprint_of(signal: Any) -> str:
     """A hash of a signal's content."""
     if isinstance(signal, CompactSignal):
-        return content_hash(signal.logits, signal.indices, signal.label_logits, signal.rest, signal.labels)
+        return content_hash(signal.logits, signal.indices.long(), signal.label_logits, signal.rest, signal.labels)
     if isinstance(signal, TeacherSignal):
         relation = signal.class_relation
         return content_hash(signal.logits, signal.labels, *([] if relation is None else [relation]))

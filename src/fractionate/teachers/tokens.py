@@ -167,7 +167,7 @@ class StoredTokens:
         self.classes = store.head.classes
         self._content = f"{store.head.sha256}:{form}:{temperature}:{len(self.places)}:{int(self.places.sum())}"
         self._vocabulary: Any = None if self._compact is None else VocabularyPopulation(self._compact)
-        self._population = None if self._dense is None else Population(self._dense, self.labels)  # type: ignore[arg-type]
+        self._population = None if self._dense is None else Population(self._dense, self.labels)
 
     @property
     def hidden(self) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fractionate.errors import ConfigError, MismatchError, NumericsError
 
 Value = TypeVar("Value")
-ROWS_A_CHUNK_ELEMENTS = 1 << 22  # elements touched at once when a whole signal is walked: bounds the extra memory
+ROWS_A_CHUNK_ELEMENTS = 1 << 19  # elements touched at once when a whole signal is walked: bounds the extra memory
 
 
 class once(Generic[Value]):  # noqa: N801  # a decorator
@@ -103,9 +103,12 @@ class SignalStats:
 
 
 class Population:
-    """All of the teacher's outputs: its statistics by temperature, computed once, in chunks of rows, summed in float64."""
+    """All of the teacher's outputs: its statistics by temperature, computed once, in chunks of rows, summed in float64.
 
-    def __init__(self, logits: Float[Tensor, "examples classes"], labels: Int[Tensor, "examples"]) -> None:
+    `logits` may be anything that gives rows when it is indexed with a slice.
+    """
+
+    def __init__(self, logits: Any, labels: Int[Tensor, "examples"]) -> None:
         self.logits = logits
         self.labels = labels
         self._stats: dict[tuple[float, torch.device], SignalStats] = {}

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.errors import ConfigError, MismatchError
-from fractionate.theory.teacher_signal import TeacherSignal, compute_dtype
+from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal, compute_dtype
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +34,7 @@ class CompactSignal:
         temperatures: Those of `rest`.
         temperature: At which it is read; one of them.
         population: All rows, where this is a part of them.
+        estimated: Other temperatures may be read too: there the mass left out counts as even, as `dense()` spreads it at the first.
 
     Raises:
         MismatchError: where the shapes do not fit.
@@ -51,6 +52,7 @@ class CompactSignal:
     temperatures: tuple[float, ...] = (1.0,)
     temperature: float = 1.0
     population: CompactSignal | None = field(default=None, repr=False)
+    estimated: bool = False
     _means: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,16 +60,16 @@ class CompactSignal:
         shapes = (self.label_logits.shape, self.logits.shape[:1], self.indices.shape, self.rest.shape)
         if shapes != ((rows,), (rows,), self.logits.shape, (rows, len(self.temperatures))):
             raise MismatchError("the parts of a compact signal differ in length", got=str([list(s) for s in shapes]))
-        self._column(self.temperature)
-
-    def _column(self, temperature: float) -> int:
-        if temperature not in self.temperatures:
+        if not self.knows(self.temperature):
             raise ConfigError(
-                f"the mass left out is not known at temperature {temperature:g}",
+                f"the mass left out is not known at temperature {self.temperature:g}",
                 expected=f"one of {', '.join(f'{t:g}' for t in self.temperatures)}",
-                fix=f"collect with temperatures=(1.0, {temperature:g}), or keep the signal dense",
+                fix=f"collect with temperatures=(1.0, {self.temperature:g}), or keep the signal dense",
             )
-        return self.temperatures.index(temperature)
+
+    def knows(self, temperature: float) -> bool:
+        """Whether the signal can be read at a temperature."""
+        return self.estimated or temperature in self.temperatures
 
     def at(self, temperature: float) -> CompactSignal:
         """The same signal read at another of its temperatures."""
@@ -89,7 +91,11 @@ class CompactSignal:
     @property
     def rest_at(self) -> Float[Tensor, "batch"]:
         """log Σ exp(z / T) of the classes left out."""
-        return self.rest[:, self._column(self.temperature)]
+        if self.temperature in self.temperatures:
+            return self.rest[:, self.temperatures.index(self.temperature)]
+        left = (self.classes - 1 - torch.isfinite(self.logits).sum(dim=1)).double().log()  # log 0 is that of no mass
+        first = self.temperatures[0]
+        return torch.where(left >= 0, left + (self.rest[:, 0].double() - left) * first / self.temperature, -math.inf)
 
     @property
     def mean_confidence(self) -> Float[Tensor, ""]:
@@ -102,6 +108,9 @@ class CompactSignal:
     @property
     def normaliser(self) -> Float[Tensor, "batch"]:
         """log Σ exp(z / T) over all classes: exact at the stored temperatures, whatever was left out."""
+        step = max(1, ROWS_A_CHUNK_ELEMENTS // (self.logits.shape[1] + 2))
+        if len(self) > step:
+            return torch.cat([self.take(slice(start, start + step)).normaliser for start in range(0, len(self), step)])
         dtype = compute_dtype(self.logits.dtype)
         rest = self.rest_at.to(dtype)
         parts = [self.label_logits.to(dtype)[:, None] / self.temperature, self.logits.to(dtype) / self.temperature]
@@ -120,6 +129,11 @@ class CompactSignal:
 
     def dense(self) -> TeacherSignal:
         """All classes again, the tail mass spread evenly over the classes left out; a `TeacherSignal` of this temperature."""
+        return TeacherSignal(self.all_logits, self.labels, self.class_relation, temperature=self.temperature)
+
+    @property
+    def all_logits(self) -> Float[Tensor, "batch classes"]:
+        """Logits of all classes: an even one for those left out."""
         dtype = compute_dtype(self.logits.dtype)
         entry = torch.isfinite(self.logits)
         left = self.classes - 1 - entry.sum(dim=1)
@@ -128,8 +142,7 @@ class CompactSignal:
         full = even[:, None].expand(-1, self.classes).contiguous()
         # padded entries point at the label, which is written last
         full.scatter_(1, torch.where(entry, self.indices, self.labels[:, None]), self.logits.to(dtype))
-        full.scatter_(1, self.labels[:, None], self.label_logits.to(dtype)[:, None])
-        return TeacherSignal(full, self.labels, self.class_relation, temperature=self.temperature)
+        return full.scatter_(1, self.labels[:, None], self.label_logits.to(dtype)[:, None])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,6 +152,22 @@ class CompactSignal:
             f"CompactSignal({len(self)} rows × {self.logits.shape[1]} of {self.classes} classes, {self.logits.dtype}, "
             f"temperature {self.temperature:g})"
         )
+
+
+class RowsOnDemand:
+    """Logits [rows, classes] of compact rows, made for the rows that are requested."""
+
+    def __init__(self, whole: CompactSignal) -> None:
+        self.whole, self.device, self.dtype = whole, whole.labels.device, compute_dtype(whole.logits.dtype)
+        self.shape = torch.Size((len(whole), whole.classes))
+
+    def __getitem__(self, index: Int[Tensor, "some"] | slice) -> Float[Tensor, "some classes"]:
+        return self.whole.take(index).all_logits
+
+
+def logits_of(signal: TeacherSignal | CompactSignal) -> Tensor | RowsOnDemand:
+    """Something that gives the logits of the rows it is indexed with."""
+    return signal.logits if isinstance(signal, TeacherSignal) else RowsOnDemand(signal)
 
 
 def top_one(signal: TeacherSignal | CompactSignal) -> Int[Tensor, "rows"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Interval, Level
 from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal, check_temperature
+from fractionate.theory.topk_signal import CompactSignal, RowsOnDemand, logits_of
 
 NORMAL_95 = 1.959964
 MOST_DRAWS = 20
@@ -41,31 +43,59 @@ def contributions(signal: TeacherSignal, temperature: float = 1.0) -> Float[Tens
     Means minimise the KL to them, so each line is also the influence of an example on its term, and the spread of a column over
     the root of the examples is the term's standard error (delta method). Source: ours.
     """
-    signal = signal.at(check_temperature(temperature))
-    stats, classes = signal.stats, signal.classes
-    share = stats.class_share.double()
-    own = stats.class_mean.double().gather(1, stats.present[:, None]).squeeze(1)
-    off = stats.class_mean.double().scatter(1, stats.present[:, None], 0.0).sum(1)
-    middle, middle_rest = (share * own).sum(), (share * off).sum()
+    check_temperature(temperature)
+    classes, device = signal.classes, signal.logits.device
+    by_row = torch.empty(4, len(signal), dtype=torch.float64, device=device)  # p[y], 1 - p[y], shape, crossed
+    present, row, counts = torch.unique(signal.labels, return_inverse=True, return_counts=True)
+    own, off = torch.zeros(2, len(present), dtype=torch.float64, device=device)
     step = max(1, ROWS_A_CHUNK_ELEMENTS // classes)
-    found = []
-    for start in range(0, len(signal), step):
-        part = slice(start, start + step)
-        labels = signal.labels[part, None]
-        p = torch.softmax(signal.logits[part].double() / temperature, dim=-1)
-        sure = p.gather(1, labels).squeeze(1)
-        p.scatter_(1, labels, 0.0)
-        rest = p.sum(1)
-        row = stats.row_of_class[labels.squeeze(1)]
-        mean = stats.class_mean[row].double()
-        crossed = torch.xlogy(p, mean).sum(1) - torch.xlogy(rest, off[row])
-        shape = torch.xlogy(p, p).sum(1) - torch.xlogy(rest, rest)
-        found.append(
-            shares_of_levels(
-                sure, rest, own[row], off[row], (middle, middle_rest), shape=shape, crossed=crossed, classes=classes
-            )
-        )
-    return torch.cat(found).cpu()
+    for rows in whole_classes(signal.labels, step):
+        first, last = int(row[rows[0]]), int(row[rows[-1]]) + 1
+        sums = torch.zeros(last - first, classes, dtype=torch.float64, device=device)
+        chunks = torch.split(rows, step)
+        for chunk in chunks:
+            p, by_row[0, chunk] = _off_label(signal.logits[chunk], signal.labels[chunk], temperature)
+            sums.index_add_(0, row[chunk] - first, p)
+            by_row[1, chunk] = p.sum(1)
+        means = sums.div_(counts[first:last, None])
+        off[first:last] = means.sum(1)
+        log_means = means.clamp_min_(1e-300).log_()
+        for chunk in chunks:
+            if len(chunks) > 1:
+                p, _ = _off_label(signal.logits[chunk], signal.labels[chunk], temperature)
+            rest = by_row[1, chunk]
+            by_row[2, chunk] = torch.xlogy(p, p).sum(1) - torch.xlogy(rest, rest)
+            by_row[3, chunk] = p.mul_(log_means[row[chunk] - first]).sum(1) - torch.xlogy(rest, off[row[chunk]])
+    sure, rest, shape, crossed = by_row
+    own = own.index_add(0, row, sure) / counts
+    return shares_of_levels(
+        sure, rest, own[row], off[row], (sure.mean(), rest.mean()), shape=shape, crossed=crossed, classes=classes
+    ).cpu()
+
+
+def whole_classes(labels: Int[Tensor, "examples"], room: int) -> Iterator[Int[Tensor, "some"]]:
+    """Places of the rows class by class: as many whole classes at once as have no more than `room` rows, or one larger class."""
+    order = labels.argsort(stable=True)
+    counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
+    start = stop = 0
+    for count in counts.tolist():
+        if stop > start and stop + count - start > room:
+            yield order[start:stop]
+            start = stop
+        stop += count
+    yield order[start:stop]
+
+
+def _off_label(
+    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, "rows"], temperature: float
+) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows"]]:
+    """softmax(logits / T) with 0 at the label, and what stood there."""
+    p = torch.softmax(
+        logits.double().div_(temperature) if logits.dtype != torch.float64 else logits / temperature, dim=-1
+    )
+    own = labels[:, None]
+    sure = p.gather(1, own).squeeze(1)
+    return p.scatter_(1, own, 0.0), sure
 
 
 def shares_of_levels(
@@ -110,7 +140,7 @@ def intervals(parts: Float[Tensor, "examples levels"]) -> dict[Level, Interval]:
 
 
 def chance(
-    signal: TeacherSignal, temperature: float = 1.0, *, draws: int = MOST_DRAWS, seed: int = 0
+    signal: TeacherSignal | CompactSignal, temperature: float = 1.0, *, draws: int = MOST_DRAWS, seed: int = 0
 ) -> dict[Level, Null]:
     """The domain terms that class means of so few examples show by chance alone.
 
@@ -118,31 +148,31 @@ def chance(
     the confidences of a class stay, its shapes are anybody's. For domain.confidence the confidences are permuted over all examples.
     Empty where the signal is too large for five draws.
     """
-    signal = signal.at(check_temperature(temperature))
-    examples, classes = signal.logits.shape
+    check_temperature(temperature)
+    examples, classes = len(signal), signal.classes
     draws = min(draws, MOST_ELEMENTS // max(1, examples * classes))
     if draws < FEWEST_DRAWS:
         return {}
-    stats, labels = signal.stats, signal.labels
+    labels, logits = signal.labels, logits_of(signal.at(temperature))
     draw = torch.Generator().manual_seed(seed)
-    rows = stats.row_of_class[labels]
-    counts = torch.bincount(rows, minlength=len(stats.present)).double()
-    sure, rest = _confidences(signal, temperature)
+    rows, counts = torch.unique(labels, return_inverse=True, return_counts=True)[1:]
+    row_of_class = torch.empty(classes, dtype=torch.long, device=labels.device).scatter_(0, labels, rows)
+    sure, rest = confidences(signal, temperature)
     order = sure.argsort().cpu()
     bins = max(1, examples // EQUALLY_CONFIDENT)
     block = torch.empty(examples, dtype=torch.long)
     block[order] = torch.arange(examples) * bins // examples
-    shapes, confidences = [], []
+    shapes, splits = [], []
     for _ in range(draws):
         # a random order within blocks: sort by block, then by a random number
         key = torch.rand(examples, generator=draw, dtype=torch.float64)
         mixed = torch.argsort(block.double() + key)
         place = torch.empty(examples, dtype=torch.long)
         place[torch.argsort(block.double() + torch.rand(examples, generator=draw, dtype=torch.float64))] = mixed
-        shapes.append(_domain_shape(signal, temperature, labels[place.to(labels.device)], counts))
+        shapes.append(_domain_shape(logits, labels, temperature, labels[place.to(labels.device)], row_of_class, counts))
         anywhere = torch.randperm(examples, generator=draw).to(labels.device)
-        confidences.append(_domain_confidence(sure[anywhere], rest[anywhere], rows, counts))
-    return {"domain.confidence": _null(confidences), "domain.shape": _null(shapes)}
+        splits.append(_domain_confidence(sure[anywhere], rest[anywhere], rows, counts))
+    return {"domain.confidence": _null(splits), "domain.shape": _null(shapes)}
 
 
 def _null(values: list[float]) -> Null:
@@ -150,16 +180,15 @@ def _null(values: list[float]) -> Null:
     return Null(float(found.mean()), float(found.quantile(0.95)), len(values))
 
 
-def _confidences(signal: TeacherSignal, temperature: float) -> tuple[Tensor, Tensor]:
-    step = max(1, ROWS_A_CHUNK_ELEMENTS // signal.classes)
-    sure, rest = [], []
+def confidences(signal: TeacherSignal | CompactSignal, temperature: float) -> tuple[Tensor, Tensor]:
+    """p[y] and 1 - p[y] of each row at a temperature, in float64; the second is summed, so that it does not cancel."""
+    logits, step = logits_of(signal.at(temperature)), max(1, ROWS_A_CHUNK_ELEMENTS // signal.classes)
+    found = torch.empty(2, len(signal), dtype=torch.float64, device=logits.device)
     for start in range(0, len(signal), step):
         part = slice(start, start + step)
-        p = torch.softmax(signal.logits[part].double() / temperature, dim=-1)
-        own = signal.labels[part, None]
-        sure.append(p.gather(1, own).squeeze(1))
-        rest.append(p.scatter_(1, own, 0.0).sum(1))
-    return torch.cat(sure), torch.cat(rest)
+        p, found[0, part] = _off_label(logits[part], signal.labels[part], temperature)
+        found[1, part] = p.sum(1)
+    return found[0], found[1]
 
 
 def _domain_confidence(
@@ -174,20 +203,25 @@ def _domain_confidence(
 
 
 def _domain_shape(
-    signal: TeacherSignal, temperature: float, moved: Int[Tensor, "examples"], counts: Float[Tensor, "present"]
+    logits: Tensor | RowsOnDemand,
+    labels: Int[Tensor, "examples"],
+    temperature: float,
+    moved: Int[Tensor, "examples"],
+    row_of_class: Int[Tensor, "classes"],
+    counts: Int[Tensor, "present"],
 ) -> float:
     """The term after each example was given another label, its own label's entry swapped with that one's."""
-    stats, classes = signal.stats, signal.classes
-    sums = torch.zeros(len(stats.present), classes, dtype=torch.float64, device=signal.logits.device)
+    classes = logits.shape[1]
+    sums = torch.zeros(len(counts), classes, dtype=torch.float64, device=labels.device)
     step = max(1, ROWS_A_CHUNK_ELEMENTS // classes)
-    for start in range(0, len(signal), step):
+    for start in range(0, len(labels), step):
         part = slice(start, start + step)
-        old, new = signal.labels[part, None], moved[part, None]
-        p = torch.softmax(signal.logits[part].double() / temperature, dim=-1)
+        old, new = labels[part, None], moved[part, None]
+        p = torch.softmax(logits[part].double() / temperature, dim=-1)
         p.scatter_(1, old, p.gather(1, new))
         p.scatter_(1, new, 0.0)
-        sums.index_add_(0, stats.row_of_class[new.squeeze(1)], p)
-    means = sums / counts[:, None]
+        sums.index_add_(0, row_of_class[new.squeeze(1)], p)
+    means = sums.div_(counts[:, None])
     rest = means.sum(1)
     known = torch.xlogy(means, means).sum(1) - torch.xlogy(rest, rest) + rest * math.log(classes - 1)
     return float((counts / counts.sum() * known).sum())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Spectrum
-from fractionate.theory.spectrum.certainty import shares_of_levels
+from fractionate.theory.spectrum.certainty import shares_of_levels, whole_classes
 from fractionate.theory.topk_signal import CompactSignal
 
-MOST_ENTRIES = 1 << 20  # entries of whole classes worked on at once; a class with more gets one dense row of its own
+MOST_ENTRIES = 1 << 18  # entries of whole classes worked on at once; a class with more gets one dense row of its own
 
 
 def compact_spectrum(signal: CompactSignal, temperature: float = 1.0) -> Spectrum:
@@ -39,17 +37,20 @@ def compact_contributions(signal: CompactSignal, temperature: float = 1.0) -> Fl
     rest = _rest(signal)
     middle, middle_rest = sure.mean(), rest.mean()
     found = torch.empty(len(signal), len(LEVEL_NAMES), dtype=torch.float64)
-    for rows in _whole_classes(signal):
+    for rows in whole_classes(signal.labels, _step(signal)):
         found[rows] = _of_classes(signal.take(rows), middle, middle_rest)
     return found
 
 
 def _rest(signal: CompactSignal) -> Float[Tensor, "batch"]:
     """1 - p[y], summed, so that a certain teacher's does not cancel."""
-    step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
-    return torch.cat(
-        [masses(signal.take(torch.arange(s, min(s + step, len(signal)))))[2] for s in range(0, len(signal), step)]
-    )
+    step = _step(signal)
+    return torch.cat([masses(signal.take(slice(s, s + step)))[2] for s in range(0, len(signal), step)])
+
+
+def _step(signal: CompactSignal) -> int:
+    """How many rows are worked on at once."""
+    return max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
 
 
 def masses(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -61,25 +62,11 @@ def masses(signal: CompactSignal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return p, out / left.clamp_min(1), p.sum(1) + out, left
 
 
-def _whole_classes(signal: CompactSignal) -> Iterator[Int[Tensor, "some"]]:
-    """Rows by class, as many whole classes at once as there is room for."""
-    order = torch.argsort(signal.labels, stable=True)
-    _, counts = torch.unique_consecutive(signal.labels[order], return_counts=True)
-    room = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
-    start = stop = 0
-    for count in counts.tolist():
-        if stop > start and stop + count - start > room:
-            yield order[start:stop]
-            start = stop
-        stop += count
-    yield order[start:stop]
-
-
 def _of_classes(signal: CompactSignal, middle: Tensor, middle_rest: Tensor) -> Float[Tensor, "batch levels"]:
     classes = signal.classes
     present, row, counts = torch.unique(signal.labels, return_inverse=True, return_counts=True)
-    step = max(1, MOST_ENTRIES // max(1, signal.logits.shape[1]))
-    chunks = [torch.arange(s, min(s + step, len(signal))) for s in range(0, len(signal), step)]
+    step = _step(signal)
+    chunks = [slice(s, min(s + step, len(signal))) for s in range(0, len(signal), step)]
 
     def per_class(values: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(len(present), dtype=torch.float64).index_add_(0, rows, values)

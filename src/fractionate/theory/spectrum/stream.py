@@ -18,6 +18,7 @@ from fractionate.theory.topk_signal import CompactSignal
 CHUNK_BYTES = 1 << 21  # worked on at once: a few such arrays fit into a core's caches
 LONG_ROW = 1 << 15  # classes from which on rows are taken one by one, class after class
 TABLE_BYTES = 1 << 25  # single-precision sums of all classes are kept next to the exact ones where they are no larger
+MOST_SUMS_BYTES = 1 << 27  # of a whole signal: with more classes their sums are made block by block
 ROWS_AT_ONCE = 1 << 16  # whose numbers wait for their sums
 ROWS_A_CLASS = 32  # added in single precision, on average, before they join the exact sums
 LARGE = 64.0  # a row's largest logit / T from which on single precision would lose digits of its exponents
@@ -148,32 +149,41 @@ class SpectrumStream:
 
     def finish(self) -> Spectrum:
         """The spectrum of the rows so far. Raises `MismatchError` where there are none."""
-        counts = self.sums[:, 0]
-        if float(counts.sum()) == 0:
-            raise MismatchError("no rows have come", fix="add rows before reading the spectrum")
-        n = counts.clamp_min(1)
-        own, rest, split, shape = (self.sums[:, i] / n for i in (1, 2, 3, 4))
-        share = counts / counts.sum()
-        mean_own, mean_rest = (share * own).sum(), (share * rest).sum()
-        mean_split = -torch.xlogy(mean_own, mean_own) - torch.xlogy(mean_rest, mean_rest)
-        class_split = -torch.xlogy(own, own) - torch.xlogy(rest, rest)
-        of_class_shape = torch.empty_like(rest)
+        return _terms(self.by_class(), self.classes, self.temperature)
+
+    def by_class(self) -> Float[Tensor, "present 6"]:
+        """Of each class: its rows, the sums of p[y], of 1 - p[y], of the entropy of that split and of the off-label
+        Σ p log(p / rest), and the last of its mean row."""
+        n, shape = self.sums[:, 0].clamp_min(1), torch.empty_like(self.sums[:, 0])
         step = max(1, CHUNK_BYTES // (8 * self.classes))
         for start in range(0, len(n), step):
             part = slice(start, start + step)
-            mean = self.off_sums[part] / n[part, None]
-            of_class_shape[part] = torch.xlogy(mean, mean).sum(1) - torch.xlogy(rest[part], rest[part])
-        flat = math.log(self.classes - 1)
-        terms = {
-            "universe_nats": math.log(self.classes) - mean_split - mean_rest * flat,
-            "domain_confidence_nats": mean_split - (share * class_split).sum(),
-            "domain_shape_nats": (share * of_class_shape).sum() + mean_rest * flat,
-            "instance_confidence_nats": (share * (class_split - split)).sum(),
-            "instance_shape_nats": (share * (shape - of_class_shape)).sum(),
-        }
-        # each is a divergence, so a negative value can only be rounding
-        exact = {name: max(0.0, float(value)) for name, value in terms.items()}
-        return Spectrum(temperature=self.temperature, examples=self.examples, classes=self.classes, **exact)
+            mean, rest = self.off_sums[part] / n[part, None], self.sums[part, 2] / n[part]
+            shape[part] = torch.xlogy(mean, mean).sum(1) - torch.xlogy(rest, rest)
+        return torch.cat([self.sums, shape[:, None]], dim=1)
+
+
+def _terms(by_class: Float[Tensor, "present 6"], classes: int, temperature: float) -> Spectrum:
+    """The five terms from what is known of each class."""
+    counts, of_class_shape = by_class[:, 0], by_class[:, 5]
+    if float(counts.sum()) == 0:
+        raise MismatchError("no rows have come", fix="add rows before reading the spectrum")
+    own, rest, split, shape = (by_class[:, i] / counts.clamp_min(1) for i in (1, 2, 3, 4))
+    share = counts / counts.sum()
+    mean_own, mean_rest = (share * own).sum(), (share * rest).sum()
+    mean_split = -torch.xlogy(mean_own, mean_own) - torch.xlogy(mean_rest, mean_rest)
+    class_split = -torch.xlogy(own, own) - torch.xlogy(rest, rest)
+    flat = math.log(classes - 1)
+    terms = {
+        "universe_nats": math.log(classes) - mean_split - mean_rest * flat,
+        "domain_confidence_nats": mean_split - (share * class_split).sum(),
+        "domain_shape_nats": (share * of_class_shape).sum() + mean_rest * flat,
+        "instance_confidence_nats": (share * (class_split - split)).sum(),
+        "instance_shape_nats": (share * (shape - of_class_shape)).sum(),
+    }
+    # each is a divergence, so a negative value can only be rounding
+    exact = {name: max(0.0, float(value)) for name, value in terms.items()}
+    return Spectrum(temperature=temperature, examples=int(counts.sum()), classes=classes, **exact)
 
 
 def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) -> Spectrum:
@@ -214,8 +224,18 @@ def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) ->
         raise ConfigError(
             "this is no teacher's signal", expected="TeacherSignal(logits, labels)", got=type(signal).__name__
         )
-    stream = SpectrumStream(
-        signal.classes, temperature=temperature, labels_present=signal.labels, device=signal.logits.device
-    )
-    stream.add(signal.logits.detach(), signal.labels)
-    return stream.finish()
+    logits, labels = signal.logits, signal.labels
+    present, counts = torch.unique(labels, return_counts=True)
+    # blocks of classes: their sums are in memory together
+    blocks = torch.split(present, max(1, MOST_SUMS_BYTES // (8 * signal.classes)))
+    if len(blocks) == 1:
+        stream = SpectrumStream(signal.classes, temperature=temperature, labels_present=present, device=logits.device)
+        stream.add(logits, labels)
+        return stream.finish()
+    found, sizes = [], [int(part.sum()) for part in torch.split(counts, len(blocks[0]))]
+    for block, rows in zip(blocks, torch.split(labels.argsort(stable=True), sizes), strict=True):
+        stream = SpectrumStream(signal.classes, temperature=temperature, labels_present=block, device=logits.device)
+        for part in torch.split(rows, max(1, TABLE_BYTES // (4 * signal.classes))):
+            stream.add(logits[part], labels[part])
+        found.append(stream.by_class())
+    return _terms(torch.cat(found), signal.classes, temperature)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fractionate.theory.spectrum.compact import masses
-from fractionate.theory.topk_signal import CompactSignal
+from fractionate.theory.topk_signal import CompactSignal, RowsOnDemand
 
 ROWS_A_STEP = 1 << 14
 
@@ -82,7 +82,7 @@ class VocabularyPopulation:
 
     def __init__(self, whole: CompactSignal) -> None:
         self.whole = whole
-        self.logits = _Rows(whole)
+        self.logits = RowsOnDemand(whole)
         self._stats: dict[float, VocabularyStats] = {}
 
     def stats(self, temperature: float, device: torch.device | None = None) -> VocabularyStats:
@@ -93,13 +93,3 @@ class VocabularyPopulation:
                 ClassMeans(self.whole, temperature), temperature, self.whole.labels, confidence, confidence.mean()
             )
         return self._stats[temperature]
-
-
-class _Rows:
-    """The logits of compact rows, made dense for the rows that are requested."""
-
-    def __init__(self, whole: CompactSignal) -> None:
-        self.whole, self.device, self.dtype = whole, whole.labels.device, torch.float32
-
-    def __getitem__(self, index: Int[Tensor, "some"]) -> Float[Tensor, "some classes"]:
-        return self.whole.take(index).dense().logits.float()
