@@ -70,6 +70,14 @@ def test_power_agrees_with_statsmodels_and_simulation() -> None:
     assert power_of_equivalence(0.1, 1.0, 30, margin=0.6) == pytest.approx(outputs, abs=0.04)
 
 
+@pytest.mark.parametrize("gain", [0.3, 1.0, 2.0, 5.1666, 6.0, 7.0, 10.0, 40.0, 400.0])
+def test_power_has_a_number_for_every_shift(gain: float) -> None:
+    powers = [power_of_difference(gain, 6.22, seeds) for seeds in (2, 5, 10, 20, 100, 300, 1000)]
+    assert powers == sorted(powers) and powers[0] > 0 and powers[-1] <= 1 + 1e-9
+    found = seeds_to_settle(gain, 6.22, margin=0.1, seeds=5)
+    assert found is None if gain == 0.3 else found == pytest.approx(max(6, 2 + 7.85 * (6.22 / gain) ** 2), abs=3)
+
+
 def test_seeds_to_settle_is_the_first_that_has_the_power() -> None:
     found = seeds_to_settle(0.5, 1.0, margin=0.1, seeds=5)
     assert found is not None
