@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from generate import generate, relinked
+from notebooks import PAGES
 
 from fractionate import __version__
 
@@ -38,6 +39,7 @@ html_theme_options = {"source_directory": "docs/"}
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 copybutton_prompt_text = "$ "
+copybutton_selector = "div:not(.highlight-text) > div.highlight pre"  # not what a program printed
 default_role = "code"  # docstrings mark code by single backticks
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects are linked where their inventories can be had
 intersphinx_mapping = (  # FRACTIONATE_DOCS_ONLINE=1: a build without a network would warn of each
@@ -70,9 +72,12 @@ def plain(app: object, what: str, name: str, part: object, options: object, line
 
 
 def at_home(app: Any, name: str, source: list[str]) -> None:
-    """Links to documents of the repository lead to their pages of the site."""
+    """Links to documents of the repository lead to their pages of the site, tutorials to their notebooks."""
     page = Path(app.srcdir) / f"{name}.md"
     source[0] = relinked(source[0], page, page)
+    if page in PAGES.values():
+        link = f"{{download}}`Download as a notebook <../made/notebooks/{page.stem}.ipynb>`"
+        source[0] = source[0].replace("\n\n", f"\n\n{link}\n\n", 1)
 
 
 def setup(app: Any) -> None:

@@ -3,6 +3,7 @@
     docs/made/api/        every public name, folder by folder
     docs/made/evidence/   the log, its notes, studies and benches, as they are committed
     docs/made/gallery/    committed pages with a thumbnail, and run files
+    docs/made/notebooks/  the tutorials as notebooks
     docs/made/project/    contributing, security, changelog
     docs/made/commands.md, settings.md, performance.md, folders.svg
 
@@ -27,6 +28,7 @@ ROOT = DOCS.parent
 MADE = DOCS / "made"
 sys.path[:0] = [str(ROOT / "tests"), str(DOCS)]
 
+import notebooks  # noqa: E402
 import performance  # noqa: E402
 from screenshots import browser, screenshot  # noqa: E402
 
@@ -269,9 +271,15 @@ def costs() -> None:
     write(page, relinked(performance.page(), DOCS / "performance.md", page))
 
 
+def tutorials() -> None:
+    """Each tutorial as a notebook, with its outputs and pictures."""
+    for name, page in notebooks.PAGES.items():
+        write(MADE / "notebooks" / f"{name}.ipynb", notebooks.nbformat.writes(notebooks.notebook(page)))
+
+
 def generate() -> None:
     """Write every page of docs/made."""
-    for make in (documents, api, commands, settings, gallery, picture, costs):
+    for make in (documents, api, commands, settings, gallery, picture, costs, tutorials):
         make()
 
 

@@ -1,6 +1,8 @@
 """The quick starts of the README as a new user meets them: the commands of its table, each in an empty folder, timed.
 
-    PYTHONPATH=src OMP_NUM_THREADS=1 python lab/first_runs.py [names]    # pictures, texts, …; none: all seven
+    OMP_NUM_THREADS=1 python lab/first_runs.py [names]    # pictures, texts, …; none: all seven
+
+The python is that of an environment in which the wheel and the packages that the README names are installed, and nothing else.
 
 Writes lab/results/first_runs.md; rows of quick starts that are not run again stay as they are.
 """
@@ -20,10 +22,11 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "lab" / "results" / "first_runs.md"
 HEAD = """# First runs
 
-`PYTHONPATH=src OMP_NUM_THREADS=1 python lab/first_runs.py`: the commands of the README's quick starts, each in an empty folder, one
-thread. CPU seconds are those of all processes; wall seconds are longer where the load says that two cores were shared.
+`OMP_NUM_THREADS=1 python lab/first_runs.py`: the commands of the README's quick starts, each in an empty folder, one thread, with
+the wheel and the packages that the README names installed into an empty environment. CPU seconds are those of all processes, and
+what a core takes that does nothing else; minutes are longer where the load says that more programs than cores were running.
 
-| quick start | commands | CPU s | wall s | ends in | load of the machine |
+| quick start | commands | CPU s | minutes | ends in | load of the machine |
 |---|---|---|---|---|---|
 """
 
@@ -40,6 +43,7 @@ def quick_starts() -> dict[str, list[str]]:
 
 def timed(commands: list[str]) -> str:
     """Commands in an empty folder: their number, CPU and wall seconds, and what they left."""
+    typed = "<br>".join(f"`{command}`" for command in commands)
     with tempfile.TemporaryDirectory() as folder:
         cpu, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         for command in commands:
@@ -47,20 +51,20 @@ def timed(commands: list[str]) -> str:
             done = subprocess.run(program, shell=True, cwd=folder, text=True, capture_output=True)
             if done.returncode:
                 lines = done.stderr.strip().splitlines()
-                return f"{len(commands)} | – | – | {lines[-1][:120] if lines else done.returncode} | –"
+                return f"{typed} | – | – | {lines[-1][:120] if lines else done.returncode} | –"
         after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - wall
         spent = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
         page, student = (
             list(Path(folder).glob(f"runs/*/{name}")) for name in ("report.html", "student/model.safetensors")
         )
         left = " and ".join(name for name, there in (("a page", page), ("a student", student)) if there) or "nothing"
-        return f"{len(commands)} | {spent:.0f} | {seconds:.0f} | {left} | {os.getloadavg()[0]:.0f}"
+        return f"{typed} | {spent:.0f} | {seconds / 60:.1f} | {left} | {os.getloadavg()[0]:.0f}"
 
 
 def main(names: list[str]) -> None:
     """Time quick starts and write the table."""
     rows = (
-        dict(re.findall(r"^\| ([\w ]+) \| (\d.*) \|$", TABLE.read_text(encoding="utf-8"), re.MULTILINE))
+        dict(re.findall(r"^\| ([\w ]+) \| (`.*) \|$", TABLE.read_text(encoding="utf-8"), re.MULTILINE))
         if TABLE.exists()
         else {}
     )

@@ -214,7 +214,11 @@ SETUP: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("page", [p for p in DOCUMENTS if name(p) not in ELSEWHERE and blocks(p, "python")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [p for p in DOCUMENTS if name(p) not in ELSEWHERE and blocks(p, "python") and p.parent.name != "learn"],
+    ids=name,
+)
 def test_the_python_of_the_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

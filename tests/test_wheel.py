@@ -17,7 +17,7 @@ import fractionate
 import layout
 
 LOWEST = (  # of pyproject.toml, on Python 3.11; torch as it is installed here
-    "numpy==1.26.*", "jaxtyping==0.2.36", "pydantic==2.10.*", "ruamel.yaml==0.18.*", "safetensors==0.5.*", "xxhash==3.4.*",
+    "numpy==1.26.*", "jaxtyping==0.2.36", "pydantic==2.10.1", "ruamel.yaml==0.18.*", "safetensors==0.5.*", "xxhash==3.4.*",
     "typer==0.15.*", "rich==13.7.*", "scipy==1.13.*", "jinja2==3.1.*", "scikit-learn==1.5.*",
 )  # fmt: skip
 
