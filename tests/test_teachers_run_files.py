@@ -117,6 +117,29 @@ def test_a_pipeline_reads_text_cells_as_pandas_does(tmp_path, monkeypatch) -> No
     torch.testing.assert_close(Store.open("run/store").signal().probabilities, expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_onnx_program_reads_the_cells_of_a_table(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from fractionate.models import find_parts
+
+    monkeypatch.chdir(tmp_path)
+    values, _ = table(tmp_path / "t.csv")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)).eval()
+    torch.onnx.export(
+        network, (torch.zeros(2, 3),), "t.onnx", input_names=["x"], output_names=["probabilities"], dynamo=False,
+        dynamic_axes={"x": {0: "batch"}, "probabilities": {0: "batch"}},
+    )  # fmt: skip
+    assert run("init", "t.csv", "--teacher", "onnx('t.onnx')") == 0
+    assert run("distill", "run.yaml", "training.epochs=1", "out=run", "diagnosis.pilot=0") == 0
+    parts = find_parts("table('t.csv', label='kind', raw=True)", transfer=0.6, validation=0.2, test=0.2, seed=0)
+    rows = torch.from_numpy(values[[int(line) - 2 for line in parts.transfer.ids]]).float()
+    torch.testing.assert_close(
+        Store.open("run/store").signal().probabilities, network(rows).detach(), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_vectoriser_and_a_classifier_teach_texts(tmp_path, monkeypatch) -> None:
     io = pytest.importorskip("skops.io")
     from sklearn.feature_extraction.text import TfidfVectorizer
