@@ -169,7 +169,7 @@ def _headline(answer: Answer, e: Effect, found: Compared, d: Diagnosis | None) -
         shown = f": {values[0]} instead of {values[1]}" if values else ""
         return f"Don't distil: {name} {change_text(metric, e)} against {none}{shown} ({sure})."
     if all(other.verdict == "equivalent" for other in found.with_teacher):
-        band = f"±{metric.margin:g} {metric.unit}".rstrip()
+        band = f"±{metric.margin:,.4g} {metric.unit}".rstrip()
         shown = f": {values[0]} with {name}, {values[1]} with {none}" if values else ""
         return f"Don't distil: every variant with the teacher equals {none} within {band}{shown}."
     unharmful = [other for other in found.with_teacher if other.verdict != "hurts"]

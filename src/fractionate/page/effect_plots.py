@@ -86,7 +86,7 @@ def ladder_figure(
         heading,
         tag("div", *drawn, class_="rows"),
         f"Paired differences in {with_unit(title, unit)} over {seeds} {'seed' if seeds == 1 else 'seeds'}, with 95 % intervals; "
-        f"{BETTER[metric.better]}. In the shaded band, ±{margin:g}, two variants count as equal. Verdicts are corrected for the "
+        f"{BETTER[metric.better]}. In the shaded band, ±{margin:,.4g}, two variants count as equal. Verdicts are corrected for the "
         "number of comparisons (Holm)."
         + (" A part of the teacher pays where its variant helps and its placebo does not." if placebos else ""),
         ("variant", "against", "metric", "unit", "gain", "low", "high", "p (Holm)", "seeds", "verdict", "placebo"),
@@ -147,7 +147,7 @@ def shares_figure(study: Study, file: str = "shares") -> Figure | None:
         )
     heading = f"{start} {largest.level}: {LEVEL_WORDS[largest.level]}"
     if not any(abs(v) > metric.margin for s in shares for v in (s.interval.low, s.interval.high)):
-        margin = f"±{metric.margin:g} {unit}".rstrip()
+        margin = f"±{metric.margin:,.4g} {unit}".rstrip()
         heading = f"No level changes {title} by more than {margin}"
         drawn = [tag("p", "The interval of every level lies within what counts as equal.")]
     return Figure(
