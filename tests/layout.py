@@ -1,6 +1,6 @@
 """The table of arrows: docs/project/architecture.md read, compared with the imports in src/, and brought up to date.
 
-    python tests/layout.py     # writes the rows of new modules, their sentences, the tree in the README, and the page of parts
+    python tests/layout.py     # writes the rows of new modules, their sentences, and the page of parts
 
 A row is a folder of the package (or a file next to them). A folder may import from rows further down only. New folders are put as
 low as their imports allow; move a row by hand where it belongs, and run this again. A folder inside another has a row of its own
@@ -14,7 +14,6 @@ import importlib
 import inspect
 import re
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,26 +177,8 @@ def place_new(rows: list[Row]) -> list[Row]:
     ]
 
 
-def tree(rows: list[Row]) -> str:
-    """The tree of the README: floor by floor, every folder."""
-    floors: dict[str, list[str]] = {}
-    for row in (row for row in rows if "/" not in row.module):
-        floors.setdefault(row.floor, []).append("__init__.py" if row.module == PUBLIC else shown(row.module))
-    width = max(map(len, floors)) + 2
-    lines = ["src/fractionate/"]
-    for floor, names in floors.items():
-        wrapped = textwrap.wrap("  ".join(names), 110 - width, break_on_hyphens=False)
-        lines += [f"  {(floor if i == 0 else ''):<{width}}{line}" for i, line in enumerate(wrapped)]
-    return "\n".join(lines)
-
-
-def house(text: str) -> re.Match[str] | None:
-    """The code block under "## The house" of the README."""
-    return re.search(r"(## The house\n.*?```[a-z]*\n)(.*?)(\n```)", text, re.DOTALL)
-
-
 def write() -> None:
-    """Bring the table and the README's tree up to date."""
+    """Bring the table up to date."""
     rows = place_new(table())
     text = TABLE.read_text(encoding="utf-8")
     for floor in dict.fromkeys(row.floor for row in rows):
@@ -205,10 +186,6 @@ def write() -> None:
         block = "\n".join([f"### {floor}", "", "| folder | what it is |", "| --- | --- |", *lines])
         text = re.sub(rf"### {re.escape(floor)}\n\n(\|.*\n)*(\|.*)?", lambda _, b=block: b + "\n", text, count=1)
     TABLE.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    readme = README.read_text(encoding="utf-8")
-    if match := house(readme):
-        readme = readme[: match.start(2)] + tree(rows) + readme[match.end(2) :]
-        README.write_text(readme, encoding="utf-8")
 
 
 def registries() -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""What the documents say is there is there: the tree, the tables of names, the public names, the links."""
+"""What the documents say is there is there: the tables of names, the public names, the links."""
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import inspect
 import os
@@ -13,7 +12,6 @@ import pytest
 
 import fractionate
 import layout
-from fractionate import CELLS
 
 PAGES = [
     page for page in sorted((layout.ROOT / "docs").rglob("*.md")) if page.relative_to(layout.ROOT).parts[1] != "made"
@@ -40,44 +38,6 @@ def tables(text: str) -> list[tuple[str, list[list[str]]]]:
 def named(cell: str) -> list[str]:
     """The names in backticks of a cell, without arguments."""
     return [name.partition("(")[0] for name in re.findall(r"`([^`]+)`", cell)]
-
-
-def section(text: str, heading: str) -> str:
-    match = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    assert match, f"the README has no section '## {heading}'"
-    return match[1]
-
-
-def test_the_tree_of_the_readme_is_the_tree_on_disk() -> None:
-    """Every module is in it, by name or by a pattern (`divergences_*.py`), and nothing that is not there."""
-    block = re.search(
-        r"```[a-z]*\n(.*?)```", section(layout.README.read_text(encoding="utf-8"), "The house"), re.DOTALL
-    )
-    assert block, "no code block under '## The house'"
-    written = set(re.findall(r"(?<![\w/.*])([\w*]+(?:\.py|/))(?=[\s,·]|$)", block[1])) - {"fractionate/", "src/"}
-    on_disk = {layout.shown(name) for name in layout.rooms() if name != layout.PUBLIC} | {"__init__.py"}
-    others = {f"{path.name}/" for path in layout.ROOT.iterdir() if path.is_dir()} | {
-        p.name for p in layout.ROOT.rglob("*.py")
-    }
-    for name in written:
-        assert fnmatch.filter(on_disk | others, name), f"{name} is in the README's tree and not on disk"
-    missing = {name for name in on_disk - {"__init__.py"} if not any(fnmatch.fnmatch(name, w) for w in written)}
-    assert not missing, "not in the README's tree: run `python tests/layout.py`"
-
-
-def test_the_cells_of_the_readme_are_the_cells() -> None:
-    found = [rows for head, rows in tables(section(layout.README.read_text(encoding="utf-8"), "The cells"))]
-    assert found, "no table under '## The cells'"
-    written = [name for rows in found for row in rows for name in named(row[0])]
-    assert sorted(written) == sorted(CELLS), "each cell once"
-    for rows in found:
-        for row in rows:
-            for name in named(row[0]):
-                levels = {"universe", "domain", "instance"} & set(row)
-                assert levels in (set(), {CELLS[name].level}), f"{name} is of the {CELLS[name].level} level"
-                assert any((CELLS.factory(name).__doc__ or "?").strip() == cell for cell in row) or len(row) < 2, (
-                    f"{name}: the README and the docstring differ"
-                )
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.name)
