@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import cell_studies
 import torch
+from gloss_bags import wordnet_glosses
 from torch import nn
 
-from fractionate.data.language_sets import TOPICS, wordnet_glosses
+from fractionate.data.language_sets import TOPICS
 from fractionate.records import Training
 
 SEEDS = 5

@@ -13,11 +13,12 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from gloss_bags import hashed_words
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
 from fractionate.data.bundled import fashion_mnist
-from fractionate.data.language_sets import FILES, hashed_words
+from fractionate.data.language_sets import FILES
 from fractionate.data.packages import package_file
 
 OUT = Path("runs/targets")

@@ -1,10 +1,9 @@
-"""Out of the store and into it: Parquet, `datasets`, NumPy, safetensors."""
+"""Out of the store and into it: Parquet and NumPy; arrays of others."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,7 +26,7 @@ from fractionate.system.atomic import make_directory, write_directory, write_fil
 from fractionate.system.paths import as_path
 
 Array = NDArray[Any]
-Target = Literal["parquet", "datasets", "npy", "safetensors"]
+Target = Literal["parquet", "npy"]
 ROWS = 8192  # rows that are read and written together
 
 
@@ -36,9 +35,8 @@ def export(path: Path | str, to: Target, out: Path | str) -> Path:
 
     Args:
         path: Of the store.
-        to: `parquet`: one file with page checksums, the store's head in its metadata. `datasets`: a folder for
-            `datasets.load_from_disk`. `npy` (dense only): a folder with logits.npy and labels.npy.
-            `safetensors`: one file of columns.
+        to: `parquet`: one file with page checksums, the store's head in its metadata, which pandas, polars and
+            `datasets.load_dataset("parquet", data_files=…)` read. `npy` (dense only): a folder with logits.npy and labels.npy.
         out: The file or folder to write.
 
     Returns:
@@ -59,7 +57,7 @@ def export(path: Path | str, to: Target, out: Path | str) -> Path:
         print(export("store", "npy", "arrays"))
     """
     store, out = Store.open(path), as_path(out)
-    writers = {"parquet": _parquet, "datasets": _datasets, "npy": _npy, "safetensors": _safetensors}
+    writers = {"parquet": _parquet, "npy": _npy}
     if to not in writers:
         raise ConfigError(f"cannot export to {to!r}", expected=", ".join(writers))
     if out.exists():
@@ -128,22 +126,9 @@ def _parquet(store: Store, out: Path) -> Path:
     return write_file(out, fill)
 
 
-def _datasets(store: Store, out: Path) -> Path:
-    with extra("hf", "this needs the library datasets"):
-        import datasets
-    pyarrow = _pyarrow()
-    table = pyarrow.concat_tables([table.replace_schema_metadata(None) for table in _tables(store)])
-
-    def fill(folder: Path) -> None:
-        message = datasets.DatasetInfo(description=json.dumps(store.head.body()))
-        datasets.Dataset(datasets.table.InMemoryTable(table), info=message).save_to_disk(folder)
-
-    return write_directory(out, fill)
-
-
 def _npy(store: Store, out: Path) -> Path:
     if store.form.kind != "dense" or store.head.tokens or len(store.skipped()):
-        raise ConfigError("only dense signals of one row an example go to npy", fix="export to parquet or safetensors")
+        raise ConfigError("only dense signals of one row an example go to npy", fix="export to parquet")
 
     def fill(folder: Path) -> None:
         logits = None
@@ -162,15 +147,6 @@ def _npy(store: Store, out: Path) -> Path:
         np.save(folder / "labels.npy", labels)
 
     return write_directory(out, fill)
-
-
-def _safetensors(store: Store, out: Path) -> Path:
-    from safetensors.torch import save
-
-    columns = store.read(np.arange(len(store)))
-    tensors = {name: torch.from_numpy(column) for name, column in columns.items() if name not in store.form.bfloat16}
-    tensors |= {name: to_torch(columns[name], "bfloat16") for name in store.form.bfloat16 if name in columns}
-    return write_file(out, save(tensors, metadata={"fractionate": json.dumps(asdict(store.head))}))
 
 
 def import_arrays(
