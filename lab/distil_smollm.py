@@ -84,7 +84,7 @@ def wrong_tokens(stored: StoredTokens, seed: int = 0) -> StoredTokens:
 def measured(student: nn.Module, sentences: Sentences, teacher: StoredTokens) -> dict[str, float]:
     """NLL in nats, accuracy and TA rate over all labelled tokens."""
     task = Task("language-modelling", transfer=sentences, batch_size=16)
-    values = task.evaluate(student, sentences, teacher).values
+    values = task.evaluate(student, task.splits.transfer, teacher).values
     return {
         "nll_nats": values["token-nll"], "accuracy": values["accuracy"] / 100, "ta_rate": values["ta-rate"] / 100,
     }  # fmt: skip
@@ -117,7 +117,7 @@ def main() -> None:
         if missing:
             teacher = teacher or ask()
             collect(
-                teacher, sentences.loader(), path, tokens="next", tokenizer=tokenizer, form="top-k", k=K, dtype="float16",
+                teacher, sentences, path, tokens="next", tokenizer=tokenizer, form="top-k", k=K, dtype="float16",
                 batch_size=16, class_relation=None,
             )  # fmt: skip
             stores[name] = Store.open(path)

@@ -140,11 +140,11 @@ def language_ladder(at: Setting) -> tuple[Study, float, str]:
     named = (("transfer", texts[:cut]), ("test", texts[cut : cut + s["test"]]))
     transfer, test = (read_sentences(tokenizer, part, longest=s["longest"], name=name) for name, part in named)
     store = collect(
-        teacher, transfer.loader(), at.out / "smollm-store", tokens="next", tokenizer=tokenizer, form="hidden", dtype="float16",
+        teacher, transfer, at.out / "smollm-store", tokens="next", tokenizer=tokenizer, form="hidden", dtype="float16",
         batch_size=16,
     )  # fmt: skip
     task = Task(
-        "language-modelling", transfer=transfer.loader(), test=test.loader(), name="SmolLM2 on definitions", batch_size=16,
+        "language-modelling", transfer=transfer, test=test, name="SmolLM2 on definitions", batch_size=16,
         metrics=("token-nll", "accuracy"),
     )  # fmt: skip
     training = Training(steps=s["steps"], batch_size=s["batch"], learning_rate=3e-4, clip_norm=1.0)

@@ -44,7 +44,7 @@ def main() -> None:
     texts = [text for text, _, _ in read_glosses()]
     texts = texts[:: len(texts) // options.definitions][: options.definitions]
     sentences = read_sentences(tokenizer, texts, longest=TOKENS)
-    task = Task("language-modelling", transfer=sentences.loader())
+    task = Task("language-modelling", transfer=sentences)
     read = task.splits.transfer.batches([(0, torch.tensor([place])) for place in range(len(sentences))], 0)
     ids = [batch.inputs["input_ids"][0] for batch in read]
     with torch.inference_mode():

@@ -82,7 +82,7 @@ def test_labels_are_the_completion_and_what_cannot_be_used_is_counted() -> None:
     found = read_sentences(Letters(), ["ab", ("cd", "e"), "", "  ", ("a", ""), "abcdefgh", "b"], longest=6)
     assert [t.tolist() for t in found.tokens] == [[2, 3, 1], [4, 5, 6, 1], [3, 1]]
     assert found.prompts == (1, 2, 1) and found.skipped == {"empty": 3, "over-long": 1}
-    batch = found.batch(torch.tensor([0, 1]))
+    batch = next(found.as_split().batches([(0, torch.tensor([0, 1]))], 0))
     assert batch.labels.tolist() == [[IGNORED, 3, 1, IGNORED], [IGNORED, IGNORED, 6, 1]]
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     cut = read_sentences(Letters(), ["abcdefgh"], longest=4, over_long="cut")
@@ -203,7 +203,7 @@ def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_pa
     """The teacher asked once teaches what the living one teaches; the store knows the tokenizer."""
     store = collect(
         teacher,
-        sentences.loader(),
+        sentences,
         tmp_path / "s",
         tokens="next",
         tokenizer=Letters(),
@@ -214,9 +214,9 @@ def test_sentences_store_and_training_belong_together(sentences, teacher, tmp_pa
     kept, _ = train(causal(2), sentences, StoredTokens(store), objective)
     living, _ = train(causal(2), sentences, teacher, objective)
     torch.testing.assert_close(kept, living, rtol=1e-4, atol=1e-5)
-    other, loader = Letters(chat_template="{{ messages }}"), sentences.loader()
+    other = Letters(chat_template="{{ messages }}")
     with pytest.raises(MismatchError, match="tokenizer"):
-        collect(teacher, loader, tmp_path / "s", tokens="next", tokenizer=other, batch_size=3, class_relation=None)
+        collect(teacher, sentences, tmp_path / "s", tokens="next", tokenizer=other, batch_size=3, class_relation=None)
 
 
 # -- no logits ---------------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_training_without_logits_is_the_same_training(name: str, sentences, teac
 def test_compact_rows_teach_without_logits(sentences, teacher, tmp_path) -> None:
     store = collect(
         teacher,
-        sentences.loader(),
+        sentences,
         tmp_path / "s",
         tokens="next",
         form="top-k",
@@ -281,8 +281,8 @@ def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused() -> None:
 
 def test_scores_of_tokens(sentences, teacher) -> None:
     task = Task("language-modelling", transfer=sentences, batch_size=3)
-    with Online(teacher).open(task, sentences, None, Needs()) as opened:
-        found = task.evaluate(teacher, sentences, opened)
+    with Online(teacher).open(task, task.splits.transfer, None, Needs()) as opened:
+        found = task.evaluate(teacher, task.splits.transfer, opened)
     tokens = sum(len(t) - p for t, p in zip(sentences.tokens, sentences.prompts, strict=True))
     assert found.rows == tokens and found.examples == len(sentences) and found.values["ta-rate"] == 100
     nll = 0.0
@@ -291,7 +291,7 @@ def test_scores_of_tokens(sentences, teacher) -> None:
         nll -= sum(float(log_q[i - 1, tokens[i]].detach()) for i in range(prompt, len(tokens)))
     assert found.values["token-nll"] == pytest.approx(nll / found.rows, rel=1e-5)
     assert found.values["perplexity"] == pytest.approx(math.exp(nll / found.rows), rel=1e-5)
-    assert "ta-rate" not in task.evaluate(causal(5), sentences).values
+    assert "ta-rate" not in task.evaluate(causal(5), task.splits.transfer).values
 
 
 # -- tokenizers ----------------------------------------------------------------------------------------------------------------

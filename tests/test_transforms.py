@@ -140,7 +140,7 @@ def test_who_cannot_write_and_what_holds_no_text_is_refused(sentences, teacher, 
         OnPolicy(1.5)
     with pytest.raises(MismatchError, match="hold no texts"):
         distill(causal(3), data(), causal(4), recipe=recipe)
-    store = collect(teacher, sentences.loader(), tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
+    store = collect(teacher, sentences, tmp_path / "s", tokens="next", batch_size=4, class_relation=None)
     with pytest.raises(ConfigError, match="a cached signal knows nothing of the changed data"):
         distill(language(sentences), teacher=StoredTokens(store), recipe=recipe)
 

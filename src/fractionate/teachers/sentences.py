@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import xxhash
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from fractionate.data.batch import Batch, Ids, Places, Plan
+from fractionate.data.dataset import DatasetSplit
 from fractionate.data.labels import IGNORED
 from fractionate.data.rows import is_hugging_face
-from fractionate.data.sampling import batches as shuffled
 from fractionate.errors import ConfigError, MismatchError, printable
 
 OverLong = Literal["skip", "cut", "refuse"]
@@ -28,7 +25,7 @@ OverLong = Literal["skip", "cut", "refuse"]
 class Sentences:
     """Token ids of sentences; a label is the token itself, -100 in the prompt and in the padding.
 
-    A data set for `distill` and `collect`; `loader()` pads each batch to its longest.
+    A data set for every verb; each batch is padded to its longest.
 
     Args:
         tokens: [tokens] ids of each sentence.
@@ -54,21 +51,6 @@ class Sentences:
                 got=", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none",
             )  # fmt: skip
 
-    @property
-    def ids(self) -> Ids:
-        """Places: sentences have no ids."""
-        return Places(len(self.tokens))
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes are tokens: they have no names here."""
-        return ()
-
-    @property
-    def labels(self) -> None:
-        """All labels, one an example: a sentence has many."""
-        return None
-
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -76,13 +58,6 @@ class Sentences:
         if not 0 <= place < len(self):
             raise IndexError(place)
         return self.tokens[place], self.prompts[place]
-
-    def take(self, index: Int[Tensor, "some"]) -> Sentences:
-        """Some of the sentences."""
-        places = index.tolist()
-        return Sentences(
-            tuple(self.tokens[i] for i in places), tuple(self.prompts[i] for i in places), self.padding, self.name
-        )
 
     def padded(self, items: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
         """Sentences as one batch: input_ids, attention_mask and labels, padded on the right."""
@@ -95,46 +70,9 @@ class Sentences:
             labels[row, prompt : len(tokens)] = tokens[prompt:]
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def batch(self, index: Int[Tensor, "batch"]) -> Batch:
-        """Some sentences as the engine takes them."""
-        found = self.padded([self[place] for place in index.tolist()])
-        return Batch(
-            {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}, found["labels"], index
-        )
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> tuple[Int[Tensor, "batch"], ...]:
-        """Shuffled anew in each epoch."""
-        return shuffled(len(self), batch_size, seed, epoch)
-
-    def batches(self, plan: Plan, seed: int) -> Iterator[Batch]:
-        """The planned batches, in their order."""
-        for _, index in plan:
-            yield self.batch(index)
-
-    def loader(self) -> DataLoader[Any]:
-        """For `collect(teacher, sentences.loader(), …, tokens="next")`."""
-        return DataLoader(_Items(self), collate_fn=lambda items: self.padded([item["sentence"] for item in items]))
-
-    def fingerprint(self) -> str:
-        """A hash of all tokens and prompts."""
-        state = xxhash.xxh3_128(f"{self.padding}:{len(self)}".encode())
-        for tokens, prompt in zip(self.tokens, self.prompts, strict=True):
-            state.update(f"{prompt}:".encode() + tokens.numpy().tobytes())
-        return state.hexdigest()
-
-
-class _Items(torch.utils.data.Dataset[Any]):
-    """Sentences for the signal store: a mapping with the label apart."""
-
-    def __init__(self, sentences: Sentences) -> None:
-        self.sentences, self.name = sentences, sentences.name
-
-    def __len__(self) -> int:
-        return len(self.sentences)
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        tokens, prompt = self.sentences[place]
-        return {"sentence": (tokens, prompt), "labels": tokens[prompt:]}
+    def as_split(self) -> DatasetSplit:
+        """The sentences as data in batches, each padded to its longest."""
+        return DatasetSplit(self, self.name, self.padded)
 
 
 def read_sentences(
