@@ -166,6 +166,8 @@ class HubModel:
         theirs = self._their_classes() if need.kind in CLASSES and need.classes else ()
         if not need.frozen and len(theirs) != need.classes and theirs:
             settings |= {"num_labels": need.classes, "ignore_mismatched_sizes": True}
+        elif self.place.gguf is not None:  # transformers reads the whole file again for its config
+            settings["config"] = copy.deepcopy(self.place.config())
         model, message = self.place.read(auto, **settings)
         new = sorted({*message["missing_keys"], *(key[0] for key in message["mismatched_keys"])})
         if need.kind == "embeddings":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Literal
 
 from fractionate.records.base import Record
 from fractionate.run.preflight import PROBED, check_run
-from fractionate.run.timing import Cost, Timing, clock, peak_bytes
+from fractionate.run.timing import Cost, Timing, clock
 from fractionate.run.workflow import Workflow
 
 FACTOR = (0.4, 1.7)  # what runs took, as a multiple of their estimate: four examples, lab/results/example_runs.md
@@ -66,6 +68,24 @@ class Estimate(Record):
         least, most = (_time(self.wall_seconds * factor) for factor in FACTOR)
         lines.append(f"  from a few steps of each job on few examples: expect {least} to {most}")
         return "\n".join([*lines, *(f"  warning: {remark}" for remark in self.remarks)])
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held.
+
+    Returns:
+        Bytes of resident memory.
+
+    Example:
+        from fractionate.run import peak_bytes
+
+        print(f"{peak_bytes() / 2**20:.0f} MiB")
+    """
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says begins with what the process that started this one held
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _time(seconds: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,6 +37,7 @@ Seconds = NDArray[np.float64]  # wall, and CPU
 FEW, MORE = 4, 24  # steps of the short trainings: at least, of models that take their time; and at most
 NUMBERS = 1 << 21  # logits of the examples that are timed, about
 SHORT = 0.5  # CPU seconds that the longer of two short trainings may take, where its steps allow it
+LONG = 1.5  # CPU seconds of a diagnosis on half of the few, above which the few are not diagnosed as well
 NOISE = 0.3  # of a diagnosis: two that differ by less are equally long
 JUDGED = 4  # examples of validation and test data for models that take their time: they may write text
 ARMS, SEEDS = 40, 50  # timed at most: the cost of a larger study grows in proportion
@@ -73,24 +72,6 @@ def timed(work: Callable[[], Any]) -> Seconds:
     begin = clock()
     work()
     return clock() - begin
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held.
-
-    Returns:
-        Bytes of resident memory.
-
-    Example:
-        from fractionate.run import peak_bytes
-
-        print(f"{peak_bytes() / 2**20:.0f} MiB")
-    """
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says begins with what the process that started this one held
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -219,9 +200,21 @@ class Timing:
         )
 
     @cached_property
-    def diagnosed(self) -> Diagnosis:
-        """The diagnosis of the few: as long as the real one, about."""
-        return self._diagnose(self.store)
+    def diagnoses(self) -> tuple[Diagnosis, Seconds, Seconds]:
+        """The diagnosis of the few, about as long as the real one; its seconds, and those of a further example.
+
+        One that takes long on half of the few is not made a second time: most of its time are trainings of fixed length.
+        """
+        begin = clock()
+        made = self._diagnose(self.half)  # and loads what the other has
+        smaller = clock() - begin
+        if smaller[1] > LONG:
+            return made, smaller, np.zeros(2)
+        begin = clock()
+        made = self._diagnose(self.store)
+        seconds = clock() - begin
+        slope = (seconds - smaller) / max(1, len(self.store) - len(self.half))
+        return made, seconds, slope if slope[1] * len(self.half) > NOISE * smaller[1] else np.zeros(2)
 
     def diagnose(self) -> Cost | None:
         """The probes, on a part that no student learns from too, and a pilot where one is wanted."""
@@ -230,11 +223,8 @@ class Timing:
             return None
         further = len(workflow.data.transfer) - len(self.small.splits.transfer)
         _, each, *_ = self.collected
-        smaller = timed(lambda: self._diagnose(self.half))  # and loads what the other has
-        seconds = timed(lambda: self.diagnosed)
-        slope = (seconds - smaller) / max(1, len(self.store) - len(self.half))
-        if slope[1] * len(self.half) > NOISE * smaller[1]:
-            seconds = seconds + slope * max(0, further)
+        made, seconds, slope = self.diagnoses
+        seconds = seconds + slope * max(0, further)
         seconds = seconds + each * max(0, len(workflow.data.validation) - JUDGED)
         what, plan = "spectrum, findings and recipe", workflow.pilot_plan
         if plan is not None:
@@ -243,7 +233,7 @@ class Timing:
             longest = 60 * (plan.minutes or np.inf)
             seconds = seconds + np.minimum(plan.students * (fixed + step * steps), longest)
             what += f", a pilot of at most {plan.students} students of {steps:,} steps"
-        return Cost(what, seconds, len(self.diagnosed.to_json().encode()))
+        return Cost(what, seconds, len(made.to_json().encode()))
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
@@ -394,5 +384,5 @@ class Timing:
         """The page of the timed copies."""
         study = self.studied[0]
         out = self.folder / "report.html"
-        seconds = timed(lambda: report([self.diagnosed, study, self.run], out))
+        seconds = timed(lambda: report([self.diagnoses[0], study, self.run], out))
         return Cost("the page", seconds, out.stat().st_size)
