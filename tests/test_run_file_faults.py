@@ -115,6 +115,7 @@ FAULTS = {  # the run file, and what is reported
     "a network of pictures for a table": (DIGITS.replace("digits", "spam").replace("mlp(4)", "cnn(4)"), "cnn"),
     "a module that is not there to recompute": (DIGITS + "distill: {recompute: ['encoder.*']}", "no module of the student matches"),
     "examples that cannot be shown": (DIGITS.replace("digits", "hierarchy()") + "report: {examples: show}", "cannot be shown"),
+    "examples without classes": (NUMBERS + "report: {examples: ids}", "this task has none"),
     "an answer about no example": (
         TASK + "teacher: {model: \"answers('answers.jsonl')\"}\nstudent: {model: bag()}", "has no answer about",
     ),

@@ -185,7 +185,7 @@ def diagnose(
         terms=terms,
         class_parts=class_parts,
         superclass_parts=superclass_parts,
-        row="token" if tokens else "label" if task is not None and task.reader.independent else "example",
+        row="label" if task is not None and task.reader.independent else "token" if tokens else "example",
         predicted=predict_gain(Known.of(case), piloted, tokens=tokens) if recipe.distil else None,
     )
 

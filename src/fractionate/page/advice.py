@@ -66,6 +66,8 @@ def without_command(case: Case, answer: Answer) -> str:
         if any(with_teacher):
             return "Nothing is left to run: the student is exported."
         return "Train the student with these settings, in a run file for fractionate distill or as a Recipe in Python."
+    if case.diagnosis is not None and case.diagnosis.recipe.repair:
+        return "Repair it, then run the same command again."
     if answer == "Don't distil":
         if with_teacher and not any(with_teacher):
             return "Nothing is left to run: the student without a teacher is exported."

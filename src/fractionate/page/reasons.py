@@ -72,7 +72,7 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         )
         if chosen.smallest_effect is not None:
             size = size_text(metric, chosen.smallest_effect)
-            more = f"{chosen.seeds} seeds find an effect of {size} 8 times in 10; {more}"
+            more = f"{chosen.seeds} seeds find an effect of {size} in 8 of 10 studies; {more}"
         if chosen.interval.low * chosen.interval.high > 0:
             ends = interval_text(metric, chosen.interval)
             reasons.append(
@@ -145,6 +145,9 @@ def faults(diagnosis: Diagnosis | None) -> list[str]:
     """What is wrong with the teacher: the worst findings in their own words."""
     if diagnosis is None or not diagnosis.problems:
         return []
+    if diagnosis.recipe.repair:  # the headline is about the worst
+        left = len(diagnosis.problems) - 1
+        return [f"{left} more {'finding' if left == 1 else 'findings'} below."] if left else []
     errors = [f for f in diagnosis.problems if f.severity == "error"]
     shown = errors or diagnosis.problems
     start = "Faulty teacher" if errors else "The diagnosis warns"

@@ -24,7 +24,7 @@ LEVEL_NAMES: tuple[Level, ...] = (
 
 def with_article(noun: str) -> str:
     """A noun with its article: an example, a token."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def bar(share: float, width: int = 30) -> str:
@@ -86,6 +86,7 @@ Direction = Literal["more", "less"]
 TITLES = {
     "nll": "NLL", "token-nll": "NLL a token", "ece": "ECE", "auc": "AUC", "f1": "F1", "brier": "Brier score", "bleu": "BLEU",
     "chrf": "chrF", "ta-rate": "TA rate", "balanced-accuracy": "balanced accuracy", "rmse": "RMSE", "mae": "MAE", "r2": "R²",
+    "mrr": "MRR", "retrieval-mrr": "MRR", "recall-at": "recall at", "label-f1": "label F1", "exact-match": "exact match",
 }  # fmt: skip
 
 

@@ -26,8 +26,15 @@ EXAMPLES = "examples.json"
 Cells = Callable[[Tensor], dict[str, str]]
 
 
-def check_shown(run: RunFile, data: RunData) -> None:
+def check_shown(run: RunFile, task: Task, data: RunData) -> None:
     """Raise `ConfigError` where the run file wants to show what cannot be shown."""
+    if run.report.examples != "none" and not task.reader.distributions:
+        raise ConfigError(
+            "examples are chosen by probabilities of classes, and this task has none",
+            expected="a task with classes",
+            got=run.task,
+            fix="set report.examples: none",
+        )
     if run.report.examples == "show":
         shower_of(data.test, data.need.tokenizing, row_cells(run.data.source, data.encoding))
 

@@ -77,7 +77,7 @@ def check_run(
     if "store" not in outdated and (stored / "head.json").exists():
         check_data(Store.open(stored), source)
     with faults.at("report.examples"):
-        check_shown(assembly.run, assembly.data)
+        check_shown(assembly.run, task, assembly.data)
     models: list[nn.Module] = []
     with faults.at("teacher.model"):
         models.append(assembly.given_teacher)

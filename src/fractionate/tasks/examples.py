@@ -94,6 +94,9 @@ def notable_examples(
         chosen.append(("student loses", (ours.choice != labels) & (alone.choice == labels), -gain))
     chosen.append(("disagreement", theirs.choice != ours.choice, apart))
     names = split.class_names or tuple(task.class_names)
+    columns: tuple[str, ...] | None = None
+    if task.reader.independent:  # a row is about one label of an example
+        columns, names = names, ("no", "yes")
     budget = [MOST_PICTURE_BYTES]
 
     def named(place: Tensor | int) -> str:
@@ -103,10 +106,10 @@ def notable_examples(
 
     def row(i: int, *, paired: bool = False) -> ExampleRow:
         return ExampleRow(
-            id=str(split.ids[int(example[i])]),
+            id=str(split.ids[int(example[i])]) + ("" if columns is None else f", {columns[int(position[i])]}"),
             label=named(labels[i]),
             opinions=tuple(_opinion(who, named(one.choice[i]), one, i) for who, one in outputs.items()),
-            position=int(position[i]) if many_rows else None,
+            position=int(position[i]) if many_rows and columns is None else None,
             shown=None if show is None else _shown(show(int(example[i])), apart[example == example[i]], budget),
             other=named(theirs.other[i]) if paired else "",
             of_other=float(theirs.of_other[i]) if paired else None,
@@ -117,7 +120,7 @@ def notable_examples(
         places = fits.nonzero().flatten()
         order = places[score[places].argsort(descending=True, stable=True)][:most]
         lists.append(ExampleList(kind, int(fits.sum()), tuple(map(row, order.tolist()))))
-    pairs = _by_pair(labels, theirs, MOST_PAIRS) if names else labels[:0]
+    pairs = _by_pair(labels, theirs, MOST_PAIRS) if names and columns is None else labels[:0]
     if len(pairs):
         found = tuple(row(i, paired=True) for i in pairs.tolist())
         lists.append(ExampleList("takes for another class", len(labels), found))
