@@ -16,6 +16,7 @@ class IndexRow:
     name: str
     link: str
     answer: str
+    metric: str
     gain: str
     interval: str
     values: tuple[str, str, str]  # of student, no teacher and teacher
@@ -38,6 +39,7 @@ class IndexRow:
             short(d.name or "student", 80),
             link,
             d.answer,
+            short(d.metric.title, 40) if d.metric else "–",
             size_text(d.metric, d.gain, sign=True) if measured and d.metric and d.gain is not None else "–",
             interval_text(d.metric, d.gain_interval) if d.metric and d.gain_interval else "–",
             (value("student"), value("no teacher"), value("teacher")),

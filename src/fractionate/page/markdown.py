@@ -48,9 +48,11 @@ def markdown(
         if both.settings:
             parts.append(_table(("setting", *both.names), both.settings))
     if links is not None:
-        head = ("run", "decision", "gain", "95 % interval", "student", "no teacher", "teacher", "parameters")
+        head = ("run", "decision", "metric", "gain", "95 % interval", "student", "no teacher", "teacher", "parameters")
         runs = [IndexRow.of(decision, "") for decision in decisions]
-        parts.append(_table(head, [(r.name, r.answer, r.gain, r.interval, *r.values, r.parameters) for r in runs]))
+        parts.append(
+            _table(head, [(r.name, r.answer, r.metric, r.gain, r.interval, *r.values, r.parameters) for r in runs])
+        )
         return "\n\n".join(parts) + "\n"
     for case, decision in zip(found, decisions, strict=True):
         parts += _decision(case, decision, named=len(found) > 1)
