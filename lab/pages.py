@@ -64,7 +64,7 @@ def main() -> None:
         lines.append(f"| {page.relative_to(RESULTS).as_posix()} | {holds} | {made[1]} | {made[2]} | {by} |")
     lines += [
         "",
-        "The diagnoses of language-model, nmt-tie-kd and tagger are older than the field `row`, and got its value (token) afterwards.",
+        "The diagnoses of language-model, nmt-tie-kd and tagger are older than their field `row` and got its value (token) later.",
         "",
         "Pages of examples are of the run file as it stands, made in an empty folder, but for these, which show the path only:",
         "",

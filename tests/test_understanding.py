@@ -100,18 +100,18 @@ def test_the_chapter_of_the_page(tmp_path):
     page = report(found, tmp_path / "why.html").read_text()
     assert re.findall(r'<section id="([\w-]+)"', page) == ["decision", "explanations"]
     figures = re.findall(r'<figure id="([\w-]+)"', page)
-    assert figures == ["superfeatures", "superfeatures-paid", "superfeatures-spectrum", "explained-examples"]
+    assert figures == ["superfeatures", "explained-examples"]
     for words in (
         "The student decides most by",
-        "Learned alone, S2 paid",
+        "learned alone +0.80 points: helps",
         "Shapley values of the black box",
         "by chance",
     ):
         assert words in page, words
     unsure = replace(EFFECT, verdict="cannot tell")  # an interval above 0 that does not survive the correction
     shown = report(record(paid={"S2": unsure}), tmp_path / "unsure.html").read_text()
-    assert "No superfeature alone is shown to pay" in shown and "Taught alone" not in shown
-    assert "superfeatures-paid" not in report(record(), tmp_path / "b.html").read_text()
+    assert "learned alone +0.80 points: no clear difference" in shown
+    assert "learned alone +" not in report(record(), tmp_path / "b.html").read_text()
     saved = found.save(tmp_path / "explanations.json")
     assert report([saved, saved], tmp_path / "c.html").read_text().count('id="superfeatures-2"') == 1
     assert read_record(saved) == found

@@ -1,4 +1,4 @@
-"""Figures of explanations: superfeatures over all examples, what each paid, its spectrum, and single examples split."""
+"""Figures of explanations: superfeatures over all examples, what each paid, and single examples split."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from fractionate.page.effect_plots import VERDICT_SIGNS
 from fractionate.page.figure import Figure
 from fractionate.page.marks import Scale, canvas, finite, gridlines, line, rect, scale_for, tag
-from fractionate.page.rows import REACH, ROW, axis_row, ground, mark, row
+from fractionate.page.rows import REACH, ROW, axis_row, row
 from fractionate.page.text import decimals, percent, short
 from fractionate.records import Explanations, Superfeature
 from fractionate.records.explanations import HEAD
@@ -23,7 +22,7 @@ def explanation_figures(record: Explanations, numbered: str = "") -> tuple[Figur
     """The figures of a record, its file names ending in `numbered`."""
     if not record.superfeatures:
         return ()
-    figures = (_bars(record), _paid(record), _examples(record))
+    figures = (_bars(record), _examples(record))
     return tuple(replace(f, name=f"{f.name}{numbered}") for f in figures if f)
 
 
@@ -61,15 +60,22 @@ def _bars(record: Explanations) -> Figure:
     for s in parts:
         outputs = f"{s.name}: teacher {decimals(s.teacher_evidence_nats, 3)}, student {decimals(s.student_evidence_nats, 3)} nats"
         plot = _pair(scale, s.teacher_evidence_nats, s.student_evidence_nats, outputs)
-        end = tag(
-            "div",
+        end = [
             tag("b", percent(s.agreement)),
             tag("span", f"agree, {percent(s.agreement_by_chance)} by chance", class_="quiet"),
-            class_="row-end",
-        )
-        drawn.append(row(_name(s), plot, end))
+        ]
+        if s.paid is not None:
+            known = next(
+                (words for verdict, words in VERDICT_WORDS.items() if verdict == s.paid_verdict), s.paid_verdict
+            )
+            end.append(tag("small", f"learned alone {decimals(s.paid, 2, sign=True)} {record.paid_unit}: {known}"))
+        drawn.append(row(_name(s), plot, tag("div", *end, class_="row-end")))
     drawn.append(axis_row(scale, "evidence for the label (nats)"))
     most = max(parts, key=lambda s: s.teacher_evidence_nats)
+    alone = (
+        " Learned alone: what the student gains over prediction-only KD when the share for explanations goes to this superfeature, "
+        "paired over seeds; verdicts are the study’s, corrected for the number of its comparisons."
+    )
     outside = " The last column correlates, over examples, the teacher’s evidence with " + record.outside_method + "."
     return Figure(
         "superfeatures",
@@ -77,57 +83,20 @@ def _bars(record: Explanations) -> Figure:
         tag("div", *drawn, class_="rows"),
         f"Mean over {record.measured_on:,} examples of log(explanation of the label / prior): how much each superfeature speaks "
         "for the truth, in teacher and student. Agreement: the share of examples on which both put the same class first."
-        f"{outside if record.outside_method else ''}",
+        f"{alone if any(s.paid is not None for s in parts) else ''}{outside if record.outside_method else ''}",
         (
             *("superfeature", "features", "members", "teacher evidence (nats)", "student evidence (nats)"),
             *("teacher information (nats)", "student information (nats)", "agreement", "agreement by chance"),
             *("KL (nats)", "outside correlation"),
+            *(f"learned alone ({record.paid_unit})", "low", "high", "verdict"),
         ),
         tuple(
             (
                 *(s.name, s.features, s.members, s.teacher_evidence_nats, s.student_evidence_nats),
                 *(s.teacher_information_nats, s.student_information_nats, s.agreement, s.agreement_by_chance),
-                *(s.divergence_nats, s.outside_correlation),
-            )
-            for s in parts
-        ),
-    )
-
-
-def _paid(record: Explanations) -> Figure | None:
-    parts = [s for s in record.superfeatures if s.paid is not None]
-    ends = [v for s in parts if s.paid_interval for v in (s.paid_interval.low, s.paid_interval.high)]
-    if not parts:
-        return None
-    scale = scale_for([*ends, *(s.paid or 0.0 for s in parts)], zero=True)
-    drawn = []
-    for s in parts:
-        gain, interval = s.paid or 0.0, s.paid_interval
-        shown = decimals(gain, 2, sign=True)
-        known = next((v for v in VERDICT_SIGNS if v == s.paid_verdict), None)
-        sign = "◇" if known is None else VERDICT_SIGNS[known]
-        class_ = "m-mean" if known is None else f"v-{known.replace(' ', '-')}"
-        plot = ground(scale, mark(scale, gain, interval, class_, sign, f"{s.name}: {shown} {record.paid_unit}"))
-        end = [
-            tag("b", shown),
-            tag(
-                "span", sign, " ", s.paid_verdict if known is None else VERDICT_WORDS[known], class_=f"verdict {class_}"
-            ),
-        ]
-        drawn.append(row(_name(s), plot, tag("div", *end, class_="row-end")))
-    sure = [s.name for s in parts if s.paid_verdict == "helps"]
-    drawn.append(axis_row(scale, f"gain ({record.paid_unit})"))
-    return Figure(
-        "superfeatures-paid",
-        f"Learned alone, {', '.join(map(short, sure[:4]))} paid" if sure else "No superfeature alone is shown to pay",
-        tag("div", *drawn, class_="rows"),
-        "What the student gains over prediction-only KD when the share for explanations goes to this superfeature alone: paired "
-        "differences over seeds with 95 % intervals; verdicts are the study’s, corrected for the number of its contrasts.",
-        ("superfeature", f"gain ({record.paid_unit})", "low", "high", "verdict"),
-        tuple(
-            (
-                *(s.name, s.paid, s.paid_interval and s.paid_interval.low),
-                *(s.paid_interval and s.paid_interval.high, s.paid_verdict),
+                *(s.divergence_nats, s.outside_correlation, s.paid),
+                *((i.low, i.high) if (i := s.paid_interval) else (None, None)),
+                s.paid_verdict,
             )
             for s in parts
         ),
