@@ -45,7 +45,7 @@ def test_a_folder_of_runs_is_an_index_with_links(tmp_path: Path) -> None:
     for answer in ("Distil", "Don&#39;t distil", "No clear difference yet"):
         assert f"<td>{answer}</td>" in text
     message = report_folders([tmp_path], form="md").read_text()
-    assert "| one | Distil | +2.00 points | +1.50 to +2.50 |" in message
+    assert "| one | Distil | accuracy | +2.00 points | +1.50 to +2.50 |" in message
 
 
 def test_one_folder_is_its_page_and_its_card_advises_over_its_run_file(tmp_path: Path) -> None:
