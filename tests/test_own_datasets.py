@@ -15,6 +15,7 @@ from torch import nn
 from fractionate import collect, diagnose
 from fractionate.data.own_saved import saved
 from fractionate.data.own_table import Table
+from fractionate.data.own_texts import texts
 from fractionate.data.rows import as_rows
 from fractionate.data.splits import as_examples
 from fractionate.errors import ConfigError, DamagedError, MismatchError
@@ -120,7 +121,7 @@ def test_tokenized_columns_become_a_mapping():
     assert data.targets.tolist() == [1, 0] and data.class_names == ("0", "1")
 
 
-def test_saved_arrays_pictures_texts_and_tables(digits, tmp_path):
+def test_saved_arrays_pictures_tables_and_texts(digits, tmp_path):
     digits.save_to_disk(tmp_path / "arrays")
     parts = find_parts(f"saved({str(tmp_path / 'arrays')!r})", transfer=50, validation=50, test=50, seed=0)
     assert parts.transfer.inputs.shape == (50, 64) and parts.transfer.inputs.dtype == torch.float32
@@ -137,7 +138,9 @@ def test_saved_arrays_pictures_texts_and_tables(digits, tmp_path):
 
     rows = {"text": ["a good one", "a bad one"] * 20, "stars": ["many", "few"] * 20}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "texts")
-    made = saved(tmp_path / "texts", label="stars", buckets=50, places=8)
+    with pytest.raises(ConfigError, match=r"'text' is text(.|\n)*texts\('.*', text='text', label='stars'\)"):
+        saved(tmp_path / "texts", label="stars")
+    made = texts(tmp_path / "texts", label="stars", buckets=50, places=8, repeats=True)
     assert made.examples.class_names == ("few", "many")
     assert torch.equal(made.examples.inputs[:2], made.encoding.encode(rows["text"][:2]))
 
@@ -159,12 +162,12 @@ def test_saved_says_what_it_cannot_read(digits, tmp_path):
     with pytest.raises(ConfigError, match="it is a URL"):
         saved("s3://bucket/data")
     two = datasets.Dataset.from_dict(
-        {"a": ["x", "y"] * 4, "b": ["x", "y"] * 4, "v": [[1], [2]] * 4, "label": [0, 1] * 4}
+        {"v": [[1], [2]] * 4, "b": ["x", "y"] * 4, "a": ["x", "y"] * 4, "label": [0, 1] * 4}
     )
     two.save_to_disk(tmp_path / "two")
-    with pytest.raises(ConfigError, match=r"not clear which column(.|\n)*column='a'"):
+    with pytest.raises(ConfigError, match=r"not clear which column(.|\n)*column='v'"):
         saved(tmp_path / "two")
-    assert saved(tmp_path / "two", column="a").examples.class_names == ("0", "1")
+    assert saved(tmp_path / "two", column="v").examples.class_names == ("0", "1")
     with pytest.raises(ConfigError, match="no column 'c'"):
         saved(tmp_path / "two", column="c")
     datasets.DatasetDict(mine=digits).save_to_disk(tmp_path / "mine")
@@ -249,7 +252,7 @@ def test_a_saved_folder_with_a_pipe_in_it_is_refused_at_once(digits, tmp_path, n
 
 def test_saved_labels_are_text_letter_by_letter(tmp_path):
     names = ["--5", "\u00b2", "007", "7", "1234567890123456001", "1234567890123456002"]
-    datasets.Dataset.from_dict({"text": list("abcdef"), "label": names}).save_to_disk(tmp_path / "d")
+    datasets.Dataset.from_dict({"x": [[0.5]] * 6, "label": names}).save_to_disk(tmp_path / "d")
     assert set(saved(tmp_path / "d").examples.class_names) == set(names)
 
 
@@ -259,10 +262,10 @@ def test_what_is_missing_is_a_setting_of_tables(tmp_path):
     with pytest.raises(ConfigError, match=r"20 rows have no label(.|\n)*missing="):
         saved(tmp_path / "t", label="country")
     assert saved(tmp_path / "t", label="country", missing=[]).labels.names == ("BW", "NA", "ZA")
-    datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["NA", "ZA"]}).save_to_disk(tmp_path / "texts")
-    assert saved(tmp_path / "texts").examples.class_names == ("NA", "ZA")
+    datasets.Dataset.from_dict({"x": [[1.0], [2.0]], "label": ["NA", "ZA"]}).save_to_disk(tmp_path / "arrays")
+    assert saved(tmp_path / "arrays").examples.class_names == ("NA", "ZA")
     with pytest.raises(ConfigError, match="missing is a setting of tables"):
-        saved(tmp_path / "texts", missing=[])
+        saved(tmp_path / "arrays", missing=[])
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])

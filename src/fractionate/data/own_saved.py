@@ -1,10 +1,10 @@
-"""What Hugging Face's `datasets` saved with `save_to_disk`, from a folder on this machine: tables, texts, pictures, arrays."""
+"""What Hugging Face's `datasets` saved with `save_to_disk`, from a folder on this machine: tables, pictures, arrays."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ from fractionate.data.bundled import Divided, data_sets, joined
 from fractionate.data.columns import MISSING, class_names, names_of
 from fractionate.data.examples import Examples
 from fractionate.data.own_table import Table, make_table
-from fractionate.data.own_texts import BUCKETS, PLACES, TextEncoding
 from fractionate.data.picture_files import PictureEncoding
 from fractionate.data.rows import kind_of, label_of
 from fractionate.data.saved_folder import open_saved
 from fractionate.data.table_file import Roles, read_arrow
 from fractionate.data.targets import Target
 from fractionate.errors import ConfigError, MismatchError, printable
-from fractionate.records.base import Record
 from fractionate.system.memory import require_bytes
 from fractionate.system.paths import as_path
 
@@ -37,13 +35,11 @@ def saved(
     label: str | None = None,
     column: str | None = None,
     side: int = 64,
-    buckets: int = BUCKETS,
-    places: int = PLACES,
     missing: Sequence[str] | None = None,
     repeats: bool | None = None,
     class_weights: bool = False,
 ) -> Table | Divided:
-    """A folder that `datasets` wrote with `save_to_disk`: its texts as hashed words, its pictures, its arrays, or a table.
+    """A folder that `datasets` wrote with `save_to_disk`: its pictures, its arrays, or a table. `texts` reads its texts.
 
     Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a data set runs.
 
@@ -55,7 +51,6 @@ def saved(
         label: The column of classes; one named label, labels or target where it is left out.
         column: The one to learn from where there is more than one; single numbers and words alone are a table, as in `table`.
         side: Pixels of a picture's side.
-        buckets: Of hashed words, of which `places` are an input.
         missing: The cells of a table that stand for nothing.
         repeats: Keep examples of validation and test that are in an earlier part as well; left out, of tables and arrays alone.
         class_weights: Weigh the examples that are learned from so that each class counts the same.
@@ -67,8 +62,8 @@ def saved(
         from datasets import Dataset
         from fractionate.data import saved
 
-        Dataset.from_dict({"text": ["good", "bad"] * 5, "label": [1, 0] * 5}).save_to_disk("reviews")
-        found = saved("reviews", repeats=True)
+        Dataset.from_dict({"size": [1.5, 0.2] * 5, "label": [1, 0] * 5}).save_to_disk("sizes")
+        found = saved("sizes")
     """
     named = open_saved(folder)
     root = as_path(folder)
@@ -80,22 +75,25 @@ def saved(
     chosen = [column] if column else [name for name in features if name != label]
     kinds = {name: kind_of(features[name]) for name in chosen}
     shown = printable(root.resolve().name)
-    if (len(chosen) == 1 and kinds[chosen[0]] in ("text", "a picture")) or all(
-        _is_array(features[name]) for name in chosen
-    ):
+    if len(chosen) == 1 and kinds[chosen[0]] == "text":
+        raise ConfigError(
+            f"{chosen[0]!r} is text",
+            expected="a column of pictures or arrays, or a table",
+            fix=f"texts({str(folder)!r}, text={chosen[0]!r}, label={label!r})",
+        )
+    if (len(chosen) == 1 and kinds[chosen[0]] == "a picture") or all(_is_array(features[name]) for name in chosen):
         if missing is not None:
             raise ConfigError(
                 "missing is a setting of tables", got=f"{chosen[0]!r} is {kinds[chosen[0]]}", fix="leave it out"
             )
-        sizes = {"side": side, "buckets": buckets, "places": places}
-        made, made_by = _one_column(named, chosen, label, shown, kinds, **sizes)
+        made, made_by = _one_column(named, chosen, label, shown, side if "a picture" in kinds.values() else None)
         kept = kinds[chosen[0]] == "numbers" if repeats is None else repeats
         return joined(made, repeats=kept, encoding=made_by, class_weights=class_weights)
     others = {name: kind for name, kind in kinds.items() if kind != "numbers" and kind != "text"}
     if others or len(named) > 1 or any(_is_array(features[name]) for name in chosen):
         raise ConfigError(
             "it is not clear which column to learn from",
-            expected="one column of texts, pictures or arrays; or numbers and words alone, in one split",
+            expected="one column of pictures or arrays; or numbers and words alone, in one split",
             got=", ".join(f"{printable(name)!r} ({kind})" for name, kind in kinds.items()),
             fix=f"column={chosen[0]!r}",
         )
@@ -128,16 +126,9 @@ def _as_table(rows: Any, label: str, name: str, roles: Roles) -> Table:
 
 
 def _one_column(
-    splits: dict[str, Any],
-    chosen: list[str],
-    label: str,
-    name: str,
-    kinds: dict[str, str],
-    *,
-    side: int,
-    buckets: int,
-    places: int,
-) -> tuple[dict[str, Examples], Record | None]:
+    splits: dict[str, Any], chosen: list[str], label: str, name: str, side: int | None
+) -> tuple[dict[str, Examples], PictureEncoding | None]:
+    """The examples of each split: pictures of a side, or arrays where it is None."""
     if len(chosen) != 1:
         raise ConfigError(
             "there is more than one column of arrays",
@@ -152,28 +143,20 @@ def _one_column(
         tuple(own) if own else tuple(sorted({value for values in entries.values() for value in values}, key=_in_order))
     )
     numbers = {value: place for place, value in enumerate(names)}
-    encoding: Record | None = None
-    read: Callable[[Any], torch.Tensor] = _arrays
     shown_names = class_names(names)
-    if kinds[column] == "text":
-        texts = TextEncoding(shown_names, buckets, places)
-        encoding, read = texts, lambda rows: texts.encode([text or "" for text in rows])
-    elif kinds[column] == "a picture":
-        pictures = PictureEncoding.of(shown_names, side)
-        encoding, read = pictures, lambda rows: _pictures(rows, pictures)
+    encoding = None if side is None else PictureEncoding.of(shown_names, side)
     made = {}
     for part, rows in splits.items():
-        width = {"text": 8 * places, "a picture": 12 * side * side}.get(kinds[column], 0)
-        require_bytes(len(rows) * width, f"{part}: {len(rows):,} rows", fix=SMALLER)
+        labels = torch.tensor([numbers[value] for value in entries[part]])
         plain = rows.select_columns([column])
-        if kinds[column] == "a picture":
+        if encoding is None:
+            inputs = _arrays(plain.with_format("numpy")[column][:])
+        else:
             from datasets import Image
 
-            plain = plain.cast_column(column, Image(decode=False))
-        elif kinds[column] == "numbers":
-            plain = plain.with_format("numpy")
-        labels = torch.tensor([numbers[value] for value in entries[part]])
-        made[part] = Examples(read(plain[column][:]), labels, shown_names, name)
+            require_bytes(12 * len(rows) * encoding.side**2, f"{part}: {len(rows):,} rows", fix=SMALLER)
+            inputs = _pictures(plain.cast_column(column, Image(decode=False))[column][:], encoding)
+        made[part] = Examples(inputs, labels, shown_names, name)
     return made, encoding
 
 
