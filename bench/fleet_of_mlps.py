@@ -74,9 +74,10 @@ def train(
 
 
 def weights_of(
-    objectives: list[Objective], data: Examples, signal: TeacherSignal, seeds: range, plan: Schedule
-) -> list[Tensor]:
-    """The trained students: [seeds, arms, ...] of each layer's weight and bias."""
+    objectives: list[Objective], data: Examples, signal: TeacherSignal, seeds: range, plan: Schedule,
+    places: Tensor | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """The trained students: [seeds, arms, ...] of each layer's weight and bias. `places` [seeds, kept]: of the data, all."""
     arms = Arms(objectives, signal)
     weights = [
         w.repeat(1, len(objectives), 1, 1) for w in initial(data.inputs.shape[1], data.classes, plan.hidden, seeds)
@@ -84,11 +85,13 @@ def weights_of(
     first = [torch.zeros_like(w) for w in weights]
     second = [torch.zeros_like(w) for w in weights]
     streams = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
-    batches = -(-len(data) // plan.batch)
-    steps, step = plan.epochs * batches, 0
+    kept = torch.arange(len(data)).expand(len(seeds), -1) if places is None else places
+    steps, step = plan.epochs * -(-kept.shape[1] // plan.batch), 0
     for _ in range(plan.epochs):
-        orders = torch.stack([torch.randperm(len(data), generator=stream) for stream in streams])
-        for start in range(0, len(data), plan.batch):
+        orders = torch.stack(
+            [own[torch.randperm(len(own), generator=stream)] for own, stream in zip(kept, streams, strict=True)]
+        )
+        for start in range(0, kept.shape[1], plan.batch):
             index = orders[:, start : start + plan.batch]
             target = arms.targets[:, index].transpose(0, 1)
             grads = gradients(weights, data.inputs[index], data.labels[index], target, arms)

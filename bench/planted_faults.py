@@ -373,9 +373,10 @@ def relabelled(share: float, *, held: bool = False) -> Plant:
 
 fault("data", "a fifth of the labels wrong", "label-noise", "weak-teacher")(relabelled(0.2))
 fault("data", "two fifths of the labels wrong", "label-noise", "weak-teacher misaligned-cache")(relabelled(0.4))
-fault("data", "a third of the labels wrong, held-out too", "label-noise", "weak-teacher held-out-calibration")(
-    relabelled(0.35, held=True)
-)
+for words, share in (("tenth", 0.1), ("fifth", 0.2), ("third", 0.35)):
+    fault("data", f"a {words} of the labels wrong, held-out too", "label-noise", "weak-teacher held-out-calibration")(
+        relabelled(share, held=True)
+    )
 
 
 @fault("data", "half of one class labelled as another", "label-noise lost-class", "duplicate-classes class-balance")

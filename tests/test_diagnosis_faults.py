@@ -295,6 +295,17 @@ def test_a_teacher_behind_what_can_be_learned_from_the_labels_does_not_accuse_th
     assert raised(blamed).get("label-noise") == "warning"
 
 
+def test_a_tenth_of_the_labels_wrong_everywhere_is_not_subtracted_as_the_teachers_own_errors() -> None:
+    labels, there = wrong(DATA.labels, 0.12), TeacherSignal(SOUND_HELD, wrong(HELD.labels, 0.12))
+    task = Task("classification", transfer=Examples(DATA.inputs, labels, DATA.class_names), student=student)
+    noise = diagnose(TeacherSignal(SOUND, labels), data=task, held_out=there, only=("label-noise",)).findings[0]
+    found = {item.name: item for item in noise.evidence}
+    assert noise.severity == "warning" and "of the held-out labels" in noise.summary
+    assert found["random in held-out data too, not subtracted"].value > 0.03
+    unled = diagnose(TeacherSignal(SOUND, labels), held_out=there, only=("label-noise",)).findings[0]
+    assert unled.severity == "ok"  # without data it is not known whether these errors are the teacher's
+
+
 def test_zero_counts_are_not_taken_for_wrong_labels() -> None:
     """Votes of five neighbours: a class without a vote stands at a floor that is no probability."""
     draw = torch.Generator().manual_seed(0)

@@ -17,6 +17,8 @@ from fractionate.diagnosis.label_mixture import LabelMixture
 from fractionate.diagnosis.reading import Reading
 from fractionate.records import Evidence, Interval
 
+SHARED = "random in held-out data too, not subtracted"
+THERE = "random labels in held-out data"
 AHEAD = "ahead of what can be learned from these labels"
 
 
@@ -32,10 +34,12 @@ class LabelNoise:
     `many` = 15 %; neither where another temperature explains the labels: random labels have to be the likelier explanation of at
     least `explained` = half of the excess. Wrong labels are as frequent where a teacher is sure, and wrong inputs are not.
 
-    Labels that are wrong in held-out data too leave no excess, so the held-out rate is given next to it. Warning where the share of
-    random labels there is clear of `common` = 15 %, the teacher is right beyond chance, and more often, by `lead` = 1 point, than
+    Labels that are wrong in held-out data too are not the teacher's errors: what random labels surely explain in both, the smaller
+    of the lower ends of their shares, is not subtracted where it is at least `explained` of what the teacher contradicts in
+    held-out data. It counts where the teacher is right more often, by `lead` = 1 point, than
     classifiers that learned from these labels and were judged on others (a line, the student's own kind): random labels cannot be
-    learned, so a teacher behind those has errors of its own. Not of tokens, whose labels are the text itself.
+    learned, so a teacher behind those has errors of its own. Warning too where that holds, the teacher is right beyond chance and
+    the share in held-out data alone is clear of `common` = 15 %. Not of tokens, whose labels are the text itself.
     """
 
     rate: float = 0.01
@@ -58,7 +62,9 @@ class LabelNoise:
             own = "contradictions that its doubt announces"
             expected = float(torch.where(confident, 1 - case.reading.top, 0.0).mean())
             theirs = Interval(expected, expected)
-        excess = count / n - expected
+        random, there = self._random("random labels", case.mixture, case.signal.classes), self._held_out(case)
+        shared = self._in_both(random, there, expected)
+        excess = count / n - max(0.0, expected - shared)
         # Newcombe's interval of a difference, from the two Wilson intervals
         low = excess - math.hypot(count / n - around.low, theirs.high - expected)
         high = excess + math.hypot(around.high - count / n, expected - theirs.low)
@@ -78,8 +84,9 @@ class LabelNoise:
                 ),
                 Evidence("labels confidently contradicted", count / n, "share", around),
                 Evidence(own, expected, "share", theirs),
-                self._random("random labels", case.mixture, case.signal.classes),
-                *self._held_out(case),
+                *[Evidence(SHARED, shared, "share")] * bool(there),
+                random,
+                *there,
                 Evidence("accuracy", case.reading.accuracy, "share"),
                 Evidence("chance", case.reading.chance, "share"),
             ),
@@ -96,11 +103,22 @@ class LabelNoise:
         leads = [float((own[places] - right.double()).mean()) for right, places in rivals]
         ahead = [Evidence(AHEAD, min(leads), "share", None, self.lead)] if leads else []
         return (
-            self._random("random labels in held-out data", case.held_out_mixture, case.signal.classes, self.common),
+            self._random(THERE, case.held_out_mixture, case.signal.classes, self.common),
             Evidence("accuracy on held-out data", case.held_out_reading.accuracy, "share"),
             Evidence("chance on held-out data", case.held_out_reading.chance, "share"),
             *ahead,
         )
+
+    def _in_both(self, here: Evidence, there: tuple[Evidence, ...], contradicted: float) -> float:
+        """The share of labels that are surely random in transfer set and held-out data.
+
+        0 where the teacher does not lead, and where most of what it contradicts in held-out data has to be errors of its own.
+        """
+        known = {one.name: one for one in there}
+        if THERE not in known or AHEAD not in known or known[AHEAD].value <= self.lead:
+            return 0.0
+        shared = min(one.interval.low for one in (here, known[THERE]) if one.interval is not None)
+        return shared if shared >= self.explained * contradicted else 0.0
 
     @staticmethod
     def _random(name: str, found: LabelMixture, classes: int, threshold: float | None = None) -> Evidence:
@@ -118,14 +136,13 @@ class LabelNoise:
     def judge(self, measured: Measurement) -> Judgement:
         excess = measured["labels contradicted beyond the teacher's own errors"]
         low = measured.low("labels contradicted beyond the teacher's own errors")
-        both = "random labels in held-out data"
         leads = not measured.has(AHEAD) or measured[AHEAD] > self.lead
-        if measured.has(both) and measured.low(both) > self.common and leads:
+        if measured.has(THERE) and measured.low(THERE) > self.common and leads:
             right, chance = measured["accuracy on held-out data"], measured["chance on held-out data"]
             if right > chance + 0.2 * (1 - chance):
                 return Judgement(
                     "warning", 1 - measured["random labels"],
-                    f"{measured['random labels']:.0%} of the labels look random, and {measured[both]:.0%} of the held-out labels, "
+                    f"{measured['random labels']:.0%} of the labels look random, and {measured[THERE]:.0%} of the held-out labels, "
                     f"first {measured.about}",
                     "Labels are noisy in all of the data: they come from one source.",
                     "Correct the listed examples; until then give the teacher more weight than the labels. Judge on clean data.",
@@ -134,14 +151,19 @@ class LabelNoise:
         if low <= self.rate or measured["random labels"] < self.explained * excess:
             text = f"the teacher confidently contradicts {max(0.0, excess):.1%} of the labels beyond its own errors"
             more = "; its doubt explains them" if low > self.rate else ""
-            if leads and measured.has(both) and measured.low(both) > self.rate:
-                more += f"; {measured[both]:.0%} of the held-out labels look random too"
+            if leads and measured.has(THERE) and measured.low(THERE) > self.rate:
+                more += f"; {measured[THERE]:.0%} of the held-out labels look random too"
             return fine(text + more, 1 - 5 * max(0.0, excess))
+        too = (
+            f", and {measured[THERE]:.0%} of the held-out labels random"
+            if measured.has(SHARED) and measured[SHARED]
+            else ""
+        )
         useless = measured["accuracy"] <= 2 * measured["chance"]
         return Judgement(
             "error" if low > self.many and not useless else "warning",
             1 - 2 * excess,
-            f"{excess:.1%} of the labels look wrong beyond the teacher's own errors, first {measured.about}",
+            f"{excess:.1%} of the labels look wrong beyond the teacher's own errors{too}, first {measured.about}",
             "Labels are noisy, or rows of a cached signal belong to other examples (the teacher cannot tell which; check those "
             "listed).",
             "Correct or drop the listed examples; until then give the teacher more weight than the labels.",
