@@ -14,7 +14,7 @@ from fractionate.errors import ResourceError
 from fractionate.page import read_page
 from fractionate.records import Explanations
 from fractionate.run.read import read_run
-from fractionate.run.runfile import load_run
+from fractionate.run.runfile import dump_run, load_run
 from fractionate.run.workflow import Workflow
 from tiny_hub import bert, llama
 
@@ -77,6 +77,14 @@ def test_every_example_says_what_it_is() -> None:
     for path in EXAMPLES:
         assert path.read_text(encoding="utf-8").startswith("# "), path.name
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 15, path.name
+
+
+def test_the_run_file_of_its_folder_is_the_run_again(tmp_path: Path) -> None:
+    """What a page and `next:` name is `out/run.yaml`, with every setting written out."""
+    for path in EXAMPLES:
+        run = load_run(path)
+        (tmp_path / "run.yaml").write_text(dump_run(run), encoding="utf-8")
+        assert load_run(tmp_path / "run.yaml") == run, path.name
 
 
 def test_the_command_lists_and_prints_them(capsys: pytest.CaptureFixture[str]) -> None:

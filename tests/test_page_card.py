@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from tests.test_page import records
 
+from fractionate.cli.terminal import fitted
 from fractionate.page import decide, read_record, report
 from fractionate.page.decisions import Card, card_text
 from fractionate.records import Diagnosis, Effect, Interval, Pilot, Recommendation, Run, Share, Study
@@ -298,3 +301,26 @@ def test_what_all_students_have_is_no_other_recipe() -> None:
         for r in study.runs
     )
     assert "was not one of the variants" not in only([advised, replace(study, runs=runs)])[0]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_lines_broken_between_words_and_commands_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    command = "next: fractionate dissect runs/a/run.yaml data.transfer=25 out=runs/a-25"
+    text = f"  {'word ' * 12}95 % sure\n{command}\n  {'█' * 50}"
+    shown = fitted(text, _Terminal()).split("\n")
+    assert fitted(text, io.StringIO()) == text and command in shown
+    assert all(len(line) <= 40 for line in shown[:2]) and shown[1].startswith("      ")
+    assert not any(line.startswith("%") or line.endswith(" 95") for line in map(str.strip, shown))
+    assert " ".join(fitted(text, _Terminal()).split()) == " ".join(text.split())
+
+
+def test_a_comparison_wider_than_the_terminal_is_a_list() -> None:
+    decided = decide(case([("kd", 2.0, 0.5, "helps")]))
+    wide, narrow = str(decided), card_text(decided, 50)
+    assert card_text(decided, 500) == wide and narrow != wide
+    assert re.search(r"^  no teacher: accuracy \d", narrow, re.MULTILINE)

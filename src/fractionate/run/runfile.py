@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from fractionate.errors import ConfigError, FractionateError, printable, visible
 from fractionate.records.commands import Difference, Differences, Setting, Settings
 from fractionate.run.schema import RunFile, all_keys, known_keys, section_at
-from fractionate.run.sections import ContradictionError
+from fractionate.run.sections import FACTORS, ContradictionError
 from fractionate.run.yaml import MOST_DEEP, Lines, Place, parse_file, parse_text
 from fractionate.system.registry import names_code, nearest
 
@@ -216,7 +216,7 @@ def _where(lines: Lines, place: Place) -> tuple[int, int]:
 
 
 def dump_run(run: RunFile) -> str:
-    """The run as the YAML text of a run file with every setting written out.
+    """The run as the YAML text of a run file with every setting that applies written out.
 
     Args:
         run: What `read_run` or `load_run` gave.
@@ -234,7 +234,10 @@ def dump_run(run: RunFile) -> str:
     out = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
-    yaml.dump(_quoted(run.model_dump(mode="json", exclude_none=True)), out)
+    tree = run.model_dump(mode="json", exclude_none=True)
+    if run.study.arms is not None:  # which stand in the place of the factors
+        tree["study"] = {key: value for key, value in tree["study"].items() if key not in FACTORS}
+    yaml.dump(_quoted(tree), out)
     return visible(out.getvalue())
 
 
