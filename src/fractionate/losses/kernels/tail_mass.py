@@ -51,7 +51,7 @@ def closed_form(logits: Rows, signal: CompactSignal, objective: Objective) -> Lo
     left = (part.classes - 1 - known.sum(dim=1)).clamp_min(1).to(logits.dtype)
     own = torch.exp(part.label_logits.to(logits.dtype) / temperature - log_z)
     masses = torch.exp(part.logits.to(logits.dtype) / temperature - log_z[:, None])
-    rest = torch.exp(part.rest[:, part.temperatures.index(temperature)].to(logits.dtype) - log_z)
+    rest = torch.exp(part.rest_at.to(logits.dtype) - log_z)
     even = rest / left
     z_own, z_entries = logits.gather(1, labels).squeeze(1), logits.gather(1, entries)
     z_known = z_own + torch.where(known, z_entries, 0.0).sum(dim=1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
 from fractionate.training.fleet.stacked import Stack, State
@@ -93,8 +94,24 @@ def record(stack: Stack, inputs: Tensor, noise: State) -> Recording | str:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def _without_idle(graph: Graph) -> None:
+    """Take out operations that give what they get: half of those that `vmap` and autograd leave behind."""
+    overloads = [n for n in graph.nodes if isinstance(n.target, OpOverload)]
+    in_place = any(n.target._schema.is_mutable for n in overloads)  # then a product with 1 may be there to copy
+    for node in overloads:
+        aten, given = torch.ops.aten, node.args[0]
+        same = node.target in (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+        idle = node.target is aten.detach.default  # replayed without gradients
+        idle = idle or (same and node.meta["val"].shape == given.meta["val"].shape)
+        idle = idle or (node.target is aten.mul.Scalar and node.args[1] == 1 and not in_place)
+        if idle:
+            node.replace_all_uses_with(given)
+            graph.erase_node(node)
+
+
 def _split(whole: GraphModule) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The operations that need the gradient of the logits, apart from those that do not; in the order they were recorded."""
+    _without_idle(whole.graph)
     nodes = list(whole.graph.nodes)
     inputs = [n for n in nodes if n.op == "placeholder"]
     (result,) = (n for n in nodes if n.op == "output")

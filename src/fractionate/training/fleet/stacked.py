@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from fractionate.data.sampling import step_seed
+from fractionate.training.step import seed_step
 
 State = dict[str, Tensor]
 
@@ -87,8 +87,8 @@ class Stack:
         """The noise that `nn.Dropout` would draw in a student after `torch.manual_seed(step_seed(seed, step))`."""
         if not self.dropouts:
             return {}
-        with torch.random.fork_rng():
-            torch.manual_seed(step_seed(self.seed, step))
+        with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
+            seed_step(self.seed, step, inputs.device)
             return {
                 f"{name}.noise": torch.empty(shape, device=inputs.device).bernoulli_(1 - share) / (1 - share)
                 for name, shape in self._shapes(inputs)
