@@ -65,7 +65,8 @@ FEWER_PASSES = (
 )
 ARITHMETIC = (
     "The rest is spread: measurements 10 %, optimizer 9 %, recording the step 7 %, evaluation and records 7 %, gradients of the "
-    "losses 7 %, making models 5 % (timed once, at load). Next: one stack over all seeds, which would leave a second worker nothing to do."
+    "losses 7 %, making models 5 % (timed once, at load). Next: one stack over all seeds, which would leave a second worker "
+    "nothing to do."
 )
 MEASURED = "Measuring each student (test data, points along the training) is part of it. Next: bfloat16 by default where it gains."
 A_SHARD = "A shard of 64 MiB is collected before it is written: below that many bytes memory grows with the rows."

@@ -68,7 +68,7 @@ def killed(run, folder: Path) -> None:
 class Dies:
     """An observer that kills the process at a step."""
 
-    steps = frozenset({3})
+    steps, fitted = frozenset({3}), False
 
     def stepped(self):
         pass

@@ -33,6 +33,7 @@ class _Clock:
     steps: frozenset[int]
     losses: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
+    fitted: bool = False
 
     def stepped(self) -> None:
         self.ends.append(time.perf_counter())

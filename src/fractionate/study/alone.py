@@ -33,6 +33,7 @@ class Along:
     stack_setup: StackSetup | None
     objective: Objective | None
     advance: Advance
+    fitted: bool = False
     probed: Tensor | None = None
     _probe: Tensor | None = field(default=None, repr=False)
 
@@ -77,7 +78,8 @@ def train_alone(
     count = setup.measured_points(recipe.training, arm.share)
     measured = frozenset(round((i + 1) * (steps - 1) / count) + 1 for i in range(count)) | {steps}
     stack_setup = setup.stack_setup(arm, seed) if arm.plain else None
-    along = Along(measured, task, stack_setup, recipe.objective, advance)
+    # of preparations, terms and other data the study knows the parts alone
+    along = Along(measured, task, stack_setup, recipe.objective, advance, fitted=arm.plain)
     bare = bare_run(setup, trial, "diverged", backend=backend)
     model: nn.Module | None
     try:

@@ -118,6 +118,11 @@ class Observer(Protocol):
         """Steps, counted from 1, after which the student is measured."""
         ...
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it is known that data, models and metrics fit together: a study finds out once for all of its students."""
+        ...
+
     def stepped(self) -> None:
         """Called after each step."""
         ...

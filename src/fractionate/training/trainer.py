@@ -209,6 +209,8 @@ class Session:
         learns_from = "teacher" if self.recipe.opens_teacher else "labels"
         head = self.task.head
         check_step(self.plain, inputs, training, self.device, learns_from=learns_from, head=head, copies=copies)
+        if self.observer is not None and self.observer.fitted:
+            return
         with Stepper.errors:
             check_fit(self.task, self.plain, classes_of(self.source) if self.recipe.needs_teacher else None)
 
