@@ -71,7 +71,7 @@ def test_the_card_agrees_with_the_records(
         assert not found.recipe, "no recipe next to advice against it"
     if studied and verdicts == {"hurts"}:
         assert found.answer == "Don't distil"
-    if weak:
+    if weak and not repair:  # a repair is named in the headline
         assert any(reason.startswith("Faulty teacher") and finding.name in reason for reason in found.reasons)
     if repair and found.answer != "Distil":
         assert found.headline.startswith("Don't distil before this is repaired")
