@@ -78,6 +78,11 @@ def lines(name: str) -> tuple[str, ...]:
     return tuple((RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines())
 
 
+def present(tables: dict[str, str]) -> dict[str, str]:
+    """Those of the tables that are committed."""
+    return {data: name for data, name in tables.items() if (RESULTS / f"{name}.md").exists()}
+
+
 def rows(name: str) -> Iterator[Row]:
     """Every row of every table of a file."""
     section, heads = "", ()
@@ -242,6 +247,11 @@ def of_spectrum(column: str, teacher: str) -> Iterator[Found]:
 
 
 def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
+    """Effects of the rows of a table, or of one table for each data set (those that are committed)."""
+    if "tables" in spec:
+        for data, table in present(spec["tables"]).items():
+            yield from of_rows({key: spec[key] for key in spec if key != "tables"} | {"data": data, "table": table})
+        return
     name = spec["table"]
     if "bullets" in spec:
         section = ""
@@ -278,7 +288,8 @@ def evidence(claim: dict[str, Any]) -> list[Found]:
         return list(of_spectrum(**claim["spectrum"]))
     if "mechanism" in claim:
         return list(of_cells(claim["mechanism"]["contrast"], "healthy", claim["mechanism"]["measure"]))
-    return list(of_rows(claim["rows"])) if "rows" in claim else []
+    specs = claim.get("rows", [])
+    return [found for spec in (specs if isinstance(specs, list) else [specs]) for found in of_rows(spec)]
 
 
 def by_data(found: Sequence[Found]) -> list[Found]:
@@ -369,11 +380,14 @@ def untested(claim: dict[str, Any]) -> list[str]:
     if "share" not in claim:
         return ["–", "–", f"not tested: {claim['untested']}", "–", "–", "–"]
     spec = claim["share"]
-    name, (low, high) = spec["table"], spec["range"]
-    row = next(row for row in rows(name) if row.cells[0] == spec["row"])
-    share = number(row.cells[row.heads.index(spec["column"])].rstrip("%"))
-    held = "held" if low <= share <= high else "**not held**"
-    return [f"{share} %", "–", held, f"1: {spec['data']}", "1 teacher", f"[{name}]({name}.md)"]
+    low, high = spec["range"]
+    tables = present(spec["tables"])
+    found = [next(row for row in rows(name) if row.cells[0].startswith(spec["row"])) for name in tables.values()]
+    shares = [number(row.cells[row.heads.index(spec["column"])].rstrip("%")) for row in found]
+    held = "held" if all(low <= share <= high for share in shares) else "**not held**"
+    sources = ", ".join(f"[{name}]({name}.md)" for name in tables.values())
+    shown = " / ".join(f"{share} %" for share in shares)
+    return [shown, "–", held, f"{len(tables)}: {', '.join(tables)}", "1 teacher each", sources]
 
 
 def table_of(paper: dict[str, Any]) -> list[str]:

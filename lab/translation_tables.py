@@ -21,6 +21,7 @@ SHOWN = {
     "ta-where-gold": "TA where top-1 is gold, %", "ta-where-not-gold": "where not, %",
 }  # fmt: skip
 TESTED = list(SHOWN)[:5]
+LANGUAGES = {"it": "Italian", "fr": "French", "de": "German"}
 
 
 def mean_of(values: Sequence[float]) -> str:
@@ -69,25 +70,27 @@ def of_teacher(heard: Store, heard_test: Store) -> list[str]:
     return lines
 
 
-def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
+def tell(study: Study, at: Material, heard: Store, heard_test: Store, *, passes: int) -> None:
     size = at.size
     split = at.task.splits.test
     assert split is not None
     scores = at.task.evaluate(at.teacher, split, StoredTokens(heard_test))
     count = sum(p.numel() for p in at.teacher.parameters())
     small = study.runs[0].parameters
+    name = "study_translation" + ("" if size.target == "it" else f"_{size.target}")
+    command = f"PYTHONPATH=src python lab/study_translation.py {size.target}"
     lines = [
-        "# study_translation",
+        f"# {name}",
         "",
-        f"English to Italian on Debian's package descriptions, sources of at most {size.words} words, {size.subwords:,} joint "
-        f"pieces. Teacher: Marian {size.teacher[0]} wide, {size.teacher[1]} + {size.teacher[1]} layers, {count:,} parameters, "
-        f"{size.teaching.steps:,} steps of {size.teaching.batch_size} sentences on {len(at.taught):,} pairs. Students: "
-        f"{size.student[0]} wide, {size.student[1]} + {size.student[1]} layers, {small:,} parameters, {size.learning.steps} steps "
-        f"of {size.learning.batch_size} on {len(at.transfer):,} of these pairs. Test, split by source package and "
-        f"read once: {len(at.test):,} pairs. Loss: half the label-smoothed cross-entropy (0.1), half the arm's, temperature 1; "
-        "iterative arms take 2 passes. Beam 4, length penalty 0.6.",
+        f"English to {LANGUAGES[size.target]} on Debian's package descriptions, sources of at most {size.words} words, "
+        f"{size.subwords:,} joint pieces. Teacher: Marian {size.teacher[0]} wide, {size.teacher[1]} + {size.teacher[1]} layers, "
+        f"{count:,} parameters, {size.teaching.steps:,} steps of {size.teaching.batch_size} sentences on {len(at.taught):,} "
+        f"pairs. Students: {size.student[0]} wide, {size.student[1]} + {size.student[1]} layers, {small:,} parameters, "
+        f"{size.learning.steps} steps of {size.learning.batch_size} on {len(at.transfer):,} of these pairs. Test, split by "
+        f"source package and read once: {len(at.test):,} pairs. Loss: half the label-smoothed cross-entropy (0.1), half the "
+        f"arm's, temperature 1; iterative arms take {passes} passes. Beam 4, length penalty 0.6.",
         "",
-        f"Data fingerprint `{study.data['fingerprint']}`. Made by `PYTHONPATH=src python lab/study_translation.py`.",
+        f"Data fingerprint `{study.data['fingerprint']}`. Made by `{command}`.",
         f"sacrebleu {sacrebleu.__version__}: BLEU by 13a, chrF2.",
         "",
         "## Arms: mean over seeds, and half of a 95 % t interval",
@@ -106,7 +109,7 @@ def tell(study: Study, at: Material, heard: Store, heard_test: Store) -> None:
         "(docs/theory/theory.md); the terms compare the two rows, not this teacher with others.",
     ]
     results = size.runs if size is TINY else Path(__file__).parent / "results"
-    (results / "study_translation.md").write_text("\n".join(lines) + "\n")
-    kept = replace(study, settings=study.settings | {"command": "PYTHONPATH=src python lab/study_translation.py"})
-    report(kept, results / "study_translation.html", title="Where does a translator's knowledge hide?")
+    (results / f"{name}.md").write_text("\n".join(lines) + "\n")
+    kept = replace(study, settings=study.settings | {"command": command})
+    report(kept, results / f"{name}.html", title="Where does a translator's knowledge hide?")
     print("\n".join(lines))

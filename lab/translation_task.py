@@ -40,7 +40,8 @@ FEW = [(f"{a} for {b}", f"{c} per {d}") for a, c in NOUNS for b, d in TOPICS]  #
 class Size:
     """How large everything is; `words` of the English side, `longest` pieces a side, `subwords` of the joint vocabulary."""
 
-    runs: Path = Path("runs/study_translation_dissect")
+    runs: Path = Path("runs/study_translation")
+    target: str = "it"
     words: int = 6
     longest: int = 32
     subwords: int = 1200
@@ -56,8 +57,12 @@ class Size:
         default=Training(steps=500, batch_size=32, learning_rate=8e-3, warmup_share=0.1, precision="bfloat16")
     )
 
+    @property
+    def pair(self) -> str:
+        return f"en–{self.target}"
 
-FULL = Size()
+
+FULL = {target: Size(Path(f"runs/study_translation_{target}"), target) for target in ("it", "fr", "de")}
 TINY = Size(
     runs=Path("runs/study_translation_tiny"), subwords=70, transfer=15, teacher=(64, 1), student=(32, 1),
     teaching=Training(steps=60, batch_size=20, learning_rate=1e-2), learning=Training(steps=4, batch_size=8, learning_rate=8e-3),
@@ -108,7 +113,7 @@ class Material:
         if self.size is TINY:
             columns = {"source": tuple(s for s, _ in FEW), "target": tuple(t for _, t in FEW)}
             return PairData(Divided(RawSplit(columns, tuple(map(str, range(len(FEW)))), "few")))
-        found: PairData = data_sets[f"descriptions('en', 'it', words={self.size.words}, examples={10**9})"]
+        found: PairData = data_sets[f"descriptions('en', {self.size.target!r}, words={self.size.words}, examples={10**9})"]
         return found
 
     @cached_property
@@ -174,7 +179,7 @@ class Material:
         split = {"reads_teacher": True, "finish": share, "counts": True}
         return Task(
             Translation(beams=4),
-            name="Debian descriptions, en–it",
+            name=f"Debian descriptions, {self.size.pair}",
             transfer=self.transfer,
             test=self.test,
             student=lambda: translator(len(tokenizer), width=width, layers=layers, dropout=0.0, init_std=0.125),
