@@ -113,7 +113,9 @@ class Material:
         if self.size is TINY:
             columns = {"source": tuple(s for s, _ in FEW), "target": tuple(t for _, t in FEW)}
             return PairData(Divided(RawSplit(columns, tuple(map(str, range(len(FEW)))), "few")))
-        found: PairData = data_sets[f"descriptions('en', {self.size.target!r}, words={self.size.words}, examples={10**9})"]
+        found: PairData = data_sets[
+            f"descriptions('en', {self.size.target!r}, words={self.size.words}, examples={10**9})"
+        ]
         return found
 
     @cached_property
