@@ -112,7 +112,7 @@ BUGS = (
     Bug("class shares in float32", "theory/spectrum/stream.py", (
         ("share = counts / counts.sum()", "share = (counts.float() / counts.sum().float()).double()"),)),
     Bug("flat shape over all classes in the spectrum", "theory/spectrum/stream.py", (
-        ("flat = math.log(self.classes - 1)", "flat = math.log(self.classes)"),)),
+        ("flat = math.log(classes - 1)", "flat = math.log(classes)"),)),
     Bug("rescaling multiplied by T where it is divided", "losses/objective.py", (
         ("strength = objective.soft_scale / objective.temperature", "strength = objective.soft_scale * objective.temperature"),)),
     Bug("rescaling with the untempered student", "losses/objective.py", (
