@@ -95,3 +95,10 @@ def test_two_views():
     assert four.reproducible_nats == pytest.approx(once.reproducible_nats)
     assert four.interval.low == pytest.approx(once.interval.low)  # four copies of a row know no more than one
     assert reproducible(first, second).interval.low > once.interval.low
+
+
+def test_a_signal_is_read_at_its_own_temperature_where_none_is_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    signal = TeacherSignal(3 * torch.randn(60, 5, generator=generator), torch.arange(60) % 5)
+    assert spectrum(signal.at(4.0)) == spectrum(signal, 4.0) != spectrum(signal)
+    assert spectrum(signal.at(4.0), 1.0) == spectrum(signal)

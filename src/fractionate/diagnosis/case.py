@@ -108,7 +108,7 @@ class Case:
     @cached_property
     def spectrum(self) -> Spectrum:
         """The spectrum at temperature 1."""
-        return spectrum(self.signal)
+        return spectrum(self.signal, 1.0)
 
     @cached_property
     def line(self) -> tuple[Bool[Tensor, "judged"], Int[Tensor, "judged"]] | None:

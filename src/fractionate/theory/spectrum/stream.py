@@ -186,7 +186,7 @@ def _terms(by_class: Float[Tensor, "present 6"], classes: int, temperature: floa
     return Spectrum(temperature=temperature, examples=int(counts.sum()), classes=classes, **exact)
 
 
-def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) -> Spectrum:
+def spectrum(signal: TeacherSignal | CompactSignal, temperature: float | None = None) -> Spectrum:
     """Split the teacher's information log K - E[H(p)] into universe, domain and instance, confidence and shape apart.
 
     With p the teacher's distribution at the temperature, m_c the class means, π_c the class shares, p̄ = Σ π_c m_c[c] and KL2 the KL
@@ -204,7 +204,7 @@ def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) ->
 
     Args:
         signal: Logits [batch, classes] and labels [batch]; or compact rows, never made dense.
-        temperature: Of the teacher's distribution.
+        temperature: Of the teacher's distribution; None: that of `signal.at(temperature)`, 1 for a signal as it comes.
 
     Returns:
         A `Spectrum`: the five terms in nats, with intervals over examples.
@@ -219,11 +219,12 @@ def spectrum(signal: TeacherSignal | CompactSignal, temperature: float = 1.0) ->
         print(spectrum(TeacherSignal(torch.randn(40, 4), torch.arange(40) % 4)))
     """
     if isinstance(signal, CompactSignal):
-        return compact_spectrum(signal, temperature)
+        return compact_spectrum(signal, signal.temperature if temperature is None else temperature)
     if not isinstance(signal, TeacherSignal):
         raise ConfigError(
             "this is no teacher's signal", expected="TeacherSignal(logits, labels)", got=type(signal).__name__
         )
+    temperature = signal.temperature if temperature is None else temperature
     logits, labels = signal.logits, signal.labels
     present, counts = torch.unique(labels, return_counts=True)
     # blocks of classes: their sums are in memory together
