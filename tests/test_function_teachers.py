@@ -438,3 +438,13 @@ def test_a_task_with_an_estimator_trains_by_recipe() -> None:
     task = Task("classification", transfer=(X, Y), test=table(60, 1), student=lambda: nn.Linear(5, CLASSES))
     _, run = distill(task, teacher=forest(), objective=Objective("kd", 1.0, 1.0), training=FAST, show="nothing")
     assert run.test is not None
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_classes_that_are_numbers_are_found_by_their_names(kind: type) -> None:
+    inputs = np.arange(24.0).reshape(12, 2)
+    teacher = LogisticRegression().fit(inputs, [kind(3 - 2 * (n % 2)) for n in range(12)])  # classes 1 and 3
+    found = as_teacher_module(teacher, class_names=("1", "2", "3"), classes=3)(torch.from_numpy(inputs)).softmax(1)
+    expected = teacher.predict_proba(inputs)
+    assert found[:, 1].max() == 0
+    np.testing.assert_allclose(found[:, [0, 2]].numpy(), expected, atol=1e-6)

@@ -138,8 +138,9 @@ class EstimatorRows:
 
     def _places(self, known: NDArray[Any]) -> NDArray[np.int64]:
         """The class number of each of the estimator's columns."""
-        if self.class_names and {str(name) for name in known.tolist()} <= set(self.class_names):
-            return np.array([self.class_names.index(str(name)) for name in known.tolist()])
+        written = [plain_number(name) if isinstance(name, float) else str(name) for name in known.tolist()]
+        if self.class_names and set(written) <= set(self.class_names):  # a file's classes 1 and 3 are no class numbers
+            return np.array([self.class_names.index(name) for name in written])
         if known.dtype.kind in "iub":
             if int(known.min()) < 0:
                 raise MismatchError("the estimator's classes are not class numbers", got=str(known[:6].tolist()))
