@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,36 @@ def test_an_onnx_program_reads_the_cells_of_a_table(tmp_path, monkeypatch) -> No
     torch.testing.assert_close(
         Store.open("run/store").signal().probabilities, network(rows).detach(), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["1", "red"], object),
+        (["True", "maybe"], object),
+        (["true", "False"], bool),
+        (["3", "12"], float),
+        (["007", "3"], object),
+    ],
+)
+def test_what_a_column_holds_is_the_same_in_every_batch(words: list[str], kind: type) -> None:
+    from fractionate.data.columns import Column
+    from fractionate.models.estimators import as_cells
+
+    column = Column("c", "category", np.array([0, 0, 1, 1]), tuple(words))
+    for places in ([0, 1], [2, 3], [0, 1, 2, 3]):  # some batches hold one of the words alone
+        cells = as_cells(column.as_read(np.array(places)))
+        assert cells.dtype == kind and len(cells) == len(places)
+    missing = replace(column, values=np.array([0, -1, 1, 1]))
+    assert as_cells(missing.as_read(np.array([0, 1])))[1] != as_cells(missing.as_read(np.array([1])))[0]  # NaN in both
+
+
+def test_one_long_text_is_refused_before_all_rows_are_as_long() -> None:
+    from fractionate.data import columns
+    from fractionate.errors import ResourceError
+
+    with pytest.raises(ResourceError, match="leave out the longest text, of 1,000,000 bytes"):
+        columns.text_cells(["x" * 1_000_000, *["short"] * 1_000_000])
 
 
 def test_a_vectoriser_and_a_classifier_teach_texts(tmp_path, monkeypatch) -> None:

@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from fractionate.data.numerals import CODE, DATE, PLAIN, Numerals, other_numerals
 from fractionate.errors import ConfigError, printable
+from fractionate.system.memory import require_bytes
 
 Kind = Literal["number", "category"]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")
 MOST_CATEGORIES = 100  # more different values are taken for text
 NO_TEXT = b"\xff"  # of a missing cell among text in UTF-8, where this byte never stands
+TRUTHS = {
+    "True": True,
+    "TRUE": True,
+    "true": True,
+    "False": False,
+    "FALSE": False,
+    "false": False,
+}  # as pandas reads them
 ODD_SHARE = 0.1  # a column of numbers with this many other cells or fewer is a column of numbers with mistakes
 FEWEST_ROWS = 10  # from here on, a column that counts up by one is taken for row numbers
 
@@ -32,18 +41,41 @@ class Column:
     categories: tuple[str, ...] = ()
 
     def as_read(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        """Cells as the file has them: numbers [rows], or UTF-8 text [rows, bytes] that ends in zeros (`NO_TEXT` where missing)."""
+        """Cells as pandas reads them of the file: numbers or truths [rows], or the text of `text_cells` [rows, bytes]."""
         values = self.values[places]
         if self.kind == "number":
             return values.astype(np.float64)
-        cells: NDArray[Any] = text_cells([*self.categories, None])[values]  # the last for -1
-        return cells
+        cells: NDArray[Any]
+        words = self.categories
+        if all(word in TRUTHS for word in words) and (self.values >= 0).all():
+            cells = np.array([TRUTHS[word] for word in words])
+        elif all(is_plain_number(word) for word in words):
+            cells = np.array([*map(float, words), math.nan])  # the last for -1
+        else:
+            cells = text_cells([*words, None])
+        found: NDArray[Any] = cells[values]
+        return found
+
+
+def is_plain_number(word: str) -> bool:
+    """Whether a number is written as it is printed: no code such as 007."""
+    try:
+        return plain_number(float(word)) == word
+    except (ValueError, OverflowError):
+        return False
 
 
 def text_cells(words: Sequence[str | None]) -> NDArray[np.uint8]:
-    """Texts as UTF-8 [texts, bytes] that ends in zeros: a tensor can hold them. `NO_TEXT` where one is missing."""
-    found = np.array([NO_TEXT if word is None else word.encode() for word in words], dtype=np.bytes_)
-    cells: NDArray[np.uint8] = found.view(np.uint8).reshape(len(words), -1)
+    """Texts as UTF-8 [texts, bytes] that ends in zeros: a tensor can hold them. `NO_TEXT` where one is missing.
+
+    Raises `ResourceError` where one long text makes all rows too long for the memory.
+    """
+    encoded = [NO_TEXT if word is None else word.encode() for word in words]
+    longest = max(map(len, encoded), default=1)
+    require_bytes(
+        2 * len(encoded) * longest, "the texts for the teacher", fix=f"leave out the longest text, of {longest:,} bytes"
+    )
+    cells: NDArray[np.uint8] = np.array(encoded, dtype=np.bytes_).view(np.uint8).reshape(len(words), -1)
     return cells
 
 

@@ -22,14 +22,6 @@ METHODS: Mapping[str, OutputKind] = {  # of estimators, in the order in which th
     "predict_log_proba": "log-probabilities",
     "decision_function": "logits",
 }
-TRUTHS = {
-    "True": True,
-    "TRUE": True,
-    "true": True,
-    "False": False,
-    "FALSE": False,
-    "false": False,
-}  # as pandas reads them
 PREDICTS = "predict"  # of regressors: numbers of tasks without classes
 
 
@@ -177,25 +169,11 @@ def as_array(part: Any) -> NDArray[Any]:
 
 
 def as_cells(part: NDArray[Any]) -> NDArray[Any]:
-    """A column of a table as pandas reads it: numbers, or text out of UTF-8 rows (`Column.as_read`), NaN where it is missing."""
+    """A column as it is, or text out of its UTF-8 rows (`text_cells`), NaN where it is missing."""
     if part.dtype != np.uint8 or part.ndim != 2:
         return part
     found, places = np.unique(np.ascontiguousarray(part).view(f"S{part.shape[1]}")[:, 0], return_inverse=True)
-    words = [None if word == NO_TEXT else word.decode() for word in found.tolist()]
-    known = [word for word in words if word is not None]
-    if known and all(word in TRUTHS for word in known) and None not in words:
-        return np.array([TRUTHS[word] for word in known])[places]
-    if known and all(is_plain_number(word) for word in known):
-        return np.array([math.nan if word is None else float(word) for word in words])[places]
-    return np.array([math.nan if word is None else word for word in words], object)[places]
-
-
-def is_plain_number(word: str) -> bool:
-    """Whether a number is written as it is printed: no code such as 007."""
-    try:
-        return plain_number(float(word)) == word
-    except ValueError:
-        return False
+    return np.array([math.nan if word == NO_TEXT else word.decode() for word in found.tolist()], object)[places]
 
 
 def _frame(columns: Mapping[str, NDArray[Any]], names: Sequence[Any]) -> Any:
