@@ -2,6 +2,7 @@
 
     python bench/regret_pilot.py --minutes 5   # resumes where it was stopped; one line a setting in results/regret_pilot.jsonl
     python bench/regret_pilot.py --table       # writes results/regret_pilot.md from the lines that are there
+    python bench/regret_pilot.py --again       # after a change of the pilot or the rule: those two anew, the arms' scores kept
     python bench/regret_pilot.py --seen        # 18 settings on data of the earlier bench, for the predicted gain; another file
     python bench/regret_pilot.py --halves      # the best arm chosen on half of the test examples, judged on the others
     python bench/regret_pilot.py --weak        # 19 settings with teachers that know next to nothing, for the same; no pilots
@@ -210,8 +211,12 @@ def measured(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {"setting": asdict(setting), "known": asdict(known(setting)), "scores": {}}
     for factor in FACTORS:
         found["scores"] |= trained(setting, list(ARMS), factor)
-    if setting.teacher in WEAK:
-        return found
+    return found if setting.teacher in WEAK else recommended(setting, found)
+
+
+def recommended(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
+    """What the rule and the pilot recommend, added to a line that has the scores of the arms."""
+    found = dict(found)
     rule = diagnosed(setting, pilot=False)
     found["rule"] = {
         "arm": arm_of(rule.recipe),
@@ -378,6 +383,7 @@ def main() -> None:
     parser.add_argument("--seen", action="store_true")
     parser.add_argument("--weak", action="store_true")
     parser.add_argument("--halves", action="store_true")
+    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     path, settings = (SEEN_LINES, SEEN_SETTINGS) if options.seen else (LINES, SETTINGS)
@@ -392,6 +398,11 @@ def main() -> None:
             if str(setting) not in done and time.process_time() < 60 * options.minutes:
                 with HALVES.open("a") as file:
                     file.write(json.dumps({"setting": asdict(setting), "halves": in_halves(setting)}) + "\n")
+        return write(rows())
+    if options.again:
+        lines = [json.loads(line) for line in LINES.read_text().splitlines()]
+        anew = [json.dumps(recommended(Setting(**line["setting"]), line)) for line in lines]
+        LINES.write_text("\n".join(anew) + "\n")
         return write(rows())
     done = {str(r.setting) for r in rows(path)}
     for setting in [] if options.table else settings:
