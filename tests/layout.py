@@ -51,15 +51,16 @@ def paths() -> dict[str, Path]:
 
 
 def imports() -> dict[str, set[str]]:
-    """What each module imports of the package, inside functions too; not what only the type checker reads.
+    """What each module imports of the package, inside functions and for the type checker too.
 
-    A name that a folder gives on first use counts as imported from the file that defines it.
+    What the `__init__.py` of a folder gives on first use is no import of that folder; such a name counts as imported from the
+    file that defines it.
     """
     known = paths()
     given = {name: exported(path) for name, path in known.items() if path.name == "__init__.py"}
     edges: dict[str, set[str]] = {name: set() for name in known}
     for name, path in known.items():
-        for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in _walk(ast.parse(path.read_text(encoding="utf-8")), given=path.name == "__init__.py"):
             targets: list[str] = []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 homes = given.get(node.module.removeprefix("fractionate."), {})
@@ -89,12 +90,13 @@ def _is_ours(target: str) -> bool:
     return target == "fractionate" or target.startswith("fractionate.")
 
 
-def _walk(tree: ast.AST) -> list[ast.AST]:
+def _walk(tree: ast.AST, *, given: bool) -> list[ast.AST]:
+    """Every node; but for what a folder gives on first use."""
     found: list[ast.AST] = []
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if given and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
-        found += [node, *_walk(node)]
+        found += [node, *_walk(node, given=given)]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +17,17 @@ from fractionate.data.sampling import isolated
 from fractionate.errors import MismatchError, NumericsError, printable
 from fractionate.store.identity import tokenizer_fingerprint
 from fractionate.store.keys import Keyed, key_of
+from fractionate.store.rows import StoredRows
 from fractionate.store.teachers import Asker, kind_of, token_rows
 from fractionate.store.views import Replay
 from fractionate.tasks.task import Task
-
-if TYPE_CHECKING:
-    from fractionate.store.reading import Store
 
 ORDER_CHECK = 3  # examples whose places are compared before a store is learned from
 SPOT_CHECK = 64  # a store with 10 % wrong rows passes a check of 64 with probability 0.9^64 = 0.12 %
 TOLERANCE = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-3, "bfloat16": 3e-2}  # of the largest logit in size
 
 
-def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
+def check_data(store: StoredRows, source: Keyed, sample: int | None = None) -> None:
     """Raise `MismatchError` naming field and examples unless the rows that are there belong to these examples.
 
     All rows are checked where the data lie in memory, else `sample` (64) of them, drawn at random.
@@ -60,7 +58,7 @@ def check_data(store: Store, source: Keyed, sample: int | None = None) -> None:
         )
 
 
-def check_order(store: Store, split: Split) -> None:
+def check_order(store: StoredRows, split: Split) -> None:
     """Raise `MismatchError` where the store has the examples of these data at other places, which labels alone may not show.
 
     A few examples are checked. What the store has nowhere says nothing: a student may have inputs of its own.
@@ -92,7 +90,13 @@ def check_order(store: Store, split: Split) -> None:
 
 
 def check_teacher(
-    store: Store, teacher: Any, data: Any, *, sample: int = SPOT_CHECK, device: str = "cpu", seed: int | None = None
+    store: StoredRows,
+    teacher: Any,
+    data: Any,
+    *,
+    sample: int = SPOT_CHECK,
+    device: str = "cpu",
+    seed: int | None = None,
 ) -> float:
     """Run the teacher again on some random rows and compare them with the store.
 
@@ -164,7 +168,7 @@ def check_teacher(
 
 
 def _differences(
-    store: Store, slots: NDArray[np.int64], fresh: Float[Tensor, "rows classes"], labels: Tensor
+    store: StoredRows, slots: NDArray[np.int64], fresh: Float[Tensor, "rows classes"], labels: Tensor
 ) -> tuple[float, list[int]]:
     """The largest difference between what is stored of some rows and what the teacher says now, and the rows that differ."""
     found = store.read(slots)
@@ -183,7 +187,7 @@ def _differences(
     return float(gap.max()), bad
 
 
-def check_tokenizer(store: Store, tokenizer: Any) -> None:
+def check_tokenizer(store: StoredRows, tokenizer: Any) -> None:
     """Raise `MismatchError` unless a tokenizer is the one the store was collected with: the same strings with the same numbers.
 
     Strings are compared, not sizes: two vocabularies of one size may differ, and one padded for speed is still the same.
