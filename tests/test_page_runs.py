@@ -15,7 +15,7 @@ from tests.test_page_card import case
 from fractionate.cli.commands import main
 from fractionate.errors import ConfigError
 from fractionate.page import decide, report
-from fractionate.page.folder import report_folders, run_card, run_folders
+from fractionate.page.folder import folders_card, report_folders, run_card, run_folders
 from fractionate.records import Diagnosis, Scores, Study
 
 
@@ -55,6 +55,19 @@ def test_one_folder_is_its_page_and_its_card_advises_over_its_run_file(tmp_path:
         page == tmp_path / "run" / "report.html" and f"fractionate distill {tmp_path}/run/run.yaml" in page.read_text()
     )
     assert run_card(tmp_path / "run").headline == decide(made).headline
+
+
+def test_an_exported_student_belongs_to_the_run_of_its_folder_where_two_share_data_and_teacher(tmp_path: Path) -> None:
+    for place, name, accuracy in (("a", "one", 71.0), ("b", "two", 64.0)):
+        _, study = folder(tmp_path / place, name, 2.0, "helps")
+        both = {"data": "d", "teacher": "t"}
+        replace(study, settings=study.settings | both).save(tmp_path / place / "study.json")
+        run = replace(study.runs[-1], settings=both, test=Scores(9, 9, {"accuracy": accuracy}))
+        (tmp_path / place / "student").mkdir()
+        run.save(tmp_path / place / "student" / "run.json")
+    shown = {d.name: " ".join(d.reasons) for d in folders_card([tmp_path / "a", tmp_path / "b"]).decisions}
+    assert "71.0 %" in shown["one"] and "64.0 %" not in shown["one"]
+    assert "64.0 %" in shown["two"] and "71.0 %" not in shown["two"]
 
 
 def test_two_runs_side_by_side_are_paired_where_seeds_and_test_data_match(tmp_path: Path) -> None:

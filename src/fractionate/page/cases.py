@@ -81,13 +81,15 @@ def cases(records: Sequence[Record]) -> tuple[Case, ...]:
 
 
 def _place(run: Run, found: Sequence[Case], before: str) -> int | None:
-    """The case of a run: that of the same data and teacher; without a teacher, that of the record before it."""
+    """The case of a run: that of the same data and teacher, and of more than one that of the record before it."""
     if len(found) == 1:
         return 0
-    for i, case in enumerate(found):
-        settings = case.study.settings if case.study else {}
-        if all(run.settings.get(k) and run.settings[k] == settings.get(k) for k in ("data", "teacher")):
-            return i
-    if run.settings.get("teacher"):
-        return None
-    return next((i for i, case in enumerate(found) if case.name == before), None)
+    own = [
+        place
+        for place, case in enumerate(found)
+        if case.study
+        and all(run.settings.get(k) and run.settings[k] == case.study.settings.get(k) for k in ("data", "teacher"))
+    ]
+    others = range(len(found)) if not run.settings.get("teacher") else ()
+    near = [place for place in own or others if found[place].name == before]
+    return next(iter(near or own), None)
