@@ -120,6 +120,8 @@ def test_notebooks_show_the_card_and_the_plots() -> None:
     assert shown.startswith("<p><b>Distil: ") and "<table>" in shown and "<details><summary>Study</summary>" in shown
     assert "next:" not in shown and "recipe" not in decide([study])._repr_html_()
     assert shown.count("<iframe sandbox ") == 1 and "kd gains most: 2.40 points over no teacher" in shown
+    unsure = case([("kd", 2.4, 0.3, "helps"), ("kd-pt", 2.9, 3.1, "cannot tell")])[1]._repr_html_()
+    assert "kd is shown to gain: 2.40 points over no teacher" in unsure and "gains most" not in unsure
     assert records()[0]._repr_html_().count("<iframe sandbox ") == 1
     for record in hostile_records():
         html = record._repr_html_()

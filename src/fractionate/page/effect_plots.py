@@ -77,9 +77,12 @@ def ladder_figure(
     heading = f"No variant is shown to beat {baseline}"
     if best:
         size = size_text(metric, abs(best.gain))
-        heading = f"{variant(best.arm)} gains most: {size} over {baseline}"
+        # an estimate that is larger and not sure makes nothing the most
+        most = all(metric.sign * e.gain <= abs(best.gain) for e in arms)
+        heading = f"{variant(best.arm)} {'gains most' if most else 'is shown to gain'}: {size} over {baseline}"
         if metric.better == "less":
-            heading = f"{variant(best.arm)} lowers {title} most: by {size} against {baseline}"
+            verb = f"lowers {title} most" if most else f"is shown to lower {title}"
+            heading = f"{variant(best.arm)} {verb}: by {size} against {baseline}"
     seeds = len(study.seeds)
     return Figure(
         file,
