@@ -38,6 +38,9 @@ class Augment(Transform):
         erase: The share of examples of which a random rectangle, 2 to 33 % of the area, becomes 0.
         views: Change the views of the same examples too: the same window, crop in proportion to their size, flip and rectangle.
 
+    Raises:
+        ConfigError: Nothing to change, or a number out of range.
+
     Example:
         from fractionate import Recipe
         from fractionate.data import Augment

@@ -31,6 +31,12 @@ class Batch:
         views: Inputs of other readers of the same examples by name, such as "teacher".
         weight: [batch] counts examples for more or less; None: all alike.
         labelled: [batch] False where the label is a guess of the teacher: there the teacher alone is learned from.
+
+    Example:
+        import torch
+        from fractionate.data import Batch
+        batch = Batch(torch.randn(2, 4), torch.tensor([0, 1]), index=torch.tensor([7, 3]))
+        print(batch.labels, batch.index)
     """
 
     inputs: Any
@@ -72,6 +78,10 @@ class Places:
 
     Args:
         count: The number of examples.
+
+    Example:
+        from fractionate.data import Places
+        print(list(Places(3)))
     """
 
     count: int

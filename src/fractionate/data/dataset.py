@@ -43,6 +43,13 @@ class DatasetSplit:
         name: The data's name in messages and records.
         ids: The id of each example; left out, its place.
         class_names: The names of the classes, where known.
+
+    Example:
+        import torch
+        from torch.utils.data import TensorDataset
+        from fractionate.data import DatasetSplit
+        split = DatasetSplit(TensorDataset(torch.randn(6, 4), torch.arange(6) % 2))
+        print(len(split), split.labels)
     """
 
     dataset: Any

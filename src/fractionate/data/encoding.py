@@ -74,6 +74,13 @@ class TableEncoding(Record):
         missing: The cells that stand for nothing.
         decimal: The decimal mark of numbers.
         thousands: The mark between thousands; "" for none.
+
+    Example:
+        from pathlib import Path
+        from fractionate.data import table
+        Path("wine.csv").write_text("alcohol,grape\\n" + "12,red\\n13,white\\n" * 10)
+        encoding = table("wine.csv", label="grape").parts().encoding
+        print(encoding.class_names, encoding.encode([{"alcohol": 12.5}]))
     """
 
     target: TargetEncoding

@@ -25,6 +25,12 @@ class Examples:
 
     Raises:
         MismatchError: for no examples, for lengths that differ and for labels that are not whole numbers from 0.
+
+    Example:
+        import torch
+        from fractionate.data import Examples
+        data = Examples(torch.randn(3, 4), torch.tensor([0, 1, 0]), class_names=("no", "yes"))
+        print(len(data), data.classes)
     """
 
     inputs: Shaped[Tensor, "examples *features"]

@@ -35,6 +35,12 @@ class MemorySplit:
         name: The data's name in messages and records.
         ids: The id of each example; left out, its place.
         class_names: The names of the classes, where known.
+
+    Example:
+        import torch
+        from fractionate.data import MemorySplit
+        split = MemorySplit(torch.randn(3, 4), torch.tensor([0, 1, 0]), weight=torch.tensor([1.0, 2.0, 1.0]))
+        print(len(split), split.weight)
     """
 
     inputs: Any

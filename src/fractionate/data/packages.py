@@ -42,7 +42,7 @@ def package_file(package: str, path: str, sha256: str) -> Path:
 
     Example:
         from fractionate.data.language_sets import FILES
-        from fractionate.data.packages import package_file
+        from fractionate.data import package_file
 
         path = package_file("wordnet-base", "usr/share/wordnet/data.adj", FILES["adj"])
     """

@@ -174,6 +174,13 @@ class PictureEncoding(Record):
         mean: Of the three channels, from 0 to 1.
         deviation: Their standard deviation.
         crop: The share of the shorter side that is kept.
+
+    Example:
+        from PIL import Image
+        from fractionate.data import PictureEncoding
+        Image.new("RGB", (40, 30)).save("black.png")
+        encoding = PictureEncoding(("cat", "dog"), side=16)
+        print(encoding.encode(["black.png"]).shape)
     """
 
     class_names: tuple[str, ...]

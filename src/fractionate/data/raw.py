@@ -28,6 +28,11 @@ class RawSplit:
         ids: The file, or the line, of each example.
         name: The data's name in messages and records.
         class_names: The names of the classes, where there are any.
+
+    Example:
+        from fractionate.data import RawSplit
+        split = RawSplit({"text": ["good", "bad"], "label": [1, 0]}, ids=("a", "b"))
+        print(len(split))
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -60,6 +65,14 @@ class Tokenizing:
         length: The most tokens of an input.
         start: The token a decoder begins with, and `pad` the one that fills up; of encoder-decoders.
         prompt: What a text is put into, in the place of `{text}`, beyond the length; empty: nothing.
+
+    Raises:
+        ConfigError: The tokenizer is a name and not an object.
+
+    Example:
+        from fractionate.data import Tokenizing
+        def read(tokenizer: object) -> Tokenizing:
+            return Tokenizing(tokenizer, length=64)  # AutoTokenizer.from_pretrained("models/teacher")
     """
 
     tokenizer: Any = field(compare=False)

@@ -55,7 +55,7 @@ def batches(examples: int, batch_size: int, seed: int, epoch: int) -> tuple[Int[
         ConfigError: for a batch size below 1 and for no examples.
 
     Example:
-        from fractionate.data.sampling import batches
+        from fractionate.data import batches
 
         print([len(places) for places in batches(10, batch_size=4, seed=0, epoch=0)])
     """

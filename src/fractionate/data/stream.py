@@ -38,6 +38,12 @@ class StreamSplit:
         class_names: The names of the classes, where known.
         loading: Further arguments of torch's `DataLoader`.
         classes: Labels are class numbers.
+
+    Example:
+        import torch
+        from fractionate.data import StreamSplit
+        split = StreamSplit([(torch.randn(4), place % 2) for place in range(9)], examples=8)
+        print(len(split))
     """
 
     stream: Iterable[Any]

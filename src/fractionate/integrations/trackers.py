@@ -38,7 +38,15 @@ def _module(name: str, extra: str) -> Any:
 
 
 class TensorBoard:
-    """Event files in a folder: `tensorboard --logdir FOLDER`."""
+    """Event files in a folder: `tensorboard --logdir FOLDER`.
+
+    Args:
+        folder: Where the files are written.
+
+    Example:
+        from fractionate.integrations import TensorBoard
+        trackers = [TensorBoard("runs/board")]  # of distill(..., trackers=trackers)
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.writer = _module("torch.utils.tensorboard", '"fractionate[track]"').SummaryWriter(str(folder))

@@ -165,6 +165,16 @@ class Distilling:
         signal: A `TeacherSignal` or store in the order of the training data.
         objective: The loss; None: the default.
         predicts_next: The logits at a token predict the next one; None: true of a model that generates and has no encoder.
+
+    Raises:
+        ConfigError: Not exactly one of teacher and signal, or a signal where the trainer orders the data itself.
+        MismatchError: Signal and training data differ in length.
+
+    Example:
+        from transformers import Trainer
+        from fractionate.integrations import Distilling
+        class KDTrainer(Distilling, Trainer):
+            pass  # KDTrainer(model=student, teacher=teacher, objective=Objective(temperature=2), ...)
     """
 
     def __init__(

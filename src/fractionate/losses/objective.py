@@ -56,21 +56,27 @@ class Default(float):
 class Objective:
     """(1 - w) · CE(label, student) + w · T² · D(target_T, softmax(student / T)), one number an example.
 
-    `cell` names the target, `temperature` T tempers teacher and student alike, `teacher_weight` w mixes, `divergence` is D,
-    and `scale_by_temperature_squared = False` leaves the factor T² out. Temperature and weight left out are 4 and 0.9; where the
-    target is the label itself (`hard`) they are 1 and 0 (1 for another divergence than cross-entropy), and for label smoothing
-    (`ls`) 1 and 1, so that `Objective("hard")` is cross-entropy on the labels and
-    `Objective("ls(0.1)")` label smoothing. Run files have the same defaults. Divergences whose formula holds its own
-    use of the temperature (ttm, wttm, nkd) get no factor. Call it with student logits [batch, classes] and a `TeacherSignal` of
-    the same examples, or a `CompactSignal`, whose target is never written out; gradient reaches the student only.
+    Call it with student logits [batch, classes] and a `TeacherSignal` or `CompactSignal` of the same examples; gradients reach the
+    student only. It computes in chunks of rows, in float32 (float64 for float64 students).
 
-    The loss and its gradient are computed together, in chunks of rows, in float32 (float64 for float64 students). Inside torch.func
-    transforms and torch.compile the plain form is traced instead.
+    Args:
+        cell, divergence: The target, and D.
+        temperature: T, of teacher and student alike. Default 4; for `hard` and `ls`, 1.
+        teacher_weight: w in [0, 1]. Default 0.9; for `hard` 0 (1 with a divergence other than cross-entropy), for `ls` 1.
+        scale_by_temperature_squared: False leaves out T². ttm, wttm and nkd, which have T in their formula, never have it.
 
-    Raises `ConfigError` for settings out of range, `UnknownNameError` for unknown names, `MismatchError` for shapes or devices
-    that differ and for a divergence that cannot meet the cell, and `NumericsError` where a loss is not finite (on a GPU that
-    check is left to the caller, who reads the loss anyway). Following Tang et al. (arXiv 2002.03532) and Hinton et al.
-    (arXiv 1503.02531).
+    Raises:
+        ConfigError: A setting is out of range, or no cell or divergence has this name.
+        MismatchError: Shapes or devices differ, or the divergence cannot be used with the cell.
+        NumericsError: A loss is not finite (on a GPU the caller checks).
+
+    Source: Hinton et al. 2015 (arXiv 1503.02531); the cells, Tang et al. 2020 (arXiv 2002.03532).
+
+    Example:
+        import torch
+        from fractionate import Objective, TeacherSignal
+        signal = TeacherSignal(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+        print(Objective("kd", temperature=2.0, teacher_weight=0.9)(torch.randn(4, 3), signal).mean())
     """
 
     cell: Cell | str = "kd"

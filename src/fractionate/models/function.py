@@ -37,6 +37,12 @@ class FunctionTeacher(nn.Module):
         classes: The number of logits a row has to have; None: as many as come.
         content: What the function computes with, for the identity; None: the function itself.
         title: What messages call it; left out, the name of the function.
+
+    Example:
+        import torch
+        from fractionate.models import FunctionTeacher
+        teacher = FunctionTeacher(lambda inputs: torch.full((len(inputs), 3), 1 / 3), outputs="probabilities")
+        print(teacher(torch.randn(2, 4)))
     """
 
     def __init__(

@@ -93,6 +93,10 @@ class ModelNeed:
         splits: The parts of the data, for teachers that answer about these examples alone.
         teaching: The part that no student reads, for teachers that are fitted on it.
         units: How the numbers of a file's columns become what is learned, where a teacher of a file predicts in their unit.
+
+    Example:
+        from fractionate.models import ModelNeed, find_model
+        print(find_model("mlp(8)").build(ModelNeed("classification", shape=(4,), classes=3)))
     """
 
     kind: str = "classification"

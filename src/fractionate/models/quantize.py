@@ -171,6 +171,13 @@ class Quantization(Preparation):
             classifier) always do.
         calibration: Batches of the transfer set over which the scales of activations are fixed before training; 0: each
             tensor has its own.
+
+    Raises:
+        ConfigError: Other bits, or a bound of 0 or below.
+
+    Example:
+        from fractionate.models import Quantization
+        print(Quantization(2, 8, activation_clip=10.0))
     """
 
     weights: Weights = "ternary"

@@ -67,7 +67,12 @@ class Decision(Record):
 
 @dataclass(frozen=True)
 class Card(Record):
-    """The decisions of all records, none left out, and one headline over them."""
+    """The decisions of all records, and one headline over them.
+
+    Args:
+        headline: The answer in a sentence.
+        decisions: One for each teacher or study, none left out.
+    """
 
     headline: str
     decisions: tuple[Decision, ...] = ()

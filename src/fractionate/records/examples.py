@@ -34,8 +34,11 @@ class Opinion(Record):
 class Shown(Record):
     """What an example looks like to a person; made only where the run file allows it.
 
-    `tokens` with `weights` (0..1, how far student and teacher are apart there) are a text token by token. `picture` is a PNG as a
-    data address. `columns` is a row of a table.
+    Args:
+        text: The example as text.
+        tokens, weights: A text token by token, and how far student and teacher are apart at each, from 0 to 1.
+        picture: A PNG as a data address.
+        columns: A row of a table.
     """
 
     text: str = ""
@@ -70,7 +73,13 @@ class ExampleRow(Record):
 
 @dataclass(frozen=True)
 class ExampleList(Record):
-    """The rows of one kind, most telling first; `count`: how many rows of the split are of this kind in all."""
+    """The rows of one kind.
+
+    Args:
+        kind: The name of the kind.
+        count: How many rows of the split are of this kind in all.
+        rows: The most telling first.
+    """
 
     kind: ExampleKind
     count: int

@@ -133,6 +133,10 @@ class Tuning(Record):
         teacher_weights: Those tried, in [0, 1].
         learning_rates: Those tried; left out, that of the training.
         seeds: How many each setting is trained with; they are not the study's.
+
+    Example:
+        from fractionate.records import Tuning
+        print(Tuning(temperatures=(1.0, 4.0), teacher_weights=(0.9,), learning_rates=(2e-3, 1e-2)))
     """
 
     temperatures: tuple[float, ...] = (1.0, 4.0)

@@ -154,6 +154,10 @@ class Training(Record):
         patience: Stop after so many evaluations without a better one.
         keep: Which weights become the student; best by the task's first metric.
         loss_from: "hidden": the loss never holds [rows, classes]; for large vocabularies.
+
+    Example:
+        from fractionate.records import Training
+        print(Training(steps=400, batch_size=32, learning_rate=5e-3))
     """
 
     epochs: float | None = None

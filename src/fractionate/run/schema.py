@@ -50,6 +50,11 @@ class RunFile(Section):
         distill: Precision, evaluation, checkpoints.
         export: What is written of the student.
         report: Settings of the page.
+
+    Example:
+        from fractionate.run import RunFile, Workflow
+        run = RunFile(out="runs/digits", data={"source": "digits", "transfer": 100}, study={"seeds": 3})
+        print(Workflow(run).out)  # .diagnosis, .study, .student and .report() make what they need
     """
 
     name: str = Field("run", min_length=1, max_length=80, description="what the report calls this run")
@@ -143,7 +148,7 @@ def all_keys(place: tuple[str | int, ...] = ()) -> list[str]:
         Keys in the order of the file; of a mapping of sections, with NAME for its names.
 
     Example:
-        from fractionate.run.schema import all_keys
+        from fractionate.run import all_keys
 
         print(all_keys(("teacher",)))
     """

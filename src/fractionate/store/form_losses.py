@@ -92,7 +92,7 @@ def losses(
     Example:
         import torch
         from fractionate import TeacherSignal
-        from fractionate.store.form_losses import losses, table
+        from fractionate.store import losses, table
 
         signal = TeacherSignal(torch.randn(40, 10), torch.arange(40) % 10)
         print(table(losses(signal, [("top-k", 3, "float16"), ("dense", 0, "float32")])))
@@ -172,7 +172,7 @@ def table(found: Sequence[FormLoss]) -> str:
     Example:
         import torch
         from fractionate import TeacherSignal
-        from fractionate.store.form_losses import losses, table
+        from fractionate.store import losses, table
 
         print(table(losses(TeacherSignal(torch.randn(40, 10), torch.arange(40) % 10), [("top-k", 3, "float32")])))
     """
@@ -192,7 +192,7 @@ def estimate(form: Form, rows: int, *, views: int = 1) -> int:
 
     Example:
         from fractionate.store import Form
-        from fractionate.store.form_losses import estimate
+        from fractionate.store import estimate
 
         print(estimate(Form("top-k", 1000, "float16", 32), rows=50_000))
     """

@@ -63,6 +63,10 @@ class Form:
 
     Raises:
         ConfigError: for an invalid form.
+
+    Example:
+        from fractionate.store import Form
+        print(Form("top-k", classes=50_000, dtype="float16", k=64))
     """
 
     kind: FormKind
@@ -248,7 +252,7 @@ def row_hashes(columns: Mapping[str, Array]) -> NDArray[np.uint64]:
 
     Example:
         import numpy as np
-        from fractionate.store.forms import row_hashes
+        from fractionate.store import row_hashes
 
         print(row_hashes({"labels": np.arange(2), "places": np.arange(2)}))
     """

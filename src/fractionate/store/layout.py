@@ -61,7 +61,7 @@ def canonical(value: object) -> bytes:
         Bytes that end in a line feed.
 
     Example:
-        from fractionate.store.layout import canonical
+        from fractionate.store import canonical
 
         print(canonical({"b": 1, "a": [2]}))
     """
@@ -264,7 +264,7 @@ def read_header(raw: bytes, size: int, path: Path | str) -> dict[str, Column]:
     Example:
         import torch
         from safetensors.torch import save
-        from fractionate.store.layout import read_header
+        from fractionate.store import read_header
 
         content = save({"labels": torch.arange(4)})
         print(read_header(content, len(content), "labels.safetensors"))
@@ -333,7 +333,7 @@ def write_shard(
     Example:
         from pathlib import Path
         import numpy as np
-        from fractionate.store.layout import write_shard
+        from fractionate.store import write_shard
 
         rows = {"places": np.arange(4), "hashes": np.arange(4, dtype=np.uint64)}
         for folder in ("shards", "segments"):
@@ -381,7 +381,7 @@ def index_hash(columns: Mapping[str, Array]) -> str:
 
     Example:
         import numpy as np
-        from fractionate.store.layout import index_hash
+        from fractionate.store import index_hash
 
         print(index_hash({"places": np.arange(4), "hashes": np.arange(4)}))
     """

@@ -35,7 +35,7 @@ def rows_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[st
 
     Example:
         import numpy as np
-        from fractionate.store.ranges import rows_of
+        from fractionate.store import rows_of
 
         columns = {"places": np.arange(2), "labels": np.array([5, 6, 7]), "row_offsets": np.array([0, 2, 3])}
         print(rows_of(columns, np.array([0]))["labels"])
@@ -72,7 +72,7 @@ def stored_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[
 
     Example:
         import numpy as np
-        from fractionate.store.ranges import stored_of
+        from fractionate.store import stored_of
 
         columns = {"places": np.arange(2), "labels": np.array([5, 6, 7]), "row_offsets": np.array([0, 2, 3])}
         print(stored_of(columns, np.array([1]))["row_offsets"])

@@ -34,6 +34,14 @@ class Store(StoredRows):
     Args:
         path: Of the store.
         scanned: Its head, shards and segments, as `scan` finds them.
+
+    Example:
+        import torch
+        from fractionate import collect
+        from fractionate.store import Store
+        data = torch.randn(20, 4), torch.arange(20) % 3
+        collect(torch.nn.Linear(4, 3), data, "runs/store")
+        print(Store.open("runs/store").signal().logits.shape)
     """
 
     @classmethod

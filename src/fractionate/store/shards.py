@@ -129,8 +129,8 @@ def columns_in(content: Array, columns: Mapping[str, Column]) -> dict[str, Array
         import numpy as np
         import torch
         from safetensors.torch import save
-        from fractionate.store.layout import read_header
-        from fractionate.store.shards import columns_in
+        from fractionate.store import read_header
+        from fractionate.store import columns_in
 
         content = save({"labels": torch.arange(4)})
         print(columns_in(np.frombuffer(content, np.uint8), read_header(content, len(content), "shard"))["labels"])

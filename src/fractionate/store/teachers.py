@@ -47,6 +47,14 @@ class ByPlace:
 
     Args:
         answer: Called with [batch] places, gives [batch, classes].
+
+    Example:
+        import torch
+        from fractionate import collect
+        from fractionate.store import ByPlace
+        logits = torch.randn(20, 3)
+        data = torch.randn(20, 4), torch.arange(20) % 3
+        print(collect(ByPlace(lambda places: logits[places]), data, "runs/rows", named="logits of 3 May"))
     """
 
     answer: Callable[[Tensor], Any]

@@ -42,6 +42,14 @@ class Replay:
     Raises:
         ConfigError: for a transform that draws from elsewhere.
         MismatchError: for data without a length.
+
+    Example:
+        import torch
+        from fractionate.data import Augment
+        from fractionate.store import Replay
+        pictures = torch.randn(10, 3, 8, 8), torch.arange(10) % 2
+        views = Replay(pictures, Augment(crop=2, flip=True), views=4)
+        print(len(views), views[0][0].shape)
     """
 
     def __init__(self, data: Any, transform: Callable[..., Any], *, views: int = 1, seed: int = 0) -> None:
@@ -154,6 +162,12 @@ class MixUp:
     Args:
         concentration: Of the Beta distribution.
         before: A view of each input, before they are mixed.
+
+    Example:
+        import torch
+        from fractionate.store import MixUp, Replay
+        views = Replay((torch.randn(20, 4), torch.arange(20) % 3), MixUp(0.4), views=2)
+        print(len(views))
     """
 
     concentration: float = 1.0

@@ -62,6 +62,15 @@ class Arm:
         recipe: What is trained.
         share: Of the transfer set, in (0, 1].
         name: Of the variant; left out, made of what it varies.
+
+    Example:
+        from fractionate import Objective, Recipe
+        from fractionate.study import Arm
+        arms = {
+            "no teacher": Recipe(),
+            "kd": Recipe(objective=Objective("kd")),
+            "placebo": Arm(Recipe(objective=Objective("kd-shuffled")), placebo_of="kd"),
+        }  # of dissect(task, arms, teacher)
     """
 
     recipe: Recipe

@@ -65,6 +65,8 @@ class PilotPlan:
         recipe: What all students share: the task's model by name, preparations, terms, transforms.
         out: A folder for every student's predictions, so that a stopped pilot resumes.
         device, progress: Where students are trained; whether a progress bar is shown.
+
+    Raises `ConfigError` for settings out of range.
     """
 
     minutes: float | None = None
@@ -94,9 +96,7 @@ class PilotPlan:
             * (not self.rates or len(set(self.rates)) < len(self.rates) or not all(0 < r < math.inf for r in self.rates)),
         ]  # fmt: skip
         if faults:
-            raise ConfigError(
-                "this pilot cannot be run", got="; ".join(faults), fix="PilotPlan.default(task, training)"
-            )
+            raise ConfigError("invalid pilot", got="; ".join(faults), fix="PilotPlan.default(task, training)")
 
     @classmethod
     def default(

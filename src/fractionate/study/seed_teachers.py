@@ -15,7 +15,13 @@ from fractionate.teachers.source import TeacherSource
 class BySeed:
     """A teacher for each seed of a study, by a function of the seed: `dissect(task, teacher=BySeed(make), ...)`.
 
-    It is called once for each seed, before the first training.
+    Args:
+        make: Called once for each seed, before the first training; returns any teacher.
+
+    Example:
+        import torch
+        from fractionate.study import BySeed
+        teacher = BySeed(lambda seed: torch.nn.Linear(4, 3))  # of dissect(task, teacher=teacher)
     """
 
     make: Callable[[int], Any]

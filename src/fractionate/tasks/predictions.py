@@ -32,6 +32,10 @@ class Needs:
         states: The rows that enter the output layer, next to logits.
         explanations: Class scores of each superfeature (explaining students).
         generated: Tokens of greedy text; for metrics only.
+
+    Example:
+        from fractionate.tasks import Needs
+        print(Needs(hidden=True) | Needs(features=frozenset({"layer3"})))
     """
 
     attention: frozenset[str] = frozenset()

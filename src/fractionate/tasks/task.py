@@ -47,7 +47,21 @@ class TeacherOnBatch(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The parts of the data by name: `transfer` is trained on, `validation` chooses, `test` judges, `teaching` trains a teacher."""
+    """The parts of the data by name.
+
+    Args:
+        transfer: Students are trained on it.
+        validation: Settings are chosen on it.
+        test: Read once, for the results.
+        teaching: A teacher may be trained on it.
+
+    Example:
+        import torch
+        from fractionate.data import as_split
+        from fractionate.tasks import Splits
+        splits = Splits(as_split((torch.randn(6, 4), torch.arange(6) % 2)))
+        print(len(splits.transfer), splits.test)
+    """
 
     transfer: Split
     validation: Split | None = None
@@ -72,6 +86,13 @@ class Task:
         batch_size, device: Examples at once in evaluations, and where they are read.
         output_layer: The path of the logit layer; left out, it is found.
         show: What an example of a split looks like, for the page: (split, place) to text, a picture or a row.
+
+    Example:
+        import torch
+        from fractionate import Task
+        data = (torch.randn(40, 4), torch.arange(40) % 2)
+        task = Task("classification", transfer=data, test=data, student=lambda: torch.nn.Linear(4, 2))
+        print(task.classes, [metric.name for metric in task.metrics])
     """
 
     kind: Kind | str

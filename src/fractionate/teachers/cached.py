@@ -109,6 +109,13 @@ class Cached:
         explanations: [examples, superfeatures, classes], likewise.
         view: The inputs that the model reads, where the data have views.
         holds_after: Changes of the data after which the signal still holds.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        from fractionate.teachers import Cached
+        teacher = Cached(TeacherSignal(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
+        print(teacher.fingerprint())
     """
 
     cached: Any

@@ -138,6 +138,15 @@ class Ensemble:
         route: Called with a batch's inputs, names the one member to follow for each example, in place of weights.
         view: The inputs that members read, where the data have views.
         model: None: an ensemble has no layers of its own.
+
+    Raises:
+        ConfigError: No members, weights that do not fit them, or weights next to a route.
+
+    Example:
+        import torch
+        from fractionate.teachers import Ensemble, Online
+        members = Online(torch.nn.Linear(4, 3)), Online(torch.nn.Linear(4, 3))
+        teacher = Ensemble(members, weights=(0.7, 0.3))  # of distill(student, data, teacher)
     """
 
     members: tuple[TeacherSource, ...]

@@ -31,6 +31,11 @@ class Online:
         model: The teacher; it runs in evaluation mode without gradients.
         view: The inputs that it reads, where the data have views.
         holds_after: Changes of the data after which its outputs still hold.
+
+    Example:
+        import torch
+        from fractionate.teachers import Online
+        teacher = Online(torch.nn.Linear(4, 3))  # of distill(student, data, teacher)
     """
 
     model: nn.Module

@@ -36,6 +36,12 @@ class Sentences:
 
     Raises:
         MismatchError: where there is no sentence.
+
+    Example:
+        import torch
+        from fractionate.teachers import Sentences
+        sentences = Sentences((torch.tensor([5, 6, 7]), torch.tensor([8, 9])), prompts=(1, 0), padding=0)
+        print(len(sentences))
     """
 
     tokens: tuple[Int[Tensor, "tokens"], ...]

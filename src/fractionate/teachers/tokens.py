@@ -83,7 +83,7 @@ def token_signal(
 
     Example:
         import torch
-        from fractionate.teachers.tokens import token_signal
+        from fractionate.teachers import token_signal
 
         print(len(token_signal(torch.randn(2, 5, 9), torch.zeros(2, 5, dtype=torch.long), predicts_next=True)))
     """
@@ -122,6 +122,20 @@ class StoredTokens:
     Raises:
         MismatchError: where sentences have no cached signal, and, batch by batch, where a sentence has other tokens now.
         ConfigError: for a form that the store does not have.
+
+    Example:
+        import torch
+        from fractionate import collect
+        from fractionate.teachers import StoredTokens
+        ids = torch.randint(9, (6, 5))
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = torch.nn.Embedding(9, 9)
+            def forward(self, input_ids):
+                return self.table(input_ids)
+        store = collect(Model(), (ids, ids), "runs/tokens", tokens="next")
+        teacher = StoredTokens(store)  # of distill(student, data, teacher)
     """
 
     def __init__(
@@ -348,7 +362,7 @@ def gold_share(signal: TeacherSignal | CompactSignal) -> float:
     Example:
         import torch
         from fractionate import TeacherSignal
-        from fractionate.teachers.tokens import gold_share
+        from fractionate.teachers import gold_share
 
         print(gold_share(TeacherSignal(torch.eye(4), torch.arange(4))))
     """
@@ -373,7 +387,7 @@ def ta_rate(student_logits: Float[Tensor, "rows classes"], signal: TeacherSignal
     Example:
         import torch
         from fractionate import TeacherSignal
-        from fractionate.teachers.tokens import ta_rate
+        from fractionate.teachers import ta_rate
 
         print(ta_rate(torch.eye(4), TeacherSignal(torch.eye(4), torch.arange(4))))
     """

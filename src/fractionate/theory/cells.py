@@ -28,7 +28,22 @@ LEVELS: tuple[Level, ...] = ("universe", "domain", "instance")
 class Cell:
     """One distillation target: a confidence rule times a shape rule, given as rules or by name.
 
-    Raises `UnknownNameError` for a rule name nobody registered. Following Tang et al. (arXiv 2002.03532).
+    Args:
+        confidence: How much of the target the label gets.
+        shape: How the rest is divided among the other classes.
+        name: What it is called in tables; left out, made of the rules.
+
+    Raises:
+        ConfigError: A rule is no confidence or shape rule.
+        UnknownNameError: No rule has this name.
+
+    Source: Tang et al. 2020 (arXiv 2002.03532).
+
+    Example:
+        import torch
+        from fractionate import Cell, TeacherSignal
+        signal = TeacherSignal(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+        print(Cell("instance", "uniform").target(signal))  # the targets [examples, classes]
     """
 
     confidence: ConfidenceRule | str

@@ -150,13 +150,23 @@ class Population:
 class TeacherSignal:
     """A teacher's logits on labelled examples, read at a temperature.
 
-    Shapes: `logits` [batch, classes] (unnormalised; -inf masks a class), `labels` [batch] integers in 0..classes-1,
-    `class_relation` [classes, classes] similarities of classes, for example the cosines of the teacher's logit-layer
-    rows (`relation_from_rows`). `population` is the whole signal that a batch was taken from. Half precision is computed in
-    float32.
+    Args:
+        logits: [batch, classes], unnormalised; -inf masks a class. Half precision is computed in float32.
+        labels: [batch], integers from 0 to classes - 1.
+        class_relation: [classes, classes] similarities of classes, for example cosines of the rows of the teacher's output layer
+            (`relation_from_rows`).
+        temperature: Divides the logits.
+        population, rows: The whole signal that a batch was taken from, and the places of these examples in it.
 
-    Raises `MismatchError` for shapes, dtypes or labels that do not fit and `NumericsError` for NaN or +inf logits and for
-    rows in which every class is masked.
+    Raises:
+        MismatchError: Shapes, dtypes or labels do not fit.
+        NumericsError: A logit is NaN or +inf, or a row has every class masked.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal
+        signal = TeacherSignal(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+        print(signal.at(4.0).probabilities, signal.take(torch.tensor([2, 3])).labels)
     """
 
     logits: Float[Tensor, "batch classes"]

@@ -39,6 +39,13 @@ class CompactSignal:
     Raises:
         MismatchError: where the shapes do not fit.
         ConfigError: for a temperature at which the tail mass is not known.
+
+    Example:
+        import torch
+        from fractionate import TeacherSignal, collect
+        data = torch.randn(20, 4), torch.arange(20) % 3
+        store = collect(torch.nn.Linear(4, 3), data, "runs/compact", form="top-k", k=1)
+        print(store.compact_signal().rest.shape)
     """
 
     labels: Int[Tensor, "batch"]

@@ -31,6 +31,16 @@ class Recipe:
         data: Transforms of the transfer set, as specs or by name: "augment(crop=2)", "on_policy(0.5)", "sequence_level(beams=4)",
             "chimeras(...)".
         training: Length, rate, optimizer, precision.
+
+    Raises:
+        ConfigError: A part that is neither a spec nor a name, or a weight below 0.
+        UnknownNameError: A name that no registry has.
+
+    Example:
+        from fractionate import Objective, Recipe
+        from fractionate.records import Training
+        recipe = Recipe(objective=Objective("kd", 2.0, 0.9), terms=("ranking(5)",), training=Training(steps=100))
+        print(recipe.contract())
     """
 
     student: str = "student"

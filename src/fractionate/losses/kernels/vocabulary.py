@@ -39,10 +39,11 @@ class HeadSignal:
 
     Args:
         hidden: [rows, width] last hidden states.
-        weight, bias: [classes, width] and [classes] of the head; None where it has no bias.
+        weight, bias: [classes, width] and [classes] of the head; no bias: None.
         labels: [rows] class numbers; -100 for rows that do not count.
-        population, rows: The statistics that universe and domain rules read (None: only rules of the instance work), and the
-            places of these rows in it.
+        population, rows: The statistics that universe and domain rules read (None: there are none), and the places of the rows.
+
+    Raises `MismatchError` for shapes that do not fit.
     """
 
     hidden: Float[Tensor, "rows width"]
@@ -106,8 +107,7 @@ def choose_chunks(
         `Chunks`: rows of a chunk, and rows the loss works on at once.
 
     Example:
-        from fractionate.losses.kernels.vocabulary import choose_chunks
-
+        from fractionate.losses.kernels import choose_chunks
         print(choose_chunks(4096, 2048, 128_256))
     """
     sides = 2 if online else 1
@@ -150,11 +150,11 @@ def vocabulary_loss(
 
     Example:
         import torch
-        from fractionate import Objective, TeacherSignal
-        from fractionate.losses.kernels.vocabulary import vocabulary_loss
+        from fractionate import Objective
+        from fractionate.losses.kernels import HeadSignal, vocabulary_loss
 
         hidden, head = torch.randn(6, 8, requires_grad=True), torch.randn(20, 8)
-        teacher = TeacherSignal(torch.randn(6, 20), torch.arange(6))
+        teacher = HeadSignal(torch.randn(6, 9), torch.randn(20, 9), torch.arange(6))
         vocabulary_loss(hidden, head, teacher, Objective("kd", 2.0, 0.9)).mean().backward()
     """
     _check(hidden, weight, bias, signal, objective, classes)

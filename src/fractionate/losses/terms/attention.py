@@ -161,6 +161,12 @@ class AttentionScore(LayerTerm):
     Args:
         weight: Of the term in the loss.
         layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import AttentionScore
+        recipe = Recipe(terms=(AttentionScore(layers=(0, 1)),))
+        print(recipe.contract())
     """
 
     _: KW_ONLY
@@ -188,6 +194,15 @@ class AttentionMap(LayerTerm):
         weight: Of the term in the loss.
         layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
         temperature: Divides the scores.
+
+    Raises:
+        ConfigError: A temperature of 0 or below.
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import AttentionMap
+        recipe = Recipe(terms=(AttentionMap(layers=((0, 1), (1, 3)), temperature=2.0),))
+        print(recipe.contract())
     """
 
     _: KW_ONLY
@@ -231,6 +246,12 @@ class AttentionOutput(LayerTerm):
     Args:
         weight: Of the term in the loss.
         layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import AttentionOutput
+        recipe = Recipe(terms=(AttentionOutput(weight=0.5),))
+        print(recipe.contract())
     """
 
     _: KW_ONLY
@@ -254,6 +275,12 @@ class HiddenState(LayerTerm):
     Args:
         weight: Of the term in the loss.
         layers: Which are compared: "all", layer numbers, or pairs (student's, teacher's).
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import HiddenState
+        recipe = Recipe(terms=(HiddenState(layers=((0, 0), (2, 4))),))
+        print(recipe.contract())
     """
 
     _: KW_ONLY

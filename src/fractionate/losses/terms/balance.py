@@ -64,6 +64,12 @@ class Balance(TermSpec):
 
     Raises:
         ConfigError: Unless there is a share for each term, and for terms of different units.
+
+    Example:
+        from fractionate import Objective, Recipe
+        from fractionate.losses.terms import Balance
+        balance = Balance(("cka('0', '0')",), shares=(0.5,))  # half of the gradient of the objective
+        print(Recipe(objective=Objective("kd"), terms=(balance,)).contract())
     """
 
     terms: tuple[TermSpec, ...]

@@ -88,6 +88,10 @@ class Contrastive(FeatureTerm):
         dim: Width of the embeddings.
         temperature: Divides the cosines.
         momentum: Share of the old entry that stays in a memory.
+
+    Example:
+        from fractionate.losses.terms import Contrastive
+        print(Contrastive("pool", "pool", negatives=64, dim=32).formula)
     """
 
     student: str

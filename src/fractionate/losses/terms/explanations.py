@@ -59,6 +59,14 @@ class Explanations(TermSpec):
             with τ²: `explanations({"temperature": 4.0})`.
         weights: One a superfeature, at least 0; they are made to sum to 1. None counts all alike.
         weight: Of the term in the loss.
+
+    Raises:
+        ConfigError: Weights that are negative or all 0.
+
+    Example:
+        from fractionate import Objective
+        from fractionate.losses.terms import Explanations
+        print(Explanations(Objective("kd", 2.0, 1.0)).formula)
     """
 
     objective: Objective = PAPER

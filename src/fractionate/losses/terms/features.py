@@ -125,6 +125,10 @@ class FitNets(FeatureTerm):
         student: Path of the student's module.
         teacher: Path of the teacher's.
         weight: Of the term in the loss.
+
+    Example:
+        from fractionate.losses.terms import FitNets
+        print(FitNets("layer1", "layer2").formula)
     """
 
     student: str
@@ -153,6 +157,10 @@ class AttentionTransfer(FeatureTerm):
         teacher: Path of the teacher's.
         weight: Of the term in the loss.
         power: Of the activations.
+
+    Example:
+        from fractionate.losses.terms import AttentionTransfer
+        print(AttentionTransfer("layer1", "layer2").formula)
     """
 
     student: str
@@ -207,6 +215,10 @@ class Relational(FeatureTerm):
         weight: Of the term in the loss.
         distance_weight: Of the distances within it.
         angle_weight: Of the angles; 0 leaves them out.
+
+    Example:
+        from fractionate.losses.terms import Relational
+        print(Relational("", "").formula)
     """
 
     student: str
@@ -243,6 +255,10 @@ class SimilarityPreserving(FeatureTerm):
         student: Path of the student's module.
         teacher: Path of the teacher's.
         weight: Of the term in the loss.
+
+    Example:
+        from fractionate.losses.terms import SimilarityPreserving
+        print(SimilarityPreserving("layer1", "layer2", weight=3000.0).formula)
     """
 
     student: str
@@ -273,6 +289,10 @@ class KernelAlignment(FeatureTerm):
         student: Path of the student's module.
         teacher: Path of the teacher's.
         weight: Of the term in the loss.
+
+    Example:
+        from fractionate.losses.terms import KernelAlignment
+        print(KernelAlignment("layer1", "layer2").formula)
     """
 
     student: str

@@ -64,6 +64,10 @@ class Passes(TermSpec):
         ConfigError: For fewer than one pass, no loss, and losses that need statistics of all the data from a second pass on.
 
     Source: Zhang et al. (arXiv 2305.08096).
+
+    Example:
+        from fractionate.losses.terms import Passes
+        print(Passes(2).formula)
     """
 
     passes: int = 3

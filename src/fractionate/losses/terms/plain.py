@@ -21,6 +21,13 @@ class CallableTerm(TermSpec):
     Args:
         function: Called with the student's output, the batch, and the teacher's signal on it (None without one).
         weight: Of the term in the loss.
+
+    Example:
+        from fractionate import Recipe
+        from fractionate.losses.terms import CallableTerm
+        def small(output, batch, signal):
+            return output.square().mean(dim=1)
+        recipe = Recipe(terms=(CallableTerm(small, weight=0.01),))
     """
 
     function: Callable[..., Tensor]

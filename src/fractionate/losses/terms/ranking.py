@@ -32,6 +32,10 @@ class RankingTerm(TermSpec):
         weight: Of the term in the loss.
         top1_weight: Of the hinge between the first and each other.
         topk_weight: Of the hinges within the top k.
+
+    Example:
+        from fractionate.losses.terms import RankingTerm
+        print(RankingTerm(5).formula)
     """
 
     k: int = 5

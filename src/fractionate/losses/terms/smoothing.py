@@ -28,6 +28,13 @@ class LabelSmoothing(TermSpec):
     Args:
         epsilon: Probability that the label gives up, in [0, 1).
         weight: Of the term in the loss.
+
+    Raises:
+        ConfigError: An epsilon outside [0, 1).
+
+    Example:
+        from fractionate.losses.terms import LabelSmoothing
+        print(LabelSmoothing(0.1).formula)
     """
 
     epsilon: float = 0.1

@@ -51,6 +51,12 @@ class Subject:
         masks: Single classes may be -inf; a loss over hidden states and a head has no way to say so.
         exact: float64 inputs are computed in float64, not in float32; sets how close is close enough.
         note: For the table.
+
+    Example:
+        from fractionate.plugins.conformance import Subject
+        def loss(student_logits, teacher_logits, labels, temperature):
+            return (student_logits - teacher_logits).square().mean()
+        subject = Subject("squared difference", loss, scaled=False)  # of conformance(subject)
     """
 
     name: str

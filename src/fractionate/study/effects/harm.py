@@ -66,7 +66,7 @@ def compared_with_no_teacher(study: Study, arm: str) -> Comparison:
         from torch import nn
         from fractionate import dissect
         from fractionate.records import Training
-        from fractionate.study.effects.harm import compared_with_no_teacher
+        from fractionate.study.effects import compared_with_no_teacher
 
         data = (torch.randn(40, 8), torch.arange(40) % 4)
         few, teacher = Training(steps=2), nn.Linear(8, 4)
@@ -118,7 +118,7 @@ def surely_worse(study: Study, arm: str) -> bool:
         from torch import nn
         from fractionate import dissect
         from fractionate.records import Training
-        from fractionate.study.effects.harm import surely_worse
+        from fractionate.study.effects import surely_worse
 
         data = (torch.randn(40, 8), torch.arange(40) % 4)
         few, teacher = Training(steps=2), nn.Linear(8, 4)

@@ -126,7 +126,7 @@ def model_logits(model: nn.Module, inputs: Tensor) -> Float[Tensor, "examples cl
     Example:
         import torch
         from torch import nn
-        from fractionate.training.fleet.setup import model_logits
+        from fractionate.training.fleet import model_logits
 
         print(model_logits(nn.Linear(8, 4), torch.randn(2, 8)).shape)
     """
