@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fractionate.run.estimate import Verb
     from fractionate.run.workflow import Workflow
 
-EPILOG = "Exit codes: 0 fine, 1 our bug, 2 usage, 3 damaged data, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (run again)."
+EPILOG = "Exit codes: 0 success, 1 a bug in Fractionate, 2 usage, 3 damaged file, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (repeat to resume)."
 
 app = typer.Typer(
     name="fractionate",
@@ -48,13 +48,13 @@ Trust = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
 NoPilot = Annotated[
-    bool, typer.Option("--no-pilot", help="recommend by the rule alone, untried; no students are trained for it")
+    bool, typer.Option("--no-pilot", help="recommend a recipe by the rule, without trying it on students")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="export the student even where the study found it surely worse than no teacher")
+    bool, typer.Option("--force", help="export the student even if the study found it surely worse than no teacher")
 ]
 Remake = Annotated[
-    bool, typer.Option("--remake", help="make anew what changed settings outdate in the folder, and keep the rest")
+    bool, typer.Option("--remake", help="make again what changed settings affect in the folder, and keep the rest")
 ]
 DryRun = Annotated[
     bool,
@@ -126,7 +126,8 @@ def diagnose(
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="the labels of a file of outputs, where they lie apart", show_default=False)
+        Path | None,
+        typer.Option(help="the labels of a file of outputs, if they are in another file", show_default=False),
     ] = None,
     pilot: Annotated[
         float | None,
@@ -141,7 +142,7 @@ def diagnose(
         Path | None,
         typer.Option(
             metavar="OUTPUTS",
-            help="the same examples under augmentation, dropout or another checkpoint: what comes again is knowledge",
+            help="outputs for the same examples under augmentation, dropout or another checkpoint, to measure what is reproducible",
             show_default=False,
         ),
     ] = None,
@@ -273,7 +274,7 @@ def report(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Do all of it, and put it on one HTML page.
+    """Do the whole job and write one HTML page.
 
     Makes whatever is missing first: signal, diagnosis, study, student.
 
@@ -315,7 +316,7 @@ def _report_folders(folders: list[str], form: str, as_json: bool, *, refused: bo
 def demo(
     out: Annotated[str, typer.Option(help="the folder to write to")] = "runs/demo", as_json: AsJson = False
 ) -> None:
-    """Try all of it on real handwritten digits.
+    """Do the whole job on handwritten digits.
 
     A healthy teacher next to a faulty one, under three minutes on two cores.
 

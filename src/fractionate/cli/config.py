@@ -162,7 +162,7 @@ def config_explain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a setting means and what its default is. Example: fractionate config explain study.margin"""
+    """Explain a setting and print its default. Example: fractionate config explain study.margin"""
     from fractionate.run.runfile import explain
 
     found = explain(key)

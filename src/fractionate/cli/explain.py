@@ -34,7 +34,7 @@ def explain(
         str | None, typer.Argument(metavar="[CODE]", help="as an error names it; none: all", show_default=False)
     ] = None,
 ) -> None:
-    """Say what the code of an error means and what to try first.
+    """Explain the code of an error and what to try first.
 
     Example: fractionate explain FR300
     """

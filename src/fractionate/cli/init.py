@@ -18,8 +18,8 @@ def init(
         list[str] | None,
         typer.Argument(
             metavar="[TASK] FILE...",
-            help="a file or folder of yours; two parallel texts; or files named train, validation and test. Without a task, "
-            "the columns tell it",
+            help="your file or folder; two parallel texts; or files named train, validation and test. The task follows "
+            "from the columns unless it is named",
             show_default=False,
         ),
     ] = None,
@@ -32,13 +32,15 @@ def init(
     label: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN", help="the column to predict; none: as its name or place tells", show_default=False
+            metavar="COLUMN",
+            help="the column to predict; by default chosen by its name or position",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[str, typer.Option(metavar="RUN.yaml", help="the run file; - prints it")] = "run.yaml",
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented run file for data of yours.
+    """Write a commented run file for your data.
 
     Example: fractionate init reviews.csv
     Example: fractionate init language-modelling chat.jsonl --teacher "hf('models/teacher')" --out chat.yaml

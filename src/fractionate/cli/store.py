@@ -1,4 +1,4 @@
-"""`fractionate store`: read a signal store, prove it, mend it, take it elsewhere. Thin calls of `fractionate.store`."""
+"""`fractionate store`: inspect, verify, repair, compact and export a signal store. Thin calls of `fractionate.store`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from fractionate.cli.terminal import give
 
-store_app = typer.Typer(help="Read a signal store, prove it, mend it.", no_args_is_help=True, rich_markup_mode=None)
+store_app = typer.Typer(
+    help="Inspect, verify, repair, compact and export a signal store.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Place = Annotated[str, typer.Argument(metavar="STORE", help="the folder (or URL) of a store", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
@@ -17,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON o
 
 @store_app.command("info")
 def store_info(path: Place, as_json: AsJson = False) -> None:
-    """Say what a store holds. Example: fractionate store info runs/run/store"""
+    """Print what a store holds. Example: fractionate store info runs/run/store"""
     from fractionate.store.upkeep import info
 
     found = info(path)
@@ -26,7 +28,7 @@ def store_info(path: Place, as_json: AsJson = False) -> None:
 
 @store_app.command("verify")
 def store_verify(path: Place, as_json: AsJson = False) -> None:
-    """Read every byte and prove it; leaves with 3 where something is damaged. Example: fractionate store verify runs/run/store"""
+    """Read every byte and check it; exit code 3 if something is damaged. Example: fractionate store verify runs/run/store"""
     from fractionate.store.upkeep import verify
 
     found = verify(path)
@@ -37,7 +39,7 @@ def store_verify(path: Place, as_json: AsJson = False) -> None:
 
 @store_app.command("repair")
 def store_repair(path: Place, as_json: AsJson = False) -> None:
-    """Take out what is damaged and keep every row that proves itself. Example: fractionate store repair runs/run/store"""
+    """Remove what is damaged and keep every valid row. Example: fractionate store repair runs/run/store"""
     from fractionate.store.mending import repair
 
     done = repair(path)
@@ -46,7 +48,7 @@ def store_repair(path: Place, as_json: AsJson = False) -> None:
 
 @store_app.command("compact")
 def store_compact(path: Place, as_json: AsJson = False) -> None:
-    """Merge many shards into few. Example: fractionate store compact runs/run/store"""
+    """Merge shards. Example: fractionate store compact runs/run/store"""
     from fractionate.records.commands import Compaction
     from fractionate.store.upkeep import compact
 
@@ -58,10 +60,10 @@ def store_compact(path: Place, as_json: AsJson = False) -> None:
 def store_export(
     path: Place,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the file or folder to write", show_default=False)],
-    to: Annotated[str, typer.Option(help="parquet, datasets, npy or safetensors")] = "parquet",
+    to: Annotated[str, typer.Option(help="parquet or npy")] = "parquet",
     as_json: AsJson = False,
 ) -> None:
-    """Take a store elsewhere. Example: fractionate store export runs/run/store signal.parquet --to parquet"""
+    """Write the rows of a store to another format. Example: fractionate store export runs/run/store signal.parquet --to parquet"""
     from fractionate.records.commands import Written
     from fractionate.store.exchange import export
 
