@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from fractionate.run.estimate import Verb
     from fractionate.run.workflow import Workflow
 
-EPILOG = "Exit codes: 0 success, 1 a bug in Fractionate, 2 usage, 3 damaged file, 4 mismatch, 5 numerics, 6 resources, 130/143 stopped (repeat to resume)."
+EPILOG = (
+    "Exit codes: 0 success, 1 a bug in Fractionate, 2 usage, 3 damaged file, 4 mismatch, 5 numerics, 6 resources, "
+    "130/143 stopped (repeat to resume)."
+)
 
 app = typer.Typer(
     name="fractionate",

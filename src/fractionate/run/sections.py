@@ -90,8 +90,8 @@ class DataSection(Section):
 
     source: str = Field(
         "digits",
-        description="a bundled data set, your own files (table('x.csv', label='y'), pictures, texts, tagged, prompts, pairs, similar, "
-        "queries, saved), or package.module:function giving Examples, Parts or a Task",
+        description="a bundled data set, your own files (table('x.csv', label='y'), pictures, texts, tagged, prompts, pairs, "
+        "similar, queries, saved), or package.module:function giving Examples, Parts or a Task",
     )
     transfer: Size | None = Field(
         None, description="examples the student learns from: a count, or a share below 1; none: a fifth"
