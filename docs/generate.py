@@ -122,15 +122,18 @@ def entry(folder: str, name: str) -> str:
 
 def api() -> None:
     """A page for each folder: its public names with their docstrings."""
-    names, top = [], set(layout.exported(layout.SOURCE / "__init__.py"))
+    names, rows, top = [], [], set(layout.exported(layout.SOURCE / "__init__.py"))
     for folder, given in folders():
         lead = (importlib.import_module(folder).__doc__ or "").strip()
         again = set() if folder == "fractionate" else top  # documented once, at the top
         entries = "\n".join(entry(folder, name) + ("   :no-index:\n" if name in again else "") for name in given)
         write(MADE / "api" / f"{folder}.md", f"# {folder}\n\n{lead}\n\n```{{eval-rst}}\n{entries}```\n")
         names.append(folder)
-    lead = "Import from `fractionate` or from one folder; what a folder does not give is internal."
-    write(MADE / "api" / "index.md", f"# Python API\n\n{lead}\n\n{contents(names)}")
+        rows.append(f"| [{folder}]({folder}.md) | {cell(lead.splitlines()[0])} |")
+    lead = "Import from `fractionate` or from one of these folders. Names that a folder does not export are internal."
+    table = "| import from | what it holds |\n| --- | --- |\n" + "\n".join(rows)
+    hidden = contents(names).replace(":maxdepth: 1", ":hidden:")
+    write(MADE / "api" / "index.md", f"# Python API\n\n{lead}\n\n{table}\n\n{hidden}")
 
 
 def cell(text: Any) -> str:
@@ -161,7 +164,7 @@ def commands() -> None:
 
     group = typer.main.get_command(app)
     text = "\n".join(sections(group, "fractionate"))
-    write(MADE / "commands.md", f"# Every command\n\nMade of the program; `--help` says the same.\n\n{text}")
+    write(MADE / "commands.md", f"# Every command\n\nGenerated from the program; `--help` prints the same.\n\n{text}")
 
 
 def settings() -> None:
@@ -177,7 +180,7 @@ def settings() -> None:
     text = "\n".join(f"## {name}\n\n{head}" + "\n".join(rows) + "\n" for name, rows in sections.items())
     write(
         MADE / "settings.md",
-        f"# Every setting of a run file\n\nMade of the schema (`fractionate config explain`).\n\n{text}",
+        f"# Every setting of a run file\n\nGenerated from the schema; `fractionate config explain` prints the same.\n\n{text}",
     )
 
 
@@ -208,15 +211,15 @@ def gallery() -> None:
         command = f"fractionate examples {path.stem} > run.yaml\nfractionate report run.yaml"
         body, page = "\n".join(rest), ROOT / "lab" / "results" / "examples" / f"{path.stem}.html"
         image = f"```{{image}} {name}\n:width: 500px\n```\n\n" if (name := _with_thumbnail(page, place)) else ""
-        shown = f"{image}{{download}}`The page that it makes <{page.name}>`"
+        shown = f"{image}{{download}}`The report of this run file <{page.name}>`"
         files.append(
             f"### {path.stem}\n\n{first.lstrip('# ')}\n\n{shown}\n\n```bash\n{command}\n```\n\n```yaml\n{body}\n```\n"
         )
     grid = "::::{grid} 1 1 2 2\n\n" + "\n".join(cards) + "::::\n"
     write(
         place / "index.md",
-        "# Gallery\n\n## Pages of studies\n\nOne HTML file each, as `report` wrote it: save it and open it.\n\n"
-        f"{grid}\n## Run files\n\nEach runs as it stands, on data that come with a package or the system.\n\n"
+        "# Gallery\n\nReports and run files to start from.\n\n## Pages of studies\n\nEach is one HTML file written by `report`: download it and open it.\n\n"
+        f"{grid}\n## Run files\n\nEach runs as it is, on data from a Python package or the system.\n\n"
         + "\n".join(files),
     )
 

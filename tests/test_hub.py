@@ -175,6 +175,7 @@ def test_an_architecture_takes_the_vocabulary_of_the_data(checkpoint):
     [
         ("'bertt', layers=1", "did you mean 'bert'"),
         ("'./nothing'", "there is no model"),
+        ("'models/teacher'", "nothing of that name in"),
         ("'nobody/nothing'", "hf download nobody/nothing"),
         ("'package:no_such_package'", "pip install no-such-package"),
         ("'package:json'", "does not bring one model"),
