@@ -218,7 +218,8 @@ def gallery() -> None:
     grid = "::::{grid} 1 1 2 2\n\n" + "\n".join(cards) + "::::\n"
     write(
         place / "index.md",
-        "# Gallery\n\nReports and run files to start from.\n\n## Pages of studies\n\nEach is one HTML file written by `report`: download it and open it.\n\n"
+        "# Gallery\n\nReports and run files to start from.\n\n"
+        "## Pages of studies\n\nEach is one HTML file written by `report`: download it and open it.\n\n"
         f"{grid}\n## Run files\n\nEach runs as it is, on data from a Python package or the system.\n\n"
         + "\n".join(files),
     )

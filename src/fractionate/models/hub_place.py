@@ -132,7 +132,9 @@ def find_place(name: str) -> Place | None:
         known = list(found.CONFIG_MAPPING.keys())
     if name in known:
         return None
-    if HUB_NAME.fullmatch(name) and not name.startswith((".", "models/")):  # the hub has no owner "models": a folder was meant
+    if HUB_NAME.fullmatch(name) and not name.startswith(
+        (".", "models/")
+    ):  # the hub has no owner "models": a folder was meant
         return Place(name, remote=True)
     near = nearest(name, known, 0.7)
     raise ConfigError(
