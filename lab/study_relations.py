@@ -50,15 +50,16 @@ def section(study: Study) -> list[str]:
         arm: [run.history[-1].rows_to_relation for run in study.runs if run.arm == arm] for arm in ("hard", *CELLS)
     }
     lines = [
-        f"## {study.name}", "",
+        f"## {study.name}", "", f"Labels alone: rows to relation {sum(taken['hard']) / SEEDS:+.3f}.", "",
         "| contrast | seeds | accuracy, points | rows to relation, correlation |", "|---|---|---|---|",
     ]  # fmt: skip
     for found in effects(study.runs, CONTRASTS, metric=study.deciding):
         rows = paired([a - b for a, b in zip(taken[found.arm], taken[found.against], strict=True)], margin=1.0)
-        lines.append(
-            f"| {found.arm} − {found.against} | {SEEDS} | {found.gain:+.2f} [{found.interval.low:+.2f}, "
-            f"{found.interval.high:+.2f}] {found.verdict} | {rows.gain:+.3f} [{rows.interval.low:+.3f}, {rows.interval.high:+.3f}] |"
-        )
+        cells = [
+            f"{one.gain:+.{digits}f} [{one.interval.low:+.{digits}f}, {one.interval.high:+.{digits}f}]"
+            for one, digits in ((found, 2), (rows, 3))
+        ]
+        lines.append(f"| {found.arm} − {found.against} | {SEEDS} | {cells[0]} {found.verdict} | {cells[1]} |")
     return [*lines, ""]
 
 
@@ -66,7 +67,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     text = [
         "# Class relations against permuted ones", "",
-        "Made by `PYTHONPATH=src:. python lab/study_relations.py`; its protocol stands in the program, written before the first run. "
+        "Made by `PYTHONPATH=src:. python lab/study_relations.py`; the protocol stands there, written before its first run. "
         "Differences paired over seeds, 95 % intervals; verdicts after Holm over a data set.", "",
     ]  # fmt: skip
     for each in DATA:
