@@ -25,7 +25,7 @@ from scipy import stats
 from tuned_students import CELLS, healthy_of, students
 
 from fractionate.page import read_page
-from fractionate.records import Run, Study
+from fractionate.records import Study
 
 LAB = Path(__file__).parent
 RESULTS = LAB / "results"
@@ -148,17 +148,9 @@ def differences(one: Sequence[float], other: Sequence[float], data: str, source:
     return Found(data, float(found.mean()), float(found.std(ddof=1)) / len(found) ** 0.5, len(found), source)
 
 
-def values(study: Study, arm: str, measure: str) -> list[float]:
-    """One number a seed: accuracy on test data, or a measure of the last point of training."""
-
-    def value(run: Run) -> float | None:
-        if measure != "accuracy":
-            return getattr(run.history[-1], measure) if run.history else None
-        return run.test.values["accuracy"] if run.test else None
-
-    found = [value(run) for run in study.runs if run.arm == arm]
-    kept = [v for v in found if v is not None]
-    return kept if len(kept) == len(study.seeds) else []  # pages of many curves keep those of the first seed alone
+def values(study: Study, arm: str) -> list[float]:
+    """Accuracy of an arm on test data, one a seed."""
+    return [run.test.values["accuracy"] for run in study.runs if run.arm == arm and run.test]
 
 
 def settings(teacher: str) -> Iterator[tuple[str, str, str]]:
@@ -170,28 +162,28 @@ def settings(teacher: str) -> Iterator[tuple[str, str, str]]:
                 yield name, data, section
 
 
-def of_cells(contrast: Sequence[str], teacher: str, measure: str = "accuracy") -> Iterator[Found]:
+def of_cells(contrast: Sequence[str], teacher: str) -> Iterator[Found]:
     arm, against = contrast
     for name, data, section in settings(teacher):
         study = studies(name).get(section)
         if study is not None and {arm, against} <= set(study.arms):
-            one, other = (values(study, each, measure) for each in contrast)
+            one, other = (values(study, each) for each in contrast)
             if one and other:
                 yield differences(one, other, data, name)
-        elif study is None and measure == "accuracy":
+        elif study is None:
             wanted = {f"{arm} − {against}"} | ({arm, f"*{arm}* (placebo)"} if against == "hard" else set())
             for row in rows(name):
                 if row.section == section and row.cells[0] in wanted and row.heads[1] == "accuracy, points":
                     found = effect(row.cells[1], data, seeds_of(name, section), name)
                     if found:
                         yield found
-    if measure == "accuracy" and against == "hard":
+    if against == "hard":
         yield from failures(teacher, arm, 1)
-    if measure == "accuracy" and set(contrast) <= set(CELLS):
+    if set(contrast) <= set(CELLS):
         for each in students():
             if KINDS.get(each.at.teacher, each.at.teacher) == teacher:
                 yield differences(*(each.best(CELLS[name]) for name in contrast), each.at.data, REGRET)
-    for line in improving() if measure == "accuracy" else ():
+    for line in improving():
         own = [IN_IMPROVING.get(each, each) for each in contrast]
         if KINDS.get(line["teacher"], line["teacher"]) == teacher and set(own) <= set(line["accuracy"]):
             yield differences(*(line["accuracy"][each] for each in own), line["data"], IMPROVING)
@@ -210,7 +202,7 @@ def of_teachers(arm: str, teacher: str) -> Iterator[Found]:
                 continue
             kept = [studies(name).get(pair[kind]) for kind in (teacher, "healthy")]
             if all(kept):
-                yield differences(*(values(study, arm, "accuracy") for study in kept if study), data, name)
+                yield differences(*(values(study, arm) for study in kept if study), data, name)
                 continue
             cells = {
                 row.section: row.cells[1]
@@ -280,16 +272,16 @@ def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
 
 
 def evidence(claim: dict[str, Any]) -> list[Found]:
+    """Every effect that tests a claim, of all its kinds of evidence."""
+    found: list[Found] = []
     if "cells" in claim:
-        return list(of_cells(claim["cells"], claim.get("teacher", "healthy")))
+        found += of_cells(claim["cells"], claim.get("teacher", "healthy"))
     if "teachers" in claim:
-        return list(of_teachers(**claim["teachers"]))
+        found += of_teachers(**claim["teachers"])
     if "spectrum" in claim:
-        return list(of_spectrum(**claim["spectrum"]))
-    if "mechanism" in claim:
-        return list(of_cells(claim["mechanism"]["contrast"], "healthy", claim["mechanism"]["measure"]))
+        found += of_spectrum(**claim["spectrum"])
     specs = claim.get("rows", [])
-    return [found for spec in (specs if isinstance(specs, list) else [specs]) for found in of_rows(spec)]
+    return found + [one for spec in (specs if isinstance(specs, list) else [specs]) for one in of_rows(spec)]
 
 
 def by_data(found: Sequence[Found]) -> list[Found]:
