@@ -17,7 +17,7 @@ from functools import cache, cached_property
 import torch
 from bench.teachers import parts
 from cell_studies import RESULTS, RUNS
-from study_encoder_layers import cell
+from study_small_encoders import cell
 from torch import Tensor, nn
 
 from fractionate import Recipe, Task, TeacherSignal, dissect, distill

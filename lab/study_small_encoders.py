@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fractionate.records import Effect, Study
@@ -51,10 +52,10 @@ def cell(e: Effect, digits: int) -> str:
     return f"{e.gain:+.{digits}f} [{e.interval.low:+.{digits}f}, {e.interval.high:+.{digits}f}] {e.verdict}"
 
 
-def section(name: str, study: Study) -> list[str]:
-    """Every contrast in accuracy, NLL and what became of attention."""
-    kept = [m for m in study.metrics if m.name in ("accuracy", "nll", "token-nll", "ranking-loss", "cover-length")]
-    found = {m.name: effects(study.runs, CONTRASTS, metric=m) for m in kept}
+def section(name: str, study: Study, contrasts: Sequence[Contrast]) -> list[str]:
+    """Every contrast in accuracy, NLL, what became of attention and what else was measured."""
+    kept = [m for m in study.metrics if m.name != "agreement"]
+    found = {m.name: effects(study.runs, contrasts, metric=m) for m in kept}
     base = [run.test.accuracy for run in study.runs if run.arm == "no KD" and run.test]
     steps = max(run.steps for run in study.runs)
     lines = [
@@ -63,7 +64,7 @@ def section(name: str, study: Study) -> list[str]:
         "| contrast | seeds | " + " | ".join(f"{m.name}, {m.unit}" if m.unit else m.name for m in kept) + " |",
         "|---" * (2 + len(kept)) + "|",
     ]  # fmt: skip
-    for place, contrast in enumerate(CONTRASTS):
+    for place, contrast in enumerate(contrasts):
         cells = [cell(found[m.name][place], 2 if m.name == "accuracy" else 3) for m in kept]
         lines.append(f"| {contrast.arm} − {contrast.against} | {len(study.seeds)} | {' | '.join(cells)} |")
     return [*lines, ""]
@@ -77,6 +78,6 @@ if __name__ == "__main__":
         "verdicts after Holm over a column. Ranking loss and cover length: less is nearer to the teacher's attention.", "",
     ]  # fmt: skip
     for task, given in TASKS.items():
-        text += section(task, studied(task, given))
+        text += section(task, studied(task, given), CONTRASTS)
         (RESULTS / "study_small_encoders.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
