@@ -31,7 +31,7 @@ from fractionate.study.effects.contrasts import Contrast, effects
 from fractionate.teachers import Cached
 
 DATA = {"fashion": (2000, 2000, (1, 14, 14)), "digits": (900, 400, (1, 8, 8)), "satellite": (2000, 2500, (3, 3, 4))}
-SEEDS, SHARE = 10, 0.7
+SEEDS, SHARE = 5, 0.7
 TAUGHT, LEARNED = (
     Training(steps=steps, batch_size=50, learning_rate=rate) for steps, rate in ((300, 2e-3), (200, 5e-3))
 )

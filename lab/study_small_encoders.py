@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fractionate.records import Effect, Study
+from fractionate.records import Effect, MetricInfo, Study
 from fractionate.study.effects.contrasts import Contrast, effects
 
 LAB = Path(__file__).parent
@@ -52,15 +52,20 @@ def cell(e: Effect, digits: int) -> str:
     return f"{e.gain:+.{digits}f} [{e.interval.low:+.{digits}f}, {e.interval.high:+.{digits}f}] {e.verdict}"
 
 
+def written(metric: MetricInfo, value: float) -> str:
+    return f"{value:.1f}%" if metric.unit == "points" else f"{metric.name} {value:.3f}"
+
+
 def section(name: str, study: Study, contrasts: Sequence[Contrast]) -> list[str]:
     """Every contrast in accuracy, NLL, what became of attention and what else was measured."""
     kept = [m for m in study.metrics if m.name != "agreement"]
     found = {m.name: effects(study.runs, contrasts, metric=m) for m in kept}
-    base = [run.test.accuracy for run in study.runs if run.arm == "no KD" and run.test]
-    steps = max(run.steps for run in study.runs)
+    first, steps = study.deciding, max(run.steps for run in study.runs)
+    base = [run.test.values[first.name] for run in study.runs if run.arm == "no KD" and run.test]
+    words = [f"no KD {written(first, sum(base) / len(base))}"]
+    words += [f"teacher {written(first, study.teacher.values[first.name])}"] if study.teacher else []
     lines = [
-        f"## {name}", "", f"{len(study.seeds)} seeds, {steps} steps; no KD {sum(base) / len(base):.1%}"
-        + (f", teacher {study.teacher.accuracy:.1%}." if study.teacher else "."), "",
+        f"## {name}", "", f"{len(study.seeds)} seeds, {steps} steps; {', '.join(words)}.", "",
         "| contrast | seeds | " + " | ".join(f"{m.name}, {m.unit}" if m.unit else m.name for m in kept) + " |",
         "|---" * (2 + len(kept)) + "|",
     ]  # fmt: skip
