@@ -1,4 +1,4 @@
-"""`fractionate init`: a commented run file fitted to files of yours."""
+"""`fractionate init`: a commented run file for your files."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def read_answers(source: Path | str | Iterable[Mapping[str, Any]], *, id_field: 
 
     A line is a response of a chat, completion or batch API with the example's id next to it (`custom_id`, `example_id`,
     `example` or `id`), or plain: `{"id": …, "logprobs": …, "remainder": …}` with `logprobs` a mapping of tokens to numbers, a list
-    of `{"token": …, "logprob": …}`, or a list of these, one a position.
+    of `{"token": …, "logprob": …}`, or a list of these, one per position.
 
     Raises:
         DamagedError: for a line that is no JSON, such as the last of a program that was killed.

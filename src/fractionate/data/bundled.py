@@ -277,7 +277,7 @@ def column_names(name: str) -> tuple[str, ...]:
         name: breast-cancer, dna or spam.
 
     Returns:
-        One name a column.
+        One name per column.
 
     Raises:
         ConfigError: for other data.

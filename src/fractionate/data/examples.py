@@ -19,9 +19,9 @@ class Examples:
     Args:
         inputs: [examples, ...].
         labels: [examples] class numbers from 0.
-        class_names: One a class; () where they have none.
+        class_names: One per class; () where they have none.
         name: The data's name in messages and records.
-        ids: One an example; () for their places.
+        ids: One per example; () for their places.
 
     Raises:
         MismatchError: for no examples, for lengths that differ and for labels that are not whole numbers from 0.

@@ -1,4 +1,4 @@
-"""Folders of files, one folder a class: which files are read as which class, and a word on every file that is not."""
+"""Folders of files, one folder per class: which files are read as which class, and a word on every file that is not."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def as_labels(values: Any, name: str, *, classes: bool = True) -> Tensor:
     """Labels of any number type, as arrays, series, lists or tensors: class numbers as int64.
 
     Args:
-        values: One label an example, or one a token.
+        values: One label per example, or one per token.
         name: The data's name, for messages.
         classes: Labels are class numbers; False lets floating-point numbers through (regression).
 
@@ -68,7 +68,7 @@ def as_numbers(values: Any, name: str) -> Tensor:
 
 
 def advice(labels: Tensor) -> str:
-    """What to do with labels that are rows of numbers where one class number an example is wanted."""
+    """What to do with labels that are rows of numbers where one class number per example is wanted."""
     zero_one = bool(((labels == 0) | (labels == 1)).all())
     sums = labels.reshape(-1, labels.shape[-1]).sum(dim=1) if labels.ndim else labels
     if zero_one and bool((sums == 1).all()):
@@ -160,7 +160,7 @@ def check_values(labels: Tensor, name: str, shown: Callable[[int], str] = str) -
 def check_labels(
     labels: Tensor, classes: int, *, name: str, shown: Callable[[int], str] = str, of: str = "teacher"
 ) -> Int[Tensor, "rows"]:
-    """Labels as class numbers of a model with so many classes, one a row.
+    """Labels as class numbers of a model with so many classes, one per row.
 
     Args:
         labels: [rows].

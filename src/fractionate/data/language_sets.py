@@ -34,7 +34,7 @@ def _drawn(rows: Sequence[Any], examples: int, seed: int) -> tuple[list[Any], tu
 
 @data_sets.register("definitions")
 def definitions(examples: int = 4000, *, topics: bool = False, seed: int = 0) -> TextData:
-    """Definitions of WordNet 3.0 with the part of speech of what they define (4 classes), or its topic (45)."""
+    """Definitions of WordNet 3.0, labelled with the part of speech (4 classes) or the topic (45) of the word they define."""
     rows, ids = _drawn(list(read_glosses()), examples, seed)
     names = TOPICS if topics else KINDS
     numbers = [topic if topics else KINDS.index(TOPICS[topic].partition(".")[0]) for _, topic, _ in rows]
@@ -45,7 +45,7 @@ def definitions(examples: int = 4000, *, topics: bool = False, seed: int = 0) ->
 
 @data_sets.register("headwords")
 def headwords(examples: int = 4000, *, seed: int = 0) -> PromptData:
-    """A headword of WordNet 3.0 as the prompt, its definition and a full stop as what is to be written."""
+    """A headword of WordNet 3.0 as the prompt, its definition and a full stop as the completion."""
     rows, ids = _drawn(list(read_glosses()), examples, seed)
     columns = {
         "prompt": tuple(f"{word.replace('_', ' ')}:" for _, _, word in rows),
@@ -56,7 +56,7 @@ def headwords(examples: int = 4000, *, seed: int = 0) -> PromptData:
 
 @data_sets.register("usage")
 def usage(examples: int = 4000, *, seed: int = 0) -> TaggedData:
-    """Example sentences of WordNet 3.0: the word that a sentence stands for is tagged with its part of speech, others with O."""
+    """Example sentences of WordNet 3.0: the word that a sentence illustrates is tagged with its part of speech, others with O."""
     names = ("O", *PARTS_OF_SPEECH.values())
     found: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
     for kind, sha256 in FILES.items():

@@ -81,7 +81,7 @@ def pairs(
     separator: str | None = None,
     encoding: str | None = None,
 ) -> PairData:
-    """Sentence pairs of yours for translation: `pairs('news.tsv', source='en', target='it')`, or `pairs('news.en', 'news.it')`.
+    """Your sentence pairs for translation: `pairs('news.tsv', source='en', target='it')`, or `pairs('news.en', 'news.it')`.
 
     Of a translation memory, `pairs('memory.tmx', source='en', target='it')` names the languages.
 

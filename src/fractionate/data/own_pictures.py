@@ -1,4 +1,4 @@
-"""Pictures in folders, one a class (the layout of ImageNet): held in memory, or read on demand."""
+"""Pictures in folders, one per class (the layout of ImageNet): held in memory, or read on demand."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def pictures(
     in_memory: bool = True,
     workers: int = 0,
 ) -> Divided:
-    """Pictures of yours, a folder a class: `pictures('photos', side=64)`; with folders train, val and test above where they are.
+    """Your pictures, one folder per class: `pictures('photos', side=64)`; folders train, val and test above them are the parts.
 
     Args:
         folder: The folder of the classes, or of the parts.

@@ -150,7 +150,7 @@ def prompts(
     separator: str | None = None,
     encoding: str | None = None,
 ) -> PromptData:
-    """Texts of yours for language-modelling: `prompts('chat.jsonl', prompt='question', completion='answer')`, or `text='story'`.
+    """Your texts for language-modelling: `prompts('chat.jsonl', prompt='question', completion='answer')`, or `text='story'`.
 
     Args:
         path: JSON lines, CSV, TSV, Parquet; or plain text: a .txt file, whose texts have empty lines between them.

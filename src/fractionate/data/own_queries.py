@@ -71,7 +71,7 @@ def queries(
     buckets: int = BUCKETS,
     places: int = PLACES,
 ) -> QueryData:
-    """Queries of yours for reranking, each with the text that answers it and a list of others: `queries('faq.jsonl')`.
+    """Your queries for reranking, each with the text that answers it and a list of others: `queries('faq.jsonl')`.
 
     A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words. A query that an earlier
     part has as well is a repeat.
@@ -151,7 +151,7 @@ def similar(
     separator: str | None = None,
     encoding: str | None = None,
 ) -> SimilarData:
-    """Pairs of texts of yours for embeddings: `similar('questions.csv', first='question', second='answer')`.
+    """Your pairs of texts for embeddings: `similar('questions.csv', first='question', second='answer')`.
 
     Args:
         path: CSV, TSV, Parquet or JSON lines.

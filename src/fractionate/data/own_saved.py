@@ -39,7 +39,7 @@ def saved(
     repeats: bool | None = None,
     class_weights: bool = False,
 ) -> Table | Divided:
-    """A folder that `datasets` wrote with `save_to_disk`: its pictures, its arrays, or a table. `texts` reads its texts.
+    """A folder written by `save_to_disk` of `datasets`: pictures, arrays or a table. For texts use `texts`.
 
     Splits train, validation and test become the parts. Only local folders: nothing is downloaded, and no script of a data set runs.
 

@@ -119,11 +119,11 @@ def table(
     class_weights: bool = False,
     raw: bool | None = None,
 ) -> Table:
-    r"""A CSV, Parquet or JSON lines file of yours: `table('wine.csv', label='quality')`. Numbers standardised, categories one-hot.
+    r"""Your CSV, Parquet or JSON lines file: `table('wine.csv', label='quality')`. Numbers are standardised, categories one-hot.
 
     Args:
         path: The file; row ids are its lines.
-        label: The column of classes; a list of columns of 0 and 1 is multiple labels a row, and a missing
+        label: The column of classes; a list of columns of 0 and 1 is multiple labels per row, and a missing
             cell among them counts for nothing.
         target: The column of numbers to predict, or a list of them, in the place of `label`.
         kinds: What a column holds ("number" or "category"), where the rule of `make_columns` would not tell it.

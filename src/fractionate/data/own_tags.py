@@ -1,4 +1,4 @@
-"""Sentences with a tag a word: JSON lines or Parquet with lists, and CoNLL files with a word and its tag a line."""
+"""Sentences with a tag per word: JSON lines or Parquet with lists, and CoNLL files with a word and its tag per line."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def tagged(
     repeats: bool = False,
     encoding: str | None = None,
 ) -> TaggedData:
-    """Sentences of yours with a tag a word, for token-classification: `tagged('news.jsonl', tokens='words', tags='ner')`.
+    """Your sentences with a tag per word, for token-classification: `tagged('news.jsonl', tokens='words', tags='ner')`.
 
     Args:
-        path: JSON lines or Parquet with lists; or a CoNLL file (.conll, .iob, .bio, .txt, .tsv): a word and its tag a line, an
+        path: JSON lines or Parquet with lists; or a CoNLL file (.conll, .iob, .bio, .txt, .tsv): a word and its tag per line, an
             empty line between sentences.
         tokens: The column of words (`tokens`); of a CoNLL file its number (0).
         tags: The column of tags (`tags`): names, or numbers; of a CoNLL file its number (-1, the last).

@@ -255,7 +255,7 @@ def texts(
     missing: Sequence[str] = MISSING,
     links: bool = False,
 ) -> TextData:
-    r"""Texts of yours with a class each: `folder/CLASS/*.txt`, or columns of a .csv, .tsv, .parquet or .jsonl file.
+    r"""Your texts with one class each: `folder/CLASS/*.txt`, or columns of a .csv, .tsv, .parquet or .jsonl file.
 
     A model by `hf(…)` reads them by its tokenizer; a network without one, such as `bag()`, as hashed words (`TextEncoding`).
 
@@ -263,7 +263,7 @@ def texts(
         path: The folder or file.
         text: The column of texts.
         label: The column of classes, "label" where neither it nor `target` is given; a list of columns of 0 and 1 is many labels
-            a text.
+            per text.
         target: The column of numbers to predict, or a list of them, in the place of `label`.
         second: The column of a second text, for pairs.
         buckets, places: Of hashed words.

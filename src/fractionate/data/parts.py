@@ -299,7 +299,7 @@ def weighted(
 def balanced(data: Split | Examples) -> Split:
     """The data with weights that give each class the same total: examples / (classes there are · examples of the class).
 
-    Raises `ConfigError` for labels that are not one class number an example.
+    Raises `ConfigError` for labels that are not one class number per example.
     """
     split: Split = MemorySplit.of(data) if isinstance(data, Examples) else data
     labels = split.labels

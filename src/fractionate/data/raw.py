@@ -23,7 +23,7 @@ class RawSplit:
     """Examples as their files hold them.
 
     Args:
-        columns: One entry an example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
+        columns: One entry per example by role: "text" and "second", "words" and "tags", "prompt" and "completion", "source" and
             "target", "label" (class numbers; of multiple labels a row of 0 and 1; numbers to predict).
         ids: The file, or the line, of each example.
         name: The data's name in messages and records.

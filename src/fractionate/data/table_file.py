@@ -101,7 +101,7 @@ def read_table(path: Path | str, roles: Roles, *, separator: str | None = None, 
 
 
 def _of_json_lines(path: Path, roles: Roles, encoding: str | None) -> Read:
-    """The cells of JSON lines, one object a row; a name that an object lacks is missing there."""
+    """The cells of JSON lines, one object per row; a name that an object lacks is missing there."""
     shown, gone = printable(str(path), 200), frozenset(roles.missing)
     items = dict(json_lines(path, shown, encoding))
     if not items:

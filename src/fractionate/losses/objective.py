@@ -1,4 +1,4 @@
-"""The loss contract: cell + temperature + teacher weight + divergence + T² factor, all explicit, one number an example."""
+"""The loss contract: cell + temperature + teacher weight + divergence + T² factor, all explicit, one number per example."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Default(float):
 
 @dataclass(frozen=True)
 class Objective:
-    """(1 - w) · CE(label, student) + w · T² · D(target_T, softmax(student / T)), one number an example.
+    """(1 - w) · CE(label, student) + w · T² · D(target_T, softmax(student / T)), one number per example.
 
     Call it with student logits [batch, classes] and a `TeacherSignal` or `CompactSignal` of the same examples; gradients reach the
     student only. It computes in chunks of rows, in float32 (float64 for float64 students).

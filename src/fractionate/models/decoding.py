@@ -65,7 +65,7 @@ class EncoderDecoder:
 @decodings.register("call-again")
 @dataclass(frozen=True)
 class CallAgain:
-    """Any module: the whole of it is called again, encoder included. `where` finds the decoder inputs among its inputs."""
+    """Any module: it is called again as a whole, encoder included. `where` finds the decoder inputs among its inputs."""
 
     where: str | int = "decoder_input_ids"
     head: Head = None

@@ -74,7 +74,7 @@ class EstimatorRows:
         return two and values.ndim == 2 and not are_probabilities(torch.from_numpy(values))
 
     def _of_labels(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
-        """Multiple labels an example, two classes each: [examples, labels, 2]."""
+        """Multiple labels per example, two classes each: [examples, labels, 2]."""
         known = getattr(self.estimator, "classes_", ())
         plain = len(known) == len(parts) and all(list(classes) == [0, 1] for classes in known)
         if not plain or any(part.shape[1:] != (2,) for part in parts):

@@ -63,7 +63,7 @@ class FittedEstimator:
         """The fitted estimator as a module.
 
         Raises:
-            ConfigError: for tasks without one row an example, where nothing is left to fit on, and for settings that scikit-learn
+            ConfigError: for tasks without one row per example, where nothing is left to fit on, and for settings that scikit-learn
                 refuses.
             MismatchError: for inputs that are no numbers, such as tokens.
         """

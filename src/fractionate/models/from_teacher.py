@@ -152,7 +152,7 @@ def _config_of(model: nn.Module) -> Any:
 
 
 def _follow(config: Any, path: str, kept: tuple[int, ...], before: int) -> None:
-    """Let a config say how many layers the stack at a path has now: its numbers of layers, and its lists with an entry a layer."""
+    """Update a config to the layers that the stack at a path has now: numbers of layers, and lists with an entry per layer."""
     side = next((s for s in ("encoder", "decoder") if config.is_encoder_decoder and s in path.split(".")), "")
     names = (
         f"{side}_layers",

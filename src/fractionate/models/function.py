@@ -34,7 +34,7 @@ class FunctionTeacher(nn.Module):
     Args:
         function: Called with the inputs of a batch as the data give them (a tensor, a tuple or a mapping of tensors).
         outputs: What it gives; "auto" recognises the first batch, and holds every later one to it.
-        classes: The number of logits a row has to have; None: as many as come.
+        classes: The number of logits that a row has to have; None: as many as come.
         content: What the function computes with, for the identity; None: the function itself.
         title: What messages call it; left out, the name of the function.
 

@@ -240,7 +240,7 @@ def hf(
         tokenizer: Folder or hub name of another tokenizer; a fresh model takes its vocabulary.
         classes: The classes of the checkpoint's outputs in their order, in the data's words; none: as its config names them.
         dtype: Of the weights read.
-        prompt: What it reads in the place of a text, `'query: {text}'`, for tasks with one row a text; beyond data.length.
+        prompt: What it reads in the place of a text, `'query: {text}'`, for tasks with one row per text; beyond data.length.
         device_map: "auto" spreads weights that are larger than a GPU over all, as they are read; or a device by path of module.
 
     Returns:

@@ -19,7 +19,7 @@ from fractionate.models.preparations import Preparation, Preparing, given_studen
 @preparations.register("lora")
 @dataclass(frozen=True)
 class LoRA(Preparation):
-    """Low-rank adapters: `lora(8)`. Only they, and the modules in `trained`, are trained; they are merged at the end.
+    """Low-rank adapters: `lora(8)`. Only these and the modules in `trained` are trained; they are merged at the end.
 
     A layer computes W x + scaling · B A x with A [rank, in] drawn and B [out, rank] = 0, so the student starts as it was. The
     exported weights are W + scaling · B A, under the names that the student had before.

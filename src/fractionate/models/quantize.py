@@ -73,7 +73,7 @@ def _kept(weight: Tensor, per: Literal["matrix", "row"]) -> tuple[Tensor, Tensor
 
 
 class Ternary(nn.Module):
-    """Ternary weights, one scale a matrix or one a row; weights are clipped to ± clip first."""
+    """Ternary weights, one scale per matrix or one per row; weights are clipped to ± clip first."""
 
     def __init__(self, *, per: Literal["matrix", "row"] = "matrix", clip: float = CLIP) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Ternary(nn.Module):
 
 
 class Uniform(nn.Module):
-    """2-, 4- or 8-bit weights, symmetric, one scale a row: torchao's quantizer behind our clipping."""
+    """2-, 4- or 8-bit weights, symmetric, one scale per row: torchao's quantizer behind our clipping."""
 
     def __init__(self, bits: int, *, clip: float = CLIP) -> None:
         super().__init__()

@@ -204,7 +204,7 @@ def bag(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: f
 
 @models.register("cross")
 def cross(buckets: int = 12_000, width: int = 96, hidden: int = 128, *, dropout: float = 0.3) -> Builder:
-    """A cross-encoder for `queries(...)`: query and candidate are read together and scored, [batch, candidates]."""
+    """A cross-encoder for `queries(...)`: reads query and candidate together and scores them, [batch, candidates]."""
     _check("cross", buckets, width, hidden, dropout=dropout)
 
     def build(shape: Sequence[int], classes: int) -> nn.Module:

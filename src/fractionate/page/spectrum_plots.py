@@ -23,7 +23,7 @@ def _known(found: Spectrum) -> dict[Level, float]:
 
 
 def beyond_universe(found: Spectrum) -> float:
-    """What is known beyond the confidence that all examples share, in nats a row."""
+    """What is known beyond the confidence that all examples share, in nats per row."""
     parts = _known(found)
     return sum(parts.values()) - parts["universe"]
 

@@ -107,7 +107,7 @@ class Differences(Record):
     """The settings in which two run files differ.
 
     Args:
-        differences: One a setting; none where the files agree.
+        differences: One per setting; none where the files agree.
     """
 
     differences: tuple[Difference, ...]

@@ -16,8 +16,8 @@ class Superfeatures(Record):
     Args:
         groups: Places of columns in the flattened input, one tuple a group.
         features: The number of all features.
-        names: One a group.
-        feature_names: One a feature; () where they have none.
+        names: One per group.
+        feature_names: One per feature; () where they have none.
         resolution: Of the communities the groups were found as; None where they were given.
         modularity: Likewise.
         notes: What was unusual when they were found.
@@ -108,7 +108,7 @@ class ExampleExplanation(Record):
         next_class: The class it puts second.
         log_odds_nats: Of the first over the second.
         prior_nats: The part of the class prior.
-        student_nats: The student's evidence, one number a superfeature.
+        student_nats: The student's evidence, one number per superfeature.
         teacher_nats: The teacher's, for the same two classes.
     """
 
@@ -153,7 +153,7 @@ class Explanations(Record):
     settings: dict[str, str | float | int | bool | None] = field(default_factory=dict)
 
     def rows(self) -> tuple[tuple[str | float, ...], ...]:
-        """One row an example and superfeature, for export: see `HEAD`."""
+        """One row per example and superfeature, for export: see `HEAD`."""
         return tuple(
             (e.example, e.label, e.predicted, e.next_class, e.log_odds_nats, e.prior_nats, s.name, ours, theirs)
             for e in self.examples

@@ -257,7 +257,7 @@ class PredictedGain(Record):
     Args:
         gain: The predicted gain.
         interval: Its 95 % interval.
-        unit: Points of accuracy, or nats a row.
+        unit: Points of accuracy, or nats per row.
         basis: What it was predicted from.
         note: Where it is beyond what was calibrated.
     """
@@ -280,7 +280,7 @@ class Diagnosis(Record):
     Args:
         name: Of the data.
         spectrum: What the teacher knows, at temperature 1; None: the task has no classes.
-        findings: One a probe.
+        findings: One per probe.
         recipe: What is recommended.
         spectrum_over_temperature: The spectrum at other temperatures.
         class_names: The names of the classes.

@@ -137,7 +137,7 @@ class Scores(Record):
 
     Args:
         examples: How many examples were evaluated.
-        rows: How many predictions: one an example for a classifier, one a labelled token for taggers and language models.
+        rows: How many predictions: one per example for a classifier, one per labelled token for taggers and language models.
         values: By the metric's name, in its unit. A metric without a value here (agreement without a teacher) is left out.
     """
 

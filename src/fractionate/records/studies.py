@@ -176,7 +176,7 @@ class Study(Record):
         baseline: The variant that others are compared with.
         arms: The names of the variants.
         seeds: Of the trainings.
-        runs: One a variant and seed.
+        runs: One per variant and seed.
         effects: The comparisons.
         shares: Each level's part of the gain.
         notes: What was unusual.

@@ -149,7 +149,7 @@ class Training(Record):
         micro_batch_size: At most so many examples at once on a device; the step stays `batch_size`.
         clip_norm: The gradient's norm is cut to this.
         precision: Of the student's forward and backward pass.
-        average_decay: The student is the running average of the weights, with this decay a step.
+        average_decay: The student is the running average of the weights, with this decay per step.
         evaluate_every: Steps between evaluations on the validation data; None: an epoch where one is needed.
         patience: Stop after so many evaluations without a better one.
         keep: Which weights become the student; best by the task's first metric.

@@ -96,7 +96,7 @@ def collect(
         class_relation: Similarities of the classes, [classes, classes]; "auto" takes the cosines of the logit layer's rows.
         named: Who it is, where its content cannot be read.
         folds: An estimator is fitted again on the transfer set without each of so many folds, which it answers.
-        features: Paths of layers whose outputs are kept in float16, one an example, for terms that read inside the teacher.
+        features: Paths of layers whose outputs are kept in float16, one per example, for terms that read inside the teacher.
         reuse: Another store, whose rows of unchanged examples are taken over.
         part: (rank, world) gives each of multiple processes its share.
         shard_bytes, commit_seconds: How often a shard is committed; no more work than that is ever lost.

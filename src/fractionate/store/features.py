@@ -17,7 +17,7 @@ LARGEST = 65_504.0  # of float16
 
 
 def check_features(features: Sequence[str], *, tokens: str, non_finite: str, by_place: bool) -> tuple[str, ...]:
-    """The paths, each once. Raises `ConfigError` where rows are not one an example, or there is no module to read."""
+    """The paths, each once. Raises `ConfigError` where rows are not one per example, or there is no module to read."""
     if not features:
         return ()
     if isinstance(features, str) or not all(isinstance(path, str) and path for path in features):
@@ -33,7 +33,7 @@ def check_features(features: Sequence[str], *, tokens: str, non_finite: str, by_
 
 
 def feature_columns(captured: Mapping[str, Tensor], paths: Sequence[str], rows: int) -> dict[str, NDArray[Any]]:
-    """The columns of a batch. Raises `MismatchError` for features that are not one an example, `NumericsError` beyond float16."""
+    """The columns of a batch. Raises `MismatchError` for features that are not one per example, `NumericsError` beyond float16."""
     found = {}
     for path in paths:
         value = captured[path].detach().float().cpu()

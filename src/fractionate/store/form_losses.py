@@ -72,7 +72,7 @@ def losses(
     batch: int = 256,
     seed: int = 0,
 ) -> tuple[FormLoss, ...]:
-    """Measure what forms of a store lose on a dense signal: nats, gradient angle, spectrum by level, bytes a row.
+    """Measure what forms of a store lose on a dense signal: nats, gradient angle, spectrum by level, bytes per row.
 
     Args:
         signal: Logits and labels.

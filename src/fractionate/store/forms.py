@@ -129,7 +129,7 @@ class Form:
         return torch.stack(masses, dim=1).float().numpy()
 
     def _sample(self, others: Tensor, seeds: NDArray[np.uint64]) -> dict[str, Array]:
-        """Systematic draws: k evenly spaced points, moved together by one random number a row, on the cumulative probabilities
+        """Systematic draws: k evenly spaced points, moved together by one random number per row, on the cumulative probabilities
         of the classes other than the label. E[count / k] is the probability exactly."""
         p = torch.softmax(others.double() / self.temperatures[0], dim=1)
         p = torch.where(torch.isneginf(others).all(dim=1, keepdim=True), 0.0, p)  # all masked: nothing to draw
@@ -227,7 +227,7 @@ class Form:
 
     @property
     def number_bytes(self) -> float:
-        """Bytes a row of the teacher's outputs (sampled: at most, where every draw is another class)."""
+        """Bytes per row of the teacher's outputs (sampled: at most, where every draw is another class)."""
         label = smallest_unsigned(self.classes - 1).itemsize
         if self.kind == "dense":
             return label + self.classes * self.entry_bytes
@@ -237,7 +237,7 @@ class Form:
         return fixed + self.k * self.entry_bytes + 8 * (self.kind == "sampled")
 
     def row_bytes(self, views: int = 1) -> float:
-        """Bytes a row on the disk, with its hash, place and fingerprint."""
+        """Bytes per row on the disk, with its hash, place and fingerprint."""
         return self.number_bytes + HASH + PLACE + KEY + VIEW * (views > 1)
 
 

@@ -125,7 +125,7 @@ RELATION_CLASSES = 4096  # above it a classes × classes table is larger than it
 
 
 def find_relation(teacher: Any, classes: int) -> Float[Tensor, "classes classes"] | None:
-    """The cosines of the rows of the teacher's last linear layer that has one row a class; None where there is none.
+    """The cosines of the rows of the teacher's last linear layer that has one row per class; None where there is none.
 
     None too where a device map has moved that layer off its device: then `collect(..., class_relation=)` gives it.
     """

@@ -2,7 +2,7 @@
 
     PATH/head.json                     what the store holds and whose: written once, with a copy next to it
     PATH/shards/NAME.safetensors       columns of rows; any safetensors reader opens it
-    PATH/segments/NAME.json            one a shard: its size and hashes; a shard without a segment does not count
+    PATH/segments/NAME.json            one per shard: its size and hashes; a shard without a segment does not count
 
 No file is ever rewritten, so many writers need no lock. Every byte is covered: JSON must be the exact text that its own
 sha256 belongs to, a shard's header and index columns are hashed in its segment, every row has a hash of its own.

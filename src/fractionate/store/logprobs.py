@@ -58,7 +58,7 @@ def import_logprobs(
             more than one for a class if need be; None: the data's class names. Space around a token does not count. Mass on other
             tokens is left out, and the classes share what remains.
         tokenizer: For rows of tokens: what gives tokens their numbers. Strings as vocabularies and as servers write them are known.
-        tokens: "next" or "aligned" for a distribution at every labelled token; "" for one an example, at `position`.
+        tokens: "next" or "aligned" for a distribution at every labelled token; "" for one per example, at `position`.
         id_field: The field of the example's id, where it has another name.
         data: The examples, or a `Task` over them.
         out: The folder of the store.

@@ -24,7 +24,7 @@ def spans(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int
 
 
 def rows_of(columns: Mapping[str, Array], entries: NDArray[np.int64]) -> dict[str, Array]:
-    """The columns of some entries, one row each or one a token; entry columns are repeated for each row.
+    """The columns of some entries, one row each or one per token; entry columns are repeated for each row.
 
     Args:
         columns: Arrays of a shard by name; `row_offsets` where an entry has more than one row.

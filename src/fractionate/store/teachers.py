@@ -61,7 +61,7 @@ class ByPlace:
 
 
 def kind_of(data: Any) -> tuple[Kind, Head]:
-    """How a task makes rows of what its teacher gives; of data that are no task, one row an example or token."""
+    """How a task makes rows of what its teacher gives; of data that are no task, one row per example or token."""
     return (data.reader, data.teacher_head) if isinstance(data, Task) else (PLAIN, None)
 
 

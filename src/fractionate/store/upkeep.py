@@ -29,7 +29,7 @@ class StoreInfo(Record):
         examples: Their number.
         views: Views of each.
         entries_present: (example, view) pairs that are there.
-        rows: Rows of logits: one an entry, or one a token.
+        rows: Rows of logits: one an entry, or one per token.
         classes: Logits of a row.
         form: dense, top-k, sampled, hidden.
         k: Entries of a row.

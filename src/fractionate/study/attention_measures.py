@@ -93,7 +93,7 @@ def attention_arm(arm: str, changes: Sequence[MapChange], *, sharpness: float | 
 
     Args:
         arm: The variant.
-        changes: What `compare_maps` gave, one a seed.
+        changes: What `compare_maps` gave, one per seed.
         sharpness: Largest eigenvalue of the Hessian of the task loss.
 
     Returns:
@@ -146,7 +146,7 @@ def layer_sensitivity(
         head: Where the logits are in its output.
 
     Returns:
-        Nats, one number a layer.
+        Nats, one number per layer.
 
     Example:
         import torch

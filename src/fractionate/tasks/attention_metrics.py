@@ -81,11 +81,11 @@ def _metric(name: str, by_head: ByHead) -> Summed:
 
 @metrics.register("ranking-loss")
 def ranking_loss_metric() -> Summed:
-    """How much of the teacher's order of tokens the student's attention maps lose, mean over heads (Kim et al., 2211.11014)."""
+    """Share of the teacher's order of tokens that the student's attention maps lose, mean over heads (Kim et al., 2211.11014)."""
     return _metric("ranking-loss", ranking_loss)
 
 
 @metrics.register("cover-length")
 def cover_length_metric() -> Summed:
-    """How far down the student's attention one must go for the teacher's 5 tokens, over the length (Kim et al., 2211.11014)."""
+    """Share of the student's attention ranking that is needed to cover the teacher's top 5 tokens (Kim et al., 2211.11014)."""
     return _metric("cover-length", cover_length_ratio)

@@ -1,4 +1,4 @@
-"""Classification: one row an example, or one a labelled token where labels are [batch, tokens]."""
+"""Classification: one row per example, or one per labelled token where labels are [batch, tokens]."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def same_top_one(predictions: Predictions, signal: Any | None) -> Sums:
 
 @metrics.register("agreement")
 def agreement() -> Summed:
-    """Share of rows on which student and teacher have the same top-1."""
+    """Share of rows on which student and teacher predict the same class."""
     return Summed(name="agreement", counts=True, reads_teacher=True, terms=same_top_one, finish=share)
 
 
@@ -198,7 +198,7 @@ def _perplexity(sums: Sums) -> float:
 
 @metrics.register("perplexity")
 def perplexity() -> Summed:
-    """exp of the mean negative log-likelihood of a token: as unsure as between so many tokens."""
+    """exp of the mean negative log-likelihood of a token: the number of equally likely tokens with the same uncertainty."""
     return Summed(name="perplexity", unit="", better="less", margin=0.5, terms=surprise, finish=_perplexity)
 
 

@@ -1,4 +1,4 @@
-"""What differs from task to task: how outputs become rows, which loss the labels have, which metrics judge. One file a kind."""
+"""What differs from task to task: how outputs become rows, which loss the labels have, which metrics judge. One file per kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = tuple[Tensor, Tensor, Tensor | None]  # values [rows, …], labels [rows]
 
 
 class Kind(Protocol):
-    """A kind of task: frozen, registered by name; a subclass says what differs from one row an example or labelled token.
+    """A kind of task: frozen, registered by name; a subclass says what differs from one row per example or labelled token.
 
     `metrics` are names of the registry of metrics; the first decides.
     """
@@ -189,11 +189,11 @@ class NumberKind(Kind, Protocol):
     output_rows: ClassVar[bool] = False
 
     def rows(self, values: Tensor, batch: Batch) -> Rows:
-        """One row an example."""
+        """One row per example."""
         return self.outputs(values, batch), self.labels(batch), None
 
     def label_rows(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """One row an example."""
+        """One row per example."""
         return self.labels(batch), None
 
     def count(self, batch: Batch) -> float:

@@ -96,7 +96,7 @@ def infos(metrics: Sequence[Metric], deciding: str = "", margin: float | None = 
         metrics: Of the task.
 
     Returns:
-        One a metric, the deciding one first.
+        One per metric, the deciding one first.
 
     Raises:
         UnknownNameError: The task has no metric of that name.

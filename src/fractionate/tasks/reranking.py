@@ -1,4 +1,4 @@
-"""Reranking: one row an example, whose classes are the candidates of its query; cross-encoders teach bi-encoders."""
+"""Reranking: one row per example, whose classes are the candidates of its query; cross-encoders teach bi-encoders."""
 
 from __future__ import annotations
 

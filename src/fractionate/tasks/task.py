@@ -200,7 +200,7 @@ class Task:
     def open(
         self, model: nn.Module, needs: Needs = NOTHING, example: Batch | None = None, *, view: str = ""
     ) -> AbstractContextManager[Reader]:
-        """A reader of a model, with hooks for the needs; opened once a run, before the model is wrapped or compiled."""
+        """A reader of a model, with hooks for the needs; opened once per run, before the model is wrapped or compiled."""
         if isinstance(model, FunctionTeacher):
             model.independent = self.reader.independent
         inputs = None if example is None else ModelInputs.of(model)(example, view)

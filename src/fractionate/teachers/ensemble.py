@@ -33,8 +33,8 @@ def mix(
     The mean is taken of probabilities, not of logits, so a teacher that is sure counts as sure.
 
     Args:
-        signals: One a teacher, on the same examples.
-        weights: One a teacher, or [examples, teachers]; made to sum to 1. None: all alike.
+        signals: One per teacher, on the same examples.
+        weights: One per teacher, or [examples, teachers]; made to sum to 1. None: all alike.
         route: [examples] number of the one teacher to follow, in place of weights.
 
     Returns:
@@ -134,7 +134,7 @@ class Ensemble:
 
     Args:
         members: Teacher sources.
-        weights: One number a member, at least 0; None: all alike.
+        weights: One number per member, at least 0; None: all alike.
         route: Called with a batch's inputs, names the one member to follow for each example, in place of weights.
         view: The inputs that members read, where the data have views.
         model: None: an ensemble has no layers of its own.

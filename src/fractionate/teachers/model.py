@@ -1,4 +1,4 @@
-"""A teacher model in use by one run: at most one forward pass a batch, whoever needs it, in evaluation mode without gradients."""
+"""A teacher model in use by one run: at most one forward pass per batch, whoever needs it, in evaluation mode without gradients."""
 
 from __future__ import annotations
 

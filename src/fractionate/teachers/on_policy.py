@@ -24,7 +24,7 @@ from fractionate.models.outputs import device_of
 @transforms.register("on_policy")
 @dataclass(frozen=True)
 class OnPolicy(Transform):
-    """A share of the batches holds what the student itself writes after the prompts: `on_policy(0.5)`.
+    """A share of the batches holds completions that the student itself generates for the prompts: `on_policy(0.5)`.
 
     A prompt is what precedes the first label; the loss is on what was written alone, and nothing flows back through the
     sampling. Whether a batch is written and what is drawn are functions of (seed, epoch, examples) and the student's weights, so

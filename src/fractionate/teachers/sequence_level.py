@@ -28,7 +28,7 @@ _written: OrderedDict[tuple[str, ...], list[list[int]]] = OrderedDict()
 @transforms.register("sequence_level")
 @dataclass(frozen=True)
 class SequenceLevel(Transform):
-    """Targets are what the teacher writes for the sources (translation) or after the prompts (language models).
+    """Targets are the teacher's own translations of the sources, or its completions of the prompts.
 
     Examples for which it writes nothing, or does not come to an end within `longest` tokens, are left out; their number is part
     of the data's name.

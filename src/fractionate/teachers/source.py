@@ -1,4 +1,4 @@
-"""Teacher sources: where the teacher's signal of a batch comes from; a model is run at most once a batch."""
+"""Teacher sources: where the teacher's signal of a batch comes from; a model is run at most once per batch."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def hard() -> Cell:
 
 @CELLS.register("ls")
 def ls(epsilon: float | None = None) -> Cell:
-    """Label smoothing: as strong as the teacher is unsure on average, or of a fixed epsilon."""
+    """Label smoothing: as strong as the teacher's average uncertainty, or with a fixed epsilon."""
     if epsilon is None:
         return Cell("mean", "uniform", "ls")
     return Cell(confidence_rules.Smoothed(epsilon), "uniform", f"ls({float(epsilon)!r})")
@@ -157,7 +157,7 @@ def kd_topk(k: int | None = None) -> Cell:
 
 @CELLS.register("kd")
 def kd() -> Cell:
-    """All the teacher says about each example (Hinton et al., arXiv 1503.02531)."""
+    """The teacher's whole distribution for each example (Hinton et al., arXiv 1503.02531)."""
     return Cell("instance", "instance", "kd")
 
 

@@ -159,7 +159,7 @@ class TopK:
 @confidences.register("with-top1")
 @dataclass(frozen=True)
 class WithTopOne:
-    """p[y] + p[m], m the teacher's top-1: the label is given what the teacher gave to its own favourite (Zhang et al. 2305.08096).
+    """p[y] + p[m], m the teacher's top-1: the label also gets the probability of the teacher's top-1 (Zhang et al. 2305.08096).
 
     Where the label is the top-1 this is p[y]. See the shape `without-top1`.
     """
@@ -190,7 +190,7 @@ class SmoothedOthers:
 @confidences.register("shuffled")
 @dataclass(frozen=True)
 class Shuffled:
-    """Placebo: the same confidences, dealt to other examples at random. What helps here is not about the example."""
+    """Placebo: the same confidences, assigned to other examples at random. A gain here is not knowledge about the example."""
 
     seed: int = 0
     level: ClassVar[Level] = "universe"
@@ -205,7 +205,7 @@ class Shuffled:
 @confidences.register("shuffled-within-class")
 @dataclass(frozen=True)
 class ShuffledWithinClass:
-    """Placebo: the same confidences, dealt at random among the examples of one class. Keeps every class's mean."""
+    """Placebo: the same confidences, assigned at random within each class. Keeps the mean of every class."""
 
     seed: int = 0
     level: ClassVar[Level] = "domain"
@@ -261,7 +261,7 @@ def shuffle_within_class(stats: SignalStats, seed: int) -> Int[Tensor, "examples
 
 
 def relation_distribution(signal: TeacherSignal, power: float, sharpness: float) -> Float[Tensor, "batch classes"]:
-    """What the label's class says of all classes, one row an example; two estimators of the same thing.
+    """What the label's class says of all classes, one row per example; two estimators of the same thing.
 
     With `class_relation` C given (cosines of the teacher's logit-layer rows): softmax(max(C[y], 0)^power / sharpness), our
     reconstruction of kd-sim (negative cosines count as unrelated; not tempered again by the signal's temperature). Without

@@ -69,7 +69,7 @@ def spread(signal: TeacherSignal, mass: Float[Tensor, "batch classes"]) -> Float
 @shapes.register("uniform")
 @dataclass(frozen=True)
 class Uniform:
-    """Flat over the other classes: no knowledge about which."""
+    """Flat over the other classes: no information about which are similar."""
 
     level: ClassVar[Level] = "universe"
 
@@ -80,7 +80,7 @@ class Uniform:
 @shapes.register("class-mean")
 @dataclass(frozen=True)
 class ClassMean:
-    """What the teacher says on average about the label's class: the off-label shape of m_c."""
+    """The teacher's average distribution over the other classes for the label's class: the off-label shape of m_c."""
 
     level: ClassVar[Level] = "domain"
 
@@ -107,7 +107,7 @@ class Relation:
 @shapes.register("permuted")
 @dataclass(frozen=True)
 class Permuted:
-    """Placebo: a class-level shape with its classes renamed at random. Consistent class by class, and wrong.
+    """Placebo: a class-level shape with classes renamed at random: consistent within each class, and wrong.
 
     With a cyclic permutation r of the classes: shape[y, j] = other[r(y), r(j)], `of` naming the class-level rule.
     """
@@ -140,7 +140,7 @@ class Permuted:
 @shapes.register("instance")
 @dataclass(frozen=True)
 class Instance:
-    """What the teacher says about this example: softmax(logits / temperature) with the label at -inf."""
+    """The teacher's distribution over the other classes for this example: softmax(logits / temperature) with the label at -inf."""
 
     level: ClassVar[Level] = "instance"
 
@@ -180,7 +180,7 @@ class TopK:
 @shapes.register("top1")
 @dataclass(frozen=True)
 class TopOne:
-    """All on the class the teacher likes best after the label: its top-1 where that is not the label (Zhang et al. 2305.08096)."""
+    """All mass on the teacher's most likely class other than the label (Zhang et al. 2305.08096)."""
 
     level: ClassVar[Level] = "instance"
 
@@ -193,8 +193,9 @@ class TopOne:
 @shapes.register("without-top1")
 @dataclass(frozen=True)
 class WithoutTopOne:
-    """What the teacher says about this example without the label and its top-1; with the confidence `with-top1` the
-    target "without top-1 information" of Zhang et al. (arXiv 2305.08096): p'(top-1) = 0, p'(label) = p(label) + p(top-1)."""
+    """The teacher's distribution for this example without the label and its top-1 (Zhang et al., arXiv 2305.08096).
+
+    With the confidence `with-top1`: p'(top-1) = 0, p'(label) = p(label) + p(top-1)."""
 
     level: ClassVar[Level] = "instance"
 
@@ -209,7 +210,7 @@ class WithoutTopOne:
 @shapes.register("shuffled-within-class")
 @dataclass(frozen=True)
 class ShuffledWithinClass:
-    """Placebo: the shape the teacher gave to another example of the same class. Right class relations, wrong example."""
+    """Placebo: the shape of another example of the same class. Right class relations, wrong example."""
 
     seed: int = 0
     level: ClassVar[Level] = "domain"

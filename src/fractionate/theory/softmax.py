@@ -1,8 +1,8 @@
 """Rows of logits as powers of two: what every analytic gradient is made of, in arrays that are kept from call to call.
 
-softmax(z / T) = powers / total with exponents = (z - largest) / T · log2 e, powers = 2^exponents: one exponential an element, the
-division left for the last step, where it is one number a row. Torch's exp2 is the fastest exponential it has on a CPU (three times
-its softmax, four times its exp), and the change of base costs nothing next to the division by T.
+softmax(z / T) = powers / total with exponents = (z - largest) / T · log2 e, powers = 2^exponents: one exponential per element,
+the division left for the last step, where it is one number per row. Torch's exp2 is the fastest exponential it has on a CPU
+(three times its softmax, four times its exp), and the change of base costs nothing next to the division by T.
 
 Nothing here is careful about rows that hold infinities or overflow: their loss comes out as NaN or infinite, and the caller
 takes the plain form for them (`onepass.with_gradient`).

@@ -1,7 +1,7 @@
 """distill(): the one training loop. A run without a teacher is the same loop on the labels alone.
 
 The order of the data is a function of (seed, epoch) and the draws within the model of (seed, step), so a run that is killed and
-started again resumes bit for bit, on one process or many. Losses come one a row or example; only here are they reduced: the
+started again resumes bit for bit, on one process or many. Losses come one per row or example; only here are they reduced: the
 weighted mean over all valid rows of a step, however the step is cut into micro-batches and processes.
 """
 

@@ -86,7 +86,7 @@ def signal_on(
         predicts_next: The logits at a token predict the next one.
 
     Returns:
-        A `TeacherSignal`, one row an example or a labelled token.
+        A `TeacherSignal`, one row per example or a labelled token.
 
     Raises:
         NumericsError: where it is not finite.

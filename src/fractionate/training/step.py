@@ -1,4 +1,4 @@
-"""One optimiser step: forward, one loss a row or example, the exact weighted mean over micro-batches and ranks, check, update."""
+"""One optimiser step: forward, one loss per row or example, the exact weighted mean over micro-batches and ranks, check, update."""
 
 from __future__ import annotations
 

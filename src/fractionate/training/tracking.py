@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth about a run: one JSON object a line, cut back to the checkpoint when a run resumes.
+"""metrics.jsonl, the truth about a run: one JSON object per line, cut back to the checkpoint when a run resumes.
 
 Trackers (TensorBoard, W&B, trackio, MLflow) receive the same rows; one that fails is left out and never stops a training.
 """

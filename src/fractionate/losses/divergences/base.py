@@ -1,6 +1,6 @@
 """Divergences: how far a student is from a target. The protocol, what a divergence may read, and the registry.
 
-A divergence is a frozen dataclass called with raw student logits and a `Target`; it returns one number an example and tempers
+A divergence is a frozen dataclass called with raw student logits and a `Target`; it returns one number per example and tempers
 the student itself (`student_logits / target.temperature`). Everything but `formula` and `__call__` is optional and
 declared on the class:
 
@@ -86,7 +86,7 @@ class Target:
             return self.probabilities.log()
 
     def exponents(self, name: str) -> Float[Tensor, "batch classes"]:
-        """log2 of the target but for one number a row, in the kept array of this name (see `powers`)."""
+        """log2 of the target but for one number per row, in the kept array of this name (see `powers`)."""
         if self.is_whole_teacher:
             return exponents(self.in_dtype(name), self.temperature, name)
         return torch.log2(self.probabilities, out=place(name, self.probabilities))
@@ -138,7 +138,7 @@ class Target:
 
 @runtime_checkable
 class Divergence(Protocol):
-    """How far the student is from the target: raw student logits and a target in, one number an example out."""
+    """How far the student is from the target: raw student logits and a target in, one number per example out."""
 
     @property
     def formula(self) -> str:

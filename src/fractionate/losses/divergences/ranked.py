@@ -20,9 +20,9 @@ Logits = Float[Tensor, "batch classes"]
 @divergences.register("topk-cross-entropy")
 @dataclass(frozen=True)
 class TopKCrossEntropy:
-    """-Σ target log q over the target's k largest classes alone, their masses not renormalised: k = 1 is knowledge
-    "without correlation" (the teacher's top-1, weighted by its probability).
+    """-Σ target log q over the target's k largest classes only, their masses not renormalised.
 
+    k = 1 is knowledge "without correlation" (the teacher's top-1, weighted by its probability).
     Least where q is the target renormalised over these classes, not at equality. Source: Zhang et al. (arXiv 2305.08096),
     targets (b), k = 1, and top-k, k = 5. Ties at the edge go as torch's topk decides.
     """

@@ -128,7 +128,7 @@ def vocabulary_loss(
     classes: int | None = None,
     chunk_tokens: int | None = None,
 ) -> Loss:
-    """The objective of `softmax(hidden · weightᵀ + bias)` against a signal of the same tokens, one number a token, in nats.
+    """The objective of `softmax(hidden · weightᵀ + bias)` against a signal of the same tokens, one number per token, in nats.
 
     Equal to `objective(hidden @ weight.T + bias, dense signal)`, in float32 also for half precision (float64 stays). The gradient
     is made along with the loss, and made again where the factor of the backward pass differs between tokens.

@@ -2,7 +2,7 @@
 
     Recipe(objective=Objective("kd", 1.0, 1.0), terms=("hidden", *unified(0.5)))
 
-Student and teacher are encoders of transformers (BERT-, RoBERTa-, ViT-like) with any output: one row an example or one a token.
+Student and teacher are encoders of transformers (BERT-, RoBERTa-, ViT-like) with any output: one row per example or one per token.
 Padding never counts. Source: Kim et al. (EMNLP 2022, arXiv 2211.11014) and their code.
 """
 
@@ -61,7 +61,7 @@ class LayerTerm(TermSpec, Protocol):
         object.__setattr__(self, "layers", found)
 
     def compare(self, student: Any, teacher: Any, valid: Valid) -> Loss:
-        """One layer of both in, one number an example out; `valid` marks the tokens that are not padding."""
+        """One layer of both in, one number per example out; `valid` marks the tokens that are not padding."""
         ...
 
     @property

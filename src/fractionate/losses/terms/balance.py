@@ -55,7 +55,7 @@ class Balance(TermSpec):
 
     Args:
         terms: Specs, or their names: `balance(("map", "output"), shares=(0.5, None))`.
-        shares: One a term; None keeps the term's own weight.
+        shares: One per term; None keeps the term's own weight.
         main: The main loss; None: cross-entropy with the labels.
         log: A JSON lines file with a row for each measurement: step, name, raw loss, gradient norm, weight.
         weight: Of the whole in the loss.

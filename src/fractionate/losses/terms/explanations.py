@@ -52,12 +52,12 @@ def paper_objective() -> Objective:
 @term_specs.register("explanations")
 @dataclass(frozen=True)
 class Explanations(TermSpec):
-    """The weighted mean over superfeatures of an objective on their explanations, one number a row.
+    """The weighted mean over superfeatures of an objective on their explanations, one number per row.
 
     Args:
         objective: Reads each explanation as logits: any cell at any temperature. A mapping changes the paper's, KL at τ = 10
             with τ²: `explanations({"temperature": 4.0})`.
-        weights: One a superfeature, at least 0; they are made to sum to 1. None counts all alike.
+        weights: One per superfeature, at least 0; they are made to sum to 1. None counts all alike.
         weight: Of the term in the loss.
 
     Raises:

@@ -1,6 +1,6 @@
 """Feature terms: FitNets, attention transfer, relational KD, similarity-preserving KD and CKA. CRD is in contrastive.py.
 
-Each compares what one module of the student gives with what one of the teacher gives, and gives one number an example. Those that
+Each compares what one module of the student gives with what one of the teacher gives, and gives one number per example. Those that
 relate the examples of a batch to each other (rkd, similarity, cka) give each example its share, so that the mean over the batch is
 the paper's loss.
 """
@@ -50,7 +50,7 @@ class FeatureTerm(TermSpec, Protocol):
 
     @contextmanager
     def bind(self, at: Binding) -> Iterator[BoundTerm]:
-        """Raises `MismatchError` for features that are not one an example, or that cannot be compared."""
+        """Raises `MismatchError` for features that are not one per example, or that cannot be compared."""
         assert at.student is not None and at.teacher is not None
         ours, theirs = self._features(at.student, at.teacher)
         part = self.trained_part(ours, theirs, at.examples)

@@ -16,7 +16,7 @@ from fractionate.theory.topk_signal import CompactSignal
 
 @dataclass(frozen=True)
 class CallableTerm(TermSpec):
-    """`function(output, batch, signal)` → one number a row; `output` is what the student returned.
+    """`function(output, batch, signal)` → one number per row; `output` is what the student returned.
 
     Args:
         function: Called with the student's output, the batch, and the teacher's signal on it (None without one).

@@ -19,7 +19,7 @@ from fractionate.tasks.predictions import Predictions
 @term_specs.register("label-smoothing")
 @dataclass(frozen=True)
 class LabelSmoothing(TermSpec):
-    """Makes the cross-entropy on the labels the smoothed one, where there is no teacher to hold an `ls` cell.
+    """Turns the cross-entropy on the labels into its label-smoothed form, for recipes without an `ls` cell.
 
     With V classes and label y it adds Σ_{i ≠ y} epsilon / (V - 1) · (log q[y] - log q[i]), so that the sum of both is
     - (1 - epsilon) log q[y] - epsilon / (V - 1) Σ_{i ≠ y} log q[i]: fairseq's convention, and that of the confidence rule

@@ -40,7 +40,7 @@ class Subject:
 
     Args:
         name: Of the loss.
-        loss: Called with student logits, teacher logits, labels and a temperature; gives a scalar or one number an example.
+        loss: Called with student logits, teacher logits, labels and a temperature; gives a scalar or one number per example.
         version: Of its library.
         chunked: `chunked(rows)` gives the same loss with another chunk size.
         topk: Its truncated form: `topk(student, teacher, labels, temperature, k)`.

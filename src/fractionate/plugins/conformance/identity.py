@@ -66,7 +66,7 @@ class Batch:
         return cls(student, teacher, labels)
 
     def measure(self, loss: LossFunction, temperature: float) -> tuple[float, Logits]:
-        """The loss, summed where it comes one an example, and its gradient."""
+        """The loss, summed where it comes one per example, and its gradient."""
         leaf = self.student.detach().clone().requires_grad_()
         value = loss(leaf, self.teacher.clone(), self.labels.clone(), temperature).sum()
         (gradient,) = torch.autograd.grad(value, leaf)
@@ -78,7 +78,7 @@ class Batch:
 
 
 def textbook(name: str) -> LossFunction:
-    """A registered divergence in its plain form, or the squared error of probabilities, one number an example."""
+    """A registered divergence in its plain form, or the squared error of probabilities, one number per example."""
 
     def loss(student: Logits, teacher: Logits, labels: Int[Tensor, "batch"], temperature: float) -> Tensor:
         if name == "mse-probabilities":

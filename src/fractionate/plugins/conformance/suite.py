@@ -45,7 +45,7 @@ class Conformance(Record):
         temperature_power_of_gradient: The gradient at the logits grows as T to this power.
         temperature_power_of_value: Likewise the value.
         gradient_scale: Relative to T² · divergence / batch at T = 4 and 100 classes.
-        checks: One a question.
+        checks: One per question.
         note: For the table.
     """
 
@@ -88,7 +88,7 @@ def conformance(
 
     Args:
         loss: The name of a registered divergence; a function of student logits [batch, classes], teacher logits, labels [batch] and
-            a temperature that gives a scalar or one number an example, in float64 on the CPU; or a `Subject`, which declares more.
+            a temperature that gives a scalar or one number per example, in float64 on the CPU; or a `Subject`, which declares more.
         name: In the table; left out, the function's.
         version: Of its library.
         note: For the table.
@@ -170,7 +170,7 @@ def registered(name: str) -> Subject:
 
 
 def table(records: Sequence[Conformance]) -> str:
-    """A table in Markdown: one row a loss, one column a question.
+    """A table in Markdown: one row per loss, one column per question.
 
     Args:
         records: What `conformance` gave; at least one.

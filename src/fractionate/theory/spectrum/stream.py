@@ -30,7 +30,7 @@ class SpectrumStream:
 
     `labels_present`, where known, are the labels that will come, so that only their class means take memory; otherwise all
     classes get a row. Rows of single and half precision are worked on in float32 (relative error about 1e-6 of a term), those of
-    float64 and of very large logits in float64; sums are float64, into which single-precision sums of some dozen rows a class go.
+    float64 and of very large logits in float64; sums are float64, into which single-precision sums of some dozen rows per class go.
 
     Raises `MismatchError` for rows that do not fit and labels that were not announced.
     """

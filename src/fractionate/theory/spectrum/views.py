@@ -15,7 +15,7 @@ from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSign
 
 @dataclass(frozen=True)
 class Reproducible:
-    """How much of the instance shape comes again in another view, in nats an example (mean over the two directions)."""
+    """How much of the instance shape comes again in another view, in nats per example (mean over the two directions)."""
 
     instance_shape_nats: float
     reproducible_nats: float

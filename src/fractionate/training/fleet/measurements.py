@@ -36,8 +36,8 @@ def features_before(model: nn.Module, layer: nn.Module, inputs: Tensor) -> Tenso
 def layer_geometry(model: nn.Module, stack_setup: StackSetup) -> tuple[Geometry | None, float | None]:
     """How a student's logit layer lies against the teacher's relations, and the share of distances in the teacher's order.
 
-    (None, None) for a student whose logits do not come from a linear layer with one row a class. With many classes or examples a
-    part of them is measured, evenly spread.
+    (None, None) for a student whose logits do not come from a linear layer with one row per class. With many classes or examples,
+    an evenly spaced part of them is measured.
     """
     layer, signal, relation = last_linear(model), stack_setup.signal, stack_setup.relation
     if layer is None or signal is None or relation is None or layer.out_features != signal.classes:
