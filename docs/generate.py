@@ -143,27 +143,30 @@ def cell(text: Any) -> str:
 
 def commands() -> None:
     """The command line: every command with its usage, arguments and options."""
-    import click
     import typer
+    from typer.core import TyperGroup
 
     from fractionate.cli.commands import app
 
-    def sections(command: click.Command, path: str) -> Iterator[str]:
-        if isinstance(command, click.Group):
+    def sections(command: Any, path: str) -> Iterator[str]:
+        if isinstance(command, TyperGroup):
             for name, inner in command.commands.items():
                 yield from sections(inner, f"{path} {name}")
             return
-        context = click.Context(command, info_name=path)
+        context = typer.Context(command, info_name=path)
         usage = command.get_usage(context).removeprefix("Usage: ")
-        yield f"## {path}\n\n{inspect.cleandoc(command.help or '')}\n\n```text\n{usage}\n```\n"
+        text, *shown = re.split(r"\bExample: ", inspect.cleandoc((command.help or "").replace("\b", "")))
+        lines = "\n".join(" ".join(line.split()) for line in (f"{usage}  # usage", *shown))
+        yield f"## {path}\n\n{text.strip()}\n\n```bash\n{lines}\n```\n"
         rows = [p.get_help_record(context) or (p.human_readable_name, getattr(p, "help", "")) for p in command.params]
         rows = [(name, text) for name, text in rows if text]
         if rows:
-            lines = "\n".join(f"| `{name}` | {cell(text)} |" for name, text in rows)
+            lines = "\n".join(f"| `{re.sub(' <.*?>', '', name)}` | {cell(text)} |" for name, text in rows)
             yield f"| argument or option | what it does |\n| --- | --- |\n{lines}\n"
 
     group = typer.main.get_command(app)
     text = "\n".join(sections(group, "fractionate"))
+    assert "## fractionate report" in text, "typer gives its commands in another form"
     write(MADE / "commands.md", f"# Every command\n\nGenerated from the program; `--help` prints the same.\n\n{text}")
 
 
