@@ -58,8 +58,8 @@ class RunFile(Section):
     """
 
     name: str = Field("run", min_length=1, max_length=80, description="what the report calls this run")
-    out: str = Field("runs/run", description="the folder everything is written to; ~ is your home folder")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the student that is distilled for real")
+    out: str = Field("runs/run", description="the folder for everything that is written; ~ is your home folder")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the student that is exported")
     task: str = Field(
         "classification",
         description="the kind of task: classification (text-classification is the same), token-classification, "

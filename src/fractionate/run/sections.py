@@ -96,23 +96,21 @@ class DataSection(Section):
     transfer: Size | None = Field(
         None, description="examples the student learns from: a count, or a share below 1; none: a fifth"
     )
-    validation: Size | None = Field(None, description="examples that choose settings, likewise")
-    test: Size | None = Field(None, description="examples read once, for the report, likewise")
+    validation: Size | None = Field(None, description="examples on which settings are chosen; a count or share")
+    test: Size | None = Field(None, description="examples read once, for the report; a count or share")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the split")
-    length: int = Field(
-        128, ge=1, le=1_000_000, description="the most tokens of a text, where a tokenizer makes the inputs"
-    )
+    length: int = Field(128, ge=1, le=1_000_000, description="the most tokens of a text, for models with a tokenizer")
 
 
 class TeacherTrainingSection(Section):
     """How a teacher is trained here, on the labels."""
 
-    on: Literal["teaching", "transfer"] = Field("teaching", description="the part it learns from")
+    on: Literal["teaching", "transfer"] = Field("teaching", description="the part that it is trained on")
     steps: int = Field(300, ge=1, le=MOST, description="optimizer steps")
     batch_size: int = Field(64, ge=1, le=MOST, description="examples a step")
     learning_rate: Rate = Field(2e-3, description="AdamW learning rate")
     weight_decay: float = Field(0.05, ge=0, le=1e3, description="AdamW weight decay")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="smooths the labels it sees")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="smooths its labels")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of its weights and order")
 
 
@@ -134,8 +132,10 @@ class TeacherSection(Section):
     weights: str | None = Field(
         None, description="a .safetensors file (or a tensors-only .pt) to load into the model; none: its own"
     )
-    prepare: Names = Field((), description="what is done to the model first: explaining(((0, 1), (2, 3)))")
-    head: str | None = Field(None, description="the place of the logits in what the model gives; none: found by itself")
+    prepare: Names = Field((), description="changes to the model before training: explaining(((0, 1), (2, 3)))")
+    head: str | None = Field(
+        None, description="where the logits are in the output of the model; none: found automatically"
+    )
     train: TeacherTrainingSection | None = Field(
         None, description="train it here, also where it has weights; none: only a fresh bundled network is trained"
     )
@@ -164,9 +164,7 @@ class CollectSection(Section):
         "dense",
         description="dense: all logits of a row; top-k: the k largest; sampled: k drawn; hidden: what enters the output layer",
     )
-    features: Names = Field(
-        (), description="paths of layers whose outputs are kept, for terms that read inside the teacher"
-    )
+    features: Names = Field((), description="paths of layers whose outputs are stored, for terms that read them")
     k: int = Field(0, ge=0, le=1_000_000, description="entries of a row for top-k and sampled")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the stored logits")
     temperatures: tuple[Temperature, ...] = Field(
@@ -176,7 +174,7 @@ class CollectSection(Section):
     )
     batch_size: int = Field(256, ge=1, le=MOST, description="examples a forward pass")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="in which the teacher computes")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch finds one")
 
 
 class StudentSection(Section):
@@ -188,7 +186,7 @@ class StudentSection(Section):
     )
     prepare: Names = Field(
         (),
-        description="what is done to it before training, in order: quantize(2, 8), lora(8), from_teacher(layers='every 2')",
+        description="changes to it before training, in order: quantize(2, 8), lora(8), from_teacher(layers='every 2')",
     )
 
 
@@ -261,7 +259,7 @@ class ArmSection(Section):
     )
     terms: Names = Field((), description="further losses: map, fitnets('0', '0', weight=0.5)")
     transforms: Names = Field((), description="of the transfer set: augment(crop=2), on_policy(0.5)")
-    prepare: Names | None = Field(None, description="what is done to the student; none: as in student.prepare")
+    prepare: Names | None = Field(None, description="changes to the student; none: those of student.prepare")
     training: TrainingSection | None = Field(None, description="none: the run file's")
     share: float = Field(1.0, gt=0, le=1, description="share of the transfer set")
     placebo_of: str = Field("", description="the variant whose control this is")
@@ -276,16 +274,16 @@ class StudySection(Section):
     students: dict[str, Names] | None = Field(
         None,
         min_length=2,
-        description="sizes by name, and what is done to the student of each; every cell is tried with each",
+        description="sizes by name, each with the preparations of its student; every cell is tried at each",
     )
     cells: Names = Field(LADDER, min_length=1, description="the variants by their target; hard: no teacher")
     temperatures: tuple[Temperature, ...] = Field((1.0,), min_length=1, description="every cell is tried at each")
     teacher_weights: tuple[Weight, ...] = Field((0.9,), min_length=1, description="every cell is tried at each")
     seeds: int = Field(5, ge=2, le=10_000, description="students of each variant; the same seeds for all")
-    metric: str = Field("", description="what a gain is counted in; empty: the first of the task's metrics")
+    metric: str = Field("", description="the metric in which gains are measured; empty: the first of the task")
     margin: float | None = Field(
         None, gt=0, le=1e6,
-        description="differences smaller than this count as equal, in the metric's unit; none: the metric's own",
+        description="smaller differences count as equal, in the metric's unit; none: the metric's default",
     )  # fmt: skip
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, min_length=1, description="parts of the data; every cell is tried with each"
@@ -330,7 +328,9 @@ class DiagnosisSection(Section):
         le=1e6,
         description="the most a pilot may cost, in whole trainings; 0: none, the recipe is untried",
     )
-    pilot_minutes: float = Field(10.0, gt=0, le=1e6, description="ends a pilot early, with what there is by then")
+    pilot_minutes: float = Field(
+        10.0, gt=0, le=1e6, description="ends a pilot early, which then uses its results so far"
+    )
 
 
 class DistillSection(Section):
@@ -340,16 +340,16 @@ class DistillSection(Section):
         "float32", description="of the forward and backward pass; weights and losses stay float32"
     )
     micro_batch_size: int | None = Field(
-        None, ge=1, description="at most so many examples at once on a device; the step stays training.batch_size"
+        None, ge=1, description="the most examples at once on a device; the step still has training.batch_size"
     )
-    clip_norm: float | None = Field(None, gt=0, description="the gradient's norm is cut to this")
+    clip_norm: float | None = Field(None, gt=0, description="the norm that the gradient is clipped to")
     average_decay: float | None = Field(
         None, gt=0, lt=1, description="the student is the running average of the weights, with this decay a step"
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="steps between evaluations on validation data; none: an epoch where one is needed"
     )
-    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better one")
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
     keep: Literal["last", "best"] = Field(
         "last", description="which weights become the student; best: by validation accuracy, then NLL"
     )
@@ -358,14 +358,14 @@ class DistillSection(Section):
         description="hidden: losses from hidden states, without [rows, classes] logits; for large vocabularies",
     )
     recompute: Names = Field(
-        (), description="paths of modules, with *, that keep no activations and compute them again"
+        (), description="paths of modules, with *, whose activations are recomputed in the backward pass"
     )
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
         None, description="train through torch.compile in this mode"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch finds one")
     parallel: Literal["copies", "shards"] = Field(
-        "copies", description="what the processes of torchrun hold of the student: copies (DDP) or shards (FSDP2)"
+        "copies", description="how torchrun's processes hold the student: copies (DDP) or shards (FSDP2)"
     )
     save_every_seconds: float = Field(60.0, ge=0, le=1e9, description="seconds between checkpoints")
     save_every_steps: int | None = Field(
@@ -373,7 +373,7 @@ class DistillSection(Section):
     )
     log_every: int | None = Field(None, ge=1, description="steps between rows of metrics.jsonl; none: a hundred rows")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...], BeforeValidator(_one)] = (
-        Field((), description="who gets the rows of metrics.jsonl too")
+        Field((), description="trackers that also get the rows of metrics.jsonl")
     )
 
 
@@ -382,10 +382,8 @@ class ExportSection(Section):
 
     program: bool = Field(True, description="model.pt2, the program of torch.export, checked against the student")
     onnx: bool = Field(False, description="model.onnx, checked with ONNX Runtime (extra: export)")
-    licence: str = Field("", max_length=80, description="the student's licence, as the hub names it: apache-2.0")
-    data: str = Field(
-        "", max_length=2000, description="what the model card says of the data; empty: their name and size"
-    )
+    licence: str = Field("", max_length=80, description="the student's licence by its name on the hub: apache-2.0")
+    data: str = Field("", max_length=2000, description="the model card's description of the data; empty: name and size")
 
 
 class ReportSection(Section):

@@ -232,11 +232,16 @@ def _predicting(label: str, kind: str | None, found: Source) -> Source:
     """The source whose column `label` is predicted: classes, or numbers."""
     tasks = {"category": "classification", "number": "regression"}
     own = next((column for column in found.columns if column.name == label), None)
-    if own is None or own.kind not in tasks or kind not in (None, *tasks.values()):
+    if kind not in (None, *tasks.values()):
+        raise ConfigError(
+            f"--label names one column of classes or numbers, which {kind} does not learn from",
+            fix=f"leave --label out: {kind} finds its columns, and data.source of the run file names them",
+        )
+    if own is None or own.kind not in tasks:
         raise ConfigError(
             f"{printable(found.path[0], 200)} has no column {printable(label)!r} of classes or numbers",
             expected=", ".join(printable(column.name) for column in found.columns if column.kind in tasks) or "columns",
-            got="no such column" if own is None else f"{own.kind}" + ("" if kind is None else f" for {kind}"),
+            got="no such column" if own is None else own.kind,
         )
     task = kind or tasks[own.kind]
     text = _plain(found.columns)
