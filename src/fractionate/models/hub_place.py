@@ -56,7 +56,8 @@ class Place:
     def read(self, auto: Any, **settings: Any) -> Any:
         """`auto.from_pretrained` of this place; a name of the hub is looked for on this machine before it is fetched."""
         more = settings | ({} if self.gguf is None else {"gguf_file": self.gguf})
-        tries = [True, False] if self.remote and not os.environ.get("HF_HUB_OFFLINE") else [True]
+        fetched = self.remote and not self.is_folder and not os.environ.get("HF_HUB_OFFLINE")
+        tries = [True, False] if fetched else [True]
         for local in tries:
             try:
                 with redirect_stderr(io.StringIO()):  # bars that its settings do not turn off
@@ -73,6 +74,11 @@ class Place:
                     continue
                 raise self._unread(error) from error
         raise AssertionError
+
+    @property
+    def is_folder(self) -> bool:
+        """A folder that is not there was meant: the hub has no owner "models", the folder that run files of `init` name."""
+        return self.source.startswith("models/")
 
     def config(self) -> Any:
         """Its config; not to be changed."""
@@ -98,6 +104,13 @@ class Place:
                 expected="a checkpoint of an architecture that transformers has",
                 got=reason(error),
                 fix="load it in a module of your own: model: my_module:build",
+            )
+        if self.remote and self.is_folder:
+            return ConfigError(
+                f"there is no model {shown}",
+                expected="a folder with config.json, as save_pretrained writes it",
+                got=f"nothing of that name in {Path.cwd()}",
+                fix="write the folder of your model in its place",
             )
         if self.remote:
             return ConfigError(
@@ -132,9 +145,7 @@ def find_place(name: str) -> Place | None:
         known = list(found.CONFIG_MAPPING.keys())
     if name in known:
         return None
-    if HUB_NAME.fullmatch(name) and not name.startswith(
-        (".", "models/")
-    ):  # the hub has no owner "models": a folder was meant
+    if HUB_NAME.fullmatch(name) and not name.startswith("."):
         return Place(name, remote=True)
     near = nearest(name, known, 0.7)
     raise ConfigError(
