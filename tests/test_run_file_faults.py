@@ -56,6 +56,7 @@ FAULTS = {  # the run file, and what is reported
         'data: {source: "texts(\'rows.csv\', txt=\'text\')"}', "does not take these arguments",
     ),
     "unknown model of the hub": (TASK + 'teacher: {model: "hf(\'no-such-model\')"}', "there is no model no-such-model"),
+    "a folder of models that is not there": (TASK + 'teacher: {model: "hf(\'models/teacher\')"}', "teacher.model"),
     "a hub name without a network": (TASK + 'teacher: {model: "hf(\'nobody/nothing\')"}', "cannot be fetched"),
     "wrong column": (TASK.replace("text='text'", "text='txt'") + HUB, "did you mean text='text'"),
     "a task that the texts cannot feed": (TASK.replace("text-classification", "translation") + HUB, "is no data for the task"),

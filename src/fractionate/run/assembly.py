@@ -74,7 +74,20 @@ class Assembly:
     def data(self) -> RunData:
         """The data, in its parts."""
         with self.written_in("data.source"):
-            return read_data(self.run)
+            try:
+                return read_data(self.run)
+            except FractionateError as error:
+                self._name_model(error)
+                raise
+
+    def _name_model(self, error: FractionateError) -> None:
+        """Where a model's tokenizer cannot be read, the place is the model's, not that of the data."""
+        for key, name in (("teacher.model", self.run.teacher.model), ("student.model", self.run.student.model)):
+            try:
+                find_model(name).tokenizing(self.run.data.length)
+            except FractionateError as brought:
+                if brought.what == error.what and (place := self._place(key)):
+                    error.name_place(f"{place} {key}")
 
     @cached_property
     def task(self) -> Task:
