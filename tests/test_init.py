@@ -239,7 +239,7 @@ def test_the_column_to_predict_is_named_or_guessed_aloud(tmp_path: Path, monkeyp
     Path("houses.csv").write_text("area,garden,price\n" + "\n".join(rows) + "\n")
     guessed = find_source(None, ["houses.csv"])
     assert str(guessed) == "table('houses.csv', target='price')"
-    assert guessed.notes == ("'price' is taken for what is predicted; --label names another column",)
+    assert guessed.notes == ("'price' is taken as the column to predict; --label names another",)
     named = find_source(None, ["houses.csv"], "garden")
     assert str(named) == "table('houses.csv', label='garden')" and not named.notes
     with pytest.raises(ConfigError, match=r"no column 'rooms' of classes or numbers(?s:.*)area, garden, price"):

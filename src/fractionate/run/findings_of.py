@@ -121,7 +121,7 @@ def _columns(source: Source) -> list[str]:
 
 
 def _table(source: Source, found: Any, odd: list[str]) -> Inspection:
-    facts = [f"{len(found):,} rows of {len(found.columns)} columns that are learned from"]
+    facts = [f"{len(found):,} rows of {len(found.columns)} input columns"]
     label, target = source.settings.get("label"), source.settings.get("target")
     classes: tuple[str, ...] = ()
     shown = printable(str(target))
@@ -157,7 +157,7 @@ def _pictures(source: Source) -> Inspection:
     ]
     sides = sorted(_sides([file for file, _ in files]))
     if sides:
-        facts.append(f"shorter side from {sides[0]} to {sides[-1]} pixels, {sides[len(sides) // 2]} in the median")
+        facts.append(f"shorter side from {sides[0]} to {sides[-1]} pixels, {sides[len(sides) // 2]} (median)")
         side = min(64, max(8, sides[len(sides) // 2] // 8 * 8))
         source = replace(source, settings={**source.settings, "side": side})
     return Inspection(source, len(files), tuple(facts), (*odd, *_uneven(counts)), (), classes)
@@ -180,7 +180,7 @@ def _sides(files: Sequence[Path]) -> list[int]:
 
 
 def _middle(lengths: Sequence[int]) -> str:
-    return f"{lengths[len(lengths) // 2]:,} words in the median, {lengths[-1]:,} at most"
+    return f"{lengths[len(lengths) // 2]:,} words (median), {lengths[-1]:,} at most"
 
 
 def _counted(what: str, counts: Counter[str]) -> str:
@@ -193,7 +193,7 @@ def _uneven(counts: Counter[str]) -> list[str]:
     found = []
     if most >= UNEVEN * total:
         found.append(
-            f"{most / total:.0%} are {printable(name, 40)!r}: a model that knows nothing is right as often "
+            f"{most / total:.0%} are {printable(name, 40)!r}: always predicting it is right as often "
             "(metrics: balanced-accuracy)"
         )
     few = [name for name, count in counts.items() if count < FEW]

@@ -122,7 +122,7 @@ def _models(inspection: Inspection, teacher: str | None, student: str | None) ->
     if isinstance(named.maker, HubModel) and source.task in HEADS:
         written = getattr(named.maker.config, "architectures", None) or ()
         if not any(name.endswith(HEADS[source.task]) for name in written):
-            note = f"{teacher} has no head for {source.task}: it is trained here before it teaches"
+            note = f"{teacher} has no head for {source.task}: this run trains it first"
             train, why = _teacher_training(inspection)
             return Models(teacher, chosen, trained_here=True, train=train, why=why, notes=(note,))
     return Models(teacher, chosen, trained_here=False)
@@ -181,7 +181,7 @@ def _text(inspection: Inspection, models: Models, length: int | None) -> str:
         *(f"# check: {printable(note, 300)}" for note in (*inspection.odd, *models.notes)),
         "",
         f"name: {json.dumps(name, ensure_ascii=False)}",
-        f"out: {json.dumps(f'runs/{name}', ensure_ascii=False)}  # everything is written here; the same command resumes",
+        f"out: {json.dumps(f'runs/{name}', ensure_ascii=False)}  # all output; the same command resumes",
         f"task: {task}",
         "data:",
         f"  source: {json.dumps(str(source), ensure_ascii=False)}",
@@ -190,7 +190,7 @@ def _text(inspection: Inspection, models: Models, length: int | None) -> str:
     if length is not None:
         lines.append(f"  length: {length}  # the most tokens of an input")
     train = f", train: {models.train}" if models.train else ""
-    here = "trained here on the labels" if models.trained_here else "used as it is"
+    here = "trained by this run on the labels" if models.trained_here else "used as it is"
     here += f": {models.why}" if models.why else ""
     lines += [
         f"teacher: {{model: {json.dumps(models.teacher, ensure_ascii=False)}{train}}}  # {here}",
@@ -198,24 +198,24 @@ def _text(inspection: Inspection, models: Models, length: int | None) -> str:
     ]
     if source.task in ("language-modelling", "translation"):
         lines.append(
-            "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 likeliest tokens, and the mass of the others"
+            "collect: {form: top-k, k: 32, temperatures: [1.0, 4.0]}  # the 32 most likely tokens, and the probability of the rest"
         )
     rate, epochs, batch = (5e-4, 10, 16) if big else (5e-3, 20, 32)
     batch = min(batch, max(2, inspection.examples // 10))
     length_of_training = f"epochs: {epochs}"
     if big and not has_gpu() and epochs * 0.3 * inspection.examples / batch > STUDENT_STEPS:
         length_of_training = f"steps: {STUDENT_STEPS}"
-    study = "study: {seeds: 5}  # more seeds find smaller effects"
+    study = "study: {seeds: 5}  # more seeds detect smaller effects"
     if big:  # each student takes minutes: few of them, and none for a pilot
         study = (
-            "study: {cells: [hard, kd], seeds: 3}  # more seeds find smaller effects, further cells say which part pays"
+            "study: {cells: [hard, kd], seeds: 3}  # more seeds detect smaller effects; more cells show which part pays"
         )
-        lines.append("diagnosis: {pilot: 0}  # 40 tries recipes first, in as many trainings at most")
+        lines.append("diagnosis: {pilot: 0}  # 40: try recipes first, in at most 40 trainings")
     lines += [
         f"training: {{{length_of_training}, batch_size: {batch}, learning_rate: {rate}}}",
         study,
         "",
-        "# No objective: the recipe that diagnose recommends is taken, and compared with no teacher.",
+        "# Without an objective, the recipe that diagnose recommends is used and compared with no teacher.",
         "# next: fractionate report RUN.yaml, or one by one: collect, diagnose, dissect, distill",
     ]
     return "\n".join(lines) + "\n"
@@ -230,8 +230,8 @@ def _sizes(inspection: Inspection, models: Models) -> list[str]:
         named = {PARTS[cell] for cell in cells} & {"validation", "test"}
     transfer = (0.5 if named else 0.3) if models.trained_here else (None if named else 0.6)
     rest = "; the rest trains the teacher" if models.trained_here else ""
-    lines = [] if transfer is None else [f"  transfer: {transfer}  # the student learns from these{rest}"]
-    for part, what in (("validation", "choose settings"), ("test", "read once, for the report")):
+    lines = [] if transfer is None else [f"  transfer: {transfer}  # the student is trained on these{rest}"]
+    for part, what in (("validation", "settings are chosen on these"), ("test", "read once, for the report")):
         lines += [] if part in named else [f"  {part}: 0.2  # {what}"]
     return lines
 

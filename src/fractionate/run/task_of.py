@@ -255,7 +255,7 @@ def _guessed(settings: Mapping[str, Any]) -> tuple[str, ...]:
     label = settings.get("label", settings.get("target"))
     if not isinstance(label, str) or {"source", "target"} <= settings.keys() or label.lower() in LABELS:
         return ()
-    return (f"{printable(label)!r} is taken for what is predicted; --label names another column",)
+    return (f"{printable(label)!r} is taken as the column to predict; --label names another",)
 
 
 def _tagged(columns: Columns, *, strict: bool) -> Found:
