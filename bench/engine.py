@@ -83,7 +83,7 @@ class Stamped(nn.Sequential):
     stamps: ClassVar[list[float]] = []
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        self.stamps.append(time.perf_counter())
+        self.stamps.append(time.thread_time())
         return super().forward(inputs)
 
 
@@ -99,6 +99,19 @@ def cnn() -> nn.Module:
         nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip
+
+
+class Mean(nn.Module):
+    """The mean over the tokens."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.mean(dim=1)
+
+
+def transformer() -> nn.Module:
+    """Two layers of width 64 over 16 tokens of four numbers each: 68 k parameters."""
+    layers = [nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True) for _ in range(2)]
+    return Stamped(nn.Unflatten(1, (16, 4)), nn.Linear(4, 64), *layers, Mean(), nn.Linear(64, 10))
 
 
 def looped(student: nn.Module, task: Task, training: Training, source: Callable[[int], Iterator[tuple]]) -> float:
@@ -242,11 +255,16 @@ NAMES: dict[str, Work] = {
 }
 
 
+STUDENTS = (
+    ("MLP, 84 k", mlp, False, 128, 1000),
+    ("CNN, 24 k", cnn, True, 128, 100),
+    ("Transformer, 68 k", transformer, False, 128, 100),
+)
 NOTES = """\
-*An undisturbed step*: the tenth percentile of the times from one forward pass to the next, over all repeats: what the loop costs
-where nobody else is on the machine; it leaves out the few steps in which ours writes a row. *All steps*, in processor time: a whole
-training less one of a single step, as medians of the ratios within a repeat, with their 95 % interval; the order is drawn anew in
-every repeat. *Start-up*: a training of one step, less one step, imports done. *All of it*: with start-up. A training differs from
+*An undisturbed step*: the tenth percentile of the processor times from one forward pass to the next, over all repeats: what the
+loop costs where nobody else is on the machine; it leaves out the few steps in which ours writes a row. *All steps*, in processor
+time: a whole training less one of a single step, as medians of the ratios within a repeat, with their 95 % interval; the order is
+drawn anew in every repeat. *Start-up*: a training of one step, less one step, imports done. *All of it*: with start-up. A training differs from
 the next of its kind by multiple percent, hence the intervals.
 
 The same for all: students, initial weights, teacher, loss (torchdistill's KDLoss has our gradient, which is checked before anything
@@ -269,8 +287,11 @@ def same_work(task: Task, build: Callable[[], nn.Module], contenders: dict[str, 
         torch.manual_seed(0)
         made.append(build())
         work(made[-1], task, Training(steps=30, batch_size=128))
-    for one, other in zip(made[0].parameters(), made[1].parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with (
+        torch.no_grad()
+    ):  # not the weights: a key's bias has no gradient but rounding, which AdamW makes as large as any other
+        one, other = (student.eval()(task.examples.inputs) for student in made)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     if torchdistill in contenders.values():
         from torchdistill.losses.mid_level import KDLoss
 
@@ -308,10 +329,7 @@ def main() -> None:
         f"The limit is a bare loop doing the same work; ours may cost {LIMIT - 1:.0%} more.",
     ]
     worst = 0.0
-    for name, build, pictures, size, steps in (
-        ("MLP, 84 k", mlp, False, 128, 1000),
-        ("CNN, 24 k", cnn, True, 128, 100),
-    ):
+    for name, build, pictures, size, steps in STUDENTS:
         task = Task(pictures)
         same_work(task, build, contenders)
         whole: dict[str, list[float]] = {one: [] for one in contenders}

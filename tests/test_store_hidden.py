@@ -120,6 +120,32 @@ def test_a_store_read_batch_by_batch_teaches_bit_for_bit_as_one_in_memory(tmp_pa
         distill(task, teacher=store, show="nothing", **recipe)
 
 
+@pytest.mark.parametrize(("kept", "temperature"), [("hidden", 2.0), ("top-k", 1.0), ("dense", 2.0)])
+def test_rows_read_batch_by_batch_teach_bit_for_bit_as_those_in_memory(
+    tmp_path, monkeypatch, kept: str, temperature: float
+) -> None:
+    torch.manual_seed(0)
+    teacher, made = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 5)), []
+    more = {"k": 2} if kept == "top-k" else {}
+    store = collect(teacher, ROWS, tmp_path / "s", form=kept, batch_size=10, shard_bytes=200, **more)
+    recipe = {"objective": Objective("kd", temperature, 0.7, divergence="jsd" if kept == "dense" else "cross-entropy")}
+    training = Training(steps=6, batch_size=10, learning_rate=0.05)
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(cached, "STREAMED_BYTES", most)
+        torch.manual_seed(1)
+        student, _ = distill(nn.Linear(8, 5), ROWS, store, training=training, show="nothing", **recipe)
+        made.append(student.weight.detach())
+    torch.testing.assert_close(*made, rtol=1e-5, atol=1e-6)  # in memory a dense target is made once for all rows
+    assert len(store.shards) > 1
+    fewer = Examples(ROWS.inputs[:40], ROWS.labels[:40])
+    with pytest.raises(MismatchError, match="differ in length"):
+        distill(nn.Linear(8, 5), fewer, store, training=training, show="nothing", **recipe)
+    other = Examples(ROWS.inputs, (ROWS.labels + 1) % 5)
+    with pytest.raises(MismatchError):
+        distill(nn.Linear(8, 5), other, store, training=training, show="nothing", **recipe)
+    distill(nn.Linear(8, 5), ROWS, store, objective=Objective("class-mean"), training=training, show="nothing")
+
+
 def test_states_of_classes_come_from_a_store_and_are_refused_without(tmp_path) -> None:
     teacher = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 5))
     task = Task("classification", transfer=ROWS, student=lambda: nn.Sequential(nn.Linear(8, 5)), output_layer="0")

@@ -18,6 +18,7 @@ from fractionate.cli.init import init
 from fractionate.cli.store import store_app
 from fractionate.cli.terminal import debugging, give, processes, teacher_words, tell, terminal
 from fractionate.errors import ConfigError, StoppedError, as_own_error, visible
+from fractionate.system.allocator import keep_large_buffers
 from fractionate.system.paths import as_path, shell_line
 
 if TYPE_CHECKING:
@@ -380,6 +381,8 @@ def main(arguments: list[str] | None = None) -> Any:
         with suppress(SystemExit):
             main(["--version"])
     """
+    if arguments is None:  # this process is ours alone
+        keep_large_buffers()
     try:
         with terminal():
             return app(arguments, standalone_mode=True)

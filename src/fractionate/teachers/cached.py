@@ -30,18 +30,54 @@ from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
-STREAMED_BYTES = 1 << 30  # a store of tokens above it is read batch by batch
+STREAMED_BYTES = 1 << 30  # a store above it is read batch by batch
 
 
 @runtime_checkable
 class TokenRows(Protocol):
-    """Cached rows of tokens, found by example and place within it: `StoredTokens`, `CachedRows`."""
+    """Cached rows found by what a batch holds: `StoredTokens`, `StreamedTokens`, `StreamedRows`."""
 
     def signal_for(self, predictions: Predictions) -> Signal: ...
 
     def whole(self) -> Signal: ...
 
     def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedRows:
+    """A store whose rows are read, and proved, batch by batch: for signals larger than the memory.
+
+    Statistics of all rows are not known, so class-level cells cannot be computed.
+    """
+
+    store: Store
+    compact: bool
+    temperature: float | None
+
+    def signal_for(self, predictions: Predictions) -> Signal:
+        """The rows of these examples. Raises `MismatchError` where their labels are not the batch's."""
+        index, labels = predictions.example, predictions.labels
+        form, relation = self.store.form, self.store.class_relation
+        columns = self.store.read(index.cpu().numpy())
+        found: Signal
+        if self.compact:
+            found = form.compact(columns, relation)
+        else:
+            stored = torch.from_numpy(columns["labels"].astype("int64"))
+            found = TeacherSignal(form.decode(columns), stored, relation)
+        check_same_labels(found.labels, labels.cpu(), index)
+        found = found.to(labels.device)
+        return found if self.temperature is None else found.at(self.temperature)
+
+    def whole(self) -> Signal:
+        """All rows, in memory."""
+        found: Signal = self.store.compact_signal() if self.compact else self.store.signal()
+        return found
+
+    def fingerprint(self) -> str:
+        """What tells this store from others."""
+        return str(self.store.head.sha256)
 
 
 @dataclass(eq=False)
@@ -159,13 +195,14 @@ class Cached:
         """Check rows and labels against the data. Raises `MismatchError` where they do not fit."""
         device = torch.device(task.device)
         kept: Any = self._of(split)
+        streamed = isinstance(kept, Store) and is_streamed(kept, objective)
         if isinstance(kept, Store) and kept.head.tokens:
             compact = kept.form.compacted and not (objective or Objective()).needs_dense()
             before_head = kept.form.kind == "hidden" and needs.hidden
             form: Form = "compact" if compact else "hidden" if before_head else "dense"
-            large = sum(part.segment.bytes for part in kept.shards) > STREAMED_BYTES
-            streamed = large and not (objective is not None and needs_whole(objective))
             kept = StreamedTokens(kept, form) if streamed else StoredTokens(kept, form=form)
+        elif streamed:
+            kept = rows_on_demand(kept, split, objective)
         if not isinstance(kept, TokenRows):
             kept = fitting(kept, split, objective).to(device)
         features = {**stored_features(self.cached, needs.features - self.features.keys()), **self.features}
@@ -185,7 +222,8 @@ class Cached:
                         fix=f"collect(..., {kept_by}), teacher=Cached(signal, model=teacher), or the teacher itself",
                     )
                 inside = stack.enter_context(open_model(task, self.model, needs, split, view=self.view))
-            yield OpenCache(kept, split.labels is not None, inside, features, self.explanations, states)
+            checked = split.labels is not None and not isinstance(kept, StreamedRows)
+            yield OpenCache(kept, checked, inside, features, self.explanations, states)
 
 
 def stored_states(cached: Any, kept: Any) -> Callable[[Tensor], Tensor] | None:
@@ -238,8 +276,7 @@ def fitting(signal: Any, split: Split, objective: Objective | None) -> Signal:
     if isinstance(signal, CompactSignal):
         objective.check_compact(signal)
     elif isinstance(signal, Store):
-        usable = not objective.needs_dense() and temperature in (None, *signal.form.temperatures)
-        signal = signal.compact_signal() if signal.form.compacted and usable else signal.signal()
+        signal = signal.compact_signal() if readable(signal, objective)[0] else signal.signal()
     if not isinstance(signal, (TeacherSignal, CompactSignal)):
         raise ConfigError(
             "this is not a teacher",
@@ -249,20 +286,54 @@ def fitting(signal: Any, split: Split, objective: Objective | None) -> Signal:
         )
     check_fits(signal, split)
     if isinstance(signal, TeacherSignal):
-        few = torch.linspace(0, len(signal) - 1, min(len(signal), 256)).long().to(signal.labels.device)
-        check_not_probabilities(signal.logits[few], LEAVE_OUT)
+        check_not_probabilities(signal.logits[few_of(len(signal)).to(signal.labels.device)], LEAVE_OUT)
     return signal.at(temperature) if isinstance(signal, CompactSignal) and temperature is not None else signal
+
+
+def few_of(rows: int) -> Int[Tensor, "few"]:
+    """Places of a few rows, spread over all."""
+    return torch.linspace(0, rows - 1, min(rows, 256)).long()
+
+
+def is_streamed(store: Store, objective: Objective | None) -> bool:
+    """Whether a store is read batch by batch: a large one, for an objective that needs no statistics of all rows."""
+    large = sum(part.segment.bytes for part in store.shards) > STREAMED_BYTES
+    return large and not (objective is not None and objective.teacher_weight > 0 and needs_whole(objective))
+
+
+def rows_on_demand(store: Store, split: Split, objective: Objective | None) -> StreamedRows:
+    """The rows of a store, to be read batch by batch, as `fitting` would give them.
+
+    Raises `MismatchError` where their number is not the data's; labels are compared batch by batch.
+    """
+    check_length(sum(part.segment.rows for part in store.shards), split)
+    usable, temperature = readable(store, objective or Objective())
+    if not usable:
+        check_not_probabilities(store.logits(few_of(len(split)).numpy()), LEAVE_OUT)
+    return StreamedRows(store, usable, temperature if usable else None)
+
+
+def readable(store: Store, objective: Objective) -> tuple[bool, float | None]:
+    """Whether an objective can be computed from the compact rows of a store, and the temperature at which they are read."""
+    temperature = objective.temperature if objective.teacher_weight > 0 else None
+    usable = not objective.needs_dense() and temperature in (None, *store.form.temperatures)
+    return store.form.compacted and usable, temperature
+
+
+def check_length(rows: int, split: Split) -> None:
+    """Raise `MismatchError` where a signal has another number of rows than the data."""
+    if rows != len(split):
+        raise MismatchError(
+            "teacher signal and data differ in length",
+            expected=f"{len(split)} rows, as the data",
+            got=f"{rows} rows",
+            fix="collect the signal on these very data, in their order",
+        )
 
 
 def check_fits(signal: Signal, split: Split) -> None:
     """Raise `MismatchError` where a signal is not of these data: another number of rows, or other labels."""
-    if len(signal) != len(split):
-        raise MismatchError(
-            "teacher signal and data differ in length",
-            expected=f"{len(split)} rows, as the data",
-            got=f"{len(signal)} rows",
-            fix="collect the signal on these very data, in their order",
-        )
+    check_length(len(signal), split)
     if split.labels is not None:
         check_same_labels(signal.labels.cpu(), split.labels.cpu())
 

@@ -85,7 +85,7 @@ def exponents(logits: Logits, temperature: float, name: str) -> Logits:
     factor = 1 / (LN2 * temperature)
     largest, out = logits.amax(dim=-1, keepdim=True), place(name, logits)
     zero = largest * -factor
-    if not logits.is_cuda and bool((zero.abs() > FAR).any()):
+    if not logits.is_cuda and float(torch.linalg.vector_norm(zero, math.inf)) > FAR:
         return torch.sub(logits, largest, out=out).mul_(factor)
     return torch.add(zero, logits, alpha=factor, out=out)
 
