@@ -264,8 +264,8 @@ NOTES = """\
 *An undisturbed step*: the tenth percentile of the processor times from one forward pass to the next, over all repeats: what the
 loop costs where nobody else is on the machine; it leaves out the few steps in which ours writes a row. *All steps*, in processor
 time: a whole training less one of a single step, as medians of the ratios within a repeat, with their 95 % interval; the order is
-drawn anew in every repeat. *Start-up*: a training of one step, less one step, imports done. *All of it*: with start-up. A training differs from
-the next of its kind by multiple percent, hence the intervals.
+drawn anew in every repeat. *Start-up*: a training of one step, less one step, imports done. *All of it*: with start-up. A training
+differs from the next of its kind by some percent, hence the intervals.
 
 The same for all: students, initial weights, teacher, loss (torchdistill's KDLoss has our gradient, which is checked before anything
 is timed), fused AdamW, cosine, sizes of batches, steps. Not the same:

@@ -176,7 +176,7 @@ def test_no_traceback_and_no_colour_codes_off_a_terminal(run_file):
         [
             sys.executable,
             "-m",
-            "fractionate.cli.commands",
+            "fractionate",
             "collect",
             str(run_file),
             "teacher.weights=missing.safetensors",

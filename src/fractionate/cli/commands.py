@@ -396,7 +396,3 @@ def main(arguments: list[str] | None = None) -> Any:
         if processes()[0] == 0 or not isinstance(known, StoppedError):  # all processes stop for the same signal
             tell(f"error: {known}\n  code:     {known.code} (fractionate explain {known.code})", rank_zero=False)
         sys.exit(known.exit_code)
-
-
-if __name__ == "__main__":
-    main()
