@@ -61,19 +61,19 @@ def export_student(
     tokenizer: Any = None,
     image_processor: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a student for others: `model.safetensors`, `config.json`, `README.md`; with `example` inputs also programs.
+    """Export a student for use without this package: `model.safetensors`, `config.json`, `README.md`, and programs.
 
-    Wrappers of torch.compile, DataParallel and DDP are left out, adapters of peft are merged in a copy: the weights load by
-    themselves. A Hugging Face model writes its own config and weights by its `save_pretrained`. Each program is loaded again and
-    its logits compared before it is written.
+    Programs need `example` inputs; each is loaded again and its logits compared before it is written. Wrappers of torch.compile,
+    DataParallel and DDP are removed and adapters of peft merged in a copy, so that the weights load without them. A Hugging Face
+    model writes its config and weights by `save_pretrained`.
 
     Args:
         student: The trained model.
         out: The folder.
         run: The record of its training, for the card.
-        example: A batch as the model takes it; the first axis of tensors is left free.
+        example: A batch of inputs; the first axis of tensors may have any size.
         name: Of the model, for the card.
-        data: What it learned from, for the card.
+        data: The training data, for the card.
         class_names: Of its classes; also in the config of a Hugging Face model that calls them LABEL_0, LABEL_1, ….
         licence: For the card.
         head: Where the logits are in its output.

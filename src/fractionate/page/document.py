@@ -21,7 +21,7 @@ def report(
     command: str = "",
     run_files: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
-    """Write one self-contained HTML page about records and give its path.
+    """Write one self-contained HTML page about records and return its path.
 
     Markdown where `out` ends in .md; where it ends in .png or .svg, a folder of figures without that ending.
 
@@ -30,7 +30,7 @@ def report(
         out: The file to write; for a folder, `report.html` in it.
         title, command, run_files: As in `PageSettings`.
 
-    A chapter whose record is not given is left out. The file is replaced only when the new one is whole.
+    Chapters without a record are left out. The file is replaced only when the new one is complete.
 
     Returns:
         The path of what was written.

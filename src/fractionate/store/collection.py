@@ -72,9 +72,9 @@ def collect(
     shard_bytes: int = 64 << 20,
     commit_seconds: float = 60.0,
 ) -> Store:
-    """Run the teacher once over the data and keep what it says, in the order of the data.
+    """Run the teacher once over the data and store its outputs, in the order of the data.
 
-    Modules run in evaluation mode without a graph and are put back as they were. The same call again resumes where it stopped, or
+    Modules run in evaluation mode without gradients; their mode is restored. The same call resumes an interrupted pass, or
     returns at once.
 
     Args:
@@ -82,24 +82,24 @@ def collect(
         data: `Examples`, a pair (inputs, labels), a dataset with a length, a loader over one, a `Task` (its transfer set), or a
             `Replay` of multiple views.
         out: The folder of the store.
-        batch_size: Examples that the teacher reads at once.
-        by_length: Sequences of about one length are read together, the longest first, without padding that none of them needs.
-        device, device_map: Where it computes; "auto", or devices by path of module, spread it by accelerate.
+        batch_size: Examples in a forward pass.
+        by_length: Batch sequences of similar length, the longest first, without padding that a batch does not need.
+        device, device_map: Where the teacher runs; "auto", or devices by module path, spreads it with accelerate.
         form: dense; top-k: label, `k` entries, the exact rest at each of `temperatures`; sampled: `k` draws (see `losses`); hidden:
-            what enters the output layer, and that layer once: exact, and as small as the model is narrow.
-        outputs: What a function gives, where that is not to be recognised.
+            the input of the output layer, and that layer once: exact, as many numbers per row as the model is wide.
+        outputs: What a function returns, if it should not be inferred.
         dtype: Of the stored logits.
-        precision: What it computes in.
-        tokens: "next" (logits at a place are about the label of the next) or "aligned", with `tokenizer` and `template` of a
-            language model. Labels of -100 are left out, and with `vocabulary="trim"` logits beyond the tokenizer's strings.
+        precision: Of the teacher's forward pass.
+        tokens: "next" (logits at a token predict the next label) or "aligned", with `tokenizer` and `template` of a
+            language model. Labels of -100 are not stored; `vocabulary="trim"` drops logits beyond the tokenizer's strings.
         non_finite: "skip" gives examples without finite logits no row (`Store.skipped`).
-        class_relation: Similarities of the classes, [classes, classes]; "auto" takes the cosines of the logit layer's rows.
-        named: Who it is, where its content cannot be read.
-        folds: An estimator is fitted again on the transfer set without each of so many folds, which it answers.
-        features: Paths of layers whose outputs are kept in float16, one per example, for terms that read inside the teacher.
-        reuse: Another store, whose rows of unchanged examples are taken over.
-        part: (rank, world) gives each of multiple processes its share.
-        shard_bytes, commit_seconds: How often a shard is committed; no more work than that is ever lost.
+        class_relation: [classes, classes] similarities; "auto": the cosines of the output layer's rows.
+        named: A name for a teacher whose content cannot be hashed.
+        folds: An estimator is fitted this many times on the transfer set, each time without one fold, which it then predicts.
+        features: Paths of layers whose outputs are stored in float16, one per example, for terms that read them.
+        reuse: Another store, whose rows of unchanged examples are copied.
+        part: (rank, world) of this process, which collects its part of the data.
+        shard_bytes, commit_seconds: How often a shard is committed; at most this much work is lost in a crash.
 
     Returns:
         The whole `Store`: `store.signal()` is the teacher's signal in the order of the data.

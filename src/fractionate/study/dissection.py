@@ -91,26 +91,26 @@ def dissect(
     workers: int | str = 1,
     progress: Literal["auto", "off"] = "auto",
 ) -> Study:
-    """Train students by multiple recipes over multiple seeds and tell, with intervals, which part of the teacher pays.
+    """Train students with multiple recipes over multiple seeds and measure, with intervals, which part of the teacher helps.
 
         dissect(lambda: MyModel(), data, teacher, test=test)                      # cells of a classifier
         dissect(task, teacher=teacher, arms={"no teacher": Recipe(), "kd": Recipe(objective=Objective("kd", 1.0, 0.9))})
 
     Every variant of a seed shares initial weights, order and dropout, and (for shares below 1) the transfer set. Effects are read
-    from `test` data, or from `validation` data without it. All of it goes through the training loop of `distill`; small plain
-    students are stacked (`backend="auto"`), with equal results to 1e-5, and each record says which backend trained it.
+    from `test` data, or from `validation` data without it. Students are trained by the loop of `distill`; small plain
+    ones are stacked (`backend="auto"`), with results equal to 1e-5. Each record names its backend.
 
     Args:
-        student: A function that makes a fresh student, or a `Task`, which brings data and metrics.
+        student: A function that returns a new student, or a `Task`, which has data and metrics.
         data: What the students learn from, as `distill` takes it. With a task: nothing, or the variants by name.
-        teacher: As `distill` takes it; or a teacher for each seed, as a mapping or `BySeed(function)`. A model is run once where
-            the data are the same in every epoch.
-        arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data, a teacher of its own, the trained student
-            of another variant to start from). Without them the factors below make them.
+        teacher: As in `distill`; or a teacher for each seed, as a mapping or `BySeed(function)`. A model runs once if the data
+            are the same in every epoch.
+        arms: Recipes by name, or `Arm` objects (placebo of another, a share of the data, its own teacher, the trained student of
+            another variant to start from). Without `arms` the factors below make the variants.
         cells, temperatures, teacher_weights, learning_rates, divergence, share: Factors; every combination is a variant, next to
             the labels alone. `terms` are part of every one of them.
         scale_by_temperature_squared: The factor T² of every objective that the factors make.
-        students: A further factor, the size: models of the task by name, or by a name of yours what is done to its student,
+        students: A further factor, the size: names of the task's models, or your names for preparations of its student,
             {"6 layers": ("from_teacher('every 2')",), "4 layers": ("from_teacher('every 3')",)}. Each size is compared with its own
             labels alone; where sizes differ, parameters and latency of each are measured (`Run.cost`).
         validation_signal, test_signal: The teacher's signal on these splits, for metrics that compare with it; by seed likewise.
@@ -118,19 +118,19 @@ def dissect(
         baseline: The variant that others are compared with; left out, the one without a teacher.
         contrasts: Further pairs of variants to compare, (arm, against); p values are corrected over all contrasts of a metric.
         metric: One of the task's metrics, which decides; `margin` the difference that does not matter, in its unit.
-        tune: Every variant tries as many settings, the best on validation data is taken (`study.tries`).
-        out: Every run is kept as it ends; a killed study resumes there and ends in the same numbers.
-        keep: "weights" keeps the trained students in `out` too; `trained_student` gives them back.
+        tune: An equal tuning budget for every variant; the best settings on validation data are used (`study.tries`).
+        out: A folder in which every finished run is kept; a study that was killed resumes with the same results.
+        keep: "weights" also keeps the trained students in `out`; `trained_student` loads them.
         device, progress: Where students are trained; "off" shows no progress.
         workers: Processes of one thread each, or "ray". The results are those of one process of one thread.
-        points: How often a student is measured along its training; left out, as often as costs about a tenth of it.
+        points: How often a student is measured during training; by default so often that it costs about a tenth of it.
         superclasses: The group of each class, for the geometry of the logit layer; left out, by class names such as noun.animal.
 
     Returns:
         A `Study`: its runs, effects with intervals and verdicts, shares of the levels, tries of the tuning.
 
     Raises:
-        ConfigError: for fewer than 2 seeds, factors out of range, nothing to judge by.
+        ConfigError: for fewer than 2 seeds, factors out of range, or no data to measure on.
         MismatchError: where data, signals, students or the folder do not fit together.
 
     Example:

@@ -71,16 +71,16 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What all students of a comparison share.
+    """What all students of a comparison share: data, students, metrics.
 
         task = Task("classification", transfer=train, test=test, student=lambda: MyModel())
 
     Args:
         kind: A name from the registry of tasks (`fractionate.tasks.kinds`), or a kind of your own.
         transfer, validation, test, teaching: Whatever the verbs take as data: a pair of tensors, a dataset, a loader, a `Split`.
-        student: What makes a fresh student, or a mapping of them by name; called under the seed of the run.
+        student: A function that returns a new student, or a mapping of these by name; called with the seed of the run set.
         metrics: Names or metrics; the first decides. Left out: those of the kind.
-        head, teacher_head: Where the logits are in what student and teacher give (a place, a name or a function).
+        head, teacher_head: Where the logits are in the outputs of student and teacher (an index, a name or a function).
         classes: The number of classes, where it is not the students' number of outputs.
         class_names: Names of the classes; left out, those of the data.
         batch_size, device: Examples at once in evaluations, and where they are read.

@@ -78,7 +78,7 @@ def distill(
     recompute: Sequence[str] = (),
     observer: Observer | None = None,
 ) -> tuple[nn.Module, Run]:
-    """Train a student on labels and, where given, on a teacher; returned with the record of the run.
+    """Train a student on labels and, if given, on a teacher. Returns the student and the record of the run.
 
         distill(student, data, teacher, objective=Objective("kd", 4.0, 0.9))     # a model, trained in place
         distill(task, teacher=teacher, recipe=recipe, seed=1)                    # a fresh student of a task
@@ -86,25 +86,26 @@ def distill(
     Loss of a step = Σ weight · loss / Σ weight over its rows, and likewise over its examples for terms of that unit.
 
     Args:
-        student: A model, trained in place, or a `Task`, which makes one and brings data and metrics.
+        student: A model, which is trained in place, or a `Task`, which makes one and has data and metrics.
         data: Examples, a pair of tensors, a map-style dataset, a loader over one, or a stream (it needs `Training(steps=…)`).
         teacher: A `TeacherSignal`, a store, a model (run in evaluation mode without gradients), a teacher source or a sequence of
             these; None: the labels alone.
-        recipe: What is varied; `objective`, `training` and `terms` are short for its fields.
-        validation, test: Data that choose and that judge; `validation_signal` and `test_signal` the teacher's signal on them.
-        weights: [examples] counts examples for more or less.
-        labelled: [examples] False where the label is only the teacher's guess: there the teacher alone is learned from.
-        head, teacher_head: Where the logits are in what a model gives.
-        predicts_next: For causal language models: the logits at a token are about the label of the next.
-        out: A folder for checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors`. The same call resumes a killed run
-            bit for bit; a finished run is read back. SIGTERM and Ctrl-C save before they stop.
-        arm: What the record calls this variant.
+        recipe: How the student is trained; `objective`, `training` and `terms` are short for its fields.
+        validation, test: Data on which settings are chosen and results measured; `validation_signal`, `test_signal`: the
+            teacher's signal on them.
+        weights: [examples] the weight of each example.
+        labelled: [examples] False where the label is a prediction of the teacher: there the student learns from the teacher alone.
+        head, teacher_head: Where the logits are in the output of a model.
+        predicts_next: For causal language models: the logits at a token predict the next label.
+        out: A folder for checkpoints, `metrics.jsonl`, `run.json` and `student.safetensors`. The same call resumes an
+            interrupted run, with bitwise the same result; a finished run is read back. SIGTERM and Ctrl-C save before they stop.
+        arm: The name of the variant in the record.
         save_every_steps, save_every_seconds, log_every: How often a checkpoint and a row of metrics are written.
-        trackers: Are given each row of metrics.
+        trackers: They log each row of metrics.
         show: Progress and loss contract on the terminal, or "nothing".
         parallel: Under torchrun, whether processes hold copies (DDP) or shards (FSDP2) of the student.
         compile_mode: Run the student through `torch.compile` in this mode.
-        recompute: Paths of modules, with `*`, whose activations are computed again in the backward pass instead of kept.
+        recompute: Paths of modules, with `*`, whose activations are recomputed in the backward pass.
         observer: Measures the student along its training (studies).
 
     Returns:

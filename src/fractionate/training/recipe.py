@@ -17,15 +17,15 @@ from fractionate.teachers import chimeras as chimera  # noqa: F401 (each registe
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to make a student of a task.
+    """How a student of a task is prepared and trained.
 
         Recipe(objective=Objective("kd", 4.0, 0.9), terms=("fitnets('0', '2', weight=0.5)",))
 
     Args:
         student: The task's model by name.
-        preparations: What is done to the student before it is trained, in order, as specs or by name: "quantize(2, 8)",
+        preparations: Changes to the student before training, in order, as specs or by name: "quantize(2, 8)",
             "from_teacher(layers='every 2')", "lora(8)".
-        objective: What is learned from the teacher's outputs; None: the labels alone.
+        objective: The loss on the teacher's outputs; None: labels alone.
         objective_weight: Weight of the objective (or label loss) next to the terms.
         terms: Further losses, as specs or by name.
         data: Transforms of the transfer set, as specs or by name: "augment(crop=2)", "on_policy(0.5)", "sequence_level(beams=4)",
