@@ -139,7 +139,7 @@ class Unsaved(OneNumber):
         (Everywhere(), ["gives the label nothing"]),
         (Unsquared(), ["equality"]),
         (WrongGradient(), ["finite difference", "analytic gradient"]),
-        (OneNumber(), ["one number a row or an example"]),
+        (OneNumber(), ["one number per row or per example"]),
         (Coupled(), ["couples_batch"]),
         (Careless(), ["frozen", "formula", "in every process", "at least 0", "unit", "the teacher none"]),
         (Unsaved(), ["parameter or a buffer"]),

@@ -137,9 +137,9 @@ def test_what_cannot_be_compared_is_refused_when_the_term_is_bound():
         bind("fitnets", maps, flat)
     with pytest.raises(MismatchError, match="maps"):
         bind("attention", flat, maps)
-    with pytest.raises(MismatchError, match="not one an example"):
+    with pytest.raises(MismatchError, match="not one per example"):
         bind("cka", torch.randn(8, 6), torch.randn(8, 6))
-    with pytest.raises(MismatchError, match="not one an example"):
+    with pytest.raises(MismatchError, match="not one per example"):
         bind("fitnets", flat, torch.randn(3, 6))
     with pytest.raises(ConfigError, match="memory of all examples"):
         bind("crd", flat, flat, examples=1)

@@ -68,8 +68,8 @@ def test_an_interrupted_pass_goes_on_and_other_layers_are_another_store(tmp_path
     [
         (network(8, 0), {"features": ("9",)}, MismatchError, "9"),
         (network(8, 0), {"features": "0"}, ConfigError, "paths of modules"),
-        (network(8, 0), {"features": ("0",), "non_finite": "skip"}, ConfigError, "one an example"),
-        (lambda x: x.flatten(1)[:, :3], {"features": ("0",)}, ConfigError, "one an example"),
+        (network(8, 0), {"features": ("0",), "non_finite": "skip"}, ConfigError, "one per example"),
+        (lambda x: x.flatten(1)[:, :3], {"features": ("0",)}, ConfigError, "one per example"),
         (
             nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 36)), nn.Linear(36, 3)),
             {"features": ("0",)},

@@ -138,7 +138,7 @@ def as_batch(joined: Any, index: Int[Tensor, "batch"], name: str, *, classes: bo
     if len(index) and labels.ndim == 1 and len(labels) != len(index):
         raise MismatchError(
             f"{name}: a batch holds other examples than it was made of",
-            expected=f"{len(index)} labels, one an example",
+            expected=f"{len(index)} labels, one per example",
             got=str(len(labels)),
             fix="let the collate function keep every example; leave out what is not meant by torch.utils.data.Subset(data, places)",
         )

@@ -190,7 +190,7 @@ def _whole_groups(
     for place in order.tolist():
         members.setdefault(groups[place], []).append(place)
     if len(members) < len(sizes):
-        raise ConfigError(f"{name} has too few groups", expected=f"{len(sizes)}, one a part", got=f"{len(members)}")
+        raise ConfigError(f"{name} has too few groups", expected=f"{len(sizes)}, one per part", got=f"{len(members)}")
     numbers = strata.numpy()
     room = np.array([*sizes.values()], dtype=np.float64)
     share = np.bincount(numbers[order.numpy()], minlength=int(numbers.max()) + 1) / len(order)

@@ -58,7 +58,7 @@ class Examples:
         if labels.ndim != 1:
             raise MismatchError(
                 f"{self.name}: labels are not class numbers",
-                expected="whole numbers from 0, one an example",
+                expected="whole numbers from 0, one per example",
                 got=f"{self.labels.dtype} {list(self.labels.shape)}",
                 fix=advice(labels),
             )
@@ -66,7 +66,7 @@ class Examples:
         if int(labels.min()) < 0:
             raise MismatchError(
                 f"{self.name}: labels are not class numbers",
-                expected="whole numbers from 0, one an example",
+                expected="whole numbers from 0, one per example",
                 got=f"least {int(labels.min())}",
                 fix="leave out the examples that count for nothing",
             )

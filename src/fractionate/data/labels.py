@@ -16,7 +16,7 @@ from fractionate.errors import MismatchError, printable
 IGNORED = -100  # the label of examples and tokens that count for nothing (the convention of torch's cross_entropy)
 MOST_CLASSES = 1 << 24  # a larger label is an id, not the number of a class
 ONE_HOT = "one-hot labels: labels.argmax(1)"
-MULTI_LABEL = "multiple labels an example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
+MULTI_LABEL = "multiple labels per example (multi-hot rows) are a task of their own: Task('multi-label', transfer=..., student=...)"
 
 TOKENS = "labels of tokens belong to a dataset of rows, or to (inputs, labels) given to distill or collect"
 
@@ -48,7 +48,7 @@ def as_labels(values: Any, name: str, *, classes: bool = True) -> Tensor:
         fix = advice(found)
     raise MismatchError(
         f"{name}: labels are not class numbers",
-        expected="whole numbers from 0, one an example",
+        expected="whole numbers from 0, one per example",
         got=f"{found.dtype} {list(found.shape)}" + (f", {missing} of them NaN" if missing else ""),
         fix=fix,
     )
@@ -74,7 +74,7 @@ def advice(labels: Tensor) -> str:
     if zero_one and bool((sums == 1).all()):
         return ONE_HOT
     if labels.is_floating_point() and bool((labels >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), next to one class number an example"
+        return "rows of probabilities are a teacher's: TeacherSignal(rows.log(), labels), next to one class number per example"
     return MULTI_LABEL if zero_one else TOKENS
 
 
@@ -116,7 +116,7 @@ def _plain(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
         return array.astype(np.int64)
     raise MismatchError(
         f"{name}: labels are not class numbers",
-        expected="whole numbers from 0, one an example",
+        expected="whole numbers from 0, one per example",
         got=", ".join(sorted(kind.__name__ for kind in kinds)),
         fix="leave out the examples that have no label",
     )
@@ -126,7 +126,7 @@ def _ragged(name: str, lengths: list[int]) -> MismatchError:
     shown = ", ".join(map(str, lengths[:6])) + (" …" if len(lengths) > 6 else "")
     return MismatchError(
         f"{name}: rows of labels differ in length",
-        expected="one class number an example, or as many as tokens",
+        expected="one class number per example, or as many as tokens",
         got=f"lengths {shown}",
         fix=f"give a DataLoader whose collate_fn pads them with {IGNORED}, such as DataCollatorForTokenClassification(tokenizer)",
     )
@@ -176,7 +176,7 @@ def check_labels(
     if labels.ndim != 1:
         raise MismatchError(
             f"{name}: labels are not class numbers",
-            expected="one class number a row",
+            expected="one class number per row",
             got=f"{labels.dtype} {list(labels.shape)}",
             fix=advice(labels),
         )

@@ -100,7 +100,7 @@ def tagged(
     for place, (ours, theirs) in enumerate(zip(words, named, strict=True)):
         if len(ours) != len(theirs):
             raise DamagedError(
-                f"{columns.where(place)} words and tags do not fit", expected=f"{len(ours)} tags, one a word",
+                f"{columns.where(place)} words and tags do not fit", expected=f"{len(ours)} tags, one per word",
                 got=f"{len(theirs)}",
             )  # fmt: skip
         if not all(isinstance(word, str) and word.strip() for word in ours):
@@ -161,7 +161,7 @@ def _of_conll(file: Path, shown: str, columns: Mapping[str, int], encoding: str 
         sentences[-1][1].append(word)
         sentences[-1][2].append(tag)
     if not sentences:
-        raise ConfigError(f"{shown} is empty", expected="a word and its tag a line")
+        raise ConfigError(f"{shown} is empty", expected="a word and its tag per line")
     cells_of = {"tokens": [words for _, words, _ in sentences], "tags": [tags for _, _, tags in sentences]}
     ids = tuple(str(number) for number, _, _ in sentences)
     names = {role: f"column {number}" for role, number in columns.items()}

@@ -278,7 +278,7 @@ def weighted(
         if not usable or bool((numbers < 0).any()) or not bool((numbers > 0).any()):
             raise MismatchError(
                 f"{split.name}: weights= do not fit the data",
-                expected=f"{len(split)} numbers of at least 0, not all 0: one an example",
+                expected=f"{len(split)} numbers of at least 0, not all 0: one per example",
                 got=str(list(numbers.shape)) if numbers.shape != (len(split),) else "negative, all 0 or not finite",
             )
         checked["weight"] = numbers.cpu()
@@ -304,7 +304,7 @@ def balanced(data: Split | Examples) -> Split:
     split: Split = MemorySplit.of(data) if isinstance(data, Examples) else data
     labels = split.labels
     if labels is None or labels.ndim != 1 or labels.is_floating_point() or int(labels.min()) < 0:
-        raise ConfigError(f"{split.name}: class_weights needs classes", expected="one class number an example")
+        raise ConfigError(f"{split.name}: class_weights needs classes", expected="one class number per example")
     counts = torch.bincount(labels)
     return weighted(split, len(labels) / (int((counts > 0).sum()) * counts[labels].float()))
 

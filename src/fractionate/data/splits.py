@@ -319,7 +319,7 @@ def _as_one(split: MemorySplit, name: str) -> Examples:
     if split.labels.ndim != 1:
         raise MismatchError(
             f"{name}: labels are not class numbers",
-            expected="whole numbers from 0, one an example",
+            expected="whole numbers from 0, one per example",
             got=f"{split.labels.dtype} {list(split.labels.shape)}",
             fix=advice(split.labels),
         )

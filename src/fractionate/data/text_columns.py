@@ -123,7 +123,7 @@ class Columns:
             if not isinstance(value, list) or not value:
                 raise DamagedError(
                     f"{self.where(place)} {printable(self.names[role])!r} is no list",
-                    expected="a list with an entry a word",
+                    expected="a list with an entry per word",
                     got="an empty list" if value == [] else "nothing" if value is None else type(value).__name__,
                 )
         return tuple(map(tuple, self.cells[role]))

@@ -129,7 +129,7 @@ def refuse_json(path: Path, *endings: str) -> None:
     if path.suffix.lower() in endings:
         raise ConfigError(
             f"{printable(str(path), 200)} is JSON",
-            expected="a table as text, or one JSON object a line in a .jsonl file",
+            expected="a table as text, or one JSON object per line in a .jsonl file",
             fix="texts() reads .jsonl; in Python read it with json and give the rows",
         )
 

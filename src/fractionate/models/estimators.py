@@ -79,7 +79,7 @@ class EstimatorRows:
         plain = len(known) == len(parts) and all(list(classes) == [0, 1] for classes in known)
         if not plain or any(part.shape[1:] != (2,) for part in parts):
             raise MismatchError(
-                f"{type(self.estimator).__name__} answers multiple questions a row",
+                f"{type(self.estimator).__name__} answers multiple questions per row",
                 expected="one distribution over classes, or labels that are each 0 or 1",
                 got=", ".join(str(list(part.shape)) for part in parts[:6]),
                 fix="give the estimator of one of them",
@@ -115,7 +115,7 @@ class EstimatorRows:
             return values
         if len(known) != values.shape[1]:
             raise MismatchError(
-                f"{type(self.estimator).__name__}.{self.method} does not give one number a class",
+                f"{type(self.estimator).__name__}.{self.method} does not give one number per class",
                 expected=f"{len(known)} columns", got=str(values.shape[1]),
                 fix='decision_function_shape="ovr", or an estimator with predict_proba',
             )  # fmt: skip

@@ -95,7 +95,7 @@ class FunctionTeacher(nn.Module):
             raise MismatchError(
                 f"{self.title} and the data differ in the number of classes",
                 expected=f"{self.classes} classes",
-                got=f"{values.shape[-1]} numbers a row",
+                got=f"{values.shape[-1]} numbers per row",
                 fix="use a teacher of these classes, or map its outputs to them in a function",
             )
         return as_logits(values, self.outputs)

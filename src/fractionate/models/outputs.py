@@ -225,8 +225,8 @@ def rows(
         if logits.shape == labels.shape and labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()):
             one = bool((labels.sum(dim=1) == 1).all())
             raise MismatchError(
-                "the labels are rows of zeros and ones, one number a class",
-                expected="one class number an example",
+                "the labels are rows of zeros and ones, one number per class",
+                expected="one class number per example",
                 got=f"{labels.dtype} {list(labels.shape)}",
                 fix=ONE_HOT if one else MULTI_LABEL,
             )
@@ -234,7 +234,7 @@ def rows(
             "the model's logits do not fit the labels",
             expected=f"[{', '.join(map(str, labels.shape))}, classes]",
             got=str(list(logits.shape)),
-            fix="a column of labels is one label a row: labels.squeeze(1)"
+            fix="a column of labels is one label per row: labels.squeeze(1)"
             if logits.ndim == 2 and labels.ndim == 2 and labels.shape[1] == 1
             else "one row of logits for each label; choose another head= if this is not the classifying one",
         )

@@ -228,7 +228,7 @@ def _spec(part: Any) -> Iterator[Promise]:
     yield "has a formula", lambda: bool(part.formula)
     yield "has a text of its own, the same in every process", lambda: bool(canonical_text(part))
     yield "its weight is a field of at least 0", lambda: part.weight >= 0 and _refuses_weight(part)
-    yield "gives one number a row or an example, as its unit says", lambda: losses.shape == (_units(part, whole),)
+    yield "gives one number per row or per example, as its unit says", lambda: losses.shape == (_units(part, whole),)
     yield "is finite", lambda: bool(torch.isfinite(losses).all())
     yield "the student gets a finite gradient, the teacher none", lambda: _gradient(part)
     yield "bound twice with one seed it is the same", lambda: torch.equal(losses, _term_losses(part, whole))

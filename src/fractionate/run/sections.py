@@ -107,7 +107,7 @@ class TeacherTrainingSection(Section):
 
     on: Literal["teaching", "transfer"] = Field("teaching", description="the part that it is trained on")
     steps: int = Field(300, ge=1, le=MOST, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, le=MOST, description="examples a step")
+    batch_size: int = Field(64, ge=1, le=MOST, description="examples per step")
     learning_rate: Rate = Field(2e-3, description="AdamW learning rate")
     weight_decay: float = Field(0.05, ge=0, le=1e3, description="AdamW weight decay")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smooths its labels")
@@ -209,7 +209,7 @@ class TrainingSection(Section):
 
     steps: int | None = Field(None, ge=1, le=MOST, description="optimiser steps")
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the transfer data, in place of steps")
-    batch_size: int = Field(PLAIN.batch_size, ge=1, le=MOST, description="examples a step")
+    batch_size: int = Field(PLAIN.batch_size, ge=1, le=MOST, description="examples per step")
     learning_rate: Rate = Field(PLAIN.learning_rate, description="the largest learning rate of the schedule")
     optimizer: Literal["adamw", "sgd", "momentum"] = Field(
         PLAIN.optimizer, description="sgd: Nesterov momentum 0.9; momentum: plain momentum 0.9"
@@ -344,7 +344,7 @@ class DistillSection(Section):
     )
     clip_norm: float | None = Field(None, gt=0, description="the norm that the gradient is clipped to")
     average_decay: float | None = Field(
-        None, gt=0, lt=1, description="the student is the running average of the weights, with this decay a step"
+        None, gt=0, lt=1, description="the student is the running average of the weights, with this decay per step"
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="steps between evaluations on validation data; none: an epoch where one is needed"

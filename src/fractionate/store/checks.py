@@ -209,7 +209,7 @@ def check_logits(
     """Raise `MismatchError` for a wrong number of rows or classes."""
     if len(logits) != len(places):
         raise MismatchError(
-            "the teacher does not give one row an example",
+            "the teacher does not give one row per example",
             expected=f"[{len(places)}, classes]",
             got=str(list(logits.shape)),
         )
@@ -219,7 +219,7 @@ def check_logits(
             raise MismatchError(
                 "teacher and data differ in the number of classes",
                 expected=f"{wanted} classes{why}",
-                got=f"{logits.shape[1]} logits a row",
+                got=f"{logits.shape[1]} logits per row",
                 fix="use a teacher of these classes, or map its outputs to them",
             )
 

@@ -128,7 +128,7 @@ def _parquet(store: Store, out: Path) -> Path:
 
 def _npy(store: Store, out: Path) -> Path:
     if store.form.kind != "dense" or store.head.tokens or len(store.skipped()):
-        raise ConfigError("only dense signals of one row an example go to npy", fix="export to parquet")
+        raise ConfigError("only dense signals of one row per example go to npy", fix="export to parquet")
 
     def fill(folder: Path) -> None:
         logits = None

@@ -24,7 +24,7 @@ def check_features(features: Sequence[str], *, tokens: str, non_finite: str, by_
         raise ConfigError("features are paths of modules", expected='("layer3", "pool")', got=repr(features))
     if tokens or non_finite == "skip" or by_place:
         raise ConfigError(
-            "features are kept one an example, of a module",
+            "features are kept one per example, of a module",
             expected='a teacher that is a module, tokens="" and non_finite="refuse"',
             got=f"tokens={tokens!r}, non_finite={non_finite!r}" + (", a function" if by_place else ""),
             fix='leave features= out; form="hidden" keeps what enters the output layer at each token',
@@ -39,7 +39,7 @@ def feature_columns(captured: Mapping[str, Tensor], paths: Sequence[str], rows: 
         value = captured[path].detach().float().cpu()
         if value.ndim < 2 or len(value) != rows:
             raise MismatchError(
-                f"features of {path!r} are not one an example", expected=f"[{rows}, …]", got=str(list(value.shape)),
+                f"features of {path!r} are not one per example", expected=f"[{rows}, …]", got=str(list(value.shape)),
                 fix="choose a module whose output has the batch as its first dimension",
             )  # fmt: skip
         if not bool(torch.isfinite(value).all()) or float(value.abs().max()) > LARGEST:

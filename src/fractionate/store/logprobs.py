@@ -123,7 +123,7 @@ def _by_place(found: Sequence[Answer], source: Keyed) -> list[Answer]:
     missing = [name for name in wanted if name not in by_id]
     unknown = sorted(by_id.keys() - set(wanted))
     for names, what, fix in (
-        (twice, "have more than one answer", "keep one answer an example"),
+        (twice, "have more than one answer", "keep one answer per example"),
         (missing, "have no answer", "ask for them, or take them out of the data"),
         (unknown, "are not in the data", "check that these answers are of these data: ids are compared as text"),
     ):

@@ -170,7 +170,7 @@ class Asker:
         if self.classes is not None and values.shape[-1] < self.classes:
             raise MismatchError(
                 "the tokenizer knows more strings than the teacher has logits",
-                expected=f"at least {self.classes:,} logits a token",
+                expected=f"at least {self.classes:,} logits per token",
                 got=f"{values.shape[-1]:,}",
                 fix="give the tokenizer that belongs to this teacher",
             )

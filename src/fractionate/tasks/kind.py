@@ -37,7 +37,7 @@ class Kind(Protocol):
     independent: ClassVar[bool] = False  # outputs [batch, labels] are labels of their own, a sigmoid each
     predicts_next: ClassVar[bool] = False  # the logits at a token are about the label of the next
     tokens: ClassVar[Literal["", "aligned", "next"]] = (
-        ""  # how a stored signal's rows belong to tokens; "": one row an example
+        ""  # how a stored signal's rows belong to tokens; "": one row per example
     )
 
     teacher_terms: ClassVar[

@@ -45,7 +45,7 @@ class MultiLabel(Kind):
                 expected=f"[batch, labels] of 0 and 1, {IGNORED} where a label is unknown",
                 got=f"{list(found.shape)}"
                 + (f", other numbers at examples {', '.join(map(str, where[:8]))}" if where else ""),
-                fix="one column a label: scikit-learn's MultiLabelBinarizer makes them of lists of names",
+                fix="one column per label: scikit-learn's MultiLabelBinarizer makes them of lists of names",
             )
         return found.long()
 

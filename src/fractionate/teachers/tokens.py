@@ -149,7 +149,7 @@ class StoredTokens:
         if not store.head.tokens:
             raise MismatchError(
                 f"the store {store.path} is not one of tokens", expected='collect(..., tokens="next" or "aligned")',
-                got="one row an example",
+                got="one row per example",
             )  # fmt: skip
         fits = {"dense": True, "compact": store.form.compacted, "hidden": store.form.kind == "hidden"}
         if not fits.get(form, False):

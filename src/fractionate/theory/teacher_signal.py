@@ -299,7 +299,7 @@ def _check(logits: Tensor, labels: Tensor, relation: Tensor | None) -> None:
             "these are not teacher logits",
             expected="floating point [batch, classes] with at least 2 classes",
             got=f"{logits.dtype} {list(logits.shape)}",
-            fix="pass the outputs before softmax, one row an example; flatten tokens into rows",
+            fix="pass the outputs before softmax, one row per example; flatten tokens into rows",
         )
     if len(logits) == 0:
         raise MismatchError("there is no data", expected="at least one example", got="0 rows")
@@ -309,7 +309,7 @@ def _check(logits: Tensor, labels: Tensor, relation: Tensor | None) -> None:
             "labels are not class numbers",
             expected=f"integers [{len(logits)}]",
             got=f"{labels.dtype} {list(labels.shape)}",
-            fix="these look one-hot: pass labels.argmax(1)" if one_hot else "pass labels.long(), one class an example",
+            fix="these look one-hot: pass labels.argmax(1)" if one_hot else "pass labels.long(), one class per example",
         )
     if len(labels) != len(logits):
         raise MismatchError(

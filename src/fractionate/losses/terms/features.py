@@ -75,7 +75,7 @@ class FeatureTerm(TermSpec, Protocol):
         ours, theirs = student.features[self.student], teacher.features[self.teacher]
         if len(ours) != len(theirs) or len(ours) != student.examples:
             raise MismatchError(
-                f"{self.formula}: features are not one an example",
+                f"{self.formula}: features are not one per example",
                 expected=f"{student.examples} on both sides",
                 got=f"student {list(ours.shape)}, teacher {list(theirs.shape)}",
                 fix="choose modules whose output has the batch as its first dimension",
