@@ -18,6 +18,7 @@ from torch import Tensor
 from fractionate.errors import MismatchError
 from fractionate.losses.divergences.base import Divergence, product, tempered, written
 from fractionate.losses.divergences.likelihood import CrossEntropy, ForwardKL
+from fractionate.losses.kernels.onepass import transforms_active
 from fractionate.theory import confidence as confidence_rules
 from fractionate.theory import shape as shape_rules
 from fractionate.theory.cells import Cell
@@ -82,7 +83,12 @@ def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.
     if isinstance(cell.shape, shape_rules.Uniform):
         masses, even = _flat(known, rest, left)
     else:
-        masses, mass_left = torch.exp(entries - off).nan_to_num(0.0), torch.exp(rest - off).nan_to_num(0.0)
+        masses, mass_left = torch.exp(entries - off), torch.exp(rest - off)
+        nothing = torch.isneginf(off)  # the label alone is not masked: any shape will do
+        # nothing is read back from a GPU, or within a trace
+        unmasked = not (nothing.is_cuda or transforms_active() or bool(nothing.any()))
+        if not unmasked:
+            masses, mass_left = masses.nan_to_num(0.0), mass_left.nan_to_num(0.0)
         if isinstance(cell.shape, shape_rules.TopK):
             masses, mass_left, known, left, inside = _largest(
                 cell.shape, signal, masses, mass_left, known, left, rest, own
@@ -96,9 +102,9 @@ def sparse_target(cell: Cell, signal: CompactSignal, dtype: torch.dtype = torch.
                 label_mass = torch.where(inside, label_mass, share)
                 others = torch.where(inside, others, 1 - share)
         even = mass_left / left.clamp_min(1)
-        flat = _flat(known, rest, left)
-        nothing = torch.isneginf(off)  # the label alone is not masked: any shape will do
-        masses, even = torch.where(nothing, flat[0], masses), torch.where(nothing, flat[1], even)
+        if not unmasked:
+            flat = _flat(known, rest, left)
+            masses, even = torch.where(nothing, flat[0], masses), torch.where(nothing, flat[1], even)
     places = torch.where(known, signal.indices, labels)
     return SparseTarget(labels, label_mass, places, masses * others, known, even * others, left)
 
