@@ -21,13 +21,15 @@ check: $(STAMP)           ## lint, types, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(MAKE) test
 
-BENCHES := losses compact_losses engine_options engine_parts estimate spectrum store cached study superfeatures page
+BENCHES := start_up allocator losses compact_losses engine_options engine_parts estimate spectrum growth store cached study superfeatures page
+PEER_BENCHES := engine study_transformers vocabulary
 LONG    := kill store_faults store_writers store_vocabulary planted regret_pilot regret_tokens seeded_bugs
 
-bench: $(STAMP) $(PEERED) ## ratios against peers and limits, minutes each; `make bench-long` takes hours
+bench: $(STAMP) $(PEERED) ## ratios against peers and limits, minutes each, and the page of goals; `make bench-long` takes hours
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"
 	for name in $(BENCHES); do echo "== $$name"; PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) bench/$$name.py || exit 1; done
-	OMP_NUM_THREADS=1 $(PEERS)/bin/python bench/engine.py
+	for name in $(PEER_BENCHES); do echo "== $$name"; PYTHONPATH=src OMP_NUM_THREADS=1 $(PEERS)/bin/python bench/$$name.py || exit 1; done
+	$(PY) docs/performance.py
 
 bench-long: $(STAMP)      ## kills, damages, planted faults, recipe regret, seeded bugs
 	$(PY) -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[bench]"

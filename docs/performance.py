@@ -141,3 +141,7 @@ def page() -> str:
         *(f"- [{Path(place).stem}](../{place}): {how}" for place, how in made.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page())
