@@ -27,6 +27,9 @@ FormKind = Literal["dense", "top-k", "sampled", "hidden"]
 FORMS: tuple[FormKind, ...] = ("dense", "top-k", "sampled", "hidden")
 StoredDtype = Literal["float64", "float32", "float16", "bfloat16"]
 TORCH = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MASS_ELEMENTS = (
+    1 << 17
+)  # logits widened at once: they stay in the caches, where whole batches are mapped anew each time
 HASH, PLACE, KEY, VIEW = 8, 8, 16, 2  # bytes next to the numbers
 
 
@@ -117,7 +120,7 @@ class Form:
             return columns | self._sample(others, seeds)
         best = torch.topk(others, self.k, dim=1)
         values = self._narrow(best.values)
-        others = others.scatter(1, best.indices, -torch.inf)
+        others.scatter_(1, best.indices, -torch.inf)
         return columns | {
             "values": values,
             "indices": best.indices.numpy().astype(smallest_unsigned(self.classes - 1)),
@@ -125,8 +128,9 @@ class Form:
         }
 
     def _masses(self, logits: Tensor) -> Array:
-        masses = [torch.logsumexp(logits.double() / t, dim=1) for t in self.temperatures]
-        return torch.stack(masses, dim=1).float().numpy()
+        parts = torch.split(logits, max(2, MASS_ELEMENTS // max(1, logits.shape[1])))
+        masses = [[torch.logsumexp(part.double() / t, dim=1) for t in self.temperatures] for part in parts]
+        return torch.cat([torch.stack(part, dim=1) for part in masses]).float().numpy()
 
     def _sample(self, others: Tensor, seeds: NDArray[np.uint64]) -> dict[str, Array]:
         """Systematic draws: k evenly spaced points, moved together by one random number per row, on the cumulative probabilities
