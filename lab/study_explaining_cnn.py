@@ -156,7 +156,7 @@ def section(study: Study) -> list[str]:
     sizes = {run.arm: run.parameters for run in study.runs}
     by = [effects(study.runs, CONTRASTS, metric=m) for m in study.metrics if m.name in ("accuracy", "nll")]
     lines = [
-        f"## {study.name}", "",
+        f"## {'fashion-mnist' if study.name == 'fashion' else study.name}", "",
         f"Labels alone {sum(base) / len(base):.1%}; parameters of students: plain {sizes['kd']:,}, grouped {sizes['ked']:,}, "
         f"M = 2 {sizes['ked, M = 2']:,}.", "", "| contrast | seeds | accuracy, points | NLL, nats |", "|---|---|---|---|",
     ]  # fmt: skip
