@@ -245,6 +245,8 @@ def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
             yield from of_rows({key: spec[key] for key in spec if key != "tables"} | {"data": data, "table": table})
         return
     name = spec["table"]
+    if not (RESULTS / f"{name}.md").exists():
+        return
     if "bullets" in spec:
         section = ""
         for line in lines(name):

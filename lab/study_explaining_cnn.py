@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. OMP_NUM_THREADS=1 python lab/study_explaining_cnn.py [DATA]   # lab/results/study_explaining_cnn.md; resumable
 
-Written down before the first run: Fashion-MNIST (14 x 14), digits (8 x 8), satellite (3 x 3 pixels of 4 bands); teachers of every
+Written down before the first run: Fashion-MNIST (7 x 7), digits (8 x 8), satellite (3 x 3 pixels of 4 bands); teachers of every
 seed trained on the pictures of the students; lambda = mu = rho = 0.7 and T = tau = 10 (the paper's), 200 steps of 50, nothing
 tuned. FitNets, attention transfer and similarity on the last maps; of grouped models on each branch's. *random groups*: the
 explanations of each picture in a drawn order of the groups. *M = 2*: two groups where all others have four. Changed after the first
@@ -22,6 +22,7 @@ from bench.teachers import parts
 from cell_studies import RESULTS, RUNS
 from study_small_encoders import cell
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from fractionate import Recipe, Task, TeacherSignal, dissect, distill
 from fractionate.data import Examples
@@ -60,7 +61,8 @@ CONTRASTS = [
 def pictures(name: str, data: Examples, count: int) -> Examples:
     shape = DATA[name][2]
     inputs = data.inputs[:count].view(-1, *shape)
-    return Examples(inputs.movedim(-1, 1).contiguous() if name == "satellite" else inputs, data.labels[:count])
+    seen = {"fashion": lambda: avg_pool2d(inputs, 2), "satellite": lambda: inputs.movedim(-1, 1).contiguous()}
+    return Examples(seen.get(name, lambda: inputs)(), data.labels[:count])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. OMP_NUM_THREADS=1 python lab/study_teachers.py    # lab/results/study_teachers.md
 
-Written down before the first run: two layers of 128 on at most 2,000 examples, whose outputs on these are read; healthy (40 epochs,
+Written down before the first run: two layers of 128 on at most 1,000 examples, whose outputs on these are read; healthy (40 epochs,
 dropout, the best epoch on held-out data), smoothed (0.2, 40 epochs) and over-trained (150 epochs, no dropout, no decay), each with
 the healthy teacher of its seed as pair. Quantities of the spectrum, as logarithms of ratios.
 """
@@ -31,7 +31,7 @@ SEEDS = 5
 def section(name: str) -> list[str]:
     """The two quantities of every kind of teacher against the healthy one of its seed."""
     cut = parts(name)
-    data = cut.train.take(torch.arange(min(2000, len(cut.train))))
+    data = cut.train.take(torch.arange(min(1000, len(cut.train))))
     logs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     right: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     for kind, upbringing in KINDS.items():
