@@ -225,19 +225,6 @@ def of_teachers(arm: str, teacher: str) -> Iterator[Found]:
             yield differences(accuracy[arm], at[data, size, "healthy"][arm], data, IMPROVING)
 
 
-def of_spectrum(column: str, teacher: str) -> Iterator[Found]:
-    """The logarithm of what a teacher has of a quantity over what the plain one has; the same transfer set."""
-    for name, data in CELL_STUDIES.items():
-        found: dict[str, list[float]] = {}
-        for row in rows(name):
-            if row.section.startswith("Teachers") and row.cells[0] in KINDS | {teacher: teacher}:
-                kind = KINDS.get(row.cells[0], row.cells[0])
-                found.setdefault(kind, []).append(number(row.cells[row.heads.index(column)]))
-        if name != "study_seen":
-            for one, other in zip(found.get(teacher, ()), found.get("healthy", ()), strict=False):
-                yield Found(data, math.log(one / other), 0.0, 0, name)
-
-
 def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
     """Effects of the rows of a table, or of one table for each data set (those that are committed)."""
     if "tables" in spec:
@@ -280,8 +267,6 @@ def evidence(claim: dict[str, Any]) -> list[Found]:
         found += of_cells(claim["cells"], claim.get("teacher", "healthy"))
     if "teachers" in claim:
         found += of_teachers(**claim["teachers"])
-    if "spectrum" in claim:
-        found += of_spectrum(**claim["spectrum"])
     specs = claim.get("rows", [])
     return found + [one for spec in (specs if isinstance(specs, list) else [specs]) for one in of_rows(spec)]
 
@@ -330,7 +315,7 @@ def verdict(expected: str, at: Joined, p: float, margin: float, disagree: bool) 
 
 def shown(claim: dict[str, Any], at: Joined) -> str:
     """The effect with its interval; ratios are written as such."""
-    if "spectrum" in claim:
+    if claim.get("unit") == "ratio":
         return f"× {math.exp(at.mean):.2f} [{math.exp(at.low):.2f}, {math.exp(at.high):.2f}]"
     unit = claim.get("unit", "points")
     digits = 2 if unit in PERCENT else 3
@@ -355,7 +340,7 @@ def tested(claim: dict[str, Any], found: Sequence[Found], at: Joined, p: float) 
     """The cells of a claim that an effect tests, after the first two."""
     seeds = sorted({one.seeds for one in found if one.seeds})
     by_sign = signs(found)
-    margin = MARGIN if "spectrum" not in claim and claim.get("unit", "points") in PERCENT else 0.0
+    margin = MARGIN if claim.get("unit", "points") in PERCENT else 0.0
     return [
         shown(claim, at),
         f"{p:.2g}",
