@@ -59,7 +59,7 @@ def written(metric: MetricInfo, value: float) -> str:
 def section(name: str, study: Study, contrasts: Sequence[Contrast]) -> list[str]:
     """Every contrast in accuracy, NLL, what became of attention and what else was measured."""
     kept = [m for m in study.metrics if m.name != "agreement"]
-    found = {m.name: effects(study.runs, contrasts, metric=m) for m in kept}
+    found = {m.name: {(e.arm, e.against): e for e in effects(study.runs, contrasts, metric=m)} for m in kept}
     first, steps = study.deciding, max(run.steps for run in study.runs)
     base = [run.test.values[first.name] for run in study.runs if run.arm == "no KD" and run.test]
     words = [f"no KD {written(first, sum(base) / len(base))}"]
@@ -69,8 +69,9 @@ def section(name: str, study: Study, contrasts: Sequence[Contrast]) -> list[str]
         "| contrast | seeds | " + " | ".join(f"{m.name}, {m.unit}" if m.unit else m.name for m in kept) + " |",
         "|---" * (2 + len(kept)) + "|",
     ]  # fmt: skip
-    for place, contrast in enumerate(contrasts):
-        cells = [cell(found[m.name][place], 2 if m.name == "accuracy" else 3) for m in kept]
+    for contrast in contrasts:
+        there = [(m.name, found[m.name].get((contrast.arm, contrast.against))) for m in kept]
+        cells = [cell(e, 2 if name == "accuracy" else 3) if e else "–" for name, e in there]
         lines.append(f"| {contrast.arm} − {contrast.against} | {len(study.seeds)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
