@@ -226,6 +226,8 @@ def check_logits(
 
 def broken_rows(logits: Float[Tensor, "rows classes"], *, masks: bool = True) -> Bool[Tensor, "rows"]:
     """Which rows hold NaN or +inf, or nothing but -inf; without masks -inf too."""
+    if bool(torch.isfinite(logits.sum(dim=1)).all()):  # one pass in place of five where nothing is broken or masked
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     if not masks:
         return ~torch.isfinite(logits).all(dim=1)
     return (torch.isnan(logits) | torch.isposinf(logits)).any(dim=1) | torch.isneginf(logits).all(dim=1)

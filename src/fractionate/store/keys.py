@@ -62,7 +62,7 @@ class Keyed:
         """Whether the examples have ids of their own."""
         return not isinstance(self.split.ids, Places)
 
-    @property
+    @cached_property
     def names_given(self) -> bool:
         """Whether the classes have names of their own, and not just numbers counted from the labels."""
         return any(name != str(number) for number, name in enumerate(self.split.class_names))
