@@ -158,10 +158,11 @@ def test_it_ends_in_time_with_what_there_is():
 
 def test_a_budget_in_trainings_cuts_arms_first_and_steps_last():
     shares, sizes = [], []
-    for budget in (200, 45, 14, 6):
+    for budget in (200, 50, 14, 7):
         made_of = PilotPlan.default(budget=budget)
         assert made_of.students * made_of.share <= budget
         assert {HARD, CAUTIOUS, USUAL} <= set(made_of.settings)
+        assert set(made_of.rates) == {1 / 3, 1.0, 3.0}  # no teacher is not undersold in any of them
         shares.append(made_of.share)
         sizes.append(made_of.students)
     assert shares[0] == shares[1] == 1 and shares[-1] < 1 and sizes == sorted(sizes, reverse=True)
@@ -169,6 +170,16 @@ def test_a_budget_in_trainings_cuts_arms_first_and_steps_last():
         PilotPlan.default(budget=1)
     with pytest.raises(ConfigError, match="validation"):
         PilotPlan.default(Task("classification", transfer=made()[0], student=student))
+
+
+def test_quick_students_are_all_tried_and_large_ones_are_not_even_counted():
+    data = made()[0]
+    for width, steps, students in ((8, 50, 105), (8, 50_000_000, 48), (200_000, 1, 48)):
+        task = Task(
+            "classification", transfer=data, validation=data,
+            student=lambda width=width: nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4)),
+        )  # fmt: skip
+        assert PilotPlan.default(task, Training(steps=steps, batch_size=16, learning_rate=1e-2)).students == students
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def diagnose(
         temperatures: At which the spectrum is taken.
         only: The probes to run, with arguments where wanted: "label-noise(rate=0.1)".
         labels: The file of labels, where raw outputs lie apart from them.
-        pilot: Refines the recipe by a small study, `PilotPlan.default(task, training, budget=45)`; needs `data` and a `student`
+        pilot: Refines the recipe by a small study, `PilotPlan.default(task, training)`; needs `data` and a `student`
             that makes fresh ones. Not run where a fault has to be repaired first.
         superclasses: The group of each class, for the breakdown; names such as noun.animal tell it by themselves.
 

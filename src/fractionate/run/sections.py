@@ -322,11 +322,11 @@ class StudySection(Section):
 class DiagnosisSection(Section):
     """What diagnose may spend on trying recipes before it recommends one."""
 
-    pilot: float = Field(
-        40.0,
+    pilot: float | None = Field(
+        None,
         ge=0,
         le=1e6,
-        description="the most a pilot may cost, in whole trainings; 0: none, the recipe is untried",
+        description="most whole trainings that a pilot may cost: 110 where they are quick, else 50; 0: none, the recipe is untried",
     )
     pilot_minutes: float = Field(
         10.0, gt=0, le=1e6, description="ends a pilot early, which then uses its results so far"

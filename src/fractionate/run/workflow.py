@@ -30,7 +30,7 @@ from fractionate.run.preflight import check_run
 from fractionate.run.recipe_arms import arm_of, at_tuned_rate, recipe_arms, with_recipes
 from fractionate.run.resources import check_extras, make_trackers
 from fractionate.run.runfile import trusting
-from fractionate.run.sections import DiagnosisSection, TeacherTrainingSection
+from fractionate.run.sections import TeacherTrainingSection
 from fractionate.store.reading import Store
 from fractionate.study.arms import Arm
 from fractionate.study.dissection import dissect
@@ -226,13 +226,13 @@ class Workflow(Assembly):
     def pilot_plan(self) -> PilotPlan | None:
         """The pilot that refines the recipe; None where none is wanted, or the run file has an objective."""
         given, minutes = self.run.diagnosis, self.pilot_minutes
-        by_file = given.pilot > 0 and self.given_objective is None and self.task.reader.distributions
+        by_file = given.pilot != 0 and self.given_objective is None and self.task.reader.distributions
         if self.no_pilot or not (minutes or by_file):
             return None
         return PilotPlan.default(
             self.task,
             self.training,
-            budget=given.pilot or DiagnosisSection().pilot,
+            budget=given.pilot or None,
             minutes=minutes or given.pilot_minutes,
             first_seed=self.run.seed,
             # on the data as stored: a cached signal knows nothing of changed data

@@ -31,6 +31,7 @@ from fractionate.study.pilot_arms import (
     Setting,
     arm_name,
 )
+from fractionate.study.pilot_budget import default_budget
 from fractionate.study.pilot_scores import Answer, Compared, answer_of, gain_interval, no_answer
 from fractionate.study.setup import Setup
 from fractionate.study.trials import Trials
@@ -51,7 +52,7 @@ MOST_CLASSES = 2000  # statistics of every class against every other are not mad
 
 @dataclass(frozen=True, eq=False)
 class PilotPlan:
-    """How a pilot is run: `diagnose(..., pilot=PilotPlan.default(task, training, budget=45))`, or every number by itself.
+    """How a pilot is run: `diagnose(..., pilot=PilotPlan.default(task, training))`, or every number by itself.
 
     Args:
         minutes: Ends it early, with what there is; None: no bound. What is computed never depends on a clock.
@@ -100,26 +101,25 @@ class PilotPlan:
 
     @classmethod
     def default(
-        cls, task: Task | None = None, training: Training | None = None, *, budget: float = 45.0, **changes: Any
+        cls, task: Task | None = None, training: Training | None = None, *, budget: float | None = None, **changes: Any
     ) -> PilotPlan:
         """A plan that costs at most `budget` whole trainings: fewer arms and seeds first, then shorter trainings.
 
-        Short trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
-        Raises `ConfigError` for a budget below 6 trainings, and for a task without validation data where none are given.
+        None: 110 where all of them are quick (about half a minute on one core, by counted operations), else 50. Short
+        trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
+        Raises `ConfigError` for a budget below 7 trainings, and for a task without validation data where none are given.
         """
         if task is not None and task.splits.validation is None and changes.get("validation") is None:
             raise _no_validation()
         full = cls(training=training, **changes)
-        medium = replace(
-            full, grid=SMALL_GRID, rates=(1.0, 3.0), rounds=(Round(None, 1), Round(3, 1)), confirming_seeds=3
-        )
-        small = replace(full, grid=(), rates=(1.0, 3.0), rounds=(Round(None, 1),), confirming_seeds=2)
-        sizes = ((full, 1.0), (full, 0.5), (medium, 1.0), (medium, 0.5), (small, 1.0), (small, 0.5), (small, 0.25))
-        for plan, share in sizes:
-            if plan.students * share <= budget:
+        medium = replace(full, grid=SMALL_GRID, rounds=(Round(None, 1), Round(3, 1)), confirming_seeds=3)
+        small = replace(full, grid=(), rounds=(Round(None, 1),), confirming_seeds=2)
+        most = default_budget(task, training, full.recipe) if budget is None else budget
+        for plan, share in ((full, 1.0), (medium, 1.0), (medium, 0.5), (small, 1.0), (small, 0.5), (small, 0.25)):
+            if plan.students * share <= most:
                 return replace(plan, share=share)
         raise ConfigError(
-            "this pilot cannot be run", expected=f"a budget of at least {small.students * 0.25:g} trainings", got=f"{budget:g}",
+            "this pilot cannot be run", expected=f"a budget of at least {small.students * 0.25:g} trainings", got=f"{most:g}",
             fix="a larger budget, or no pilot: the rule's recipe was not tried, and is cautious",
         )  # fmt: skip
 
