@@ -7,7 +7,7 @@ judged by nats (language modelling); *words*: where the words end in a text with
 classification). Teachers: a convolution of 128 channels over 7 characters, healthy or over-trained; students: 16 channels over 4.
 12 settings in a random order. Arms: no teacher; kd at 1/0.6, 1/1, 2/0.9, 4/0.9; kd-pt at 1/0.9; each at 1, 3, 9 and 27 times the
 learning rate 2e-3 on 3 seeds (27 since the second run: pilots went there), judged on test data at the rate that validation data
-chose. The pilot: PilotPlan.default(budget=45), with seeds of its own. All through the loop of `distill`: nothing here knows that a
+chose. The pilot: PilotPlan.default, with seeds of its own. All through the loop of `distill`: nothing here knows that a
 row is a token.
 """
 
@@ -115,7 +115,7 @@ def measured(what: str, part: str, kind: str) -> dict[str, Any]:
     task, given = task_of(what, part)
     teacher = teacher_of(task, given, kind)
     begin = time.process_time()
-    plan = PilotPlan.default(task, TRAINING, budget=45, first_seed=100, progress="off")
+    plan = PilotPlan.default(task, TRAINING, first_seed=100, progress="off")
     found = diagnose(teacher, data=task, pilot=plan)
     seconds, advice = time.process_time() - begin, found.recipe
     recipes = {
@@ -196,10 +196,11 @@ def main() -> None:
         where = " ".join(line["setting"])
         text.append(f"| {where} | {usual:+.3f} | {pilot:+.3f} | {best:+.3f} | {shares[-1]:.0%} | {message} |")
     count = max(1, len(lines))
+    students = sum(line["pilot"]["students"] for line in lines if line["pilot"]) / count
     text += [
         "",
         f"{len(lines)} of {len(SETTINGS)} settings: significantly worse than no teacher {worse}, better than T = 4 / 0.9 in "
-        f"{better}, mean share of the best arm's gain {sum(shares) / count:.0%}; a pilot takes "
+        f"{better}, mean share of the best arm's gain {sum(shares) / count:.0%}; a pilot of {students:.0f} students takes "
         f"{sum(line['seconds'] for line in lines) / count:.0f} s of CPU time on one thread.",
     ]
     LINES.with_suffix(".md").write_text("\n".join(text) + "\n")

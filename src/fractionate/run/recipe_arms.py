@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fractionate.records import Study, Training
@@ -15,6 +15,12 @@ def recipe_arms(recipe: Recipe, training: Training) -> tuple[Arm, ...]:
     recipe = replace(recipe, training=replace(training, learning_rate=recipe.training.learning_rate))
     alone = replace(recipe, objective=None, terms=tuple(t for t in recipe.specs if not t.reads_teacher))
     return (Arm(alone), *([Arm(recipe, role="recommended")] if recipe != alone else []))
+
+
+def usual_arms(usual: Sequence[Arm], rate: float) -> tuple[Arm, ...]:
+    """T = 4 / 0.9 at the learning rate given, and at that of the student's recipe: no teacher is there at both."""
+    there = [replace(arm.recipe, training=replace(arm.recipe.training, learning_rate=rate)) for arm in usual]
+    return (*usual, *(Arm(recipe) for recipe, arm in zip(there, usual, strict=True) if recipe != arm.recipe))
 
 
 def with_recipes(arms: Mapping[str, Arm], further: Iterable[Arm], training: Training, *, tuned: bool) -> dict[str, Arm]:

@@ -27,7 +27,7 @@ from fractionate.run.explained import for_the_page
 from fractionate.run.folder import check_folder, claim, claimed, folder_key
 from fractionate.run.held_out import held_out_signal
 from fractionate.run.preflight import check_run
-from fractionate.run.recipe_arms import arm_of, at_tuned_rate, recipe_arms, with_recipes
+from fractionate.run.recipe_arms import arm_of, at_tuned_rate, recipe_arms, usual_arms, with_recipes
 from fractionate.run.resources import check_extras, make_trackers
 from fractionate.run.runfile import trusting
 from fractionate.run.sections import TeacherTrainingSection
@@ -138,11 +138,11 @@ class Workflow(Assembly):
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The variants of the study: the run file's, the recipe of the student, and T = 4 / 0.9 that everyone copies."""
-        arms = dict(self.given_arms)
         if not self.task.reader.distributions:
-            return arms
+            return dict(self.given_arms)
         own = () if self.repair else recipe_arms(self.chosen, self.training)
-        return with_recipes(arms, (*own, *self.usual), self.training, tuned=self.run.study.tune is not None)
+        further = (*own, *usual_arms(self.usual, self.chosen.training.learning_rate))
+        return with_recipes(self.given_arms, further, self.training, tuned=self.run.study.tune is not None)
 
     @property
     def recipe_arm(self) -> str:
