@@ -1,4 +1,4 @@
-"""What a pilot may cost where no budget is given: counted in operations, never measured, so that it is the same on every machine."""
+"""What a pilot may cost where no budget is given: counted in operations, not measured, so that all machines agree."""
 
 from __future__ import annotations
 
