@@ -89,7 +89,7 @@ def studied(name: str, settings: tuple[str, ...]) -> Study:
     for run in study.runs:
         if run.arm in CURVED and f"{run.arm} {run.seed}" not in found:
             student = Rows(trained_student(kept, run.arm, run.seed, at.task, arms=arms, teacher=teacher))
-            value = top_eigenvalue(student, texts.inputs, texts.labels.flatten(), steps=20)
+            value = top_eigenvalue(student, texts.inputs, texts.labels.flatten(), steps=30)
             found[f"{run.arm} {run.seed}"] = math.log(abs(value))
             file.write_text(json.dumps(found))
     runs = tuple(
