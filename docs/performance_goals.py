@@ -56,7 +56,8 @@ IN_MEMORY = (
 )
 WIDE = (
     "At 100,000 classes the buffers of a batch are above 32 MiB, and glibc maps them anew in each step. The command line keeps "
-    "them (allocator); this bench calls the API, which leaves the process alone. Next: set the same in the environment (decision 0160)."
+    "them (allocator); this bench calls the API, which leaves the process alone. Next: set the same in the environment "
+    "(decision 0160)."
 )
 DRY = "The model is read and one step of each kind is timed; both grow with the model. Next: time a part of the vocabulary."
 MODULES = (
