@@ -210,7 +210,7 @@ def _text(inspection: Inspection, models: Models, length: int | None) -> str:
         study = (
             "study: {cells: [hard, kd], seeds: 3}  # more seeds detect smaller effects; more cells show which part pays"
         )
-        lines.append("diagnosis: {pilot: 0}  # 40: try recipes first, in at most 40 trainings")
+        lines.append("diagnosis: {pilot: 0}  # 50: try recipes first, in at most 50 trainings")
     lines += [
         f"training: {{{length_of_training}, batch_size: {batch}, learning_rate: {rate}}}",
         study,
