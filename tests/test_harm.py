@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from fractionate import Task, TeacherSignal, diagnose, dissect
+from fractionate import Objective, Recipe, Task, TeacherSignal, diagnose, dissect
 from fractionate.errors import MismatchError
-from fractionate.records import Contract, MetricInfo, Run, Scores, Study, Training, Try
-from fractionate.study import PilotPlan, recommended_arms
+from fractionate.records import Contract, MetricInfo, Recommendation, Run, Scores, Study, Training, Try
+from fractionate.run.recipe_arms import usual_arms
+from fractionate.study import Arm, PilotPlan, recommended_arms
 from fractionate.study.effects import compared_with_no_teacher, surely_worse
 from fractionate.study.effects.contrasts import judge
 from fractionate.study.effects.harm import undertrained, without_teacher
@@ -134,3 +136,16 @@ def test_the_recipe_and_what_everyone_copies_are_arms_beside_no_teacher():
     assert found.predicted is not None and found.predicted.basis == "signal and pilot"
     assert found.predicted.interval.low <= found.predicted.gain <= found.predicted.interval.high
     assert str(found.predicted) in str(found)
+
+
+def test_the_usual_recipe_is_compared_at_the_rate_of_the_chosen_one_too():
+    training = Training(steps=20, learning_rate=0.02)
+    usual = Arm(Recipe(objective=Objective("kd", 4.0, 0.9), training=training), role="usual")
+    both = usual_arms([usual], 0.18)
+    assert [arm.recipe.training.learning_rate for arm in both] == [0.02, 0.18] and both[1].role == ""
+    assert usual_arms([usual], 0.02) == (usual,) and usual_arms([], 0.18) == ()
+    advised = Recommendation(True, "kd", 1.0, 0.6, "cross-entropy", True, "a pilot", learning_rate_factor=9.0)
+    signal = TeacherSignal(torch.eye(4).repeat(10, 1) * 3, torch.arange(40) % 4)
+    found = replace(diagnose(signal, only=["temperature"]), recipe=advised)
+    rates = {name: arm.recipe.training.learning_rate for name, arm in recommended_arms(found, training).items()}
+    assert {round(rate / 0.02) for name, rate in rates.items() if name.startswith("T = 4")} == {1, 9}

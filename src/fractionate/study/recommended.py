@@ -26,7 +26,7 @@ def recommended_arms(diagnosis: Diagnosis, training: Training, *, base: Recipe |
         diagnosis: What `diagnose` gave.
 
     Returns:
-        Variants by name: no teacher, the recommended recipe, and T = 4 / 0.9.
+        Variants by name: no teacher, the recommended recipe, and T = 4 / 0.9 at the rate given and at the recipe's.
 
     Example:
         import torch
@@ -52,7 +52,9 @@ def recommended_arms(diagnosis: Diagnosis, training: Training, *, base: Recipe |
         made = Recipe.recommended(advice, training)
         terms = (*base.terms, *made.terms)
         found["recommended"] = Arm(at(advice.learning_rate_factor, made.objective, terms), role="recommended")
-    same = (advice.cell, advice.temperature, advice.teacher_weight, advice.learning_rate_factor) == (*USUAL, 1.0)
-    if not advice.terms and not same:
-        found["T = 4 / 0.9"] = Arm(at(1.0, Objective(*USUAL), base.terms), role="usual")
+    own = (advice.cell, advice.temperature, advice.teacher_weight, advice.learning_rate_factor)
+    for factor in dict.fromkeys([1.0, advice.learning_rate_factor]):
+        if not advice.terms and own != (*USUAL, factor):
+            name = "T = 4 / 0.9" + (f" lr×{factor:.3g}" if factor != 1 else "")
+            found[name] = Arm(at(factor, Objective(*USUAL), base.terms), role="usual" if factor == 1 else "")
     return found
