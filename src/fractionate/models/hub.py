@@ -75,6 +75,11 @@ class HubModel:
         """Whether it comes with weights, and is not trained unless that is wanted."""
         return not self.fresh and self.place is not None
 
+    @property
+    def packed(self) -> bool:
+        """Whether its weights take seconds to unpack: those of a GGUF file."""
+        return self.trained and self.place is not None and self.place.gguf is not None
+
     @cached_property
     def _reader(self) -> Any:
         """Its tokenizer; None for an architecture without one."""
@@ -135,7 +140,8 @@ class HubModel:
                 )
         with library() as found:
             auto = getattr(found, head)
-            model: Any = self._loaded(auto, need) if self.trained else self._fresh(auto, config, need)
+            loaded = self.trained and not need.drawn
+            model: Any = self._loaded(auto, need) if loaded else self._fresh(auto, config, need)
         if need.kind in CLASSES and getattr(model.config, "pad_token_id", None) is None and self._reader is not None:
             model.config.pad_token_id = self._reader.pad_token_id  # by which a decoder finds the last token of a text
         built: nn.Module = SentenceEncoder(model) if head == "AutoModel" else model

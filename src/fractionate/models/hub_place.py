@@ -129,6 +129,8 @@ class Place:
 def _kept(place: Place, kind: Literal["AutoConfig", "AutoTokenizer"], files: Any) -> Any:
     """Read once: a study builds many students of one config, and a GGUF file takes seconds."""
     with library() as found:
+        if place.gguf is not None and kind == "AutoTokenizer":  # which parses the file twice, to find this same class
+            return place.read(found.PreTrainedTokenizerFast)
         return place.read(getattr(found, kind))
 
 

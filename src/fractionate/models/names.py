@@ -90,6 +90,7 @@ class ModelNeed:
         class_names: The data's classes, in the order of their numbers.
         tokenizing: How the data become inputs; a model without a tokenizer of its own takes this vocabulary.
         frozen: Its weights are used as they are: an output layer without trained weights is an error.
+        drawn: Its weights are drawn even where it comes with some: its cost alone is wanted.
         splits: The parts of the data, for teachers that answer about these examples alone.
         teaching: The part that no student reads, for teachers that are fitted on it.
         units: How the numbers of a file's columns become what is learned, where a teacher of a file predicts in their unit.
@@ -105,6 +106,7 @@ class ModelNeed:
     class_names: tuple[str, ...] = ()
     tokenizing: Tokenizing | None = field(default=None, compare=False)
     frozen: bool = False
+    drawn: bool = False
     splits: tuple[Split, ...] = field(default=(), compare=False)
     teaching: Split | None = field(default=None, compare=False)
     units: TargetEncoding | None = field(default=None, compare=False)
@@ -136,6 +138,11 @@ class NamedModel:
     def trained(self) -> bool:
         """Whether it comes with weights, and is not trained unless that is wanted."""
         return names_code(self.name) or bool(getattr(self.maker, "trained", False))
+
+    @property
+    def packed(self) -> bool:
+        """Whether its weights take seconds to unpack, whatever it is used for."""
+        return bool(getattr(self.maker, "packed", False))
 
     def tokenizing(self, length: int) -> Tokenizing | None:
         """How texts of at most so many tokens become its inputs; None for a network without a tokenizer."""

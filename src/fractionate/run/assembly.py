@@ -39,10 +39,17 @@ from fractionate.training.student import make_student
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run file, and what it names; every property is made on first use."""
+    """A run file, and what it names; every property is made on first use.
+
+    Args:
+        run: The run file.
+        places: Where each key is written, as `places_of` gives it.
+        estimated: The cost alone is wanted: a teacher may have drawn weights.
+    """
 
     run: RunFile
-    places: Mapping[str, str] = field(default_factory=dict)  # where each key is written, as `places_of` gives it
+    places: Mapping[str, str] = field(default_factory=dict)
+    estimated: bool = False
 
     @contextmanager
     def written_in(self, *keys: str) -> Iterator[None]:
@@ -127,7 +134,12 @@ class Assembly:
         frozen = self.teacher_training is None and not given.weights
         parts = (self.data.transfer, self.data.validation, self.data.test)
         need = replace(
-            self.data.need, shape=self.data.teacher_shape, frozen=frozen, splits=parts, teaching=self.data.teaching
+            self.data.need,
+            shape=self.data.teacher_shape,
+            frozen=frozen,
+            drawn=self.drawn_teacher,
+            splits=parts,
+            teaching=self.data.teaching,
         )
         with self.written_in("teacher.model"):
             model = find_model(given.model).build(need)
@@ -139,6 +151,13 @@ class Assembly:
             with self.written_in("teacher.weights"):
                 load_weights(model, read_weights(given.weights), given.weights)
         return model
+
+    @property
+    def drawn_teacher(self) -> bool:
+        """Whether the teacher gets drawn weights: its own take seconds to unpack, and its cost alone is wanted."""
+        given = self.run.teacher
+        language_model = kind_of(self.run.task).predicts_next  # whose head a GGUF file holds
+        return self.estimated and language_model and not given.weights and find_model(given.model).packed
 
     @property
     def teacher_training(self) -> TeacherTrainingSection | None:

@@ -6,7 +6,7 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,9 @@ from fractionate.run.timing import Cost, Timing, clock
 from fractionate.run.workflow import Workflow
 
 FACTOR = (0.4, 1.7)  # what runs took, as a multiple of their estimate: four examples, lab/results/example_runs.md
+DRAWN = (
+    "the teacher's weights take long to unpack and were not read: drawn ones were timed; the run itself checks its own"
+)
 Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
 
 
@@ -98,7 +101,9 @@ def estimate_run(workflow: Workflow, verb: Verb = "report") -> Estimate:
     Reads the data and builds the networks; asks no teacher and writes nothing but temporary files. What lies in the run's
     folder already is not done again. Raises what the run itself would raise for names, shapes, labels, weights and settings.
     """
+    workflow = replace(workflow, estimated=True)
     student, teacher, remarks = check_run(workflow, probed=PROBED, remake=workflow.remake)
+    remarks += (DRAWN,) if workflow.drawn_teacher else ()
     started = time.process_time()  # of the process: libraries and data; a part of torch is loaded by the first training
     before = () if workflow.run.objective else ("diagnose",)
     first = ("dissect",) if workflow.study_decides_the_rate else ()

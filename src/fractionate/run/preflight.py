@@ -143,7 +143,8 @@ def _check_models(faults: _Faults, task: Task, student: nn.Module, teacher: nn.M
     if faults.found:
         return ()
     with assembly.written_in("teacher.weights" if assembly.run.teacher.weights else "teacher.model"):
-        remarks = () if given is not None else _check_trained(assembly, task, teacher, probed)
+        as_it_comes = given is None and not assembly.drawn_teacher
+        remarks = _check_trained(assembly, task, teacher, probed) if as_it_comes else ()
         if task.reader.distributions and not task.reader.tokens:
             _check_ruled_out(task, student, teacher)
     return remarks

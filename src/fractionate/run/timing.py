@@ -100,25 +100,22 @@ class Timing:
     def most(self) -> int:
         """How many examples of a split are timed: fewer of models that take their time, or have many classes."""
         task = self.workflow.task
-        took = timed(lambda: self._pass(some(task.splits.transfer, FEW)))
-        took = timed(lambda: self._pass(some(task.splits.transfer, FEW))) if took[1] < SLOW else took
-        few = next(
-            iter(
-                task.predictions(self.network, some(task.splits.transfer, FEW), head=task.teacher_head, view="teacher")
-            )
-        )
-        wide = NUMBERS * FEW / max(1, few.required_logits.numel())
-        return int(np.clip(min(SLOW * FEW / max(took[1] / FEW, 1e-9), wide), 2 * FEW, EVALUATED))
+        split = some(task.splits.transfer, FEW)
+        took, numbers = np.zeros(2), 0
+        for _ in range(2):  # the first pass loads what the second has
+            begin = clock()
+            made = task.predictions(self.network, split, head=task.teacher_head, view="teacher")
+            numbers = sum(each.required_logits.numel() for each in made)
+            took = clock() - begin
+            if took[1] > 3 * SLOW:
+                break
+        wide = NUMBERS * FEW / max(1, numbers)
+        return int(np.clip(min(SLOW * FEW / max(took[1] / FEW, 1e-9), wide), FEW, EVALUATED))
 
     @property
     def slow(self) -> bool:
         """Whether models take their time."""
         return self.most < EVALUATED
-
-    def _pass(self, split: Split) -> None:
-        task = self.workflow.task
-        for _ in task.predictions(self.network, split, head=task.teacher_head, view="teacher"):
-            pass
 
     @cached_property
     def small(self) -> Task:
@@ -273,14 +270,15 @@ class Timing:
         and of a step of one."""
         workflow = self.workflow
         arms = dict(islice(self.arms.items(), 2 if self.slow else ARMS))
-        students, more = 2 * len(arms), 1
-        took: list[Seconds] = []
+        students = 2 * len(arms)
         made: list[Study] = []
-        for number in range(2 if self.slow else 3):  # the first of fast ones loads what the others have
-            more = 1 if number < (1 if self.slow else 2) else self._longer(took[-1] / students, 1)
-            begin = clock()
-            made.append(self._dissect(arms, more, str(number)))
-            took.append(clock() - begin)
+
+        def study(steps: int) -> None:
+            made.append(self._dissect(arms, steps, str(len(made))))
+
+        took = self._warm(lambda: study(1))
+        more = self._longer(took[-1] / students, 1)
+        took.append(timed(lambda: study(more)))
         step = np.maximum(took[-1] - took[-2], 0) / (students * (more - 1))
         fixed = np.maximum(took[-2] / students - step, 0)
         seeds = range(min(workflow.run.study.seeds, SEEDS))
@@ -311,6 +309,11 @@ class Timing:
         size = every * run + 2 * len(study.to_json().encode()) * students / max(1, len(study.runs))
         return Cost(what, seconds / np.array([max(1, workers), 1]), int(size))
 
+    def _warm(self, work: Callable[[], None]) -> list[Seconds]:
+        """Seconds of some work, twice where it is short: the first time loads what the second has."""
+        first = timed(work)
+        return [first] if self.slow or first[1] > SHORT else [first, timed(work)]
+
     def _longer(self, took: Seconds, steps: int) -> int:
         """How many steps the longer of two short trainings has, by what the shorter one took."""
         return MORE if not self.slow else int(np.clip(SHORT * steps / max(took[1], 1e-9), steps + 1, MORE))
@@ -318,17 +321,17 @@ class Timing:
     def _training(self, task: Task, recipe: Recipe, steps: int, **more: Any) -> Seconds:
         """A training by the real loop, from two short ones."""
         source = self._source(recipe) if recipe.needs_teacher else None
-        shorter = longer = 1 if self.slow else FEW
-        took: list[Seconds] = []
-        for number in range(2 if self.slow else 3):  # the first of fast ones loads what the others have
-            few = shorter if number < (1 if self.slow else 2) else min(steps, self._longer(took[-1], shorter))
-            longer = max(few, shorter + 1)
+        shorter = 1 if self.slow else FEW
+
+        def train(few: int) -> None:
             short = replace(recipe.training, steps=few, epochs=None, evaluate_every=None, patience=None, keep="last")
-            begin = clock()
             distill(
                 task, teacher=source, recipe=replace(recipe, training=short), log_every=MORE, show="nothing", **more
             )
-            took.append(clock() - begin)
+
+        took = self._warm(lambda: train(shorter))
+        longer = max(shorter + 1, min(steps, self._longer(took[-1], shorter)))
+        took.append(timed(lambda: train(longer)))
         step = np.maximum(took[-1] - took[-2], 0) / (longer - shorter)
         return np.maximum(took[0], shorter * step) + (steps - shorter) * step
 
@@ -372,7 +375,7 @@ class Timing:
         workflow = self.workflow
         steps = workflow.training.steps_for(len(workflow.data.transfer))
         rows = steps // (workflow.run.distill.log_every or max(1, steps // 100))  # as many as the real one has
-        few = replace(workflow.training, steps=max(1, min(rows, FEW if self.slow else 200)), epochs=None)
+        few = replace(workflow.training, steps=max(1, min(rows, 1 if self.slow else 200)), epochs=None)
         recipe = workflow.recipe(self._objective, few)
         source = self._source(recipe) if recipe.needs_teacher else None
         _, made = distill(
