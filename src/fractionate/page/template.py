@@ -16,7 +16,7 @@ from fractionate.page.chapters import content
 from fractionate.page.glossary import glossed
 from fractionate.page.page_settings import PageSettings
 from fractionate.page.settings_text import patch_text
-from fractionate.page.text import number, percent, sentence, short
+from fractionate.page.text import number, percent, sentence, short, unparted
 from fractionate.records.base import Record
 from fractionate.system.plain_text import clean
 from fractionate.system.versions import package_version
@@ -52,7 +52,8 @@ def fill(records: Sequence[Record], settings: PageSettings) -> str:
         "percent": percent,
         "short": short,
         "patch": patch_text,
-        "sentence": sentence,
+        "sentence": lambda words: unparted(sentence(words)),
+        "unparted": unparted,
         "glossed": glossed,
         "own": Markup,  # what we encoded ourselves, longer than a text of a record may be
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from fractionate.system.plain_text import clean
 
 PLOT_CHARACTERS = 80  # a name in a plot is cut here; tables and downloads hold it whole
 
-
+_PERCENT = re.compile(r"(?<=\d) ?%")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -79,6 +80,11 @@ def with_smaller_unit(value: float, unit: str) -> str:
 def listing(words: Sequence[str]) -> str:
     """Words as a phrase: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def unparted(words: object) -> str:
+    """A text whose per cent signs stand in the line of their numbers, all with the same space."""
+    return _PERCENT.sub("\u00a0%", clean(words))
 
 
 def sentence(words: object) -> str:

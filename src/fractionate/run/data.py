@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,18 @@ def kind_of(name: str) -> Kind:
     return kinds[ALIASES.get(name, name)]
 
 
+def token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
+    """The text of a token, where the classes are those of a tokenizer."""
+    if tokenizing is None:
+        return None
+
+    def text(place: int) -> str:
+        words: str = tokenizing.tokenizer.decode([place])
+        return words.strip() or (repr(words) if words else f"token {place}")  # a line break is shown as '\\n'
+
+    return text
+
+
 @dataclass(frozen=True, eq=False)
 class RunData:
     """The parts of the data, and what models are built for.
@@ -62,6 +75,14 @@ class RunData:
     def teacher_shape(self) -> tuple[int, ...]:
         """The shape of an input of the teacher, which may have a view of its own."""
         return _shape(self.transfer, "teacher")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes; of tokens their text."""
+        text = token_text(self.need.tokenizing)
+        if self.need.class_names or text is None or not kind_of(self.need.kind).tokens:
+            return self.need.class_names
+        return tuple(map(text, range(len(self.need.tokenizing.tokenizer))))  # type: ignore[union-attr, arg-type]
 
     @property
     def deviation(self) -> float | None:

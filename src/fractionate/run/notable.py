@@ -15,7 +15,7 @@ from fractionate.data.raw import Tokenizing
 from fractionate.errors import ConfigError
 from fractionate.records import NotableExamples
 from fractionate.records.base import Record
-from fractionate.run.data import RunData
+from fractionate.run.data import RunData, token_text
 from fractionate.run.schema import RunFile
 from fractionate.tasks.examples import notable_examples
 from fractionate.tasks.predictions import NOTHING
@@ -45,20 +45,8 @@ def notable(run: RunFile, task: Task, data: RunData, student: nn.Module, teacher
     shown = shower_of(data.test, data.need.tokenizing, cells) if run.report.examples == "show" else None
     with Online(teacher).open(task, data.test, None, NOTHING) as used:
         return notable_examples(
-            task, data.test, student, used, name=run.name, show=shown, class_name=_token_text(data.need.tokenizing)
+            task, data.test, student, used, name=run.name, show=shown, class_name=token_text(data.need.tokenizing)
         )
-
-
-def _token_text(tokenizing: Tokenizing | None) -> Callable[[int], str] | None:
-    """The text of a token, where the classes are those of a tokenizer."""
-    if tokenizing is None:
-        return None
-
-    def text(place: int) -> str:
-        words: str = tokenizing.tokenizer.decode([place])
-        return words.strip() or (repr(words) if words else f"token {place}")  # a line break is shown as '\\n'
-
-    return text
 
 
 def row_cells(source: str, encoding: Record | None) -> Cells | None:

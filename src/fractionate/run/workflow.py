@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fractionate.diagnosis.examination import diagnose
+from fractionate.diagnosis.examination import MOST_CLASSES_SHOWN, diagnose
 from fractionate.errors import ConfigError
 from fractionate.losses.objective import Objective
 from fractionate.models.export import export_student
@@ -214,11 +214,12 @@ class Workflow(Assembly):
             pilot=pilot,
             second_view=self.second_view,
             name=self.run.name,
-            class_names=self.data.need.class_names,
+            class_names=self.data.class_names,
             data=self.task,
             held_out=held_out_signal(self.task, self.teacher, self.data.validation),
             objective=self.given_objective,
         )
+        found = replace(found, class_names=found.class_names[:MOST_CLASSES_SHOWN])
         found.save(kept, made_for=folder_key(self.out, "diagnosis"))
         return found
 
@@ -245,8 +246,7 @@ class Workflow(Assembly):
     def study(self) -> Study:
         """Which part of the teacher pays."""
         kept = self.out / "study.json"
-        before = self._kept_study()
-        if before is not None:
+        if (before := self._kept_study()) is not None:
             return before
         arms = self.arms
         made = dissect(
