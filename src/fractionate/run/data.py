@@ -82,7 +82,7 @@ class RunData:
         text = token_text(self.need.tokenizing)
         if self.need.class_names or text is None or not kind_of(self.need.kind).tokens:
             return self.need.class_names
-        return tuple(map(text, range(len(self.need.tokenizing.tokenizer))))  # type: ignore[union-attr, arg-type]
+        return tuple(map(text, range(len(self.need.tokenizing.tokenizer))))  # type: ignore[union-attr]
 
     @property
     def deviation(self) -> float | None:
