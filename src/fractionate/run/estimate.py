@@ -16,9 +16,7 @@ from fractionate.run.timing import Cost, Timing, clock
 from fractionate.run.workflow import Workflow
 
 FACTOR = (0.4, 1.7)  # what runs took, as a multiple of their estimate: four examples, lab/results/example_runs.md
-DRAWN = (
-    "the teacher's weights take long to unpack and were not read: drawn ones were timed; the run itself checks its own"
-)
+DRAWN = "the teacher's weights take long to unpack and were not read: drawn ones were timed, and unpacking comes on top"
 Verb = Literal["collect", "diagnose", "dissect", "distill", "report"]
 
 

@@ -285,6 +285,7 @@ class Timing:
         points = affordable_points(workflow.training, len(workflow.data.transfer), len(workflow.data.validation))
         runs = tuple(replace(run, history=run.history * points) for run in made[-2].runs[::2])
         grown = tuple(replace(run, seed=seed) for run in runs for seed in seeds)
+        step = step * self._whole(workflow.training.batch_size)
         return replace(made[-2], seeds=tuple(seeds), runs=grown), fixed, step
 
     def dissect(self) -> Cost | None:
@@ -314,6 +315,10 @@ class Timing:
         first = timed(work)
         return [first] if self.slow or first[1] > SHORT else [first, timed(work)]
 
+    def _whole(self, batch_size: int) -> float:
+        """How much longer a step of a whole batch takes than one of the few: in proportion to its rows."""
+        return max(1.0, batch_size / self.most)
+
     def _longer(self, took: Seconds, steps: int) -> int:
         """How many steps the longer of two short trainings has, by what the shorter one took."""
         return MORE if not self.slow else int(np.clip(SHORT * steps / max(took[1], 1e-9), steps + 1, MORE))
@@ -332,7 +337,7 @@ class Timing:
         took = self._warm(lambda: train(shorter))
         longer = max(shorter + 1, min(steps, self._longer(took[-1], shorter)))
         took.append(timed(lambda: train(longer)))
-        step = np.maximum(took[-1] - took[-2], 0) / (longer - shorter)
+        step = np.maximum(took[-1] - took[-2], 0) / (longer - shorter) * self._whole(recipe.training.batch_size)
         return np.maximum(took[0], shorter * step) + (steps - shorter) * step
 
     def distill(self) -> Cost | None:
