@@ -225,7 +225,10 @@ START = (
         why=MODULES,
     ),
     *(
-        Figure(f"dry run of {name}, wall s", "lab/results/example_runs.md", name, "wall s", most=10, section="Dry runs", why=DRY)
+        Figure(
+            f"dry run of {name}, CPU s", "lab/results/example_runs.md", name, "CPU s of the dry run",
+            most=10, section="Dry runs", why=DRY,
+        )
         for name in EXAMPLES
     ),
 )  # fmt: skip
