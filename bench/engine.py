@@ -291,7 +291,7 @@ def same_work(task: Task, build: Callable[[], nn.Module], contenders: dict[str, 
         torch.no_grad()
     ):  # not the weights: a key's bias has no gradient but rounding, which AdamW makes as large as any other
         one, other = (student.eval()(task.examples.inputs) for student in made)
-    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # AdamW makes much of rounding
+    torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)  # AdamW makes much of rounding
     if torchdistill in contenders.values():
         from torchdistill.losses.mid_level import KDLoss
 

@@ -50,7 +50,7 @@ class Workflow(Assembly):
     """A run file and the folder it writes to. Every property is made on first use, or read from the folder.
 
     Args:
-        run, places, command, say: The run file, where its settings stand, the command, and what is called with lines for a person.
+        run, places, estimated, command, say: As of `Assembly`; the command, and what is called with lines for a person.
         pilot_minutes, no_pilot, force, remake, workers, second_view: As the options of the command line.
     """
 
