@@ -40,6 +40,7 @@ SHORT = 0.5  # CPU seconds that the longer of two short trainings may take, wher
 LONG = 1.5  # CPU seconds of a diagnosis on half of the few, above which the few are not diagnosed as well
 NOISE = 0.3  # of a diagnosis: two that differ by less are equally long
 JUDGED = 4  # examples of validation and test data for models that take their time: they may write text
+PREPARED = 64  # of prepared students (quantized): slow where their teacher is not
 ARMS, SEEDS = 40, 50  # timed at most: the cost of a larger study grows in proportion
 EVALUATED = 1024  # examples of each split that are timed at most
 SLOW = 0.1  # CPU seconds a forward pass on `FEW` examples may take; above it as few examples as can be are timed
@@ -113,15 +114,20 @@ class Timing:
         return int(np.clip(min(SLOW * FEW / max(took[1] / FEW, 1e-9), wide), FEW, EVALUATED))
 
     @property
+    def prepared(self) -> bool:
+        """Whether students are not plain models of their kind."""
+        return bool(self.workflow.recipe(None, self.workflow.training).preparations)
+
+    @property
     def slow(self) -> bool:
         """Whether models take their time."""
-        return self.most < EVALUATED
+        return self.most < EVALUATED or self.prepared
 
     @cached_property
     def small(self) -> Task:
         """The run's task with few examples in each split."""
         task = self.workflow.task
-        judged = JUDGED if self.slow else self.most
+        judged = PREPARED if self.prepared else JUDGED if self.slow else self.most
         splits = {name: some(getattr(task.splits, name), judged) for name in ("validation", "test")}
         return replace(task, transfer=some(task.splits.transfer, self.most), **splits)  # type: ignore[arg-type]
 
@@ -221,8 +227,7 @@ class Timing:
         further = len(workflow.data.transfer) - len(self.small.splits.transfer)
         _, each, *_ = self.collected
         made, seconds, slope = self.diagnoses
-        seconds = seconds + slope * max(0, further)
-        seconds = seconds + each * max(0, len(workflow.data.validation) - JUDGED)
+        seconds = seconds + slope * max(0, further) + each * max(0, len(workflow.data.validation) - JUDGED)
         what, plan = "spectrum, findings and recipe", workflow.pilot_plan
         if plan is not None:
             steps = round(plan.share * workflow.training.steps_for(len(workflow.data.transfer)))
@@ -252,11 +257,10 @@ class Timing:
         return sum(map(len, tried_arms(tuple(self.arms.values()), tune, self.workflow.training).values())) * tune.seeds
 
     def _dissect(self, arms: dict[str, Arm], steps: int, name: str) -> Study:
-        short = {
-            key: replace(arm, share=1.0, recipe=replace(arm.recipe, training=replace(
-                arm.recipe.training, steps=steps, epochs=None)))
-            for key, arm in arms.items()
-        }  # fmt: skip
+        short = {}
+        for key, arm in arms.items():
+            training = replace(arm.recipe.training, steps=steps, epochs=None)
+            short[key] = replace(arm, share=1.0, recipe=replace(arm.recipe, training=training))
         settings = self.workflow.study_settings | {"seeds": 2, "tune": None}
         source = self._source(*(arm.recipe for arm in arms.values()))
         out = self.folder / f"study-{name}"
@@ -266,8 +270,7 @@ class Timing:
 
     @cached_property
     def studied(self) -> tuple[Study, Seconds, Seconds]:
-        """A study of few steps, its seeds and measurements grown to those of the real one (50 seeds at most); seconds of a student,
-        and of a step of one."""
+        """A study of few steps, grown to the seeds and measurements of the real one; seconds of a student, and of a step of one."""
         workflow = self.workflow
         arms = dict(islice(self.arms.items(), 2 if self.slow else ARMS))
         students = 2 * len(arms)
