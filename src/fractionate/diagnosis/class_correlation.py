@@ -11,7 +11,7 @@ import torch
 
 from fractionate.records import ClassCorrelation
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 TEMPERATURES = (1.0, 10.0)
 MOST_CLASSES = 200  # a larger matrix is not drawn
@@ -36,7 +36,7 @@ def class_correlations(
     if not known or not 3 <= signal.classes <= MOST_CLASSES:
         return ()
     rows = torch.arange(0, len(signal), -(-len(signal) * signal.classes // MOST_NUMBERS), device=signal.labels.device)
-    parts, logits = torch.split(rows, max(1, CHUNK_NUMBERS // signal.classes)), logits_of(signal)
+    parts, logits = torch.split(rows, max(1, CHUNK_NUMBERS // signal.classes)), row_logits(signal)
     names = sorted(set(groups))
     group = torch.tensor([names.index(name) for name in groups]) if len(groups) == signal.classes else None
     found = []

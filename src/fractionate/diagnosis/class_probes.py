@@ -14,7 +14,7 @@ from fractionate.diagnosis.label_mixture import evenly
 from fractionate.diagnosis.linear_probe import parts
 from fractionate.records import Evidence
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 MOST_ROWS = 2000  # on which a correction of the prior is tried
 
@@ -67,7 +67,7 @@ class ClassBalance:
         first = parts(rows if case.data is None else case.data.group[rows], 2) == 0
         if not bool(first.any()) or bool(first.all()):
             return ()
-        logits = logits_of(signal)[rows.to(signal.logits.device)].double().cpu()
+        logits = row_logits(signal)[rows.to(signal.logits.device)].double().cpu()
         labels, after = reading.labels[rows], torch.zeros(len(rows), dtype=torch.float64)
         for fitted in (first, ~first):
             wanted = torch.bincount(labels[fitted], minlength=reading.classes).double() + 0.5
@@ -168,7 +168,7 @@ class DuplicateClasses:
         """The area under the ROC curve of logit a - logit b between the rows of the two classes, and its error under chance."""
 
         def gap(rows: Tensor) -> Tensor:
-            pair = logits_of(signal)[rows.to(signal.logits.device)][:, [a, b]].double()
+            pair = row_logits(signal)[rows.to(signal.logits.device)][:, [a, b]].double()
             return (pair[:, 0] - pair[:, 1]).nan_to_num(0.0).cpu()
 
         own, others = gap(of_a), gap(of_b).sort().values

@@ -35,7 +35,7 @@ from fractionate.tasks.task import Task
 from fractionate.theory.number_signal import NumberSignal
 from fractionate.theory.spectrum import spectrum
 from fractionate.theory.teacher_signal import Population, TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 MOST_CLASSES_SHOWN = 200  # a larger class relation is no picture
@@ -199,7 +199,7 @@ def class_relation(signal: TeacherSignal | CompactSignal, temperature: float) ->
         return ()
     if isinstance(signal, CompactSignal) and not signal.knows(temperature):
         return ()
-    stats = Population(logits_of(signal.at(temperature)), signal.labels).stats(temperature)
+    stats = Population(row_logits(signal.at(temperature)), signal.labels).stats(temperature)
     matrix = torch.zeros(signal.classes, signal.classes, dtype=torch.float64)
     means = stats.class_mean.double().cpu().scatter(1, stats.present.cpu()[:, None], 0.0)
     matrix[stats.present.cpu()] = means / means.sum(1, keepdim=True).clamp_min(1e-300)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fractionate.records import Interval
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 TEMPERATURES = tuple(2 ** (k / 4) for k in range(-16, 17))  # a sixteenth to sixteen
 SHARES = 51  # of random labels: 0, 0.02 … 1
@@ -51,7 +51,7 @@ def label_mixture(signal: TeacherSignal | CompactSignal) -> LabelMixture:
     """
     rows = max(1, min(MOST_ROWS, MOST_ELEMENTS // signal.classes))
     places = evenly(len(signal), rows).to(signal.logits.device)
-    logits, labels = logits_of(signal)[places], signal.labels[places, None]
+    logits, labels = row_logits(signal)[places], signal.labels[places, None]
     z = (logits - logits.max(dim=1, keepdim=True).values).double()
     own = z.gather(1, labels).squeeze(1)
     ruled_out = torch.isneginf(own)

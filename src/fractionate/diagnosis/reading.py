@@ -12,7 +12,7 @@ from torch import Tensor
 from fractionate.records import Scores
 from fractionate.tasks.classification_metrics import calibration_gaps
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 CHUNK_ELEMENTS = 1 << 18  # a reading takes some twenty tensors of a chunk's size
 PRECISE = ("predicted", "top", "confidence", "rest")  # classes are indices; probabilities may be very close to 0 and 1
@@ -113,7 +113,7 @@ def read(signal: TeacherSignal | CompactSignal) -> Reading:
     kept: dict[str, Tensor] = {}  # filled chunk by chunk: small arrays kept between large ones would break up the heap
     shift: Tensor | None = None
     totals = torch.zeros(4, classes, dtype=torch.float64, device=signal.logits.device)
-    every = logits_of(signal)
+    every = row_logits(signal)
     for start in range(0, examples, step):
         part = slice(start, start + step)
         logits = every[part]

@@ -16,7 +16,7 @@ from fractionate.records import Finding, Pilot, Recommendation
 from fractionate.tasks.task import Task
 from fractionate.teachers.source import TeacherSource
 from fractionate.theory.teacher_signal import TeacherSignal
-from fractionate.theory.topk_signal import CompactSignal, logits_of
+from fractionate.theory.topk_signal import CompactSignal, row_logits
 
 # faults after which the teacher's word is about something else, or about nothing
 STOPPERS = ("unusable-numbers", "permuted-classes", "misaligned-cache", "input-mismatch", "vocabulary-mismatch",
@@ -125,7 +125,7 @@ def softest(case: Case, wanted: float) -> float:
     if isinstance(case.signal, CompactSignal) and not case.signal.estimated:
         return 1.0
     every = max(1, len(case.signal) // 2000)
-    logits = logits_of(case.signal)[::every].float()
+    logits = row_logits(case.signal)[::every].float()
     steps = [round(1 + 0.1 * i, 1) for i in range(round((wanted - 1) * 10) + 1)]
     for temperature in reversed(steps):
         mass = torch.softmax(logits / temperature, 1)[:, absent.to(logits.device)].sum(1).mean()
@@ -152,7 +152,7 @@ def entries_worth_storing(signal: TeacherSignal | CompactSignal, temperature: fl
     if signal.classes <= 64:
         return None
     every = max(1, len(signal) // rows)
-    k, mass = 8, torch.softmax(logits_of(signal)[::every].float() / temperature, dim=1)
+    k, mass = 8, torch.softmax(row_logits(signal)[::every].float() / temperature, dim=1)
     while 2 * k < signal.classes:
         if float(mass.topk(k, dim=1).values.sum(1).mean()) >= CAPTURED:
             return k

@@ -91,7 +91,7 @@ def find_faults(task: Task, student: nn.Module, *teachers: nn.Module | int | Non
                     else:
                         outputs = tried.check_student(student, read)
                 for some in labels if outputs else ():
-                    task.reader.check_labels(some, outputs)
+                    task.reader.check_predictions(some, outputs)
         if judged is not None:
             tried.check_metrics(student, *judged)
         for teacher in dict.fromkeys(teachers):

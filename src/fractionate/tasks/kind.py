@@ -93,7 +93,7 @@ class Kind(Protocol):
         """The loss on labels alone."""
         return cross_entropy(predictions)
 
-    def check_labels(self, predictions: Predictions, classes: int) -> None:
+    def check_predictions(self, predictions: Predictions, classes: int) -> None:
         """Raise `MismatchError` naming the examples whose label the student cannot learn."""
         check_class_labels(predictions, classes)
 
@@ -200,7 +200,7 @@ class NumberKind(Kind, Protocol):
         """The number of examples, or the sum of their weights."""
         return float(len(batch.labels)) if batch.weight is None else float(batch.weight.sum())
 
-    def check_labels(self, predictions: Predictions, classes: int) -> None:
+    def check_predictions(self, predictions: Predictions, classes: int) -> None:
         """Raise `MismatchError` naming the examples whose label is no finite number."""
         labels = predictions.labels
         wrong = ~torch.isfinite(labels.reshape(len(labels), -1)).all(dim=1)

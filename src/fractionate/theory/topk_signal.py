@@ -172,7 +172,7 @@ class RowsOnDemand:
         return self.whole.take(index).all_logits
 
 
-def logits_of(signal: TeacherSignal | CompactSignal) -> Tensor | RowsOnDemand:
+def row_logits(signal: TeacherSignal | CompactSignal) -> Tensor | RowsOnDemand:
     """Something that gives the logits of the rows it is indexed with."""
     return signal.logits if isinstance(signal, TeacherSignal) else RowsOnDemand(signal)
 

@@ -197,7 +197,7 @@ class Stepper:
     def _losses(self, batch: Batch) -> Losses:
         found = self._read(batch)
         if not self.labels_checked:
-            self.task.reader.check_labels(found, self._classes(found))
+            self.task.reader.check_predictions(found, self._classes(found))
         signal: AnySignal | None = None
         if self.teacher is not None and len(found) and (self._reads_signal or not self._quick(batch, found)):
             signal = self.teacher.signal_for(found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fractionate.records import LEVEL_NAMES, Interval, Level
 from fractionate.theory.teacher_signal import ROWS_A_CHUNK_ELEMENTS, TeacherSignal, check_temperature
-from fractionate.theory.topk_signal import CompactSignal, RowsOnDemand, logits_of
+from fractionate.theory.topk_signal import CompactSignal, RowsOnDemand, row_logits
 
 NORMAL_95 = 1.959964
 MOST_DRAWS = 20
@@ -153,7 +153,7 @@ def chance(
     draws = min(draws, MOST_ELEMENTS // max(1, examples * classes))
     if draws < FEWEST_DRAWS:
         return {}
-    labels, logits = signal.labels, logits_of(signal.at(temperature))
+    labels, logits = signal.labels, row_logits(signal.at(temperature))
     draw = torch.Generator().manual_seed(seed)
     rows, counts = torch.unique(labels, return_inverse=True, return_counts=True)[1:]
     row_of_class = torch.empty(classes, dtype=torch.long, device=labels.device).scatter_(0, labels, rows)
@@ -182,7 +182,7 @@ def _null(values: list[float]) -> Null:
 
 def confidences(signal: TeacherSignal | CompactSignal, temperature: float) -> tuple[Tensor, Tensor]:
     """p[y] and 1 - p[y] of each row at a temperature, in float64; the second is summed, so that it does not cancel."""
-    logits, step = logits_of(signal.at(temperature)), max(1, ROWS_A_CHUNK_ELEMENTS // signal.classes)
+    logits, step = row_logits(signal.at(temperature)), max(1, ROWS_A_CHUNK_ELEMENTS // signal.classes)
     found = torch.empty(2, len(signal), dtype=torch.float64, device=logits.device)
     for start in range(0, len(signal), step):
         part = slice(start, start + step)
