@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import csv
 import random
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantized_tasks import synsets
 from study_small_encoders import LAB, RESULTS, section
 
-from fractionate.records import Study
+from fractionate.run.read import read_run
+from fractionate.run.workflow import Workflow
 from fractionate.study.effects.contrasts import Contrast
 
 OUT, PAIRS = Path("runs/encoder_regression"), 12_000
@@ -62,12 +62,12 @@ def write_pairs(path: Path) -> None:
             rows.writerow([known[one][0], known[other][0], f"{similarity:.4f}"])
 
 
-if __name__ == "__main__":
+def main(settings: Sequence[str] = ()) -> None:
+    """The study, with settings of the run file overridden."""
     OUT.mkdir(parents=True, exist_ok=True)
     if not (OUT / "pairs.csv").exists():
         write_pairs(OUT / "pairs.csv")
-    subprocess.run([sys.executable, "-m", "fractionate", "dissect", str(LAB / "encoder_regression.yaml")], check=True)
-    study = Study.load(OUT / "run" / "study.json")
+    study = Workflow(read_run(LAB / "encoder_regression.yaml", settings)).study
     text = [
         "# A ternary encoder that predicts numbers", "",
         "Made by `PYTHONPATH=src python lab/study_encoder_regression.py`: lab/encoder_regression.yaml, pairs of definitions of "
@@ -77,3 +77,7 @@ if __name__ == "__main__":
     ]  # fmt: skip
     (RESULTS / "study_encoder_regression.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,19 +1,20 @@
 """Where does a translator's knowledge hide? English to Italian, French, German on Debian's descriptions, arm by arm, seed by seed.
 
-    python lab/study_translation.py [it|fr|de]  # one pair of languages (Italian); stopped and started again it goes on
-    python lab/study_translation.py tiny             # a few sentences and steps, in a folder of their own: shows that it runs
+    python lab/study_translation.py [it|fr|de]       # one pair of languages (Italian); stopped and started again it resumes
+    python lab/study_translation.py it --size large  # 60,000 pairs of at most 16 words, 32 tokens; see below
+    python lab/study_translation.py --size tiny      # a few sentences and steps, in a folder of their own: shows that it runs
 
 The analysis targets and TIE-KD are those of Zhang et al. (arXiv 2305.08096).
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 
 import torch
 from translation_tables import tell
-from translation_task import FULL, TINY, Size, material
+from translation_task import FULL, LARGE, TINY, Size, material
 
 from fractionate import Objective, Recipe, collect, dissect
 from fractionate.losses.terms import Passes, tie_kd
@@ -73,5 +74,8 @@ def main(size: Size, workers: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    wanted = (sys.argv[1:] or ["it"])[0]
-    main(TINY if wanted == "tiny" else FULL[wanted])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", nargs="?", choices=FULL, default="it")
+    parser.add_argument("--size", choices=("usual", "large", "tiny"), default="usual")
+    chosen = parser.parse_args()
+    main({"usual": FULL[chosen.target], "large": LARGE[chosen.target], "tiny": TINY}[chosen.size])

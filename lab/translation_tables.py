@@ -77,8 +77,9 @@ def tell(study: Study, at: Material, heard: Store, heard_test: Store, *, passes:
     scores = at.task.evaluate(at.teacher, split, StoredTokens(heard_test))
     count = sum(p.numel() for p in at.teacher.parameters())
     small = study.runs[0].parameters
-    name = "study_translation" + ("" if size.target == "it" else f"_{size.target}")
-    command = f"PYTHONPATH=src python lab/study_translation.py {size.target}"
+    large = size.name == "large"
+    name = "study_translation" + ("" if size.target == "it" else f"_{size.target}") + ("_large" if large else "")
+    command = f"PYTHONPATH=src python lab/study_translation.py {size.target}{' --size large' if large else ''}"
     lines = [
         f"# {name}",
         "",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Size:
 
     runs: Path = Path("runs/study_translation")
     target: str = "it"
+    name: str = "usual"
     words: int = 6
     longest: int = 32
     subwords: int = 1200
@@ -63,8 +64,17 @@ class Size:
 
 
 FULL = {target: Size(Path(f"runs/study_translation_{target}"), target) for target in ("it", "fr", "de")}
+LARGE = {  # sentences to 32 tokens, 60,000 pairs for the students: out of reach of two cores, see study_translation.py
+    target: replace(
+        FULL[target], runs=Path(f"runs/study_translation_{target}_large"), name="large", words=16, subwords=8000, transfer=60_000,
+        teacher=(256, 4), student=(128, 2),
+        teaching=replace(FULL[target].teaching, steps=20_000, learning_rate=1e-3),
+        learning=replace(FULL[target].learning, steps=10_000, batch_size=64, learning_rate=2e-3),
+    )
+    for target in FULL
+}  # fmt: skip
 TINY = Size(
-    runs=Path("runs/study_translation_tiny"), subwords=70, transfer=15, teacher=(64, 1), student=(32, 1),
+    runs=Path("runs/study_translation_tiny"), name="tiny", subwords=70, transfer=15, teacher=(64, 1), student=(32, 1),
     teaching=Training(steps=60, batch_size=20, learning_rate=1e-2), learning=Training(steps=4, batch_size=8, learning_rate=8e-3),
 )  # fmt: skip
 
