@@ -93,7 +93,6 @@ def test_every_seeded_bug_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def few_digits(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
     """A program on the digits of scikit-learn, with results in the empty folder and other constants given."""
-    monkeypatch.syspath_prepend(str(LAB.parent))
     monkeypatch.setattr(program("bench.teachers"), "CACHE", lab / "cache")
 
     def named(name: str, **constants: object) -> ModuleType:
