@@ -23,7 +23,8 @@ def dataset(name: str) -> Examples:
     (WordNet nouns alone), garments (further Fashion-MNIST images at 7 × 7); and letters, satellite, dna (mlbench), spam
     (kernlab), wardrobe (Fashion-MNIST's test images, 14 × 14), speech (parts of speech of WordNet glosses); and shuttle, vowel,
     vehicle (mlbench), income (kernlab), waveform (Breiman's generator), coats (the last training images of Fashion-MNIST, 14 × 14),
-    headwords (part of speech of a WordNet headword by its letters); and bags (WordNet glosses of 20 topics, 256 hashed counts).
+    headwords (part of speech of a WordNet headword by its letters); and bags (WordNet glosses of 20 topics, 256 hashed counts),
+    threenorm and ringnorm (Breiman's generators).
     """
     path = CACHE / f"{name}.npz"
     if not path.exists():
@@ -193,6 +194,22 @@ def _waveform(examples: int = 12000, seed: int = 0):
     return (inputs - inputs.mean(0)) / inputs.std(0), labels, ["1 and 2", "1 and 3", "2 and 3"]
 
 
+def _threenorm(examples: int = 10000, seed: int = 0):
+    """Breiman (1996): one class from either of two unit normals at (a, …) and (-a, …), the other at (a, -a, …); 20 columns."""
+    draw = np.random.default_rng(seed)
+    labels, side, signs = draw.integers(0, 2, examples), draw.choice((-1.0, 1.0), examples), (-1.0) ** np.arange(20)
+    centres = 2 / 20**0.5 * np.where(labels[:, None] == 0, side[:, None], signs)
+    return centres + draw.standard_normal((examples, 20)), labels, ["two normals", "one normal"]
+
+
+def _ringnorm(examples: int = 10000, seed: int = 0):
+    """Breiman (1996): a normal of four times the variance around 0, and a unit normal at (1, …) / sqrt(20); 20 columns."""
+    draw = np.random.default_rng(seed)
+    labels, noise = draw.integers(0, 2, examples), draw.standard_normal((examples, 20))
+    inputs = np.where(labels[:, None] == 0, 2 * noise, noise + 2 / 20**0.5)
+    return inputs / inputs.std(0), labels, ["wide", "narrow"]
+
+
 def _coats():
     return _fashion(first=50000, count=10000)
 
@@ -287,7 +304,7 @@ SIZES = {  # train, outside, held, test
     "shuttle": (4000, 2500, 1000, 6000), "vowel": (400, 220, 110, 260), "vehicle": (300, 180, 120, 246),
     "income": (2500, 1500, 700, 4000), "waveform": (2500, 2000, 1000, 6000), "coats": (3000, 2000, 1000, 4000),
     "headwords": (4000, 2500, 1000, 4500),
-    "bags": (4000, 1500, 800, 2500),
+    "bags": (4000, 1500, 800, 2500), "threenorm": (2500, 1500, 1000, 5000), "ringnorm": (2500, 1500, 1000, 5000),
 }  # fmt: skip
 
 

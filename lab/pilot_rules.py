@@ -2,6 +2,7 @@
 
     python lab/pilot_rules.py train   # 49 settings, a file each in runs/pilot_rules; run it again to continue
     python lab/pilot_rules.py table   # replays pilots on what is there, writes lab/results/pilot_rules.md
+    python lab/pilot_rules.py plans   # smaller and stopped pilots: lab/results/pilot_plans.md
     python lab/pilot_rules.py apart   # whether transfer examples left out should judge too: lab/results/pilot_apart.md
 
 Data that bench/regret_pilot.py does not judge on: digits, letters, satellite, dna, spam, wardrobe, speech, with 120 to 240 transfer
@@ -33,7 +34,7 @@ from fractionate.study.pilot_scores import FOLDS, SCALES, Answer, Compared, best
 
 CACHE = Path(__file__).parent.parent / "runs" / "pilot_rules"
 RESULTS = Path(__file__).parent / "results"
-TABLES = {"table": RESULTS / "pilot_rules.md", "apart": RESULTS / "pilot_apart.md"}
+TABLES = {"table": RESULTS / "pilot_rules.md", "plans": RESULTS / "pilot_plans.md", "apart": RESULTS / "pilot_apart.md"}
 SMALL = {  # hidden units of the student, examples of the teacher's training, new ones
     "digits": (16, 120, 150), "satellite": (12, 140, 180), "letters": (24, 220, 240), "dna": (8, 120, 160), "spam": (6, 120, 160),
     "wardrobe": (16, 150, 200), "speech": (12, 150, 200),
@@ -126,6 +127,21 @@ class Replayed(_Halving):
                 self.found[arm, seed] = Answer(self.stored["right"][at][self.subset].double(), nats)
 
 
+def stopped_after(students: int) -> type[Replayed]:
+    """A pilot whose time runs out after so many students; two seeds of the first two arms of a round are always trained."""
+
+    class Stopped(Replayed):
+        def _train(self, arms: Iterable[Candidate], seeds: Any, advance: Any, *, must: Any) -> None:
+            for arm in arms:
+                for seed in seeds:
+                    if len(self.found) < students or (arm in must and seed in seeds[:2]):
+                        super()._train([arm], [seed], advance, must=must)
+                    else:
+                        self.stopped = True
+
+    return Stopped
+
+
 class Bold(Replayed):
     """Takes the best arm where nothing is shown either way, in place of the cautious one."""
 
@@ -209,9 +225,7 @@ def replayed(kind: type[Replayed], changes: dict[str, Any], validation: int, tim
             own = (recipe.cell, recipe.temperature, recipe.teacher_weight) if recipe.distil else HARD
             rate = min(range(len(RATES)), key=lambda i: abs(RATES[i] / recipe.learning_rate_factor - 1))
             five, few = order[:5], torch.randperm(stored["test"].shape[-1], generator=draw)[:250]
-            valid = (
-                stored["right"][five][..., subset].float().mean((0, 3))[:, :4]
-            )  # at the rates that the bench gives its arms
+            valid = stored["right"][five][..., subset].float().mean((0, 3))
             at = {arm: (SETTINGS.index(arm), int(valid[SETTINGS.index(arm)].argmax())) for arm in ARMS}
             true = {arm: float(tested[:, *at[arm]].mean()) for arm in ARMS}
             shown = {arm: 100 * stored["test"][five][:, *at[arm]][:, few].float().mean(-1) for arm in ARMS}
@@ -227,11 +241,34 @@ def replayed(kind: type[Replayed], changes: dict[str, Any], validation: int, tim
     return f"{validation} | {len(files)} × {times} | {gain:+.2f} | {shares} | {better:.0%} | {worse:.1%} |"
 
 
+def planned(budget: float, **changes: Any) -> dict[str, Any]:
+    """What a plan of so many trainings changes of the whole one."""
+    plan = PilotPlan.default(budget=budget)
+    return {"rounds": plan.rounds, "grid": plan.grid, "confirming_seeds": plan.confirming_seeds} | changes
+
+
 RULES: dict[str, tuple[tuple[str, type[Replayed], dict[str, Any]], ...]] = {
     "table": (
-        ("today's", Replayed, {}),
-        ("the best arm where nothing is shown", Bold, {}),
-        ("that, and two seeds for all arms first", Bold, {"rounds": TWO}),
+        ("today's: T = 4 / 0.6 where nothing is shown", Replayed, {}),
+        ("T = 1 / 0.6 there, as before", Replayed, {"fallback": CAUTIOUS}),
+        ("T = 2 / 0.9 there", Replayed, {"fallback": ("kd", 2.0, 0.9)}),
+        ("T = 8 / 0.3 there", Replayed, {"fallback": ("kd", 8.0, 0.3)}),
+        ("T = 4 / 0.9 there", Replayed, {"fallback": USUAL}),
+        ("the best arm there", Bold, {}),
+        ("the best arm there, and two seeds for all arms first", Bold, {"rounds": TWO}),
+        ("kd alone in the grid", Replayed, {"grid": tuple(s for s in GRID if s[0] == "kd")}),
+        ("distil where a 50 % interval lies above 0", Replayed, {"coverage": 0.5}),
+        ("distil where a 90 % interval lies above 0", Replayed, {"coverage": 0.9}),
+    ),
+    "plans": (
+        ("whole", Replayed, {}),
+        ("whole, stopped after 80 students", stopped_after(80), {}),
+        ("whole, stopped after 40", stopped_after(40), {}),
+        ("at most 50 trainings", Replayed, planned(50)),
+        ("at most 50, T = 1 / 0.6 where nothing is shown", Replayed, planned(50, fallback=CAUTIOUS)),
+        ("at most 50, stopped after 24", stopped_after(24), planned(50)),
+        ("at most 50, stopped after 12", stopped_after(12), planned(50)),
+        ("31 students", Replayed, {"grid": (), "rounds": (Round(None, 1),), "confirming_seeds": 2}),
     ),
     "apart": (("today's", Replayed, {}), ("a fifth of the transfer set judges too", Apart, {})),
 }

@@ -19,7 +19,7 @@ from fractionate.records import Diagnosis, Pilot, Training
 from fractionate.study import pilot as module
 from fractionate.study.pilot import PilotPlan
 from fractionate.study.pilot_answers import Answers
-from fractionate.study.pilot_arms import CAUTIOUS, HARD, USUAL, Round
+from fractionate.study.pilot_arms import CAUTIOUS, FALLBACK, HARD, USUAL, Round
 from fractionate.study.pilot_scores import Answer, Compared, best_scale, folds_of, gain_interval, shrunken
 from fractionate.tasks.task import Task
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -64,7 +64,7 @@ def test_a_teacher_who_knows_the_rule_is_taken_with_evidence():
     own = found.recipe
     assert (chosen.cell, chosen.temperature, chosen.teacher_weight) == (own.cell, own.temperature, own.teacher_weight)
     assert own.learning_rate_factor == chosen.learning_rate_factor
-    # no teacher, the cautious arm and the usual one are always there, each at every learning rate
+    # no teacher, the rule's arm and the usual one are always there, each at every learning rate
     for name in ("no teacher", "kd T=1 w=0.6", "kd T=4 w=0.9", "kd T=1 w=1"):
         assert {name, f"{name} lr×2"} <= set(arms)
     assert arms[found.pilot.no_teacher].gain_points == 0
@@ -90,13 +90,13 @@ def test_a_teacher_who_misleads_is_left_out():
     assert stopped.pilot is None and "permuted-classes" in stopped.recipe.repair
 
 
-def test_what_nothing_is_known_of_is_the_cautious_arm():
+def test_what_nothing_is_known_of_is_the_default_arm():
     """With 20 validation examples neither is shown: not "do not distil", and not the arm that happened to be best."""
     data, logits = made(200)
     signal = TeacherSignal(logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)), data.labels)
     found = diagnose(signal, student, data=data, pilot=plan(validation=made(20, 3)[0], coverage=0.99))
-    assert found.pilot is not None and found.recipe.distil and "are possible: the cautious one" in found.recipe.reason
-    assert (found.recipe.cell, found.recipe.temperature, found.recipe.teacher_weight) == CAUTIOUS
+    assert found.pilot is not None and found.recipe.distil and "are possible: the default of" in found.recipe.reason
+    assert (found.recipe.cell, found.recipe.temperature, found.recipe.teacher_weight) == FALLBACK
 
 
 def test_it_repeats_itself_and_goes_on_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -158,10 +158,10 @@ def test_it_ends_in_time_with_what_there_is():
 
 def test_a_budget_in_trainings_cuts_arms_first_and_steps_last():
     shares, sizes = [], []
-    for budget in (200, 50, 14, 7):
+    for budget in (200, 50, 14, 8):
         made_of = PilotPlan.default(budget=budget)
         assert made_of.students * made_of.share <= budget
-        assert {HARD, CAUTIOUS, USUAL} <= set(made_of.settings)
+        assert {HARD, CAUTIOUS, USUAL, FALLBACK} <= set(made_of.settings)
         assert set(made_of.rates) == {1 / 3, 1.0, 3.0}  # no teacher is not undersold in any of them
         shares.append(made_of.share)
         sizes.append(made_of.students)

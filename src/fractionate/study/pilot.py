@@ -21,6 +21,7 @@ from fractionate.study.jobs import JobRunner
 from fractionate.study.pilot_answers import Answers
 from fractionate.study.pilot_arms import (
     CAUTIOUS,
+    FALLBACK,
     GRID,
     HARD,
     RATES,
@@ -62,6 +63,7 @@ class PilotPlan:
             part in the choice. Seeds count from `first_seed`.
         coverage: It says "distil" where the interval of this coverage lies above 0: 0.7 is about one standard error.
         grid: Settings (cell, temperature, teacher weight) in addition to no teacher, T = 4 / 0.9, T = 1 / 0.6 and the rule's.
+        fallback: The setting that is recommended, at the best of its learning rates, where neither gain nor harm is shown.
         rates: Multiples of the learning rate that every arm is tried at; a best one at their end adds the next, at most twice.
         recipe: What all students share: the task's model by name, preparations, terms, transforms.
         out: A folder for every student's predictions, so that a stopped pilot resumes.
@@ -79,6 +81,7 @@ class PilotPlan:
     first_seed: int = 0
     coverage: float = 0.7
     grid: tuple[Setting, ...] = GRID
+    fallback: Setting = FALLBACK
     rates: tuple[float, ...] = RATES
     recipe: Recipe = field(default_factory=Recipe)
     out: Path | str | None = None
@@ -107,7 +110,7 @@ class PilotPlan:
 
         None: 110 where all of them are quick (about half a minute on one core, by counted operations), else 50. Short
         trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
-        Raises `ConfigError` for a budget below 7 trainings, and for a task without validation data where none are given.
+        Raises `ConfigError` for a budget below 8 trainings, and for a task without validation data where none are given.
         """
         if task is not None and task.splits.validation is None and changes.get("validation") is None:
             raise _no_validation()
@@ -125,8 +128,8 @@ class PilotPlan:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """What is tried whatever the diagnosis says: no teacher, T = 1 / 0.6, T = 4 / 0.9, and the grid."""
-        return tuple(dict.fromkeys([HARD, CAUTIOUS, USUAL, *self.grid]))
+        """What is tried whatever the diagnosis says: no teacher, T = 1 / 0.6, T = 4 / 0.9, the fallback, and the grid."""
+        return tuple(dict.fromkeys([HARD, CAUTIOUS, USUAL, self.fallback, *self.grid]))
 
     @property
     def students(self) -> int:
@@ -255,12 +258,12 @@ class _Halving:
         return pool
 
     def _best(self, arms: Sequence[Candidate], seeds: Sequence[int], keep: int | None) -> list[Candidate]:
-        """The best arms: the two without a teacher, so many with one, and the cautious one; best first within each."""
+        """The best arms: the two without a teacher, so many with one, and the fallback; best first within each."""
         scores = dict(zip(arms, self._compared(arms, seeds).scores(self._plain(arms)[0]).tolist(), strict=True))
         ranked = sorted(arms, key=lambda c: -scores[c])
         plain, distilled = ([c for c in ranked if (c.setting == HARD) == hard] for hard in (True, False))
-        cautious = [c for c in distilled if c.setting == CAUTIOUS][:1]
-        kept = list(dict.fromkeys([*distilled[:keep], *cautious]))
+        fallback = [c for c in distilled if c.setting == self.plan.fallback][:1]
+        kept = list(dict.fromkeys([*distilled[:keep], *fallback]))
         return [plain[0], *kept, *plain[1:2]]
 
     def _plain(self, arms: Sequence[Candidate]) -> list[int]:
@@ -328,8 +331,8 @@ class _Halving:
         gain, interval = gain_interval(points.cross_fitted(plain, places))
         saved, saved_interval = gain_interval(nats.cross_fitted(plain, places))
         judged = gain_interval(compared.cross_fitted(plain, range(len(seeds))), coverage=self.plan.coverage)[1]
-        own = [i for i, c in enumerate(pool) if c.setting == CAUTIOUS]
-        cautious = max(own, key=lambda i: scores[i], default=pool.index(best))
+        own = [i for i, c in enumerate(pool) if c.setting == self.plan.fallback]
+        fallback = max(own, key=lambda i: scores[i], default=pool.index(best))
         trials = [self._trial(c, alone) for c in dict.fromkeys(c for c, _ in self.found)]
         pilot = Pilot(
             chosen=best.name, gain_points=gain, interval=interval, confirming_seeds=len(fresh),
@@ -343,9 +346,11 @@ class _Halving:
         if judged.low > 0:
             return self._recipe(rule, best, alone, pilot, "best of"), pilot
         unit = "nats" if self.likelihood else "points"
-        if judged.high >= self.margin and scores[cautious] >= scores[pool.index(alone)]:
-            why = f"nothing surely beat no teacher, and gains up to {judged.high:.2g} {unit} are possible: the cautious one of"
-            return self._recipe(rule, pool[cautious], alone, pilot, why), pilot
+        if judged.high >= self.margin and scores[fallback] >= scores[pool.index(alone)]:
+            why = (
+                f"nothing surely beat no teacher, and gains up to {judged.high:.2g} {unit} are possible: the default of"
+            )
+            return self._recipe(rule, pool[fallback], alone, pilot, why), pilot
         tried = f"{len(pilot.trials)} arms in a pilot of {pilot.students} students"
         message = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {_gained(pilot)}"
         return replace(labels_alone(f"{message}. {_ruled(rule)}"), learning_rate_factor=alone.rate), pilot
