@@ -3,7 +3,7 @@
     python bench/regret_pilot.py --minutes 5   # resumes where it was stopped; one line a setting in results/regret_pilot.jsonl
     python bench/regret_pilot.py --table       # writes results/regret_pilot.md from the lines that are there
     python bench/regret_pilot.py --again       # after a change of the pilot or the rule: those two anew, the arms' scores kept
-    python bench/regret_pilot.py --again --budget 50  # the pilot of larger students, which may cost 50 trainings (28, 8); other files
+    python bench/regret_pilot.py --again --budget 50  # that of larger students, which may cost 50 (28, 8) trainings; other files
     python bench/regret_pilot.py --later       # 35 settings on data that the pilot's last change had not seen; another file
     python bench/regret_pilot.py --seen        # 18 settings on data of the earlier bench, for the predicted gain; another file
     python bench/regret_pilot.py --halves      # the best arm chosen on half of the test examples, judged on the others
@@ -366,8 +366,8 @@ def against_usual(found: list[Row]) -> str:
     ahead, behind = (sum(sign * float(g.mean()) > 0 for g in gains) for sign in (1, -1))
     surely = [sum(significantly_worse(sign * g) for g in gains) for sign in (-1, 1)]
     return (
-        f"- Against T = 4 / 0.9 at its best rate the pilot is ahead in {ahead} ({surely[0]} surely), behind in {behind} ({surely[1]} "
-        f"surely), {sum(float(g.mean()) for g in gains) / len(gains):+.2f} points on average."
+        f"- Against T = 4 / 0.9 at its best rate the pilot is ahead in {ahead} ({surely[0]} surely) and behind in {behind} "
+        f"({surely[1]} surely), {sum(float(g.mean()) for g in gains) / len(gains):+.2f} points on average."
     )
 
 
