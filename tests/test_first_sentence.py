@@ -39,3 +39,13 @@ def test_a_case_runs_through_the_command(tmp_path):
     case = "hardly trained teacher, T = 4 / 0.9 given"
     found = outcome(case, CASES[case], tmp_path, tiny=True)
     assert found.agrees and not found.surely_worse and found.exported.startswith("kd T = 4 / 0.9") and found.fresh
+
+
+def test_a_teacher_to_repair_is_reported_too(tmp_path):
+    """There is no recipe then: the study has no arm for it, and nothing is exported."""
+    case = "teacher that swaps classes, recommended recipe"
+    found = outcome(case, CASES[case], tmp_path, tiny=True)
+    assert found.agrees and found.first.startswith(
+        "Don't distil before this is repaired: 2 classes are named differently"
+    )
+    assert found.exported.startswith("nothing: repair first: permuted-classes")

@@ -18,6 +18,7 @@ from pydantic import (
 
 from fractionate.errors import ConfigError
 from fractionate.records import Training
+from fractionate.study.pilot_arms import LEAST_TRAININGS
 from fractionate.system.paths import as_path
 
 LARGEST_SEED = 2**53 - 1  # every generator takes it, every reader of JSON keeps it
@@ -300,15 +301,7 @@ class StudySection(Section):
             given_too = sorted(self.model_fields_set & set(FACTORS))
             if given_too:
                 raise ContradictionError(dict.fromkeys(given_too, "cannot be combined with arms; put it into the arms"))
-        factors = (
-            self.cells,
-            self.temperatures,
-            self.teacher_weights,
-            self.shares,
-            self.learning_rates,
-            self.divergences,
-            self.students,
-        )
+        factors = (getattr(self, name) for name in FACTORS)
         arms = len(self.arms or ()) or math.prod(len(factor) for factor in factors if factor)
         students = arms * self.seeds
         if self.tune is not None:
@@ -326,11 +319,18 @@ class DiagnosisSection(Section):
         None,
         ge=0,
         le=1e6,
-        description="most whole trainings that a pilot may cost: 110 where they are quick, else 50; 0: none, the recipe is untried",
+        description="most whole trainings that a pilot may cost: 110 where quick, else 50; fewer are less sure; 0: none",
     )
     pilot_minutes: float = Field(
         10.0, gt=0, le=1e6, description="ends a pilot early, which then uses its results so far"
     )
+
+    @field_validator("pilot")
+    @classmethod
+    def _large_enough(cls, trainings: float | None) -> float | None:
+        if trainings is not None and 0 < trainings < LEAST_TRAININGS:
+            raise ValueError(f"a pilot takes at least {LEAST_TRAININGS} trainings; 0 is none")
+        return trainings
 
 
 class DistillSection(Section):

@@ -140,9 +140,9 @@ class Workflow(Assembly):
         """The variants of the study: the run file's, the recipe of the student, and T = 4 / 0.9 that everyone copies."""
         if not self.task.reader.distributions:
             return dict(self.given_arms)
-        own = () if self.repair else recipe_arms(self.chosen, self.training)
-        further = (*own, *usual_arms(self.usual, self.chosen.training.learning_rate))
-        return with_recipes(self.given_arms, further, self.training, tuned=self.run.study.tune is not None)
+        own = () if self.repair else recipe_arms(self.chosen, self.training)  # before a repair there is no recipe
+        usual = usual_arms(self.usual, (own[-1].recipe.training if own else self.training).learning_rate)
+        return with_recipes(self.given_arms, (*own, *usual), self.training, tuned=self.run.study.tune is not None)
 
     @property
     def recipe_arm(self) -> str:

@@ -24,13 +24,15 @@ from fractionate.study.pilot_arms import (
     FALLBACK,
     GRID,
     HARD,
+    LEAST_TRAININGS,
     RATES,
     SMALL_GRID,
     USUAL,
     Candidate,
     Round,
     Setting,
-    arm_name,
+    gained,
+    ruled,
 )
 from fractionate.study.pilot_budget import default_budget
 from fractionate.study.pilot_scores import Answer, Compared, answer_of, gain_interval, no_answer
@@ -122,7 +124,7 @@ class PilotPlan:
             if plan.students * share <= most:
                 return replace(plan, share=share)
         raise ConfigError(
-            "this pilot cannot be run", expected=f"a budget of at least {small.students * 0.25:g} trainings", got=f"{most:g}",
+            "this pilot cannot be run", expected=f"a budget of at least {LEAST_TRAININGS} trainings", got=f"{most:g}",
             fix="a larger budget, or no pilot: the rule's recipe was not tried, and is cautious",
         )  # fmt: skip
 
@@ -352,8 +354,8 @@ class _Halving:
             )
             return self._recipe(rule, pool[fallback], alone, pilot, why), pilot
         tried = f"{len(pilot.trials)} arms in a pilot of {pilot.students} students"
-        message = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {_gained(pilot)}"
-        return replace(labels_alone(f"{message}. {_ruled(rule)}"), learning_rate_factor=alone.rate), pilot
+        message = f"a gain above {max(judged.high, 0.0):.2g} {unit} is unlikely; best of {tried} was {best.name}: {gained(pilot)}"
+        return replace(labels_alone(f"{message}. {ruled(rule)}"), learning_rate_factor=alone.rate), pilot
 
     def _note(self, best: Candidate, alone: Candidate) -> str:
         rates = [c.rate for c, _ in self.found]
@@ -373,7 +375,7 @@ class _Halving:
             distil=True, cell=cell, temperature=temperature, teacher_weight=weight, divergence="cross-entropy",
             scale_by_temperature_squared=True, learning_rate_factor=chosen.rate,
             reason=f"{why} {len(pilot.trials)} arms in a pilot of {pilot.students} students, whose best gains "
-            f"{_gained(pilot)} {against}. {_ruled(rule)}",
+            f"{gained(pilot)} {against}. {ruled(rule)}",
         )  # fmt: skip
 
     def _trial(self, arm: Candidate, alone: Candidate) -> Trial:
@@ -392,13 +394,3 @@ def _signal(source: TeacherSource) -> TeacherSignal | CompactSignal | None:
     if isinstance(kept, CachedRows):
         return kept.signal
     return kept if isinstance(kept, (TeacherSignal, CompactSignal)) else None
-
-
-def _gained(pilot: Pilot) -> str:
-    gain, interval, unit = pilot.decisive
-    return f"{gain:+.{1 if unit.startswith('points') else 3}f} {unit.split()[0]} {interval}"
-
-
-def _ruled(rule: Recommendation) -> str:
-    message = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
-    return f"By the rule alone: {message}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fractionate.records import Pilot, Recommendation
+
 Setting = tuple[str, float, float]  # cell, temperature, teacher weight
 HARD: Setting = ("hard", 1.0, 0.0)
 CAUTIOUS: Setting = ("kd", 1.0, 0.6)  # the rule's, where nothing was tried
@@ -23,6 +25,7 @@ GRID: tuple[Setting, ...] = (
     ("kd-pt+sim", 4.0, 0.9),
 )
 RATES = (1.0, 3.0, 1 / 3)  # of the learning rate given
+LEAST_TRAININGS = 8  # what the smallest pilot costs, of a quarter of the steps
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,15 @@ def arm_name(setting: Setting) -> str:
     """How a pilot calls a setting."""
     cell, temperature, weight = setting
     return "no teacher" if setting == HARD else f"{cell} T={temperature:g} w={weight:g}"
+
+
+def gained(pilot: Pilot) -> str:
+    """What decided, with its interval."""
+    gain, interval, unit = pilot.decisive
+    return f"{gain:+.{1 if unit.startswith('points') else 3}f} {unit.split()[0]} {interval}"
+
+
+def ruled(rule: Recommendation) -> str:
+    """What the rule alone says."""
+    message = arm_name((rule.cell, rule.temperature, rule.teacher_weight)) if rule.distil else "do not distil"
+    return f"By the rule alone: {message}"
