@@ -101,7 +101,7 @@ CASES = {
     "teacher that swaps classes, recommended recipe": f"{DIGITS}\nteacher: {{model: 'bench.first_sentence:swapped'}}\n"
     f"training: {{steps: 200}}\n{SMALL}",
 }
-TINY = ("training.steps=3", "study.cells=[hard, kd]", "study.seeds=2", "diagnosis.pilot=8")
+TINY = ("training.steps=3", "study.cells=[hard, kd]", "study.seeds=2", "diagnosis.pilot=28")
 
 
 @dataclass(frozen=True)

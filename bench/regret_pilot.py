@@ -3,7 +3,7 @@
     python bench/regret_pilot.py --minutes 5   # resumes where it was stopped; one line a setting in results/regret_pilot.jsonl
     python bench/regret_pilot.py --table       # writes results/regret_pilot.md from the lines that are there
     python bench/regret_pilot.py --again       # after a change of the pilot or the rule: those two anew, the arms' scores kept
-    python bench/regret_pilot.py --again --budget 50  # that of larger students, which may cost 50 (28, 8) trainings; other files
+    python bench/regret_pilot.py --again --budget 50  # that of larger students, which may cost 50 (28) trainings; other files
     python bench/regret_pilot.py --later       # 35 settings on data that the pilot's last change had not seen; another file
     python bench/regret_pilot.py --seen        # 18 settings on data of the earlier bench, for the predicted gain; another file
     python bench/regret_pilot.py --halves      # the best arm chosen on half of the test examples, judged on the others
@@ -120,7 +120,7 @@ SEEN_SETTINGS = [
     for data in SEEN
 ]
 HALVES = LINES.with_stem("regret_pilot_halves")
-BUDGETS = {budget: LINES.with_stem(f"regret_pilot_{budget}") for budget in (50, 28, 8)}
+BUDGETS = {budget: LINES.with_stem(f"regret_pilot_{budget}") for budget in (50, 28)}
 FURTHER_LINES = LINES.with_stem(
     "regret_pilot_27"
 )  # the arms at the further rate: what is fitted on the others stays as it is

@@ -29,7 +29,7 @@ from fractionate import Objective
 from fractionate.records import Pilot, Recommendation, Training
 from fractionate.study import PilotPlan
 from fractionate.study.pilot import _Halving
-from fractionate.study.pilot_arms import CAUTIOUS, GRID, HARD, Candidate, Round
+from fractionate.study.pilot_arms import CAUTIOUS, FALLBACK, GRID, HARD, Candidate, Round
 from fractionate.study.pilot_scores import FOLDS, SCALES, Answer, Compared, best_scale, folds_of, shrunken, variance
 
 CACHE = Path(__file__).parent.parent / "runs" / "pilot_rules"
@@ -244,7 +244,12 @@ def replayed(kind: type[Replayed], changes: dict[str, Any], validation: int, tim
 def planned(budget: float, **changes: Any) -> dict[str, Any]:
     """What a plan of so many trainings changes of the whole one."""
     plan = PilotPlan.default(budget=budget)
-    return {"rounds": plan.rounds, "grid": plan.grid, "confirming_seeds": plan.confirming_seeds} | changes
+    return {
+        "rounds": plan.rounds,
+        "grid": plan.grid,
+        "confirming_seeds": plan.confirming_seeds,
+        "fallback": plan.fallback,
+    } | changes
 
 
 RULES: dict[str, tuple[tuple[str, type[Replayed], dict[str, Any]], ...]] = {
@@ -265,10 +270,10 @@ RULES: dict[str, tuple[tuple[str, type[Replayed], dict[str, Any]], ...]] = {
         ("whole, stopped after 80 students", stopped_after(80), {}),
         ("whole, stopped after 40", stopped_after(40), {}),
         ("at most 50 trainings", Replayed, planned(50)),
-        ("at most 50, T = 1 / 0.6 where nothing is shown", Replayed, planned(50, fallback=CAUTIOUS)),
+        ("at most 50, T = 4 / 0.6 where nothing is shown", Replayed, planned(50, fallback=FALLBACK)),
+        ("at most 28", Replayed, planned(28)),
         ("at most 50, stopped after 24", stopped_after(24), planned(50)),
         ("at most 50, stopped after 12", stopped_after(12), planned(50)),
-        ("31 students", Replayed, {"grid": (), "rounds": (Round(None, 1),), "confirming_seeds": 2}),
     ),
     "apart": (("today's", Replayed, {}), ("a fifth of the transfer set judges too", Apart, {})),
 }

@@ -58,7 +58,7 @@ def small(code: str) -> str:
     code = re.sub(r"steps=\d+|epochs=\d+", "steps=3", code)
     code = re.sub(r'"steps": \d+', '"steps": 3', code)
     code = re.sub(r"\bseeds=\d+", "seeds=2", code)
-    code = re.sub(r"budget=\d+", "budget=8", code)
+    code = re.sub(r"budget=\d+", "budget=28", code)
     code = re.sub(r"RandomForestClassifier\(\d+", "RandomForestClassifier(5", code)
     code = re.sub(r"Workflow\(\s*RunFile\(", "Workflow(force=True, run=RunFile(", code)
     return code.replace("RunFile(", f"RunFile({TINY}, ")

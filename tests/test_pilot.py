@@ -19,7 +19,7 @@ from fractionate.records import Diagnosis, Pilot, Training
 from fractionate.study import pilot as module
 from fractionate.study.pilot import PilotPlan
 from fractionate.study.pilot_answers import Answers
-from fractionate.study.pilot_arms import CAUTIOUS, FALLBACK, HARD, USUAL, Round
+from fractionate.study.pilot_arms import CAUTIOUS, FALLBACK, HARD, LEAST_TRAININGS, USUAL, Round
 from fractionate.study.pilot_scores import Answer, Compared, best_scale, folds_of, gain_interval, shrunken
 from fractionate.tasks.task import Task
 from fractionate.theory.teacher_signal import TeacherSignal
@@ -156,18 +156,17 @@ def test_it_ends_in_time_with_what_there_is():
     assert found.confirming_seeds == 2 and {t.learning_rate_factor for t in found.trials} == {1.0}
 
 
-def test_a_budget_in_trainings_cuts_arms_first_and_steps_last():
-    shares, sizes = [], []
-    for budget in (200, 50, 14, 8):
+def test_a_budget_in_trainings_cuts_arms_and_seeds_and_never_steps():
+    sizes = []
+    for budget in (200, 50, LEAST_TRAININGS):
         made_of = PilotPlan.default(budget=budget)
-        assert made_of.students * made_of.share <= budget
-        assert {HARD, CAUTIOUS, USUAL, FALLBACK} <= set(made_of.settings)
+        assert made_of.students <= budget and made_of.share == 1
+        assert {HARD, CAUTIOUS, USUAL} <= set(made_of.settings)
         assert set(made_of.rates) == {1 / 3, 1.0, 3.0}  # no teacher is not undersold in any of them
-        shares.append(made_of.share)
         sizes.append(made_of.students)
-    assert shares[0] == shares[1] == 1 and shares[-1] < 1 and sizes == sorted(sizes, reverse=True)
-    with pytest.raises(ConfigError, match="a budget of at least"):
-        PilotPlan.default(budget=1)
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == LEAST_TRAININGS
+    with pytest.raises(ConfigError, match=f"a budget of at least {LEAST_TRAININGS}"):
+        PilotPlan.default(budget=LEAST_TRAININGS - 1)
     with pytest.raises(ConfigError, match="validation"):
         PilotPlan.default(Task("classification", transfer=made()[0], student=student))
 

@@ -51,7 +51,7 @@ FAULTS = {  # the run file, and what is reported
     "unknown form of the store": ("collect: {form: topk}", "'top-k'"),
     "unknown type of the store": ("collect: {dtype: float64}", "'bfloat16'"),
     "no pilot below zero": ("diagnosis: {pilot: -1}", "greater than or equal to 0"),
-    "no pilot of two trainings": ("diagnosis: {pilot: 2}", "at least 8 trainings; 0 is none"),
+    "no pilot of eight trainings": ("diagnosis: {pilot: 8}", "at least 28 trainings; 0 is none"),
     "three faults at once": ("terms: [mapp]\ntask: taging\ncollect: {k: -1}", "3 errors in the run file"),
     "unknown argument of a source": (
         'data: {source: "texts(\'rows.csv\', txt=\'text\')"}', "does not take these arguments",

@@ -24,7 +24,6 @@ from fractionate.study.pilot_arms import (
     FALLBACK,
     GRID,
     HARD,
-    LEAST_TRAININGS,
     RATES,
     SMALL_GRID,
     USUAL,
@@ -108,23 +107,24 @@ class PilotPlan:
     def default(
         cls, task: Task | None = None, training: Training | None = None, *, budget: float | None = None, **changes: Any
     ) -> PilotPlan:
-        """A plan that costs at most `budget` whole trainings: fewer arms and seeds first, then shorter trainings.
+        """A plan that costs at most `budget` whole trainings: fewer arms and seeds, never shorter trainings, which favour others.
 
-        None: 110 where all of them are quick (about half a minute on one core, by counted operations), else 50. Short
-        trainings favour other temperatures than long ones, so the steps are cut last. `changes` are fields of the plan.
-        Raises `ConfigError` for a budget below 8 trainings, and for a task without validation data where none are given.
+        None: 110 where all of them are quick (about half a minute on one core, by counted operations), else 50. `changes` are
+        fields of the plan. Raises `ConfigError` for a budget below 28 trainings, and for a task without validation data where
+        none are given.
         """
         if task is not None and task.splits.validation is None and changes.get("validation") is None:
             raise _no_validation()
         full = cls(training=training, **changes)
-        medium = replace(full, grid=SMALL_GRID, rounds=(Round(None, 1), Round(3, 1)), confirming_seeds=3)
-        small = replace(full, grid=(), rounds=(Round(None, 1),), confirming_seeds=2)
+        rounds = (Round(None, 1), Round(3, 1))
+        medium = replace(full, grid=SMALL_GRID, rounds=rounds, confirming_seeds=3, fallback=CAUTIOUS)
+        small = replace(medium, grid=(), rounds=rounds[:1], confirming_seeds=2)
         most = default_budget(task, training, full.recipe) if budget is None else budget
-        for plan, share in ((full, 1.0), (medium, 1.0), (medium, 0.5), (small, 1.0), (small, 0.5), (small, 0.25)):
-            if plan.students * share <= most:
-                return replace(plan, share=share)
+        for plan in (full, medium, small):
+            if plan.students <= most:
+                return plan
         raise ConfigError(
-            "this pilot cannot be run", expected=f"a budget of at least {LEAST_TRAININGS} trainings", got=f"{most:g}",
+            "this pilot cannot be run", expected=f"a budget of at least {small.students} trainings", got=f"{most:g}",
             fix="a larger budget, or no pilot: the rule's recipe was not tried, and is cautious",
         )  # fmt: skip
 

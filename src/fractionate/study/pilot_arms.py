@@ -25,7 +25,7 @@ GRID: tuple[Setting, ...] = (
     ("kd-pt+sim", 4.0, 0.9),
 )
 RATES = (1.0, 3.0, 1 / 3)  # of the learning rate given
-LEAST_TRAININGS = 8  # what the smallest pilot costs, of a quarter of the steps
+LEAST_TRAININGS = 28  # what the smallest pilot costs
 
 
 @dataclass(frozen=True)
