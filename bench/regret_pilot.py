@@ -343,6 +343,7 @@ def table(found: list[Row]) -> list[str]:
         *((f"pilot of {budget}", f"rule + pilot of at most {budget} trainings", "none", "usual") for budget in BUDGETS),
         ("usual", "T = 4 / 0.9, its best rate", "none", "usual"),
         ("constant", "T = 1 / 0.6, its best rate", "none", "usual"), ("best", "best of 8 arms", "none", "usual"),
+        ("rule", "rule, untried, at the rate given", "none", "usual"),
         ("rule", "**rule, untried**", "none as given", "usual as given"),
         ("usual as given", "T = 4 / 0.9", "none as given", "usual as given"),
     ):  # fmt: skip

@@ -107,7 +107,7 @@ def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monke
     from fractionate.run.read import read_run
     from fractionate.run.workflow import Workflow
 
-    run_file.write_text(run_file.read_text().replace("pilot: 0", "pilot: 7"))
+    run_file.write_text(run_file.read_text().replace("pilot: 0", "pilot: 28"))
     out = run_file.parent / "out"
     assert run("diagnose", str(run_file), "--no-pilot", "--json") == 0
     assert Diagnosis.from_json(capsys.readouterr().out).pilot is None
@@ -116,7 +116,7 @@ def test_a_pilot_and_a_second_view_from_the_command_line(capsys, run_file, monke
     assert piloted.pilot is not None and piloted.pilot.budget_seconds == 600 and (out / "pilot" / "plan.json").is_file()
     assert run("diagnose", str(run_file), "--pilot", "2", "--json") == 0  # one that ran stays
     assert Diagnosis.from_json(capsys.readouterr().out) == piloted == Diagnosis.load(out / "diagnosis.json")
-    run_file.write_text(run_file.read_text().replace("pilot: 7", "pilot: 0"))
+    run_file.write_text(run_file.read_text().replace("pilot: 28", "pilot: 0"))
 
     import numpy as np
     import torch

@@ -52,7 +52,8 @@ Trust = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the record as JSON on stdout")]
 NoPilot = Annotated[
-    bool, typer.Option("--no-pilot", help="recommend a recipe by the rule, without trying it on students")
+    bool,
+    typer.Option("--no-pilot", help="recommend a recipe by the rule, untried: 3.3 points less over 49 settings"),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="export the student even if the study found it surely worse than no teacher")
