@@ -239,7 +239,7 @@ def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
         for line in lines(name):
             section = line.lstrip("# ") if line.startswith("#") else section
             if line.startswith(f"- {spec['bullets']}: "):
-                found = effect(line.partition(": ")[2], section.rsplit(",", 1)[0], 3, name)
+                found = effect(line.partition(": ")[2], section.rsplit(",", 1)[0], seeds_of(name, section), name)
                 if found:
                     yield found
         return
@@ -249,7 +249,7 @@ def of_rows(spec: dict[str, Any]) -> Iterator[Found]:
         if "columns" in spec:
             for head, cell in zip(row.heads[1:], row.cells[1:], strict=True):
                 if spec["columns"] in ("all", head.partition(", ")[2].partition(" ")[0]):
-                    found = effect(cell, head.partition(", ")[0], 10, name)
+                    found = effect(cell, head.partition(", ")[0], seeds_of(name, row.section), name)
                     if found:
                         yield found
         elif row.cells[0] == spec["row"] and spec["column"] in row.heads:
