@@ -19,7 +19,7 @@ from fractionate.data.hierarchy import Hierarchy
 from fractionate.errors import ConfigError, MismatchError
 from fractionate.records import Run, Study, Training
 from fractionate.study import dissect, workers
-from fractionate.study.workers import start_method
+from fractionate.study.workers import one_thread, start_method
 from fractionate.training.fleet import loop as fleet
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +158,21 @@ def test_a_killed_study_goes_on_by_the_same_command(tmp_path: Path) -> None:
     assert timeless(again) == timeless(study(backend="loop"))
 
 
+@pytest.mark.skipif(start_method("cpu") != "fork", reason="threads are lost by fork")
+def test_a_worker_starts_no_threads_in_scikit_learn() -> None:
+    """Boosted trees as an online teacher waited forever for the OpenMP threads of the process that was copied."""
+    threadpoolctl, _ = pytest.importorskip("threadpoolctl"), pytest.importorskip("sklearn.ensemble")
+
+    def count() -> None:
+        one_thread()
+        assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info()} == {1}
+
+    with threadpoolctl.threadpool_limits(2):
+        assert os.waitpid(forked(count), 0)[1] == 0
+
+
 @pytest.mark.slow
-def test_ray_gives_the_same_runs() -> None:
+def test_ray_gives_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 gives its processes next to nothing on a busy machine
     assert timeless(study(seeds=2, workers="ray")) == timeless(study(seeds=2))

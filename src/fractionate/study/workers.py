@@ -102,9 +102,20 @@ def _start_worker(runner: JobRunner, start: Start) -> _Worker:
     return _Worker(process, ours)
 
 
+def one_thread() -> None:
+    """Compute with one thread, in torch and in scikit-learn: the OpenMP threads of the process that was copied are not in the copy,
+    which would wait for them forever.
+    """
+    torch.set_num_threads(1)
+    if "sklearn" in sys.modules:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1)
+
+
 def _serve(connection: Connection, runner: JobRunner, parent: int) -> None:
     """Do jobs until the end is sent, or until the study is gone."""
-    torch.set_num_threads(1)
+    one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides what a Ctrl-C means
     reported = [time.perf_counter(), 0.0]
 
@@ -200,7 +211,7 @@ def _in_processes(
 
 
 def _whole_job(runner: JobRunner, job: Job) -> list[Trained]:
-    torch.set_num_threads(1)
+    one_thread()
     return list(runner.work(job, lambda _: None))
 
 
