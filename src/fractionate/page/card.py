@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fractionate.page.advice import next_command, recipe_settings, verb_line, without_command
 from fractionate.page.cases import Case, cases
+from fractionate.page.chosen import chosen_between, chosen_of
 from fractionate.page.compared import Compared, change_text, compared, recipe_text, sureness, values_text
 from fractionate.page.contenders import contenders_alone, contenders_of
 from fractionate.page.decisions import Answer, Card, Decision
@@ -18,7 +19,6 @@ from fractionate.page.reasons import explanation_words, faults, reasons_of
 from fractionate.page.summaries import (
     calibration_of,
     judged_on,
-    main_effects,
     metrics_of,
     named_value,
     score_values,
@@ -28,7 +28,7 @@ from fractionate.page.summaries import (
     variant,
 )
 from fractionate.page.text import decimals, listing, sentence, short
-from fractionate.records import Diagnosis, Effect, MetricInfo, Pilot, Run, Study
+from fractionate.records import Diagnosis, Effect, Pilot, Run, Study
 from fractionate.records.base import Record
 from fractionate.records.studies import NO_TEACHER
 
@@ -103,27 +103,15 @@ def _decision(case: Case, run_file: tuple[str, ...]) -> Decision:
 def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
     found, metric = compared(study), study.deciding
     recipe = case.diagnosis.recipe if case.diagnosis else None
-    advised = found.at(recipe)
-    better = sorted((e for e in found.with_teacher if e.verdict == "helps"), key=lambda e: -abs(e.gain))
     if uses_teacher(found.contract(study.baseline)):
         return _between_variants(case, found)
-    if better:
-        best = better[0]
-        ends = (best.interval.low, best.interval.high)
-        surely = advised is None or min(abs(v) for v in ends) > abs(advised.gain)
-        chosen = advised if advised in better and advised is not None and not surely else best
-        answer: Answer = "Distil"
-    elif found.with_teacher:
-        unsure = [e for e in found.with_teacher if e.verdict == "cannot tell"]
-        answer = "No clear difference yet" if unsure and not _evidence_against(case, metric, unsure) else "Don't distil"
-        open_ones = unsure if answer == "No clear difference yet" else found.with_teacher
-        largest = max(open_ones, key=lambda e: metric.sign * e.gain)
-        chosen = advised if advised in open_ones and advised is not None else largest
-    else:
+    named = chosen_of(case, found)
+    if named is None:
         return _of_runs(case, study.runs)
+    answer, chosen = named
     headline = _headline(answer, chosen, found, case.diagnosis)
     speaks_against = answer == "Don't distil" or (answer != "Distil" and recipe is not None and not recipe.distil)
-    reasons = reasons_of(case, found, chosen, answer, advised)
+    reasons = reasons_of(case, found, chosen, answer, found.at(recipe))
     return Decision(
         name=case.name,
         answer=answer,
@@ -138,18 +126,6 @@ def _of_study(case: Case, study: Study, run_file: tuple[str, ...]) -> Decision:
         gain=chosen.gain,
         gain_interval=chosen.interval,
     )
-
-
-def _evidence_against(case: Case, metric: MetricInfo, unsure: Sequence[Effect]) -> bool:
-    """Whether there is more against distilling than that a study could not tell: a fault to repair, or a pilot that is sure.
-
-    A pilot counts where a gain that matters lies above its 95 % interval, and the study's estimates are below it too.
-    """
-    d = case.diagnosis
-    if d is None or d.recipe.repair:
-        return d is not None
-    small = all(metric.sign * e.gain < metric.margin for e in unsure)
-    return d.pilot is not None and not d.recipe.distil and d.pilot.rules_out_a_gain and small
 
 
 def _headline(answer: Answer, e: Effect, found: Compared, d: Diagnosis | None) -> str:
@@ -180,14 +156,12 @@ def _between_variants(case: Case, found: Compared) -> Decision:
     """A study whose baseline has a teacher: what gains over what, and no answer to whether to distil."""
     study, metric = found.study, found.metric
     base = variant(study.baseline)
-    against = [e for e in main_effects(study)[0] if e.verdict == "helps"]
-    best = max(against, key=lambda e: abs(e.gain), default=None)
+    gains, shown = chosen_between(found) or (False, None)
     message = f"no variant is shown to beat {base}"
-    if best is not None:
+    if gains and shown is not None:
         message = (
-            f"the variant {variant(best.arm)} {change_text(metric, best)} against {base} ({sureness(metric, best)})"
+            f"the variant {variant(shown.arm)} {change_text(metric, shown)} against {base} ({sureness(metric, shown)})"
         )
-    shown = best or max(main_effects(study)[0], key=lambda e: metric.sign * e.gain, default=None)
     return Decision(
         name=case.name,
         answer="Not compared yet",

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fractionate.errors import ConfigError, DamagedError
+from fractionate.page.cases import cases
+from fractionate.page.chosen import shown_run
 from fractionate.page.page_settings import PageSettings
 from fractionate.page.reading import read_record
-from fractionate.page.shown_run import shown_run
-from fractionate.records import Study
+from fractionate.records import Run, Study
 from fractionate.records.base import Record
 from fractionate.system.files import existing_file
 
@@ -34,7 +35,8 @@ LINK = re.compile(r'href="data:application/gzip;base64,([A-Za-z0-9+/=]+)"')
 def packed(records: Sequence[Record], settings: PageSettings) -> str:
     """Records and settings of a page as base64 of gzip of JSON; empty where they are too large, or no Unicode."""
     try:
-        parts = [_rounded(json.loads(_lean(record).to_json(indent=None))) for record in records]
+        drawn = [run for case in cases(records) if (run := shown_run(case)) is not None]
+        parts = [_rounded(json.loads(_lean(record, drawn).to_json(indent=None))) for record in records]
     except ConfigError:
         return ""
     fields = {
@@ -96,12 +98,12 @@ def read_page(path: Path | str) -> tuple[tuple[Record, ...], PageSettings]:
     return records, settings
 
 
-def _lean(record: Record) -> Record:
+def _lean(record: Record, drawn: Sequence[Run]) -> Record:
     """Without the matrices of runs that are not drawn."""
     if not isinstance(record, Study):
         return record
-    kept = shown_run(record, record.runs)
-    return replace(record, runs=tuple(run if run is kept else replace(run, student_relation=()) for run in record.runs))
+    runs = (run if any(run is one for one in drawn) else replace(run, student_relation=()) for run in record.runs)
+    return replace(record, runs=tuple(runs))
 
 
 def _rounded(value: Any) -> Any:

@@ -13,6 +13,7 @@ from fractionate.page.calibration_plots import calibration_figure
 from fractionate.page.card import decide_case, summed_up
 from fractionate.page.carried import packed
 from fractionate.page.cases import Case, cases
+from fractionate.page.chosen import shown_run
 from fractionate.page.compared import USUAL, compared
 from fractionate.page.cost_plots import cost_figure
 from fractionate.page.decisions import Decision, table
@@ -28,7 +29,6 @@ from fractionate.page.page_settings import PageSettings
 from fractionate.page.provenance import contracts_of, notes_of, provenance_of
 from fractionate.page.relation_plots import correlation_figure, relation_figure
 from fractionate.page.score_tables import RunRow, ScoreRow, run_rows, score_rows
-from fractionate.page.shown_run import shown_run
 from fractionate.page.side_by_side import SideBySide, side_by_side
 from fractionate.page.size_plots import size_figures
 from fractionate.page.spectrum_plots import beyond_universe, nothing_words, spectrum_figure, temperature_figure
@@ -225,7 +225,7 @@ def _effort(case: Case) -> str:
 
 
 def _teacher(i: int, case: Case) -> Teacher | None:
-    d, run = case.diagnosis, shown_run(case.study, case.every_run)
+    d, run = case.diagnosis, shown_run(case)
     who = f"student {variant(run.arm)}, seed {run.seed}" if run else ""
     if d is None or d.spectrum is None:  # nothing to show of what has no classes
         shown = relation_figure([(who, run.student_relation)], file=numbered("class-relation", i)) if run else None

@@ -11,8 +11,8 @@ import numpy as np
 from fractionate.errors import ConfigError, extra
 from fractionate.page.calibration_plots import expected_calibration_error
 from fractionate.page.cases import Case, cases
+from fractionate.page.chosen import shown_run
 from fractionate.page.order import LARGEST_DRAWN, between_clusters, cluster_order, clusters, square
-from fractionate.page.shown_run import shown_run
 from fractionate.page.student_plots import mean_curves
 from fractionate.page.summaries import main_effects, metrics_of, variant, with_unit
 from fractionate.page.text import short
@@ -170,7 +170,7 @@ def _shares(figure: Figure, case: Case) -> None:
 
 def _spectrum(figure: Figure, case: Case) -> None:
     """What teacher and student know, in nats, part by part; below, without the universe."""
-    d, run = case.diagnosis, shown_run(case.study, case.every_run)
+    d, run = case.diagnosis, shown_run(case)
     assert d is not None and d.spectrum is not None
     bars = [(short(d.name, 32), d.spectrum)]
     bars += [(f"student {variant(run.arm, 24)}", run.student_spectrum)] if run and run.student_spectrum else []
@@ -213,7 +213,7 @@ def _temperature(figure: Figure, case: Case) -> None:
 
 def _relation(figure: Figure, case: Case) -> None:
     """Where the off-label probability goes: the teacher's, and a student's in the same order."""
-    d, run = case.diagnosis, shown_run(case.study, case.every_run)
+    d, run = case.diagnosis, shown_run(case)
     assert d is not None
     first = square(d.class_relation)
     other = square(run.student_relation) if run else None
