@@ -12,6 +12,8 @@ from tests.test_page import records
 
 from fractionate.cli.terminal import fitted
 from fractionate.page import decide, read_record, report
+from fractionate.page.cases import Case
+from fractionate.page.chosen import shown_run
 from fractionate.page.decisions import Card, card_text
 from fractionate.records import Diagnosis, Effect, Interval, Pilot, Recommendation, Run, Share, Study
 from fractionate.study.effects.harm import undertrained
@@ -276,6 +278,88 @@ def test_a_student_has_to_beat_no_teacher_at_its_own_learning_rate_too() -> None
     runs[2:4] = at("hard", "hard lr=9", 9.0, 6.0)
     (decision,) = decide([d, replace(study, arms=arms, runs=tuple(runs))]).decisions
     assert decision.answer == "Don't distil" and not decision.recipe, "it is surely worse than no teacher at its rate"
+
+
+def rated(study: Study, arms: dict[str, tuple[str, float, float]]) -> Study:
+    """The study with variants `{name: (made of, learning rate, points above 80)}`; seeds differ by a hundredth."""
+    runs = [
+        replace(
+            run,
+            arm=name,
+            settings=run.settings | {"learning_rate": rate},
+            test=replace(run.test, values=run.test.values | {"accuracy": 80.0 + shift + run.seed / 100}),
+        )
+        for name, (source, rate, shift) in arms.items()
+        for run in study.runs
+        if run.arm == source and run.test
+    ]
+    return replace(study, arms=tuple(arms), runs=tuple(runs))
+
+
+def test_a_variant_at_a_lower_learning_rate_is_not_called_harmful() -> None:
+    """It loses to no teacher at the better rate, and equals it at its own: the rate hurts, not the teacher."""
+    d, study = case([("kd", 0.1, 0.3, "cannot tell"), ("kd lr=9", 6.0, 0.3, "helps")])
+    arms = {
+        "hard": ("hard", 1.0, 0.0),
+        "hard lr=9": ("hard", 9.0, 4.8),
+        "kd": ("kd", 1.0, 0.1),
+        "kd lr=9": ("kd", 9.0, 6.0),
+    }
+    text, card = only([replace(d, recipe=replace(d.recipe, learning_rate_factor=9.0)), rated(study, arms)])
+    assert card.decisions[0].answer == "Distil" and "hurts" not in text and "costs" not in text
+    arms["kd lr=9"] = ("kd", 9.0, 4.8)
+    text, card = only([d, rated(study, arms)])
+    assert card.decisions[0].answer != "Distil" and text.count("costs") == 1
+    assert "is overridden: it costs 4.70 points of accuracy against no teacher lr=9." in text
+    arms["kd"] = ("kd", 9.0, 2.0)  # at the same rate it does harm
+    assert "kd costs 2.80 points of accuracy against no teacher" in only([d, rated(study, arms)])[0]
+
+
+def test_a_gain_that_many_comparisons_leave_open_is_settled_by_more_seeds() -> None:
+    d, study = case([("kd lr=9", 6.3, 3.0, "cannot tell", {"seeds_to_settle": 7})])
+    arms = {"hard": ("hard", 1.0, 0.0), "hard lr=9": ("hard", 9.0, 4.8), "kd lr=9": ("kd", 9.0, 6.0)}
+    text, _ = only([replace(d, recipe=replace(d.recipe, learning_rate_factor=9.0)), rated(study, arms)])
+    assert "bout 7 seeds would settle it" in text and "study.seeds=7" in text and "1,000" not in text
+
+
+def test_a_teacher_that_its_students_surpass_is_named() -> None:
+    d, study = case([("kd", 0.1, 0.2, "equivalent")])
+    teacher = next(run.test for run in study.runs if run.test)
+    for accuracy, named in ((10.0, True), (99.9, False)):
+        scores = replace(teacher, values=teacher.values | {"accuracy": accuracy})
+        text, _ = only([d, replace(study, teacher=scores)])
+        assert ("The teacher (10.0 % accuracy) is worse than the students without it (" in text) == named
+
+
+def test_a_student_of_the_teacher_is_replaced_by_one_without_where_the_answer_is_no() -> None:
+    d, study = case([("kd", -2.4, 0.3, "hurts")])
+    exported = next(run for run in study.runs if run.arm == "kd")
+    text, card = only([d, study, exported])
+    assert card.decisions[0].answer == "Don't distil" and "objective.cell=hard 'out=runs/a b-no-teacher'" in text
+    alone = next(run for run in study.runs if run.arm == "hard")
+    assert "next:" not in only([d, study, alone])[0]
+
+
+def test_the_page_draws_the_students_of_the_variant_on_the_card() -> None:
+    d, study = case([("kd-pt", 2.5, 0.4, "helps"), ("kd", 2.4, 0.3, "helps")])
+    card, shown = decide([d, study]).decisions[0], shown_run(Case("one", d, study))
+    assert (
+        card.contenders[0].variant == "kd" and shown is not None and (shown.arm, shown.seed) == ("kd", study.seeds[0])
+    )
+    d, study = case([("kd-pt", -0.2, 0.4, "cannot tell"), ("kd-sim", -2.4, 0.3, "hurts")])
+    card, shown = decide([d, study]).decisions[0], shown_run(Case("one", d, study))
+    assert shown is not None and shown.arm == card.contenders[0].variant == "kd-pt"
+
+
+def test_the_lines_of_a_study_fit_80_columns() -> None:
+    _, study = case(
+        [
+            ("class-mean", 1.0, 12.25, "cannot tell", {"against": "class-mean-permuted"}),
+            ("no teacher T=4 w=0.5 lr=0.045", -1e-15, 10.0, "cannot tell"),
+        ]
+    )
+    lines = str(study).splitlines()
+    assert max(map(len, lines)) <= 80 and "  +0.00 [-10.00, +10.00]  no clear difference" in lines[2]
 
 
 def test_a_student_without_a_teacher_belongs_to_the_study_before_it() -> None:

@@ -256,6 +256,7 @@ def test_a_file_of_answers_about_texts(tmp_path, monkeypatch, capsys) -> None:
     assert found.head.identity["outputs"] == "log-probabilities" and found.signal().logits.shape == (40, 2)
     odd = found.signal().probabilities[:, 1]
     assert bool(((odd - 0.2 / 0.9).abs() < 1e-5).logical_or(odd > 0.9).all())
-    (tmp_path / "answers.jsonl").write_text("".join(map(answer, range(1, 100))))
+    (tmp_path / "answers.jsonl").write_text("".join(map(answer, range(150))))  # counted from 0
     assert run("distill", "run.yaml", "out=other") == 2
-    assert "has no answer about" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "has no answer about" in message and "none about 150; one about 0" in message

@@ -126,7 +126,8 @@ def _answer(line: Mapping[str, Any], where: str, id_field: str) -> Answer:
             f"{where}: example {printable(example)!r} has no log-probabilities",
             expected="logprobs with top_logprobs, prompt_logprobs, or a mapping of tokens to numbers",
             got=printable(", ".join(map(str, body)), 120),
-            fix="ask with logprobs=True and top_logprobs=20 (chat), logprobs=20 (completions), prompt_logprobs=20 (vLLM)",
+            fix="ask with logprobs=True and top_logprobs=20 (chat), logprobs=20 (completions), prompt_logprobs=20 (vLLM); "
+            'write probabilities as their logarithms, {"id": "7", "logprobs": {"yes": -0.22, "no": -1.61}}',
         )
     remainders = line.get("remainder")
     if not isinstance(remainders, list):

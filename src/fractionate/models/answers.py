@@ -169,10 +169,18 @@ class AnswersFile:
         for split in need.splits:
             missing = [name for name in split.ids if name not in by_id]
             if missing:
+                known = {name for part in need.splits for name in part.ids}
+                strange = [name for name in by_id if name not in known][:3]
                 raise MismatchError(
                     f"{path.name} has no answer about {len(missing):,} of {len(split):,} examples of {split.name}",
-                    expected="an answer by id about every example of transfer, validation and test",
-                    got=f"none about {', '.join(map(printable, missing[:8]))}{' …' if len(missing) > 8 else ''}",
+                    expected="an answer by id about every example of transfer, validation and test; the rows of a table are "
+                    "numbered as the lines of its file, from 2 below a header",
+                    got=f"none about {', '.join(map(printable, missing[:8]))}{' …' if len(missing) > 8 else ''}"
+                    + (
+                        f"; one about {', '.join(map(printable, strange))}, which is no example of a part"
+                        if strange
+                        else ""
+                    ),
                     fix="ask about them too, or make the parts of data smaller",
                 )
             plan = ((0, places) for places in torch.split(torch.arange(len(split)), READ_AT_ONCE))

@@ -118,8 +118,10 @@ def next_command(case: Case, found: Compared, chosen: Effect, answer: Answer, ru
         return ""
     problems = case.diagnosis.problems if case.diagnosis else ()
     command = next((f.command for f in problems if f.command), "")
-    if command or case.runs:
+    if command or any(not uses_teacher(run.contract) for run in case.runs):
         return command
-    if recipe is not None and not recipe.distil:
+    if recipe is not None and not recipe.distil and not case.runs:
         return verb_line("distill", run_file)
+    if not settings:  # a student of terms alone: a run file has no words for it without them
+        return ""
     return verb_line("distill", run_file, "objective.cell=hard", _elsewhere(run_file, "no-teacher"))

@@ -31,7 +31,7 @@ def chosen_of(case: Case, found: Compared) -> tuple[Answer, Effect] | None:
     )
     open_ones = unsure if answer == "No clear difference yet" else found.with_teacher
     largest = max(open_ones, key=lambda e: found.metric.sign * e.gain)
-    return answer, advised if advised in open_ones and advised is not None else largest
+    return answer, advised if advised in open_ones and advised is not None and found.same_rate(advised) else largest
 
 
 def chosen_between(found: Compared) -> tuple[bool, Effect] | None:

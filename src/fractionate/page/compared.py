@@ -71,6 +71,15 @@ class Compared:
         rate = next((run.settings.get("learning_rate") for run in self.arms.get(arm, ())), None)
         return rate if isinstance(rate, float) and rate > 0 else None
 
+    def same_rate(self, e: Effect) -> bool:
+        """Whether both sides were trained at one learning rate: else the rate may be what makes the difference."""
+        return self.rate(e.arm) == self.rate(e.against)
+
+    @property
+    def harmful(self) -> list[Effect]:
+        """Variants that hurt at the learning rate of the students without a teacher."""
+        return [e for e in self.with_teacher if e.verdict == "hurts" and self.same_rate(e)]
+
 
 def compared(study: Study) -> Compared:
     """The comparisons of a study: with the teacher, with label smoothing alone, between variants, placebos."""
@@ -97,9 +106,9 @@ def _against_best(study: Study, e: Effect) -> Effect:
     if c.gain is None or c.interval is None or c.against == e.against:
         return e
     words: dict[str, Verdict] = {"surely better": "helps", "surely worse": "hurts", "equal": "equivalent"}
-    verdict = words.get(c.verdict, "cannot tell")
+    verdict, settle = words.get(c.verdict, "cannot tell"), c.seeds_to_settle
     if verdict == "helps" and e.verdict != "helps":
-        verdict = "cannot tell"  # the correction for many comparisons holds for both
+        verdict, settle = "cannot tell", e.seeds_to_settle  # the correction for many comparisons holds for both
     return replace(
         e,
         against=c.against,
@@ -107,7 +116,7 @@ def _against_best(study: Study, e: Effect) -> Effect:
         interval=c.interval,
         verdict=verdict,
         seeds=c.seeds,
-        seeds_to_settle=c.seeds_to_settle,
+        seeds_to_settle=settle,
         smallest_effect=c.smallest_effect,
     )
 

@@ -49,18 +49,19 @@ def reasons_of(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         reasons += _distance(found, chosen, case.runs)
         reasons += _doubts(found, chosen)
         others = sum(e.verdict == "helps" for e in found.with_teacher) - 1
-        worse = [e for e in found.with_teacher if e.verdict == "hurts"]
+        worse = found.harmful
         if worse:
             named = listing([variant(e.arm) for e in worse[:3]])
             reasons.append(f"Not with {named}: {'it' if len(worse) == 1 else 'they'} hurt{'s' * (len(worse) == 1)}.")
         elif others:
             reasons.append(f"{others} other {'variant helps' if others == 1 else 'variants help'} too.")
     else:
-        hurting = [e for e in found.with_teacher if e.verdict == "hurts" and e is not chosen]
+        hurting = [e for e in found.harmful if e is not chosen]
         reasons += [f"{variant(e.arm)} {change_text(metric, e)}." for e in hurting[:3]]
     for e in found.smoothing:
         if e.verdict == "helps":
             reasons.append(f"Label smoothing alone ({variant(e.arm)}) {change_text(metric, e)}.")
+    reasons += _behind(found, chosen, case.runs)
     reasons += _side_effects(found, chosen) if answer != "Don't distil" else []
     reasons += _on_advice(case, found, chosen, answer, advised)
     if answer == "No clear difference yet":
@@ -130,7 +131,8 @@ def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
         return []
     if advised.verdict == "hurts":
         return [
-            f"The recipe of the diagnosis ({recipe_text(recipe)}) is overridden: it {change_text(metric, advised)}."
+            f"The recipe of the diagnosis ({recipe_text(recipe)}) is overridden: it {change_text(metric, advised)}"
+            f"{'' if found.same_rate(advised) else f' against {variant(advised.against)}'}."
         ]
     if advised.verdict == "helps":
         return [
@@ -171,6 +173,17 @@ def _distance(found: Compared, chosen: Effect, runs: Sequence[Run]) -> list[str]
         return ["It is as good as its teacher."]
     return [
         f"That is {percent(part / whole)} of the way from no teacher to the teacher ({value_text(metric, teacher)})."
+    ]
+
+
+def _behind(found: Compared, chosen: Effect, runs: Sequence[Run]) -> list[str]:
+    """A teacher that the students without it surpass, by more than the margin."""
+    metric, scores = found.metric, found.study.teacher or next((run.teacher for run in runs if run.teacher), None)
+    teacher, alone = scores.values.get(metric.name) if scores else None, found.mean(chosen.against)
+    if teacher is None or alone is None or metric.sign * (alone[0] - teacher) <= metric.margin:
+        return []
+    return [
+        f"The teacher ({named_value(metric, teacher)}) is worse than the students without it ({value_text(metric, alone[0])})."
     ]
 
 

@@ -216,7 +216,8 @@ class Study(Record):
 
     def __str__(self) -> str:
         size, base = f"{len(self.arms)} variants × {len(self.seeds)} seeds", variant_name(self.baseline)
-        head = f"{self.name}: {size}, {self.metric} against {base} (95 % intervals, p after Holm)"
+        title = self.metrics[0].title if self.metrics else ""
+        head = f"{self.name}: {size}, {title} against {base}"
         effects = [e for e in self.effects if e.metric == self.metric]
         arms = [
             "~ " * e.placebo
@@ -224,11 +225,15 @@ class Study(Record):
             + ("" if e.against == self.baseline else f" − {variant_name(e.against)}")
             for e in effects
         ]
-        widest, rows = max(map(len, arms), default=0), []
-        for e, arm in zip(effects, arms, strict=True):
-            interval = f"[{e.interval.low:+.3f}, {e.interval.high:+.3f}]"
-            rows.append(f"  {arm:<{widest}} {e.gain:+8.3f} {interval}  {VERDICT_WORDS[e.verdict]:<19}")
-            rows[-1] += "  p < 0.001" if e.p_holm < 0.001 else f"  p {e.p_holm:.2g}"
+        widest = max(map(len, arms), default=0)
+        places = 2 if self.metrics and self.metrics[0].unit == "points" else 3
+
+        def gain(e: Effect) -> str:  # z: no zero has a minus
+            ends = f"[{e.interval.low:+z.{places}f}, {e.interval.high:+z.{places}f}]"
+            return f"{f'{e.gain:+z.{places}f}':>6} {ends}  {VERDICT_WORDS[e.verdict]}"
+
+        rows = [f"  {arm:<{widest}}  {gain(e)}" for e, arm in zip(effects, arms, strict=True)]
+        rows += ["  (95 % intervals; verdicts after Holm)"] * bool(effects)
         rows += ["  (~ placebo: as good in form, wrong about examples or classes)"] * any(
             e.placebo for e in self.effects
         )
