@@ -10,8 +10,20 @@ import torch
 
 from fractionate import Objective, Recipe, Task, TeacherSignal, diagnose, dissect
 from fractionate.errors import MismatchError
-from fractionate.records import Contract, MetricInfo, Recommendation, Run, Scores, Study, Training, Try
-from fractionate.run.recipe_arms import usual_arms
+from fractionate.records import (
+    Contract,
+    Interval,
+    MetricInfo,
+    Pilot,
+    Recommendation,
+    Run,
+    Scores,
+    Study,
+    Training,
+    Trial,
+    Try,
+)
+from fractionate.run.recipe_arms import recipe_arms, usual_arms
 from fractionate.study import Arm, PilotPlan, recommended_arms
 from fractionate.study.effects import compared_with_no_teacher, surely_worse
 from fractionate.study.effects.contrasts import judge
@@ -136,6 +148,21 @@ def test_the_recipe_and_what_everyone_copies_are_arms_beside_no_teacher():
     assert found.predicted is not None and found.predicted.basis == "signal and pilot"
     assert found.predicted.interval.low <= found.predicted.gain <= found.predicted.interval.high
     assert str(found.predicted) in str(found)
+
+
+def test_no_teacher_is_compared_at_its_own_best_learning_rate_of_the_pilot():
+    """At the recipe's rate alone the students without a teacher may be trained worse than anyone would."""
+    training, none = Training(steps=20, learning_rate=0.01), Interval(0.0, 0.0)
+    trials = tuple(
+        Trial(f"no teacher lr×{factor:g}", "hard", 1.0, 0.0, 80.0, 0.0, none, 9, factor) for factor in (9.0, 3.0, 1.0)
+    )
+    pilot = Pilot("kd", 1.0, none, 4, trials, 60, 400, 500, 1.0, 5.0, 0.0, no_teacher="no teacher lr×3")
+    recipe = Recipe(objective=Objective("kd", 2.0, 0.9), training=replace(training, learning_rate=0.27))
+    rates = [
+        (arm.recipe.objective is None, arm.recipe.training.learning_rate)
+        for arm in recipe_arms(recipe, training, pilot)
+    ]
+    assert rates == [(True, 0.27), (True, 0.03), (False, 0.27)]
 
 
 def test_the_usual_recipe_is_compared_at_the_rate_of_the_chosen_one_too():

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fractionate.records import Study, Training
+from fractionate.records import Pilot, Study, Training
 from fractionate.study.arms import Arm, arm_name
 from fractionate.training.recipe import Recipe
 
 
-def recipe_arms(recipe: Recipe, training: Training) -> tuple[Arm, ...]:
-    """A recipe as the study trains it, the last; before it no teacher at the same learning rate."""
+def recipe_arms(recipe: Recipe, training: Training, pilot: Pilot | None = None) -> tuple[Arm, ...]:
+    """A recipe as the study trains it, the last; before it no teacher at its learning rate, and at the best in the pilot.
+
+    Without the latter a recipe at a rate that is too high for labels alone is compared with students that no one would train.
+    """
     recipe = replace(recipe, training=replace(training, learning_rate=recipe.training.learning_rate))
     alone = replace(recipe, objective=None, terms=tuple(t for t in recipe.specs if not t.reads_teacher))
-    return (Arm(alone), *([Arm(recipe, role="recommended")] if recipe != alone else []))
+    trials = pilot.trials if pilot else ()
+    best = [training.learning_rate * t.learning_rate_factor for t in trials if pilot and t.arm == pilot.no_teacher]
+    without = [alone, *(replace(alone, training=replace(training, learning_rate=rate)) for rate in best)]
+    return (*map(Arm, without), *([Arm(recipe, role="recommended")] if recipe != alone else []))
 
 
 def usual_arms(usual: Sequence[Arm], rate: float) -> tuple[Arm, ...]:

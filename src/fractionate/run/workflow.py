@@ -104,12 +104,10 @@ class Workflow(Assembly):
         recipe = Recipe(
             terms=(f"label-smoothing({smoothing})",) if smoothing else (),
             training=Training(
-                steps=training.steps,
-                batch_size=training.batch_size,
-                learning_rate=training.learning_rate,
+                steps=training.steps, batch_size=training.batch_size, learning_rate=training.learning_rate,
                 weight_decay=training.weight_decay,
             ),
-        )
+        )  # fmt: skip
         made, _ = distill(task, recipe=recipe, seed=training.seed, arm="teacher", out=self.out / "teacher")
         save_weights(kept, made.state_dict(), made_by=self._teacher_settings)
         remove_folder(self.out / "teacher")
@@ -140,7 +138,8 @@ class Workflow(Assembly):
         """The variants of the study: the run file's, the recipe of the student, and T = 4 / 0.9 that everyone copies."""
         if not self.task.reader.distributions:
             return dict(self.given_arms)
-        own = () if self.repair else recipe_arms(self.chosen, self.training)  # before a repair there is no recipe
+        pilot = None if self.given_objective else self.diagnosis.pilot  # before a repair there is no recipe
+        own = () if self.repair else recipe_arms(self.chosen, self.training, pilot)
         usual = usual_arms(self.usual, (own[-1].recipe.training if own else self.training).learning_rate)
         return with_recipes(self.given_arms, (*own, *usual), self.training, tuned=self.run.study.tune is not None)
 
