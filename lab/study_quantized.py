@@ -24,7 +24,7 @@ from fractionate.records import Study
 from fractionate.study import Arm
 from fractionate.teachers import Cached
 
-SEEDS = 3
+SEEDS = 5
 ORDER = (("glosses", "W2A8"), ("glosses", "W4A8"), ("pairs", "W2A8"), ("pairs", "W4A8"))
 ARMS: dict[str, tuple[str, ...]] = {
     "no KD": (),
