@@ -13,8 +13,10 @@ from tests.test_page import records
 from fractionate.cli.terminal import fitted
 from fractionate.page import decide, read_record, report
 from fractionate.page.cases import Case
+from fractionate.page.chapters import _marked
 from fractionate.page.chosen import shown_run
 from fractionate.page.decisions import Card, card_text
+from fractionate.page.effect_plots import ladder_figure
 from fractionate.records import Diagnosis, Effect, Interval, Pilot, Recommendation, Run, Share, Study
 from fractionate.study.effects.harm import undertrained
 
@@ -349,6 +351,16 @@ def test_the_page_draws_the_students_of_the_variant_on_the_card() -> None:
     d, study = case([("kd-pt", -0.2, 0.4, "cannot tell"), ("kd-sim", -2.4, 0.3, "hurts")])
     card, shown = decide([d, study]).decisions[0], shown_run(Case("one", d, study))
     assert shown is not None and shown.arm == card.contenders[0].variant == "kd-pt"
+
+
+def test_the_plot_names_the_students_that_the_card_compares_with() -> None:
+    """At another learning rate than the baseline's the plot's gain is not the card's: both are in its heading."""
+    d, study = case([("kd lr=9", 6.0, 0.3, "helps")])
+    arms = {"hard": ("hard", 1.0, 0.0), "hard lr=3": ("hard", 3.0, 4.8), "kd lr=9": ("kd", 9.0, 6.0)}
+    found = rated(study, arms)
+    figure = ladder_figure(found, marked=_marked(Case("one", d, found), decide([d, found]).decisions[0]))
+    assert figure is not None
+    assert figure.title == "kd lr=9 gains most: 6.00 points over no teacher, +1.20 over no teacher lr=3"
 
 
 def test_the_lines_of_a_study_fit_80_columns() -> None:

@@ -20,12 +20,12 @@ MARIAN = "hf('marian', layers=1, width=16, heads=2, tokenizer='bert')"
 MLPS = "teacher: {model: mlp(8), train: {steps: 4}}\nstudent: {model: mlp(4)}\n"
 PARTS = "transfer: 16, validation: 8, test: 8, length: 16"
 EXPLAINING = 'prepare: "explaining(((0, 1), (2, 3)))"'
-TABLE = "data: {source: \"table('t.csv', label='kind', drop=['high', 'old'])\", @}\n"
+TABLE = "data: {source: \"table('t.csv', label='kind', drop=['high', 'old', 'new'])\", @}\n"
 TEXTS = "task: text-classification\ndata: {source: \"texts('t.jsonl', text='prompt', label='kind')\", @}\n"
 TOP = "collect: {form: top-k, k: 4}\n"
 SYSTEMS = {  # task and data; models; recipe
     "several labels": (
-        "task: multi-label\ndata: {source: \"table('t.csv', label=['high', 'old'], drop=['kind'])\", @}\n", MLPS, KD + STUDY,
+        "task: multi-label\ndata: {source: \"table('t.csv', label=['high', 'old', 'new'], drop=['kind'])\", @}\n", MLPS, KD + STUDY,
     ),
     "numbers": (
         "task: regression\ndata: {source: \"table('t.csv', target='a', drop=['kind'])\", @}\n", MLPS,
@@ -72,10 +72,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bert(folder / "bare", head="BertModel")
     llama(folder / "llama")
     rows = [
-        f"{n * 7 % 11}.5,{n * n % 13}.25,{n * 5 % 17}.75,{n * 3 % 7}.5,{'xy'[n % 2]},{n % 3 % 2},{n % 2}"
+        f"{n * 7 % 11}.5,{n * n % 13}.25,{n * 5 % 17}.75,{n * 3 % 7}.5,{'xy'[n % 2]},{n % 3 % 2},{n % 2},{n // 2 % 2}"
         for n in range(60)
     ]
-    (folder / "t.csv").write_text("a,b,c,d,kind,high,old\n" + "\n".join(rows) + "\n")
+    (folder / "t.csv").write_text("a,b,c,d,kind,high,old,new\n" + "\n".join(rows) + "\n")
     lines = [
         {
             "prompt": f"the cat {n} sat", "completion": f"a dog {n % 7} ran", "kind": "ab"[n % 2],

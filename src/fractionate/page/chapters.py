@@ -202,7 +202,7 @@ def _marked(case: Case, decision: Decision) -> dict[str, tuple[str, str]]:
             marked[student.variant] = ["the one to use"]
         if all(e.against != none.variant for e in case.study.effects if e.arm == student.variant):
             gain = decimals(decision.gain, decision.metric.places, sign=True)
-            fair[student.variant] = f"{gain} at equal learning rate"
+            fair[student.variant] = f"{gain} over {variant(none.variant)}"
     advised = found.at(case.diagnosis.recipe if case.diagnosis else None)
     if advised is not None:
         marked.setdefault(advised.arm, []).append("recipe of the diagnosis")

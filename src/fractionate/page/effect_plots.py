@@ -83,6 +83,8 @@ def ladder_figure(
         if metric.better == "less":
             verb = f"lowers {title} most" if most else f"is shown to lower {title}"
             heading = f"{variant(best.arm)} {verb}: by {size} against {baseline}"
+        fair = (marked or {}).get(best.arm, ("", ""))[1]
+        heading += f", {fair}" if fair else ""
     seeds = len(study.seeds)
     return Figure(
         file,

@@ -78,7 +78,9 @@ class RunData:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes; of tokens their text."""
+        """The names of a row's classes: of tokens their text, of one of multiple labels whether it is there."""
+        if kind_of(self.need.kind).independent:
+            return ("no", "yes")
         text = token_text(self.need.tokenizing)
         if self.need.class_names or text is None or not kind_of(self.need.kind).tokens:
             return self.need.class_names
@@ -132,7 +134,7 @@ def read_data(run: RunFile) -> RunData:
     need = _need(run, transfer)
     if isinstance(found, Table) and found.roles.raw and isinstance(parts.encoding, TableEncoding):
         need = replace(need, units=parts.encoding.target)
-    return RunData(transfer, validation, test, teaching, need, parts.encoding)
+    return _whole(transfer, validation, test, teaching, need, parts.encoding)
 
 
 def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, teacher: NamedModel) -> RunData:
@@ -174,7 +176,17 @@ def _encoded(run: RunFile, source: RawData, parts: Parts, student: NamedModel, t
     need = _need(run, transfer, ours)
     if isinstance(teacher.maker, FileTeacher) and isinstance(parts.encoding, TargetEncoding):
         need = replace(need, units=parts.encoding)
-    return RunData(transfer, validation, test, teaching, need, encoding)
+    return _whole(transfer, validation, test, teaching, need, encoding)
+
+
+def _whole(
+    transfer: Split, validation: Split, test: Split, teaching: Split | None, need: ModelNeed, encoding: Record | None
+) -> RunData:
+    """The data of a run; where a row is about one of multiple labels, their names are not those of its classes."""
+    parts = (transfer, validation, test, teaching)
+    if kind_of(need.kind).independent:
+        parts = tuple(part and replace(part, class_names=()) for part in parts)  # type: ignore[type-var, assignment]
+    return RunData(*parts, need, encoding)
 
 
 def _bare(task: str) -> str:

@@ -194,7 +194,7 @@ class Timing:
         return diagnose(
             store,
             name=workflow.run.name,
-            class_names=workflow.data.need.class_names,
+            class_names=workflow.data.class_names,
             data=replace(task, transfer=some(task.splits.transfer, len(store))),
             held_out=Online(self.network).signal(task, task.splits.validation or task.splits.transfer)
             if task.reader.distributions

@@ -170,7 +170,7 @@ class _Tried:
     def check_outputs(self, who: str, read: Predictions) -> None:
         """Outputs that are not floating-point rows of as many classes as have names."""
         logits, names = read.required_logits, self.task.class_names
-        classes = len(names) or logits.shape[-1]
+        classes = logits.shape[-1] if self.task.reader.independent else len(names) or logits.shape[-1]  # else of labels
         if logits.shape[-1] != classes or not logits.is_floating_point() or logits.layout != torch.strided:
             raise MismatchError(
                 f"the {who} does not fit the data",
