@@ -105,7 +105,7 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(here, capsys, ver
     assert [task["name"] for task in output["tasks"]] == ["start", *tasks]
     if "dissect" in tasks:
         study = next(task for task in output["tasks"] if task["name"] == "dissect")
-        assert study["what"] == "4 arms × 2 seeds = 8 students of 30 steps" and study["cpu_seconds"] > 0
+        assert study["what"] == "4 variants × 2 seeds = 8 students of 30 steps" and study["cpu_seconds"] > 0
     assert output["memory_bytes"] > 1 << 26
     assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == before
 
@@ -116,15 +116,15 @@ def test_all_factors_of_a_study_count(here, capsys):
     )
     assert run("dissect", "run.yaml", factors, "--dry-run") == 0
     # hard and kd at two shares, the recipe and T = 4 / 0.9; hard has one setting to try as kd has two, and as many tries
-    assert "6 arms × 3 seeds = 18 students of 30 steps, tuned by 12 more" in capsys.readouterr().out
+    assert "6 variants × 3 seeds = 18 students of 30 steps, tuned by 12 more" in capsys.readouterr().out
 
 
 NUMBERS = ", ".join(f"{1 + i / 1000:.3f}" for i in range(150))
 LARGE = {
-    "many seeds": ("{cells: [hard, kd], seeds: 10000}", "4 arms × 10000 seeds = 40,000 students"),
+    "many seeds": ("{cells: [hard, kd], seeds: 10000}", "4 variants × 10000 seeds = 40,000 students"),
     "many arms": (
         f"{{cells: [hard, kd], seeds: 2, temperatures: [{NUMBERS}], learning_rates: [{NUMBERS}]}}",
-        "22652 arms × 2 seeds = 45,304 students",
+        "22652 variants × 2 seeds = 45,304 students",
     ),
     "many tries": (
         f"{{cells: [hard, kd], seeds: 2, tune: {{temperatures: [{NUMBERS}], learning_rates: [{NUMBERS}]}}}}",

@@ -353,6 +353,27 @@ def test_the_page_draws_the_students_of_the_variant_on_the_card() -> None:
     assert shown is not None and shown.arm == card.contenders[0].variant == "kd-pt"
 
 
+def test_a_pilot_in_accuracy_is_no_evidence_about_another_metric() -> None:
+    d, study = case([("kd", -0.1, 2.0, "cannot tell")])
+    pilot = Pilot("kd T=1 w=0.6", -0.3, Interval(-0.9, 0.3), 4, (), 60, 400, 110, 1.0, 5.0, 0.0)
+    recipe = replace(d.recipe, distil=False, reason="a gain above 0.3 points is unlikely; best of 40")
+    against = replace(d, pilot=pilot, recipe=recipe)
+    assert only([against, study])[1].decisions[0].answer == "Don't distil"
+    first = study.metrics[0]
+    runs = tuple(
+        replace(r, test=replace(r.test, values=r.test.values | {"balanced-accuracy": r.test.values["accuracy"]}))
+        for r in study.runs
+        if r.test
+    )
+    other = replace(
+        study, metrics=(replace(first, name="balanced-accuracy"), *study.metrics), runs=runs,
+        effects=tuple(replace(e, metric="balanced-accuracy") for e in study.effects),
+    )  # fmt: skip
+    text, card = only([against, other])
+    assert card.decisions[0].answer == "No clear difference yet"
+    assert "A gain above 0.3 points is unlikely (of accuracy, in its pilot)." in text
+
+
 def test_the_plot_names_the_students_that_the_card_compares_with() -> None:
     """At another learning rate than the baseline's the plot's gain is not the card's: both are in its heading."""
     d, study = case([("kd lr=9", 6.0, 0.3, "helps")])

@@ -60,10 +60,18 @@ def shown_run(case: Case) -> Run | None:
 def _evidence_against(case: Case, metric: MetricInfo, unsure: Sequence[Effect]) -> bool:
     """Whether there is more against distilling than that a study could not tell: a fault to repair, or a pilot that is sure.
 
-    A pilot counts where a gain that matters lies above its 95 % interval, and the study's estimates are below it too.
+    A pilot counts where a gain that matters lies above its 95 % interval, and the study's estimates are below it too. What it
+    found in points of accuracy is no evidence about F1 or balanced accuracy.
     """
     d = case.diagnosis
     if d is None or d.recipe.repair:
         return d is not None
     small = all(metric.sign * e.gain < metric.margin for e in unsure)
-    return d.pilot is not None and not d.recipe.distil and d.pilot.rules_out_a_gain and small
+    if d.pilot is None or d.recipe.distil or (d.pilot.decided_by == "accuracy" and elsewhere(metric)):
+        return False
+    return d.pilot.rules_out_a_gain and small
+
+
+def elsewhere(metric: MetricInfo) -> bool:
+    """Whether a metric in points is another than the accuracy that a pilot measures."""
+    return metric.unit == "points" and metric.name != "accuracy"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fractionate.page.advice import is_recipe, trained_as, undertrained
 from fractionate.page.cases import Case
+from fractionate.page.chosen import elsewhere
 from fractionate.page.compared import Compared, change_text, recipe_text
 from fractionate.page.decisions import Answer
 from fractionate.page.summaries import (
@@ -118,13 +119,14 @@ def _on_advice(case: Case, found: Compared, chosen: Effect, answer: Answer, advi
     if case.diagnosis is None:
         return []
     recipe, metric = case.diagnosis.recipe, found.metric
+    own = " (of accuracy, in its pilot)" if case.diagnosis.pilot and elsewhere(metric) else ""
     if recipe.repair:
         return [f"The diagnosis asks to repair first: {sentence(recipe.repair)}"]
     if not recipe.distil:
         if answer == "Distil":
-            return [f"The diagnosis advised against it: {sentence(recipe.reason.partition('; ')[0])}"]
+            return [f"The diagnosis advised against it: {sentence(recipe.reason.partition('; ')[0] + own)}"]
         too = " too" if answer == "Don't distil" else ""
-        return [f"The diagnosis advises against it{too}: {sentence(recipe.reason.partition('; ')[0])}"]
+        return [f"The diagnosis advises against it{too}: {sentence(recipe.reason.partition('; ')[0] + own)}"]
     if advised is None:
         return [f"The recipe of the diagnosis ({recipe_text(recipe)}) was not one of the variants."]
     if advised is chosen:

@@ -300,7 +300,7 @@ class Timing:
         students = len(arms) * given.seeds
         steps = [arm.recipe.training.steps_for(max(1, round(arm.share * len(workflow.data.transfer)))) for arm in arms]
         study, fixed, step = self.studied
-        what = f"{len(arms)} arms × {given.seeds} seeds = {students:,} students of {max(steps):,} steps"
+        what = f"{len(arms)} variants × {given.seeds} seeds = {students:,} students of {max(steps):,} steps"
         what += f", tuned by {self.tries:,} more" if self.tries else ""
         further = sum(len(part) for part in (workflow.data.validation, workflow.data.test))
         seen = sum(len(part) for part in (self.small.splits.validation, self.small.splits.test) if part is not None)
