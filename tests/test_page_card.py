@@ -340,6 +340,7 @@ def test_a_student_of_the_teacher_is_replaced_by_one_without_where_the_answer_is
     assert card.decisions[0].answer == "Don't distil" and "objective.cell=hard 'out=runs/a b-no-teacher'" in text
     alone = next(run for run in study.runs if run.arm == "hard")
     assert "next:" not in only([d, study, alone])[0]
+    assert "Compare it with no teacher" not in only([alone])[0] and "Compare it with no teacher" in only([exported])[0]
 
 
 def test_the_page_draws_the_students_of_the_variant_on_the_card() -> None:
