@@ -38,7 +38,7 @@ from fractionate.teachers.tokens import StoredTokens
 OUT = Path("runs/smollm")
 RESULT = Path(__file__).parent / "results" / "distil_smollm.md"
 TRAIN, VALIDATION, TEST, LONGEST = 700, 60, 200, 32
-SEEDS, EPOCHS, BATCH, RATE, K = (0, 1, 2), 6, 16, 3e-3, 16
+SEEDS, EPOCHS, BATCH, RATE, K = (0, 1, 2, 3, 4), 6, 16, 3e-3, 16
 ARMS = {
     "no-kd": Objective("hard", 1.0, 0.0),
     "kd": Objective("kd", 1.0, 0.9, divergence="forward-kl"),
@@ -72,7 +72,7 @@ def small(classes: int, seed: int):
 def wrong_tokens(stored: StoredTokens, seed: int = 0) -> StoredTokens:
     """The placebo: every entry on another token, drawn at random; label, confidence and masses stay."""
     generator = torch.Generator().manual_seed(seed)
-    whole = stored.whole
+    whole = stored.whole()
     drawn = torch.randint(1, whole.classes, whole.indices.shape, generator=generator)
     # distinct within a row and never the label: steps away from the label, made distinct by their rank
     steps = (drawn // K * K + torch.arange(whole.indices.shape[1])) % (whole.classes - 1) + 1
