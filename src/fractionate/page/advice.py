@@ -74,8 +74,8 @@ def without_command(case: Case, answer: Answer) -> str:
         return "Train the student on the labels alone."
     if answer == "No clear difference yet":
         return "Repeat the study with more seeds, or with fewer labels, where a teacher has more to add."
-    taught = any(uses_teacher(run.contract) for run in case.every_run)
-    return "Compare it with no teacher: a study (fractionate dissect) of both over some seeds." if taught else ""
+    distilled = any(uses_teacher(run.contract) for run in case.every_run)
+    return "Compare it with no teacher: a study (fractionate dissect) of both over some seeds." if distilled else ""
 
 
 def undertrained(study: Study) -> tuple[str, ...]:
