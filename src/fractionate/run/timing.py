@@ -228,13 +228,13 @@ class Timing:
         _, each, *_ = self.collected
         made, seconds, slope = self.diagnoses
         seconds = seconds + slope * max(0, further) + each * max(0, len(workflow.data.validation) - JUDGED)
-        what, plan = "spectrum, findings and recipe", workflow.pilot_plan
+        what, plan = "findings and recipe", workflow.pilot_plan
         if plan is not None:
             steps = round(plan.share * workflow.training.steps_for(len(workflow.data.transfer)))
             _, fixed, step = self.studied
             longest = 60 * (plan.minutes or np.inf)
             seconds = seconds + np.minimum(plan.students * (fixed + step * steps), longest)
-            what += f", a pilot of at most {plan.students} students of {steps:,} steps"
+            what += f", pilot of up to {plan.students} students, {steps:,} steps"
         return Cost(what, seconds, len(made.to_json().encode()))
 
     @cached_property
