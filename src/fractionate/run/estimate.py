@@ -31,7 +31,7 @@ class Task(Record):
     disk_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.name:<10} {self.what:<58} {_time(self.wall_seconds):>10} {self.disk_bytes / 2**20:>10,.2f} MiB"
+        return f"{self.name:<10} {self.what:<62} {_time(self.wall_seconds):>8} {self.disk_bytes / 2**20:>8,.2f} MiB"
 
 
 @dataclass(frozen=True)
