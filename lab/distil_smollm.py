@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-from fractionate import Objective, Task, collect, distill
+from fractionate import Objective, Task, collect, diagnose, distill
 from fractionate.data import read_glosses
 from fractionate.errors import ConfigError
 from fractionate.records import Training
@@ -136,6 +136,12 @@ def main() -> None:
         "gold_share": gold_share(test_teacher),
         "captured": float(taught["train"].whole().captured.double().mean()),
     }
+    found = diagnose(stores["train"])  # before a student is trained
+    results["diagnosis"] = [
+        *(f"{f.severity}: {f.name}: {f.summary}" for f in found.problems),
+        f"recipe: {found.recipe}",
+    ]
+    (OUT / "results.json").write_text(json.dumps(results, indent=1))
     for group in (("no-kd", "kd"), ("kd-wrong-tokens",)):
         for seed, arm in [(seed, arm) for seed in SEEDS for arm in group]:
             objective, key = ARMS[arm], f"{arm}/{seed}"
@@ -197,7 +203,11 @@ token at {facts["gold_share"]:.1%}. {spent:.0f} CPU-seconds for all students.
             found = paired(gaps, margin=0.01)
             message = f"{found.gain:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
         text += f"| {arm} | {len(tests)} | {nll:.3f} | {right:.1%} | {agreed:.1%} | {message} |\n"
-    return text
+    return (
+        text
+        + "\n`diagnose` of the stored training tokens:\n\n"
+        + "".join(f"- {line}\n" for line in results["diagnosis"])
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import layout
+from fractionate.diagnosis.recipe import UNTRIED
 
+UNTRIED_ROW = "rule, untried, at the rate given"
 UNITS = "%|points?|nats|CPU-s|GB/s|MiB|GiB|kB|MB|GB|ms|s|seconds|minutes|×"
 FIGURE = re.compile(rf"(?<![\w.,])[-+−]?(\d[\d,]*(?:\.\d+)?)[ \u00a0](?:{UNITS})(?!\w)")
 TABLE = re.compile(r"(?:bench|lab)/results/\w+\.md|lab/LOG\.md")
@@ -75,3 +77,13 @@ def test_exceptions_are_needed() -> None:
         for figure, reason in figures.items():
             number, _, unit = figure.partition(" ")
             assert reason and (figure in text or (number in text and unit in text)), f"{name} no longer says {figure}"
+
+
+def test_what_an_untried_recipe_says_of_pilots_is_the_table() -> None:
+    """Both against no teacher at its best learning rate, the first table of two."""
+    rows = [line.split("|") for line in (layout.ROOT / "bench/results/regret_pilot.md").read_text().splitlines()]
+    gains = [next(float(r[5]) for r in rows if r[1:2] == [f" {way} "]) for way in ("**rule + pilot**", UNTRIED_ROW)]
+    stated = float(re.findall(r"([\d.]+) points", UNTRIED)[0])
+    assert abs(gains[0] - gains[1] - stated) < 0.06  # either gain is rounded to a hundredth
+    commands = (layout.ROOT / "src/fractionate/cli/commands.py").read_text(encoding="utf-8")
+    assert f"untried: {stated} points less" in commands

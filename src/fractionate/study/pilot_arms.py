@@ -9,11 +9,8 @@ from fractionate.records import Pilot, Recommendation
 Setting = tuple[str, float, float]  # cell, temperature, teacher weight
 HARD: Setting = ("hard", 1.0, 0.0)
 CAUTIOUS: Setting = ("kd", 1.0, 0.6)  # the rule's, where nothing was tried
-FALLBACK: Setting = (
-    "kd",
-    4.0,
-    0.6,
-)  # where nothing is shown either way, at the best of its learning rates: kept to the end
+# where nothing is shown either way, at the best of its learning rates: kept to the end
+FALLBACK: Setting = ("kd", 4.0, 0.6)
 USUAL: Setting = ("kd", 4.0, 0.9)  # what everyone copies: always among the arms, so that the record shows how it does
 SMALL_GRID: tuple[Setting, ...] = (("kd", 1.0, 1.0), ("kd", 2.0, 0.9), ("kd", 4.0, 0.6))
 GRID: tuple[Setting, ...] = (
